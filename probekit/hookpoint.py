@@ -1,0 +1,64 @@
+"""HookPoint: a place in the forward pass, parsed once. Nothing else in the package takes a hook name apart."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from probekit.errors import UnknownHook
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+# Order within a block in the forward pass, for axes and for sorting; parts not named here come after, by name.
+_PARTS = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out",
+          "hook_resid_post")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """A TransformerLens hook name. `layer` is None outside the blocks; `part` is the rest of the name."""
+
+    name: str
+    layer: int | None
+    part: str
+
+    @classmethod
+    def parse(cls, name: str) -> "HookPoint":
+        """`blocks.3.hook_resid_post` -> layer 3, part `hook_resid_post`."""
+        match = _BLOCK.fullmatch(name)
+        return cls(name, int(match[1]), match[2]) if match else cls(name, None, name)
+
+    @property
+    def order(self) -> tuple[float, int, str]:
+        """Sort key: position in the forward pass."""
+        rank = _PARTS.index(self.part) if self.part in _PARTS else len(_PARTS)
+        before = self.layer is None and "embed" in self.name
+        layer = -1.0 if before else float("inf") if self.layer is None else float(self.layer)
+        return layer, rank, self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def expand(asked: str | Iterable[str], available: Sequence[str], model: str = "the model") -> list[HookPoint]:
+    """Resolve names and patterns (`blocks.*.hook_resid_post`) against a model's hook points, in forward order.
+
+    Raises UnknownHook when a name or pattern matches nothing.
+    """
+    found: set[str] = set()
+    for pattern in [asked] if isinstance(asked, str) else asked:
+        matches = fnmatch.filter(available, pattern)
+        if not matches:
+            raise UnknownHook(_unknown(pattern, available, model))
+        found.update(matches)
+    return sorted(map(HookPoint.parse, found), key=lambda hook: hook.order)
+
+
+def _unknown(asked: str, available: Sequence[str], model: str) -> str:
+    layers = {hook.layer for hook in map(HookPoint.parse, available)} - {None}
+    point = HookPoint.parse(asked)
+    if point.layer is not None and layers and point.layer not in layers:
+        return f"{model} has no hook point '{asked}': it has {len(layers)} layers (0-{len(layers) - 1})."
+    near = get_close_matches(asked, available, n=1, cutoff=0.0)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{model} has no hook point '{asked}'.{hint}"
