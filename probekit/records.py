@@ -1,0 +1,140 @@
+"""Record: one measured number with everything needed to trust it, and the fixed vocabularies of its coordinates.
+
+This is the waist of the package. What makes numbers ends here; what shows numbers starts here.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+
+from probekit.errors import BadInput
+
+SCHEMA_VERSION = 1
+
+METRICS = ("read", "replace", "transfer", "decomposition", "crossing", "accuracy")
+ARMS = (
+    "",  # read, accuracy: nothing to tell apart
+    "single:random", "single:matched",  # replace at one site; donors drawn at random, or matched on the readouts
+    "chain:random", "chain:matched",  # replace at all sites at once
+    "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
+    "linear_first", "simple_first",  # decomposition: order in which the classes are added
+    "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
+)  # fmt: skip
+LEVELS = (
+    "prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear",
+    "absent",  # decomposition only: what no level finds at this site
+)  # fmt: skip
+LEVEL_PREFIXES = ("simple:", "hypothesis:")
+SOURCES = (
+    "", "behaviour", "mean_difference", "lda", "logistic", "score", "pca", "random", "joint", "mlp",
+    "decoded", "true", "features",
+)  # fmt: skip
+CONTROLS = ("", "random_directions", "permuted_in_group", "permuted_groups", "random_twin")
+FLOORS = ("strong", "weak")
+UNITS = ("example", "pair", "seed")
+NA_REASONS = (
+    "",
+    "small_denominator",  # S(floor) - S(ceiling) below .05 bit: nothing to explain beyond the input
+    "too_few_rows",  # below the protocol's minimum for this estimator
+    "absent_in_test_domain",  # transfer: the level fitted on the test domain adds nothing there
+    "not_converged",  # the solver did not reach its certificate
+    "not_defined",  # the level does not exist for this behaviour or site
+    "failed",  # the cell raised; the error is in the run's status
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number, its coordinates and its figures. Bits are per example; `value` is a fraction unless metric says else.
+
+    value: FBU for read and replace, T for transfer, a share for decomposition, a proportion for accuracy, a difference
+    of bits for crossing. low, high: 95 % interval. raw: the value before calibration refits or debiasing, where one is
+    done. p99_bits: 99th percentile over examples of missed bits; worst_group: the largest mean of missed bits over
+    groups. NA is None in `value` with `na_reason` set.
+    """
+
+    # coordinates
+    run: str = ""
+    model: str = ""
+    revision: str = ""
+    task: str = ""
+    behaviour: str
+    fit_domain: str
+    test_domain: str
+    metric: str
+    arm: str = ""
+    hook: str = ""
+    layer: int | None = None
+    position: str = "all"
+    level: str
+    source: str = ""
+    k: int | None = None
+    parameters: int | None = None
+    floor: str = "strong"
+    unit: str = "example"
+    control: str = ""
+    seed_probe: int = 0
+    seed_data: int = 0
+    seed_model: int = 0
+    # figures
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    raw: float | None = None
+    bits: float | None = None
+    floor_bits: float | None = None
+    ceiling_bits: float | None = None
+    p99_bits: float | None = None
+    worst_group: float | None = None
+    n: int = 0
+    groups: int = 0
+    na_reason: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _VOCABULARY.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"a record's {name} is one of {', '.join(allowed)}; found '{getattr(self, name)}'.")
+        if self.level not in LEVELS and not self.level.startswith(LEVEL_PREFIXES):
+            raise BadInput(f"a record's level is one of {', '.join(LEVELS + LEVEL_PREFIXES)}; found '{self.level}'.")
+        if (self.value is None) != bool(self.na_reason):
+            raise BadInput(f"a record has either a value or a reason why not; found {self.value}, '{self.na_reason}'.")
+
+    @property
+    def id(self) -> str:
+        """Digest of the coordinates: two records with one id are the same cell measured twice."""
+        return digest({name: getattr(self, name) for name in COORDINATES})
+
+    def row(self) -> dict:
+        """The record as a flat dictionary, `id` and `seed` (the probe's) included."""
+        return {"id": self.id, **asdict(self), "seed": self.seed_probe}
+
+
+_VOCABULARY = {
+    "metric": METRICS, "arm": ARMS, "source": SOURCES, "control": CONTROLS, "floor": FLOORS, "unit": UNITS,
+    "na_reason": NA_REASONS,
+}  # fmt: skip
+_NAMES = [f.name for f in fields(Record)]
+COORDINATES = tuple(_NAMES[: _NAMES.index("value")])
+FIGURES = tuple(_NAMES[_NAMES.index("value") :])
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over one group behind a record: value = sum(numerator) / sum(denominator) over groups."""
+
+    record: str
+    group: list[str]
+    numerator: list[float]
+    denominator: list[float]
+    n: list[int]
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces: the text that every digest in the package is taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object, n_hex: int = 16) -> str:
+    """SHA-256 of the canonical JSON, shortened to `n_hex` hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:n_hex]
