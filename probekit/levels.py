@@ -1,0 +1,88 @@
+"""Level: a probe family fixed in advance. Hypothesis: named features and a rule that the user wrote."""
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.errors import BadInput
+
+SIMPLE = ("one_threshold", "two_thresholds", "quadratic", "bilinear", "cubic", "mlp16")
+NAMES = ("prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear")
+DEFAULT = ("prior", "baseline", "neurons", "direction", "directions", "simple:two_thresholds", "simple:quadratic",
+           "simple:mlp16", "linear", "nonlinear")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Level:
+    """`directions`, `simple:quadratic`, `hypothesis:rules`: a family and, after the colon, which member of it."""
+
+    family: str
+    member: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Level":
+        """Parse a level's name; an unknown one raises BadInput naming the nearest."""
+        family, _, member = text.partition(":")
+        if family == "hypothesis" and member:
+            return cls(family, member)
+        if family == "simple" and member in SIMPLE:
+            return cls(family, member)
+        if not member and family in NAMES:
+            return cls(family)
+        known = [*NAMES, *(f"simple:{name}" for name in SIMPLE), "hypothesis:<name>"]
+        near = get_close_matches(text, known, n=1, cutoff=0.0)[0]
+        raise BadInput(f"no level '{text}'. Did you mean '{near}'? Levels: {', '.join(known)}.")
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}:{self.member}" if self.member else self.family
+
+    @property
+    def has_k(self) -> bool:
+        """Whether the level is measured at several k."""
+        return self.family in ("neurons", "directions", "simple")
+
+
+Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Named features and a rule from them to a law: a high-level causal model that can be wrong.
+
+    rule gets {feature name: labels [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the
+    rule allows nothing (the floor then speaks). Loading one from a file runs the user's code.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    rule: Rule
+    source_hash: str = field(default="")
+
+    @classmethod
+    def of(cls, name: str, features: tuple[str, ...], rule: Rule) -> "Hypothesis":
+        """Wrap a function, hashing its source text."""
+        return cls(name, features, rule, hashlib.sha256(inspect.getsource(rule).encode()).hexdigest()[:16])
+
+    @classmethod
+    def load(cls, name: str, features: tuple[str, ...], where: str, base: Path) -> "Hypothesis":
+        """Load `file.py:function`, relative to `base`. The whole file is hashed, since the rule may use all of it."""
+        file, _, function = where.partition(":")
+        path = base / file
+        if not path.is_file() or not function:
+            raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+        source = path.read_bytes()
+        module_spec = importlib.util.spec_from_file_location(f"hypothesis_{path.stem}", path)
+        assert module_spec and module_spec.loader
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        if not callable(getattr(module, function, None)):
+            raise BadInput(f"hypothesis '{name}': {path.name} defines no function '{function}'.")
+        return cls(name, features, getattr(module, function), hashlib.sha256(source).hexdigest()[:16])

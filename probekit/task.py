@@ -1,0 +1,150 @@
+"""Task: what is asked of a model. Observations: what was seen when it was asked, one row per place that was read.
+
+A Task names examples, the positions read in each, groups and domains, and what counts as behaviour. Running a model
+over it (`capture`) gives Observations beside the activations. Arrays from another collector make Observations directly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.errors import BadInput
+
+MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, and `rest`
+
+
+@dataclass(frozen=True)
+class BehaviourSpec:
+    """A behaviour to read off the model's own output, or a label that came with the data.
+
+    kind: `law` (next-token law over `tokens`, or over the vocabulary when None, reduced to 64 outcomes and `rest`),
+    `argmax` (the same, as a hard choice), `choice` (law renormalised over `tokens`), `logit_diff` (two tokens: the law
+    of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`),
+    `label` (an external label, column `column`; nothing is read off the model).
+    """
+
+    name: str
+    kind: str = "law"
+    tokens: tuple[int, ...] | None = None
+    outcomes: tuple[str, ...] | None = None
+    sets: Mapping[str, tuple[int, ...]] | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the model did: law [n, n_outcomes], rows on the simplex; one-hot when the behaviour is deterministic."""
+
+    name: str
+    law: NDArray[np.float32]
+    outcomes: tuple[str, ...]
+    covered: float = 1.0  # mean mass that the kept outcomes cover when a large law was reduced
+
+    def __post_init__(self) -> None:
+        if self.law.ndim != 2 or self.law.shape[1] != len(self.outcomes):
+            raise BadInput(
+                f"behaviour '{self.name}' has a law of shape {self.law.shape} for {len(self.outcomes)} outcomes."
+            )
+        if len(self.law) and (not np.isfinite(self.law).all() or abs(self.law.sum(1) - 1).max() > 1e-3):
+            raise BadInput(f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1.")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Named concept labels: labels [n, n_targets] of class numbers, such as 36 squares each mine, yours or empty."""
+
+    name: str
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """One row per (example, position) that was read. All arrays share the first axis.
+
+    floor_inputs: named blocks [n, width] that the input-only reader may use; the weak floor sees `position` alone.
+    """
+
+    example: NDArray[np.int64]
+    position: NDArray[np.int64]
+    group: NDArray[np.int64]
+    domain: NDArray[np.str_]
+    behaviours: Mapping[str, Behaviour]
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    floor_inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    task: str = "arrays"
+    model: str = "arrays"
+    revision: str = ""
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    @property
+    def domains(self) -> list[str]:
+        """Domain names in order of first appearance; the first is the seen one."""
+        return list(dict.fromkeys(self.domain.tolist()))
+
+    def rows(self, index: NDArray) -> "Observations":
+        """The rows at `index` (a mask or positions)."""
+        take = {
+            name: replace(b, law=b.law[index]) for name, b in self.behaviours.items()
+        }, {name: replace(f, labels=f.labels[index]) for name, f in self.features.items()}  # fmt: skip
+        return replace(
+            self,
+            example=self.example[index],
+            position=self.position[index],
+            group=self.group[index],
+            domain=self.domain[index],
+            behaviours=take[0],
+            features=take[1],
+            floor_inputs={name: block[index] for name, block in self.floor_inputs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples, where each is read, and what is asked there. Rows follow examples in order, then positions.
+
+    tokens: one array of token ids per example, unpadded. positions: indices into each example at which the model is
+    read. group, domain: one per example. features and labels are per row; labels hold the columns that `label`
+    behaviours name. floor_inputs: per row, None for the automatic ones (position, length, last tokens, bag of tokens).
+    """
+
+    name: str
+    tokens: Sequence[NDArray[np.int64]]
+    positions: Sequence[NDArray[np.int64]]
+    group: NDArray[np.int64]
+    domain: NDArray[np.str_]
+    behaviours: Sequence[BehaviourSpec]
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    labels: Mapping[str, Behaviour] = field(default_factory=dict)
+    floor_inputs: Mapping[str, NDArray[np.float32]] | None = None
+    fingerprint: str = ""
+
+    @property
+    def row_example(self) -> NDArray[np.int64]:
+        """Example of each row: [n_rows]."""
+        return np.repeat(np.arange(len(self.tokens)), [len(p) for p in self.positions])
+
+    @property
+    def row_position(self) -> NDArray[np.int64]:
+        """Token position of each row: [n_rows]."""
+        return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
+
+
+def reduce_law(
+    name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES
+) -> Behaviour:
+    """Keep the `most` outcomes of largest mean mass and add `rest`; the mass that is kept is recorded."""
+    if law.shape[1] <= most + 1:
+        return Behaviour(name, law, tuple(outcomes))
+    keep = np.sort(np.argsort(-law.mean(0))[:most])
+    kept = law[:, keep]
+    rest = np.clip(1 - kept.sum(1, keepdims=True), 0, None)
+    return Behaviour(
+        name, np.concatenate([kept, rest], 1), (*(outcomes[i] for i in keep), "rest"), float(kept.sum(1).mean())
+    )
