@@ -1,0 +1,168 @@
+"""JobSpec: what a batch job asks for. Read from strict TOML: an unknown key is an error that names the nearest."""
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from probekit.errors import BadInput
+from probekit.levels import DEFAULT, Level
+from probekit.records import digest
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Strict):
+    """`name` is a hub name, a local folder (relative to the spec file) or a bundled testbed."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    bos: Literal["exactly_one", "none", "as_is"] = "as_is"
+    twin: bool = True  # also measure a randomly initialised network of the same architecture
+
+
+class BehaviourEntry(_Strict):
+    """One behaviour; see task.BehaviourSpec for the kinds. Tokens are ids or strings of exactly one token."""
+
+    name: str
+    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "label"] = "law"
+    tokens: tuple[int | str, ...] | None = None
+    sets: dict[str, tuple[int | str, ...]] | None = None
+    column: str | None = None
+
+
+class FeatureEntry(_Strict):
+    """A named concept: one label column of the file."""
+
+    name: str
+    column: str
+
+
+class TaskSpec(_Strict):
+    """Either a bundled `testbed`, or a `file` (CSV, JSONL or Parquet) whose columns are named here."""
+
+    testbed: str | None = None
+    file: str | None = None
+    text: str | None = None
+    tokens: str | None = None
+    id: str | None = None
+    group: str | None = None
+    domain: str | None = None
+    position: str | None = None  # column of a token index; the last token when absent
+    behaviours: tuple[BehaviourEntry, ...] = ()
+    features: tuple[FeatureEntry, ...] = ()
+    n_examples: int | None = Field(None, gt=0)  # per domain, for testbeds and as a cap for files
+    n_positions: int | None = Field(None, gt=0)  # read per example, for testbeds
+
+
+class HypothesisEntry(_Strict):
+    """A stated hypothesis: `rule` is `file.py:function`, `features` the labels it is given."""
+
+    name: str
+    rule: str
+    features: tuple[str, ...]
+
+
+class ReadSpec(_Strict):
+    """Which levels are read at which hook points. ks apply to the levels that have a k; k above d is left out."""
+
+    hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
+    levels: tuple[str, ...] = DEFAULT
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    lambdas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
+        "random_directions", "permuted", "random_twin",
+    )  # fmt: skip
+    decomposition: bool = True
+    features: tuple[str, ...] = ()  # features read as targets, for accuracy and for hypotheses
+
+
+class ReplaceSpec(_Strict):
+    """Keep-only at one site and at all sites. rows: test examples that are run; donors: M of measurement.md section 2."""
+
+    hooks: tuple[str, ...] = ("blocks.*.hook_resid_post",)
+    behaviours: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ("directions",)
+    ks: tuple[int, ...] = (1, 4, 16, 64)
+    donors: int = Field(16, ge=2)
+    rows: int = Field(256, ge=16)
+    arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
+        "single:random", "single:matched", "chain:random", "chain:matched",
+    )  # fmt: skip
+
+
+class TransferSpec(_Strict):
+    """Fitted on one domain, applied to another, for all pairs."""
+
+    levels: tuple[str, ...] = ("linear",)
+    domains: tuple[str, ...] = ()  # all of the task's when empty
+
+
+class JobSpec(_Strict):
+    """A batch job. `id` is the digest of everything that decides its numbers."""
+
+    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+    model: ModelSpec | None = None
+    task: TaskSpec
+    hypotheses: tuple[HypothesisEntry, ...] = ()
+    read: ReadSpec = ReadSpec()
+    replace: ReplaceSpec | None = None
+    transfer: TransferSpec | None = None
+    seed_probe: int = 0
+    seed_data: int = 0
+    n_bootstrap: int = Field(2000, ge=200)
+
+    @property
+    def id(self) -> str:
+        """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""
+        return digest(self.model_dump(mode="json"))
+
+    @classmethod
+    def read_toml(cls, path: Path) -> "JobSpec":
+        """Read and check a TOML file; every mistake is one BadInput sentence."""
+        try:
+            raw = tomllib.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise BadInput(f"no spec file {path}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path} is not TOML: {error}.") from None
+        return cls.check(raw, str(path))
+
+    @classmethod
+    def check(cls, raw: dict, where: str) -> "JobSpec":
+        """Validate a plain dictionary read from `where`."""
+        try:
+            spec = cls.model_validate(raw)
+        except ValidationError as error:
+            raise BadInput(f"{where}: {_sentence(error)}") from None
+        for level in (*spec.read.levels, *(spec.replace.levels if spec.replace else ()),
+                      *(spec.transfer.levels if spec.transfer else ())):  # fmt: skip
+            Level.parse(level)
+        return spec
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{place}: {first['msg']}."
+    *parents, key = first["loc"]
+    model: type[BaseModel] = JobSpec
+    for parent in parents:
+        if isinstance(parent, str) and parent in model.model_fields:
+            model = _model_in(model.model_fields[parent].annotation) or model
+    near = get_close_matches(str(key), model.model_fields, n=1, cutoff=0.0)[0]
+    return f"unknown key '{place}'. Did you mean '{near}'?"
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """The pydantic model inside `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for arg in getattr(annotation, "__args__", ()) if (m := _model_in(arg))), None)
