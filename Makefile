@@ -1,0 +1,46 @@
+# The commands of the project. `make test` is what CI runs.
+
+PYTHON ?= python3.11
+SERVE ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Named by what was asked for, so that a change of either file installs again and a checkout's dates do not matter.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: setup demo test check browser clean
+
+setup: $(STAMP)
+
+# torch goes first and pinned: resolved from the range alone it could bring gigabytes for an accelerator of another make.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), a few minutes the first time"
+	@$(PIP) install "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	@$(PIP) install -c constraints.txt -e ".[app,dev]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: setup
+	@$(BIN)/probekit demo $(if $(filter 0,$(SERVE)),--no-serve)
+
+# Tests in a browser skip where there is none.
+browser:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install chromium chromium-driver) \
+			>/dev/null 2>&1 || echo "chromium could not be installed: tests in a browser will be skipped"; \
+	fi
+
+test: setup browser check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
