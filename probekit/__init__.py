@@ -115,7 +115,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing the module `probekit.capture` binds it to the name of the function `capture`; here the function wins."""
+    """Importing the module `probekit.capture` would bind it to the name of the function `capture`: the function stays."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):
