@@ -7,6 +7,7 @@
     +-- StoreError      an activation on disk is not what its key says (exit 3)
     +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
     +-- MissingExtra    an optional dependency is not installed (exit 3)
+    +-- FitError        a solver did not reach its certificate (the cell is NA)
     +-- Interrupted     stopped by the user, everything finished so far is kept (exit 130)
 """
 
@@ -49,3 +50,7 @@ class Interrupted(ProbekitError):
     """The user stopped the work; everything finished so far is kept."""
 
     exit_code = 130
+
+
+class FitError(ProbekitError):
+    """A solver did not reach its certificate; the cell becomes NA with the reason, never a silent number."""

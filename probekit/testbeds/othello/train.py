@@ -38,7 +38,7 @@ class Recipe:
     n_heads: int = 4
     d_model: int = 128
     n_games: int = 192
-    steps: int = 14_000
+    steps: int = 9_000
     warmup: int = 100
     cooldown: float = 0.4
     muon_lr: float = 1.2e-2

@@ -1,0 +1,99 @@
+"""Directions: where a readout may look. Named sources of k directions at a site, and the reduced-rank fit.
+
+A direction set is a matrix [d, k] in the site's own coordinates; features are x @ directions. Sources: `behaviour`
+(supervised, reduced-rank multinomial), `mean_difference`, `lda`, `logistic` (k = 1), `pca`, `random`, `score` (neurons).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probekit.fit.core import Frame, Readout, Rows
+
+MAX_STEPS = 60  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
+
+
+def residual_moment(rows: Rows) -> Float[Tensor, "r kt"]:
+    """E[z (law - floor's law)^T]: what one gradient step from the floor would look at. The mean-difference, for laws."""
+    k, t, n = rows.law.shape
+    guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
+    residual = rows.law - guess * rows.law.sum(0)
+    residual = residual - residual.mean(-1, keepdim=True)
+    return ((residual.reshape(k * t, n) @ rows.z) / n).T
+
+
+def mean_difference(rows: Rows) -> Float[Tensor, "r 1"]:
+    """Leading direction of E[h p^T], in frame coordinates."""
+    return torch.linalg.svd(residual_moment(rows), full_matrices=False)[0][:, :1]
+
+
+def lda(rows: Rows, variance: Float[Tensor, " r"], shrinkage: float = 1e-3) -> Float[Tensor, "r 1"]:
+    """The same direction after whitening, with the covariance shrunk towards its mean variance."""
+    scale = variance + shrinkage * variance.mean()
+    moment = residual_moment(rows) / scale.sqrt()[:, None]
+    leading = torch.linalg.svd(moment, full_matrices=False)[0][:, :1] / scale.sqrt()[:, None]
+    return leading / leading.norm()
+
+
+def random_directions(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
+    """k orthonormal directions, uniform over subspaces; the first k' < k of them are the draw for k'."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :k]
+
+
+def select_neurons(x: Float[Tensor, "n d"], rows: Rows, mean: Float[Tensor, " d"], k: int) -> Int[Tensor, " k"]:
+    """The k coordinates with the largest score statistic at the floor: squared gradient over the coordinate's variance.
+
+    x are the raw coordinates of `rows`. Chosen on the rows given (the fit fold), once; ties by coordinate number.
+    """
+    centred = x.float() - mean
+    gradient = residual_moment(Rows(centred, rows.law, rows.offset))
+    score = (gradient**2).sum(1) / centred.var(0, correction=0).clamp_min(1e-12)
+    return torch.sort(score, descending=True, stable=True).indices[:k]
+
+
+def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: int) -> Float[Tensor, "r k"]:
+    """Orthonormal directions of a rank-k multinomial: weight = directions @ coefficients, all fitted jointly.
+
+    Starts from the best rank-k approximation of the full readout in logit variance, then L-BFGS on both factors with
+    the full readout's ridge. Returns the directions; their coefficients are refitted by the convex core.
+    """
+    n_class, t, r = full.weight.shape
+    weight = (full.weight - full.weight.mean(0)).reshape(n_class * t, r).T  # [r, kt]
+    spread = variance.sqrt()
+    u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
+    k = min(k, len(s))
+    # The factors live in the whitened frame, where the loss bends alike in every direction.
+    left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
+    bias = full.bias.reshape(n_class * t)
+    if k < min(weight.shape):
+        left, right, bias = _refine(rows, left, right, bias, spread, full.ridge.repeat(n_class))
+    return torch.linalg.qr(left / spread[:, None])[0]
+
+
+def _refine(rows: Rows, left: Tensor, right: Tensor, bias: Tensor, spread: Tensor, ridge: Tensor):
+    n_class, t, n = rows.law.shape
+    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in (left, right, bias)]
+    whitened = rows.z / spread
+    offset = 0 if rows.offset is None else rows.offset
+    optimiser = torch.optim.LBFGS(
+        factors, max_iter=MAX_STEPS, history_size=10, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        left, right, bias = factors
+        logits = ((whitened @ left) @ right + bias).T.reshape(n_class, t, n) + offset
+        loss = (torch.logsumexp(logits, 0) * rows.law.sum(0) - (rows.law * logits).sum(0)).mean(-1).sum()
+        weight = (left @ right) / spread[:, None]
+        loss = loss + 0.5 * (ridge * weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return [factor.detach() for factor in factors]
+
+
+def pca(frame: Frame, k: int) -> Float[Tensor, "r k"]:
+    """The k directions of largest variance: the first k frame coordinates."""
+    return torch.eye(len(frame.variance), k, device=frame.mean.device)

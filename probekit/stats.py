@@ -1,0 +1,136 @@
+"""Splits by whole group, cluster bootstrap of paired ratios, permutations and the protocol's refusals. NumPy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from probekit.errors import BadInput, TooFewRows
+
+FRACTIONS = (0.55, 0.2, 0.25)  # fit, select, test
+MIN_DENOMINATOR = 0.05  # of the unit: a ratio over less is NA
+FEW_CLUSTERS = 20  # below this an interval is marked
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three sides; no group is on two of them."""
+
+    fit: NDArray[np.int64]
+    select: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split_by_group(group: NDArray, seed: int, fractions: tuple[float, float, float] = FRACTIONS) -> Split:
+    """Assign whole groups to fit, select and test at random, in the given proportions of groups.
+
+    Raises BadInput when there are too few groups to fill all three sides.
+    """
+    names, code = np.unique(group, return_inverse=True)
+    n_groups = len(names)
+    if n_groups < 3:
+        raise BadInput(
+            f"the group column has {n_groups} group{'s' * (n_groups != 1)}: fit, select and test need at least one "
+            "each and no group may be on two sides. Give a column with more groups, or none."
+        )
+    order = np.random.default_rng([seed, 1]).permutation(n_groups)
+    first = min(max(1, round(fractions[0] * n_groups)), n_groups - 2)
+    second = min(max(1, round(fractions[1] * n_groups)), n_groups - first - 1)
+    side = np.full(n_groups, 2)
+    side[order[:first]] = 0
+    side[order[first : first + second]] = 1
+    of_row = side[code]
+    return Split(*(np.flatnonzero(of_row == i) for i in range(3)))
+
+
+def folds_by_group(group: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold number of each row; whole groups, fewer folds than asked when there are fewer groups."""
+    names, code = np.unique(group, return_inverse=True)
+    fold = np.arange(len(names)) % min(n_folds, len(names))
+    return np.random.default_rng([seed, 2]).permutation(fold)[code]
+
+
+def permute_within(group: NDArray, seed: int) -> tuple[NDArray[np.int64], bool]:
+    """A permutation of rows inside each group; of rows anywhere when groups hold one row each.
+
+    Returns (permutation, whether it stayed within groups).
+    """
+    generator = np.random.default_rng([seed, 3])
+    names, counts = np.unique(group, return_counts=True)
+    if len(names) == len(group) or np.median(counts) < 2:
+        return generator.permutation(len(group)), False
+    by_group = np.argsort(group, kind="stable")
+    shuffled = np.lexsort((generator.random(len(group)), group))
+    permutation = np.empty(len(group), dtype=np.int64)
+    permutation[by_group] = shuffled
+    return permutation, True
+
+
+def check_rows(n_fit: int, d: int, level: str) -> str:
+    """The protocol of measurement.md section 7.5, in rows of the fit side and coordinates of the site.
+
+    Returns '' or 'too_few_rows'; below 2 d rows raises TooFewRows for readers of many dimensions.
+    """
+    if level in ("prior", "baseline"):
+        return ""
+    if n_fit < 2 * d:
+        raise TooFewRows(
+            f"{level} reads {d} coordinates from {n_fit} fit rows: below {2 * d} rows bits cannot be told from "
+            f"overfitting. Give at least {10 * d} fit rows (about {round(10 * d / FRACTIONS[0])} in all)."
+        )
+    return "" if n_fit >= 10 * d or level == "direction" else "too_few_rows"
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Bootstrap weights over the groups of a set of rows, shared by every ratio measured on them.
+
+    code [n]: group of each row; names: group labels; weights [n_bootstrap, n_groups]: how often each group is drawn.
+    """
+
+    code: NDArray[np.int64]
+    names: NDArray
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, group: NDArray, n_bootstrap: int, seed: int) -> "Clusters":
+        """Draw whole groups with replacement."""
+        names, code = np.unique(group, return_inverse=True)
+        generator = np.random.default_rng([seed, 4])
+        g = len(names)
+        weights = generator.multinomial(g, np.full(g, 1 / g), size=n_bootstrap).astype(np.float32)
+        return cls(code, names, weights)
+
+    def sums(self, rows: NDArray) -> NDArray[np.float64]:
+        """Sum of a per-row quantity over each group: [n] -> [n_groups]."""
+        return np.bincount(self.code, weights=np.asarray(rows, dtype=np.float64), minlength=len(self.names))
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows in each group."""
+        return np.bincount(self.code, minlength=len(self.names))
+
+
+def ratio_interval(
+    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
+) -> tuple[float, float]:
+    """BCa interval (Efron 1987) of sum(numerator) / sum(denominator) over clusters, numerator and denominator paired.
+
+    numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
+    """
+    value = numerator.sum() / denominator.sum()
+    replicates = (weights @ numerator) / (weights @ denominator)
+    replicates = replicates[np.isfinite(replicates)]
+    left_out = (numerator.sum() - numerator) / (denominator.sum() - denominator)
+    left_out = left_out[np.isfinite(left_out)]
+    if len(replicates) < 100 or len(left_out) < 2 or np.ptp(replicates) == 0:
+        return float(value), float(value)
+    below = np.mean(replicates < value) + 0.5 * np.mean(replicates == value)
+    bias = ndtri(np.clip(below, 0.5 / len(replicates), 1 - 0.5 / len(replicates)))
+    spread = left_out.mean() - left_out
+    cubed = (spread**2).sum() ** 1.5
+    acceleration = (spread**3).sum() / (6 * cubed) if cubed > 0 else 0.0
+    z = ndtri(np.array([(1 - level) / 2, (1 + level) / 2])) + bias
+    low, high = np.quantile(replicates, ndtr(bias + z / (1 - acceleration * z)))
+    return float(low), float(high)
