@@ -1,0 +1,778 @@
+"""Model: load a language model, check it, read activations out of it and edit them. The only importer of transformer_lens.
+
+Batches are padded on the right, the attention mask is always passed and rows are gathered inside the hooks, because the
+other ways are silently wrong (left-padded token tensors, dropped hook names). Hooks are state of the module, so one lock
+per model is held round every forward. Weights come from safetensors alone and no remote code is run.
+"""
+
+import contextlib
+import copy
+import gc
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput, UnknownHook
+from probekit.hookpoint import HookPoint, expand
+from probekit.records import canonical
+
+Bos = Literal["exactly_one", "none", "as_is"]
+Edit = Callable[[Tensor], Tensor]
+OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
+
+LIBRARIES = ("torch", "transformers", "transformer-lens")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+# Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# Left out: square maps, whose width changes with the length, and the unembedding, which runs at few positions only.
+_NO_ROWS = ("hook_attn_scores", "hook_pattern", "hook_unembed", "unembed.hook_in")
+_TESTBEDS = Path(__file__).parent / "testbeds"
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Token ids per text, unpadded. shift: by how much a token's index moved against the tokenizer's own output.
+
+    n_bos: leading BOS tokens per row as they now stand. n_truncated: rows cut to the model's context length.
+    """
+
+    tokens: list[NDArray[np.int64]]
+    shift: NDArray[np.int64]
+    n_bos: NDArray[np.int64]
+    n_truncated: int
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Everything before the last token of B rows of equal length, run once. tokens: [B, T] with the last token."""
+
+    tokens: Int[Tensor, "b t"]
+    cache: Any
+    method: str
+
+
+def load_model(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    bos: Bos = "as_is",
+) -> "Model":
+    """Load a bundled testbed, a folder in Hugging Face format, or a model of the hub by name.
+
+    A folder needs config.json and safetensors weights; a tokenizer is optional. Raises BadInput when it cannot be had.
+    """
+    if dtype not in DTYPES:
+        raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")
+    if bos not in ("exactly_one", "none", "as_is"):
+        raise BadInput(f"bos is one of exactly_one, none, as_is; found '{bos}'.")
+    name = str(name_or_folder)
+    folder = testbed_folder(name) or _local_folder(name)
+    source = str(folder) if folder else name
+    hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
+    tokenizer = _load_tokenizer(source, folder, revision)
+    shown = Path(name).name if folder else name
+    hf = hf.to(device).eval()
+    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
+
+
+def testbed_folder(name: str) -> Path | None:
+    """The folder of a bundled model such as `othello-6x6`, or None."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        return None
+    return next((c.parent for c in sorted(_TESTBEDS.glob(f"*/{name}/config.json"))), None)
+
+
+class Model:
+    """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
+
+    name, revision: as asked for. bos: policy of `tokenise`. tokenizer: None when the checkpoint has none.
+    widths: hook point -> number of values per token. hook_names: the hook points, in forward order.
+    """
+
+    def __init__(
+        self, hf: Any, *, name: str, source: str = "./model", revision: str = "", bos: Bos = "as_is",
+        tokenizer: Any = None,
+    ) -> None:  # fmt: skip
+        self.name, self.revision, self.bos, self.tokenizer = name, revision, bos, tokenizer
+        self._source = source  # a path or a hub name: a bare name may be an alias of another model to TransformerLens
+        self.lock = threading.RLock()
+        # Bridging renames the submodules, so the weights are listed under their own names first.
+        self._weights = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
+        self._config = copy.deepcopy(hf.config)
+        self._bridge = _bridge(hf, source)
+        self._hf = self._bridge.original_model.eval()
+        for parameter in self._hf.parameters():
+            parameter.requires_grad_(False)
+        text = self._config.get_text_config()
+        self.n_layers = int(self._bridge.cfg.n_layers)
+        self.d_model = int(self._bridge.cfg.d_model)
+        self.n_ctx = int(getattr(text, "max_position_embeddings", None) or self._bridge.cfg.n_ctx)
+        self.d_vocab = int(self._hf.get_output_embeddings().weight.shape[0])
+        self.architecture = str((self._config.architectures or [type(hf).__name__])[0])
+        pad = text.pad_token_id
+        self._pad = pad if isinstance(pad, int) and 0 <= pad < self.d_vocab else 0
+        self._method: str | None = None  # of `prefix`, settled by trial on first use
+        self._write_test: dict[str, str] = {}
+        self._points, self.widths = self._find_hooks()
+        self.hook_names = [hook.name for hook in sorted(map(HookPoint.parse, self.widths), key=lambda h: h.order)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights themselves: the configuration's word for it can be wrong."""
+        return next(p.dtype for p in self._hf.parameters() if p.is_floating_point())
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that runs: eager, since hooks on patterns need it."""
+        return str(self._hf.config._attn_implementation)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights in memory and the configuration, 32 hexadecimal digits. Computed anew at each call."""
+        from blake3 import blake3
+
+        hasher = blake3(canonical(_plain_config(self._config)).encode())
+        for name in sorted(self._weights):
+            value = self._weights[name].detach()
+            hasher.update(canonical([name, str(value.dtype), list(value.shape)]).encode())
+            hasher.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return hasher.hexdigest()[:32]
+
+    def random_twin(self, seed: int) -> "Model":
+        """The same architecture, tokenizer and dtype with the library's own random initialisation."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            hf = AutoModelForCausalLM.from_config(copy.deepcopy(self._config), attn_implementation="eager")
+        hf = hf.to(device=self.device, dtype=self.dtype).eval()
+        name = f"{self.name}@random{seed}"
+        return Model(hf, name=name, source=self._source, bos=self.bos, tokenizer=self.tokenizer)
+
+    def hooks(self, asked: str | HookPoint | Sequence[str | HookPoint]) -> list[HookPoint]:
+        """Resolve hook names and patterns in forward order; raises UnknownHook."""
+        asked = [asked] if isinstance(asked, str | HookPoint) else asked
+        return expand([str(hook) for hook in asked], self.hook_names, self.name)
+
+    def token_names(self, ids: Sequence[int]) -> list[str]:
+        """Names of token ids: the tokenizer's pieces, or the numbers where there is no tokenizer."""
+        if self.tokenizer is None:
+            return [str(i) for i in ids]
+        pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return [str(i) if piece is None else str(piece) for i, piece in zip(ids, pieces, strict=True)]
+
+    def tokenise(self, texts: Sequence[str]) -> Tokenised:
+        """Tokenise with the model's BOS policy; nothing is padded, rows beyond the context length are cut and counted.
+
+        exactly_one: leading BOS tokens become one, or one is put in front. none: leading ones are removed. as_is: what
+        the tokenizer gives. Raises BadInput without a tokenizer, for an empty row, or without a BOS when one is asked.
+        """
+        if self.tokenizer is None:
+            raise BadInput(f"{self.name} has no tokenizer: give token ids in place of text.")
+        bos = self.tokenizer.bos_token_id
+        if self.bos == "exactly_one" and bos is None:
+            raise BadInput(f"{self.name}'s tokenizer has no BOS token: use bos = 'as_is' or 'none'.")
+        tokens, shift, n_bos, n_truncated = [], [], [], 0
+        for row, text in enumerate(texts):
+            ids = list(self.tokenizer(text, verbose=False)["input_ids"])
+            lead = next((i for i, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
+            keep = {"exactly_one": 1, "none": 0, "as_is": lead}[self.bos]
+            ids = [bos] * keep + ids[lead:]
+            if not ids:
+                raise BadInput(f"text {row} gives no tokens: leave it out.")
+            n_truncated += len(ids) > self.n_ctx
+            tokens.append(np.asarray(ids[: self.n_ctx], np.int64))
+            shift.append(keep - lead)
+            n_bos.append(keep)
+        return Tokenised(tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), n_truncated)
+
+    def read(
+        self,
+        tokens: Sequence[NDArray[np.integer]],
+        hooks: Sequence[HookPoint | str],
+        positions: Sequence[NDArray[np.integer]],
+        *,
+        on_logits: OnLogits | None = None,
+        batch_tokens: int = 4096,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> dict[str, Float[Tensor, "n_rows width"]]:
+        """Activations at `positions` of each example, one row per (example, position) in the order given.
+
+        tokens: unpadded ids. hooks: exact names. on_logits gets (logits [n, d_vocab], rows [n]) for each batch, rows
+        being indices into the result; on_batch gets the number of examples done. Results lie on the CPU in the model's
+        dtype, and values with two dimensions per token (hook_z of some models) are flattened. Batches hold examples of
+        similar length, longest first, up to `batch_tokens` tokens; one that runs out of memory is halved.
+        Raises UnknownHook, and BadInput for bad tokens or positions, a hook that did not fire exactly once, or a value
+        that is not finite.
+        """
+        names = [str(hook) for hook in hooks]
+        for name in names:
+            if name not in self.widths:
+                raise UnknownHook(self._unknown(name))
+        self._check_tokens(tokens, positions)
+        starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])]).astype(np.int64)
+        out = {name: torch.empty(int(starts[-1]), self.widths[name], dtype=self.dtype) for name in names}
+        lengths = np.asarray([len(t) for t in tokens])
+        done = 0
+        stack = list(reversed(_batches(lengths, batch_tokens)))
+        while stack:
+            batch = stack.pop()
+            failed = False
+            try:
+                self._read_batch(tokens, positions, starts, batch, out, on_logits)
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                failed = True
+            if failed:  # outside the except block: inside it the traceback keeps the tensors alive
+                gc.collect()
+                if len(batch) == 1:
+                    raise BadInput(
+                        f"out of memory on one example of {lengths[batch[0]]} tokens: shorten it, or read fewer hooks."
+                    )
+                half = len(batch) // 2
+                stack += [batch[half:], batch[:half]]
+                continue
+            done += len(batch)
+            if on_batch:
+                on_batch(done)
+        return out
+
+    def _read_batch(self, tokens, positions, starts, batch, out, on_logits) -> None:
+        ids, mask = self._pad_right([tokens[i] for i in batch])
+        counts = [len(positions[i]) for i in batch]
+        example = torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(self.device)
+        place = np.concatenate([np.asarray(positions[i], np.int64) for i in batch])
+        position = torch.from_numpy(place).to(self.device)
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
+        index = torch.from_numpy(rows)
+        seen: dict[str, Tensor] = {}
+
+        def gather(name: str) -> Callable:
+            # indexing copies, so nothing of the full activation outlives the hook
+            return lambda output: seen.__setitem__(name, output[example, position].flatten(1).cpu())
+
+        # Only the positions that are read get logits: a full [batch, pos, d_vocab] can be gigabytes.
+        kept, column = np.unique(place, return_inverse=True)
+        keep = torch.from_numpy(kept if on_logits else np.zeros(1, np.int64)).to(self.device)
+        with self._hooked({name: gather(name) for name in out}):
+            logits = self._forward(ids, mask, keep)
+        for name, values in seen.items():
+            bad = ~torch.isfinite(values).all(1)
+            if bad.any():
+                row = int(rows[int(bad.nonzero()[0])])
+                raise BadInput(
+                    f"{self.name} gives a value that is not finite at '{name}', row {row}: use another dtype."
+                )
+            out[name][index] = values
+        if on_logits:
+            found = logits[example, torch.from_numpy(column.astype(np.int64)).to(self.device)].float().cpu()
+            if not torch.isfinite(found).all():
+                row = int(rows[int((~torch.isfinite(found).all(1)).nonzero()[0])])
+                raise BadInput(f"{self.name} gives logits that are not finite at row {row}: use another dtype.")
+            on_logits(found, rows)
+
+    def prefix(self, tokens: Int[Tensor, "b t"]) -> Prefix:
+        """Run all but the last token of B rows of equal length, once, for `run_last`.
+
+        How (`method`) is found by trial at first use: `shared` keeps one key-value cache per row and lets all repeats
+        attend to it, `repeated` copies that cache (sliding windows), `full` runs whole sequences (models whose cache
+        does not reproduce the plain forward).
+        """
+        tokens = torch.as_tensor(tokens).to(self.device)
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.n_ctx or not tokens.numel():
+            raise BadInput(f"a prefix needs tokens [b, t] with t from 1 to {self.n_ctx}; found {list(tokens.shape)}.")
+        with self.lock, torch.inference_mode():
+            if self._method is None:
+                self._method = self._try_methods()
+            return self._prefix(tokens, self._method)
+
+    def run_last(
+        self, prefix: Prefix, last_token: Int[Tensor, " b"] | None, edits: Mapping[str, Edit], n_repeat: int = 1
+    ) -> Float[Tensor, "b_m d_vocab"]:
+        """Logits after the last token of each row, run `n_repeat` times with `edits` at that token alone.
+
+        edits: hook point -> function from activations [b * n_repeat, width] to the same shape; row i of the batch owns
+        rows i * n_repeat to (i + 1) * n_repeat. An edit sees what the already edited layers below produced. last_token:
+        None for the one given to `prefix`. Memory grows with b * n_repeat: the caller chooses b.
+        Raises UnknownHook, and BadInput for a hook that cannot be written or an edit of the wrong shape.
+        """
+        for name in edits:
+            self.check_writable(name)
+        last = prefix.tokens[:, -1] if last_token is None else torch.as_tensor(last_token).to(self.device)
+        if last.shape != prefix.tokens[:, -1].shape or n_repeat < 1:
+            raise BadInput(
+                f"run_last needs one last token per row ({len(prefix.tokens)}) and n_repeat of at least 1; "
+                f"found {list(last.shape)} and {n_repeat}."
+            )
+        with self.lock, torch.inference_mode():
+            logits = self._run_last(prefix, last, edits, n_repeat)
+        if not torch.isfinite(logits).all():
+            raise BadInput(f"the edits at {', '.join(edits) or 'no hook'} give logits that are not finite.")
+        return logits
+
+    def check_writable(self, hook: HookPoint | str) -> None:
+        """Raise BadInput when writing at `hook` would not change the forward pass as its name promises.
+
+        The residual stream after a write must be the written value plus what the layers above add; `hook_resid_mid`
+        fails, being the input of the MLP branch alone. Tried once per hook, then remembered.
+        """
+        name = str(hook)
+        if name not in self.widths:
+            raise UnknownHook(self._unknown(name))
+        if name not in self._write_test:
+            self._write_test[name] = self._try_write(HookPoint.parse(name))
+        if self._write_test[name]:
+            raise BadInput(f"{self.name}: '{name}' can be read but not written: {self._write_test[name]}")
+
+    # Forward passes -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _hooked(self, functions: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+        """Install one function per hook point for one forward, under the lock, and check that each fired once."""
+        fired = dict.fromkeys(functions, 0)
+
+        def install(name: str, function: Callable) -> Callable:
+            def hook(module, args, output):
+                fired[name] += 1
+                return function(output)
+
+            return hook
+
+        with self.lock, torch.inference_mode():
+            self._check_clean()
+            handles = []
+            try:
+                for name, function in functions.items():
+                    handles.append(self._points[name].register_forward_hook(install(name, function)))
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+                self._clear_patterns()
+            wrong = [f"'{name}' {n} times" for name, n in fired.items() if n != 1]
+            if wrong:
+                raise BadInput(f"{self.name}: each hook must fire once per forward; fired: {', '.join(wrong)}.")
+
+    def _forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if keep is not None:
+            kwargs["logits_to_keep"] = keep
+        return self._hf(input_ids=ids, attention_mask=mask, **({"use_cache": False} | kwargs)).logits
+
+    def _check_clean(self) -> None:
+        if self._hf.training:
+            raise BadInput(f"{self.name} is in training mode: call eval() first.")
+        if any(point._forward_hooks or point._forward_pre_hooks for point in self._all_points):
+            raise BadInput(f"{self.name} has a hook attached by other code: remove it first.")
+
+    def _clear_patterns(self) -> None:
+        # Fused-QKV bridges keep each layer's attention pattern alive after a forward.
+        for block in self._bridge.blocks:
+            attention = getattr(block, "attn", None)
+            if getattr(attention, "_pattern", None) is not None:
+                attention._pattern = None
+
+    def _pad_right(self, rows: Sequence[NDArray[np.integer]]) -> tuple[Tensor, Tensor]:
+        """(ids, mask), both [n, longest]."""
+        lengths = np.asarray([len(row) for row in rows])
+        mask = np.arange(lengths.max())[None] < lengths[:, None]
+        ids = np.full(mask.shape, self._pad, np.int64)
+        ids[mask] = np.concatenate(rows)
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask.astype(np.int64)).to(self.device)
+
+    def _check_tokens(self, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> None:
+        if not len(tokens) or len(tokens) != len(positions):
+            raise BadInput(f"read needs one array of positions per example; found {len(positions)} for {len(tokens)}.")
+        for i, (row, places) in enumerate(zip(tokens, positions, strict=True)):
+            row, places = np.asarray(row), np.asarray(places)
+            if row.ndim != 1 or not 0 < len(row) <= self.n_ctx or row.dtype.kind not in "iu":
+                raise BadInput(
+                    f"example {i} must be 1 to {self.n_ctx} token ids (whole numbers); found {row.dtype} {row.shape}."
+                )
+            if row.min() < 0 or row.max() >= self.d_vocab:
+                raise BadInput(f"example {i} has token id {max(row.max(), -row.min())}; {self.name} knows 0 to "
+                               f"{self.d_vocab - 1}.")  # fmt: skip
+            if len(places) and (places.min() < 0 or places.max() >= len(row)):
+                raise BadInput(f"example {i} has {len(row)} tokens; positions are 0 to {len(row) - 1}, counted from the "
+                               f"front; found {int(places.min())} to {int(places.max())}.")  # fmt: skip
+
+    def _unknown(self, name: str) -> str:
+        point = HookPoint.parse(name)
+        if point.layer is not None and point.layer >= self.n_layers:
+            return f"{self.name} has no hook point '{name}': it has {self.n_layers} layers (0-{self.n_layers - 1})."
+        near = get_close_matches(name, self.hook_names, n=1, cutoff=0.0)[0]
+        return f"{self.name} has no hook point '{name}'. Did you mean '{near}'?"
+
+    def _find_hooks(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Try a forward on [2, 5] tokens; keep the points that fire once with one row per token, one name each."""
+        known = dict(self._bridge.hook_dict)
+        names: dict[int, str] = {}
+        for name, point in known.items():
+            # the classical name (hook_resid_post) comes later in the registry than the module's own (hook_out)
+            names[id(point)] = name
+        shapes: dict[int, list[tuple[int, ...]]] = {}
+        handles = []
+        points = {id(point): point for point in known.values()}
+        self._all_points = list(points.values())
+        for key, point in points.items():
+
+            def note(module, args, output, key=key):
+                shapes.setdefault(key, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+            handles.append(point.register_forward_hook(note))
+        length = min(5, self.n_ctx)
+        ids = torch.zeros(2, length, dtype=torch.long, device=self.device)
+        try:
+            with torch.inference_mode():
+                self._forward(ids, torch.ones_like(ids))
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._clear_patterns()
+        widths = {}
+        for key, seen in shapes.items():
+            name = names[key]
+            if len(seen) == 1 and len(seen[0]) >= 3 and seen[0][:2] == (2, length) and not name.endswith(_NO_ROWS):
+                widths[name] = int(np.prod(seen[0][2:]))
+        return {name: known[name] for name in widths}, widths
+
+    # Editing the last position ---------------------------------------------------------------------------------------
+
+    def _try_methods(self) -> str:
+        """The fastest method whose unedited logits equal the plain forward's on a trial batch."""
+        length = min(self.n_ctx, 24)
+        numbers = np.random.default_rng(0).integers(0, self.d_vocab, (2, length))
+        tokens = torch.from_numpy(numbers).to(self.device)
+        truth = self._forward(tokens, torch.ones_like(tokens))[:, -1].float().repeat_interleave(3, 0)
+        limit = _TOLERANCE[self.dtype] * max(1.0, float(truth.abs().max()))
+        for method in ("shared", "repeated"):
+            try:
+                prefix = self._prefix(tokens, method)
+                if prefix.method == method:
+                    found = self._run_last(prefix, tokens[:, -1], {}, 3).float()
+                    if float((found - truth).abs().max()) <= limit:
+                        return method
+            except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+                continue  # an architecture without this kind of cache: the next method is slower and more general
+        return "full"
+
+    def _prefix(self, tokens: Tensor, method: str) -> Prefix:
+        if method == "full" or tokens.shape[1] == 1:
+            return Prefix(tokens, None, "full")
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        cache = DynamicCache(config=self._hf.config)
+        first = tokens[:, :-1]
+        with self._hooked({}):
+            self._forward(first, torch.ones_like(first), first.new_zeros(1), past_key_values=cache, use_cache=True)
+        # A sliding window forgets keys, so its mask has another width than the one that `shared` builds.
+        if method == "shared" and any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return Prefix(tokens, cache, "repeated")
+        return Prefix(tokens, cache, method)
+
+    def _run_last(self, prefix: Prefix, last: Tensor, edits: Mapping[str, Edit], m: int) -> Tensor:
+        b, n = len(last), prefix.tokens.shape[1] - 1
+        functions = {name: self._rowwise(name, edit, b * m, prefix.method == "full") for name, edit in edits.items()}
+        with self._hooked(functions):
+            if prefix.method == "full":
+                ids = torch.cat([prefix.tokens[:, :-1], last[:, None]], 1).repeat_interleave(m, 0)
+                return self._forward(ids, torch.ones_like(ids), torch.tensor([n], device=ids.device))[:, -1]
+            if prefix.method == "repeated":
+                cache = copy.deepcopy(prefix.cache)
+                cache.batch_repeat_interleave(m)
+                ids = last.repeat_interleave(m, 0)[:, None]
+                mask = ids.new_ones(b * m, n + 1)
+                place = torch.full_like(ids, n)
+                return self._forward(ids, mask, None, position_ids=place, past_key_values=cache, use_cache=True)[:, -1]
+            # All repeats of a row form one sequence of queries at one and the same position; each sees the prefix and
+            # itself. Keys and values of the prefix are then read once per row, not once per repeat.
+            from transformers import DynamicCache
+
+            cache = DynamicCache(config=self._hf.config)
+            for i, layer in enumerate(prefix.cache.layers):
+                cache.update(layer.keys, layer.values, i)
+            hidden = torch.cat([last.new_zeros(m, n), 1 - torch.eye(m, dtype=last.dtype, device=last.device)], 1)
+            mask = torch.zeros(m, n + m, dtype=self.dtype, device=last.device)
+            mask = mask.masked_fill(hidden.bool(), torch.finfo(self.dtype).min)[None, None].expand(b, 1, -1, -1)
+            ids = last[:, None].expand(b, m)
+            place = torch.full_like(ids, n)
+            logits = self._forward(ids, mask, None, position_ids=place, past_key_values=cache, use_cache=True)
+            return logits.reshape(b * m, -1)
+
+    def _rowwise(self, name: str, edit: Edit, n: int, at_last: bool) -> Callable[[Tensor], Tensor]:
+        def apply(output: Tensor) -> Tensor:
+            rows = output[:, -1] if at_last else output
+            old = rows.reshape(n, self.widths[name])
+            new = edit(old)
+            if new.shape != old.shape:
+                raise BadInput(f"the edit at '{name}' returned {list(new.shape)} for {list(old.shape)}.")
+            new = new.to(output.dtype).reshape(rows.shape)
+            return torch.cat([output[:, :-1], new[:, None]], 1) if at_last else new
+
+        return apply
+
+    # The write test --------------------------------------------------------------------------------------------------
+
+    def _try_write(self, hook: HookPoint) -> str:
+        """'' when a write at the last of 4 tokens takes full effect, otherwise the reason why it does not."""
+        numbers = np.random.default_rng(1).integers(0, self.d_vocab, (2, min(4, self.n_ctx)))
+        tokens = torch.from_numpy(numbers).to(self.device)
+        block = f"blocks.{hook.layer}."
+        watched = [n for n in (*(block + p for p in _STREAM), f"blocks.{(hook.layer or 0) + 1}.hook_resid_pre",
+                               hook.name) if n in self.widths]  # fmt: skip
+
+        def run(edit: Edit | None) -> tuple[dict[str, Tensor], Tensor]:
+            seen: dict[str, Tensor] = {}
+
+            def watch(name: str) -> Callable:
+                def function(output: Tensor) -> Tensor | None:
+                    output = output.clone()
+                    if edit and name == hook.name:
+                        output[:, -1] = edit(output[:, -1])
+                    seen[name] = output[:, -1].flatten(1).double()
+                    return output
+
+                return function
+
+            with self._hooked({name: watch(name) for name in dict.fromkeys(watched)}):
+                logits = self._forward(tokens, torch.ones_like(tokens))[:, -1].double()
+            return seen, logits
+
+        before, plain = run(None)
+        scale = float(before[hook.name].abs().max()) or 1.0
+        delta = torch.from_numpy(np.random.default_rng(2).standard_normal(self.widths[hook.name])).to(plain)
+        after, moved = run(lambda rows: rows + (3 * scale * delta).to(rows.dtype).reshape(rows.shape[1:]))
+        if not float((moved - plain).abs().max()) > 0:
+            return "a large write there changes no logit."
+        parts = {"hook_resid_pre": ("hook_attn_out", "hook_mlp_out"), "hook_resid_mid": ("hook_mlp_out",)}.get(
+            hook.part
+        )
+        limit = 10 * _TOLERANCE[self.dtype] * max(1.0, float(after[hook.name].abs().max()))
+        if parts and all(block + p in after for p in (*parts, "hook_resid_post")):
+
+            def gap(seen: dict[str, Tensor]) -> float:
+                total = seen[hook.name] + sum(seen[block + p] for p in parts)
+                return float((seen[block + "hook_resid_post"] - total).abs().max())
+
+            # a model whose blocks do not add up even unedited (scaled residuals) cannot be judged this way
+            if gap(before) <= limit < gap(after):
+                return "the write reaches one branch only and misses the skip path; write at hook_resid_pre or _post."
+        above = f"blocks.{(hook.layer or 0) + 1}.hook_resid_pre"
+        if hook.part == "hook_resid_post" and above in after:
+            if float((after[above] - after[hook.name]).abs().max()) > limit:
+                return "the next block does not receive what was written."
+        return ""
+
+
+_STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+
+
+def check_model(model: Model, tokens: Sequence[NDArray[np.integer]]) -> dict[str, Any]:
+    """The extraction audit, as plain JSON values, from a forward over a few examples (up to 4 are used).
+
+    Differences are maxima of absolute values: `invariance` of one padded batch against single examples, `hf_parity` of
+    resid_post against the library's own hidden states, `residual_identity` of the blocks' sums. None: not applicable.
+    """
+    tokens = [np.asarray(t) for t in tokens[:4]]
+    everywhere = [np.arange(len(t)) for t in tokens]
+    stream = [n for n in model.hook_names if HookPoint.parse(n).part in _STREAM]
+    batch = model.read(tokens, stream, everywhere, batch_tokens=sum(map(len, tokens)) * len(tokens))
+    single = [model.read([t], stream, [p]) for t, p in zip(tokens, everywhere, strict=True)]
+    difference = {n: float((batch[n] - torch.cat([s[n] for s in single])).abs().max()) for n in stream}
+    refused = {}
+    for name in stream:
+        if HookPoint.parse(name).layer in (0, model.n_layers - 1):
+            try:
+                model.check_writable(name)
+            except BadInput as error:
+                refused[name] = str(error)
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model._weights.values() if p.is_floating_point()})
+    return {
+        "n_examples": len(tokens),
+        "n_hooks_fired_once": len(stream),
+        "n_not_finite": 0,  # read refuses such values, so a finished audit has seen none
+        "invariance": max(difference.values(), default=0.0),
+        "hf_parity": _hf_parity(model, tokens[0]),
+        "residual_identity": _residual_identity(model, batch),
+        "not_writable": refused,
+        "dtypes": dtypes,
+        "attention": model.attention,
+        "padding": "right",
+        "bos": model.bos,
+        "versions": library_versions(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Exact versions of the libraries that decide activations."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def _residual_identity(model: Model, seen: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Largest |pre + attn - mid| and |mid + mlp - post| over layers; without a mid, |pre + attn + mlp - post|."""
+    sums = {
+        "pre + attn = mid": ("hook_resid_pre", "hook_attn_out", "hook_resid_mid"),
+        "mid + mlp = post": ("hook_resid_mid", "hook_mlp_out", "hook_resid_post"),
+        "pre + attn + mlp = post": ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"),
+    }
+    found: dict[str, float | None] = {}
+    for name, (*terms, total) in sums.items():
+        gaps = [
+            float((sum(seen[f"blocks.{i}.{t}"].double() for t in terms) - seen[f"blocks.{i}.{total}"]).abs().max())
+            for i in range(model.n_layers)
+            if all(f"blocks.{i}.{part}" in seen for part in (*terms, total))
+        ]
+        found[name] = max(gaps) if gaps else None
+    return found
+
+
+def _hf_parity(model: Model, row: NDArray[np.integer]) -> float | None:
+    """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm."""
+    names = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers - 1)]
+    if not names or any(name not in model.widths for name in names):
+        return None
+    ids, mask = model._pad_right([row])
+    with model._hooked({}):
+        states = model._hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
+    if not states or len(states) != model.n_layers + 1:
+        return None
+    ours = model.read([row], names, [np.arange(len(row))])
+    return max(float((ours[name] - states[i + 1][0].cpu()).abs().max()) for i, name in enumerate(names))
+
+
+def _batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+    """Examples grouped longest first, so that memory runs out at once or never; padding counts towards the budget."""
+    order = np.argsort(-lengths, kind="stable")
+    groups, at = [], 0
+    while at < len(order):
+        size = max(1, int(budget // max(1, lengths[order[at]])))
+        groups.append(order[at : at + size])
+        at += size
+    return groups
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Memory runs out in three shapes: torch's own error, numpy's, and a plain RuntimeError of the CPU allocator."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
+
+
+def _local_folder(name: str) -> Path | None:
+    """The folder that `name` means, or None for a name of the hub; raises BadInput for a path that is no model."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise BadInput(
+                f"no model folder {name}: give a folder, a bundled testbed or a name of the Hugging Face hub."
+            )
+        return None
+    if not path.is_dir():
+        raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights.")
+    if not (path / "config.json").is_file():
+        raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
+    from safetensors import SafetensorError, safe_open
+
+    for shard in shards:
+        try:
+            with safe_open(shard, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{shard} is damaged ({error}): fetch or save it again.") from None
+    return path
+
+
+def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        if local:
+            raise BadInput(f"{name}: config.json cannot be used ({_first_line(error)}).") from None
+        raise BadInput(
+            f"'{name}' is no folder and no bundled testbed, and the Hugging Face hub did not give it "
+            f"({_first_line(error)}): check the name and the network, or give a local folder."
+        ) from None
+    try:
+        hf, info = AutoModelForCausalLM.from_pretrained(
+            source, config=config, revision=revision, dtype=dtype, attn_implementation="eager", use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise BadInput(f"{name} cannot be loaded as a causal language model ({_first_line(error)}).") from None
+    # The library fills what is missing with random numbers and only warns.
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise BadInput(f"{name} lacks {len(lacking)} weights that its config.json asks for, such as '{lacking[0]}'.")
+    return hf
+
+
+def _load_tokenizer(source: str, folder: Path | None, revision: str | None) -> Any:
+    """The checkpoint's tokenizer, or None: without its files the library would make up an empty one."""
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+    if folder and not any((folder / file).is_file() for file in files):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if folder:
+            raise BadInput(f"the tokenizer in {folder} cannot be loaded ({_first_line(error)}).") from None
+        return None
+
+
+def _bridge(hf: Any, name: str) -> Any:
+    """Wrap a Hugging Face model. The bridge gets a placeholder tokenizer: tokenising is done here, by our own rules."""
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    placeholder = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<none>": 0}, unk_token="<none>")),
+        unk_token="<none>", eos_token="<none>", pad_token="<none>",
+    )  # fmt: skip
+    try:
+        return TransformerBridge.boot_transformers(
+            name, hf_model=hf, tokenizer=placeholder, dtype=hf.dtype, device=str(hf.device)
+        )
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise BadInput(f"TransformerLens does not know {name}'s architecture ({_first_line(error)}).") from None
+
+
+def _plain_config(config: Any) -> dict[str, Any]:
+    """The configuration without what says where it came from."""
+    dropped = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    return json.loads(json.dumps({k: v for k, v in config.to_dict().items() if k not in dropped}, default=str))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
