@@ -334,7 +334,7 @@ def _fractions(name: str, column: str, values: list, path: Path) -> Behaviour:
     for row, value in enumerate(values, 1):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadInput(
-                f"{path} row {row} has {value!r} for '{name}' in column '{column}': give classes, or fractions in [0, 1]."
+                f"{path} row {row} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1]."
             )
     second = np.array(values, dtype=np.float32)
     if second.min() == second.max():
