@@ -17,7 +17,8 @@ from probekit.spec import TaskSpec
 LABEL = {"name": "truth", "kind": "label", "column": "label"}
 ROWS = [
     {"name": f"r{i}", "text": text, "ids": ids, "label": i % 2, "topic": f"t{i // 2}",
-     "where": "seen" if i < 6 else "new", "at": len(ids) - 1 - i % 2, "colour": ["red", "green", "blue"][i % 3], "chance": i / 10}
+     "where": "seen" if i < 6 else "new", "at": len(ids) - 1 - i % 2,
+     "colour": ["red", "green", "blue"][i % 3], "chance": i / 10}
     for i, (text, ids) in enumerate(zip(
         ["a b", "b c a", "12 b", "NA b", "é b", 'x "q", y', "a\nb", "c d e", "d a", "b b"],
         [[1, 2], [2, 3, 1], [12, 2], [0, 2], [9, 2], [5, 6, 7], [1, 2, 2], [3, 4, 5], [4, 1], [2, 2]], strict=True))
