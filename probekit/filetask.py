@@ -414,7 +414,8 @@ def _one_token(name: str, text: str, tokeniser: Tokeniser | None) -> int:
     if tokeniser is None:
         raise BadInput(f"behaviour '{name}' names the token {text!r} and the model has no tokeniser: give its number.")
     # Whatever the tokeniser puts around every text (a beginning-of-sequence token) is not part of this one.
-    around, ids = ([int(token) for token in part] for part in tokeniser(["", text]))
+    around = _encode("", tokeniser)
+    ids = _encode(text, tokeniser)
     before = 0
     while before < min(len(around), len(ids)) and around[before] == ids[before]:
         before += 1
@@ -428,3 +429,12 @@ def _one_token(name: str, text: str, tokeniser: Tokeniser | None) -> int:
             "token, often one that begins with a space."
         )
     return ids[0]
+
+
+def _encode(text: str, tokeniser: Tokeniser) -> list[int]:
+    try:
+        return [int(token) for token in tokeniser([text])[0]]
+    except BadInput:
+        if text:
+            raise
+        return []  # a tokeniser that adds nothing to a text may refuse the empty one

@@ -36,6 +36,12 @@ def with_bos(texts: list[str]) -> list[np.ndarray]:
     return [np.concatenate([[99], ids]) for ids in tokeniser(texts)]
 
 
+def refusing(texts: list[str]) -> list[np.ndarray]:
+    if "" in texts:
+        raise BadInput("text 0 gives no tokens: leave it out.")
+    return tokeniser(texts)
+
+
 def write(path: Path, rows: list[dict]) -> Path:
     if path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -161,7 +167,7 @@ def test_behaviours_of_the_model_have_their_tokens_resolved(tmp_path):
         {"name": "margin", "kind": "logit_diff", "tokens": ["no", 7]},
         {"name": "sides", "kind": "groups", "sets": {"good": ["yes", 7], "bad": ["no"]}},
     ]
-    for encode in (tokeniser, with_bos):
+    for encode in (tokeniser, with_bos, refusing):
         law, some, answer, margin, sides = read_file_task(spec(behaviours=entries), tmp_path, encode).behaviours
         assert (law.kind, law.tokens, law.outcomes) == ("law", None, None)
         assert (some.tokens, some.outcomes) == ((3, 7), ("3", "yes"))
@@ -386,7 +392,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):
-    for encode in (tokeniser, with_bos):
+    for encode in (tokeniser, with_bos, refusing):
         assert words in message(tmp_path, ROWS, encode=encode, behaviours=[{"name": "b", **entry}])
 
 
