@@ -1,0 +1,556 @@
+"""Tables: what a run found, as plain frames. Pure functions from the frame of records to a frame that a figure, a page,
+a terminal or a spreadsheet shows.
+
+Every function takes the frame that `read_run` returns and a selection. What is not selected is taken by one rule, the
+same everywhere: the first behaviour, its first domain, the position "all" (else the first), the lowest seeds. Nothing
+here picks by value: that would be selecting on the test set.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probekit.errors import BadInput
+from probekit.hookpoint import HookPoint
+from probekit.records import ARMS, LEVELS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ORDERS = ("linear_first", "simple_first")
+TRANSFER_ARMS = ("refit", "raw", "platt50")
+REPLACE_ARMS = tuple(arm for arm in ARMS if arm.startswith(("single:", "chain:")))
+_FEATURE = "feature:"
+_LEVEL_ORDER = (
+    "prior", "baseline", "neurons", "direction", "directions", "simple:", "linear", "nonlinear", "hypothesis:", "absent",
+)  # fmt: skip
+_FIGURES = ["value", "low", "high", "na_reason", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n",
+            "groups", "note", "id"]  # fmt: skip
+_WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "level", "source", "k", "label"]
+
+
+# ------------------------------------------------------------------------------------------------- what there is to see
+
+
+def behaviours(frame: pd.DataFrame) -> list[str]:
+    """The behaviours measured, in the order written; features read as targets are left out."""
+    return [name for name in frame["behaviour"].unique() if not name.startswith(_FEATURE)]
+
+
+def domains(frame: pd.DataFrame, behaviour: str | None = None) -> list[str]:
+    """The domains that something was fitted on."""
+    rows = frame if behaviour is None else frame[frame["behaviour"] == behaviour]
+    return list(rows["fit_domain"].unique())
+
+
+def hooks(frame: pd.DataFrame, metric: str = "read", arm: str | None = None) -> list[str]:
+    """Hook points with records of this metric, in forward order; "" (all sites at once) is left out."""
+    rows = frame[(frame["metric"] == metric) & (frame["hook"] != "")]
+    rows = rows if arm is None else rows[rows["arm"] == arm]
+    return sorted(rows["hook"].unique(), key=lambda hook: HookPoint.parse(hook).order)
+
+
+def levels(frame: pd.DataFrame, metric: str = "read") -> list[str]:
+    """Levels measured under this metric, from the poorest to the richest."""
+    return sorted(frame.loc[frame["metric"] == metric, "level"].unique(), key=_level_rank)
+
+
+def ks(frame: pd.DataFrame, metric: str = "read") -> list[int]:
+    """Values of k of the levels measured at several, ascending."""
+    rows = frame[(frame["metric"] == metric) & (frame["control"] == "") & frame["level"].map(_has_k)]
+    return sorted(int(k) for k in rows["k"].dropna().unique())
+
+
+def default_k(frame: pd.DataFrame, metric: str = "read") -> int | None:
+    """4 where it was measured, else the middle one: small enough to be an abstraction."""
+    found = ks(frame, metric)
+    return None if not found else 4 if 4 in found else found[(len(found) - 1) // 2]
+
+
+def site_label(hook: str) -> str:
+    """`blocks.3.hook_resid_post` -> `3 resid_post`; "" is every site at once."""
+    if not hook:
+        return "all sites"
+    point = HookPoint.parse(hook)
+    part = point.part.replace("hook_", "")
+    return part if point.layer is None else f"{point.layer} {part}"
+
+
+def vocabulary(level: str, source: str = "") -> str:
+    """What a reader may speak in, for legends: the level and, if given, where its directions came from."""
+    name = level.replace("simple:", "simple: ").replace("hypothesis:", "hypothesis: ").replace("_", " ")
+    return f"{name} ({source.replace('_', ' ')})" if source else name
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def leak(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    metric: str = "read",
+    arm: str | None = None,
+    floor: str = "strong",
+    position: str | None = None,
+    control: str = "",
+) -> pd.DataFrame:
+    """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it."""
+    rows = _pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=control)
+    rows = _at_domain(rows, domain, seen=True)
+    rows = rows[rows["arm"] == _arm(rows, arm)] if metric == "replace" else rows
+    return _tidy(rows)
+
+
+def leak_map(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    metric: str = "read",
+    arm: str | None = None,
+    floor: str = "strong",
+    position: str | None = None,
+    k: int | str | None = None,
+    control: str = "",
+) -> pd.DataFrame:
+    """The rows of `leak` with one column label per level: the levels that have a k at one k, or at all with k="all"."""
+    rows = leak(
+        frame,
+        behaviour=behaviour,
+        domain=domain,
+        metric=metric,
+        arm=arm,
+        floor=floor,
+        position=position,
+        control=control,
+    )
+    rows = _at_k(rows, default_k(frame, metric) if k is None else k)
+    return rows[rows["hook"] != ""].reset_index(drop=True)
+
+
+def decomposition(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    arm: str = "linear_first",
+    position: str | None = None,
+) -> pd.DataFrame:
+    """Shares of the explainable bits per site and class, in the order in which `arm` adds them. They sum to 1."""
+    _known("order", arm, ORDERS)
+    rows = _pick(frame, behaviour=behaviour, metric="decomposition", position=position, arm=arm)
+    tidy = _tidy(_at_domain(rows, domain, seen=True))
+    first = ["direction", "directions", "linear" if arm == "linear_first" else "simple:"]
+
+    def rank(level: str) -> tuple[int, tuple[int, str]]:
+        family = "simple:" if level.startswith("simple:") else level
+        return first.index(family) if family in first else len(first), _level_rank(level)
+
+    tidy["label"] = [_SHARES.get(level, vocabulary(level)) for level in tidy["level"]]
+    # Half the width of a 95 % interval is two standard errors; only a clearly negative share says something is wrong.
+    tidy["flag"] = tidy["value"] < -(tidy["high"] - tidy["low"]) / 2
+    tidy["class_order"] = tidy["level"].map({level: i for i, level in enumerate(sorted(set(tidy["level"]), key=rank))})
+    return tidy.sort_values(["site_order", "class_order"], ignore_index=True)
+
+
+_SHARES = {"direction": "one direction", "directions": "k directions", "linear": "linear, all of h",
+           "nonlinear": "nonlinear, all of h", "absent": "not at this site"}  # fmt: skip
+
+
+def frontier(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    arm: str | None = None,
+    hook: str | None = None,
+    floor: str = "strong",
+    position: str | None = None,
+) -> pd.DataFrame:
+    """FBU against k per vocabulary, with `situation` (seen, unseen), `metric` (replace, read) and `control`.
+
+    Unseen is the plain mean over the other domains, with the outermost limits as its interval. For a single-site arm
+    `hook` defaults to the middle site in forward order. The read rows are those of the same hook, seen domain only.
+    """
+    rows = _pick(frame, behaviour=behaviour, metric=("replace", "read"), floor=floor, position=position, control=None)
+    replace = rows[rows["metric"] == "replace"]
+    arm = _arm(replace, arm)
+    replace = replace[replace["arm"] == arm]
+    sites = hooks(replace, "replace")
+    if arm.startswith("chain"):
+        read_hook = hook or (hooks(rows, "read") or [None])[-1]
+    else:
+        if hook is not None:
+            _known("hook", hook, sites or hooks(rows, "read"))
+        read_hook = hook or (sites[len(sites) // 2] if sites else None)
+        replace = replace[replace["hook"] == (read_hook or "")]
+    fitted = _domain(replace if len(replace) else rows, domain)
+    replace = replace[replace["fit_domain"] == fitted]
+    read = rows[(rows["metric"] == "read") & (rows["hook"] == read_hook) & ~rows["level"].isin(["prior", "baseline"])]
+    read = read[(read["fit_domain"] == fitted) & (read["test_domain"] == fitted) & (read["control"] == "")]
+    seen = replace[replace["test_domain"] == fitted].assign(situation="seen")
+    far = _mean_over_domains(replace[replace["test_domain"] != fitted]).assign(situation="unseen")
+    tidy = _tidy(pd.concat([part for part in (seen, far, read.assign(situation="seen")) if len(part)] or [seen]))
+    tidy["vocabulary"] = [vocabulary(*pair) for pair in zip(tidy["level"], tidy["source"], strict=True)]
+    return tidy.sort_values(["metric", "level_order", "source", "situation", "k"], ignore_index=True)
+
+
+def layer_curves(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    metric: str = "read",
+    arm: str | None = None,
+    floor: str = "strong",
+    position: str | None = None,
+    k: int | str | None = None,
+    level: Sequence[str] | str | None = None,
+) -> pd.DataFrame:
+    """FBU by site, one curve per level at one k, and the controls of those levels (`control` not empty)."""
+    rows = _pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=None)
+    rows = _at_domain(rows, domain, seen=True)
+    rows = rows[rows["arm"] == _arm(rows, arm)] if metric == "replace" else rows
+    if level is not None:
+        wanted = [level] if isinstance(level, str) else list(level)
+        for name in wanted:
+            _known("level", name, levels(rows, metric))
+        rows = rows[rows["level"].isin(wanted)]
+    tidy = _at_k(_tidy(rows[rows["hook"] != ""]), default_k(frame, metric) if k is None else k)
+    return tidy.sort_values(["control", "level_order", "source", "site_order"], ignore_index=True)
+
+
+def transfer_matrix(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    arm: str = "refit",
+    hook: str | None = None,
+    level: str | None = None,
+    position: str | None = None,
+) -> pd.DataFrame:
+    """T from every domain to every domain, for one level at one hook (the middle one unless said)."""
+    _known("transfer arm", arm, TRANSFER_ARMS)
+    rows = _pick(frame, behaviour=behaviour, metric="transfer", position=position, arm=arm)
+    sites = hooks(rows, "transfer")
+    if hook is not None:
+        _known("hook", hook, sites)
+    hook = hook or (sites[len(sites) // 2] if sites else "")
+    rows = rows[rows["hook"] == hook]
+    found = levels(rows, "transfer")
+    if level is not None:
+        _known("level", level, found)
+    return _tidy(rows[rows["level"] == (level or (found[-1] if found else ""))])
+
+
+def crossing(frame: pd.DataFrame, *, behaviour: str | None = None, position: str | None = None) -> pd.DataFrame:
+    """Does the coarser level lose where both were fitted and win elsewhere? Differences in bits per example."""
+    return _tidy(_pick(frame, behaviour=behaviour, metric="crossing", position=position))
+
+
+def ontology(frame: pd.DataFrame, *, domain: str | None = None, position: str | None = None) -> pd.DataFrame:
+    """Accuracy of linear and nonlinear readers of each named feature, by site, with the control network's."""
+    rows = frame[(frame["metric"] == "accuracy") & frame["behaviour"].str.startswith(_FEATURE)]
+    rows = _at_domain(_at_position(_lowest_seeds(rows), position), domain, seen=True)
+    tidy = _tidy(rows)
+    tidy["feature"] = tidy["behaviour"].str.removeprefix(_FEATURE)
+    return tidy.sort_values(["control", "feature", "level_order", "site_order"], ignore_index=True)
+
+
+def floor_switch(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    level: str | None = None,
+    position: str | None = None,
+) -> pd.DataFrame:
+    """FBU by site of one level on the strong floor and on the weak one: what a weak floor would have claimed."""
+    rows = _pick(frame, behaviour=behaviour, metric="read", floor=None, position=position)
+    both = [name for name in levels(rows) if rows.loc[rows["level"] == name, "floor"].nunique() == 2]
+    if level is not None:
+        _known("level", level, levels(rows))
+    level = level or ("linear" if "linear" in both else both[-1] if both else "")
+    tidy = _tidy(_at_domain(rows[rows["level"] == level], domain, seen=True))
+    first = tidy.drop_duplicates(["floor", "site"])  # one source and k of it, the first
+    return first.sort_values(["floor", "site_order"], ignore_index=True)
+
+
+def provenance(frame: pd.DataFrame) -> pd.DataFrame:
+    """Section, key and value of everything in the manifest that `frame` was read with; values as text."""
+    manifest = frame.attrs.get("manifest") or {}
+    rows: list[tuple[str, str, str]] = []
+    for key in ("run", "schema_version", "spec_hash", "digest", "n_records", "n_losses"):
+        if key in manifest:
+            rows.append(("run", key, str(manifest[key])))
+    cells = manifest.get("cells", {})
+    rows += [("cells", key, str(cells[key])) for key in ("total", "ok", "torn_lines") if key in cells]
+    rows += [("failed cells", str(cell["cell"]), str(cell["error"])) for cell in cells.get("failed", [])]
+    rows += [("files", name, f"{entry['bytes']} bytes, sha256 {entry['sha256']}")
+             for name, entry in manifest.get("files", {}).items()]  # fmt: skip
+    for section in ("spec", "provenance"):
+        rows += [(section, path, text) for path, text in _leaves(manifest.get(section, {}))]
+    return pd.DataFrame(rows, columns=["section", "key", "value"])
+
+
+KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
+    "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
+    "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,
+    "floor_switch": floor_switch, "provenance": provenance,
+}  # fmt: skip
+
+
+def table(kind: str, frame: pd.DataFrame, **selection: Any) -> pd.DataFrame:
+    """A table by name: `table("frontier", read_run("runs/x"), behaviour="next_move")`."""
+    _known("table", kind, tuple(KINDS))
+    check_selection(kind, KINDS[kind], selection)
+    return KINDS[kind](frame, **selection)
+
+
+def check_selection(kind: str, function: Callable[..., object], selection: Mapping[str, object]) -> None:
+    """Raise BadInput for a selection that `function` does not take, naming the nearest that it does."""
+    allowed = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in selection:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, n=1, cutoff=0.5)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise BadInput(f"{kind} has no selection '{name}'. {hint}It takes {', '.join(allowed) or 'none'}.")
+
+
+# ------------------------------------------------------------------------------------------------------------- as text
+
+
+def number(value: object) -> str:
+    """Two digits without the leading zero, as in print: .23, -.03, 1.02. Nothing is clipped; missing is NA."""
+    if value is None or pd.isna(value):  # type: ignore[arg-type]
+        return "NA"
+    text = f"{float(value):.2f}"  # type: ignore[arg-type]
+    text = "0.00" if text == "-0.00" else text
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
+    """`.23 [.20, .26]`, or `NA` with its reason in words."""
+    if pd.isna(row["value"]):
+        return f"NA{sep}({NA_WORDS.get(row['na_reason'], row['na_reason'] or 'no reason recorded')})"
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return number(row["value"])
+    return f"{number(row['value'])}{sep}[{number(row['low'])}, {number(row['high'])}]"
+
+
+NA_WORDS = {
+    "small_denominator": "nothing to explain",
+    "too_few_rows": "too few rows",
+    "absent_in_test_domain": "absent there",
+    "not_converged": "not converged",
+    "not_defined": "not defined",
+    "failed": "failed",
+}
+
+
+def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
+    """A rich table of any frame made here. Long cells are folded, never cut."""
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = ("behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
+               "control")  # fmt: skip
+    shown = [name for name in columns if name in frame and frame[name].astype(str).nunique() > 1]
+    if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
+        table = Table(*map(str, frame.columns), title=title or None)
+        for row in frame.itertuples(index=False):
+            table.add_row(*(Text("" if pd.isna(cell) else str(cell), overflow="fold") for cell in row))
+        return table
+    table = Table(title=title or None)
+    for name in (*shown, "value [95 %]"):
+        table.add_column(name.replace("_", " "), overflow="fold")
+    bits = ["bits", "floor_bits", "ceiling_bits", "n"]
+    for name in bits:
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+    for _, row in frame.iterrows():
+        cells = ["" if pd.isna(row[name]) else str(row[name]) for name in shown]
+        figures = ["" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in bits[:-1]]
+        table.add_row(*(Text(cell, overflow="fold") for cell in [*cells, value_text(row), *figures, str(row["n"])]))
+    return table
+
+
+def leak_text(frame: pd.DataFrame, title: str = "") -> "Table":
+    """`leak_map` as a grid for the terminal: a row per site, the last layer on top, a column per level."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, show_lines=True)
+    table.add_column("site", overflow="fold", no_wrap=False)
+    columns = list(frame.sort_values("level_order", kind="stable")["label"].unique())
+    for label in columns:
+        table.add_column(label, overflow="fold", justify="right")
+    for site in reversed(list(frame.sort_values("site_order", kind="stable")["site"].unique())):
+        cells = []
+        for label in columns:
+            rows = frame[(frame["site"] == site) & (frame["label"] == label)]
+            cells.append(Text(value_text(rows.iloc[0], "\n") if len(rows) else "", overflow="fold"))
+        table.add_row(Text(site), *cells)
+    return table
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV text. A text cell that a spreadsheet would run as a formula gets a leading apostrophe."""
+    safe = frame.rename(columns=_defused)
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]) and not pd.api.types.is_bool_dtype(safe[name]):
+            safe[name] = safe[name].map(_defused)
+    return safe.to_csv(index=False)
+
+
+def _defused(cell: object) -> object:
+    return "'" + cell if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+# ----------------------------------------------------------------------------------------------------------- selection
+
+
+def _known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)
+        raise BadInput(
+            f"no {what} '{name}'." + (f" Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "")
+        )
+
+
+def _pick(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None,
+    metric: str | Sequence[str],
+    position: str | None,
+    floor: str | None = "strong",
+    control: str | None = "",
+    arm: str | None = None,
+) -> pd.DataFrame:
+    """Rows of one behaviour, at one position, with the lowest seeds; None for floor, control or arm takes them all."""
+    found = behaviours(frame)
+    if behaviour is not None:
+        _known("behaviour", behaviour, list(frame["behaviour"].unique()))
+    rows = frame[frame["behaviour"] == (behaviour or (found[0] if found else ""))]
+    rows = rows[rows["metric"].isin([metric] if isinstance(metric, str) else list(metric))]
+    for column, wanted in (("floor", floor), ("control", control), ("arm", arm)):
+        rows = rows if wanted is None else rows[rows[column] == wanted]
+    return _at_position(_lowest_seeds(rows), position)
+
+
+def _lowest_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    for seed in ("seed_model", "seed_data", "seed_probe"):
+        rows = rows[rows[seed] == rows[seed].min()] if len(rows) else rows
+    return rows
+
+
+def _at_position(rows: pd.DataFrame, position: str | None) -> pd.DataFrame:
+    found = list(rows["position"].unique())
+    if position is None:
+        position = "all" if "all" in found or not found else found[0]
+    elif found:
+        _known("position", position, found)
+    return rows[rows["position"] == position]
+
+
+def _domain(rows: pd.DataFrame, domain: str | None) -> str:
+    found = list(rows["fit_domain"].unique())
+    if domain is not None and found:
+        _known("domain", domain, found)
+    return domain or (found[0] if found else "")
+
+
+def _at_domain(rows: pd.DataFrame, domain: str | None, *, seen: bool) -> pd.DataFrame:
+    fitted = _domain(rows, domain)
+    return rows[(rows["fit_domain"] == fitted) & ((rows["test_domain"] == fitted) == seen)]
+
+
+def _arm(rows: pd.DataFrame, arm: str | None) -> str:
+    """The arm asked for, or the first measured of: the chain before one site, matched before random donors."""
+    found = list(rows["arm"].unique())
+    if arm is not None:
+        if found:
+            _known("arm", arm, found)
+        return arm
+    preferred = ("chain:matched", "chain:random", "single:matched", "single:random")
+    return next((name for name in preferred if name in found), found[0] if found else "")
+
+
+def _at_k(tidy: pd.DataFrame, k: int | str | None) -> pd.DataFrame:
+    """Rows at this k of the levels measured at several; the others stay. Labels get the k."""
+    several = tidy["level"].map(_has_k).astype(bool) & tidy["k"].notna()
+    if k != "all":
+        if k is not None and several.any() and int(k) not in set(tidy.loc[several, "k"]):
+            found = ", ".join(str(v) for v in sorted(set(tidy.loc[several, "k"])))
+            raise BadInput(f"nothing was measured at k = {k}; there is {found}, or 'all'.")
+        tidy = tidy[~several | (tidy["k"] == (None if k is None else int(k)))].copy()
+        several = tidy["level"].map(_has_k).astype(bool) & tidy["k"].notna()
+    tidy["label"] = [
+        f"{label}, k={number_of}" if many else label
+        for label, number_of, many in zip(tidy["label"], tidy["k"], several, strict=True)
+    ]
+    return tidy
+
+
+def _has_k(level: str) -> bool:
+    return level in ("neurons", "directions") or level.startswith("simple:")
+
+
+def _level_rank(level: str) -> tuple[int, str]:
+    prefix = next((p for p in ("simple:", "hypothesis:") if level.startswith(p)), level)
+    return (_LEVEL_ORDER.index(prefix) if prefix in _LEVEL_ORDER else len(LEVELS) + 9, level)
+
+
+def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in forward order with `site`, `site_order`, `level_order` and `label` (level and, where it tells, source)."""
+    rows = rows.copy()
+    sites = sorted(rows["hook"].unique(), key=lambda hook: HookPoint.parse(hook).order)
+    steps = sorted(rows["level"].unique(), key=_level_rank)
+    rows["site"] = rows["hook"].map({hook: site_label(hook) for hook in sites})
+    rows["site_order"] = rows["hook"].map({hook: i for i, hook in enumerate(sites)})
+    rows["level_order"] = rows["level"].map({level: i for i, level in enumerate(steps)})
+    plain = rows[rows["control"] == ""] if "control" in rows else rows
+    ambiguous = {level for level, group in plain.groupby("level") if group["source"].nunique() > 1}
+    rows["label"] = [
+        vocabulary(level, source if level in ambiguous else "")
+        for level, source in zip(rows["level"], rows["source"], strict=True)
+    ]
+    extra = [
+        name for name in ("metric", "arm", "control", "floor", "situation", "parameters", "position") if name in rows
+    ]
+    columns = [*_WHERE, *extra, *_FIGURES, "site_order", "level_order"]
+    return rows.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)[columns]
+
+
+def _mean_over_domains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Plain mean of each figure over test domains; the interval spans them, since domains are few and no sample."""
+    if rows.empty:
+        return rows
+    keys = ["hook", "level", "source", "control", "arm"]
+    made = []
+    for _, group in rows.groupby([*keys, rows["k"].fillna(-1)], sort=False):
+        row = group.iloc[0].copy()
+        for name in ("value", "bits", "floor_bits", "ceiling_bits"):
+            row[name] = group[name].mean()
+        row["low"], row["high"], row["n"] = group["low"].min(), group["high"].max(), group["n"].sum()
+        row["test_domain"] = ", ".join(group["test_domain"].unique())
+        row["id"] = group["id"].iloc[0] if len(group) == 1 else ""
+        row["na_reason"] = "" if pd.notna(row["value"]) else row["na_reason"]
+        made.append(row)
+    return pd.DataFrame(made).astype(rows.dtypes.to_dict())
+
+
+def _leaves(value: object, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [leaf for i, item in enumerate(value) for leaf in _leaves(item, f"{path}[{i}]")]
+    return [(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]

@@ -1,0 +1,228 @@
+"""A run folder with made-up numbers that behave like real ones, for tests of everything that reads."""
+
+# ruff: noqa: E501
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from probekit.records import Losses, Record
+from probekit.rundir import RunWriter
+
+KS = (1, 2, 4, 8, 16, 32)
+DOMAINS = ("random", "championship", "endgame")
+BEHAVIOURS = ("next_move", "pass_or_play")
+TRANSFER_ARMS = ("raw", "refit", "platt50")
+SPEC = {
+    "name": "synthetic",
+    "model": {"name": "othello", "revision": "step-2000", "dtype": "float32", "twin": True},
+    "task": {"testbed": "othello", "n_examples": 2000},
+    "read": {"levels": ["prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear"], "ks": list(KS)},
+    "replace": {"ks": list(KS), "donors": 16},
+    "transfer": {"levels": ["linear"]},
+    "n_bootstrap": 2000,
+}  # fmt: skip
+PROVENANCE = {
+    "versions": {"probekit": "0.1.0", "torch": "2.13.0", "transformer_lens": "4.3.0", "python": "3.11.2"},
+    "git": "077c985",
+    "model": {"weights": "b3:9f2c51d07a", "config": "b3:41aa", "mode": "plain"},
+    "task": {"examples": "b3:5512cc", "groups": 400},
+    "audit": [
+        {"check": "each hook fired once per forward", "found": "8 of 8", "passed": True},
+        {"check": "write test moves resid_post by delta plus the MLP's response", "found": "max gap 2e-6", "passed": True},
+        {"check": "agreement with the Hugging Face logits", "found": "max |difference| 3e-6", "passed": True},
+        {"check": "NaN or inf in activations", "found": "0", "passed": True},
+        {"check": "<img src=http://example.org/x onerror=alert(1)> & =cmd|' /C calc'!A0", "found": "text", "passed": False},
+    ],
+    "timings": {"load": 3.2, "capture": 41.0, "read": 188.4, "replace": 95.1, "transfer": 12.8},
+}  # fmt: skip
+
+
+def records(n_layers: int = 6, *, behaviours=BEHAVIOURS, domains=DOMAINS, model: str = "othello") -> list[Record]:
+    """Every kind of record that a job writes: read with controls, decomposition, replace, transfer, accuracy, crossing."""
+    return list(_records(n_layers, behaviours, domains, model))
+
+
+def _noise(*key: object) -> float:
+    """A number in [-1, 1] that depends on the key alone."""
+    return np.random.default_rng(zlib.crc32(repr(key).encode())).uniform(-1, 1)
+
+
+def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]:
+    sites = [("blocks.0.hook_resid_pre", 0, 0.0)]
+    sites += [(f"blocks.{i}.hook_resid_post", i, (i + 1) / n_layers) for i in range(n_layers)]
+    for behaviour in behaviours:
+        hard = 1.0 if behaviour == behaviours[0] else 0.8
+        floor_bits, ceiling_bits = (2.31, 1.12) if behaviour == behaviours[0] else (0.52, 0.0)
+
+        def make(value, *, spread=0.02, floor="strong", _floor=floor_bits, _ceiling=ceiling_bits, _b=behaviour, **at):
+            value += 0.01 * _noise(value, sorted(at.items(), key=str)) * (spread > 0)
+            weak = _floor + (0.6 if floor == "weak" else 0.0)
+            bits = _ceiling + value * (weak - _ceiling)
+            defaults = {"model": model, "task": "othello", "behaviour": _b, "n": 2000, "groups": 400}
+            return Record(
+                value=value, low=value - spread, high=value + 1.2 * spread, raw=value + 0.01, bits=bits, floor=floor,
+                floor_bits=weak, ceiling_bits=_ceiling, p99_bits=bits * 3.1, worst_group=bits * 1.7,
+                **(defaults | at),
+            )  # fmt: skip
+
+        for domain in domains:
+            here = {"fit_domain": domain, "test_domain": domain}
+            shift = 0.05 * domains.index(domain)
+            for hook, layer, depth in sites:
+                at = here | {"hook": hook, "layer": layer}
+                best = hard * max(0.0, 1 - 1.05 * depth) + shift * (1 - depth)
+                read = at | {"metric": "read"}
+                yield make(1.6, level="prior", **read)
+                yield make(1.0, level="baseline", spread=0.0, **read)
+                for floor in ("strong", "weak"):
+                    scale = 1.0 if floor == "strong" else 0.7
+                    yield make(scale * best + 0.02, level="linear", source="logistic", floor=floor, **read)
+                    yield make(scale * best * 0.85, level="nonlinear", source="mlp", floor=floor, **read)
+                yield make(0.5 + 0.5 * best, level="direction", source="mean_difference", k=1, **read)
+                yield make(0.55 + 0.45 * best, level="direction", source="logistic", k=1, **read)
+                for k in KS:
+                    gain = 1 - np.exp(-k / 6)
+                    yield make(1 - (1 - best) * gain, level="directions", source="behaviour", k=k, **read)
+                    yield make(1 - (1 - best) * gain * 0.7, level="neurons", k=k, **read)
+                    yield make(1 - (1 - 0.9 * best) * (1 - np.exp(-k / 4)), level="simple:quadratic", source="joint", k=k,
+                               **read)  # fmt: skip
+                    yield make(0.99 - 0.004 * k, level="directions", source="random", k=k, control="random_directions",
+                               **read)  # fmt: skip
+                yield make(0.95 - 0.1 * depth, level="linear", source="logistic", control="random_twin", **read)
+                yield make(1.01, level="linear", source="logistic", control="permuted_in_group", **read)
+                na = behaviour == behaviours[-1] and layer == 0
+                hypothesis = read | {
+                    "behaviour": behaviour,
+                    "level": "hypothesis:legal_moves",
+                    "source": "decoded",
+                    "k": 12,
+                }
+                if na:
+                    yield Record(**hypothesis, na_reason="small_denominator", n=2000, groups=400, floor_bits=0.03,
+                                 ceiling_bits=0.0)  # fmt: skip
+                else:
+                    yield make(0.21 + 0.6 * best, **hypothesis)
+                classes = ("direction", "directions", "simple:quadratic", "linear", "nonlinear")
+                for arm, weights in (
+                    ("linear_first", (0.3, 0.35, 0.1, 0.15, 0.1)),
+                    ("simple_first", (0.3, 0.25, 0.3, 0.05, 0.1)),
+                ):
+                    share = {"metric": "decomposition", "arm": arm} | at
+                    for level, weight in zip(classes, weights, strict=True):
+                        yield make((1 - 0.85 * best) * weight, level=level, **share)
+                    yield make(0.85 * best, level="absent", **share)
+            for hook, layer, depth in [*sites[1:], ("", None, 0.5)]:
+                chain = hook == ""
+                best = 0.12 if chain else hard * max(0.05, 1 - depth)
+                for target in domains:
+                    if domain != domains[0] and target != domain:
+                        continue
+                    away = 0.0 if target == domain else 0.12
+                    for arm in ("random", "matched"):
+                        to = {"metric": "replace", "arm": f"{'chain' if chain else 'single'}:{arm}", "hook": hook,
+                              "layer": layer, "fit_domain": domain, "test_domain": target, "unit": "pair", "n": 256}  # fmt: skip
+                        for k in KS:
+                            gain = 1 - np.exp(-k / (9 if chain else 6))
+                            yield make(
+                                1 - (1 - best - away) * gain,
+                                level="directions",
+                                source="behaviour",
+                                k=k,
+                                spread=0.05,
+                                **to,
+                            )
+                            yield make(
+                                1 - (1 - best - away) * gain * 0.8,
+                                level="directions",
+                                source="pca",
+                                k=k,
+                                spread=0.05,
+                                **to,
+                            )
+                            yield make(1.02 - (1 - best - away) * gain * 0.5, level="neurons", k=k, spread=0.05, **to)
+                            if target == domain:
+                                yield make(1.0 - 0.002 * k, level="directions", source="random", k=k, spread=0.05,
+                                           control="random_directions", **to)  # fmt: skip
+                                yield make(0.97 - 0.05 * gain, level="directions", source="behaviour", k=k, spread=0.04,
+                                           control="random_twin", **to)  # fmt: skip
+                        yield make(
+                            0.30 + away + 0.3 * best,
+                            level="hypothesis:legal_moves",
+                            source="decoded",
+                            k=12,
+                            spread=0.05,
+                            **to,
+                        )
+                        yield make(0.26 + away, level="hypothesis:legal_moves", source="true", k=12, spread=0.05, **to)
+            for target in domains:
+                for hook, layer, _ in sites:
+                    where = {
+                        "metric": "transfer",
+                        "hook": hook,
+                        "layer": layer,
+                        "fit_domain": domain,
+                        "test_domain": target,
+                    }
+                    for arm in TRANSFER_ARMS:
+                        if domain == "endgame" and target == "random":
+                            yield Record(behaviour=behaviour, level="linear", arm=arm, na_reason="absent_in_test_domain", n=2000,
+                                         groups=400, **where)  # fmt: skip
+                            continue
+                        gap = abs(domains.index(domain) - domains.index(target)) / 3
+                        yield make(
+                            gap * {"raw": 1.6, "refit": 0.8, "platt50": 0.5}[arm], level="linear", arm=arm, **where
+                        )
+            yield make(-0.11, metric="crossing", level="hypothesis:legal_moves", source="decoded", hook=sites[-1][0],
+                       layer=sites[-1][1], fit_domain=domains[0], test_domain=domain)  # fmt: skip
+    linear = {"mine_yours": (0.91, 0.995), "black_white": (0.62, 0.75)}
+    for name, (start, end) in linear.items():
+        for hook, layer, depth in sites:
+            feature = {"behaviour": f"feature:{name}", "metric": "accuracy", "hook": hook, "layer": layer,
+                       "fit_domain": domains[0], "test_domain": domains[0], "model": model, "n": 2000, "groups": 400}  # fmt: skip
+            flat = start + (end - start) * (1 - np.exp(-5 * depth))
+            deep = (0.63 if name == "black_white" else 0.92) + (0.36 if name == "black_white" else 0.077) * (
+                1 - np.exp(-4 * depth)
+            )
+            for level, value in (("linear", flat), ("nonlinear", deep)):
+                yield Record(level=level, value=value, low=value - 0.004, high=value + 0.004, **feature)
+            yield Record(level="linear", control="random_twin", value=0.70, low=0.69, high=0.71, **feature)
+
+
+def write_run(
+    root: Path,
+    run: str = "synthetic",
+    n_layers: int = 6,
+    *,
+    finish: bool = True,
+    domains=DOMAINS,
+    spec: dict | None = None,
+) -> Path:
+    """Write the synthetic run under `root`; `finish=False` leaves it half-written, one cell in four missing."""
+    spec = SPEC if spec is None else spec
+    made = records(n_layers, domains=domains)
+    sites = sorted({record.hook for record in made})
+    writer = RunWriter.open(root, run, spec, len(sites))
+    for i, site in enumerate(sites):
+        if not finish and i % 4 == 3:
+            continue
+        mine = [record for record in made if record.hook == site]
+        writer.write_cell(
+            f"cell{i}", mine, [_losses(record) for record in mine if record.metric == "read"], seconds=2.5 + i
+        )
+    if finish:
+        writer.write_table("counterexamples", pd.DataFrame({"first": ["=HYPERLINK(1)", "a"], "second": ["<b>x</b>", "b"],
+                                                            "divergence": [1.2, -0.4]}))  # fmt: skip
+        writer.finish(PROVENANCE)
+    else:
+        writer.interrupt()
+    return root / run
+
+
+def _losses(record: Record) -> Losses:
+    groups = [f"game{i}" for i in range(5)]
+    value = 0.0 if record.value is None else record.value
+    return Losses(record.id, groups, [value + 0.01 * i for i in range(5)], [1.0] * 5, [20] * 5)
