@@ -1,8 +1,8 @@
-"""Model: load a language model, check it, read activations out of it and edit them. The only importer of transformer_lens.
+"""Model: load a language model, check it, read activations, edit them. The only importer of transformer_lens.
 
 Batches are padded on the right, the attention mask is always passed and rows are gathered inside the hooks, because the
-other ways are silently wrong (left-padded token tensors, dropped hook names). Hooks are state of the module, so one lock
-per model is held round every forward. Weights come from safetensors alone and no remote code is run.
+other ways are silently wrong (left-padded token tensors, dropped hook names). Hooks are state of the module, so one
+lock per model is held round every forward. Weights come from safetensors alone and no remote code is run.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
 from probekit.records import canonical
 
-Bos = Literal["exactly_one", "none", "as_is"]
 Edit = Callable[[Tensor], Tensor]
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
+BOS = ("exactly_one", "none", "as_is")
 LIBRARIES = ("torch", "transformers", "transformer-lens")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 # Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
@@ -69,7 +69,7 @@ def load_model(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-    bos: Bos = "as_is",
+    bos: str = "as_is",
 ) -> "Model":
     """Load a bundled testbed, a folder in Hugging Face format, or a model of the hub by name.
 
@@ -77,8 +77,8 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")
-    if bos not in ("exactly_one", "none", "as_is"):
-        raise BadInput(f"bos is one of exactly_one, none, as_is; found '{bos}'.")
+    if bos not in BOS:
+        raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
     name = str(name_or_folder)
     folder = testbed_folder(name) or _local_folder(name)
     source = str(folder) if folder else name
@@ -104,7 +104,7 @@ class Model:
     """
 
     def __init__(
-        self, hf: Any, *, name: str, source: str = "./model", revision: str = "", bos: Bos = "as_is",
+        self, hf: Any, *, name: str, source: str = "./model", revision: str = "", bos: str = "as_is",
         tokenizer: Any = None,
     ) -> None:  # fmt: skip
         self.name, self.revision, self.bos, self.tokenizer = name, revision, bos, tokenizer
@@ -387,7 +387,7 @@ class Model:
         # Fused-QKV bridges keep each layer's attention pattern alive after a forward.
         for block in self._bridge.blocks:
             attention = getattr(block, "attn", None)
-            if getattr(attention, "_pattern", None) is not None:
+            if attention is not None and getattr(attention, "_pattern", None) is not None:
                 attention._pattern = None
 
     def _pad_right(self, rows: Sequence[NDArray[np.integer]]) -> tuple[Tensor, Tensor]:
@@ -411,8 +411,8 @@ class Model:
                 raise BadInput(f"example {i} has token id {max(row.max(), -row.min())}; {self.name} knows 0 to "
                                f"{self.d_vocab - 1}.")  # fmt: skip
             if len(places) and (places.min() < 0 or places.max() >= len(row)):
-                raise BadInput(f"example {i} has {len(row)} tokens; positions are 0 to {len(row) - 1}, counted from the "
-                               f"front; found {int(places.min())} to {int(places.max())}.")  # fmt: skip
+                raise BadInput(f"example {i} has {len(row)} tokens; positions are 0 to {len(row) - 1}, counted "
+                               f"from the front; found {int(places.min())} to {int(places.max())}.")  # fmt: skip
 
     def _unknown(self, name: str) -> str:
         point = HookPoint.parse(name)
@@ -577,10 +577,14 @@ class Model:
             if gap(before) <= limit < gap(after):
                 return "the write reaches one branch only and misses the skip path; write at hook_resid_pre or _post."
         above = f"blocks.{(hook.layer or 0) + 1}.hook_resid_pre"
-        if hook.part == "hook_resid_post" and above in after:
-            if float((after[above] - after[hook.name]).abs().max()) > limit:
-                return "the next block does not receive what was written."
+        passed_on = hook.part != "hook_resid_post" or above not in after or _gap(after, above, hook.name) <= limit
+        if not passed_on:
+            return "the next block does not receive what was written."
         return ""
+
+
+def _gap(seen: Mapping[str, Tensor], first: str, second: str) -> float:
+    return float((seen[first] - seen[second]).abs().max())
 
 
 _STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
@@ -598,6 +602,7 @@ def check_model(model: Model, tokens: Sequence[NDArray[np.integer]]) -> dict[str
     batch = model.read(tokens, stream, everywhere, batch_tokens=sum(map(len, tokens)) * len(tokens))
     single = [model.read([t], stream, [p]) for t, p in zip(tokens, everywhere, strict=True)]
     difference = {n: float((batch[n] - torch.cat([s[n] for s in single])).abs().max()) for n in stream}
+    scale = max((float(values.abs().max()) for values in batch.values()), default=1.0)
     refused = {}
     for name in stream:
         if HookPoint.parse(name).layer in (0, model.n_layers - 1):
@@ -611,6 +616,7 @@ def check_model(model: Model, tokens: Sequence[NDArray[np.integer]]) -> dict[str
         "n_hooks_fired_once": len(stream),
         "n_not_finite": 0,  # read refuses such values, so a finished audit has seen none
         "invariance": max(difference.values(), default=0.0),
+        "invariance_limit": 10 * _TOLERANCE[model.dtype] * scale,
         "hf_parity": _hf_parity(model, tokens[0]),
         "residual_identity": _residual_identity(model, batch),
         "not_writable": refused,
@@ -710,6 +716,7 @@ def _local_folder(name: str) -> Path | None:
 def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -720,13 +727,18 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
             f"'{name}' is no folder and no bundled testbed, and the Hugging Face hub did not give it "
             f"({_first_line(error)}): check the name and the network, or give a local folder."
         ) from None
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a library prints nothing
     try:
-        hf, info = AutoModelForCausalLM.from_pretrained(
+        hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             source, config=config, revision=revision, dtype=dtype, attn_implementation="eager", use_safetensors=True,
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BadInput(f"{name} cannot be loaded as a causal language model ({_first_line(error)}).") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     # The library fills what is missing with random numbers and only warns.
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:

@@ -1,0 +1,442 @@
+"""Capture: run a model over a task, its activations streaming into the store, its behaviour reduced in the same pass.
+
+Rows follow the task's order exactly. The key is what went into the model, so a second call with the same inputs reads
+the store and runs nothing, and a call that was interrupted goes on where it stopped.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput, Interrupted
+from probekit.hookpoint import HookPoint
+from probekit.model import Model, check_model, library_versions
+from probekit.records import digest
+from probekit.store import Range, Shape, Store, row_ranges
+from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task
+
+DEFAULT_STORE = "cached_activations"
+KEY_VERSION = 1  # raise when the meaning of a stored row changes
+SHARD_ROWS = 8192  # at most this much work is lost by an interruption
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
+_MAX_POSITIONS, _MAX_VOCAB, _N_HASHED, _N_LAST, _N_BAG = 64, 64, 256, 3, 512
+
+Progress = Callable[[int, int], None]
+
+
+class Sites(Mapping[str, Tensor]):
+    """Hook point -> activations [n_rows, width], read and verified one at a time when asked for, never kept."""
+
+    def __init__(self, store: "Store | _Memory", key: str, names: Sequence[str]) -> None:
+        self._store, self._key, self._names = store, key, tuple(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._store.read(self._key, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens."""
+
+    sites: Mapping[str, Tensor]
+    observations: Observations
+    audit: dict[str, Any]
+
+
+def capture(
+    model: Model,
+    task: Task,
+    hooks: str | HookPoint | Sequence[str | HookPoint],
+    *,
+    store: Store | str | Path | None = DEFAULT_STORE,
+    batch_tokens: int = 4096,
+    progress: Progress | None = None,
+    shard_rows: int = SHARD_ROWS,
+) -> Activations:
+    """Activations and behaviour of `model` at every row of `task`.
+
+    hooks: names or patterns such as `blocks.*.hook_resid_post`. store: a store or its folder; None keeps all in memory.
+    batch_tokens: padded tokens per forward. progress gets (rows done, rows to do). Behaviours over a vocabulary of more
+    than 65 tokens need one more pass over the logits, to find the outcomes of largest mean mass.
+    Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
+    shards are kept and the same call resumes.
+    """
+    names = [hook.name for hook in model.hooks(hooks)]
+    _check_task(task)
+    rules = [_Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
+    key = activation_key(model, task)
+    where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
+    run = _Run(model, task, key, where, batch_tokens, progress, shard_rows)
+    try:
+        run.fill(names, rules)
+    except KeyboardInterrupt:
+        raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
+    sites = Sites(where, key, names)
+    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules}
+    for spec in task.behaviours:
+        if spec.kind == "label":
+            behaviours[spec.name] = task.labels[spec.column or spec.name]
+    example = task.row_example
+    observations = Observations(
+        example=example,
+        position=task.row_position.astype(np.int64),
+        group=np.asarray(task.group)[example],
+        domain=np.asarray(task.domain)[example],
+        behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
+        features=task.features,
+        floor_inputs=surface_features(task, model.d_vocab) if task.floor_inputs is None else task.floor_inputs,
+        task=task.name,
+        model=model.name,
+        revision=model.revision,
+        fingerprint=key,
+    )
+    return Activations(sites, observations, run.audit(names))
+
+
+def activation_key(model: Model, task: Task) -> str:
+    """Digest of all that went into the model and decides its activations; hook names are not part of it."""
+    hasher = hashlib.sha256()
+    for tokens, positions in zip(task.tokens, task.positions, strict=True):
+        for part in (tokens, positions):
+            values = np.ascontiguousarray(part, dtype="<i8")
+            hasher.update(len(values).to_bytes(8, "little"))
+            hasher.update(values.tobytes())
+    parts = {
+        "key_version": KEY_VERSION,
+        "weights_and_config": model.fingerprint,
+        "mode": "plain",
+        "dtype": str(model.dtype),
+        "attention": model.attention,
+        "rows": hasher.hexdigest(),  # ids without padding and places read; the mask follows from the lengths
+        "padding": "right",
+        "n_rows": int(sum(len(p) for p in task.positions)),
+        # libraries have changed the meaning of the same call between minor versions
+        "libraries": {name: ".".join(v.split(".")[:2]) for name, v in library_versions().items()},
+    }
+    return digest(parts, 32)
+
+
+def surface_features(task: Task, d_vocab: int) -> dict[str, NDArray[np.float32]]:
+    """What an input-only reader may see at each row: the tokens up to and including it, without any network.
+
+    position: one-hot when all positions lie below 64, else position and its logarithm. length: number of tokens seen
+    and its logarithm, scaled to at most 1. last_tokens: the last 3, one-hot up to 64 tokens, else hashed to 256 columns
+    each. bag: counts of the task's 512 most frequent tokens. Each [n_rows, width] float32.
+    """
+    position = task.row_position.astype(np.int64)
+    example = task.row_example
+    if not len(position):
+        raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
+    longest = int(position.max()) + 1
+    seen = np.stack([(position + 1) / longest, np.log1p(position) / max(1.0, np.log(longest))], 1)
+    where = np.eye(longest)[position] if longest <= _MAX_POSITIONS else np.stack([position, np.log1p(position)], 1)
+
+    width = d_vocab if d_vocab <= _MAX_VOCAB else _N_HASHED
+    starts = np.concatenate([[0], np.cumsum([len(t) for t in task.tokens])])
+    flat = np.concatenate([np.asarray(t, np.int64) for t in task.tokens])
+    last = np.zeros((len(position), _N_LAST * width), np.float32)
+    for back in range(_N_LAST):
+        rows = np.flatnonzero(position >= back)
+        token = flat[starts[example[rows]] + position[rows] - back]
+        # Fibonacci hashing: neighbours in the vocabulary, often variants of one word, fall far apart
+        column = token if width == d_vocab else (token * 2654435769 % 2**32) >> 24
+        last[rows, back * width + column] = 1
+
+    counts = np.bincount(flat, minlength=d_vocab)
+    top = np.sort(np.argsort(-counts, kind="stable")[: min(_N_BAG, int((counts > 0).sum()))])
+    place = np.full(d_vocab, -1)
+    place[top] = np.arange(len(top))
+    bag = np.zeros((len(position), len(top)), np.float32)
+    row = 0
+    for tokens, positions in zip(task.tokens, task.positions, strict=True):
+        columns = place[np.asarray(tokens, np.int64)]
+        counted = np.zeros(len(top), np.float32)
+        done = 0
+        for at in np.argsort(positions, kind="stable"):
+            stop = int(positions[at]) + 1
+            new = columns[done:stop]
+            counted += np.bincount(new[new >= 0], minlength=len(top))
+            bag[row + at], done = counted, stop
+        row += len(positions)
+    return {"position": where.astype(np.float32), "length": seen.astype(np.float32), "last_tokens": last, "bag": bag}
+
+
+# Behaviour -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
+class _Rule:
+    """How logits become rows of a law. `groups` holds one tuple of tokens per outcome, None until they are found."""
+
+    spec: BehaviourSpec
+    groups: tuple[tuple[int, ...], ...] | None
+    names: tuple[str, ...] | None
+    d_vocab: int
+    width: int
+
+    @classmethod
+    def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "_Rule":
+        """Check a behaviour against the model's vocabulary."""
+        vocab = model.d_vocab
+        where = f"behaviour '{spec.name}' ({spec.kind})"
+        if spec.kind == "groups":
+            if not spec.sets:
+                raise BadInput(f"{where} needs `sets`: named sets of tokens.")
+            groups, names = tuple(tuple(s) for s in spec.sets.values()), tuple(spec.sets)
+        elif spec.kind in ("law", "argmax", "choice", "logit_diff"):
+            if spec.tokens is None and spec.kind in ("choice", "logit_diff"):
+                raise BadInput(f"{where} needs `tokens`.")
+            if spec.tokens is None and vocab > MAX_OUTCOMES + 1:
+                return cls(spec, None, None, vocab, MAX_OUTCOMES + 1)
+            tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
+            groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
+        else:
+            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups and label.")
+        flat = [token for group in groups for token in group]
+        if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
+            raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")
+        if len(names) != len(groups):
+            raise BadInput(f"{where} has {len(groups)} outcomes and {len(names)} names for them.")
+        if spec.kind == "logit_diff" and len(groups) != 2:
+            raise BadInput(f"{where} compares two tokens; found {len(groups)}.")
+        return cls(spec, groups, names, vocab, 0).sized()
+
+    def sized(self) -> "_Rule":
+        """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
+        assert self.groups is not None and self.names is not None
+        whole = sum(map(len, self.groups)) == self.d_vocab or self.spec.kind in ("choice", "logit_diff")
+        names = self.names if whole else (*self.names, "rest")
+        return _Rule(self.spec, self.groups, names, self.d_vocab, len(names))
+
+    def keeping(self, kept: Sequence[int], model: Model) -> "_Rule":
+        """Over a large vocabulary: each kept token an outcome, all others `rest`."""
+        groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
+        return _Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
+
+    @property
+    def stored_as(self) -> str:
+        """Name in the store: two behaviours that ask the same of the logits share their rows."""
+        sets = [list(s) for s in self.spec.sets.values()] if self.spec.kind == "groups" and self.spec.sets else None
+        kind = "choice" if self.spec.kind == "logit_diff" else self.spec.kind
+        tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
+        return "behaviour." + digest({"kind": kind, "tokens": tokens, "sets": sets})
+
+    def mass(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " d_vocab"]:
+        """Sum over rows of what decides which outcomes of a large vocabulary are kept."""
+        if self.spec.kind == "argmax":
+            return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
+        return torch.softmax(logits, -1).sum(0).double()
+
+    def law(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n k"]:
+        """Rows on the simplex over the outcomes."""
+        assert self.groups is not None
+        if self.spec.kind in ("choice", "logit_diff"):
+            return torch.softmax(logits[:, [g[0] for g in self.groups]], -1)
+        column = torch.full((self.d_vocab,), self.width - 1)
+        for i, group in enumerate(self.groups):
+            column[list(group)] = i
+        if self.spec.kind == "argmax":
+            return torch.nn.functional.one_hot(column[logits.argmax(-1)], self.width).float()
+        return torch.zeros(len(logits), self.width).index_add_(1, column, torch.softmax(logits, -1))
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One capture: what is missing in the store, found out and filled."""
+
+    def __init__(self, model: Model, task: Task, key: str, store: "Store | _Memory", batch_tokens: int,
+                 progress: Progress | None, shard_rows: int) -> None:  # fmt: skip
+        self.model, self.task, self.key, self.store = model, task, key, store
+        self.batch_tokens, self.progress, self.shard_rows = batch_tokens, progress, shard_rows
+        self.example, self.position = task.row_example, task.row_position
+        token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
+        self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
+
+    def fill(self, names: Sequence[str], rules: Sequence[_Rule]) -> None:
+        """Bring every hook point and every behaviour into the store."""
+        complete = self.store.names(self.key)
+        missing = [name for name in names if name not in complete]
+        unread = list({rule.stored_as: rule for rule in rules if rule.stored_as not in complete}.values())
+        if not missing and not unread:
+            return
+        spec = {"model": self.model.name, "revision": self.model.revision, "task": self.task.name}
+        shapes = {name: Shape(self.model.widths[name], _CODES[self.model.dtype]) for name in missing}
+        audit = self._check() if missing else None
+        n = len(self.rows)
+        sites = self.store.group(self.key, spec, shapes, row_ranges(n, shapes, self.shard_rows)) if missing else None
+        rules = self._find_outcomes(unread)
+        laws = {}
+        for rule in rules:
+            shape = {rule.stored_as: Shape(rule.width)}
+            note = spec | {"kept": [group[0] for group in rule.groups or ()] if rule.spec.kind != "groups" else None}
+            laws[rule] = self.store.group(self.key, note, shape, row_ranges(n, shape, self.shard_rows))
+        open_ranges: dict[Range, list[_Rule | None]] = {}
+        for rule, group in [(None, sites), *laws.items()]:
+            for span in group.missing() if group else ():
+                open_ranges.setdefault(span, []).append(rule)
+        total, done = sum(stop - start for start, stop in open_ranges), 0
+        for (start, stop), asked in sorted(open_ranges.items()):
+            wanted = {rule: torch.empty(stop - start, rule.width) for rule in asked if rule is not None}
+            arrays = self._pass(start, stop, missing if None in asked else [], wanted)
+            if sites and None in asked:
+                sites.write(start, stop, arrays, self.rows[start:stop])
+            for rule, law in wanted.items():
+                laws[rule].write(start, stop, {rule.stored_as: law}, self.rows[start:stop])
+            done += stop - start
+            if self.progress:
+                self.progress(done, total)
+        if sites:
+            sites.seal(audit)
+        for group in laws.values():
+            group.seal()
+
+    def behaviour(self, rule: _Rule) -> Behaviour:
+        """A stored law under its own name and outcome names."""
+        if rule.groups is None:
+            rule = rule.keeping(self._kept(rule) or (), self.model)
+        law = self.store.read(self.key, rule.stored_as).numpy()
+        assert rule.names is not None
+        covered = float(1 - law[:, -1].mean()) if rule.names[-1] == "rest" and rule.spec.tokens is None else 1.0
+        return Behaviour(rule.spec.name, law, rule.names, covered if rule.spec.kind in ("law", "argmax") else 1.0)
+
+    def audit(self, names: Sequence[str]) -> dict[str, Any]:
+        """The audit kept with the first site, and what can be counted in the tokens."""
+        tokenizer = self.model.tokenizer
+        bos = tokenizer.bos_token_id if tokenizer is not None else None
+        lead = [next((i for i, t in enumerate(row) if t != bos), len(row)) for row in self.task.tokens]
+        lengths = [len(row) for row in self.task.tokens]
+        counts = {
+            "n_rows": len(self.rows),
+            "n_sequences": len(lengths),
+            "n_tokens": int(sum(lengths)),
+            "longest": int(max(lengths)),
+            "n_without_bos": int(sum(n == 0 for n in lead)) if bos is not None else None,
+            "n_with_two_bos": int(sum(n > 1 for n in lead)) if bos is not None else None,
+        }
+        return {**(self.store.note(self.key, names[0]) if names else {}), **counts}
+
+    def _pass(self, start: int, stop: int, names: Sequence[str], wanted: Mapping[_Rule, Tensor]) -> dict[str, Tensor]:
+        """Read rows start to stop, filling the laws in `wanted` from the same forward."""
+
+        def reduce(logits: Tensor, rows: NDArray[np.int64]) -> None:
+            for rule, law in wanted.items():
+                law[torch.from_numpy(rows)] = rule.law(logits)
+
+        return self._read(start, stop, names, reduce if wanted else None)
+
+    def _read(self, start: int, stop: int, names: Sequence[str], on_logits: Callable | None) -> dict[str, Tensor]:
+        examples, first = np.unique(self.example[start:stop], return_index=True)
+        positions = np.split(self.position[start:stop], first[1:])
+        tokens = [self.task.tokens[e] for e in examples]
+        return self.model.read(tokens, names, positions, on_logits=on_logits, batch_tokens=self.batch_tokens)
+
+    def _find_outcomes(self, rules: Sequence[_Rule]) -> list[_Rule]:
+        """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
+        kept = {rule: self._kept(rule) for rule in rules if rule.groups is None}
+        mass = {rule: torch.zeros(rule.d_vocab, dtype=torch.float64) for rule, found in kept.items() if found is None}
+
+        def add(logits: Tensor, rows: NDArray[np.int64]) -> None:
+            for rule, total in mass.items():
+                total += rule.mass(logits)
+
+        if mass:
+            for start, stop in row_ranges(len(self.rows), {}, self.shard_rows):
+                self._read(start, stop, [], add)
+        for rule, total in mass.items():
+            kept[rule] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
+        return [rule.keeping(kept[rule] or (), self.model) if rule.groups is None else rule for rule in rules]
+
+    def _kept(self, rule: _Rule) -> list[int] | None:
+        """Outcomes fixed by an earlier call: near ties must not fall differently when a capture is resumed."""
+        spec = self.store.spec_of(self.key, {rule.stored_as: Shape(rule.width)})
+        return spec["kept"] if spec else None
+
+    def _check(self) -> dict[str, Any]:
+        """The audit on a few sequences of different length; a batch that changes its rows' values is refused."""
+        order = np.argsort([len(t) for t in self.task.tokens], kind="stable")
+        sample = [self.task.tokens[i] for i in order[np.unique(np.linspace(0, len(order) - 1, 4).astype(int))]]
+        audit = check_model(self.model, sample)
+        if audit["invariance"] > audit["invariance_limit"]:
+            raise BadInput(
+                f"{self.model.name} gives other activations in a padded batch than alone (difference "
+                f"{audit['invariance']:.3g}): its attention ignores the mask, so it cannot be read in batches."
+            )
+        return audit
+
+
+class _Memory:
+    """A store that lives as long as its Activations."""
+
+    def __init__(self) -> None:
+        self._groups: list[_MemoryGroup] = []
+
+    def names(self, key: str) -> dict[str, "_MemoryGroup"]:
+        return {name: group for group in self._groups for name in group.arrays}
+
+    def spec_of(self, key: str, shapes: Mapping[str, Shape]) -> dict[str, Any] | None:
+        return next((g.spec for g in self._groups if set(g.arrays) == set(shapes)), None)
+
+    def group(self, key: str, spec: Mapping[str, Any], shapes: Mapping[str, Shape], ranges: Sequence[Range]):
+        self._groups.append(_MemoryGroup(dict(spec), shapes, ranges))
+        return self._groups[-1]
+
+    def read(self, key: str, name: str) -> Tensor:
+        return self.names(key)[name].arrays[name]
+
+    def note(self, key: str, name: str) -> Any:
+        return self.names(key)[name].note
+
+
+class _MemoryGroup:
+    def __init__(self, spec: dict[str, Any], shapes: Mapping[str, Shape], ranges: Sequence[Range]) -> None:
+        codes = {code: dtype for dtype, code in _CODES.items()}
+        n = ranges[-1][1] if ranges else 0
+        self.spec, self.ranges, self.note = spec, ranges, None
+        self.arrays = {name: torch.empty(n, s.width, dtype=codes[s.dtype]) for name, s in shapes.items()}
+
+    def missing(self) -> Sequence[Range]:
+        return self.ranges
+
+    def write(self, start: int, stop: int, arrays: Mapping[str, Tensor], rows: Tensor) -> None:
+        for name, array in arrays.items():
+            self.arrays[name][start:stop] = array
+
+    def seal(self, note: Any = None) -> None:
+        self.note = note
+
+
+def _check_task(task: Task) -> None:
+    n = len(task.tokens)
+    if not n or not len(task.positions) == len(task.group) == len(task.domain) == n:
+        raise BadInput(
+            f"task '{task.name}' needs positions, group and domain for each of its {n} examples; found "
+            f"{len(task.positions)}, {len(task.group)} and {len(task.domain)}."
+        )
+    if not sum(len(p) for p in task.positions):
+        raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
+    for spec in task.behaviours:
+        if spec.kind == "label" and (spec.column or spec.name) not in task.labels:
+            raise BadInput(
+                f"behaviour '{spec.name}' reads label '{spec.column or spec.name}', which task '{task.name}' lacks; "
+                f"it has {', '.join(task.labels) or 'none'}."
+            )
+    if len({spec.name for spec in task.behaviours}) < len(task.behaviours):
+        raise BadInput(f"task '{task.name}' names two behaviours alike.")
