@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from probekit.figures import figure
     from probekit.hookpoint import HookPoint
     from probekit.levels import Hypothesis, Level
+    from probekit.measurement import measure
     from probekit.model import load_model
     from probekit.records import Record
     from probekit.rundir import open_run, read_run
-    from probekit.runner import measure, run_job
+    from probekit.runner import run_job
     from probekit.spec import JobSpec
     from probekit.tables import table
     from probekit.task import Behaviour, BehaviourSpec, Feature, Observations, Task
@@ -92,7 +93,7 @@ _HOME = {
     "figure": "figures",
     "load_model": "model",
     "load_task": "testbeds",
-    "measure": "runner",
+    "measure": "measurement",
     "open_run": "rundir",
     "read_run": "rundir",
     "run_job": "runner",
@@ -115,7 +116,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing the module `probekit.capture` would bind it to the name of the function `capture`: the function stays."""
+    """Importing the module `probekit.capture` binds it to the name of the function `capture`: the function stays."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):
