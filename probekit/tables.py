@@ -6,7 +6,7 @@ same everywhere: the first behaviour, its first domain, the position "all" (else
 here picks by value: that would be selecting on the test set.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import inspect
@@ -28,7 +28,8 @@ TRANSFER_ARMS = ("refit", "raw", "platt50")
 REPLACE_ARMS = tuple(arm for arm in ARMS if arm.startswith(("single:", "chain:")))
 _FEATURE = "feature:"
 _LEVEL_ORDER = (
-    "prior", "baseline", "neurons", "direction", "directions", "simple:", "linear", "nonlinear", "hypothesis:", "absent",
+    "prior", "baseline", "neurons", "direction", "directions", "simple:", "linear", "nonlinear", "hypothesis:",
+    "absent",
 )  # fmt: skip
 _FIGURES = ["value", "low", "high", "na_reason", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n",
             "groups", "note", "id"]  # fmt: skip
@@ -340,7 +341,7 @@ def number(value: object) -> str:
 def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
     """`.23 [.20, .26]`, or `NA` with its reason in words."""
     if pd.isna(row["value"]):
-        return f"NA{sep}({NA_WORDS.get(row['na_reason'], row['na_reason'] or 'no reason recorded')})"
+        return f"NA{sep}({NA_WORDS.get(str(row['na_reason']), 'no reason recorded')})"
     if pd.isna(row["low"]) or pd.isna(row["high"]):
         return number(row["value"])
     return f"{number(row['value'])}{sep}[{number(row['low'])}, {number(row['high'])}]"
@@ -361,8 +362,10 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    columns = ("behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
-               "control")  # fmt: skip
+    columns = (
+        "behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
+        "control",
+    )  # fmt: skip
     shown = [name for name in columns if name in frame and frame[name].astype(str).nunique() > 1]
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
         table = Table(*map(str, frame.columns), title=title or None)
@@ -510,7 +513,7 @@ def _level_rank(level: str) -> tuple[int, str]:
 
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in forward order with `site`, `site_order`, `level_order` and `label` (level and, where it tells, source)."""
+    """Rows in forward order with `site`, `site_order`, `level_order` and `label` (level, source if needed)."""
     rows = rows.copy()
     sites = sorted(rows["hook"].unique(), key=lambda hook: HookPoint.parse(hook).order)
     steps = sorted(rows["level"].unique(), key=_level_rank)
