@@ -124,7 +124,7 @@ def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None
 
 
 def _read_csv(path: Path, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    # Types are inferred from the first block alone, so the file is one block (of 2 GiB at most).
+    # A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block.
     read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, 2**31 - 1))
     parse = csv.ParseOptions(newlines_in_values=True)
     # A text such as `12` or a group such as `007` stays what it is; an empty cell is missing, `NA` is a word.

@@ -20,7 +20,7 @@ ROWS = [
      "where": "seen" if i < 6 else "new", "at": len(ids) - 1 - i % 2,
      "colour": ["red", "green", "blue"][i % 3], "chance": i / 10}
     for i, (text, ids) in enumerate(zip(
-        ["a b", "b c a", "12 b", "NA b", "é b", 'x "q", y', "a\nb", "c d e", "d a", "b b"],
+        ["a b", "b c a", "12 b", "NA", "é b", 'x "q", y', "a\nb", "c d e", "d a", "b b"],
         [[1, 2], [2, 3, 1], [12, 2], [0, 2], [9, 2], [5, 6, 7], [1, 2, 2], [3, 4, 5], [4, 1], [2, 2]], strict=True))
 ]  # fmt: skip
 VOCABULARY = {"yes": [7], "no": [8], "maybe": [7, 8], "": []}
@@ -34,6 +34,10 @@ def tokeniser(texts: list[str]) -> list[np.ndarray]:
 
 def with_bos(texts: list[str]) -> list[np.ndarray]:
     return [np.concatenate([[99], ids]) for ids in tokeniser(texts)]
+
+
+def with_both(texts: list[str]) -> list[np.ndarray]:
+    return [np.concatenate([[99], ids, [100]]) for ids in tokeniser(texts)]
 
 
 def refusing(texts: list[str]) -> list[np.ndarray]:
@@ -124,6 +128,14 @@ def test_fractions_are_the_probability_of_the_second_outcome(tmp_path, suffix):
     np.testing.assert_allclose(law[:, 1], [row["chance"] for row in ROWS], rtol=1e-6)
 
 
+def test_a_long_text_and_a_late_fraction_in_csv(tmp_path):
+    rows = ["text,label", *(f"{'long ' * 100},{i % 2}" for i in range(3_000)), f"{'very ' * 800_000},1", "short,0.25"]
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    task = read_file_task(spec(file="data.csv"), tmp_path, lambda texts: [np.arange(len(text)) for text in texts])
+    assert len(task.tokens[-2]) == 4_000_000
+    assert task.labels["truth"].law[[0, 1, -1], 1].tolist() == [0.0, 1.0, 0.25]
+
+
 @pytest.mark.parametrize(
     ("values", "outcomes"),
     [
@@ -167,7 +179,7 @@ def test_behaviours_of_the_model_have_their_tokens_resolved(tmp_path):
         {"name": "margin", "kind": "logit_diff", "tokens": ["no", 7]},
         {"name": "sides", "kind": "groups", "sets": {"good": ["yes", 7], "bad": ["no"]}},
     ]
-    for encode in (tokeniser, with_bos, refusing):
+    for encode in (tokeniser, with_bos, with_both, refusing):
         law, some, answer, margin, sides = read_file_task(spec(behaviours=entries), tmp_path, encode).behaviours
         assert (law.kind, law.tokens, law.outcomes) == ("law", None, None)
         assert (some.tokens, some.outcomes) == ((3, 7), ("3", "yes"))
@@ -392,7 +404,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):
-    for encode in (tokeniser, with_bos, refusing):
+    for encode in (tokeniser, with_bos, with_both, refusing):
         assert words in message(tmp_path, ROWS, encode=encode, behaviours=[{"name": "b", **entry}])
 
 
