@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -57,22 +57,24 @@ Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 class Hypothesis:
     """Named features and a rule from them to a law: a high-level causal model that can be wrong.
 
-    rule gets {feature name: labels [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the
+    behaviour: the one it speaks of; all whose number of outcomes fits when empty. rule gets {feature name: labels [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the
     rule allows nothing (the floor then speaks). Loading one from a file runs the user's code.
     """
 
     name: str
     features: tuple[str, ...]
     rule: Rule
-    source_hash: str = field(default="")
+    source_hash: str = ""
+    behaviour: str = ""
 
     @classmethod
-    def of(cls, name: str, features: tuple[str, ...], rule: Rule) -> "Hypothesis":
+    def of(cls, name: str, features: tuple[str, ...], rule: Rule, behaviour: str = "") -> "Hypothesis":
         """Wrap a function, hashing its source text."""
-        return cls(name, features, rule, hashlib.sha256(inspect.getsource(rule).encode()).hexdigest()[:16])
+        source = inspect.getsource(rule).encode()
+        return cls(name, features, rule, hashlib.sha256(source).hexdigest()[:16], behaviour)
 
     @classmethod
-    def load(cls, name: str, features: tuple[str, ...], where: str, base: Path) -> "Hypothesis":
+    def load(cls, name: str, features: tuple[str, ...], where: str, base: Path, behaviour: str = "") -> "Hypothesis":
         """Load `file.py:function`, relative to `base`. The whole file is hashed, since the rule may use all of it."""
         file, _, function = where.partition(":")
         path = base / file
@@ -85,4 +87,4 @@ class Hypothesis:
         module_spec.loader.exec_module(module)
         if not callable(getattr(module, function, None)):
             raise BadInput(f"hypothesis '{name}': {path.name} defines no function '{function}'.")
-        return cls(name, features, getattr(module, function), hashlib.sha256(source).hexdigest()[:16])
+        return cls(name, features, getattr(module, function), hashlib.sha256(source).hexdigest()[:16], behaviour)

@@ -3,12 +3,12 @@
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from probekit.errors import BadInput
-from probekit.levels import DEFAULT, Level
+from probekit.levels import DEFAULT, SIMPLE, Level
 from probekit.records import digest
 
 
@@ -66,6 +66,7 @@ class HypothesisEntry(_Strict):
     name: str
     rule: str
     features: tuple[str, ...]
+    behaviour: str = ""  # the one it speaks of
 
 
 class ReadSpec(_Strict):
@@ -79,7 +80,10 @@ class ReadSpec(_Strict):
         "random_directions", "permuted", "random_twin",
     )  # fmt: skip
     decomposition: bool = True
-    features: tuple[str, ...] = ()  # features read as targets, for accuracy and for hypotheses
+    decomposition_k: int = Field(4, gt=0)  # directions of the `directions` and `simple` classes
+    decomposition_simple: str = "quadratic"  # the simple class that is added
+    floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
+    features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
 
 
 class ReplaceSpec(_Strict):
@@ -136,24 +140,33 @@ class JobSpec(_Strict):
     @classmethod
     def check(cls, raw: dict, where: str) -> "JobSpec":
         """Validate a plain dictionary read from `where`."""
-        try:
-            spec = cls.model_validate(raw)
-        except ValidationError as error:
-            raise BadInput(f"{where}: {_sentence(error)}") from None
+        spec = validate(cls, raw, where)
+        if spec.read.decomposition_simple not in SIMPLE:
+            raise BadInput(f"{where}: read.decomposition_simple is one of {', '.join(SIMPLE)}.")
         for level in (*spec.read.levels, *(spec.replace.levels if spec.replace else ()),
                       *(spec.transfer.levels if spec.transfer else ())):  # fmt: skip
             Level.parse(level)
         return spec
 
 
-def _sentence(error: ValidationError) -> str:
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate(model: type[_Model], raw: dict, where: str) -> _Model:
+    """Check a plain dictionary against one of the tables here; a mistake is one BadInput sentence."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {_sentence(error, model)}") from None
+
+
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg']}."
     *parents, key = first["loc"]
-    model: type[BaseModel] = JobSpec
     for parent in parents:
         if isinstance(parent, str) and parent in model.model_fields:
             model = _model_in(model.model_fields[parent].annotation) or model

@@ -1,0 +1,52 @@
+"""Bundled models and tasks whose answer is known, or at least can be known: each is a model, a task and its truths."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probekit.errors import BadInput
+
+if TYPE_CHECKING:
+    from probekit.levels import Hypothesis
+    from probekit.task import Task
+
+NAMES = ("othello-6x6",)
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A testbed's task and the hypotheses that are stated about it."""
+
+    task: "Task"
+    hypotheses: tuple["Hypothesis", ...]
+
+
+def load_testbed(name: str, n_examples: int | None = None, n_positions: int | None = None, seed: int = 0) -> Bundled:
+    """Generate a bundled task. n_examples per domain (the seen domain gets twice that), n_positions per example."""
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+        raise BadInput(f"no testbed '{name}'. Did you mean '{near}'? Bundled: {', '.join(NAMES)}.")
+    from probekit.testbeds.othello.task import hypothesis, othello_task
+
+    size = int(name.rsplit("x", 1)[1])
+    return Bundled(othello_task(size, n_examples or 2_000, n_positions or 5, seed), (hypothesis(size),))
+
+
+def load_task(source: str | Path, *, tokeniser=None, seed: int = 0, **columns) -> "Task":
+    """A bundled task by name (`n_examples=`, `n_positions=`), or a CSV, JSONL or Parquet file.
+
+    For a file, `columns` are the keys of a spec's [task] table: text or tokens, group, domain, behaviours, features.
+    tokeniser: texts to token ids, such as `model.encode`; needed with a text column.
+    """
+    if str(source) in NAMES:
+        return load_testbed(str(source), seed=seed, **columns).task
+    from probekit.filetask import read_file_task
+    from probekit.spec import TaskSpec, validate
+
+    path = Path(source)
+    if not path.suffix:
+        known = ", ".join(NAMES)
+        raise BadInput(f"no task '{source}': give a CSV, JSONL or Parquet file, or a bundled testbed ({known}).")
+    spec = validate(TaskSpec, {"file": path.name, **columns}, "load_task")
+    return read_file_task(spec, path.parent, tokeniser)

@@ -1,0 +1,227 @@
+"""Readers: every level of measurement.md section 1 fitted at one site, behind one shape.
+
+A Reader is what was fitted, ready to be applied to raw activations and a floor's logits, in any domain. All are fitted
+on the same rows beside the same floor; ridge, class restarts and early stops are chosen on the selection rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path
+from probekit.fit.directions import fit_low_rank, lda, mean_difference, pca, random_directions, select_neurons
+from probekit.fit.mlp import fit_mlp
+from probekit.fit.simple import fit_simple, n_features
+from probekit.levels import Level
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A fitted level. logits(x [n, d], offset [k, t, n]) -> [k, t, n]; directions [d, k] where it looks, if anywhere.
+
+    parameters: fitted numbers, the over-complete class counted once less.
+    """
+
+    level: str
+    source: str
+    k: int | None
+    parameters: int
+    logits: Callable[[Tensor, Tensor], Tensor]
+    directions: Float[Tensor, "d k"] | None = None
+    note: str = ""
+
+    def bits(self, data: "Side") -> Float[Tensor, "t n"]:
+        """Cross-entropy per row and target."""
+        return cross_entropy(self.logits(data.x, data.offset), data.law)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of one side of a split at one site: activations [n, d], behaviour and floor logits [class, target, n]."""
+
+    x: Float[Tensor, "n d"]
+    law: Float[Tensor, "k t n"]
+    offset: Float[Tensor, "k t n"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site ready for fitting: the two sides, the frame of the fit rows, both sides in it, and the linear readout."""
+
+    fit: Side
+    select: Side
+    frame: Frame
+    rows: tuple[Rows, Rows]
+    linear: Readout
+    seed: int
+    lambdas: Sequence[float]
+
+    @classmethod
+    def prepare(cls, fit: Side, select: Side, seed: int, lambdas: Sequence[float] = LAMBDAS) -> "Site":
+        """Rotate both sides once and fit the linear readout, which most levels start from."""
+        frame = fit_frame(fit.x)
+        rows = tuple(Rows(frame.apply(side.x), side.law, side.offset) for side in (fit, select))
+        linear = fit_path(*rows, frame.variance, lambdas)
+        return cls(fit, select, frame, rows, linear, seed, lambdas)
+
+    @property
+    def d(self) -> int:
+        """Coordinates of the site that vary at all."""
+        return len(self.frame.variance)
+
+    def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
+        """Directions in frame coordinates as directions on raw activations."""
+        return self.frame.rotation @ directions
+
+
+def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
+    """All readers of one level: one per k where the level has one, one per source for `direction`."""
+    n_class, t, _ = site.fit.law.shape
+    free = (n_class - 1) * t
+    match level.family:
+        case "prior":
+            yield _prior(site, free)
+        case "baseline":
+            yield Reader("baseline", "", None, 0, lambda x, offset: offset)
+        case "neurons":
+            for k in _upto(ks, site.fit.x.shape[1]):
+                yield _neurons(site, k, free)
+        case "direction":
+            for source, direction in (
+                ("mean_difference", mean_difference(site.rows[0])),
+                ("lda", lda(site.rows[0], site.frame.variance)),
+                ("logistic", fit_low_rank(site.rows[0], site.linear, site.frame.variance, 1)),
+            ):
+                yield subspace_reader(site, "direction", source, site.back(direction), free)
+        case "directions":
+            for k in _upto(ks, min(site.d, free)):
+                found = fit_low_rank(site.rows[0], site.linear, site.frame.variance, k)
+                yield subspace_reader(site, "directions", "behaviour", site.back(found), free)
+            for k in _upto(ks, site.d):
+                yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
+        case "simple":
+            start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, max(_upto(ks, site.d)))
+            for k in _upto(ks, site.d):
+                yield _simple(site, level, k, start, free)
+        case "linear":
+            yield _linear(site, free)
+        case "nonlinear":
+            yield _nonlinear(site)
+
+
+def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]:
+    """The control: readouts of k random directions."""
+    n_class, t, _ = site.fit.law.shape
+    basis = random_directions(site.fit.x.shape[1], max(_upto(ks, site.d)), seed).to(site.fit.x.device)
+    for k in _upto(ks, site.d):
+        yield subspace_reader(site, "directions", "random", basis[:, :k], (n_class - 1) * t)
+
+
+def _upto(ks: Sequence[int], most: int) -> list[int]:
+    """The asked k that exist, the largest possible one standing in for all beyond it."""
+    return sorted({min(k, most) for k in ks})
+
+
+def _prior(site: Site, free: int) -> Reader:
+    prior = torch.log(site.fit.law.mean(-1).clamp_min(1e-9))
+    return Reader("prior", "", None, free, lambda x, offset: prior[..., None].expand_as(offset))
+
+
+def subspace_reader(site: Site, level: str, source: str, directions: Float[Tensor, "d k"], free: int) -> Reader:
+    """A linear readout of x @ directions, beside the floor."""
+    d, k = directions.shape
+    frame = fit_frame(site.fit.x.float() @ directions)
+    rows = [Rows(frame.apply(side.x.float() @ directions), side.law, side.offset) for side in (site.fit, site.select)]
+    readout = fit_path(*rows, frame.variance, site.lambdas)
+    looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
+
+    def logits(x: Tensor, offset: Tensor) -> Tensor:
+        return readout.logits(frame.apply(x.float() @ directions), offset)
+
+    return Reader(level, source, k, looked_for + (k + 1) * free, logits, directions)
+
+
+def _neurons(site: Site, k: int, free: int) -> Reader:
+    picked = select_neurons(site.fit.x, site.rows[0], site.frame.mean, k)
+    axes = torch.eye(site.fit.x.shape[1], device=site.fit.x.device)[:, picked]
+    reader = subspace_reader(site, "neurons", "score", axes, free)
+    return Reader(**{**reader.__dict__, "parameters": k + (k + 1) * free})
+
+
+def _simple(site: Site, level: Level, k: int, start: Tensor, free: int) -> Reader:
+    fitted = fit_simple(level.member, k, *site.rows, site.frame.variance, start[:, :k], site.seed, site.lambdas)
+    directions = site.back(fitted.directions)
+    shape = sum(value.numel() for value in fitted.shape.values())
+
+    def logits(x: Tensor, offset: Tensor) -> Tensor:
+        return fitted.readout.logits(fitted.features(site.frame.apply(x)), offset)
+
+    parameters = directions.numel() + shape + (n_features(level.member, k) + 1) * free
+    return Reader(level.name, "joint", k, parameters, logits, directions)
+
+
+def _linear(site: Site, free: int) -> Reader:
+    def logits(x: Tensor, offset: Tensor) -> Tensor:
+        return site.linear.logits(site.frame.apply(x), offset)
+
+    return Reader("linear", "behaviour", None, (site.d + 1) * free, logits)
+
+
+def _nonlinear(site: Site) -> Reader:
+    stacked = [Rows(rows.z, rows.law, site.linear.logits(rows.z, rows.offset)) for rows in site.rows]
+    mlp = fit_mlp(*stacked, seed=site.seed)
+
+    def logits(x: Tensor, offset: Tensor) -> Tensor:
+        z = site.frame.apply(x)
+        return mlp.logits(z, site.linear.logits(z, offset))
+
+    parameters = mlp.n_parameters + site.linear.weight.numel()
+    return Reader("nonlinear", "mlp", None, parameters, logits, note="" if mlp.epochs else "no epoch beat linear")
+
+
+ORDERS = {
+    "linear_first": ("direction", "directions", "linear", "simple", "nonlinear"),
+    "simple_first": ("direction", "directions", "simple", "linear", "nonlinear"),
+}
+
+
+def decompose(
+    fit: Side, select: Side, test: Side, order: str, k: int, simple: str, seed: int, lambdas: Sequence[float] = LAMBDAS
+) -> list[tuple[str, Float[Tensor, "t n"]]]:
+    """Nested models from the floor to `nonlinear`: (class, test bits) after each class was added to the logits so far.
+
+    A class is kept only if the selection rows improve; the bits then repeat. Order: see ORDERS.
+    """
+    frame = fit_frame(fit.x)
+    z = [frame.apply(side.x) for side in (fit, select, test)]
+    laws = [side.law for side in (fit, select, test)]
+    current = [side.offset for side in (fit, select, test)]
+    out = []
+    for name in ORDERS[order]:
+        rows = [Rows(*three) for three in zip(z, laws, current, strict=True)]
+        logits = _add_class(name, rows, frame, k, simple, seed, lambdas)
+        if cross_entropy(logits[1], laws[1]).mean() < cross_entropy(current[1], laws[1]).mean():
+            current = logits
+        out.append((name, cross_entropy(current[2], laws[2])))
+    return out
+
+
+def _add_class(name: str, rows: list[Rows], frame: Frame, k: int, simple: str, seed: int, lambdas) -> list[Tensor]:
+    if name == "nonlinear":
+        mlp = fit_mlp(rows[0], rows[1], seed=seed)
+        return [mlp.logits(r.z, r.offset) for r in rows]  # pyright: ignore[reportArgumentType]
+    linear = fit_path(rows[0], rows[1], frame.variance, lambdas)
+    if name == "linear":
+        return [linear.logits(r.z, r.offset) for r in rows]
+    if name == "simple":
+        most = min(k, len(frame.variance))
+        start = fit_low_rank(rows[0], linear, frame.variance, most)
+        fitted = fit_simple(simple, most, rows[0], rows[1], frame.variance, start, seed, lambdas)
+        return [fitted.logits(r) for r in rows]
+    found = fit_low_rank(rows[0], linear, frame.variance, 1 if name == "direction" else k)
+    seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
+    readout = fit_path(seen[0], seen[1], None, lambdas)
+    return [readout.logits(r.z, r.offset) for r in seen]
