@@ -367,17 +367,20 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
         "control",
     )  # fmt: skip
     shown = [name for name in columns if name in frame and frame[name].astype(str).nunique() > 1]
+    if "situation" in shown:
+        shown.remove("test_domain")
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
         table = Table(*map(str, frame.columns), title=title or None)
         for row in frame.itertuples(index=False):
             table.add_row(*(Text("" if pd.isna(cell) else str(cell), overflow="fold") for cell in row))
         return table
     table = Table(title=title or None)
-    for name in (*shown, "value [95 %]"):
+    for name in shown:
         table.add_column(name.replace("_", " "), overflow="fold")
+    table.add_column("value [95 %]", overflow="fold", min_width=16)
     bits = ["bits", "floor_bits", "ceiling_bits", "n"]
     for name in bits:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold", min_width=5)
     for _, row in frame.iterrows():
         cells = ["" if pd.isna(row[name]) else str(row[name]) for name in shown]
         figures = ["" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in bits[:-1]]

@@ -1,0 +1,289 @@
+"""The commands that read: ls, show, figure, dashboard. None of them imports torch, and `--help` imports nothing heavy.
+
+`register(app)` adds them to the command line. With `--json` a command prints exactly one object and nothing else.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from probekit.errors import BadInput, MissingExtra, ProbekitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JSON_SCHEMA_VERSION = 1
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RootOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
+_RUN_HELP = "A run folder, a run's name, or 'latest'."
+
+
+def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
+    """Print `{"schema_version", "command", "ok", "rows", ...}` on one line; anything missing is null, never NaN."""
+    body = {"schema_version": JSON_SCHEMA_VERSION, "command": command, "ok": ok, "rows": _plain(rows), **_plain(extra)}
+    typer.echo(json.dumps(body, allow_nan=False, ensure_ascii=False))
+
+
+def rows(frame: "pd.DataFrame") -> list[dict]:
+    """A frame as dictionaries of plain Python values; NaN and NA become None. Of records: exactly `Record.row()`."""
+    return [_plain(row) for row in frame.to_dict("records")]
+
+
+@contextmanager
+def reporting(command: str, as_json: bool) -> Iterator[None]:
+    """With --json, a ProbekitError becomes `ok: false` with its sentence and exit code; without, it passes through."""
+    try:
+        yield
+    except ProbekitError as error:
+        if not as_json:
+            raise
+        print_json(command, False, [], error=str(error), kind=type(error).__name__)
+        raise typer.Exit(error.exit_code) from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the reading commands to `app`."""
+    for name, command in (("ls", ls), ("show", show), ("figure", figure), ("dashboard", dashboard)):
+        app.command(name)(command)
+
+
+def ls(
+    root: Annotated[Path, typer.Argument(help="Folder that holds the run folders.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs, the latest first, with how far each has come."""
+    with reporting("ls", as_json):
+        from probekit.rundir import list_runs
+
+        found = [
+            {
+                "run": run.name,
+                "state": _state(run),
+                "done": run.status.get("done"),
+                "total": run.status.get("total"),
+                "failed": len(run.status.get("failed", [])),
+                "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),
+                "updated": run.status.get("updated"),
+                "problem": run.problem,
+                "path": str(run.path),
+            }
+            for run in list_runs(root)
+        ]
+        if as_json:
+            print_json("ls", True, found)
+            return
+        if not found:
+            typer.echo(f"No runs under {root}. Start one with `probekit run SPEC`.")
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*("run", "state", "cells", "failed", "model", "updated (UTC)"))
+        for row in found:
+            cells = f"{row['done']}/{row['total']}" if row["total"] else "?"
+            updated = str(row["updated"] or "").split("+")[0].replace("T", " ")
+            shown = (row["run"], row["state"], cells, str(row["failed"] or ""), row["model"] or "", updated)
+            table.add_row(*(Text(str(cell), overflow="fold") for cell in shown))
+        Console().print(table)
+        for row in found:
+            if row["state"] == "broken":
+                typer.echo(row["problem"])
+
+
+def show(
+    run: Annotated[str, typer.Argument(help=_RUN_HELP)],
+    table: Annotated[str, typer.Option("--table", help="Which table; `leak_map` prints as a grid.")] = "leak_map",
+    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run found: FBU with its interval per hook point and level, or another table."""
+    with reporting("show", as_json):
+        from probekit import tables
+        from probekit.rundir import find_run, open_run
+
+        found = open_run(find_run(run, root), partial=partial)
+        if as_json:
+            extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
+            print_json("show", not found.problem, rows(found.records), **extra)
+            return
+        chosen = _given(behaviour=behaviour, domain=domain, metric=metric, k=_k(k))
+        frame = tables.table(table, found.records, **chosen)
+        if csv:
+            typer.echo(tables.to_csv(frame), nl=False)
+            return
+        from rich.console import Console
+
+        console = Console()
+        if found.problem:
+            typer.echo(found.problem, err=True)
+        if frame.empty:
+            typer.echo(f"{found.name} holds nothing for {table.replace('_', ' ')}.")
+            return
+        if table == "leak_map":
+            first = frame.iloc[0]
+            title = f"{found.name}: FBU of {first['behaviour']}, {first['fit_domain']} (0 explains all, 1 adds nothing)"
+            console.print(tables.leak_text(frame, title))
+            behaviours, domains = tables.behaviours(found.records), tables.domains(found.records)
+            console.print(f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}", markup=False)
+        else:
+            console.print(tables.to_text(frame, f"{found.name}: {table.replace('_', ' ')}"))
+
+
+def figure(
+    kind: Annotated[str, typer.Argument(help="frontier, leak_map, decomposition, layer_curves, transfer_matrix, ...")],
+    run: Annotated[str, typer.Argument(help=_RUN_HELP)],
+    out: Annotated[Path | None, typer.Option(help="FILE.html, .png or .svg; RUN-KIND.html when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Hook point, for the figures of one.")] = None,
+    level: Annotated[str | None, typer.Option(help="Level, for the figures of one.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    arm: Annotated[str | None, typer.Option(help="chain:matched, linear_first, refit, ...")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Light ink on a dark ground.")] = False,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write one figure of a run to a file. HTML is self-contained; PNG and SVG need a Chrome or Chromium."""
+    with reporting("figure", as_json):
+        from probekit import figures
+        from probekit.rundir import find_run, open_run
+
+        found = open_run(find_run(run, root))
+        chosen = _given(behaviour=behaviour, domain=domain, hook=hook, level=level, metric=metric, arm=arm, k=_k(k))
+        made = figures.figure(kind, found.records, template="dark" if dark else "light", **chosen)
+        path = out or Path(f"{found.name}-{kind}.html")
+        try:
+            figures.write_figure(made, path)
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
+        if as_json:
+            print_json("figure", True, [{"kind": kind, "run": found.name, "path": str(path)}])
+        else:
+            typer.echo(str(path))
+
+
+def dashboard(
+    root: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder that holds the run folders.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    unsafe_expose: Annotated[
+        bool, typer.Option("--unsafe-expose", help="Let other machines in: there is no password.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the command that would be started, and stop.")] = False,
+) -> None:
+    """Open the leakboard on this machine only."""
+    with reporting("dashboard", as_json):
+        command, environment = dashboard_command(root, port, not no_browser, address, unsafe_expose)
+        if as_json:
+            print_json("dashboard", True, [{"url": f"http://{address}:{port}", "command": command}])
+            return
+        if not root.is_dir():
+            typer.echo(f"{root} does not exist yet; the page will say how to fill it.", err=True)
+        typer.echo(f"leakboard: http://{address}:{port} (Ctrl-C stops it)")
+        sys.stdout.flush()
+        os.execve(sys.executable, command, environment)
+
+
+def dashboard_command(
+    root: Path, port: int, browser: bool, address: str = "127.0.0.1", unsafe_expose: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment that serve the page: loopback, known hosts only, nothing sent anywhere.
+
+    Raises BadInput for an address that others can reach without `unsafe_expose`, MissingExtra without streamlit.
+    """
+    from importlib.util import find_spec
+
+    if address not in ("127.0.0.1", "localhost", "::1") and not unsafe_expose:
+        raise BadInput(
+            f"{address} lets other machines in, and the page has no password: add --unsafe-expose to mean it."
+        )
+    if find_spec("streamlit") is None:
+        raise MissingExtra("the leakboard needs streamlit: pip install 'abstraction-probekit[app]'.")
+    here = Path(__file__).resolve().parents[1] / "apps" / "leakboard" / "app.py"
+    spec = None if here.is_file() else find_spec("leakboard")
+    app = here if spec is None or spec.origin is None else Path(spec.origin).parent / "app.py"
+    hosts = {"localhost", "127.0.0.1", address} - {"0.0.0.0", "::"}
+    settings = {
+        "server.address": address,
+        "server.port": port,
+        "server.headless": not browser,
+        "server.fileWatcherType": "none",
+        "server.enableStaticServing": False,
+        "server.maxUploadSize": 1,
+        "server.showEmailPrompt": False,
+        "browser.gatherUsageStats": False,
+        "browser.serverAddress": "localhost" if address in ("0.0.0.0", "::") else address,
+        "client.toolbarMode": "viewer",
+        "client.showErrorDetails": "none",
+    } | THEME
+    flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()]
+    if not unsafe_expose:
+        flags += [f"--server.allowedHosts={host}" for host in sorted(hosts)]
+    command = [sys.executable, "-m", "streamlit", "run", str(app), *flags, "--", "--runs", str(root.resolve())]
+    return command, dict(os.environ)
+
+
+THEME: dict[str, object] = {
+    "theme.font": "sans-serif",
+    "theme.headingFont": "serif",
+    "theme.baseRadius": "small",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.light.backgroundColor": "#fcfbf8",
+    "theme.light.secondaryBackgroundColor": "#f3f0e9",
+    "theme.light.textColor": "#22252a",
+    "theme.light.borderColor": "#e0dcd2",
+    "theme.dark.primaryColor": "#56B4E9",
+    "theme.dark.backgroundColor": "#15171b",
+    "theme.dark.secondaryBackgroundColor": "#1d2025",
+    "theme.dark.textColor": "#e8e6e1",
+    "theme.dark.borderColor": "#33373f",
+}
+
+
+def _state(run: Any) -> str:
+    if run.manifest is not None:
+        return "complete"
+    broken = "broken" in run.problem or "not a run folder" in run.problem
+    return "broken" if broken else str(run.status.get("state", "unknown"))
+
+
+def _k(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if not text.isdigit():
+        raise BadInput(f"--k is a number or 'all'; found '{text}'.")
+    return int(text)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "item"):  # a NumPy scalar
+        return _plain(value.item())
+    return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
