@@ -1,0 +1,36 @@
+"""Entry of the leakboard: `probekit dashboard RUNS` starts it. Navigation, the sidebar, and one sentence on FBU."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+# In a checkout the package is a folder beside the library's; in an installed wheel this changes nothing.
+if str(Path(__file__).parents[1]) not in sys.path:
+    sys.path.append(str(Path(__file__).parents[1]))
+
+from leakboard import state
+
+st.set_page_config(page_title="leakboard", page_icon=":material/water_drop:", layout="wide")
+page = st.navigation(
+    {
+        "": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", default=True)],
+        "What leaks": [
+            st.Page("pages/frontier.py", title="Frontier", icon=":material/trending_down:"),
+            st.Page("pages/leak_map.py", title="Leak map", icon=":material/grid_on:"),
+            st.Page("pages/layer_curves.py", title="Layer curves", icon=":material/show_chart:"),
+            st.Page("pages/decomposition.py", title="Decomposition", icon=":material/stacked_line_chart:"),
+            st.Page("pages/transfer.py", title="Transfer", icon=":material/sync_alt:"),
+        ],
+        "What to trust": [
+            st.Page("pages/ontology.py", title="Ontology and floors", icon=":material/compare:"),
+            st.Page("pages/provenance.py", title="Provenance", icon=":material/fact_check:"),
+        ],
+    }
+)
+state.sidebar()
+st.caption(
+    "**FBU** is the fraction of a model's behaviour that a description leaves unexplained (its *leak*): "
+    "0 explains all of it, 1 adds nothing to the best reader of the input alone, above 1 misleads."
+)
+page.run()

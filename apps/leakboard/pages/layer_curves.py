@@ -1,0 +1,39 @@
+"""Layer curves: one line per level, with its interval and its controls."""
+
+import streamlit as st
+from leakboard import state
+
+from probekit import tables
+
+st.title("Layer curves")
+view = state.view()
+mine = view.frame[(view.frame["behaviour"] == view.behaviour) & (view.frame["hook"] != "")]
+metrics = [name for name in ("read", "replace") if (mine["metric"] == name).any()]
+left, middle, right = st.columns([1, 1, 2])
+with left:
+    metric = state.pick("Metric", metrics or ["read"], "metric", show={"read": "read: is it there?",
+                                                                      "replace": "replace: does it run on it?"}.__getitem__)  # fmt: skip
+several = tables.ks(mine, metric)
+with middle:
+    k = (
+        state.pick("k, for levels with several", several, "k", default=tables.default_k(mine, metric))
+        if several
+        else None
+    )
+available = [name for name in tables.levels(mine, metric) if name not in ("prior", "baseline")]
+with right:
+    wanted = st.multiselect(
+        "Levels", available, key=f"levels-{metric}", format_func=tables.vocabulary, placeholder="all of them"
+    )
+arm = (
+    next((a for a in ("single:matched", "single:random") if a in set(mine["arm"])), None)
+    if metric == "replace"
+    else None
+)
+state.chart(
+    view, "layer_curves",
+    "The first layer where a curve leaves its grey controls is where the behaviour becomes describable at that level; bands are "
+    "95 % intervals over groups, per site and not simultaneous.",
+    **view.chosen, metric=metric, k=k, arm=arm, level=[*wanted, "baseline"] if wanted and "baseline" in set(mine["level"]) else
+    wanted or None,
+)  # fmt: skip

@@ -1,0 +1,32 @@
+"""Ontology and floors: two choices of the analyst that can make or unmake a finding."""
+
+import streamlit as st
+from leakboard import state
+
+from probekit import tables
+
+st.title("Ontology and floors")
+view = state.view()
+accuracy = view.frame[view.frame["metric"] == "accuracy"]
+fitted = list(accuracy["fit_domain"].unique())
+state.chart(
+    view, "ontology",
+    "The same facts named in two ways: where a linear reader fails and a nonlinear one succeeds, the leak belongs to the words "
+    "and not to the model.",
+    domain=view.domain if view.domain in fitted else None,
+)  # fmt: skip
+both = view.frame[
+    (view.frame["metric"] == "read") & (view.frame["behaviour"] == view.behaviour) & (view.frame["floor"] == "weak")
+]
+level = None
+if len(both):
+    left, _ = st.columns([1, 2])
+    with left:
+        levels = tables.levels(both)
+        level = state.pick("Level", levels, "level", default="linear", show=tables.vocabulary)
+state.chart(
+    view, "floor_switch",
+    "The same reader on two floors: the distance between the lines is input statistics that a weak floor would have counted as "
+    "something the model knows.",
+    **view.chosen, level=level,
+)  # fmt: skip
