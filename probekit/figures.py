@@ -9,6 +9,7 @@ Colours are Okabe-Ito (cividis for the map) and never alone: a dash, a marker or
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import pandas as pd
@@ -115,9 +116,6 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             colorscale="Cividis",
             xgap=1.5,
             ygap=1.5 if row > 12 else 0.4,
-            text=[[tables.number(v) if pd.notna(v) else "" for v in line] for line in values.to_numpy(dtype=float)],
-            texttemplate="%{text}" if show_text else None,
-            textfont={"size": 12 if row >= 24 else 10},
             hoverinfo="skip",
             name="FBU",
             colorbar={
@@ -147,6 +145,24 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             hovertext=[_hover(r) for _, r in table.iterrows()],
         )
     )
+    known = table[table["value"].notna()]
+    if show_text:
+        # Half-way up cividis is where white stops and black starts to be the better ink.
+        figure.add_trace(
+            go.Scatter(
+                x=known["x"],
+                y=known["y"],
+                mode="text",
+                text=[tables.number(v) for v in known["value"]],
+                hoverinfo="skip",
+                textfont={
+                    "size": 12 if row >= 24 else 10,
+                    "color": ["#ffffff" if v < 0.5 else "#000000" for v in known["value"]],
+                },
+                showlegend=False,
+                name="values",
+            )
+        )
     missing = table[table["value"].isna()]
     if len(missing):
         figure.add_trace(
@@ -626,7 +642,7 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
 }
 
 
-def figure(kind: str, frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
+def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selection: Any) -> go.Figure:
     """A figure by name: `figure("frontier", read_run("runs/x"), behaviour="next_move")`."""
     if kind not in KINDS:
         near = get_close_matches(kind, KINDS, n=1, cutoff=0.0)[0]
@@ -950,9 +966,9 @@ def _map_height(rows: int) -> int:
 
 
 def _wrap(label: str) -> str:
-    """A level's name on up to three short lines."""
-    text = _escape(label).replace(": ", ":<br>").replace(" (", "<br>(").replace(", k=", "<br>k=")
-    return text if "<br>" in text or len(text) < 14 else text.replace(" ", "<br>", 1)
+    """A name on as many short lines as it needs."""
+    words = label.replace(": ", ":\n").replace(" (", "\n(").replace(", k=", "\nk=")
+    return "<br>".join(line for part in words.split("\n") for line in wrap(_escape(part), 12, break_long_words=False))
 
 
 def _alpha(colour: str, alpha: float) -> str:

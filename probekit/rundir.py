@@ -123,8 +123,10 @@ class RunWriter:
             "losses": [_plain(asdict(loss)) for loss in losses],
         }
         text = _json(body, f"cell {cell}")
-        body["sum"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        _append(self.path / f"cells-{self.worker}.jsonl", _json(body, cell).encode() + b"\n")
+        check = hashlib.sha256(text.encode()).hexdigest()[:16]
+        # Spliced in, since serialising a large cell twice costs more than writing it; a reader takes the sum out again.
+        line = f'{{"sum":"{check}",{text[1:]}\n'
+        _append(self.path / f"cells-{self.worker}.jsonl", line.encode())
         if error is None:
             self._done.add(cell)
             self._failed.pop(cell, None)
@@ -398,7 +400,7 @@ class Run:
         try:
             return pq.read_table(pa.BufferReader(self._checked(path)))
         except (pa.ArrowInvalid, OSError):
-            raise RunError(f"{path} is not readable as Parquet; run its spec again.") from None
+            raise RunError(f"{path} is not readable as Parquet; remove the folder and run its spec again.") from None
 
     def _checked(self, path: Path) -> bytes:
         """The bytes of a file, compared with the manifest's digest when there is one."""
@@ -410,7 +412,9 @@ class Run:
             if entry is None:
                 raise RunError(f"{path} is not part of its run: the manifest does not name it.")
             if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise RunError(f"{path} is not what its manifest says (the digest differs); run its spec again.")
+                raise RunError(
+                    f"{path} does not match its manifest's digest; remove the folder and run its spec again."
+                )
         return data
 
 
@@ -502,30 +506,32 @@ def _manifest_of(path: Path) -> dict | None:
              "provenance": dict, "digest": str}  # fmt: skip
     for key, kind in types.items():
         if not isinstance(manifest.get(key), kind):
-            raise RunError(f"{file} is broken: '{key}' is missing or not of its type; run its spec again.")
+            raise RunError(
+                f"{file} is broken: '{key}' is missing or of another type; remove the folder and run its spec again."
+            )
     if manifest["schema_version"] > SCHEMA_VERSION:
         raise RunError(
             f"{path} was written with record schema {manifest['schema_version']} and this probekit reads up to "
             f"{SCHEMA_VERSION}; upgrade probekit."
         )
     if manifest["digest"] != digest({key: value for key, value in manifest.items() if key != "digest"}, 64):
-        raise RunError(f"{file} is broken: it does not match its own digest; run its spec again.")
+        raise RunError(f"{file} is broken: it does not match its own digest; remove the folder and run its spec again.")
     for name in (_RECORDS, _LOSSES, _CELLS, "spec.json"):
         if name not in manifest["files"]:
-            raise RunError(f"{file} is broken: it names no {name}; run its spec again.")
+            raise RunError(f"{file} is broken: it names no {name}; remove the folder and run its spec again.")
     for name, entry in manifest["files"].items():
         sealed = path / name
         if not all(_NAME.fullmatch(part) for part in Path(name).parts):
             raise RunError(f"{file} is broken: it names '{name}', which is no plain file name.")
         if sealed.is_symlink() or not sealed.is_file():
-            raise RunError(f"{path} is broken: {name} is missing; run its spec again.")
+            raise RunError(f"{path} is broken: {name} is missing; remove the folder and run its spec again.")
         if sealed.stat().st_size != entry["bytes"]:
             raise RunError(
                 f"{path} is broken: {name} has {sealed.stat().st_size} bytes and the manifest says {entry['bytes']}; "
-                "run its spec again."
+                "remove the folder and run its spec again."
             )
     if _sha256(path / "spec.json") != manifest["files"]["spec.json"]["sha256"]:
-        raise RunError(f"{path} is broken: spec.json is not what the manifest says; run its spec again.")
+        raise RunError(f"{path} is broken: spec.json is not the manifest's; remove the folder and run its spec again.")
     return manifest
 
 
@@ -610,14 +616,17 @@ def _record_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
+_PRIMITIVE = (str, int, float, bool, type(None))  # exact types: a NumPy float is a float too, and is converted
+
+
 def _plain(value: Any) -> Any:
     """The value with NumPy scalars and arrays, tuples and paths turned into what JSON has."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _PRIMITIVE else _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
+        return [item if type(item) in _PRIMITIVE else _plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, Path) else value

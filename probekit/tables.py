@@ -64,7 +64,7 @@ def levels(frame: pd.DataFrame, metric: str = "read") -> list[str]:
 
 def ks(frame: pd.DataFrame, metric: str = "read") -> list[int]:
     """Values of k of the levels measured at several, ascending."""
-    rows = frame[(frame["metric"] == metric) & (frame["control"] == "") & frame["level"].map(_has_k)]
+    rows = frame[(frame["metric"] == metric) & (frame["control"] == "") & _several(frame)]
     return sorted(int(k) for k in rows["k"].dropna().unique())
 
 
@@ -492,13 +492,13 @@ def _arm(rows: pd.DataFrame, arm: str | None) -> str:
 
 def _at_k(tidy: pd.DataFrame, k: int | str | None) -> pd.DataFrame:
     """Rows at this k of the levels measured at several; the others stay. Labels get the k."""
-    several = tidy["level"].map(_has_k).astype(bool) & tidy["k"].notna()
+    several = _several(tidy) & tidy["k"].notna()
     if k != "all":
         if k is not None and several.any() and int(k) not in set(tidy.loc[several, "k"]):
             found = ", ".join(str(v) for v in sorted(set(tidy.loc[several, "k"])))
             raise BadInput(f"nothing was measured at k = {k}; there is {found}, or 'all'.")
         tidy = tidy[~several | (tidy["k"] == (None if k is None else int(k)))].copy()
-        several = tidy["level"].map(_has_k).astype(bool) & tidy["k"].notna()
+        several = _several(tidy) & tidy["k"].notna()
     tidy["label"] = [
         f"{label}, k={number_of}" if many else label
         for label, number_of, many in zip(tidy["label"], tidy["k"], several, strict=True)
@@ -506,8 +506,9 @@ def _at_k(tidy: pd.DataFrame, k: int | str | None) -> pd.DataFrame:
     return tidy
 
 
-def _has_k(level: str) -> bool:
-    return level in ("neurons", "directions") or level.startswith("simple:")
+def _several(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of a level that is measured at several k."""
+    return rows["level"].isin(["neurons", "directions"]) | rows["level"].str.startswith("simple:")
 
 
 def _level_rank(level: str) -> tuple[int, str]:

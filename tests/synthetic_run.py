@@ -2,8 +2,12 @@
 
 # ruff: noqa: E501
 
+import atexit
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +196,15 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
             yield Record(level="linear", control="random_twin", value=0.70, low=0.69, high=0.71, **feature)
 
 
+@cache
+def shared_run(n_layers: int = 6) -> Path:
+    """One finished run for all tests that only read; with many layers, a narrow one."""
+    root = Path(tempfile.mkdtemp(prefix="probekit-test-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    narrow = {"domains": DOMAINS[:1], "behaviours": BEHAVIOURS[:1]} if n_layers > 12 else {}
+    return write_run(root, n_layers=n_layers, **narrow)
+
+
 def write_run(
     root: Path,
     run: str = "synthetic",
@@ -199,11 +212,12 @@ def write_run(
     *,
     finish: bool = True,
     domains=DOMAINS,
+    behaviours=BEHAVIOURS,
     spec: dict | None = None,
 ) -> Path:
     """Write the synthetic run under `root`; `finish=False` leaves it half-written, one cell in four missing."""
     spec = SPEC if spec is None else spec
-    made = records(n_layers, domains=domains)
+    made = records(n_layers, domains=domains, behaviours=behaviours)
     sites = sorted({record.hook for record in made})
     writer = RunWriter.open(root, run, spec, len(sites))
     for i, site in enumerate(sites):

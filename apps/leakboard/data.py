@@ -1,6 +1,8 @@
 """Runs as the page sees them. Caches are keyed on what is on disk (path, name, sizes or manifest), never on a frame:
 streamlit hashes only a sample of a large frame and would return another run's."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +18,11 @@ def runs(root: Path) -> list[Run]:
     found = [
         _run(str(folder), _signature(folder))
         for folder in root.iterdir()
-        if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith(".")
+        if folder.is_dir()
+        and not folder.is_symlink()
+        and not folder.name.startswith(".")
         and any((folder / name).exists() for name in ("spec.json", "manifest.json", "status.json"))
-    ]  # fmt: skip
+    ]
     return sorted(found, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
 
 

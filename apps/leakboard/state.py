@@ -4,6 +4,8 @@ Text from data sets, specs and file names goes through `plain` before it meets m
 otherwise be fetched by the viewer's browser.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import argparse
 import re
 import sys
@@ -78,8 +80,8 @@ def sidebar() -> None:
         frame = _records(run)
         if frame is None or frame.empty:
             return
-        behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour", show=_words)
-        pick("Fitted on domain", tables.domains(frame, behaviour), "domain", show=_words)
+        behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour")
+        pick("Fitted on domain", tables.domains(frame, behaviour), "domain")
         model = (
             (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed") or "no model named"
         )
@@ -97,7 +99,8 @@ def view() -> View:
     if run.problem or frame is None:
         problem(run, frame)
     if frame is None or frame.empty or not tables.behaviours(frame):
-        st.text("Nothing of this run can be shown yet.")
+        if not run.problem:
+            st.text("This run holds no records of a behaviour, so there is nothing to show.")
         st.stop()
         raise AssertionError  # st.stop does not return
     names = tables.behaviours(frame)
@@ -140,9 +143,12 @@ def chart(view: View, kind: str, caption: str, **selection: Any) -> None:
     """A figure, one line that says how to read it, and its numbers with a download."""
     with st.container(border=True):
         st.plotly_chart(
-            figures.figure(kind, view.frame, template=view.template, **selection), theme=None, config=figures.CONFIG,
-            key=f"figure-{kind}", alt=caption,
-        )  # fmt: skip
+            figures.figure(kind, view.frame, template=view.template, **selection),
+            theme=None,
+            config=figures.CONFIG,
+            key=f"figure-{kind}",
+            alt=caption,
+        )
         st.caption(caption)
     numbers(tables.table(kind, view.frame, **selection), f"{view.run.name}-{kind}")
 
@@ -168,7 +174,3 @@ def _state(run: Run) -> str:
     if not run.problem:
         return "complete"
     return "broken" if "broken" in run.problem else f"{run.status.get('state', 'unknown')}, not finished"
-
-
-def _words(name: str) -> str:
-    return str(name).replace("_", " ")

@@ -1,8 +1,10 @@
 """The frontier: what a description explains for its complexity, when the model has to run on it."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
-from leakboard import state
 
+from leakboard import state
 from probekit import tables
 
 st.title("Frontier")
@@ -22,7 +24,7 @@ if arms:
     with left:
         preferred = next((arm for arm in ("chain:matched", "chain:random", "single:matched") if arm in arms), arms[0])
         arm = state.pick(
-            "Replaced", arms, "arm", default=preferred, show=lambda a: ", ".join(names[p] for p in a.split(":"))
+            "Replaced", arms, "replaced", default=preferred, show=lambda a: ", ".join(names[p] for p in a.split(":"))
         )
     selection["arm"] = arm
     if arm.startswith("single"):
@@ -30,8 +32,10 @@ if arms:
         with right:
             selection["hook"] = state.pick("At", hooks, "hook", default=hooks[len(hooks) // 2], show=tables.site_label)
 state.chart(
-    view, "frontier",
-    "Lower is better and further left is simpler: a line is one vocabulary, kept while everything else is resampled. The gap "
-    "between solid and dashed is what does not hold in unseen situations; the gap to the thin line is what is readable but not used.",
+    view,
+    "frontier",
+    "Lower is better and further left is simpler: a line is one vocabulary, kept while everything else is "
+    "resampled. The gap between solid and dashed is what does not hold in unseen situations; the gap to the thin line "
+    "is what is readable but not used.",
     **selection,
-)  # fmt: skip
+)

@@ -1,8 +1,10 @@
 """Layer curves: one line per level, with its interval and its controls."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
-from leakboard import state
 
+from leakboard import state
 from probekit import tables
 
 st.title("Layer curves")
@@ -11,8 +13,12 @@ mine = view.frame[(view.frame["behaviour"] == view.behaviour) & (view.frame["hoo
 metrics = [name for name in ("read", "replace") if (mine["metric"] == name).any()]
 left, middle, right = st.columns([1, 1, 2])
 with left:
-    metric = state.pick("Metric", metrics or ["read"], "metric", show={"read": "read: is it there?",
-                                                                      "replace": "replace: does it run on it?"}.__getitem__)  # fmt: skip
+    metric = state.pick(
+        "Metric",
+        metrics or ["read"],
+        "metric",
+        show={"read": "read: is it there?", "replace": "replace: does it run on it?"}.__getitem__,
+    )
 several = tables.ks(mine, metric)
 with middle:
     k = (
@@ -30,10 +36,15 @@ arm = (
     if metric == "replace"
     else None
 )
+levels = [*wanted, "baseline"] if wanted and "baseline" in set(mine["level"]) else wanted or None
 state.chart(
-    view, "layer_curves",
-    "The first layer where a curve leaves its grey controls is where the behaviour becomes describable at that level; bands are "
-    "95 % intervals over groups, per site and not simultaneous.",
-    **view.chosen, metric=metric, k=k, arm=arm, level=[*wanted, "baseline"] if wanted and "baseline" in set(mine["level"]) else
-    wanted or None,
-)  # fmt: skip
+    view,
+    "layer_curves",
+    "The first layer where a curve leaves its grey controls is where the behaviour becomes describable at that level; "
+    "bands are 95 % intervals over groups, per site and not simultaneous.",
+    **view.chosen,
+    metric=metric,
+    k=k,
+    arm=arm,
+    level=levels,
+)

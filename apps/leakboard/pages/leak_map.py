@@ -1,9 +1,11 @@
 """The leak map: every hook point by every level, and everything behind one cell."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import pandas as pd
 import streamlit as st
-from leakboard import data, state
 
+from leakboard import data, state
 from probekit import figures, tables
 
 st.title("Leak map")
@@ -11,8 +13,12 @@ view = state.view()
 metrics = [name for name in ("read", "replace") if ((view.frame["metric"] == name) & (view.frame["hook"] != "")).any()]
 left, middle, _ = st.columns([1, 1, 2])
 with left:
-    metric = state.pick("Metric", metrics or ["read"], "metric", show=lambda m: {"read": "read: is it there?",
-                                                                               "replace": "replace: does it run on it?"}[m])  # fmt: skip
+    metric = state.pick(
+        "Metric",
+        metrics or ["read"],
+        "metric",
+        show=lambda m: {"read": "read: is it there?", "replace": "replace: does it run on it?"}[m],
+    )
 rows = view.frame[
     (view.frame["metric"] == metric) & (view.frame["behaviour"] == view.behaviour) & (view.frame["hook"] != "")
 ]
@@ -37,18 +43,23 @@ def clicked() -> None:
     points = st.session_state["map"]["selection"]["points"]
     if points and points[0].get("customdata"):
         _, hook, label = points[0]["customdata"][:3]
-        st.session_state["hook"], st.session_state["level"] = hook, label
+        st.session_state["hook"], st.session_state["cell"] = hook, label
 
 
 caption = (
-    "Dark is explained, bright is not. Read a row to see what it takes to describe the behaviour at that layer, a column to see "
-    "where it appears. Click a cell, or choose it below."
+    "Dark is explained, bright is not. Read a row to see what it takes to describe the behaviour at that layer, "
+    "a column to see where it appears. Click a cell, or choose it below."
 )
 with st.container(border=True):
     st.plotly_chart(
-        figures.leak_map(view.frame, template=view.template, **selection), theme=None, config=figures.CONFIG, key="map",
-        on_select=clicked, selection_mode="points", alt=caption,
-    )  # fmt: skip
+        figures.leak_map(view.frame, template=view.template, **selection),
+        theme=None,
+        config=figures.CONFIG,
+        key="map",
+        on_select=clicked,
+        selection_mode="points",
+        alt=caption,
+    )
     st.caption(caption)
 if table.empty:
     st.stop()
@@ -60,7 +71,7 @@ left, right = st.columns(2)
 with left:
     hook = state.pick("Hook point", hooks, "hook", default=hooks[-1], show=tables.site_label)
 with right:
-    label = state.pick("Level", labels, "level", default="linear")
+    label = state.pick("Level", labels, "cell", default="linear")
 cell = table[(table["hook"] == hook) & (table["label"] == label)]
 if cell.empty:
     st.text("This level was not measured at this hook point.")
@@ -86,7 +97,7 @@ for column, (name, value, why) in zip(
         ("groups", f"{row['groups']:,}", "Independent groups behind the interval."),
     ),
     strict=True,
-):  # fmt: skip
+):
     column.metric(name, value, help=why)
 if row["note"]:
     st.text(row["note"])
@@ -95,24 +106,31 @@ left, right = st.columns(2)
 with left:
     st.markdown("**Controls beside it**")
     controls = view.frame[
-        (view.frame["control"] != "") & (view.frame["metric"] == metric) & (view.frame["hook"] == hook)
-        & (view.frame["behaviour"] == view.behaviour) & (view.frame["fit_domain"] == view.domain)
-        & (view.frame["test_domain"] == view.domain) & (view.frame["arm"] == row["arm"])
+        (view.frame["control"] != "")
+        & (view.frame["metric"] == metric)
+        & (view.frame["hook"] == hook)
+        & (view.frame["behaviour"] == view.behaviour)
+        & (view.frame["fit_domain"] == view.domain)
+        & (view.frame["test_domain"] == view.domain)
+        & (view.frame["arm"] == row["arm"])
         & (view.frame["k"].isna() | view.frame["k"].isin([] if pd.isna(row["k"]) else [row["k"]]))
-    ]  # fmt: skip
+    ]
     if controls.empty:
         st.text("No control was run at this hook point.")
     else:
         st.dataframe(
-            pd.DataFrame({
-                "control": [figures.CONTROL_WORDS[name] for name in controls["control"]],
-                "level": [tables.vocabulary(level) for level in controls["level"]],
-                "FBU": [tables.value_text(r) for _, r in controls.iterrows()],
-            }),
-            hide_index=True, width="stretch",
-        )  # fmt: skip
+            pd.DataFrame(
+                {
+                    "control": [figures.CONTROL_WORDS[name] for name in controls["control"]],
+                    "level": [tables.vocabulary(level) for level in controls["level"]],
+                    "FBU": [tables.value_text(r) for _, r in controls.iterrows()],
+                }
+            ),
+            hide_index=True,
+            width="stretch",
+        )
         st.caption(
-            "A control near 1 finds nothing where there is nothing; one near the cell's value says the cell means little."
+            "Near 1, a control finds nothing where there is nothing; near the cell's value, the cell means little."
         )
 with right:
     st.markdown("**Groups with the most missed bits**")
@@ -120,9 +138,8 @@ with right:
     if behind.empty:
         st.text("No losses per group were kept for this cell.")
     else:
-        shown = behind.head(8)[["group", "fbu", "numerator", "n"]].rename(
-            columns={"fbu": "FBU", "numerator": "missed bits"}
-        )
-        st.dataframe(shown, hide_index=True, width="stretch")
+        shown = behind.head(8)[["group", "fbu", "numerator", "n"]]
+        named = {"fbu": "FBU", "numerator": "missed bits"}
+        st.dataframe(shown, hide_index=True, width="stretch", column_config=named)
         st.caption(f"The worst of {len(behind)}: means hide the dangerous cases.")
 state.numbers(table, f"{view.run.name}-leak_map")

@@ -1,8 +1,10 @@
 """Ontology and floors: two choices of the analyst that can make or unmake a finding."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
-from leakboard import state
 
+from leakboard import state
 from probekit import tables
 
 st.title("Ontology and floors")
@@ -10,11 +12,12 @@ view = state.view()
 accuracy = view.frame[view.frame["metric"] == "accuracy"]
 fitted = list(accuracy["fit_domain"].unique())
 state.chart(
-    view, "ontology",
-    "The same facts named in two ways: where a linear reader fails and a nonlinear one succeeds, the leak belongs to the words "
-    "and not to the model.",
+    view,
+    "ontology",
+    "The same facts named in two ways: where a linear reader fails and a nonlinear one succeeds, the leak belongs to "
+    "the words and not to the model.",
     domain=view.domain if view.domain in fitted else None,
-)  # fmt: skip
+)
 both = view.frame[
     (view.frame["metric"] == "read") & (view.frame["behaviour"] == view.behaviour) & (view.frame["floor"] == "weak")
 ]
@@ -25,8 +28,10 @@ if len(both):
         levels = tables.levels(both)
         level = state.pick("Level", levels, "level", default="linear", show=tables.vocabulary)
 state.chart(
-    view, "floor_switch",
-    "The same reader on two floors: the distance between the lines is input statistics that a weak floor would have counted as "
-    "something the model knows.",
-    **view.chosen, level=level,
-)  # fmt: skip
+    view,
+    "floor_switch",
+    "The same reader on two floors: the distance between the lines is input statistics that a weak floor would have "
+    "counted as something the model knows.",
+    **view.chosen,
+    level=level,
+)

@@ -1,11 +1,13 @@
 """Provenance: what was asked, with which code and data, what the audit found, and how long it took."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import json
 
 import pandas as pd
 import streamlit as st
-from leakboard import state
 
+from leakboard import state
 from probekit import tables
 
 st.title("Provenance")
@@ -32,10 +34,16 @@ else:
     st.subheader("Audit")
     if isinstance(audit, list) and audit and all(isinstance(check, dict) for check in audit):
         st.caption("What was checked about the extraction itself, before any number was believed.")
-        st.dataframe(pd.DataFrame(audit).astype(str), hide_index=True, width="stretch")
+        checks = pd.DataFrame(audit).astype(str)
+        if "passed" in checks:
+            checks["passed"] = checks["passed"].map({"True": "✓ passed", "False": "✗ FAILED"}).fillna(checks["passed"])
+        st.dataframe(checks, hide_index=True, width="stretch")
     elif isinstance(audit, dict) and audit:
-        st.dataframe(pd.DataFrame({"check": list(audit), "found": [str(v) for v in audit.values()]}), hide_index=True,
-                     width="stretch")  # fmt: skip
+        st.dataframe(
+            pd.DataFrame({"check": list(audit), "found": [str(v) for v in audit.values()]}),
+            hide_index=True,
+            width="stretch",
+        )
     else:
         st.text("No audit was recorded.")
     table = tables.provenance(view.frame)

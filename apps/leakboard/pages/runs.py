@@ -1,9 +1,11 @@
 """Home: the runs under the folder, how far each has come, and what the selected one says at a glance."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import pandas as pd
 import streamlit as st
-from leakboard import data, state
 
+from leakboard import data, state
 from probekit import tables
 
 st.title("Runs")
@@ -26,14 +28,18 @@ for run in found:
             "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
             "failed": len(run.status.get("failed", [])),
             "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),
-            "updated (UTC)": pd.to_datetime(run.status.get("updated"), errors="coerce"),
+            "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
         }
     )
 st.dataframe(
-    pd.DataFrame(rows), hide_index=True, width="stretch",
-    column_config={"cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
-                   "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC")},
-)  # fmt: skip
+    pd.DataFrame(rows),
+    hide_index=True,
+    width="stretch",
+    column_config={
+        "cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
+        "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
+    },
+)
 
 view = state.view()
 st.subheader("The selected run at a glance")
@@ -43,16 +49,30 @@ curve = tables.frontier(view.frame, **view.chosen)
 replaced = curve[(curve["metric"] == "replace") & (curve["control"] == "") & (curve["situation"] == "seen")]
 columns = st.columns(4)
 one = leak.dropna(subset=["bits"]).head(1)
-columns[0].metric("Floor, input only", f"{one['floor_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
-                  help="Bits per example of the best reader that sees only the input.")  # fmt: skip
-columns[1].metric("Ceiling, the model itself", f"{one['ceiling_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
-                  help="The model's own entropy: nothing can do better.")  # fmt: skip
+columns[0].metric(
+    "Floor, input only",
+    f"{one['floor_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
+    help="Bits per example of the best reader that sees only the input.",
+)
+columns[1].metric(
+    "Ceiling, the model itself",
+    f"{one['ceiling_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
+    help="The model's own entropy: nothing can do better.",
+)
 linear = last[last["level"] == "linear"]
-columns[2].metric("Linear, last site", tables.value_text(linear.iloc[0]).split(" ")[0] if len(linear) else "NA",
-                  help="FBU of a linear reader of the last hook point.")  # fmt: skip
+columns[2].metric(
+    "Linear, last site",
+    tables.value_text(linear.iloc[0]).split(" ")[0] if len(linear) else "NA",
+    help="FBU of a linear reader of the last hook point.",
+)
 stated = replaced[replaced["level"].str.startswith("hypothesis:")]
-columns[3].metric("Stated hypothesis, replaced", tables.value_text(stated.iloc[0]).split(" ")[0] if len(stated) else "NA",
-                  help="FBU when the model keeps only the hypothesis' features; NA when none was stated.")  # fmt: skip
+columns[3].metric(
+    "Stated hypothesis, replaced",
+    tables.value_text(stated.iloc[0]).split(" ")[0] if len(stated) else "NA",
+    help="FBU when the model keeps only the hypothesis' features; NA when none was stated.",
+)
 behaviours, domains = tables.behaviours(view.frame), tables.domains(view.frame)
-st.text(f"{len(behaviours)} behaviours: {', '.join(behaviours)}\n{len(domains)} domains: {', '.join(domains)}\n"
-        f"{len(tables.hooks(view.frame))} hook points, {len(tables.levels(view.frame))} levels")  # fmt: skip
+st.text(
+    f"{len(behaviours)} behaviours: {', '.join(behaviours)}\n{len(domains)} domains: {', '.join(domains)}\n"
+    f"{len(tables.hooks(view.frame))} hook points, {len(tables.levels(view.frame))} levels"
+)

@@ -1,8 +1,10 @@
 """Transfer: does what was fitted on one domain hold on another?"""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
-from leakboard import state
 
+from leakboard import state
 from probekit import tables
 
 st.title("Transfer")
@@ -15,21 +17,24 @@ if len(rows):
     words = {"raw": "as fitted", "refit": "after one temperature and intercepts", "platt50": "after 50 labels"}
     hooks = tables.hooks(rows, "transfer")
     with left:
-        selection["arm"] = state.pick("Applied", arms, "arm", show=words.__getitem__)
+        selection["arm"] = state.pick("Applied", arms, "applied", show=words.__getitem__)
     with middle:
         selection["hook"] = state.pick("At", hooks, "hook", default=hooks[len(hooks) // 2], show=tables.site_label)
     with right:
         selection["level"] = state.pick("Level", tables.levels(rows, "transfer"), "level", show=tables.vocabulary)
 state.chart(
-    view, "transfer_matrix",
-    "Rows are where it was fitted, columns where it was applied. 0 is as good as fitting there; 1 is no better than the floor "
-    "there. If 50 labels repair it, the calibration moved and not the direction.",
+    view,
+    "transfer_matrix",
+    "Rows are where it was fitted, columns where it was applied. 0 is as good as fitting there; 1 is no better than "
+    "the floor there. If 50 labels repair it, the calibration moved and not the direction.",
     **selection,
-)  # fmt: skip
+)
 crossing = tables.crossing(view.frame, behaviour=view.behaviour)
 if len(crossing):
     st.subheader("Crossing test")
-    st.caption("Coarse but general: with everything frozen, does the coarser level lose at home and win away? Bits per example; "
-               "below 0 the coarser level wins.")  # fmt: skip
+    st.caption(
+        "Coarse but general: with everything frozen, does the coarser level lose at home and win away? Bits per "
+        "example; below 0 the coarser level wins."
+    )
     shown = crossing.assign(difference=[tables.value_text(row) for _, row in crossing.iterrows()])
     st.dataframe(shown[["label", "site", "fit_domain", "test_domain", "difference"]], hide_index=True, width="stretch")

@@ -1,0 +1,128 @@
+"""Tables: the right rows, nothing rounded away, nothing that a spreadsheet would run."""
+
+import io
+import math
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from probekit import tables
+from probekit.errors import BadInput
+from probekit.rundir import read_run
+from tests.synthetic_run import BEHAVIOURS, DOMAINS, KS, shared_run
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return read_run(shared_run())
+
+
+def printed(table, width=100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+def test_leak_map_has_one_cell_per_site_and_label_in_forward_order(frame):
+    table = tables.leak_map(frame)
+    assert not table.duplicated(["site", "label"]).any()
+    assert table["site"].drop_duplicates().tolist() == ["0 resid_pre", *(f"{i} resid_post" for i in range(6))]
+    assert set(table.loc[table["level"] == "directions", "k"]) == {4}
+    assert table["label"].drop_duplicates().tolist()[:2] == ["prior", "baseline"]
+    every = tables.leak_map(frame, k="all")
+    assert {f"neurons, k={k}" for k in KS} <= set(every["label"])
+    assert (table["value"] > 1.5).any(), "what misleads is not clipped"
+
+
+def test_selection_is_never_silent(frame):
+    with pytest.raises(BadInput, match="Did you mean 'next_move'"):
+        tables.table("leak_map", frame, behaviour="nextmove")
+    with pytest.raises(BadInput, match="Did you mean 'frontier'"):
+        tables.table("fronteer", frame)
+    with pytest.raises(BadInput, match="no selection 'behavior'. Did you mean 'behaviour'"):
+        tables.table("leak", frame, behavior="x")
+    with pytest.raises(BadInput, match="k = 3"):
+        tables.table("leak_map", frame, k=3)
+    with pytest.raises(BadInput, match="domain"):
+        tables.table("leak", frame, domain="mars")
+
+
+@pytest.mark.parametrize("arm", tables.ORDERS)
+def test_shares_sum_to_one(frame, arm):
+    shares = tables.decomposition(frame, arm=arm)
+    assert shares.groupby("site")["value"].sum().between(0.95, 1.05).all()
+    order = shares.drop_duplicates("level").sort_values("class_order")["level"].tolist()
+    linear, simple = order.index("linear"), order.index("simple:quadratic")
+    assert (linear < simple) == (arm == "linear_first")
+    assert order[-1] == "absent"
+
+
+def test_frontier_separates_seen_from_unseen_and_keeps_controls(frame):
+    table = tables.frontier(frame)
+    replace = table[table["metric"] == "replace"]
+    assert set(replace["situation"]) == {"seen", "unseen"}
+    assert set(replace["control"]) == {"", "random_twin", "random_directions"}
+    own = replace[(replace["vocabulary"] == "directions (behaviour)") & (replace["control"] == "")]
+    seen, unseen = (own[own["situation"] == s].set_index("k")["value"] for s in ("seen", "unseen"))
+    assert (seen[[8, 16, 32]] < unseen[[8, 16, 32]]).all()
+    raw = frame[(frame["metric"] == "replace") & (frame["arm"] == "chain:matched")
+                & (frame["behaviour"] == BEHAVIOURS[0]) & (frame["level"] == "neurons") & (frame["k"] == 8) & (frame["fit_domain"] == DOMAINS[0])
+                & (frame["test_domain"] != DOMAINS[0])]  # fmt: skip
+    row = table[(table["level"] == "neurons") & (table["k"] == 8) & (table["situation"] == "unseen")]
+    assert len(raw) == 2 and math.isclose(row["value"].item(), raw["value"].mean())
+
+
+def test_a_single_site_frontier_is_about_one_site(frame):
+    table = tables.frontier(frame, arm="single:random", hook="blocks.2.hook_resid_post")
+    assert set(table["hook"]) == {"blocks.2.hook_resid_post"}
+
+
+def test_floor_switch_and_ontology(frame):
+    floors = tables.floor_switch(frame).pivot(index="site", columns="floor", values="value")
+    assert (floors["weak"] < floors["strong"] + 0.02).all()
+    accuracy = tables.ontology(frame)
+    last = accuracy[(accuracy["site"] == "5 resid_post") & (accuracy["control"] == "")].set_index(["feature", "level"])
+    assert last.loc[("mine_yours", "linear"), "value"] > 0.95
+    assert last.loc[("black_white", "linear"), "value"] < 0.8
+
+
+def test_transfer_keeps_the_reason_for_na(frame):
+    table = tables.transfer_matrix(frame)
+    assert len(table) == 9
+    assert table[table["value"].isna()]["na_reason"].tolist() == ["absent_in_test_domain"]
+
+
+def test_every_table_survives_an_empty_frame(frame):
+    for kind in tables.KINDS:
+        assert tables.table(kind, frame.head(0)).empty or kind == "provenance"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.234, ".23"), (-0.031, "-.03"), (1.024, "1.02"), (-0.001, ".00"), (0.0, ".00"), (12.0, "12.00"), (None, "NA"),
+     (float("nan"), "NA")],
+)  # fmt: skip
+def test_numbers_read_as_in_print(value, text):
+    assert tables.number(value) == text
+
+
+def test_value_text():
+    row = {"value": 1.3, "low": 1.2, "high": 1.4, "na_reason": ""}
+    assert tables.value_text(row) == "1.30 [1.20, 1.40]"
+    assert tables.value_text(row | {"value": None, "na_reason": "small_denominator"}) == "NA (nothing to explain)"
+
+
+def test_nothing_is_cut_in_a_narrow_terminal(frame):
+    text = printed(tables.leak_text(tables.leak_map(frame)), width=90)
+    assert "…" not in text and "1.60" in text
+    na = tables.leak(frame, behaviour=BEHAVIOURS[1])
+    assert "NA" in printed(tables.to_text(na[na["value"].isna()]), 200)
+
+
+def test_csv_is_safe_for_spreadsheets(frame):
+    nasty = pd.DataFrame({"=x": ["=1+1", "+1", "-1", "@a", "\t=1", "fine"], "n": [-1.5, 2, 3, 4, 5, 6]})
+    lines = tables.to_csv(nasty).splitlines()
+    assert lines[0] == "'=x,n" and lines[1] == "'=1+1,-1.5" and lines[-1] == "fine,6.0"
+    assert all(line.startswith("'") for line in lines[:-1])
+    assert len(tables.to_csv(tables.provenance(frame)).splitlines()) > 20
