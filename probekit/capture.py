@@ -6,7 +6,7 @@ the store and runs nothing, and a call that was interrupted goes on where it sto
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,15 @@ class Sites(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Activations:
-    """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens."""
+    """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
+
+    laws: for each behaviour of the model's own output, the function from logits [n, d_vocab] to its law [n, k].
+    """
 
     sites: Mapping[str, Tensor]
     observations: Observations
     audit: dict[str, Any]
+    laws: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 def capture(
@@ -106,7 +110,8 @@ def capture(
         revision=model.revision,
         fingerprint=key,
     )
-    return Activations(sites, observations, run.audit(names))
+    laws = {rule.spec.name: run.settled(rule).law for rule in rules}
+    return Activations(sites, observations, run.audit(names), laws)
 
 
 def activation_key(model: Model, task: Task) -> str:
@@ -310,12 +315,15 @@ class _Run:
 
     def behaviour(self, rule: _Rule) -> Behaviour:
         """A stored law under its own name and outcome names."""
-        if rule.groups is None:
-            rule = rule.keeping(self._kept(rule) or (), self.model)
+        rule = self.settled(rule)
         law = self.store.read(self.key, rule.stored_as).numpy()
         assert rule.names is not None
         covered = float(1 - law[:, -1].mean()) if rule.names[-1] == "rest" and rule.spec.tokens is None else 1.0
         return Behaviour(rule.spec.name, law, rule.names, covered if rule.spec.kind in ("law", "argmax") else 1.0)
+
+    def settled(self, rule: _Rule) -> _Rule:
+        """The rule with the outcomes that were kept."""
+        return rule.keeping(self._kept(rule) or (), self.model) if rule.groups is None else rule
 
     def audit(self, names: Sequence[str]) -> dict[str, Any]:
         """The audit kept with the first site, and what can be counted in the tokens."""

@@ -33,7 +33,7 @@ def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
 
 def rows(frame: "pd.DataFrame") -> list[dict]:
     """A frame as dictionaries of plain Python values; NaN and NA become None. Of records: exactly `Record.row()`."""
-    return [_plain(row) for row in frame.to_dict("records")]
+    return _plain(frame.to_dict("records"))
 
 
 @contextmanager
@@ -276,14 +276,18 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON has: NumPy scalars as Python's, NaN and NA as None, anything else as text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _PRIMITIVE else _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [item if type(item) in _PRIMITIVE else _plain(item) for item in value]
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
-    if value is None or isinstance(value, str | int):
+    if type(value) in _PRIMITIVE:
         return value
-    if hasattr(value, "item"):  # a NumPy scalar
-        return _plain(value.item())
     return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
+
+
+_PRIMITIVE = (str, int, bool, type(None))  # not float: it may be NaN

@@ -3,11 +3,13 @@
 Strong floor: linear readout of all input blocks, and an MLP of width 256 on top of it (fit/mlp.py states its budget),
 whichever does better on the selection fold. Weak floor: linear readout of the position alone. Rows of the fit fold get
 logits from models that did not see their group; all other rows get the mean logits of those models. Without this, a
-probe would be fitted beside an overfitted floor and tested beside an honest one.
+probe would be fitted beside an overfitted floor and tested beside an honest one. Both kinds of logits are then given a
+temperature and intercepts of their own (fit rows: on themselves; all others: on the selection rows), so that no probe
+earns bits by recalibrating the floor.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +17,17 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path
+from probekit.fit.core import (
+    LAMBDAS,
+    Frame,
+    Readout,
+    Rows,
+    calibrate,
+    cross_entropy,
+    fit_calibration,
+    fit_frame,
+    fit_path,
+)
 from probekit.fit.mlp import Mlp, fit_mlp
 from probekit.stats import Split, folds_by_group
 
@@ -40,20 +52,25 @@ class Member:
 
 @dataclass(frozen=True)
 class Floor:
-    """A fitted floor. family: `prior` (no input blocks), `linear` or `mlp`; blocks: the inputs that it reads."""
+    """A fitted floor. family: `prior` (no input blocks), `linear` or `mlp`; blocks: the inputs that it reads.
+
+    theta: temperature and intercepts of the members' mean, None for the prior.
+    """
 
     name: str
     family: str
     blocks: tuple[str, ...]
     members: tuple[Member, ...]
     prior: Float[Tensor, "k t"]
+    theta: Float[Tensor, "t k1"] | None = None
 
     def logits(self, inputs: Mapping[str, NDArray], n: int) -> Float[Tensor, "k t n"]:
-        """Mean logits of the members for `n` rows of input blocks."""
+        """Calibrated mean logits of the members for `n` rows of input blocks."""
         if not self.members:
             return self.prior[..., None].expand(*self.prior.shape, n).contiguous()
         x = stack(inputs, self.blocks)
-        return torch.stack([member.logits(x) for member in self.members]).mean(0)
+        mean = torch.stack([member.logits(x) for member in self.members]).mean(0)
+        return mean if self.theta is None else calibrate(mean, self.theta)
 
     @property
     def parameters(self) -> int:
@@ -109,9 +126,12 @@ def fit_floor(
         logits = floor.logits(inputs, len(x))
         bits = float(cross_entropy(logits[..., split.select], law[..., split.select]).mean())
         if bits < lowest:
+            theta = fit_calibration(logits[..., split.select], law[..., split.select])
+            logits = calibrate(logits, theta)
+            held_out = torch.empty_like(logits[..., split.fit])
             for i, member in enumerate(members):
-                held_out = split.fit[fold == i]
-                logits[..., held_out] = member.logits(x[held_out])
-            best, lowest = (floor, logits), bits
+                held_out[..., fold == i] = member.logits(x[split.fit[fold == i]])
+            logits[..., split.fit] = calibrate(held_out, fit_calibration(held_out, law[..., split.fit]))
+            best, lowest = (replace(floor, theta=theta), logits), bits
     assert best is not None
     return best

@@ -32,7 +32,7 @@ class HookPoint:
     def order(self) -> tuple[float, int, str]:
         """Sort key: position in the forward pass."""
         rank = _PARTS.index(self.part) if self.part in _PARTS else len(_PARTS)
-        before = self.layer is None and "embed" in self.name
+        before = self.layer is None and "embed" in self.name and "unembed" not in self.name
         layer = -1.0 if before else float("inf") if self.layer is None else float(self.layer)
         return layer, rank, self.name
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from probekit.errors import BadInput, FitError
 from probekit.fit.core import Readout, Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_frame, fit_path
 from probekit.fit.mlp import fit_mlp
-from probekit.fit.readers import ORDERS, Reader, Side, Site, decompose, fit_level, random_readers
+from probekit.fit.readers import Reader, Side, Site, decompose, fit_level, random_readers
 from probekit.floor import Floor, fit_floor
 from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis, Level
@@ -307,14 +307,14 @@ class Measurement:
         read = self.read
         if check_rows(len(fit.x), fit.x.shape[1], "linear"):
             return
-        for order in ORDERS:
-            try:
-                steps = decompose(
-                    fit, select, test, order, read.decomposition_k, read.decomposition_simple, self.seeds[0], read.lambdas
-                )
-            except FitError as error:
-                cell.missing(setting, "absent", "not_converged", str(error), metric="decomposition", arm=order)
-                continue
+        try:
+            found = decompose(
+                fit, select, test, read.decomposition_k, read.decomposition_simple, self.seeds[0], read.lambdas
+            )
+        except FitError as error:
+            cell.missing(setting, "absent", "not_converged", str(error), metric="decomposition", arm="linear_first")
+            return
+        for order, steps in found.items():
             bits = [_rows(step) for _, step in steps]
             estimates = shares(bits, setting.floor_bits(), setting.test_ceiling, setting.clusters)
             for name, estimate in zip([name for name, _ in steps] + ["absent"], estimates, strict=True):

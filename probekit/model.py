@@ -80,7 +80,7 @@ def load_model(
     if bos not in BOS:
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
     name = str(name_or_folder)
-    folder = testbed_folder(name) or _local_folder(name)
+    folder = bundled_folder(name) or _local_folder(name)
     source = str(folder) if folder else name
     hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
     tokenizer = _load_tokenizer(source, folder, revision)
@@ -89,7 +89,7 @@ def load_model(
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
 
 
-def testbed_folder(name: str) -> Path | None:
+def bundled_folder(name: str) -> Path | None:
     """The folder of a bundled model such as `othello-6x6`, or None."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         return None
@@ -206,9 +206,9 @@ class Model:
 
     def read(
         self,
-        tokens: Sequence[NDArray[np.integer]],
+        tokens: Sequence[NDArray[Any]],
         hooks: Sequence[HookPoint | str],
-        positions: Sequence[NDArray[np.integer]],
+        positions: Sequence[NDArray[Any]],
         *,
         on_logits: OnLogits | None = None,
         batch_tokens: int = 4096,
@@ -590,7 +590,7 @@ def _gap(seen: Mapping[str, Tensor], first: str, second: str) -> float:
 _STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
 
 
-def check_model(model: Model, tokens: Sequence[NDArray[np.integer]]) -> dict[str, Any]:
+def check_model(model: Model, tokens: Sequence[NDArray[Any]]) -> dict[str, Any]:
     """The extraction audit, as plain JSON values, from a forward over a few examples (up to 4 are used).
 
     Differences are maxima of absolute values: `invariance` of one padded batch against single examples, `hf_parity` of

@@ -75,7 +75,7 @@ class ReadSpec(_Strict):
     hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
     levels: tuple[str, ...] = DEFAULT
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    lambdas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    lambdas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
         "random_directions", "permuted", "random_twin",
     )  # fmt: skip
@@ -110,7 +110,7 @@ class TransferSpec(_Strict):
 class JobSpec(_Strict):
     """A batch job. `id` is the digest of everything that decides its numbers."""
 
-    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     model: ModelSpec | None = None
     task: TaskSpec
     hypotheses: tuple[HypothesisEntry, ...] = ()
@@ -162,7 +162,9 @@ def validate(model: type[_Model], raw: dict, where: str) -> _Model:
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one."""
-    first = error.errors()[0]
+    problems = error.errors()
+    # A misspelt required key is both missing and extra: the extra one says what to correct.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg']}."

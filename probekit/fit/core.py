@@ -1,4 +1,8 @@
-"""The numerical core of every linear readout: multinomial logistic regression with an offset, many targets at once.
+"""The numerical core of every linear readout: multinomial logistic regression beside a floor, many targets at once.
+
+The floor's logits enter with a fitted coefficient, one number per target. Held at 1, a rich floor would be noise that a
+linear readout of complete activations cannot cancel: a family must be able to ignore what it is given (the optional
+ignorance of Xu et al. 2020), or conditioning on more information would make readers worse.
 
 A *frame* rotates a site's activations once into the eigenbasis of their covariance; there the Hessian of the loss is
 nearly diagonal, so that quasi-Newton with a diagonal start takes tens of steps whatever the spectrum. Arrays keep the
@@ -15,10 +19,10 @@ from torch import Tensor
 
 from probekit.errors import FitError
 
-LAMBDAS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+LAMBDAS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HISTORY = 8
 MAX_ITERATIONS = 200
-TOLERANCE = 1e-7  # nats: half the squared Newton decrement, in the metric of the preconditioner
+TOLERANCE = 3e-7  # nats: half the squared Newton decrement, in the metric of the preconditioner
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,18 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
 
 @dataclass(frozen=True)
 class Readout:
-    """logits = offset + z @ weight + bias: weight [class, target, r], bias [class, target], ridge [target]."""
+    """logits = scale * offset + z @ weight + bias: weight [class, target, r], bias [class, target]; the rest [target]."""
 
     weight: Float[Tensor, "k t r"]
     bias: Float[Tensor, "k t"]
+    scale: Float[Tensor, " t"]
     ridge: Float[Tensor, " t"]
 
     def logits(self, z: Float[Tensor, "n r"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
         """Logits of rows, class axis first."""
         k, t, r = self.weight.shape
         out = (self.weight.reshape(k * t, r) @ z.T).reshape(k, t, -1) + self.bias[..., None]
-        return out if offset is None else out + offset
+        return out if offset is None else out + self.scale[:, None] * offset
 
 
 def cross_entropy(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
@@ -96,44 +101,30 @@ def fit_readout(
     Each target has its own curvature pairs, Newton step along its direction, and certificate. Raises FitError when
     one does not reach it: an unconverged readout is never returned.
     """
-    k, t, n = law.shape
-    r = z.shape[1]
-    ridge = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(t)
-    rows = torch.cat([z, torch.ones(n, 1, dtype=z.dtype, device=z.device)], 1)
-    penalty = torch.cat([ridge[:, None].expand(t, r), torch.zeros(t, 1, dtype=z.dtype, device=z.device)], 1)
-    w = torch.zeros(k, t, r + 1, dtype=z.dtype, device=z.device)
-    if start is not None:
-        w = torch.cat([start.weight, start.bias[..., None]], -1).clone()
-    logits = _times(w, rows) + (0 if offset is None else offset)
-    mass = law.sum(0)
-
-    def objective(at: Tensor, logits: Tensor) -> Tensor:
-        data = (torch.logsumexp(logits, 0) * mass - (law * logits).sum(0)).mean(-1)
-        return data + 0.5 * (penalty * at**2).sum((0, 2))
-
-    value = objective(w, logits)
+    problem = _Problem.of(z, law, offset, ridge)
+    w = problem.start(start)
+    logits = problem.times(w)
+    value = problem.objective(w, logits)
     p = torch.softmax(logits, 0)
-    curvature = (p * (1 - p)).mean(-1).clamp_min(1e-4)  # [k, t]
-    one = torch.ones(1, dtype=z.dtype, device=z.device)
-    precondition = 1 / (curvature[..., None] * torch.cat([variance, one]) + penalty)
+    precondition = problem.precondition(p, variance)
+    gradient = problem.gradient(w, p)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    gradient = _gradient(p, law, rows, penalty, w)
     for _ in range(MAX_ITERATIONS):
         decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
         open_ = decrement > tolerance
         if not open_.any():
-            return Readout(w[..., :-1].contiguous(), w[..., -1].contiguous(), ridge.clone())
+            return problem.readout(w)
         step = _direction(gradient, pairs, precondition)
         slope = (gradient * step).sum((0, 2))
         step = torch.where((slope < 0)[:, None], step, -precondition * gradient) * open_[:, None]
         slope = (gradient * step).sum((0, 2))
-        change = _times(step, rows)
-        bend = ((p * change**2).sum(0) - (p * change).sum(0) ** 2).mean(-1) + (penalty * step**2).sum((0, 2))
+        change = problem.times(step)
+        bend = ((p * change**2).sum(0) - (p * change).sum(0) ** 2).mean(-1) + (problem.penalty * step**2).sum((0, 2))
         length = torch.where(open_, -slope / bend.clamp_min(1e-20), torch.zeros_like(slope))
         for _ in range(30):
             trial = logits + length[:, None] * change
             moved = w + length[:, None] * step
-            new = objective(moved, trial)
+            new = problem.objective(moved, trial)
             # Differences below rounding of the objective carry no information about the step.
             short = new > value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3)
             if not short.any():
@@ -142,30 +133,84 @@ def fit_readout(
         else:
             break
         p = torch.softmax(trial, 0)
-        after = _gradient(p, law, rows, penalty, moved)
+        after = problem.gradient(moved, p)
         s, y = moved - w, after - gradient
         rho = (s * y).sum((0, 2))
-        pairs = [*pairs[1 - HISTORY :], (s, y, torch.where(rho > 1e-20, 1 / rho.clamp_min(1e-20), torch.zeros_like(rho)))]
+        rho = torch.where(rho > 1e-20, 1 / rho.clamp_min(1e-20), torch.zeros_like(rho))
+        pairs = [*pairs[1 - HISTORY :], (s, y, rho)]
         w, logits, value, gradient = moved, trial, new, after
     # Near the limit of float32 the line search may stall a hair above the certificate: that is still a solution.
     decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
     if bool((decrement <= 50 * tolerance).all()):
-        return Readout(w[..., :-1].contiguous(), w[..., -1].contiguous(), ridge.clone())
+        return problem.readout(w)
     raise FitError(
-        f"a linear readout of {n} rows x {r} coordinates did not converge: its decrement is {float(decrement.max()):.1e} "
-        f"nats, asked {tolerance:.0e}. Use a larger ridge."
+        f"a linear readout of {len(z)} rows x {z.shape[1]} coordinates did not converge: its decrement is "
+        f"{float(decrement.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
     )
 
 
-def _times(w: Tensor, rows: Tensor) -> Tensor:
-    k, t, r = w.shape
-    return (w.reshape(k * t, r) @ rows.T).reshape(k, t, -1)
+@dataclass(frozen=True)
+class _Problem:
+    """One convex problem over w [class, target, r + 2]: weights, bias, and (in class 0 alone) the floor's coefficient."""
 
+    rows: Float[Tensor, "n r1"]
+    law: Float[Tensor, "k t n"]
+    mass: Float[Tensor, "t n"]
+    offset: Float[Tensor, "k t n"] | None
+    penalty: Float[Tensor, "t r2"]
 
-def _gradient(p: Tensor, law: Tensor, rows: Tensor, penalty: Tensor, w: Tensor) -> Tensor:
-    k, t, n = law.shape
-    residual = p * law.sum(0) - law
-    return (residual.reshape(k * t, n) @ rows).reshape(w.shape) / n + penalty * w
+    @classmethod
+    def of(cls, z: Tensor, law: Tensor, offset: Tensor | None, ridge: float | Tensor) -> "_Problem":
+        n, r = z.shape
+        t = law.shape[1]
+        per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(t)
+        penalty = torch.zeros(t, r + 2, dtype=z.dtype, device=z.device)
+        penalty[:, :r] = per_target[:, None]
+        rows = torch.cat([z, torch.ones(n, 1, dtype=z.dtype, device=z.device)], 1)
+        return cls(rows, law, law.sum(0), offset, penalty)
+
+    def start(self, known: Readout | None) -> Tensor:
+        """The floor itself, or a fitted readout."""
+        k, t, _ = self.law.shape
+        w = torch.zeros(k, t, self.penalty.shape[1], dtype=self.rows.dtype, device=self.rows.device)
+        w[0, :, -1] = 1.0
+        if known is not None:
+            w[..., :-2], w[..., -2], w[0, :, -1] = known.weight, known.bias, known.scale
+        return w
+
+    def readout(self, w: Tensor) -> Readout:
+        return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), self.penalty[:, 0].clone())
+
+    def times(self, w: Tensor) -> Tensor:
+        """Logits [class, target, n] of parameters or of a step."""
+        k, t, r2 = w.shape
+        out = (w[..., :-1].reshape(k * t, r2 - 1) @ self.rows.T).reshape(k, t, -1)
+        return out if self.offset is None else out + w[0, :, -1, None] * self.offset
+
+    def objective(self, w: Tensor, logits: Tensor) -> Tensor:
+        data = (torch.logsumexp(logits, 0) * self.mass - (self.law * logits).sum(0)).mean(-1)
+        return data + 0.5 * (self.penalty * w**2).sum((0, 2))
+
+    def gradient(self, w: Tensor, p: Tensor) -> Tensor:
+        k, t, n = self.law.shape
+        residual = p * self.mass - self.law
+        out = self.penalty * w
+        out[..., :-1] += (residual.reshape(k * t, n) @ self.rows).reshape(k, t, -1) / n
+        if self.offset is not None:
+            out[0, :, -1] = (residual * self.offset).sum(0).mean(-1)
+        return out
+
+    def precondition(self, p: Tensor, variance: Tensor) -> Tensor:
+        """Inverse of the Hessian's diagonal where coordinates are uncorrelated, at the starting point."""
+        curvature = (p * (1 - p)).mean(-1).clamp_min(1e-4)  # [k, t]
+        out = torch.ones(*curvature.shape, self.penalty.shape[1], dtype=p.dtype, device=p.device)
+        out[..., :-2] = curvature[..., None] * variance
+        out[..., -2] = curvature
+        out = out + self.penalty
+        if self.offset is not None:
+            spread = (p * self.offset**2).sum(0) - (p * self.offset).sum(0) ** 2
+            out[0, :, -1] = spread.mean(-1).clamp_min(1e-4)
+        return 1 / out
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], precondition: Tensor) -> Tensor:
@@ -197,7 +242,10 @@ class Rows:
 def fit_path(
     fit: Rows, select: Rows, variance: Float[Tensor, " r"] | None = None, lambdas: Sequence[float] = LAMBDAS
 ) -> Readout:
-    """The readout of the ridge, per target, that does best on the selection rows; warm-started from large to small."""
+    """The readout of the ridge, per target, that does best on the selection rows.
+
+    Warm-started from large to small; the path ends where no target gains from a smaller ridge any more.
+    """
     if variance is None:
         variance = fit.z.var(0, correction=0).clamp_min(1e-12)
     best: Readout | None = None
@@ -213,9 +261,12 @@ def fit_path(
             best = Readout(
                 torch.where(better[:, None], current.weight, best.weight),
                 torch.where(better, current.bias, best.bias),
+                torch.where(better, current.scale, best.scale),
                 torch.where(better, current.ridge, best.ridge),
             )
         best_bits = torch.minimum(bits, best_bits)
+        if not better.any():
+            break
     assert best is not None
     return best
 

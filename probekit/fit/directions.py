@@ -67,23 +67,24 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
     bias = full.bias.reshape(n_class * t)
     if k < min(weight.shape):
-        left, right, bias = _refine(rows, left, right, bias, spread, full.ridge.repeat(n_class))
+        left = _refine(rows, left, right, bias, full.scale, spread, full.ridge.repeat(n_class))
     return torch.linalg.qr(left / spread[:, None])[0]
 
 
-def _refine(rows: Rows, left: Tensor, right: Tensor, bias: Tensor, spread: Tensor, ridge: Tensor):
+def _refine(rows: Rows, left: Tensor, right: Tensor, bias: Tensor, scale: Tensor, spread: Tensor, ridge: Tensor) -> Tensor:
+    """Move both factors, the bias and the floor's coefficient downhill together; returns the left factor."""
     n_class, t, n = rows.law.shape
-    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in (left, right, bias)]
+    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in (left, right, bias, scale)]
     whitened = rows.z / spread
-    offset = 0 if rows.offset is None else rows.offset
+    offset = torch.zeros_like(rows.law) if rows.offset is None else rows.offset
     optimiser = torch.optim.LBFGS(
         factors, max_iter=MAX_STEPS, history_size=10, tolerance_change=1e-7, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        left, right, bias = factors
-        logits = ((whitened @ left) @ right + bias).T.reshape(n_class, t, n) + offset
+        left, right, bias, scale = factors
+        logits = ((whitened @ left) @ right + bias).T.reshape(n_class, t, n) + scale[:, None] * offset
         loss = (torch.logsumexp(logits, 0) * rows.law.sum(0) - (rows.law * logits).sum(0)).mean(-1).sum()
         weight = (left @ right) / spread[:, None]
         loss = loss + 0.5 * (ridge * weight**2).sum()
@@ -91,7 +92,7 @@ def _refine(rows: Rows, left: Tensor, right: Tensor, bias: Tensor, spread: Tenso
         return loss
 
     optimiser.step(closure)
-    return [factor.detach() for factor in factors]
+    return factors[0].detach()
 
 
 def pca(frame: Frame, k: int) -> Float[Tensor, "r k"]:

@@ -25,7 +25,10 @@ MIN_PATIENCE = 200
 
 @dataclass(frozen=True)
 class Mlp:
-    """Fitted weights on standardised inputs; `epochs` is the one that was kept, 0 when nothing helped."""
+    """Fitted weights on standardised inputs, and the coefficient of the logits below (`trust`, see fit/core.py).
+
+    epochs: the one that was kept, 0 when nothing helped.
+    """
 
     mean: Float[Tensor, " r"]
     scale: Float[Tensor, " r"]
@@ -33,12 +36,13 @@ class Mlp:
     inner_bias: Float[Tensor, " width"]
     outer: Float[Tensor, "width kt"]
     outer_bias: Float[Tensor, " kt"]
+    trust: Float[Tensor, " t"]
     epochs: int
 
     def logits(self, z: Float[Tensor, "n r"], base: Float[Tensor, "k t n"]) -> Float[Tensor, "k t n"]:
-        """base plus the network's contribution."""
+        """trust * base plus the network's contribution."""
         hidden = torch.nn.functional.gelu(((z - self.mean) / self.scale) @ self.inner + self.inner_bias)
-        return base + (hidden @ self.outer + self.outer_bias).T.reshape(base.shape)
+        return self.trust[:, None] * base + (hidden @ self.outer + self.outer_bias).T.reshape(base.shape)
 
     @property
     def n_parameters(self) -> int:
@@ -59,10 +63,12 @@ def fit_mlp(fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int 
         torch.zeros(width, device=device),
         torch.zeros(width, n_class * t, device=device),
         torch.zeros(n_class * t, device=device),
+        torch.ones(t, device=device),
     ]
     for w in weights:
         w.requires_grad_()
-    optimiser = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+    groups = [{"params": weights[:-1], "weight_decay": DECAY}, {"params": weights[-1:], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=RATE)
     n_steps = max(1, n // BATCH)
     epochs = max(epochs, -(-MIN_STEPS // n_steps))
     patience = max(PATIENCE, -(-MIN_PATIENCE // n_steps))
@@ -80,9 +86,9 @@ def fit_mlp(fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int 
         order = torch.randperm(n, generator=generator).to(device)
         for i in range(n_steps):
             rows = order[i * BATCH : (i + 1) * BATCH]
-            inner, inner_bias, outer, outer_bias = weights
+            inner, inner_bias, outer, outer_bias, trust = weights
             hidden = torch.nn.functional.gelu(inputs[rows] @ inner + inner_bias)
-            logits = base[..., rows] + (hidden @ outer + outer_bias).T.reshape(n_class, t, -1)
+            logits = trust[:, None] * base[..., rows] + (hidden @ outer + outer_bias).T.reshape(n_class, t, -1)
             loss = cross_entropy(logits, fit.law[..., rows]).mean(-1).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -14,7 +14,7 @@ from torch import Tensor
 from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path
 from probekit.fit.directions import fit_low_rank, lda, mean_difference, pca, random_directions, select_neurons
 from probekit.fit.mlp import fit_mlp
-from probekit.fit.simple import fit_simple, n_features
+from probekit.fit.simple import MAX_K, fit_simple, n_features
 from probekit.levels import Level
 
 
@@ -103,8 +103,9 @@ def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
             for k in _upto(ks, site.d):
                 yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
         case "simple":
-            start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, max(_upto(ks, site.d)))
-            for k in _upto(ks, site.d):
+            asked = _upto(ks, min(site.d, MAX_K))
+            start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, max(asked))
+            for k in asked:
                 yield _simple(site, level, k, start, free)
         case "linear":
             yield _linear(site, free)
@@ -189,23 +190,28 @@ ORDERS = {
 
 
 def decompose(
-    fit: Side, select: Side, test: Side, order: str, k: int, simple: str, seed: int, lambdas: Sequence[float] = LAMBDAS
-) -> list[tuple[str, Float[Tensor, "t n"]]]:
-    """Nested models from the floor to `nonlinear`: (class, test bits) after each class was added to the logits so far.
+    fit: Side, select: Side, test: Side, k: int, simple: str, seed: int, lambdas: Sequence[float] = LAMBDAS
+) -> dict[str, list[tuple[str, Float[Tensor, "t n"]]]]:
+    """Nested models from the floor to `nonlinear`, in each order of ORDERS: (class, test bits) after it was added.
 
-    A class is kept only if the selection rows improve; the bits then repeat. Order: see ORDERS.
+    Each class is fitted beside the logits so far and kept only if the selection rows improve; else the bits repeat.
     """
     frame = fit_frame(fit.x)
     z = [frame.apply(side.x) for side in (fit, select, test)]
     laws = [side.law for side in (fit, select, test)]
-    current = [side.offset for side in (fit, select, test)]
-    out = []
-    for name in ORDERS[order]:
-        rows = [Rows(*three) for three in zip(z, laws, current, strict=True)]
-        logits = _add_class(name, rows, frame, k, simple, seed, lambdas)
-        if cross_entropy(logits[1], laws[1]).mean() < cross_entropy(current[1], laws[1]).mean():
-            current = logits
-        out.append((name, cross_entropy(current[2], laws[2])))
+    known: dict[tuple[str, ...], list[Tensor]] = {(): [side.offset for side in (fit, select, test)]}
+    out: dict[str, list[tuple[str, Tensor]]] = {}
+    for order, names in ORDERS.items():
+        out[order] = []
+        for i, name in enumerate(names):
+            # Orders share their first classes, which are fitted once.
+            if names[: i + 1] not in known:
+                current = known[names[:i]]
+                rows = [Rows(*three) for three in zip(z, laws, current, strict=True)]
+                logits = _add_class(name, rows, frame, k, simple, seed, lambdas)
+                better = cross_entropy(logits[1], laws[1]).mean() < cross_entropy(current[1], laws[1]).mean()
+                known[names[: i + 1]] = logits if better else current
+            out[order].append((name, cross_entropy(known[names[: i + 1]][2], laws[2])))
     return out
 
 

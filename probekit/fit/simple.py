@@ -13,7 +13,7 @@ Adam moves directions and function together; the last layer is then refitted by 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ STEPS = 240
 BATCH = 1_024
 RATE = 0.03
 HIDDEN = 16
+MAX_K = 8  # beyond it a class of all products is no longer a simple function
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def fit_simple(
     parameters["out"] = 0.1 * torch.randn(RESTARTS, width, n_class * t, generator=generator).to(fit.z.device)
     bias = torch.log(fit.law.mean(-1).clamp_min(1e-6)).flatten() if fit.offset is None else torch.zeros(n_class * t)
     parameters["bias"] = bias.to(fit.z.device).repeat(RESTARTS, 1)
+    parameters["scale"] = torch.ones(RESTARTS, 1, t, 1, device=fit.z.device)
     for value in parameters.values():
         value.requires_grad_()
     optimiser = torch.optim.Adam(parameters.values(), lr=RATE, betas=(0.9, 0.98))
@@ -151,7 +153,7 @@ def fit_simple(
         logits = (_features(kind, s, parameters, steepness) @ parameters["out"] + parameters["bias"][:, None]).mT
         logits = logits.reshape(RESTARTS, n_class, t, len(at))
         if fit.offset is not None:
-            logits = logits + fit.offset[..., at]
+            logits = logits + parameters["scale"] * fit.offset[..., at]
         law = fit.law[..., at]
         loss = (torch.logsumexp(logits, 1) * law.sum(0) - (law * logits).sum(1)).mean(-1).sum()
         optimiser.zero_grad(set_to_none=True)
@@ -162,30 +164,22 @@ def fit_simple(
 
 
 def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, spread: Tensor, lambdas) -> Simple:
-    """Refit the readout of the two most promising restarts by the convex core, and keep the better on selection."""
+    """The restart with the lowest selection loss, its readout refitted by the convex core."""
     directions = _unit(parameters["directions"]) / spread[:, None]
     shape = {name: parameters[name] for name in ("cuts", "inner", "inner_bias") if name in parameters}
     n_class, t, _ = select.law.shape
     with torch.no_grad():
         features = _features(kind, select.z @ directions, shape, None)
         logits = (features @ parameters["out"] + parameters["bias"][:, None]).mT.reshape(RESTARTS, n_class, t, -1)
-        logits = logits if select.offset is None else logits + select.offset
+        logits = logits if select.offset is None else logits + parameters["scale"] * select.offset
         rough = (torch.logsumexp(logits, 1) * select.law.sum(0) - (select.law * logits).sum(1)).mean((-1, -2))
-    best: Simple | None = None
-    lowest = math.inf
-    for i in rough.argsort()[:2].tolist():
-        candidate = Simple(kind, directions[i], {name: value[i] for name, value in shape.items()}, _EMPTY)
-        seen = [Rows(candidate.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
-        readout = fit_path(*seen, lambdas=lambdas)
-        candidate = Simple(kind, candidate.directions, candidate.shape, readout)
-        bits = float(candidate.bits(select).mean())
-        if bits < lowest:
-            best, lowest = candidate, bits
-    assert best is not None
-    return best
+    i = int(rough.argmin())
+    best = Simple(kind, directions[i], {name: value[i] for name, value in shape.items()}, _EMPTY)
+    seen = [Rows(best.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
+    return replace(best, readout=fit_path(*seen, lambdas=lambdas))
 
 
-_EMPTY = Readout(torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0))
+_EMPTY = Readout(torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(0))
 
 
 def _unit(directions: Tensor) -> Tensor:

@@ -212,3 +212,59 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> 
     except KeyboardInterrupt:
         _write_state(state, model, optimisers, step, recipe)
         raise Interrupted(f"stopped at step {step} of {recipe.steps}; the same command resumes from {state}") from None
+
+
+def export(out: Path, folder: Path) -> Path:
+    """Write the last kept checkpoint of a training folder as a bundled model: config.json, bfloat16 weights, CARD.md.
+
+    The card is made from metrics.jsonl, so that every number in it comes from the run.
+    """
+    from transformers import GPT2LMHeadModel
+
+    with safe_open(out / "state.safetensors", "pt") as header:
+        metadata = header.metadata()
+    recipe = Recipe(**json.loads(metadata["recipe"]))
+    step = max(int(p.name.split("-")[1]) for p in out.glob("model-*"))
+    model = GPT2LMHeadModel.from_pretrained(out / f"model-{step}").to(torch.bfloat16)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    stored = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    figures = evaluate(stored, recipe, n_games=4_000)
+    rows = {row["step"]: row for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())}
+    kept = [rows[s] for s in recipe.kept_steps() if s in rows and "loss_bits" in rows[s]]
+    (folder / "CARD.md").write_text(_card(recipe, step, figures, kept))
+    (folder / "checkpoints.json").write_text(json.dumps({"recipe": asdict(recipe), "checkpoints": kept}, indent=1))
+    return folder
+
+
+def _card(recipe: Recipe, step: int, figures: dict[str, float], kept: list[dict]) -> str:
+    name = f"othello-{recipe.size}x{recipe.size}"
+    table = "\n".join(
+        f"| {row['step']} | {row['step'] * recipe.n_games} | {row['loss_bits']:.4f} | {row['excess_bits']:.4f} "
+        f"| {row['legal_top1']:.4f} | {row['legal_mass']:.4f} |"
+        for row in kept
+    )
+    return f"""# {name}
+
+A GPT-2 ({recipe.n_layers} layers, {recipe.n_heads} heads, d_model {recipe.d_model}) that reads the moves of an Othello
+game on a {recipe.size} x {recipe.size} board and predicts the next one. Weights are stored in bfloat16.
+
+- **Tokens**: 0 to {Geometry(recipe.size).n_moves - 1} are the squares that can be played, row by row, without the four
+  in the centre; the last token is padding. There is no BOS token.
+- **Data**: games of uniformly random legal play, generated during training and never repeated; a game is truncated at
+  its first pass. {step} steps of {recipe.n_games} games: {step * recipe.n_games} games.
+- **Objective**: cross-entropy to the exact next-move law (even over the legal moves), whose gradient is that of
+  next-token prediction on the drawn moves in expectation, with less variance.
+- **Optimiser**: Muon ({recipe.muon_lr}) for the matrices of the blocks, AdamW ({recipe.adam_lr}) for the rest, no weight
+  decay; linear warm-up over {recipe.warmup} steps, constant, linear cool-down over the last
+  {recipe.cooldown:.0%} of steps; bfloat16 autocast. Seed {recipe.seed}.
+- **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.
+
+On 4,000 held-out games, weights as stored: legal top-1 **{figures["legal_top1"]:.4f}**, probability on legal moves
+**{figures["legal_mass"]:.4f}**, loss {figures["loss_bits"]:.4f} bits per move, {figures["excess_bits"]:.4f} above the
+entropy of the law.
+
+| step | games | loss (bits) | above entropy (bits) | legal top-1 | legal mass |
+|---|---|---|---|---|---|
+{table}
+"""

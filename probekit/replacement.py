@@ -1,0 +1,211 @@
+"""Replace: runs the model with only the abstraction kept at a token, the rest taken from donors.
+
+An abstraction here is a subspace per hook point (directions of any source and level), or a hypothesis whose value
+donors must share. The edit is installed at one site, or at all sites of the chain at once; in the chain each edit keeps
+what the already edited network computed, so that errors compound as they would. metrics/replace.py has the formulas.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.capture import Activations
+from probekit.errors import BadInput
+from probekit.interventions import keep_only, orthonormal
+from probekit.measurement import Measurement, Outcome, Setting, to_tensor
+from probekit.metrics.read import Estimate
+from probekit.metrics.replace import fbu_replace, match_donors, random_donors
+from probekit.model import Model
+from probekit.spec import ReplaceSpec
+from probekit.stats import Clusters
+from probekit.task import Task
+
+POOL = 2_000  # donors are drawn from at most this many rows of the fit side
+
+
+@dataclass(frozen=True)
+class Abstraction:
+    """What is kept: an orthonormal basis [d, k] per hook point. control: '' or `random_directions`.
+
+    features: names of features that donors must agree on instead of a value in the subspace (a stated hypothesis).
+    """
+
+    level: str
+    source: str
+    k: int
+    bases: Mapping[str, Float[Tensor, "d k"]]
+    control: str = ""
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that are run in one domain, their clusters, and the pool that donors come from (observation rows)."""
+
+    rows: NDArray[np.int64]
+    pool: NDArray[np.int64]
+    group: NDArray
+    pool_group: NDArray
+    law: NDArray[np.float64]
+    available: NDArray[np.float64]
+    floor: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
+    clusters: Clusters
+
+
+class Replacement:
+    """Replace cells of one model and task, sharing rows, donors and prefixes."""
+
+    def __init__(self, model: Model, task: Task, activations: Activations, measurement: Measurement, spec: ReplaceSpec) -> None:
+        self.model, self.task, self.activations = model, task, activations
+        self.measurement, self.spec = measurement, spec
+        self._example, self._position = task.row_example, task.row_position
+        self._sites: dict[str, Float[Tensor, "n d"]] = {}
+
+    def cell(self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction]) -> Outcome:
+        """All arms of the abstractions at `hooks` together (one hook: a single site). name: the hook of the records."""
+        if behaviour not in self.activations.laws:
+            raise BadInput(f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data.")
+        outcome = Outcome()
+        setting = self.measurement.setting(behaviour, domain)
+        rows = self._rows(setting)
+        where = "chain" if len(hooks) > 1 else "single"
+        for abstraction in abstractions:
+            for donors, arm in self._donors(abstraction, rows, hooks, where):
+                edited = self._run(behaviour, rows, hooks, abstraction, donors)
+                for estimate, kind in zip(fbu_replace(rows.law, edited, rows.available, rows.clusters), ("", ":pair"), strict=True):
+                    estimate = _with_floor(estimate, rows)
+                    record = self.measurement.record(
+                        setting, estimate, metric="replace", arm=arm + kind, hook=name, level=abstraction.level,
+                        source=abstraction.source, k=abstraction.k, control=abstraction.control,
+                        fit_domain=self.measurement.domains[0], parameters=None,
+                    )  # fmt: skip
+                    outcome.add(record, estimate, rows.clusters)
+        return outcome
+
+    def _site(self, hook: str) -> Float[Tensor, "n d"]:
+        if hook not in self._sites:
+            self._sites[hook] = to_tensor(self.activations.sites[hook]).float()
+        return self._sites[hook]
+
+    def _rows(self, setting: Setting) -> _Rows:
+        """Test rows to run (drawn once per domain) and the donor pool; the first token has no prefix to run."""
+        generator = np.random.default_rng([self.measurement.seeds[1], 6])
+        test = setting.split.test
+        ordered = generator.permutation(len(test))[: self.spec.rows]
+        # Rows of one position run together.
+        picked = ordered[np.argsort(self._position[setting.index[test[ordered]]], kind="stable")]
+        rows = setting.index[test[picked]]
+        pool = setting.index[generator.permutation(setting.split.fit)[:POOL]]
+        if len(rows) < 2 or len(pool) <= self.spec.donors:
+            raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {self.spec.donors} donors from.")
+        observations = self.measurement.observations
+        floor, ceiling = setting.floor_bits()[picked], setting.test_ceiling[picked]
+        return _Rows(
+            rows=rows,
+            pool=pool,
+            group=observations.group[rows],
+            pool_group=observations.group[pool],
+            law=setting.behaviour.law[rows].astype(np.float64),
+            available=floor - ceiling,
+            floor=floor,
+            ceiling=ceiling,
+            clusters=Clusters.of(observations.group[rows], self.measurement.n_bootstrap, self.measurement.seeds[1]),
+        )
+
+    def _donors(
+        self, abstraction: Abstraction, rows: _Rows, hooks: Sequence[str], where: str
+    ) -> Iterator[tuple[NDArray[np.int64], str]]:
+        """(pool positions [n, donor], arm) for each asked arm; a hypothesis is only ever matched on its features."""
+        for arm in self.spec.arms:
+            place, how = arm.split(":")
+            if place != where:
+                continue
+            if how == "random":
+                if not abstraction.features:
+                    yield random_donors(rows.group, rows.pool_group, self.spec.donors, self.measurement.seeds[1]), arm
+                continue
+            values, pool = self._values(abstraction, rows, hooks)
+            if values.shape[1]:
+                yield match_donors(values, pool, rows.group, rows.pool_group, self.spec.donors), arm
+
+    def _values(self, abstraction: Abstraction, rows: _Rows, hooks: Sequence[str]) -> tuple[NDArray, NDArray]:
+        """The abstraction's value at rows and pool: readouts over all hooks, or the features' labels, one-hot."""
+        if abstraction.features:
+            parts = []
+            for name in abstraction.features:
+                feature = self.measurement.observations.features[name]
+                one_hot = np.eye(len(feature.classes), dtype=np.float32)[feature.labels]
+                # Classes that never occur would be divided by a zero spread.
+                parts.append(one_hot.reshape(len(one_hot), -1))
+            every = np.concatenate(parts, 1)
+            return every[rows.rows], every[rows.pool]
+        projected = [
+            [(self._site(hook)[torch.from_numpy(at)] @ abstraction.bases[hook]).numpy() for hook in hooks]
+            for at in (rows.rows, rows.pool)
+        ]
+        return np.concatenate(projected[0], 1), np.concatenate(projected[1], 1)
+
+    def _run(
+        self, behaviour: str, rows: _Rows, hooks: Sequence[str], abstraction: Abstraction, donors: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Laws of the edited network: [n, donor, k]."""
+        law = self.activations.laws[behaviour]
+        positions = self._position[rows.rows]
+        out = []
+        for at in np.split(np.arange(len(rows.rows)), np.flatnonzero(np.diff(positions)) + 1):
+            chosen = rows.rows[at]
+            tokens = np.stack([self.task.tokens[self._example[row]][: positions[at[0]] + 1] for row in chosen])
+            given = torch.from_numpy(rows.pool[donors[at]].ravel())
+            edits = {hook: self._edit(hook, abstraction, given) for hook in hooks}
+            prefix = self.model.prefix(torch.from_numpy(tokens))
+            logits = self.model.run_last(prefix, None, edits, n_repeat=donors.shape[1])
+            out.append(law(logits.float().cpu()).double().numpy().reshape(len(at), donors.shape[1], -1))
+        return np.concatenate(out)
+
+    def _edit(self, hook: str, abstraction: Abstraction, given: Tensor):
+        basis = abstraction.bases[hook]
+        donor = self._site(hook)[given]
+
+        def edit(act: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+            on = basis.to(act.device, act.dtype), donor.to(act.device, act.dtype)
+            return on[1] if basis.shape[1] == 0 else keep_only(act, *on)
+
+        return edit
+
+
+def abstractions_at(
+    hooks: Sequence[str], found: Mapping[str, Mapping[str, NDArray]], sites: Mapping[str, int], spec: ReplaceSpec,
+    frames: Mapping[str, Float[Tensor, "d r"]], seed: int,
+) -> Iterator[Abstraction]:
+    """The subspaces of a spec at the given hooks, from the directions that the read cells left behind.
+
+    found: hook -> {"level|source|k": directions [d, k]}; sites: hook -> d; frames: hook -> principal directions [d, r].
+    With several hooks an abstraction is kept only where every hook has it.
+    """
+    from probekit.fit.directions import random_directions
+
+    empty = {hook: torch.zeros(sites[hook], 0) for hook in hooks}
+    yield Abstraction("directions", "random", 0, empty, "random_directions")
+    for key in found[hooks[0]]:
+        level, source, k = key.split("|")
+        asked = level in spec.levels and int(k) in spec.ks or level.startswith("simple:") and level in spec.levels
+        if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "score"):
+            bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook][key]))) for hook in hooks}
+            yield Abstraction(level, source, int(k), bases)
+    for k in spec.ks:
+        if k < min(sites[hook] for hook in hooks):
+            yield Abstraction("directions", "pca", k, {hook: orthonormal(frames[hook][:, :k]) for hook in hooks})
+            draw = {hook: random_directions(sites[hook], k, seed + i) for i, hook in enumerate(hooks)}
+            yield Abstraction("directions", "random", k, draw, "random_directions")
+
+
+def _with_floor(estimate: Estimate, rows: _Rows) -> Estimate:
+    return Estimate(
+        **{**estimate.__dict__, "floor_bits": float(rows.floor.mean()), "ceiling_bits": float(rows.ceiling.mean())}
+    )
