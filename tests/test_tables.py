@@ -66,9 +66,9 @@ def test_frontier_separates_seen_from_unseen_and_keeps_controls(frame):
     own = replace[(replace["vocabulary"] == "directions (behaviour)") & (replace["control"] == "")]
     seen, unseen = (own[own["situation"] == s].set_index("k")["value"] for s in ("seen", "unseen"))
     assert (seen[[8, 16, 32]] < unseen[[8, 16, 32]]).all()
-    raw = frame[(frame["metric"] == "replace") & (frame["arm"] == "chain:matched")
-                & (frame["behaviour"] == BEHAVIOURS[0]) & (frame["level"] == "neurons") & (frame["k"] == 8) & (frame["fit_domain"] == DOMAINS[0])
-                & (frame["test_domain"] != DOMAINS[0])]  # fmt: skip
+    raw = frame[(frame["metric"] == "replace") & (frame["arm"] == "chain:matched") & (frame["level"] == "neurons")]
+    raw = raw[(raw["behaviour"] == BEHAVIOURS[0]) & (raw["k"] == 8)]
+    raw = raw[(raw["fit_domain"] == DOMAINS[0]) & (raw["test_domain"] != DOMAINS[0])]
     row = table[(table["level"] == "neurons") & (table["k"] == 8) & (table["situation"] == "unseen")]
     assert len(raw) == 2 and math.isclose(row["value"].item(), raw["value"].mean())
 

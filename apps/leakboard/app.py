@@ -12,19 +12,20 @@ if str(Path(__file__).parents[1]) not in sys.path:
 from leakboard import state
 
 st.set_page_config(page_title="leakboard", page_icon=":material/water_drop:", layout="wide")
+# Not a folder named pages/: streamlit would run a page of it without this file when a link leads straight there.
 page = st.navigation(
     {
-        "": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", default=True)],
+        "": [st.Page("views/runs.py", title="Runs", icon=":material/folder_open:", default=True)],
         "What leaks": [
-            st.Page("pages/frontier.py", title="Frontier", icon=":material/trending_down:"),
-            st.Page("pages/leak_map.py", title="Leak map", icon=":material/grid_on:"),
-            st.Page("pages/layer_curves.py", title="Layer curves", icon=":material/show_chart:"),
-            st.Page("pages/decomposition.py", title="Decomposition", icon=":material/stacked_line_chart:"),
-            st.Page("pages/transfer.py", title="Transfer", icon=":material/sync_alt:"),
+            st.Page("views/frontier.py", title="Frontier", icon=":material/trending_down:"),
+            st.Page("views/leak_map.py", title="Leak map", icon=":material/grid_on:"),
+            st.Page("views/layer_curves.py", title="Layer curves", icon=":material/show_chart:"),
+            st.Page("views/decomposition.py", title="Decomposition", icon=":material/stacked_line_chart:"),
+            st.Page("views/transfer.py", title="Transfer", icon=":material/sync_alt:"),
         ],
         "What to trust": [
-            st.Page("pages/ontology.py", title="Ontology and floors", icon=":material/compare:"),
-            st.Page("pages/provenance.py", title="Provenance", icon=":material/fact_check:"),
+            st.Page("views/ontology.py", title="Ontology and floors", icon=":material/compare:"),
+            st.Page("views/provenance.py", title="Provenance", icon=":material/fact_check:"),
         ],
     }
 )
