@@ -379,7 +379,8 @@ def _manifest(folder: Path, key: str) -> dict[str, Any]:
         raise StoreError(f"{path} is of another version of the store.")
     end = 0
     for shard in body["shards"]:
-        if set(shard) != {"start", "stop", "size", "digests"} or not _is_range([shard["start"], shard["stop"]]):
+        good = isinstance(shard, dict) and set(shard) == {"start", "stop", "size", "digests"}
+        if not good or not _is_range([shard["start"], shard["stop"]]):
             raise StoreError(f"{path} lists a shard that is none.")
         if shard["start"] != end:
             raise StoreError(f"{path}: its shards do not tile the rows.")
@@ -396,6 +397,7 @@ def _check_body(body: Any, path: Path, key: str, fields: set[str]) -> None:
         _NAME.fullmatch(n) and isinstance(s, list) and len(s) == 2 and isinstance(s[0], int) and s[1] in DTYPES
         for n, s in shapes.items()
     )
+    good = good and isinstance(body.get("shards", body.get("ranges")), list)
     if not good or digest(shapes) != path.parent.name:
         raise StoreError(f"{path} does not describe the group it lies in.")
 

@@ -1,13 +1,43 @@
 """What all tests share: no network, one thread per process, reproducible examples."""
 
+import functools
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: several test processes with several threads each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from probekit.model import Model
 
 settings.register_profile("probekit", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("probekit")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`checkpoint("llama")`: the folder of a tiny random model with a tokenizer, written once per session."""
+    import checkpoints
+
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def folder(architecture: str) -> Path:
+        path = root / f"tiny-{architecture}"
+        return path if path.exists() else checkpoints.write(path, architecture)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
+    """`tiny("gpt2")`: the same as a loaded model, shared by all tests: do not change it."""
+    from probekit.model import load_model
+
+    return functools.cache(lambda architecture: load_model(checkpoint(architecture)))
