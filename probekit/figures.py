@@ -542,7 +542,7 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
     at = {site: i for i, site in enumerate(sites)}
     palette = [
-        (_BLUE, "circle"),
+        (_PALETTES[template]["blue"], "circle"),
         (_ORANGE, "square"),
         (_GREEN, "triangle-up"),
         (_RED, "diamond"),
@@ -599,7 +599,7 @@ def floor_switch(frame: pd.DataFrame, *, template: Template = "light", **selecti
     at = {site: i for i, site in enumerate(sites)}
     figure = go.Figure()
     looks = {
-        "strong": (_BLUE, "circle", "solid", "strong floor: the best input-only reader"),
+        "strong": (_PALETTES[template]["blue"], "circle", "solid", "strong floor: the best input-only reader"),
         "weak": (_ORANGE, "square", "dash", "weak floor: position alone"),
     }
     for floor, part in shown.groupby("floor", sort=False):
