@@ -8,13 +8,10 @@ lock per model is held round every forward. Weights come from safetensors alone 
 import contextlib
 import copy
 import gc
-import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +23,19 @@ from torch import Tensor
 
 from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
+from probekit.model.audit import STREAM, TOLERANCE, check_model, library_versions
+from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
 from probekit.records import canonical
+
+__all__ = ["Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "library_versions", "load_model"]
 
 Edit = Callable[[Tensor], Tensor]
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 BOS = ("exactly_one", "none", "as_is")
-LIBRARIES = ("torch", "transformers", "transformer-lens")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-# Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # Left out: square maps, whose width changes with the length, and the unembedding, which runs at few positions only.
 _NO_ROWS = ("hook_attn_scores", "hook_pattern", "hook_unembed", "unembed.hook_in")
-_TESTBEDS = Path(__file__).parent / "testbeds"
 
 
 @dataclass(frozen=True)
@@ -80,20 +77,13 @@ def load_model(
     if bos not in BOS:
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
     name = str(name_or_folder)
-    folder = bundled_folder(name) or _local_folder(name)
+    folder = bundled_folder(name) or local_folder(name)
     source = str(folder) if folder else name
-    hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
-    tokenizer = _load_tokenizer(source, folder, revision)
+    hf = load_weights(name, source, folder is not None, revision, DTYPES[dtype])
+    tokenizer = load_tokenizer(source, folder, revision)
     shown = Path(name).name if folder else name
     hf = hf.to(device).eval()
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
-
-
-def bundled_folder(name: str) -> Path | None:
-    """The folder of a bundled model such as `othello-6x6`, or None."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        return None
-    return next((c.parent for c in sorted(_TESTBEDS.glob(f"*/{name}/config.json"))), None)
 
 
 class Model:
@@ -149,7 +139,7 @@ class Model:
         """Digest of the weights in memory and the configuration, 32 hexadecimal digits. Computed anew at each call."""
         from blake3 import blake3
 
-        hasher = blake3(canonical(_plain_config(self._config)).encode())
+        hasher = blake3(canonical(plain_config(self._config)).encode())
         for name in sorted(self._weights):
             value = self._weights[name].detach()
             hasher.update(canonical([name, str(value.dtype), list(value.shape)]).encode())
@@ -462,7 +452,7 @@ class Model:
         numbers = np.random.default_rng(0).integers(0, self.d_vocab, (2, length))
         tokens = torch.from_numpy(numbers).to(self.device)
         truth = self._forward(tokens, torch.ones_like(tokens))[:, -1].float().repeat_interleave(3, 0)
-        limit = _TOLERANCE[self.dtype] * max(1.0, float(truth.abs().max()))
+        limit = TOLERANCE[self.dtype] * max(1.0, float(truth.abs().max()))
         for method in ("shared", "repeated"):
             try:
                 prefix = self._prefix(tokens, method)
@@ -537,7 +527,7 @@ class Model:
         numbers = np.random.default_rng(1).integers(0, self.d_vocab, (2, min(4, self.n_ctx)))
         tokens = torch.from_numpy(numbers).to(self.device)
         block = f"blocks.{hook.layer}."
-        watched = [n for n in (*(block + p for p in _STREAM), f"blocks.{(hook.layer or 0) + 1}.hook_resid_pre",
+        watched = [n for n in (*(block + p for p in STREAM), f"blocks.{(hook.layer or 0) + 1}.hook_resid_pre",
                                hook.name) if n in self.widths]  # fmt: skip
 
         def run(edit: Edit | None) -> tuple[dict[str, Tensor], Tensor]:
@@ -566,7 +556,7 @@ class Model:
         parts = {"hook_resid_pre": ("hook_attn_out", "hook_mlp_out"), "hook_resid_mid": ("hook_mlp_out",)}.get(
             hook.part
         )
-        limit = 10 * _TOLERANCE[self.dtype] * max(1.0, float(after[hook.name].abs().max()))
+        limit = 10 * TOLERANCE[self.dtype] * max(1.0, float(after[hook.name].abs().max()))
         if parts and all(block + p in after for p in (*parts, "hook_resid_post")):
 
             def gap(seen: dict[str, Tensor]) -> float:
@@ -587,84 +577,6 @@ def _gap(seen: Mapping[str, Tensor], first: str, second: str) -> float:
     return float((seen[first] - seen[second]).abs().max())
 
 
-_STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
-
-
-def check_model(model: Model, tokens: Sequence[NDArray[Any]]) -> dict[str, Any]:
-    """The extraction audit, as plain JSON values, from a forward over a few examples (up to 4 are used).
-
-    Differences are maxima of absolute values: `invariance` of one padded batch against single examples, `hf_parity` of
-    resid_post against the library's own hidden states, `residual_identity` of the blocks' sums. None: not applicable.
-    """
-    tokens = [np.asarray(t) for t in tokens[:4]]
-    everywhere = [np.arange(len(t)) for t in tokens]
-    stream = [n for n in model.hook_names if HookPoint.parse(n).part in _STREAM]
-    batch = model.read(tokens, stream, everywhere, batch_tokens=sum(map(len, tokens)) * len(tokens))
-    single = [model.read([t], stream, [p]) for t, p in zip(tokens, everywhere, strict=True)]
-    difference = {n: float((batch[n] - torch.cat([s[n] for s in single])).abs().max()) for n in stream}
-    scale = max((float(values.abs().max()) for values in batch.values()), default=1.0)
-    refused = {}
-    for name in stream:
-        if HookPoint.parse(name).layer in (0, model.n_layers - 1):
-            try:
-                model.check_writable(name)
-            except BadInput as error:
-                refused[name] = str(error)
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model._weights.values() if p.is_floating_point()})
-    return {
-        "n_examples": len(tokens),
-        "n_hooks_fired_once": len(stream),
-        "n_not_finite": 0,  # read refuses such values, so a finished audit has seen none
-        "invariance": max(difference.values(), default=0.0),
-        "invariance_limit": 10 * _TOLERANCE[model.dtype] * scale,
-        "hf_parity": _hf_parity(model, tokens[0]),
-        "residual_identity": _residual_identity(model, batch),
-        "not_writable": refused,
-        "dtypes": dtypes,
-        "attention": model.attention,
-        "padding": "right",
-        "bos": model.bos,
-        "versions": library_versions(),
-    }
-
-
-def library_versions() -> dict[str, str]:
-    """Exact versions of the libraries that decide activations."""
-    return {name: version(name) for name in LIBRARIES}
-
-
-def _residual_identity(model: Model, seen: Mapping[str, Tensor]) -> dict[str, float | None]:
-    """Largest |pre + attn - mid| and |mid + mlp - post| over layers; without a mid, |pre + attn + mlp - post|."""
-    sums = {
-        "pre + attn = mid": ("hook_resid_pre", "hook_attn_out", "hook_resid_mid"),
-        "mid + mlp = post": ("hook_resid_mid", "hook_mlp_out", "hook_resid_post"),
-        "pre + attn + mlp = post": ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"),
-    }
-    found: dict[str, float | None] = {}
-    for name, (*terms, total) in sums.items():
-        gaps = [
-            float((sum(seen[f"blocks.{i}.{t}"].double() for t in terms) - seen[f"blocks.{i}.{total}"]).abs().max())
-            for i in range(model.n_layers)
-            if all(f"blocks.{i}.{part}" in seen for part in (*terms, total))
-        ]
-        found[name] = max(gaps) if gaps else None
-    return found
-
-
-def _hf_parity(model: Model, row: NDArray[np.integer]) -> float | None:
-    """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm."""
-    names = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers - 1)]
-    if not names or any(name not in model.widths for name in names):
-        return None
-    ids, mask = model._pad_right([row])
-    with model._hooked({}):
-        states = model._hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
-    if not states or len(states) != model.n_layers + 1:
-        return None
-    ours = model.read([row], names, [np.arange(len(row))])
-    return max(float((ours[name] - states[i + 1][0].cpu()).abs().max()) for i, name in enumerate(names))
-
-
 def _batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
     """Examples grouped longest first, so that memory runs out at once or never; padding counts towards the budget."""
     order = np.argsort(-lengths, kind="stable")
@@ -683,84 +595,6 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-# Loading -------------------------------------------------------------------------------------------------------------
-
-
-def _local_folder(name: str) -> Path | None:
-    """The folder that `name` means, or None for a name of the hub; raises BadInput for a path that is no model."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise BadInput(
-                f"no model folder {name}: give a folder, a bundled testbed or a name of the Hugging Face hub."
-            )
-        return None
-    if not path.is_dir():
-        raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights.")
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
-    from safetensors import SafetensorError, safe_open
-
-    for shard in shards:
-        try:
-            with safe_open(shard, "pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{shard} is damaged ({error}): fetch or save it again.") from None
-    return path
-
-
-def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        if local:
-            raise BadInput(f"{name}: config.json cannot be used ({_first_line(error)}).") from None
-        raise BadInput(
-            f"'{name}' is no folder and no bundled testbed, and the Hugging Face hub did not give it "
-            f"({_first_line(error)}): check the name and the network, or give a local folder."
-        ) from None
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a library prints nothing
-    try:
-        hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            source, config=config, revision=revision, dtype=dtype, attn_implementation="eager", use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise BadInput(f"{name} cannot be loaded as a causal language model ({_first_line(error)}).") from None
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    # The library fills what is missing with random numbers and only warns.
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lacking:
-        raise BadInput(f"{name} lacks {len(lacking)} weights that its config.json asks for, such as '{lacking[0]}'.")
-    return hf
-
-
-def _load_tokenizer(source: str, folder: Path | None, revision: str | None) -> Any:
-    """The checkpoint's tokenizer, or None: without its files the library would make up an empty one."""
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
-    if folder and not any((folder / file).is_file() for file in files):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if folder:
-            raise BadInput(f"the tokenizer in {folder} cannot be loaded ({_first_line(error)}).") from None
-        return None
-
-
 def _bridge(hf: Any, name: str) -> Any:
     """Wrap a Hugging Face model. The bridge gets a placeholder tokenizer: tokenising is done here, by our own rules."""
     from tokenizers import Tokenizer, models
@@ -776,15 +610,4 @@ def _bridge(hf: Any, name: str) -> Any:
             name, hf_model=hf, tokenizer=placeholder, dtype=hf.dtype, device=str(hf.device)
         )
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise BadInput(f"TransformerLens does not know {name}'s architecture ({_first_line(error)}).") from None
-
-
-def _plain_config(config: Any) -> dict[str, Any]:
-    """The configuration without what says where it came from."""
-    dropped = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-    return json.loads(json.dumps({k: v for k, v in config.to_dict().items() if k not in dropped}, default=str))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
+        raise BadInput(f"TransformerLens does not know {name}'s architecture ({first_line(error)}).") from None
