@@ -1,0 +1,114 @@
+"""Simple functions: XOR (P2) and parity-3 (P3), whose loss in every class is known, under rotations and nuisances."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import PolynomialFeatures
+
+from probekit.fit.core import Rows, cross_entropy, fit_path
+from probekit.fit.directions import fit_low_rank
+from probekit.fit.readers import Side, Site
+from probekit.fit.simple import MAX_K, fit_simple, n_features
+from probekit.levels import SIMPLE
+
+N = 1024
+
+
+def plant(bits: int, nuisance: float, seed: int, d: int = 8):
+    """h = sum_i s_i e_i in a random rotation, `nuisance` x d Gaussian dimensions; the label is the product of signs."""
+    rng = np.random.default_rng(seed)
+    signs = np.concatenate([rng.permutation(np.arange(n) % 2**bits) for n in (N, N // 2, N)])
+    s = 2 * (signs[:, None] >> np.arange(bits) & 1) - 1
+    extra = int(nuisance * d)
+    h = np.concatenate([s, rng.normal(size=(len(s), extra)), np.zeros((len(s), d - bits - extra))], 1)
+    x = torch.tensor(h @ np.linalg.qr(rng.normal(size=(d, d)))[0], dtype=torch.float32)
+    label = torch.tensor((s.prod(1) > 0).astype(int))
+    law = torch.nn.functional.one_hot(label, 2).T[:, None].float().contiguous()
+    parts = slice(0, N), slice(N, N + N // 2), slice(N + N // 2, None)
+    return [Side(x[p], law[..., p], torch.zeros_like(law[..., p])) for p in parts]
+
+
+def loss(kind: str, k: int, sides: list[Side], seed: int = 0) -> float:
+    """Test bits of the jointly fitted class (the prior costs exactly 1 bit)."""
+    fit, select, test = sides
+    site = Site.prepare(fit, select, seed)
+    start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, k)
+    fitted = fit_simple(kind, k, *site.rows, site.frame.variance, start, seed)
+    return float(fitted.bits(Rows(site.frame.apply(test.x), test.law, test.offset)).mean())
+
+
+XOR = {
+    ("one_threshold", 1): 0.689, ("two_thresholds", 1): 0.0, ("quadratic", 1): 0.0, ("bilinear", 2): 0.0,
+    ("mlp16", 1): 0.0,
+}  # fmt: skip
+PARITY = {
+    ("one_threshold", 1): 0.811, ("two_thresholds", 1): 0.406, ("quadratic", 3): 1.0,
+    ("cubic", 1): 0.0, ("mlp16", 1): 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "nuisance"), [(0, 0), (1, 0.5), (2, 0.5)])
+def test_xor(seed, nuisance):
+    sides = plant(2, nuisance, seed)
+    for (kind, k), truth in XOR.items():
+        assert loss(kind, k, sides, seed) == pytest.approx(truth, abs=0.04), (kind, k)
+
+
+@pytest.mark.parametrize(("seed", "nuisance"), [(0, 0), (1, 0.5), (2, 0.5)])
+def test_parity_of_three(seed, nuisance):
+    sides = plant(3, nuisance, seed)
+    for (kind, k), truth in PARITY.items():
+        assert loss(kind, k, sides, seed) == pytest.approx(truth, abs=0.04), (kind, k)
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_linear_readout_and_its_directions_see_nothing_of_either(bits):
+    fit, select, test = plant(bits, 0.5, 0)
+    site = Site.prepare(fit, select, 0)
+    rows = Rows(site.frame.apply(test.x), test.law, test.offset)
+    assert float(rows.bits(site.linear).mean()) == pytest.approx(1.0, abs=0.02)
+    # Naive: the function on the directions that a linear readout finds, which are not those of the plant.
+    found = fit_low_rank(site.rows[0], site.linear, site.frame.variance, 1)
+    naive = [
+        torch.tensor(PolynomialFeatures(3, include_bias=False).fit_transform(r.z @ found), dtype=torch.float32)
+        for r in (*site.rows, rows)
+    ]
+    readout = fit_path(*(Rows(z, side.law) for z, side in zip(naive, (fit, select), strict=False)))
+    assert float(Rows(naive[2], test.law).bits(readout).mean()) > 0.7
+
+
+def test_one_seed_gives_one_result():
+    sides = plant(2, 0.5, 3)
+    assert loss("mlp16", 1, sides, 5) == loss("mlp16", 1, sides, 5)
+
+
+def test_a_simple_function_beside_a_floor_that_knows_half():
+    """B = (s1 XOR s2, s3) with s3 in the floor: what is left is XOR alone."""
+    fit, select, test = plant(2, 0, 4)
+    rng = np.random.default_rng(0)
+    sides = []
+    for side in (fit, select, test):
+        third = torch.tensor(rng.integers(0, 2, len(side.x)))
+        outcome = torch.nn.functional.one_hot(side.law[1, 0].long() * 2 + third, 4).T[:, None].float().contiguous()
+        known = 3 * (torch.arange(4)[:, None, None] % 2 == third).float()
+        sides.append(Side(side.x, outcome, known))
+    alone = float(cross_entropy(sides[2].offset, sides[2].law).mean())
+    assert alone > 1.0
+    assert loss("quadratic", 1, sides) < 0.02
+
+
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_feature_counts_and_laws_of_every_class(kind):
+    fit, select, test = plant(2, 0.5, 0)
+    site = Site.prepare(fit, select, 0)
+    for k in (1, 3):
+        start = torch.eye(site.d)[:, :1]  # fewer linear directions than k: the rest are drawn
+        fitted = fit_simple(kind, k, *site.rows, site.frame.variance, start, 0)
+        z = site.frame.apply(test.x)
+        assert fitted.features(z).shape == (len(z), n_features(kind, k))
+        assert fitted.directions.shape == (site.d, k)
+        rows = Rows(z, test.law, test.offset)
+        assert torch.equal(fitted.bits(rows), cross_entropy(fitted.logits(rows), test.law))
+        if "threshold" in kind:
+            assert set(fitted.features(z).unique().tolist()) <= {0.0, 1.0}, "cells are hard once fitted"
+    assert MAX_K >= 3
