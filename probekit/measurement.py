@@ -183,6 +183,8 @@ class Measurement:
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
         sites = {seen.domain: self._site(seen, x)}
         readers = list(self._read_levels(cell, seen, sites[seen.domain], x))
+        site = sites[seen.domain]
+        cell.outcome.tensors["select_bits"] = site.rows[1].bits(site.linear).mean(-1).numpy()
         self._controls(cell, seen, sites[seen.domain], x, twin)
         self._weak_floor(cell, seen, x)
         if self.read.decomposition:

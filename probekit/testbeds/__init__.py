@@ -22,11 +22,16 @@ class Bundled:
     hypotheses: tuple["Hypothesis", ...]
 
 
-def load_testbed(name: str, n_examples: int | None = None, n_positions: int | None = None, seed: int = 0) -> Bundled:
-    """Generate a bundled task. n_examples per domain (the seen domain gets twice that), n_positions per example."""
+def check_name(name: str) -> None:
+    """Raise BadInput, naming the nearest, for a testbed that is not bundled."""
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
         raise BadInput(f"no testbed '{name}'. Did you mean '{near}'? Bundled: {', '.join(NAMES)}.")
+
+
+def load_testbed(name: str, n_examples: int | None = None, n_positions: int | None = None, seed: int = 0) -> Bundled:
+    """Generate a bundled task. n_examples per domain (the seen domain gets twice that), n_positions per example."""
+    check_name(name)
     from probekit.testbeds.othello.task import hypothesis, othello_task
 
     size = int(name.rsplit("x", 1)[1])

@@ -38,7 +38,7 @@ class Recipe:
     n_heads: int = 4
     d_model: int = 128
     n_games: int = 192
-    steps: int = 9_000
+    steps: int = 6_500
     warmup: int = 100
     cooldown: float = 0.4
     muon_lr: float = 1.2e-2
@@ -59,6 +59,13 @@ RECIPES = {
     "othello-6x6": Recipe(),
     "othello-8x8": Recipe(size=8, n_layers=8, n_heads=8, d_model=512, n_games=512, steps=40_000, muon_lr=3e-3),
 }
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a bundled model."""
+    if name not in RECIPES:
+        raise BadInput(f"no recipe '{name}': there are {', '.join(RECIPES)}.")
+    return RECIPES[name]
 
 
 def build_model(recipe: Recipe, seed: int) -> torch.nn.Module:

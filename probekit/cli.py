@@ -1,0 +1,213 @@
+"""The command line. Reading commands import no torch; commands that make numbers import it inside themselves.
+
+Exit codes: 0 done, 1 some cells failed, 2 a mistake in what was asked, 3 the environment, 130 stopped by the user.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from probekit.cli_reading import JsonOption, print_json, register, reporting, rows
+from probekit.errors import Interrupted, ProbekitError
+
+if TYPE_CHECKING:
+    from probekit.rundir import Run
+    from probekit.runner import Progress
+
+app = typer.Typer(
+    name="probekit",
+    help="How much of a network's behaviour does an abstraction of it leave unexplained? (FBU: 0 all explained, "
+    "1 no better than reading the input alone.)",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+testbed = typer.Typer(help="Train and export the bundled models.", no_args_is_help=True)
+app.add_typer(testbed, name="testbed")
+register(app)
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+SpecArgument = Annotated[Path, typer.Argument(help="A job in TOML.")]
+
+DEMO_SPEC = Path(__file__).parent / "jobs" / "demo.toml"
+STORE = Path("cached_activations")
+
+
+def main() -> None:
+    """Entry point: a ProbekitError is one sentence on stderr and its exit code; anything else is a bug and shows so."""
+    try:
+        app()
+    except ProbekitError as error:
+        typer.echo(f"probekit: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("probekit: stopped.", err=True)
+        raise SystemExit(Interrupted.exit_code) from None
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    runs: RunsOption = Path("runs"),
+    store: StoreOption = STORE,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a job; a stopped one resumes, a finished one is shown."""
+    with reporting("run", as_json):
+        found = _run(spec, runs, store, device)
+        failed = _failed(found)
+        if as_json:
+            print_json("run", not failed, rows(found.records), run=str(found.path), failed=failed)
+        else:
+            _print_run(found)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
+    """Say what a job would measure, without loading a model."""
+    with reporting("plan", as_json):
+        from probekit.planning import plan_rows
+        from probekit.spec import JobSpec
+
+        job = JobSpec.read_toml(spec)
+        planned = plan_rows(job, spec.parent)
+        if as_json:
+            print_json("plan", True, planned, spec=job.id)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("kind", "what", "hooks", "sites", "levels", title=f"{job.name} (spec {job.id})")
+        for row in planned:
+            table.add_row(*(str("?" if cell is None else cell) for cell in row.values()))
+        Console().print(table)
+
+
+@app.command()
+def demo(
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Stop after the table.")] = False,
+    runs: RunsOption = Path("runs"),
+    store: StoreOption = STORE,
+    device: DeviceOption = "cpu",
+    port: Annotated[int, typer.Option(help="Of the leakboard.")] = 8501,
+    as_json: JsonOption = False,
+) -> None:
+    """A ten-second case that fools three usual methods, then the bundled Othello-GPT; ends in the leakboard."""
+    with reporting("demo", as_json):
+        if not as_json:
+            _print_xor()
+        found = _run(DEMO_SPEC, runs, store, device)
+        failed = _failed(found)
+        if as_json:
+            print_json("demo", not failed, rows(found.records), run=str(found.path), failed=failed)
+        else:
+            _print_run(found)
+    if failed:
+        raise typer.Exit(1)
+    if not no_serve and not as_json:
+        from probekit.cli_reading import dashboard
+
+        dashboard(runs, port=port)
+
+
+@testbed.command("train")
+def train(
+    name: Annotated[str, typer.Argument(help="othello-6x6 or othello-8x8.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints; a stopped training resumes from it.")],
+    steps: Annotated[int | None, typer.Option(help="The recipe's when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides weights and games.")] = 0,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a bundled model again, from its recipe."""
+    with reporting("testbed train", as_json):
+        from dataclasses import replace
+
+        from probekit.testbeds.othello.train import recipe
+        from probekit.testbeds.othello.train import train as train_rows
+
+        chosen = replace(recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
+        kept = []
+        for row in train_rows(chosen, out, device):
+            kept.append(row)
+            figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key != "step")
+            typer.echo(f"step {row['step']}/{chosen.steps}  {figures}", err=True)
+        if as_json:
+            print_json("testbed train", True, kept, out=str(out))
+
+
+@testbed.command("export")
+def export(
+    training: Annotated[Path, typer.Argument(help="A training folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
+) -> None:
+    """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
+    from probekit.testbeds.othello.train import export as write
+
+    typer.echo(str(write(training, folder)))
+
+
+def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
+    from probekit.spec import JobSpec
+
+    JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
+    from probekit.runner import run_job
+
+    return run_job(spec, root=runs, store=store, device=device, progress=_progress())
+
+
+def _progress() -> "Progress":
+    """Lines on stderr: one per cell on a terminal's last line, or every few seconds where there is none."""
+    started, last = time.monotonic(), [0.0, ""]
+    live = sys.stderr.isatty()
+
+    def say(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not live and now - last[0] < 5 and done != total:
+            return
+        left = f", about {(now - started) / done * (total - done):.0f} s left" if done and done < total else ""
+        text = f"[{now - started:5.0f} s] {what} ({done}/{total}{left})"
+        typer.echo(("\r\x1b[K" if live else "") + text, err=True, nl=not live or what == "done")
+        last[:] = [now, what]
+
+    return say
+
+
+def _failed(found: "Run") -> list[dict]:
+    return (found.manifest or {}).get("cells", {}).get("failed", [])
+
+
+def _print_xor() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from probekit.demo import xor_table
+
+    table = Table("method", "what it says", "figure", title="A behaviour that two directions decide exactly: s1 XOR s2")
+    for row in xor_table().itertuples(index=False):
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _print_run(found: "Run") -> None:
+    from rich.console import Console
+
+    from probekit import tables
+
+    records = found.records
+    for behaviour in tables.behaviours(records):
+        frame = tables.leak_map(records, behaviour=behaviour)
+        title = f"FBU of {behaviour}, {frame.iloc[0]['fit_domain']} (0 explains all, 1 adds nothing to the input)"
+        Console().print(tables.leak_text(frame, title))
+    for failure in _failed(found):
+        typer.echo(f"failed: {failure['error']}", err=True)
+    typer.echo(f"run: {found.path}")
+    typer.echo("look: probekit dashboard")

@@ -1,0 +1,77 @@
+"""Plan: what a spec would measure, told without loading a model and without torch."""
+
+import fnmatch
+import json
+from pathlib import Path
+
+from probekit.errors import BadInput
+from probekit.spec import JobSpec
+
+_TESTBEDS = Path(__file__).parent / "testbeds"
+_LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+
+
+def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
+    """One row per group of cells: kind, behaviour or feature, hook pattern, how many sites, and what is measured there.
+
+    Layers come from a local config.json; for a hub name they are unknown until the model is loaded (None).
+    """
+    name = spec.model.name if spec.model else spec.task.testbed
+    if name is None:
+        raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
+    if spec.task.file and not (base / spec.task.file).is_file():
+        raise BadInput(f"the spec's task names the file '{spec.task.file}': there is none under {base}.")
+    n_layers = _n_layers(name, base)
+    behaviours, features = _asked(spec)
+    rows = []
+    for pattern in spec.read.hooks:
+        sites = _n_sites(pattern, n_layers)
+        rows += [
+            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": "linear, nonlinear"}
+            for feature in features
+        ]
+        rows += [
+            {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
+            for behaviour in behaviours
+        ]
+    if spec.replace:
+        asked = spec.replace.behaviours or behaviours
+        for pattern in spec.replace.hooks:
+            rows += [
+                {
+                    "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
+                    "levels": ", ".join(spec.replace.levels),
+                }
+                for behaviour in asked
+            ]  # fmt: skip
+    return rows
+
+
+def _asked(spec: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of behaviours and features, in a file's spec or a testbed."""
+    if not spec.task.testbed:
+        return tuple(b.name for b in spec.task.behaviours), tuple(f.name for f in spec.task.features)
+    from probekit.testbeds import NAMES, check_name
+
+    check_name(spec.task.testbed)
+    known = {name: (("next_move_law", "edge_mass"), ("mine_yours", "black_white")) for name in NAMES}
+    behaviours, features = known[spec.task.testbed]
+    return behaviours, features if spec.read.features is None else spec.read.features
+
+
+def _n_layers(name: str, base: Path) -> int | None:
+    places = [base / name, *(config.parent for config in _TESTBEDS.glob(f"*/{name}/config.json"))]
+    for place in places:
+        if (place / "config.json").is_file():
+            config = json.loads((place / "config.json").read_text())
+            return next((config[key] for key in _LAYER_KEYS if key in config), None)
+    return None
+
+
+def _n_sites(pattern: str, n_layers: int | None) -> int | None:
+    if "*" not in pattern:
+        return 1
+    if n_layers is None:
+        return None
+    rest = pattern.split(".", 2)[-1]
+    return len(fnmatch.filter([f"blocks.{i}.{rest}" for i in range(n_layers)], pattern))

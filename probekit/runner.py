@@ -1,0 +1,335 @@
+"""Runner: a JobSpec becomes cells, cells become records in a run folder. Stops and resumes between cells.
+
+A cell is the smallest unit that is redone: one hook point with one behaviour (`read`), one feature (`feature`), or one
+replaced site or chain in one domain (`replace`). Cells of a finished id are never measured again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.capture import DEFAULT_STORE, Activations, capture
+from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
+from probekit.filetask import read_file_task
+from probekit.fit.core import fit_frame
+from probekit.interventions import orthonormal
+from probekit.levels import Hypothesis
+from probekit.measurement import Measurement, Outcome, to_tensor
+from probekit.model import Model, load_model
+from probekit.records import digest
+from probekit.replacement import Abstraction, Replacement, abstractions_at
+from probekit.rundir import Run, RunWriter, open_run
+from probekit.spec import JobSpec, ReplaceSpec
+from probekit.task import Task
+from probekit.testbeds import load_testbed
+
+log = logging.getLogger(__name__)
+
+CELL_VERSION = 1  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work. what: behaviour or feature; hooks: one, or all sites of a chain; domain: for `replace` alone."""
+
+    kind: str
+    what: str
+    hooks: tuple[str, ...]
+    domain: str = ""
+
+    @property
+    def label(self) -> str:
+        """For people: what is being measured."""
+        place = self.hooks[0] if len(self.hooks) == 1 else f"chain of {len(self.hooks)}"
+        return " ".join(filter(None, (self.kind, self.what, "at", place, self.domain)))
+
+    def id(self, inputs: str) -> str:
+        """Digest of the cell and of everything that its numbers depend on."""
+        return digest({"version": CELL_VERSION, "inputs": inputs, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with everything it names loaded."""
+
+    spec: JobSpec
+    model: Model
+    task: Task
+    hypotheses: tuple[Hypothesis, ...]
+
+    @classmethod
+    def load(cls, spec: JobSpec, base: Path, device: str = "cpu") -> "Job":
+        """Load model, task and hypotheses; paths are relative to `base`, the spec file's folder."""
+        name = spec.model.name if spec.model else spec.task.testbed
+        if name is None:
+            raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
+        local = base / name
+        asked = spec.model.model_dump(exclude={"name", "twin"}) if spec.model else {}
+        model = load_model(local if local.is_dir() else name, device=device, **asked)
+        hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
+        if spec.task.testbed:
+            bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)
+            task, hypotheses = bundled.task, [*bundled.hypotheses, *hypotheses]
+        else:
+            task = read_file_task(spec.task, base, lambda texts: model.tokenise(texts).tokens)
+        return cls(spec, model, task, tuple(hypotheses))
+
+    @property
+    def inputs(self) -> str:
+        """Digest of all that decides the numbers: spec, weights, data and the source of every rule."""
+        return digest(
+            {
+                "spec": self.spec.id,
+                "model": self.model.fingerprint,
+                "task": self.task.fingerprint,
+                "hypotheses": [[h.name, h.source_hash] for h in self.hypotheses],
+            }
+        )
+
+    @property
+    def run(self) -> str:
+        """Name of the run folder: the job's name and the start of its inputs' digest."""
+        return f"{self.spec.name}-{self.inputs[:8]}"
+
+    def cells(self) -> list[Cell]:
+        """All cells in the order they are measured; raises for a hook or behaviour that does not exist."""
+        spec = self.spec
+        hooks = [hook.name for hook in self.model.hooks(spec.read.hooks)]
+        behaviours = [behaviour.name for behaviour in self.task.behaviours]
+        features = list(self.task.features) if spec.read.features is None else list(spec.read.features)
+        for name in features:
+            if name not in self.task.features:
+                known = ", ".join(self.task.features) or "none"
+                raise BadInput(f"read.features names '{name}'; the task's features are: {known}.")
+        out = []
+        for hook in hooks:
+            out += [Cell("feature", name, (hook,)) for name in features]
+            out += [Cell("read", name, (hook,)) for name in behaviours]
+        if spec.replace:
+            out += self._replace_cells(spec.replace, hooks, behaviours)
+        return out
+
+    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str], behaviours: Sequence[str]) -> list[Cell]:
+        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks))
+        for hook in chain:
+            self.model.check_writable(hook)
+            if hook not in read_hooks:
+                raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
+        external = {b.name for b in self.task.behaviours if b.kind == "label"}
+        asked = spec.behaviours or tuple(name for name in behaviours if name not in external)
+        domains = list(dict.fromkeys(self.task.domain.tolist()))
+        moved = domains if self.spec.transfer else domains[:1]
+        out = []
+        for behaviour in asked:
+            if behaviour not in behaviours or behaviour in external:
+                raise BadInput(f"replace.behaviours has '{behaviour}', which is no behaviour of the model's own output.")
+            out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
+            if len(chain) > 1:
+                out += [Cell("replace", behaviour, chain, domain) for domain in moved]
+        return out
+
+
+def run_job(
+    spec: JobSpec | Path | str,
+    *,
+    root: Path | str = "runs",
+    store: Path | str = DEFAULT_STORE,
+    base: Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Run:
+    """Measure a job into `root/<run>` and return the finished run. A stopped job resumes; a finished one is returned.
+
+    Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every finished cell kept.
+    """
+    if not isinstance(spec, JobSpec):
+        base = Path(spec).parent if base is None else base
+        spec = JobSpec.read_toml(Path(spec))
+    job = Job.load(spec, base or Path(), device)
+    cells = job.cells()
+    writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
+    if writer.complete:
+        return open_run(writer.path)
+    try:
+        _measure_cells(job, cells, writer, store, progress)
+    except (KeyboardInterrupt, Interrupted):
+        writer.interrupt()
+        done = f"{len(writer.done)} of {len(cells)} cells are kept in {writer.path}"
+        raise Interrupted(f"stopped; {done}; the same command resumes.") from None
+    except ProbekitError as error:
+        writer.fail(str(error))
+        raise
+    return open_run(writer.path)
+
+
+def _measure_cells(job: Job, cells: list[Cell], writer: RunWriter, store: Path | str, progress: Progress | None) -> None:
+    inputs = job.inputs
+    started = time.monotonic()
+    say = progress or (lambda what, done, total: None)
+    spec = job.spec
+
+    def captured(model: Model, what: str) -> Activations:
+        return capture(model, job.task, spec.read.hooks, store=store, progress=lambda i, n: say(what, i, n))
+
+    activations = captured(job.model, "capture")
+    wants_twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
+    twin = captured(job.model.random_twin(spec.seed_probe), "capture random twin") if wants_twin else None
+    timings = {"capture": time.monotonic() - started}
+    seeds = (spec.seed_probe, spec.seed_data, 0)
+    transfer = spec.transfer if len(activations.observations.domains) > 1 else None
+    measurement = Measurement(activations.observations, spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap)
+    work = _Work(job, activations, twin, measurement, writer)
+    for i, cell in enumerate(cells):
+        say(cell.label, i, len(cells))
+        key = cell.id(inputs)
+        if key in writer.done:
+            continue
+        begun = time.monotonic()
+        try:
+            outcome = work.measure(cell)
+        except (BadInput, StoreError, Interrupted):
+            raise
+        except (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
+            # One cell that cannot be measured must not cost the others; its error is kept and the exit code says so.
+            log.exception("cell failed: %s", cell.label)
+            writer.write_cell(key, [], [], error=f"{cell.label}: {type(error).__name__}: {error}", seconds=0.0)
+            continue
+        if outcome.tensors:
+            writer.write_tensors(_tensor_name(cell), outcome.tensors)
+        seconds = time.monotonic() - begun
+        timings[cell.label] = seconds
+        writer.write_cell(key, outcome.records, outcome.losses, seconds=seconds)
+    say("done", len(cells), len(cells))
+    timings["all"] = time.monotonic() - started
+    writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
+
+
+class _Work:
+    """Measures cells one after another; activations of the last hook are kept between cells of that hook."""
+
+    def __init__(
+        self, job: Job, activations: Activations, twin: Activations | None, measurement: Measurement, writer: RunWriter
+    ) -> None:
+        self.job, self.activations, self.twin = job, activations, twin
+        self.measurement, self.writer = measurement, writer
+        self._loaded: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
+        self._replacement: Replacement | None = None
+
+    def measure(self, cell: Cell) -> Outcome:
+        """The outcome of one cell."""
+        if cell.kind == "replace":
+            return self._replace(cell)
+        x, twin = self._site(cell.hooks[0])
+        if cell.kind == "feature":
+            return self.measurement.feature_cell(cell.hooks[0], cell.what, x)
+        return self.measurement.read_cell(cell.hooks[0], cell.what, x, twin)
+
+    def selected(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """For each behaviour the hook point whose linear readout did best on the selection rows."""
+        best: dict[str, tuple[float, str]] = {}
+        for cell in cells:
+            if cell.kind == "read":
+                bits = self._tensors(cell).get("select_bits")
+                if bits is not None:
+                    best[cell.what] = min(best.get(cell.what, (np.inf, "")), (float(bits[0]), cell.hooks[0]))
+        return {name: hook for name, (_, hook) in best.items()}
+
+    def _site(self, hook: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._loaded is None or self._loaded[0] != hook:
+            twin = to_tensor(self.twin.sites[hook]) if self.twin else None
+            self._loaded = hook, to_tensor(self.activations.sites[hook]), twin
+        return self._loaded[1], self._loaded[2]
+
+    def _replace(self, cell: Cell) -> Outcome:
+        spec = self.job.spec.replace
+        assert spec is not None
+        if self._replacement is None:
+            self._replacement = Replacement(
+                self.job.model, self.job.task, self.activations, self.measurement, spec
+            )
+        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
+        return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))
+
+    def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
+        found = {hook: self._tensors(Cell("read", cell.what, (hook,))) for hook in cell.hooks}
+        missing = [hook for hook in cell.hooks if not found[hook]]
+        if missing:
+            raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
+        frames = {}
+        for hook in cell.hooks:
+            seen = self.measurement.setting(cell.what, self.measurement.domains[0])
+            x = to_tensor(self.activations.sites[hook])
+            frames[hook] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
+        widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
+        yield from abstractions_at(cell.hooks, found, widths, spec, frames, self.job.spec.seed_probe)
+        for hypothesis in self.job.hypotheses:
+            if hypothesis.behaviour in ("", cell.what):
+                yield from self._hypothesis(cell, hypothesis, widths)
+
+    def _hypothesis(self, cell: Cell, hypothesis: Hypothesis, widths: dict[str, int]) -> Iterator[Abstraction]:
+        """The subspace that the features are decoded from, and donors that agree on the features themselves."""
+        level = f"hypothesis:{hypothesis.name}"
+        bases = {}
+        for hook in cell.hooks:
+            parts = [self._tensors(Cell("feature", name, (hook,))).get(name) for name in hypothesis.features]
+            if any(part is None for part in parts):
+                return
+            directions = torch.from_numpy(np.concatenate([np.asarray(part) for part in parts], axis=1))
+            bases[hook] = orthonormal(directions, tolerance=1e-4)
+        rank = max(basis.shape[1] for basis in bases.values())
+        yield Abstraction(level, "features", rank, bases)
+        nothing = {hook: torch.zeros(widths[hook], 0) for hook in cell.hooks}
+        yield Abstraction(level, "true", 0, nothing, features=hypothesis.features)
+
+    def _tensors(self, cell: Cell) -> dict[str, np.ndarray]:
+        from safetensors.numpy import load_file
+
+        path = self.writer.path / "directions" / f"{_tensor_name(cell)}.safetensors"
+        return load_file(path) if path.exists() else {}
+
+
+def _tensor_name(cell: Cell) -> str:
+    name = f"{cell.kind}-{cell.what}-{cell.hooks[0]}"
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80] + "-" + digest([cell.kind, cell.what, cell.hooks])[:8]
+
+
+def _manifest(job: Job, activations: Activations, measurement: Measurement, timings: dict[str, float], selected: dict) -> dict[str, Any]:
+    floors = {}
+    for (behaviour, domain), setting in measurement._settings.items():
+        for name, (floor, _) in setting.floors.items():
+            floors[f"{behaviour} {domain} {name}"] = {
+                "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,
+                "bits": float(setting.floor_bits(name).mean()), "ceiling_bits": float(setting.test_ceiling.mean()),
+            }  # fmt: skip
+    behaviours = activations.observations.behaviours.values()
+    return {
+        "inputs": job.inputs,
+        "model": {"name": job.model.name, "revision": job.model.revision, "fingerprint": job.model.fingerprint},
+        "task": {"name": job.task.name, "fingerprint": job.task.fingerprint, "n_rows": len(activations.observations)},
+        "behaviours": {b.name: {"n_outcomes": len(b.outcomes), "covered_mass": b.covered} for b in behaviours},
+        "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},
+        "floors": floors,
+        "selected": selected,
+        "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "audit": activations.audit,
+        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+_PACKAGES = ("abstraction-probekit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "safetensors")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"
