@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import probekit as pk
-from probekit.errors import BadInput, TooFewRows
+from probekit.errors import BadInput, FitError, TooFewRows
 from probekit.levels import Hypothesis
 
 QUICK = {"controls": (), "decomposition": False, "floors": ("strong",), "n_bootstrap": 200}
@@ -511,6 +511,29 @@ def test_what_is_in_the_floor_is_not_explained_again():
         one(pk.measure(other, behaviour=label, floor=s[:, :1], levels=("linear",), **QUICK), level="linear").value
         > 0.97
     )
+
+
+@pytest.mark.xfail(strict=True, reason="a hypothesis without a behaviour is tried on all, and the first misfit ends it")
+def test_a_hypothesis_speaks_of_all_behaviours_that_fit_it():
+    frame = pk.measure(
+        X, behaviour={"two": S.prod(1), "three": np.arange(300) % 3}, features={"a": S[:, 0], "b": S[:, 1]},
+        levels=("linear",), hypotheses=hypotheses(xor_rule), **QUICK,
+    )  # fmt: skip
+    assert set(frame.loc[frame["level"] == "hypothesis:xor_rule", "behaviour"]) == {"two"}
+
+
+@pytest.mark.xfail(strict=True, reason="caught in the levels and the decomposition alone", raises=FitError)
+@pytest.mark.parametrize("where", ["random_readers", "Site.prepare", "fit_calibration"])
+def test_a_solver_that_fails_costs_its_cell_and_no_other(monkeypatch, where):
+    def fails(*_, **__):
+        raise FitError("did not converge.")
+
+    monkeypatch.setattr(f"probekit.measurement.{where}", fails)
+    x, c, domain = spurious(16, 0, 3, 3, n=300)
+    arguments = {**QUICK, "controls": ("random_directions",), "levels": ("prior", "linear"), "ks": (1,)}
+    frame = pk.measure(x, behaviour=c, domains=domain, **arguments)
+    assert "not_converged" in set(frame["na_reason"])
+    assert one(frame, level="prior", metric="read", test_domain="seen").value is not None
 
 
 def test_progress_is_told_per_cell():
