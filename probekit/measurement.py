@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried for a hypothesis
 PLATT_LABELS = 50
+FEATURE_EPOCHS = 10  # of the MLP that reads features: many targets at once, and only their accuracy is asked
 TINY = 1e-30
 
 
@@ -259,7 +260,8 @@ class Measurement:
                 cell.missing(setting, level.name, reason)
                 continue
             try:
-                for reader in fit_level(site, level, self.read.ks):
+                ks = self.read.simple_ks if level.family == "simple" else self.read.ks
+                for reader in fit_level(site, level, ks):
                     cell.score(setting, reader, _rows(reader.bits(test)))
                     if reader.directions is not None and reader.source != "pca":
                         parts = [reader.level, reader.source, str(reader.k)]
@@ -378,7 +380,7 @@ class Measurement:
                 raise BadInput(f"no feature '{feature}' in the task: it has {known}.")
             index = np.flatnonzero(self.observations.domain == domain)
             split = split_by_group(self.observations.group[index], self.seeds[1])
-            self._decoders[key] = Decoder.fit(self.observations.features[feature], index, split, x, self.read.lambdas)
+            self._decoders[key] = Decoder.fit(self.observations.features[feature], index, split, x, self.read.lambdas[::2])
         return self._decoders[key]
 
     def _transfer(self, cell: "_Cell", x: Tensor, sites: dict[str, Site], readers: list[Reader]) -> None:
@@ -477,7 +479,7 @@ class Decoder:
 
     @classmethod
     def fit(cls, feature: Feature, index: NDArray, split: Split, x: Tensor, lambdas: Sequence[float]) -> "Decoder":
-        """All targets at once; the ridge of each target is chosen on the selection rows."""
+        """All targets at once; the ridge of each target is chosen on the selection rows (every second of the path)."""
         sides = [torch.from_numpy(index[side]) for side in (split.fit, split.select)]
         frame = fit_frame(x[sides[0]].float())
         n_class = len(feature.classes)
@@ -503,7 +505,7 @@ class Decoder:
     def predict_nonlinear(self, x: Tensor, at: NDArray, seed: int) -> NDArray[np.int64]:
         """The same by an MLP on top of the linear logits."""
         stacked = [Rows(r.z, r.law, self.readout.logits(r.z)) for r in self.rows]
-        mlp = fit_mlp(*stacked, seed=seed)
+        mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS)
         z = self.frame.apply(x[torch.from_numpy(at)])
         return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
 

@@ -20,7 +20,7 @@ from probekit.interventions import keep_only, orthonormal
 from probekit.measurement import Measurement, Outcome, Setting, to_tensor
 from probekit.metrics.read import Estimate
 from probekit.metrics.replace import fbu_replace, match_donors, random_donors
-from probekit.model import Model
+from probekit.model import Model, Prefix
 from probekit.spec import ReplaceSpec
 from probekit.stats import Clusters
 from probekit.task import Task
@@ -66,6 +66,7 @@ class Replacement:
         self.measurement, self.spec = measurement, spec
         self._example, self._position = task.row_example, task.row_position
         self._sites: dict[str, Float[Tensor, "n d"]] = {}
+        self._drawn: tuple[tuple[str, str], _Rows, list[tuple[NDArray[np.int64], Prefix]]] | None = None
 
     def cell(self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction]) -> Outcome:
         """All arms of the abstractions at `hooks` together (one hook: a single site). name: the hook of the records."""
@@ -73,11 +74,11 @@ class Replacement:
             raise BadInput(f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data.")
         outcome = Outcome()
         setting = self.measurement.setting(behaviour, domain)
-        rows = self._rows(setting)
+        rows, prefixes = self._prepared(setting)
         where = "chain" if len(hooks) > 1 else "single"
         for abstraction in abstractions:
             for donors, arm in self._donors(abstraction, rows, hooks, where):
-                edited = self._run(behaviour, rows, hooks, abstraction, donors)
+                edited = self._run(behaviour, rows, prefixes, hooks, abstraction, donors)
                 for estimate, kind in zip(fbu_replace(rows.law, edited, rows.available, rows.clusters), ("", ":pair"), strict=True):
                     estimate = _with_floor(estimate, rows)
                     record = self.measurement.record(
@@ -92,6 +93,20 @@ class Replacement:
         if hook not in self._sites:
             self._sites[hook] = to_tensor(self.activations.sites[hook]).float()
         return self._sites[hook]
+
+    def _prepared(self, setting: Setting) -> tuple[_Rows, list[tuple[NDArray[np.int64], Prefix]]]:
+        """Rows of a setting and, per position, what comes before their last token, run once for all abstractions."""
+        key = setting.behaviour.name, setting.domain
+        if self._drawn is None or self._drawn[0] != key:
+            rows = self._rows(setting)
+            positions = self._position[rows.rows]
+            prefixes = []
+            for at in np.split(np.arange(len(rows.rows)), np.flatnonzero(np.diff(positions)) + 1):
+                examples = self._example[rows.rows[at]]
+                tokens = np.stack([self.task.tokens[i][: positions[at[0]] + 1] for i in examples])
+                prefixes.append((at, self.model.prefix(torch.from_numpy(tokens))))
+            self._drawn = key, rows, prefixes
+        return self._drawn[1], self._drawn[2]
 
     def _rows(self, setting: Setting) -> _Rows:
         """Test rows to run (drawn once per domain) and the donor pool; the first token has no prefix to run."""
@@ -152,20 +167,23 @@ class Replacement:
         return np.concatenate(projected[0], 1), np.concatenate(projected[1], 1)
 
     def _run(
-        self, behaviour: str, rows: _Rows, hooks: Sequence[str], abstraction: Abstraction, donors: NDArray[np.int64]
+        self,
+        behaviour: str,
+        rows: _Rows,
+        prefixes: Sequence[tuple[NDArray[np.int64], Prefix]],
+        hooks: Sequence[str],
+        abstraction: Abstraction,
+        donors: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Laws of the edited network: [n, donor, k]."""
         law = self.activations.laws[behaviour]
-        positions = self._position[rows.rows]
+        n_donors = donors.shape[1]
         out = []
-        for at in np.split(np.arange(len(rows.rows)), np.flatnonzero(np.diff(positions)) + 1):
-            chosen = rows.rows[at]
-            tokens = np.stack([self.task.tokens[self._example[row]][: positions[at[0]] + 1] for row in chosen])
+        for at, prefix in prefixes:
             given = torch.from_numpy(rows.pool[donors[at]].ravel())
             edits = {hook: self._edit(hook, abstraction, given) for hook in hooks}
-            prefix = self.model.prefix(torch.from_numpy(tokens))
-            logits = self.model.run_last(prefix, None, edits, n_repeat=donors.shape[1])
-            out.append(law(logits.float().cpu()).double().numpy().reshape(len(at), donors.shape[1], -1))
+            logits = self.model.run_last(prefix, None, edits, n_repeat=n_donors)
+            out.append(law(logits.float().cpu()).double().numpy().reshape(len(at), n_donors, -1))
         return np.concatenate(out)
 
     def _edit(self, hook: str, abstraction: Abstraction, given: Tensor):
@@ -192,7 +210,7 @@ def abstractions_at(
 
     empty = {hook: torch.zeros(sites[hook], 0) for hook in hooks}
     yield Abstraction("directions", "random", 0, empty, "random_directions")
-    for key in found[hooks[0]]:
+    for key in (key for key in found[hooks[0]] if "|" in key):
         level, source, k = key.split("|")
         asked = level in spec.levels and int(k) in spec.ks or level.startswith("simple:") and level in spec.levels
         if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "score"):

@@ -75,6 +75,7 @@ class ReadSpec(_Strict):
     hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
     levels: tuple[str, ...] = DEFAULT
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    simple_ks: tuple[int, ...] = (1, 2, 4, 8)  # of the simple functions, whose cost grows with the square of k
     lambdas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
         "random_directions", "permuted", "random_twin",

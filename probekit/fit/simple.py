@@ -22,7 +22,7 @@ from torch import Tensor
 from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path
 
 RESTARTS = 4
-STEPS = 240
+STEPS = 160
 BATCH = 1_024
 RATE = 0.03
 HIDDEN = 16
