@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations, reduce_law
 
 
@@ -21,10 +20,15 @@ def as_activations(
             raise BadInput("captured activations bring their own behaviour, floor, groups and domains: leave them out.")
         return activations.sites, activations.observations
     sites = _sites(activations)
-    n = len(next(iter(sites.values())))
+    shapes = {name: tuple(getattr(values, "shape", ())) for name, values in sites.items()}
+    n = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 0
     for name, values in sites.items():
-        if getattr(values, "ndim", 0) != 2 or len(values) != n or n == 0:
-            raise BadInput(f"activations '{name}' have shape {tuple(values.shape)}: all need [n, d] with one n ({n}).")
+        if len(shapes[name]) != 2 or shapes[name][0] != n or 0 in shapes[name]:
+            raise BadInput(
+                f"activations '{name}' have shape {shapes[name]}: all need [n, d], with one n and no side 0."
+            )
+        if isinstance(values, np.ndarray) and values.dtype.kind not in "fiub":
+            raise BadInput(f"activations '{name}' are of type {values.dtype}: numbers are needed.")
     if behaviour is None:
         raise BadInput("activations from arrays need behaviour=: labels [n], a law [n, n_outcomes], or {name: either}.")
     laws = behaviour if isinstance(behaviour, Mapping) else {"behaviour": behaviour}
@@ -49,14 +53,23 @@ def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
     if array.ndim == 2:
         if len(array) != n:
             raise BadInput(f"behaviour '{name}' has {len(array)} rows for {n} rows of activations.")
-        return reduce_law(name, array.astype(np.float32), [str(i) for i in range(array.shape[1])])
+        law = _numbers(f"behaviour '{name}'", array)
+        if (law < 0).any():
+            raise BadInput(f"behaviour '{name}' is no probability law: it has negative entries.")
+        return reduce_law(name, law, [str(i) for i in range(array.shape[1])])
     if array.shape != (n,):
-        raise BadInput(f"behaviour '{name}' has shape {array.shape} for {n} rows: give labels [n] or a law [n, n_outcomes].")
+        raise BadInput(
+            f"behaviour '{name}' has shape {array.shape} for {n} rows: give labels [n] or a law [n, n_outcomes]."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadInput(f"behaviour '{name}' has labels that are not finite, the first at row {_first_bad(array)}.")
     classes, code = np.unique(array, return_inverse=True)
     if len(classes) < 2:
         raise BadInput(f"behaviour '{name}' has one class ('{classes[0]}'): there is nothing to explain.")
     if len(classes) > n // 2:
-        raise BadInput(f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law instead.")
+        raise BadInput(
+            f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law instead."
+        )
     return Behaviour(name, np.eye(len(classes), dtype=np.float32)[code], tuple(str(c) for c in classes))
 
 
@@ -73,13 +86,6 @@ def as_feature(name: str, values: Any, n: int) -> Feature:
     return Feature(name, code.reshape(array.shape).astype(np.int64), tuple(str(c) for c in classes), targets)
 
 
-def fingerprint(sites: Mapping[str, Any]) -> str:
-    """Digest of arrays' bytes, for provenance."""
-    import hashlib
-
-    return digest({name: hashlib.sha256(np.ascontiguousarray(_numpy(v))).hexdigest() for name, v in sites.items()})
-
-
 def _sites(activations: Any) -> Mapping[str, Any]:
     if isinstance(activations, str | Path):
         return _load(Path(activations))
@@ -91,7 +97,10 @@ def _sites(activations: Any) -> Mapping[str, Any]:
 
 
 def _only(path: str | Path) -> NDArray:
-    return next(iter(_load(Path(path)).values()))
+    arrays = _load(Path(path))
+    if len(arrays) != 1:
+        raise BadInput(f"{path} holds {len(arrays)} arrays where one is needed: give the file itself as activations.")
+    return next(iter(arrays.values()))
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -100,17 +109,21 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise BadInput(f"no activations file {path}.")
     if path.suffix == ".npy":
         try:
-            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
-        except ValueError as error:
+            # Copy on write: nothing can reach the file, and torch takes no read-only arrays.
+            return {path.stem: np.load(path, mmap_mode="c", allow_pickle=False)}
+        except (ValueError, EOFError) as error:
             raise BadInput(f"{path} is no plain .npy array: {error}.") from None
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            arrays = load_file(path)
         except SafetensorError as error:
             raise BadInput(f"{path} is no valid safetensors file: {error}.") from None
+        if not arrays:
+            raise BadInput(f"{path} holds no tensors.")
+        return arrays
     raise BadInput(f"{path.name}: activations are read from .npy and .safetensors files.")
 
 
@@ -119,7 +132,10 @@ def _numpy(values: Any) -> NDArray:
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         return (values.float() if not values.dtype.is_floating_point or values.element_size() < 4 else values).numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise BadInput(f"an array is needed, all rows of one length: {error}.") from None
 
 
 def _column(values: Any, n: int, name: str, default: NDArray) -> NDArray[np.int64]:
@@ -141,8 +157,21 @@ def _domain(values: Any, n: int) -> NDArray[np.str_]:
 
 
 def _block(name: str, values: Any, n: int) -> NDArray[np.float32]:
-    array = _numpy(values).astype(np.float32)
+    array = _numbers(f"floor block '{name}'", _numpy(values))
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or len(array) != n:
         raise BadInput(f"floor block '{name}' has shape {array.shape} for {n} rows of activations.")
     return array
+
+
+def _numbers(what: str, array: NDArray) -> NDArray[np.float32]:
+    """As float32; text, and anything not finite, is refused with its row."""
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"{what} is of type {array.dtype}: numbers are needed (one-hot columns for words).")
+    if not np.isfinite(array).all():
+        raise BadInput(f"{what} is not finite, first at row {_first_bad(array)}.")
+    return array.astype(np.float32)
+
+
+def _first_bad(array: NDArray) -> int:
+    return int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))[0])

@@ -3,9 +3,9 @@
 Strong floor: linear readout of all input blocks, and an MLP of width 256 on top of it (fit/mlp.py states its budget),
 whichever does better on the selection fold. Weak floor: linear readout of the position alone. Rows of the fit fold get
 logits from models that did not see their group; all other rows get the mean logits of those models. Without this, a
-probe would be fitted beside an overfitted floor and tested beside an honest one. Both kinds of logits are then given a
-temperature and intercepts of their own (fit rows: on themselves; all others: on the selection rows), so that no probe
-earns bits by recalibrating the floor.
+probe would be fitted beside an overfitted floor and tested beside an honest one. All logits are then given one temperature
+and intercepts, fitted once on the selection rows, so that no probe earns bits by recalibrating the floor.
+(Two calibrations would put fit and test rows on different scales wherever the floor knows next to nothing.)
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,9 @@ class Floor:
         if not self.members:
             return self.prior.numel()
         member = self.members[0]
-        return member.linear.weight.numel() + member.linear.bias.numel() + (member.mlp.n_parameters if member.mlp else 0)
+        return (
+            member.linear.weight.numel() + member.linear.bias.numel() + (member.mlp.n_parameters if member.mlp else 0)
+        )
 
 
 def stack(inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> Float[Tensor, "n f"]:
@@ -127,11 +129,9 @@ def fit_floor(
         bits = float(cross_entropy(logits[..., split.select], law[..., split.select]).mean())
         if bits < lowest:
             theta = fit_calibration(logits[..., split.select], law[..., split.select])
-            logits = calibrate(logits, theta)
-            held_out = torch.empty_like(logits[..., split.fit])
             for i, member in enumerate(members):
-                held_out[..., fold == i] = member.logits(x[split.fit[fold == i]])
-            logits[..., split.fit] = calibrate(held_out, fit_calibration(held_out, law[..., split.fit]))
-            best, lowest = (replace(floor, theta=theta), logits), bits
+                held_out = split.fit[fold == i]
+                logits[..., held_out] = member.logits(x[held_out])
+            best, lowest = (replace(floor, theta=theta), calibrate(logits, theta)), bits
     assert best is not None
     return best

@@ -26,7 +26,7 @@ from probekit.metrics.read import Estimate, fbu, ratio, shares
 from probekit.metrics.transfer import difference, transfer
 from probekit.records import Losses, Record
 from probekit.spec import ReadSpec, TransferSpec, validate
-from probekit.stats import Clusters, Split, check_rows, permute_within, split_by_group
+from probekit.stats import Clusters, Split, check_rows, permute_groups, permute_within, split_by_group
 from probekit.task import Behaviour, Feature, Observations
 
 if TYPE_CHECKING:
@@ -96,7 +96,12 @@ class Outcome:
 
 
 def prepare_setting(
-    observations: Observations, behaviour: Behaviour, domain: str, floors: Sequence[str], seeds: tuple[int, int], n_bootstrap: int
+    observations: Observations,
+    behaviour: Behaviour,
+    domain: str,
+    floors: Sequence[str],
+    seeds: tuple[int, int],
+    n_bootstrap: int,
 ) -> Setting:
     """Split a domain's rows by group and fit its floors. seeds: (probe, data)."""
     seed_probe, seed_data = seeds
@@ -172,7 +177,9 @@ class Measurement:
             )
         return self._settings[key]
 
-    def read_cell(self, hook: str, behaviour: str, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None) -> Outcome:
+    def read_cell(
+        self, hook: str, behaviour: str, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None
+    ) -> Outcome:
         """Read, controls, decomposition, transfer and hypotheses of one behaviour at one hook point.
 
         x: activations of all rows of the observations; twin: those of the randomly initialised network.
@@ -180,20 +187,39 @@ class Measurement:
         _check_finite(x, hook)
         cell = _Cell(self, hook, behaviour)
         seen = self.setting(behaviour, self.domains[0])
+        if twin is not None:
+            _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
-        sites = {seen.domain: self._site(seen, x)}
-        readers = list(self._read_levels(cell, seen, sites[seen.domain], x))
-        site = sites[seen.domain]
+        try:
+            site = self._site(seen, x)
+        except FitError as error:
+            for name in self.read.levels:
+                cell.missing(seen, name, "not_converged", str(error))
+            return cell.outcome
+        sites = {seen.domain: site}
+        readers = list(self._read_levels(cell, seen, site, x))
         cell.outcome.tensors["select_bits"] = site.rows[1].bits(site.linear).mean(-1).numpy()
-        self._controls(cell, seen, sites[seen.domain], x, twin)
+        self._controls(cell, seen, site, x, twin)
         self._weak_floor(cell, seen, x)
         if self.read.decomposition:
             self._decompose(cell, seen, x)
         for hypothesis in self._hypotheses_for(behaviour):
-            self._hypothesis(cell, hypothesis, x, readers)
+            level = f"hypothesis:{hypothesis.name}"
+            try:
+                self._hypothesis(cell, hypothesis, x, readers)
+            except _OtherOutcomes as error:
+                # Stated for no behaviour in particular, it may simply not speak of this one.
+                if hypothesis.behaviour:
+                    raise BadInput(str(error)) from None
+                cell.missing(seen, level, "not_defined", str(error))
+            except FitError as error:
+                cell.missing(seen, level, "not_converged", str(error))
         if self.transfer and len(self.domains) > 1:
-            self._transfer(cell, x, sites, readers)
+            try:
+                self._transfer(cell, x, sites, readers)
+            except FitError as error:
+                cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
         return cell.outcome
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
@@ -276,11 +302,18 @@ class Measurement:
         if not enough:
             return
         if "random_directions" in self.read.controls:
-            for reader in random_readers(site, self.read.ks, self.seeds[0]):
-                cell.score(setting, reader, _rows(reader.bits(test)), control="random_directions")
+            try:
+                for reader in random_readers(site, self.read.ks, self.seeds[0]):
+                    cell.score(setting, reader, _rows(reader.bits(test)), control="random_directions")
+            except FitError as error:
+                cell.missing(
+                    setting, "directions", "not_converged", str(error), source="random", control="random_directions"
+                )
         if "permuted" in self.read.controls:
             # Activations move against (behaviour, floor) inside each group, so that the floor stays what it is.
             permutation, within = permute_within(setting.group, self.seeds[1])
+            if within and _constant_within(setting):
+                permutation, within = permute_groups(setting.group, self.seeds[1]), False
             shuffled = x.clone()
             shuffled[torch.from_numpy(setting.index)] = x[torch.from_numpy(setting.index[permutation])]
             control = "permuted_in_group" if within else "permuted_groups"
@@ -289,22 +322,29 @@ class Measurement:
             self._control_levels(cell, setting, twin, "random_twin", ("directions", "linear"))
 
     def _control_levels(self, cell: "_Cell", setting: Setting, x: Tensor, control: str, levels: Sequence[str]) -> None:
-        site = self._site(setting, x)
         test = setting.side(x, "test")
-        for name in levels:
-            for reader in fit_level(site, Level(name), self.read.ks):
-                if reader.source != "pca":
-                    cell.score(setting, reader, _rows(reader.bits(test)), control=control)
+        try:
+            site = self._site(setting, x)
+            for name in levels:
+                for reader in fit_level(site, Level(name), self.read.ks):
+                    if reader.source != "pca":
+                        cell.score(setting, reader, _rows(reader.bits(test)), control=control)
+        except FitError as error:
+            cell.missing(setting, "linear", "not_converged", str(error), control=control)
 
     def _weak_floor(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
         if "weak" not in self.read.floors:
             return
-        site = self._site(setting, x, "weak")
-        test = setting.side(x, "test", "weak")
-        reader = next(fit_level(site, Level("linear"), ()))
-        cell.score(setting, reader, _rows(reader.bits(test)), floor="weak")
+        try:
+            reader = next(fit_level(self._site(setting, x, "weak"), Level("linear"), ()))
+            bits = _rows(reader.bits(setting.side(x, "test", "weak")))
+            cell.score(setting, reader, bits, floor="weak")
+        except FitError as error:
+            cell.missing(setting, "linear", "not_converged", str(error), floor="weak")
         strong = Reader("baseline", "", None, setting.floors["strong"][0].parameters, lambda x, offset: offset)
-        cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note="the strong floor on the weak scale")
+        cell.score(
+            setting, strong, setting.floor_bits("strong"), floor="weak", note="the strong floor on the weak scale"
+        )
 
     def _decompose(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
         fit, select, test = (setting.side(x, which) for which in ("fit", "select", "test"))
@@ -351,10 +391,21 @@ class Measurement:
                     cell.add(there, estimate, level=level, source=source, k=frozen.k, parameters=parameters, note=note)
                     moved = transfer(bits, direct, there.floor_bits(), there.test_ceiling, there.clusters)
                     cell.add(
-                        there, moved, fit_domain=seen.domain, metric="transfer", arm="raw", level=level, source=source, k=frozen.k
+                        there,
+                        moved,
+                        fit_domain=seen.domain,
+                        metric="transfer",
+                        arm="raw",
+                        level=level,
+                        source=source,
+                        k=frozen.k,
                     )
                 if linear is not None and self.transfer is not None:
-                    finer = _rows(cross_entropy(_moved_logits(linear, seen, there, x, self.observations, "test"), _test_law(there)))
+                    finer = _rows(
+                        cross_entropy(
+                            _moved_logits(linear, seen, there, x, self.observations, "test"), _test_law(there)
+                        )
+                    )
                     cell.add(
                         there, difference(bits, finer, there.clusters), fit_domain=seen.domain, metric="crossing",
                         arm="raw", level=level, source=source, note="bits above linear, both frozen on the seen domain",
@@ -362,7 +413,8 @@ class Measurement:
 
     def _mixture(self, hypothesis: Hypothesis, source: str, hook: str, x: Tensor, setting: Setting) -> "_Mixture":
         decoders = {
-            name: None if source == "true" else self._decoder(hook, name, setting.domain, x) for name in hypothesis.features
+            name: None if source == "true" else self._decoder(hook, name, setting.domain, x)
+            for name in hypothesis.features
         }
         parameters = sum(d.parameters for d in decoders.values() if d is not None) + 1
         k = sum(d.rank for d in decoders.values() if d is not None) or None
@@ -380,7 +432,9 @@ class Measurement:
                 raise BadInput(f"no feature '{feature}' in the task: it has {known}.")
             index = np.flatnonzero(self.observations.domain == domain)
             split = split_by_group(self.observations.group[index], self.seeds[1])
-            self._decoders[key] = Decoder.fit(self.observations.features[feature], index, split, x, self.read.lambdas[::2])
+            self._decoders[key] = Decoder.fit(
+                self.observations.features[feature], index, split, x, self.read.lambdas[::2]
+            )
         return self._decoders[key]
 
     def _transfer(self, cell: "_Cell", x: Tensor, sites: dict[str, Site], readers: list[Reader]) -> None:
@@ -423,10 +477,11 @@ class Measurement:
             raw = _moved_logits(reader, here, there, x, self.observations, "test")
             fit_rows = _moved_logits(reader, here, there, x, self.observations, "fit")
             fit_law = there.law[..., torch.from_numpy(there.split.fit)]
+            few = np.random.default_rng([self.seeds[1], 8]).permutation(len(there.split.fit))[:PLATT_LABELS]
             arms = {
                 "raw": raw,
                 "refit": calibrate(raw, fit_calibration(fit_rows, fit_law)),
-                "platt50": calibrate(raw, fit_calibration(fit_rows[..., :PLATT_LABELS], fit_law[..., :PLATT_LABELS])),
+                "platt50": calibrate(raw, fit_calibration(fit_rows[..., few], fit_law[..., few])),
             }
             values = {arm: _rows(cross_entropy(logits, law)) for arm, logits in arms.items()}
             for arm, bits in values.items():
@@ -451,7 +506,9 @@ class _Cell:
         coordinates = {"metric": "read", "hook": self.hook, **coordinates}
         self.outcome.add(self.measurement.record(setting, estimate, **coordinates), estimate, setting.clusters)
 
-    def score(self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "", **more) -> None:
+    def score(
+        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "", **more
+    ) -> None:
         """FBU of a reader's test bits."""
         estimate = fbu(bits, setting.floor_bits(floor), setting.test_ceiling, setting.clusters)
         self.add(
@@ -510,6 +567,10 @@ class Decoder:
         return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
 
 
+class _OtherOutcomes(Exception):
+    """A rule gave a law over other outcomes than the behaviour's."""
+
+
 @dataclass(frozen=True)
 class _Mixture:
     """q = (1 - eps) rule(features) + eps floor, everything fitted in `home`; where the rule allows nothing, the floor."""
@@ -540,7 +601,7 @@ class _Mixture:
             rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
             law = there.behaviour.law[rows].astype(np.float64)
             if rule.shape != law.shape:
-                raise BadInput(
+                raise _OtherOutcomes(
                     f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
                     f"'{there.behaviour.name}' of shape {law.shape}: one column per outcome is needed."
                 )
@@ -563,7 +624,19 @@ def _feature_setting(feature: str, domain: str) -> _Place:
     return _Place(Behaviour(f"feature:{feature}", np.ones((0, 1), np.float32), ("",)), domain)
 
 
-_FIGURES = ("value", "low", "high", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n", "groups", "na_reason")
+_FIGURES = (
+    "value",
+    "low",
+    "high",
+    "bits",
+    "floor_bits",
+    "ceiling_bits",
+    "p99_bits",
+    "worst_group",
+    "n",
+    "groups",
+    "na_reason",
+)
 
 
 def _rows(bits: Float[Tensor, "1 n"]) -> NDArray[np.float64]:
@@ -583,15 +656,26 @@ def _floor_logits(home: Setting, there: Setting, observations: Observations, whi
     return home.floors["strong"][0].logits(inputs, len(at))
 
 
-def _moved_logits(reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str) -> Tensor:
+def _moved_logits(
+    reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str
+) -> Tensor:
     rows = torch.from_numpy(there.index[getattr(there.split, which)])
     return reader.logits(x[rows].float(), _floor_logits(home, there, observations, which))
+
+
+def _constant_within(setting: Setting) -> bool:
+    """Whether all rows of a group behave alike, so that moving rows inside it is no control."""
+    law = setting.behaviour.law[setting.index]
+    _, first, code = np.unique(setting.group, return_index=True, return_inverse=True)
+    return bool(np.abs(law - law[first][code]).max() < 1e-6)
 
 
 def _check_finite(x: Tensor, hook: str) -> None:
     bad = ~torch.isfinite(x).all(1)
     if bool(bad.any()):
-        raise BadInput(f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}.")
+        raise BadInput(
+            f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}."
+        )
 
 
 def _check_classes(behaviour: Behaviour, domain: str, rows: NDArray[np.bool_]) -> None:

@@ -61,17 +61,23 @@ class _Rows:
 class Replacement:
     """Replace cells of one model and task, sharing rows, donors and prefixes."""
 
-    def __init__(self, model: Model, task: Task, activations: Activations, measurement: Measurement, spec: ReplaceSpec) -> None:
+    def __init__(
+        self, model: Model, task: Task, activations: Activations, measurement: Measurement, spec: ReplaceSpec
+    ) -> None:
         self.model, self.task, self.activations = model, task, activations
         self.measurement, self.spec = measurement, spec
         self._example, self._position = task.row_example, task.row_position
         self._sites: dict[str, Float[Tensor, "n d"]] = {}
         self._drawn: tuple[tuple[str, str], _Rows, list[tuple[NDArray[np.int64], Prefix]]] | None = None
 
-    def cell(self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction]) -> Outcome:
+    def cell(
+        self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction]
+    ) -> Outcome:
         """All arms of the abstractions at `hooks` together (one hook: a single site). name: the hook of the records."""
         if behaviour not in self.activations.laws:
-            raise BadInput(f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data.")
+            raise BadInput(
+                f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data."
+            )
         outcome = Outcome()
         setting = self.measurement.setting(behaviour, domain)
         rows, prefixes = self._prepared(setting)
@@ -79,7 +85,9 @@ class Replacement:
         for abstraction in abstractions:
             for donors, arm in self._donors(abstraction, rows, hooks, where):
                 edited = self._run(behaviour, rows, prefixes, hooks, abstraction, donors)
-                for estimate, kind in zip(fbu_replace(rows.law, edited, rows.available, rows.clusters), ("", ":pair"), strict=True):
+                for estimate, kind in zip(
+                    fbu_replace(rows.law, edited, rows.available, rows.clusters), ("", ":pair"), strict=True
+                ):
                     estimate = _with_floor(estimate, rows)
                     record = self.measurement.record(
                         setting, estimate, metric="replace", arm=arm + kind, hook=name, level=abstraction.level,
@@ -198,8 +206,12 @@ class Replacement:
 
 
 def abstractions_at(
-    hooks: Sequence[str], found: Mapping[str, Mapping[str, NDArray]], sites: Mapping[str, int], spec: ReplaceSpec,
-    frames: Mapping[str, Float[Tensor, "d r"]], seed: int,
+    hooks: Sequence[str],
+    found: Mapping[str, Mapping[str, NDArray]],
+    sites: Mapping[str, int],
+    spec: ReplaceSpec,
+    frames: Mapping[str, Float[Tensor, "d r"]],
+    seed: int,
 ) -> Iterator[Abstraction]:
     """The subspaces of a spec at the given hooks, from the directions that the read cells left behind.
 
@@ -212,7 +224,7 @@ def abstractions_at(
     yield Abstraction("directions", "random", 0, empty, "random_directions")
     for key in (key for key in found[hooks[0]] if "|" in key):
         level, source, k = key.split("|")
-        asked = level in spec.levels and int(k) in spec.ks or level.startswith("simple:") and level in spec.levels
+        asked = (level in spec.levels and int(k) in spec.ks) or (level.startswith("simple:") and level in spec.levels)
         if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "score"):
             bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook][key]))) for hook in hooks}
             yield Abstraction(level, source, int(k), bases)

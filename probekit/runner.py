@@ -130,7 +130,9 @@ class Job:
         out = []
         for behaviour in asked:
             if behaviour not in behaviours or behaviour in external:
-                raise BadInput(f"replace.behaviours has '{behaviour}', which is no behaviour of the model's own output.")
+                raise BadInput(
+                    f"replace.behaviours has '{behaviour}', which is no behaviour of the model's own output."
+                )
             out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
             if len(chain) > 1:
                 out += [Cell("replace", behaviour, chain, domain) for domain in moved]
@@ -170,7 +172,9 @@ def run_job(
     return open_run(writer.path)
 
 
-def _measure_cells(job: Job, cells: list[Cell], writer: RunWriter, store: Path | str, progress: Progress | None) -> None:
+def _measure_cells(
+    job: Job, cells: list[Cell], writer: RunWriter, store: Path | str, progress: Progress | None
+) -> None:
     inputs = job.inputs
     started = time.monotonic()
     say = progress or (lambda what, done, total: None)
@@ -252,9 +256,7 @@ class _Work:
         spec = self.job.spec.replace
         assert spec is not None
         if self._replacement is None:
-            self._replacement = Replacement(
-                self.job.model, self.job.task, self.activations, self.measurement, spec
-            )
+            self._replacement = Replacement(self.job.model, self.job.task, self.activations, self.measurement, spec)
         name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
         return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))
 
@@ -298,10 +300,16 @@ class _Work:
 
 def _tensor_name(cell: Cell) -> str:
     name = f"{cell.kind}-{cell.what}-{cell.hooks[0]}"
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80] + "-" + digest([cell.kind, cell.what, cell.hooks])[:8]
+    return (
+        "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80]
+        + "-"
+        + digest([cell.kind, cell.what, cell.hooks])[:8]
+    )
 
 
-def _manifest(job: Job, activations: Activations, measurement: Measurement, timings: dict[str, float], selected: dict) -> dict[str, Any]:
+def _manifest(
+    job: Job, activations: Activations, measurement: Measurement, timings: dict[str, float], selected: dict
+) -> dict[str, Any]:
     floors = {}
     for (behaviour, domain), setting in measurement._settings.items():
         for name, (floor, _) in setting.floors.items():
@@ -325,7 +333,16 @@ def _manifest(job: Job, activations: Activations, measurement: Measurement, timi
     }
 
 
-_PACKAGES = ("abstraction-probekit", "torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "safetensors")
+_PACKAGES = (
+    "abstraction-probekit",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "numpy",
+    "scipy",
+    "pandas",
+    "safetensors",
+)
 
 
 def _version(package: str) -> str:

@@ -3,13 +3,41 @@
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from probekit.errors import BadInput
 from probekit.levels import DEFAULT, SIMPLE, Level
 from probekit.records import digest
+
+
+def _levels(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Known, each once; hypotheses are stated in a table of their own."""
+    for i, name in enumerate(names):
+        if Level.parse(name).family == "hypothesis":
+            raise BadInput(f"'{name}' is no level to be fitted: state it as a hypothesis of its own.")
+        if name in names[:i]:
+            raise BadInput(f"level '{name}' is asked for twice.")
+    return names
+
+
+def _simple(name: str) -> str:
+    if name not in SIMPLE:
+        raise BadInput(f"no simple class '{name}': there are {', '.join(SIMPLE)}.")
+    return name
+
+
+Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
 
 class _Strict(BaseModel):
@@ -73,16 +101,18 @@ class ReadSpec(_Strict):
     """Which levels are read at which hook points. ks apply to the levels that have a k; k above d is left out."""
 
     hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
-    levels: tuple[str, ...] = DEFAULT
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    simple_ks: tuple[int, ...] = (1, 2, 4, 8)  # of the simple functions, whose cost grows with the square of k
-    lambdas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    levels: Levels = DEFAULT
+    ks: tuple[PositiveInt, ...] = Field((1, 2, 4, 8, 16, 32, 64, 128), min_length=1)
+    simple_ks: tuple[PositiveInt, ...] = Field(
+        (1, 2, 4, 8), min_length=1
+    )  # of the simple functions, whose cost grows with the square of k
+    lambdas: tuple[PositiveFloat, ...] = Field((1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), min_length=1)
     controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
         "random_directions", "permuted", "random_twin",
     )  # fmt: skip
     decomposition: bool = True
     decomposition_k: int = Field(4, gt=0)  # directions of the `directions` and `simple` classes
-    decomposition_simple: str = "quadratic"  # the simple class that is added
+    decomposition_simple: Annotated[str, AfterValidator(_simple)] = "quadratic"  # the simple class that is added
     floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
     features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
 
@@ -92,8 +122,8 @@ class ReplaceSpec(_Strict):
 
     hooks: tuple[str, ...] = ("blocks.*.hook_resid_post",)
     behaviours: tuple[str, ...] = ()
-    levels: tuple[str, ...] = ("directions",)
-    ks: tuple[int, ...] = (1, 4, 16, 64)
+    levels: Levels = ("directions",)
+    ks: tuple[PositiveInt, ...] = Field((1, 4, 16, 64), min_length=1)
     donors: int = Field(16, ge=2)
     rows: int = Field(256, ge=16)
     arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
@@ -104,7 +134,7 @@ class ReplaceSpec(_Strict):
 class TransferSpec(_Strict):
     """Fitted on one domain, applied to another, for all pairs."""
 
-    levels: tuple[str, ...] = ("linear",)
+    levels: Levels = ("linear",)
     domains: tuple[str, ...] = ()  # all of the task's when empty
 
 
@@ -118,8 +148,8 @@ class JobSpec(_Strict):
     read: ReadSpec = ReadSpec()
     replace: ReplaceSpec | None = None
     transfer: TransferSpec | None = None
-    seed_probe: int = 0
-    seed_data: int = 0
+    seed_probe: NonNegativeInt = 0
+    seed_data: NonNegativeInt = 0
     n_bootstrap: int = Field(2000, ge=200)
 
     @property
@@ -141,13 +171,7 @@ class JobSpec(_Strict):
     @classmethod
     def check(cls, raw: dict, where: str) -> "JobSpec":
         """Validate a plain dictionary read from `where`."""
-        spec = validate(cls, raw, where)
-        if spec.read.decomposition_simple not in SIMPLE:
-            raise BadInput(f"{where}: read.decomposition_simple is one of {', '.join(SIMPLE)}.")
-        for level in (*spec.read.levels, *(spec.replace.levels if spec.replace else ()),
-                      *(spec.transfer.levels if spec.transfer else ())):  # fmt: skip
-            Level.parse(level)
-        return spec
+        return validate(cls, raw, where)
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -159,6 +183,8 @@ def validate(model: type[_Model], raw: dict, where: str) -> _Model:
         return model.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{where}: {_sentence(error, model)}") from None
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:

@@ -67,6 +67,22 @@ def permute_within(group: NDArray, seed: int) -> tuple[NDArray[np.int64], bool]:
     return permutation, True
 
 
+def permute_groups(group: NDArray, seed: int) -> NDArray[np.int64]:
+    """Row numbers that give every group the rows of another one, repeated or cut to its size.
+
+    For behaviour that is constant within groups, where moving rows inside a group changes nothing.
+    """
+    names, code = np.unique(group, return_inverse=True)
+    shift = np.random.default_rng([seed, 7]).permutation(len(names))
+    source = np.empty(len(names), dtype=np.int64)
+    source[shift] = np.roll(shift, 1)  # one cycle: no group keeps its own rows
+    members = [np.flatnonzero(code == i) for i in range(len(names))]
+    out = np.empty(len(group), dtype=np.int64)
+    for i, rows in enumerate(members):
+        out[rows] = np.resize(members[source[i]], len(rows))
+    return out
+
+
 def check_rows(n_fit: int, d: int, level: str) -> str:
     """The protocol of measurement.md section 7.5, in rows of the fit side and coordinates of the site.
 

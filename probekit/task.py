@@ -136,9 +136,7 @@ class Task:
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
 
 
-def reduce_law(
-    name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES
-) -> Behaviour:
+def reduce_law(name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES) -> Behaviour:
     """Keep the `most` outcomes of largest mean mass and add `rest`; the mass that is kept is recorded."""
     if law.shape[1] <= most + 1:
         return Behaviour(name, law, tuple(outcomes))

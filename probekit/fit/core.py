@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probekit.errors import FitError
 
-LAMBDAS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HISTORY = 8
 MAX_ITERATIONS = 200
 TOLERANCE = 3e-7  # nats: half the squared Newton decrement, in the metric of the preconditioner
@@ -43,7 +43,11 @@ class Frame:
 
 
 def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
-    """Mean and eigenbasis by one streamed pass in float64; scaled so that the mean variance over coordinates is 1."""
+    """Mean and eigenbasis by one streamed pass in float64; scaled so that the median variance over directions is 1.
+
+    The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
+    as large as the rest, and beside their mean everything else would be regularised away.
+    """
     n, d = x.shape
     mean = torch.zeros(d, dtype=torch.float64, device=x.device)
     for rows in x.split(block):
@@ -52,13 +56,13 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
     for rows in x.split(block):
         centred = rows.double() - mean
         moment += centred.T @ centred / n
-    scale = moment.diagonal().mean().clamp_min(1e-30).sqrt()
-    values, vectors = torch.linalg.eigh(moment / scale**2)
-    # Below float32 resolution of the largest direction an eigenvector is rounding noise, not a direction.
-    kept = torch.nonzero(values > max(float(values[-1]) * 1e-12, 1e-12)).flatten().flip(0)
-    if len(kept) == 0:
+    values, vectors = torch.linalg.eigh(moment)
+    # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
+    kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
+    if len(kept) == 0 or float(values[-1]) <= 0:
         kept = torch.tensor([d - 1], device=x.device)
-    return Frame(mean.float(), (vectors[:, kept] / scale).float(), values[kept].clamp_min(1e-12).float())
+    unit = values[kept].median().clamp_min(1e-30).sqrt()
+    return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ def fit_readout(
     Each target has its own curvature pairs, Newton step along its direction, and certificate. Raises FitError when
     one does not reach it: an unconverged readout is never returned.
     """
+    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
+        if given is not None and not bool(torch.isfinite(given).all()):
+            raise FitError(f"a linear readout was given {name} that are not finite.")
     problem = _Problem.of(z, law, offset, ridge)
     w = problem.start(start)
     logits = problem.times(w)
@@ -111,9 +118,15 @@ def fit_readout(
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(MAX_ITERATIONS):
         decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
-        open_ = decrement > tolerance
+        open_ = ~(decrement <= tolerance)
         if not open_.any():
-            return problem.readout(w)
+            # The certificate is taken with the curvature at the solution, which near separable data is far less than
+            # the one at the start.
+            precondition = problem.precondition(p, variance)
+            decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
+            open_ = ~(decrement <= tolerance)
+            if not open_.any():
+                return problem.readout(w)
         step = _direction(gradient, pairs, precondition)
         slope = (gradient * step).sum((0, 2))
         step = torch.where((slope < 0)[:, None], step, -precondition * gradient) * open_[:, None]
@@ -179,7 +192,9 @@ class _Problem:
         return w
 
     def readout(self, w: Tensor) -> Readout:
-        return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), self.penalty[:, 0].clone())
+        return Readout(
+            w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), self.penalty[:, 0].clone()
+        )
 
     def times(self, w: Tensor) -> Tensor:
         """Logits [class, target, n] of parameters or of a step."""
@@ -202,7 +217,7 @@ class _Problem:
 
     def precondition(self, p: Tensor, variance: Tensor) -> Tensor:
         """Inverse of the Hessian's diagonal where coordinates are uncorrelated, at the starting point."""
-        curvature = (p * (1 - p)).mean(-1).clamp_min(1e-4)  # [k, t]
+        curvature = (p * (1 - p)).mean(-1).clamp_min(1e-6)  # [k, t]
         out = torch.ones(*curvature.shape, self.penalty.shape[1], dtype=p.dtype, device=p.device)
         out[..., :-2] = curvature[..., None] * variance
         out[..., -2] = curvature
@@ -244,30 +259,33 @@ def fit_path(
 ) -> Readout:
     """The readout of the ridge, per target, that does best on the selection rows.
 
-    Warm-started from large to small; the path ends where no target gains from a smaller ridge any more.
+    Warm-started from large to small; the path starts at the floor itself (infinite ridge), which a reader must be able
+    to fall back on, and ends where no target gains from a smaller ridge any more.
     """
     if variance is None:
         variance = fit.z.var(0, correction=0).clamp_min(1e-12)
-    best: Readout | None = None
-    best_bits = torch.full((fit.law.shape[1],), math.inf, device=fit.z.device)
+    k, t, _ = fit.law.shape
+    like = {"dtype": fit.z.dtype, "device": fit.z.device}
+    best = Readout(
+        torch.zeros(k, t, fit.z.shape[1], **like), torch.zeros(k, t, **like), torch.ones(t, **like),
+        torch.full((t,), math.inf, **like),
+    )  # fmt: skip
+    best_bits = last = select.bits(best).mean(-1)
     current: Readout | None = None
-    for ridge in sorted(lambdas, reverse=True):
+    for i, ridge in enumerate(sorted(lambdas, reverse=True)):
         current = fit_readout(fit.z, fit.law, fit.offset, variance, ridge, current)
         bits = select.bits(current).mean(-1)
         better = bits < best_bits
-        if best is None:
-            best = current
-        else:
-            best = Readout(
-                torch.where(better[:, None], current.weight, best.weight),
-                torch.where(better, current.bias, best.bias),
-                torch.where(better, current.scale, best.scale),
-                torch.where(better, current.ridge, best.ridge),
-            )
+        best = Readout(
+            torch.where(better[:, None], current.weight, best.weight),
+            torch.where(better, current.bias, best.bias),
+            torch.where(better, current.scale, best.scale),
+            torch.where(better, current.ridge, best.ridge),
+        )
         best_bits = torch.minimum(bits, best_bits)
-        if not better.any():
+        if i >= 2 and not (bits < last).any():
             break
-    assert best is not None
+        last = bits
     return best
 
 

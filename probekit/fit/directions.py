@@ -60,6 +60,9 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     """
     n_class, t, r = full.weight.shape
     weight = (full.weight - full.weight.mean(0)).reshape(n_class * t, r).T  # [r, kt]
+    ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge))
+    if not bool(weight.any()):  # the floor alone did best: start from where one gradient step would look
+        weight = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
     k = min(k, len(s))
@@ -67,11 +70,13 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
     bias = full.bias.reshape(n_class * t)
     if k < min(weight.shape):
-        left = _refine(rows, left, right, bias, full.scale, spread, full.ridge.repeat(n_class))
+        left = _refine(rows, left, right, bias, full.scale, spread, ridge.repeat(n_class))
     return torch.linalg.qr(left / spread[:, None])[0]
 
 
-def _refine(rows: Rows, left: Tensor, right: Tensor, bias: Tensor, scale: Tensor, spread: Tensor, ridge: Tensor) -> Tensor:
+def _refine(
+    rows: Rows, left: Tensor, right: Tensor, bias: Tensor, scale: Tensor, spread: Tensor, ridge: Tensor
+) -> Tensor:
     """Move both factors, the bias and the floor's coefficient downhill together; returns the left factor."""
     n_class, t, n = rows.law.shape
     factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in (left, right, bias, scale)]

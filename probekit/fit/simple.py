@@ -91,7 +91,9 @@ def _even_directions(rows: Rows, whitened: Tensor, k: int) -> Tensor:
     for direction in mix[: max(k, 2)]:
         weighted = whitened * (direction @ residual)[:, None]
         values, vectors = torch.linalg.eigh(weighted.T @ whitened / n)
-        found.append(vectors[:, values.abs().argsort(descending=True)[:k]] * values.abs().sort(descending=True).values[:k])
+        found.append(
+            vectors[:, values.abs().argsort(descending=True)[:k]] * values.abs().sort(descending=True).values[:k]
+        )
     u, _, _ = torch.linalg.svd(torch.cat(found, 1), full_matrices=False)
     return u[:, :k]
 
@@ -160,7 +162,9 @@ def fit_simple(
         loss.backward()
         optimiser.step()
         schedule.step()
-    return _best_restart(kind, {name: value.detach() for name, value in parameters.items()}, fit, select, spread, lambdas)
+    return _best_restart(
+        kind, {name: value.detach() for name, value in parameters.items()}, fit, select, spread, lambdas
+    )
 
 
 def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, spread: Tensor, lambdas) -> Simple:

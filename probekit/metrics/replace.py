@@ -6,6 +6,7 @@ The runner runs the network with donors' activations outside the kept subspace a
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.errors import BadInput
 from probekit.metrics.read import Estimate, ratio
 from probekit.stats import Clusters
 
@@ -49,6 +50,7 @@ def match_donors(values: NDArray, pool: NDArray, group: NDArray, pool_group: NDA
     a, b = values / scale, pool / scale
     distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
     distance[group[:, None] == pool_group] = np.inf
+    _check_enough(distance, n_donors)
     nearest = np.argpartition(distance, n_donors, axis=1)[:, :n_donors]
     # Order by distance, then deal alternately, so that the two halves of the debiasing are alike.
     order = np.take_along_axis(distance, nearest, 1).argsort(1)
@@ -60,4 +62,11 @@ def random_donors(group: NDArray, pool_group: NDArray, n_donors: int, seed: int)
     """Pool rows drawn at random, never of the row's own group: [n, n_donors]."""
     key = np.random.default_rng([seed, 5]).random((len(group), len(pool_group)))
     key[group[:, None] == pool_group] = np.inf
+    _check_enough(key, n_donors)
     return np.argpartition(key, n_donors, axis=1)[:, :n_donors]
+
+
+def _check_enough(distance: NDArray, n_donors: int) -> None:
+    fewest = int(np.isfinite(distance).sum(1).min())
+    if fewest < n_donors or distance.shape[1] <= n_donors:
+        raise BadInput(f"{n_donors} donors are asked for and a row has {fewest} outside its own group: give more rows.")

@@ -46,7 +46,9 @@ def _union(s: NDArray[np.float64]) -> NDArray[np.float64]:
 CASES = {
     case.name: case
     for case in (
-        Plant("P1", 1, lambda s: _binary((s[:, 0] > 0) * 1.0), {("direction", 1): 0.0, ("linear", None): 0.0}, "neurons"),
+        Plant(
+            "P1", 1, lambda s: _binary((s[:, 0] > 0) * 1.0), {("direction", 1): 0.0, ("linear", None): 0.0}, "neurons"
+        ),
         Plant(
             "P2",
             2,

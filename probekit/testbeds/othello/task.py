@@ -27,7 +27,9 @@ def othello_task(size: int, n_games: int, n_positions: int, seed: int) -> Task:
         (UNSEEN[0], generate(n_games, np.random.default_rng([seed, 11]), size, greedy_from=4), 0),
         (UNSEEN[1], generate(2 * n_games, np.random.default_rng([seed, 12]), size, n_illegal=2), AFTER_ILLEGAL - 1),
     ]
-    columns: dict[str, list] = {name: [] for name in ("tokens", "positions", "domain", "own", "opp", "inputs", "row_pos")}
+    columns: dict[str, list] = {
+        name: [] for name in ("tokens", "positions", "domain", "own", "opp", "inputs", "row_pos")
+    }
     generator = np.random.default_rng([seed, 13])
     for domain, games, first in parts:
         game, column = _sample(games, n_positions, first, generator)
@@ -56,7 +58,9 @@ def othello_task(size: int, n_games: int, n_positions: int, seed: int) -> Task:
         behaviours=behaviours(size),
         features={
             "mine_yours": Feature("mine_yours", _labels(own, opp), ("mine", "yours", "empty"), squares),
-            "black_white": Feature("black_white", _labels(*_by_colour(own, opp, turn)), ("black", "white", "empty"), squares),
+            "black_white": Feature(
+                "black_white", _labels(*_by_colour(own, opp, turn)), ("black", "white", "empty"), squares
+            ),
         },
         floor_inputs=inputs,
         fingerprint=digest({"task": "othello", "size": size, "games": n_games, "positions": n_positions, "seed": seed}),
@@ -107,7 +111,9 @@ def _floor_inputs(games: Games, game: NDArray, column: NDArray) -> dict[str, NDA
     mover = (column[:, None] - np.arange(moves.shape[1])[None]) % 2  # 0: the one who has just moved
     bags = [np.einsum("rt,rtm->rm", (played & (mover == side)).astype(np.float32), one_hot[moves]) for side in (0, 1)]
     rows = np.arange(len(moves))
-    last = [np.where(column[:, None] >= i, one_hot[moves[rows, np.maximum(column - i, 0)]], 0) for i in range(LAST_MOVES)]
+    last = [
+        np.where(column[:, None] >= i, one_hot[moves[rows, np.maximum(column - i, 0)]], 0) for i in range(LAST_MOVES)
+    ]
     return {
         "position": np.eye(n_moves, dtype=np.float32)[column],
         "bag_by_mover": np.concatenate(bags, 1),

@@ -140,7 +140,9 @@ def evaluate(model: torch.nn.Module, recipe: Recipe, device: str = "cpu", n_game
     return {"loss_bits": loss / bits, "excess_bits": excess / bits, "legal_top1": top / n, "legal_mass": mass / n}
 
 
-def _write_state(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer], step: int, recipe: Recipe):
+def _write_state(
+    path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer], step: int, recipe: Recipe
+):
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     for i, optimiser in enumerate(optimisers):
         for index, state in optimiser.state_dict()["state"].items():
