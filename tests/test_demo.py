@@ -17,7 +17,6 @@ def number(text):
     return float(text.split()[-1])
 
 
-@pytest.mark.xfail(strict=True, reason="the table leaves simple_ks at its default, so a level has several rows")
 def test_three_usual_methods_are_fooled_and_functions_of_directions_are_not(table):
     assert number(table["accuracy of the best threshold"]) == pytest.approx(0.75, abs=0.02)
     assert number(table["linear probe"]) == pytest.approx(1.0, abs=0.02)

@@ -322,6 +322,17 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert others["choice"] == 3 and others["label"] == 2
 
 
+@pytest.mark.xfail(strict=True, reason="a resample of groups without anything to explain divides by zero, and warns")
+def test_groups_without_anything_to_explain_warn_nobody():
+    from probekit.metrics.read import fbu
+    from probekit.stats import Clusters
+
+    group = np.repeat(np.arange(5), 10)
+    floor = (group == 4).astype(float)  # as where a rare class falls into one group
+    estimate = fbu(np.full(50, 0.1), floor, np.zeros(50), Clusters.of(group, 200, 0))
+    assert estimate.value == pytest.approx(0.5)
+
+
 def test_a_hook_or_feature_that_is_not_there_is_told_before_anything_is_captured(small, tmp_path):
     path = write_job(tmp_path, small, hooks='"blocks.7.hook_resid_post"')
     with pytest.raises(BadInput, match="3 layers"):
