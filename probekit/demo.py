@@ -1,4 +1,4 @@
-"""The demo's opening: a behaviour that two directions decide exactly, and three usual methods that miss it (plant P2)."""
+"""The demo's opening: a behaviour that two directions decide exactly, and three usual methods miss (plant P2)."""
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,10 @@ LEVELS = ("linear", "simple:one_threshold", "simple:two_thresholds", "simple:qua
 
 
 def xor_table() -> pd.DataFrame:
-    """Rows of (method, what it says, figure): behaviour = s1 XOR s2, both written along directions of the activations."""
+    """Rows of (method, what it says, figure): behaviour = s1 XOR s2, both written along directions."""
     planted = draw("P2", N, d=16)
     x, law = planted.activations, planted.law
-    options = {"ks": (1,), "decomposition": False, "controls": (), "floors": ("strong",)}
+    options = {"ks": (1,), "simple_ks": (1,), "decomposition": False, "controls": (), "floors": ("strong",)}
     found = measure(x, behaviour=law, levels=LEVELS, **options).set_index("level")["value"]
     after = measure(erase_linearly(x, law[:, 1]), behaviour=law, levels=("simple:two_thresholds",), **options)
     changed = float(np.abs(erase_linearly(x, law[:, 1]) - x).std() / x.std())

@@ -21,7 +21,7 @@ from probekit.errors import FitError
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HISTORY = 8
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 300
 TOLERANCE = 3e-7  # nats: half the squared Newton decrement, in the metric of the preconditioner
 
 
@@ -67,7 +67,7 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
 
 @dataclass(frozen=True)
 class Readout:
-    """logits = scale * offset + z @ weight + bias: weight [class, target, r], bias [class, target]; the rest [target]."""
+    """logits = scale * offset + z @ weight + bias; weight [class, target, r], bias [class, target], others [target]."""
 
     weight: Float[Tensor, "k t r"]
     bias: Float[Tensor, "k t"]
@@ -164,7 +164,7 @@ def fit_readout(
 
 @dataclass(frozen=True)
 class _Problem:
-    """One convex problem over w [class, target, r + 2]: weights, bias, and (in class 0 alone) the floor's coefficient."""
+    """One convex problem over w [class, target, r + 2]: weights, bias, in class 0 also the floor's coefficient."""
 
     rows: Float[Tensor, "n r1"]
     law: Float[Tensor, "k t n"]
@@ -273,7 +273,13 @@ def fit_path(
     best_bits = last = select.bits(best).mean(-1)
     current: Readout | None = None
     for i, ridge in enumerate(sorted(lambdas, reverse=True)):
-        current = fit_readout(fit.z, fit.law, fit.offset, variance, ridge, current)
+        try:
+            current = fit_readout(fit.z, fit.law, fit.offset, variance, ridge, current)
+        except FitError:
+            # The smallest ridges of nearly separable data may have no minimum within reach: the path ends before them.
+            if current is None:
+                raise
+            break
         bits = select.bits(current).mean(-1)
         better = bits < best_bits
         best = Readout(

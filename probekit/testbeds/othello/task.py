@@ -70,7 +70,7 @@ def othello_task(size: int, n_games: int, n_positions: int, seed: int) -> Task:
 def behaviours(size: int) -> tuple[BehaviourSpec, ...]:
     """The next-move law over all squares, and the total probability of the edge."""
     geo = Geometry(size)
-    names = tuple(geo.name(s) for s in geo.playable)
+    names = tuple(geo.name(s) for s in geo.playable.tolist())
     edge = tuple(int(t) for t in range(geo.n_moves) if geo.edge[geo.playable[t]])
     return (
         BehaviourSpec("next_move_law", "law", tokens=tuple(range(geo.n_moves)), outcomes=names),
@@ -84,13 +84,14 @@ def hypothesis(size: int) -> Hypothesis:
 
 
 def _sample(games: Games, n_positions: int, first: int, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """(game, column), in order: `n_positions` columns from `first` on drawn before the game is looked at, live ones kept.
+    """(game, column), in order: the live ones of `n_positions` columns from `first` on, drawn blindly per game.
 
     Drawing among live columns instead would favour games that end early, which is selection by what happens later.
     """
     key = generator.random(games.live.shape)
     key[:, :first] = np.inf
-    return np.nonzero((key.argsort(1).argsort(1) < n_positions) & games.live)
+    game, column = np.nonzero((key.argsort(1).argsort(1) < n_positions) & games.live)
+    return game, column
 
 
 def _labels(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64]:
