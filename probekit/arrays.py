@@ -20,7 +20,7 @@ def as_activations(
             raise BadInput("captured activations bring their own behaviour, floor, groups and domains: leave them out.")
         return activations.sites, activations.observations
     sites = _sites(activations)
-    shapes = {name: tuple(getattr(values, "shape", ())) for name, values in sites.items()}
+    shapes: dict[str, tuple[int, ...]] = {name: tuple(getattr(values, "shape", ())) for name, values in sites.items()}
     n = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 0
     for name, values in sites.items():
         if len(shapes[name]) != 2 or shapes[name][0] != n or 0 in shapes[name]:
@@ -135,7 +135,7 @@ def _numpy(values: Any) -> NDArray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise BadInput(f"an array is needed, all rows of one length: {error}.") from None
+        raise BadInput(f"an array is needed, all rows of one length: {str(error).rstrip('.')}.") from None
 
 
 def _column(values: Any, n: int, name: str, default: NDArray) -> NDArray[np.int64]:

@@ -3,8 +3,8 @@
 Strong floor: linear readout of all input blocks, and an MLP of width 256 on top of it (fit/mlp.py states its budget),
 whichever does better on the selection fold. Weak floor: linear readout of the position alone. Rows of the fit fold get
 logits from models that did not see their group; all other rows get the mean logits of those models. Without this, a
-probe would be fitted beside an overfitted floor and tested beside an honest one. All logits are then given one temperature
-and intercepts, fitted once on the selection rows, so that no probe earns bits by recalibrating the floor.
+probe would be fitted beside an overfitted floor and tested beside an honest one. All logits are then given one
+temperature and intercepts, fitted once on the selection rows, so that no probe earns bits by recalibrating the floor.
 (Two calibrations would put fit and test rows on different scales wherever the floor knows next to nothing.)
 """
 
@@ -111,7 +111,7 @@ def fit_floor(
         inside = split.fit[fold != i] if fold.max() > 0 else split.fit
         frame = fit_frame(x[inside])
         rows = [Rows(frame.apply(x[side]), law[..., side]) for side in (inside, split.select)]
-        linear.append((frame, fit_path(*rows, frame.variance, LAMBDAS)))
+        linear.append((frame, fit_path(rows[0], rows[1], frame.variance, LAMBDAS)))
     for family in families:
         members = []
         for i, (frame, readout) in enumerate(linear):

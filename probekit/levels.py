@@ -57,8 +57,9 @@ Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 class Hypothesis:
     """Named features and a rule from them to a law: a high-level causal model that can be wrong.
 
-    behaviour: the one it speaks of; all whose number of outcomes fits when empty. rule gets {feature name: labels [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the
-    rule allows nothing (the floor then speaks). Loading one from a file runs the user's code.
+    behaviour: the one it speaks of; all whose number of outcomes fits when empty. rule gets {feature name: labels
+    [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the rule allows nothing (the floor
+    then speaks). Loading one from a file runs the user's code.
     """
 
     name: str

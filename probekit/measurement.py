@@ -487,8 +487,8 @@ class Measurement:
             for arm, bits in values.items():
                 estimate = transfer(bits, best, there.floor_bits(), there.test_ceiling, there.clusters)
                 record = self.record(
-                    there, estimate, metric="transfer", arm=arm, hook=cell.hook, level=reader.level, source=reader.source,
-                    k=reader.k, parameters=reader.parameters, fit_domain=a,
+                    there, estimate, metric="transfer", arm=arm, hook=cell.hook, level=reader.level,
+                    source=reader.source, k=reader.k, parameters=reader.parameters, fit_domain=a,
                 )  # fmt: skip
                 cell.outcome.add(replace(record, raw=float(values["raw"].mean())), estimate, there.clusters)
 
@@ -573,7 +573,7 @@ class _OtherOutcomes(Exception):
 
 @dataclass(frozen=True)
 class _Mixture:
-    """q = (1 - eps) rule(features) + eps floor, everything fitted in `home`; where the rule allows nothing, the floor."""
+    """q = (1 - eps) rule(features) + eps floor, all fitted in `home`; where the rule allows nothing, the floor."""
 
     hypothesis: Hypothesis
     decoders: Mapping[str, Decoder | None]
@@ -671,7 +671,7 @@ def _constant_within(setting: Setting) -> bool:
 
 
 def _check_finite(x: Tensor, hook: str) -> None:
-    bad = ~torch.isfinite(x).all(1)
+    bad = ~torch.isfinite(x.float()).all(1)  # in the precision in which they are read
     if bool(bad.any()):
         raise BadInput(
             f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}."

@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work. what: behaviour or feature; hooks: one, or all sites of a chain; domain: for `replace` alone."""
+    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone."""
 
     kind: str
     what: str
@@ -311,7 +311,10 @@ def _manifest(
     job: Job, activations: Activations, measurement: Measurement, timings: dict[str, float], selected: dict
 ) -> dict[str, Any]:
     floors = {}
-    for (behaviour, domain), setting in measurement._settings.items():
+    read = [(cell.what, domain) for cell in job.cells() if cell.kind == "read" for domain in measurement.domains]
+    for behaviour, domain in dict.fromkeys(read):
+        # A resumed run may not have needed this setting again; its floors belong to the run all the same.
+        setting = measurement.setting(behaviour, domain)
         for name, (floor, _) in setting.floors.items():
             floors[f"{behaviour} {domain} {name}"] = {
                 "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,

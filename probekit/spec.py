@@ -84,8 +84,8 @@ class TaskSpec(_Strict):
     position: str | None = None  # column of a token index; the last token when absent
     behaviours: tuple[BehaviourEntry, ...] = ()
     features: tuple[FeatureEntry, ...] = ()
-    n_examples: int | None = Field(None, gt=0)  # per domain, for testbeds and as a cap for files
-    n_positions: int | None = Field(None, gt=0)  # read per example, for testbeds
+    n_examples: int | None = Field(default=None, gt=0)  # per domain, for testbeds and as a cap for files
+    n_positions: int | None = Field(default=None, gt=0)  # read per example, for testbeds
 
 
 class HypothesisEntry(_Strict):
@@ -102,30 +102,29 @@ class ReadSpec(_Strict):
 
     hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
     levels: Levels = DEFAULT
-    ks: tuple[PositiveInt, ...] = Field((1, 2, 4, 8, 16, 32, 64, 128), min_length=1)
-    simple_ks: tuple[PositiveInt, ...] = Field(
-        (1, 2, 4, 8), min_length=1
-    )  # of the simple functions, whose cost grows with the square of k
-    lambdas: tuple[PositiveFloat, ...] = Field((1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), min_length=1)
+    ks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64, 128), min_length=1)
+    # Of the simple functions, whose cost grows with the square of k.
+    simple_ks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    lambdas: tuple[PositiveFloat, ...] = Field(default=(1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), min_length=1)
     controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
         "random_directions", "permuted", "random_twin",
     )  # fmt: skip
     decomposition: bool = True
-    decomposition_k: int = Field(4, gt=0)  # directions of the `directions` and `simple` classes
+    decomposition_k: int = Field(default=4, gt=0)  # directions of the `directions` and `simple` classes
     decomposition_simple: Annotated[str, AfterValidator(_simple)] = "quadratic"  # the simple class that is added
     floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
     features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
 
 
 class ReplaceSpec(_Strict):
-    """Keep-only at one site and at all sites. rows: test examples that are run; donors: M of measurement.md section 2."""
+    """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2."""
 
     hooks: tuple[str, ...] = ("blocks.*.hook_resid_post",)
     behaviours: tuple[str, ...] = ()
     levels: Levels = ("directions",)
-    ks: tuple[PositiveInt, ...] = Field((1, 4, 16, 64), min_length=1)
-    donors: int = Field(16, ge=2)
-    rows: int = Field(256, ge=16)
+    ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64), min_length=1)
+    donors: int = Field(default=16, ge=2)
+    rows: int = Field(default=256, ge=16)
     arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
         "single:random", "single:matched", "chain:random", "chain:matched",
     )  # fmt: skip
@@ -150,7 +149,7 @@ class JobSpec(_Strict):
     transfer: TransferSpec | None = None
     seed_probe: NonNegativeInt = 0
     seed_data: NonNegativeInt = 0
-    n_bootstrap: int = Field(2000, ge=200)
+    n_bootstrap: int = Field(default=2000, ge=200)
 
     @property
     def id(self) -> str:

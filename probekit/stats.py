@@ -120,7 +120,8 @@ class Clusters:
 
     def sums(self, rows: NDArray) -> NDArray[np.float64]:
         """Sum of a per-row quantity over each group: [n] -> [n_groups]."""
-        return np.bincount(self.code, weights=np.asarray(rows, dtype=np.float64), minlength=len(self.names))
+        weights = np.asarray(rows, dtype=np.float64)
+        return np.bincount(self.code, weights=weights, minlength=len(self.names)).astype(np.float64)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -136,9 +137,10 @@ def ratio_interval(
     numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
     """
     value = numerator.sum() / denominator.sum()
-    replicates = (weights @ numerator) / (weights @ denominator)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only groups with nothing to explain
+        replicates = (weights @ numerator) / (weights @ denominator)
     replicates = replicates[np.isfinite(replicates)]
-    left_out = (numerator.sum() - numerator) / (denominator.sum() - denominator)
+        left_out = (numerator.sum() - numerator) / (denominator.sum() - denominator)
     left_out = left_out[np.isfinite(left_out)]
     if len(replicates) < 100 or len(left_out) < 2 or np.ptp(replicates) == 0:
         return float(value), float(value)

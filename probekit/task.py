@@ -144,5 +144,5 @@ def reduce_law(name: str, law: NDArray[np.float32], outcomes: Sequence[str], mos
     kept = law[:, keep]
     rest = np.clip(1 - kept.sum(1, keepdims=True), 0, None)
     return Behaviour(
-        name, np.concatenate([kept, rest], 1), (*(outcomes[i] for i in keep), "rest"), float(kept.sum(1).mean())
+        name, np.concatenate([kept, rest], 1), (*(outcomes[int(i)] for i in keep), "rest"), float(kept.sum(1).mean())
     )

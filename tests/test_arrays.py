@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import probekit as pk
-from probekit.arrays import as_activations, as_behaviour, as_feature, fingerprint
+from probekit.arrays import as_activations, as_behaviour, as_feature
 from probekit.errors import BadInput
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -108,7 +108,6 @@ def test_files_hold_what_arrays_hold(tmp_path):
     assert np.array_equal(sites["blocks.0.hook_resid_post"], X)
 
 
-@pytest.mark.xfail(strict=True, reason="a memory-mapped .npy is read-only, of which torch warns", raises=UserWarning)
 def test_a_file_measures_as_its_array_does(tmp_path):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 3)).astype(np.float32)
@@ -139,34 +138,16 @@ def test_pickled_arrays_are_refused(tmp_path):
         observe(tmp_path / "objects.npy")
 
 
-@pytest.mark.xfail(strict=True, reason="EOFError of NumPy", raises=EOFError)
 def test_an_empty_npy_is_one_sentence(tmp_path):
     (tmp_path / "empty.npy").write_bytes(b"")
     with pytest.raises(BadInput):
         observe(tmp_path / "empty.npy")
 
 
-@pytest.mark.xfail(strict=True, reason="StopIteration", raises=StopIteration)
 def test_safetensors_without_a_tensor_is_one_sentence(tmp_path):
     save_file({}, tmp_path / "none.safetensors")
     with pytest.raises(BadInput):
         observe(tmp_path / "none.safetensors")
-
-
-def test_fingerprint_sees_every_byte_and_nothing_else():
-    first = fingerprint({"a": X})
-    assert first == fingerprint({"a": X.copy()})
-    assert first == fingerprint({"a": torch.tensor(X)})
-    changed = X.copy()
-    changed[3, 1] = np.nextafter(changed[3, 1], np.float32(9))
-    assert len({first, fingerprint({"a": changed}), fingerprint({"b": X})}) == 3
-    turned = fingerprint({"a": np.asfortranarray(X)})
-    assert turned == first, "memory order is no content"
-
-
-@pytest.mark.xfail(strict=True, reason="only the bytes are hashed: type and shape are not")
-def test_fingerprint_tells_shapes_apart():
-    assert fingerprint({"a": X}) != fingerprint({"a": X.reshape(3, 12)})
 
 
 def test_captured_activations_bring_their_own_behaviour():

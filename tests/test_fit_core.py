@@ -135,10 +135,6 @@ def scikit_learn(x, y, strength: float) -> LogisticRegression:
     return LogisticRegression(C=1 / strength, solver="newton-cholesky", tol=1e-10, max_iter=500).fit(x, y)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the certificate uses the curvature of the starting point, which vanishes at a nearly separable optimum",
-)
 @pytest.mark.parametrize("ridge", [1e-4, 1e-5, 1e-6])
 def test_the_certificate_bounds_the_distance_to_the_minimum(ridge):
     x, y = separable(np.random.default_rng(10), 300, 10)
@@ -227,9 +223,6 @@ def test_an_unconverged_readout_is_never_returned():
         fit_readout(z, law, None, z.var(0), 1e-6, tolerance=1e-30)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a decrement of nan is not above the tolerance: the start is returned as a solution"
-)
 @pytest.mark.parametrize("where", ["activations", "floor", "law"])
 def test_nan_is_no_convergence(where):
     g = torch.Generator().manual_seed(4)
@@ -284,13 +277,9 @@ def test_frame_is_a_rotation_of_known_variance():
     assert torch.allclose(gram / gram[0, 0], torch.eye(6), atol=1e-5)
     assert torch.allclose(torch.cov(z.T, correction=0), torch.diag(frame.variance), atol=2e-3)
     assert torch.allclose(z.var(0, correction=0), frame.variance, rtol=2e-3)
-    assert frame.variance.mean() == pytest.approx(1.0, abs=1e-4)
+    assert frame.variance.median() == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the frame's unit is the mean variance, so the least ridge still shrinks directions a millionth as large",
-)
 def test_a_thousandfold_dimension_does_not_hide_the_others():
     g = torch.Generator().manual_seed(8)
     x = torch.randn(1200, 4, generator=g)

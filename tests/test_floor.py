@@ -65,11 +65,6 @@ def test_cross_fitting_keeps_probes_of_noise_at_one():
     assert min(e.low for e in naive) > 1, "the coefficient learnt beside an overfitted floor is about 2 instead of 1"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="fit rows and others are calibrated apart: an uninformative floor has another unit on each, and the "
-    "coefficient fitted on the one is applied to the other",
-)
 @pytest.mark.parametrize(("seed", "harm"), [(4, 0.05), (7, 0.05)])
 def test_a_floor_that_knows_nothing_does_no_harm(seed, harm):
     """Noise beside noise explains nothing: FBU 1, not 7."""

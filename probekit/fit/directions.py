@@ -1,7 +1,8 @@
 """Directions: where a readout may look. Named sources of k directions at a site, and the reduced-rank fit.
 
 A direction set is a matrix [d, k] in the site's own coordinates; features are x @ directions. Sources: `behaviour`
-(supervised, reduced-rank multinomial), `mean_difference`, `lda`, `logistic` (k = 1), `pca`, `random`, `score` (neurons).
+(supervised, reduced-rank multinomial), `mean_difference`, `lda`, `logistic` (k = 1), `pca`, `random`, and `score` (of
+neurons).
 """
 
 import torch
@@ -14,7 +15,7 @@ MAX_STEPS = 60  # of the joint L-BFGS over directions and weights, from a start 
 
 
 def residual_moment(rows: Rows) -> Float[Tensor, "r kt"]:
-    """E[z (law - floor's law)^T]: what one gradient step from the floor would look at. The mean-difference, for laws."""
+    """E[z (law - floor's law)^T]: where one gradient step from the floor would look; the mean difference, for laws."""
     k, t, n = rows.law.shape
     guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
     residual = rows.law - guess * rows.law.sum(0)

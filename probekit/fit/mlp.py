@@ -2,7 +2,8 @@
 
 Stated once: width 256, GELU, Adam 2e-3 with weight decay 1e-3 (decoupled) and a linear schedule, batches of 512, at
 most 30 epochs (600 steps when that is more); the epoch with the lowest selection loss is kept, and training stops
-after 4 epochs (200 steps when that is more) without a better one. The last layer starts at zero, so that epoch 0 is exactly the logits it stands on and the result is never worse on selection.
+after 4 epochs (200 steps when that is more) without a better one. The last layer starts at zero, so that epoch 0 is
+exactly the logits it stands on and the result is never worse on selection.
 """
 
 from dataclasses import dataclass

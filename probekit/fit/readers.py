@@ -49,7 +49,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Site:
-    """One site ready for fitting: the two sides, the frame of the fit rows, both sides in it, and the linear readout."""
+    """One site ready for fitting: the two sides, the frame of the fit rows, both sides in it, the linear readout."""
 
     fit: Side
     select: Side
@@ -63,8 +63,11 @@ class Site:
     def prepare(cls, fit: Side, select: Side, seed: int, lambdas: Sequence[float] = LAMBDAS) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
         frame = fit_frame(fit.x)
-        rows = tuple(Rows(frame.apply(side.x), side.law, side.offset) for side in (fit, select))
-        linear = fit_path(*rows, frame.variance, lambdas)
+        rows = (
+            Rows(frame.apply(fit.x), fit.law, fit.offset),
+            Rows(frame.apply(select.x), select.law, select.offset),
+        )
+        linear = fit_path(rows[0], rows[1], frame.variance, lambdas)
         return cls(fit, select, frame, rows, linear, seed, lambdas)
 
     @property
@@ -136,7 +139,7 @@ def subspace_reader(site: Site, level: str, source: str, directions: Float[Tenso
     d, k = directions.shape
     frame = fit_frame(site.fit.x.float() @ directions)
     rows = [Rows(frame.apply(side.x.float() @ directions), side.law, side.offset) for side in (site.fit, site.select)]
-    readout = fit_path(*rows, frame.variance, site.lambdas)
+    readout = fit_path(rows[0], rows[1], frame.variance, site.lambdas)
     looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:

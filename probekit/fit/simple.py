@@ -180,7 +180,7 @@ def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, 
     i = int(rough.argmin())
     best = Simple(kind, directions[i], {name: value[i] for name, value in shape.items()}, _EMPTY)
     seen = [Rows(best.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
-    return replace(best, readout=fit_path(*seen, lambdas=lambdas))
+    return replace(best, readout=fit_path(seen[0], seen[1], lambdas=lambdas))
 
 
 _EMPTY = Readout(torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(0))

@@ -5,6 +5,7 @@ Pure functions of per-row losses in bits; no model, store or file is known here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def shares(bits: Sequence[NDArray], floor_bits: NDArray, ceiling_bits: NDArray, 
     ladder = [floor_bits, *bits, ceiling_bits]
     available = floor_bits - ceiling_bits
     out = []
-    for before, after in zip(ladder, ladder[1:], strict=False):
+    for before, after in pairwise(ladder):
         share = ratio(before - after, available, clusters, after, floor_bits, ceiling_bits)
         if share.value is not None and share.low is not None and share.high is not None:
             error = (share.high - share.low) / 3.92

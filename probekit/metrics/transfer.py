@@ -8,7 +8,7 @@ from probekit.stats import MIN_DENOMINATOR, Clusters
 
 
 def transfer(moved: NDArray, direct: NDArray, floor: NDArray, ceiling: NDArray, clusters: Clusters) -> Estimate:
-    """T = (S_B(fitted on A) - S_B(fitted on B)) / (S_B(floor) - S_B(fitted on B)); each argument [n], bits per row of B.
+    """T = (S_B(fitted on A) - S_B(fitted on B)) / (S_B(floor) - S_B(fitted on B)); each [n], bits per row of B.
 
     0: nothing is lost by fitting elsewhere; 1: no better than B's floor. NA `absent_in_test_domain` when even the
     direct fit finds less than .05 bit there.

@@ -1,4 +1,4 @@
-"""Planted answers: generators of (activations, behaviour) whose leak is known exactly (measurement.md section 6, tier 1).
+"""Planted answers: generators of (activations, behaviour) whose leak is known exactly (measurement.md section 6).
 
 h = s R^T + noise with independent fair signs s in {-1, +1}, R orthonormal columns drawn per seed, so that no neuron is
 special. Truths are FBU beside the floor `prior`, since the input is the plant itself.
@@ -34,8 +34,8 @@ class Planted:
     signs: NDArray[np.float64]
 
 
-def _binary(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([1 - probability, probability], axis=1)
+def _binary(probability: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.stack([1 - probability, probability], axis=1).astype(np.float64)
 
 
 def _union(s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,6 +97,6 @@ def draw(name: str, n: int, d: int = 8, seed: int = 0, gain: float = 3.0, noise:
         raise BadInput(f"{name} plants {case.n_bits} bits: d must be at least that, found {d}.")
     generator = np.random.default_rng([seed, 20])
     rotation = np.linalg.qr(generator.normal(size=(d, d)))[0]
-    signs = generator.integers(0, 2, size=(n, case.n_bits)) * 2.0 - 1
+    signs = (generator.integers(0, 2, size=(n, case.n_bits)) * 2 - 1).astype(np.float64)
     activations = gain * signs @ rotation[: case.n_bits] + noise * generator.normal(size=(n, d)) @ rotation
     return Planted(activations.astype(np.float32), case.law(signs).astype(np.float32), signs)

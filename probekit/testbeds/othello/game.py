@@ -178,7 +178,7 @@ def generate(
             choice = _most_flips(own, opp, choice, size)
         if n_illegal:
             # A disc can only be misplaced while an empty unplayable square exists; where none does, play legally.
-            wrong = unpack(~(own | opp | legal), geo.n_squares) & playable
+            wrong = unpack(np.invert(own | opp | legal), geo.n_squares) & playable
             use = illegal_at[:, turn] & wrong.any(1)
             choice = np.where(use[:, None], wrong, choice)
         square = (rng.random(choice.shape) * choice).argmax(1)

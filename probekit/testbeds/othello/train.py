@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from probekit.errors import BadInput, Interrupted
 from probekit.testbeds.othello.game import Geometry, generate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class Recipe:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning-rate factor: linear warm-up, constant, linear cool-down to zero over the last `cooldown` of steps."""
+        """Learning-rate factor: linear warm-up, constant, linear cool-down to zero over the last share `cooldown`."""
         return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.cooldown * self.steps))
 
     def kept_steps(self) -> list[int]:
@@ -68,7 +72,7 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def build_model(recipe: Recipe, seed: int) -> torch.nn.Module:
+def build_model(recipe: Recipe, seed: int) -> "PreTrainedModel":
     """A randomly initialised GPT-2 for the recipe's board. The last token number is padding."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -182,7 +186,8 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> 
     fast: bfloat16 autocast in the forward pass; weights and optimiser stay in float32.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = build_model(recipe, recipe.seed).to(device)
+    model = build_model(recipe, recipe.seed)
+    torch.nn.Module.to(model, device)  # in place; the library's own wrapper of `to` has no usable type
     optimisers = _optimisers(model, recipe)
     step, state = 0, out / "state.safetensors"
     if state.exists():
@@ -234,7 +239,7 @@ def export(out: Path, folder: Path) -> Path:
         metadata = header.metadata()
     recipe = Recipe(**json.loads(metadata["recipe"]))
     step = max(int(p.name.split("-")[1]) for p in out.glob("model-*"))
-    model = GPT2LMHeadModel.from_pretrained(out / f"model-{step}").to(torch.bfloat16)
+    model = GPT2LMHeadModel.from_pretrained(out / f"model-{step}", dtype=torch.bfloat16)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     stored = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -264,8 +269,8 @@ game on a {recipe.size} x {recipe.size} board and predicts the next one. Weights
   its first pass. {step} steps of {recipe.n_games} games: {step * recipe.n_games} games.
 - **Objective**: cross-entropy to the exact next-move law (even over the legal moves), whose gradient is that of
   next-token prediction on the drawn moves in expectation, with less variance.
-- **Optimiser**: Muon ({recipe.muon_lr}) for the matrices of the blocks, AdamW ({recipe.adam_lr}) for the rest, no weight
-  decay; linear warm-up over {recipe.warmup} steps, constant, linear cool-down over the last
+- **Optimiser**: Muon ({recipe.muon_lr}) for the matrices of the blocks, AdamW ({recipe.adam_lr}) for the rest, no
+  weight decay; linear warm-up over {recipe.warmup} steps, constant, linear cool-down over the last
   {recipe.cooldown:.0%} of steps; bfloat16 autocast. Seed {recipe.seed}.
 - **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.
 
