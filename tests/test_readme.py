@@ -36,7 +36,11 @@ def test_the_captured_script_is_about_ten_lines_and_explains_the_last_layer(run,
 
 
 def test_the_script_with_arrays(run):
-    records = run(SCRIPTS[1])["records"].query("metric == 'read' and control == '' and floor == 'strong'").set_index("level")["value"]
+    records = (
+        run(SCRIPTS[1])["records"]
+        .query("metric == 'read' and control == '' and floor == 'strong'")
+        .set_index("level")["value"]
+    )
     assert records["linear"] > 0.95
     assert records["simple:two_thresholds"] < 0.05
 

@@ -30,7 +30,7 @@ rule = "rules.py:legal"
 features = ["board"]
 
 [read]
-levels = ["linear", "simple:quadratic", "hypothesis:rules"]
+levels = ["linear", "simple:quadratic"]
 ks = [1, 4]
 
 [replace]
@@ -111,10 +111,15 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, old, new, words):
 
 @pytest.mark.parametrize("table", ["read", "transfer"])
 def test_an_unknown_level_is_refused_before_anything_runs(tmp_path, table):
-    text = FULL.replace('levels = ["linear", "simple:quadratic", "hypothesis:rules"]\n', "")
+    text = FULL.replace('levels = ["linear", "simple:quadratic"]\n', "")
     text = text.replace('[transfer]\nlevels = ["linear"]\n', "[transfer]\n").replace(
         f"[{table}]\n", f'[{table}]\nlevels = ["liner"]\n')  # fmt: skip
     assert "no level 'liner'. Did you mean 'linear'?" in message(tmp_path, text)
+
+
+def test_a_hypothesis_is_no_level_to_be_fitted(tmp_path):
+    found = message(tmp_path, FULL.replace('"simple:quadratic"]', '"hypothesis:rules"]'))
+    assert "'hypothesis:rules' is no level to be fitted" in found
 
 
 def test_a_file_that_is_not_toml_is_named_with_the_place(tmp_path):
