@@ -183,15 +183,17 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     shown, site_text, site_title = _site_ticks(sites, 14 if len(sites) <= 14 else int((height - 190) / 30))
     _dress(figure, template, "Where does each level leak?", _subtitle(table), height=height)
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
-    figure.update_layout(plot_bgcolor=ink["na"], margin={"t": 132, "b": 56})
+    # Turned labels stand on one line each and need more room above than wrapped ones.
+    figure.update_layout(plot_bgcolor=ink["na"], margin={"t": 132 if len(labels) <= 13 else 218, "b": 56})
+    figure.update_layout(height=height if len(labels) <= 13 else height + 86)
     figure.update_xaxes(
         side="top",
         tickvals=list(range(len(labels))),
-        ticktext=[_wrap(label) for label in labels],
+        ticktext=[_wrap(label) if len(labels) <= 13 else _escape(label) for label in labels],
         showgrid=False,
         range=[-0.5, len(labels) - 0.5],
         ticks="",
-        tickangle=0 if len(labels) <= 13 else -45,
+        tickangle=0 if len(labels) <= 13 else -50,
     )
     figure.update_yaxes(
         title_text=site_title.replace("in forward order", "input at the bottom"),
@@ -276,7 +278,12 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     several = set(replace.loc[replace["k"].notna() & ~replace["level"].str.startswith("hypothesis:"), "k"])
     top = max([int(k) for k in several] or [1])
     figure = go.Figure()
-    _band(figure, replace[replace["control"] == "random_twin"], ink["band"], CONTROL_WORDS["random_twin"])
+    # The twin's own behaviour hardly depends on its input, so nothing can be replaced in it: its band is what its
+    # activations let one read of the trained model's behaviour.
+    twin = replace[replace["control"] == "random_twin"]
+    twin = read[(read["control"] == "random_twin") & read["k"].notna()] if twin.empty else twin
+    _band(figure, twin, ink["band"], CONTROL_WORDS["random_twin"])
+    read = read[read["control"] == ""]
     _band(
         figure,
         replace[replace["control"] == "random_directions"],
@@ -365,7 +372,7 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         "How much does a description explain for its complexity?",
         _subtitle(replace, f"replaced {place}, {donors}"),
         height=580,
-        note=_fbu_axis(figure, own["value"]),
+        note=_fbu_axis(figure, own["value"], most=3.0),
     )
     ticks = sorted({int(k) for k in own["k"].dropna()} & several) or [1]
     figure.update_xaxes(
@@ -378,8 +385,8 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         margin={"r": 20},
         legend2={
             "orientation": "h",
-            "x": 1,
-            "xanchor": "right",
+            "x": 0,
+            "xanchor": "left",
             "y": 1.0,
             "yanchor": "bottom",
             "font": {"size": 12, "color": ink["soft"]},
@@ -922,15 +929,15 @@ def _band(figure: go.Figure, rows: pd.DataFrame, colour: str, name: str, dash: s
     )
 
 
-def _fbu_axis(figure: go.Figure, values: pd.Series) -> str:
-    """[0, 1] always in view, room for what misleads up to 1.5; returns a note on what lies beyond, else ''."""
+def _fbu_axis(figure: go.Figure, values: pd.Series, most: float = 1.5) -> str:
+    """[0, 1] always in view, room for what misleads up to `most`; returns a note on what lies beyond, else ''."""
     low, high = float(values.min()), float(values.max())
-    figure.update_yaxes(title_text=FBU, range=[min(-0.03, max(low, -0.3) - 0.03), max(1.12, min(high + 0.05, 1.5))])
-    figure.update_yaxes(
-        tickvals=[-0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5],
-        ticktext=["-.25", "0", ".25", ".50", ".75", "1", "1.25", "1.50"],
-    )
-    beyond = int(((values > 1.5) | (values < -0.3)).sum())
+    figure.update_yaxes(title_text=FBU, range=[min(-0.03, max(low, -0.3) - 0.03), max(1.12, min(high + 0.05, most))])
+    step = 0.25 if min(high, most) <= 1.5 else 0.5
+    ticks = [i * step for i in range(-1, int(most / step) + 1)]
+    text = [f"{tick:.2f}".replace("0.", ".", 1) if tick % 1 else f"{tick:.0f}" for tick in ticks]
+    figure.update_yaxes(tickvals=ticks, ticktext=text)
+    beyond = int(((values > most) | (values < -0.3)).sum())
     return f"{beyond} value{'s lie' if beyond > 1 else ' lies'} outside this window: see the table" if beyond else ""
 
 

@@ -203,7 +203,7 @@ class Measurement:
         self._controls(cell, seen, site, x, twin)
         self._weak_floor(cell, seen, x)
         if self.read.decomposition:
-            self._decompose(cell, seen, x)
+            self._decompose(cell, seen, site, x)
         for hypothesis in self._hypotheses_for(behaviour):
             level = f"hypothesis:{hypothesis.name}"
             try:
@@ -346,15 +346,12 @@ class Measurement:
             setting, strong, setting.floor_bits("strong"), floor="weak", note="the strong floor on the weak scale"
         )
 
-    def _decompose(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
-        fit, select, test = (setting.side(x, which) for which in ("fit", "select", "test"))
+    def _decompose(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor) -> None:
         read = self.read
-        if check_rows(len(fit.x), fit.x.shape[1], "linear"):
+        if check_rows(len(site.fit.x), site.fit.x.shape[1], "linear"):
             return
         try:
-            found = decompose(
-                fit, select, test, read.decomposition_k, read.decomposition_simple, self.seeds[0], read.lambdas
-            )
+            found = decompose(site, setting.side(x, "test"), read.decomposition_k, read.decomposition_simple)
         except FitError as error:
             cell.missing(setting, "absent", "not_converged", str(error), metric="decomposition", arm="linear_first")
             return

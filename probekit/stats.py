@@ -139,8 +139,8 @@ def ratio_interval(
     value = numerator.sum() / denominator.sum()
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only groups with nothing to explain
         replicates = (weights @ numerator) / (weights @ denominator)
-    replicates = replicates[np.isfinite(replicates)]
         left_out = (numerator.sum() - numerator) / (denominator.sum() - denominator)
+    replicates = replicates[np.isfinite(replicates)]
     left_out = left_out[np.isfinite(left_out)]
     if len(replicates) < 100 or len(left_out) < 2 or np.ptp(replicates) == 0:
         return float(value), float(value)

@@ -179,7 +179,8 @@ def frontier(
     """FBU against k per vocabulary, with `situation` (seen, unseen), `metric` (replace, read) and `control`.
 
     Unseen is the plain mean over the other domains, with the outermost limits as its interval. For a single-site arm
-    `hook` defaults to the middle site in forward order. The read rows are those of the same hook, seen domain only.
+    `hook` defaults to the middle site in forward order. The read rows are those of the same hook, seen domain
+    only, the random twin's beside them.
     """
     rows = _pick(frame, behaviour=behaviour, metric=("replace", "read"), floor=floor, position=position, control=None)
     replace = rows[rows["metric"] == "replace"]
@@ -196,7 +197,8 @@ def frontier(
     fitted = _domain(replace if len(replace) else rows, domain)
     replace = replace[replace["fit_domain"] == fitted]
     read = rows[(rows["metric"] == "read") & (rows["hook"] == read_hook) & ~rows["level"].isin(["prior", "baseline"])]
-    read = read[(read["fit_domain"] == fitted) & (read["test_domain"] == fitted) & (read["control"] == "")]
+    read = read[(read["fit_domain"] == fitted) & (read["test_domain"] == fitted)]
+    read = read[read["control"].isin(["", "random_twin"])]
     seen = replace[replace["test_domain"] == fitted].assign(situation="seen")
     far = _mean_over_domains(replace[replace["test_domain"] != fitted]).assign(situation="unseen")
     tidy = _tidy(pd.concat([part for part in (seen, far, read.assign(situation="seen")) if len(part)] or [seen]))

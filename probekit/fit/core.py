@@ -22,7 +22,7 @@ from probekit.errors import FitError
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 HISTORY = 8
 MAX_ITERATIONS = 300
-TOLERANCE = 3e-7  # nats: half the squared Newton decrement, in the metric of the preconditioner
+TOLERANCE = 2e-6  # nats: half the squared Newton decrement, in the metric of the preconditioner
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,11 @@ class Rows:
     z: Float[Tensor, "n r"]
     law: Float[Tensor, "k t n"]
     offset: Float[Tensor, "k t n"] | None = None
+
+    @property
+    def beside(self) -> Float[Tensor, "k t n"]:
+        """The floor's logits, zeros where there is none."""
+        return torch.zeros_like(self.law) if self.offset is None else self.offset
 
     def bits(self, readout: Readout) -> Float[Tensor, "t n"]:
         """Cross-entropy of each row under a readout."""

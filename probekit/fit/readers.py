@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path
+from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path, fit_readout
 from probekit.fit.directions import fit_low_rank, lda, mean_difference, pca, random_directions, select_neurons
 from probekit.fit.mlp import fit_mlp
 from probekit.fit.simple import MAX_K, fit_simple, n_features
@@ -192,17 +192,16 @@ ORDERS = {
 }
 
 
-def decompose(
-    fit: Side, select: Side, test: Side, k: int, simple: str, seed: int, lambdas: Sequence[float] = LAMBDAS
-) -> dict[str, list[tuple[str, Float[Tensor, "t n"]]]]:
+def decompose(site: Site, test: Side, k: int, simple: str) -> dict[str, list[tuple[str, Float[Tensor, "t n"]]]]:
     """Nested models from the floor to `nonlinear`, in each order of ORDERS: (class, test bits) after it was added.
 
     Each class is fitted beside the logits so far and kept only if the selection rows improve; else the bits repeat.
+    k: directions of `directions` and of the simple class.
     """
-    frame = fit_frame(fit.x)
-    z = [frame.apply(side.x) for side in (fit, select, test)]
-    laws = [side.law for side in (fit, select, test)]
-    known: dict[tuple[str, ...], list[Tensor]] = {(): [side.offset for side in (fit, select, test)]}
+    sides = (site.fit, site.select, test)
+    z = [site.rows[0].z, site.rows[1].z, site.frame.apply(test.x)]
+    laws = [side.law for side in sides]
+    known: dict[tuple[str, ...], list[Tensor]] = {(): [side.offset for side in sides]}
     out: dict[str, list[tuple[str, Tensor]]] = {}
     for order, names in ORDERS.items():
         out[order] = []
@@ -211,26 +210,33 @@ def decompose(
             if names[: i + 1] not in known:
                 current = known[names[:i]]
                 rows = [Rows(*three) for three in zip(z, laws, current, strict=True)]
-                logits = _add_class(name, rows, frame, k, simple, seed, lambdas)
+                logits = _add_class(name, rows, site, k, simple)
                 better = cross_entropy(logits[1], laws[1]).mean() < cross_entropy(current[1], laws[1]).mean()
                 known[names[: i + 1]] = logits if better else current
             out[order].append((name, cross_entropy(known[names[: i + 1]][2], laws[2])))
     return out
 
 
-def _add_class(name: str, rows: list[Rows], frame: Frame, k: int, simple: str, seed: int, lambdas) -> list[Tensor]:
+def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> list[Tensor]:
+    """Logits of the three sides after one class was fitted beside those in `rows`."""
+    variance = site.frame.variance
     if name == "nonlinear":
-        mlp = fit_mlp(rows[0], rows[1], seed=seed)
-        return [mlp.logits(r.z, r.offset) for r in rows]  # pyright: ignore[reportArgumentType]
-    linear = fit_path(rows[0], rows[1], frame.variance, lambdas)
+        mlp = fit_mlp(rows[0], rows[1], seed=site.seed)
+        return [mlp.logits(r.z, r.beside) for r in rows]
     if name == "linear":
+        linear = fit_path(rows[0], rows[1], variance, site.lambdas)
         return [linear.logits(r.z, r.offset) for r in rows]
+    most = 1 if name == "direction" else min(k, len(variance))
+    if name == "direction":
+        start = site.linear
+    else:
+        # Only directions to start from are wanted: one ridge, the site's own, and a loose certificate are enough.
+        ridge = torch.where(torch.isfinite(site.linear.ridge), site.linear.ridge, torch.ones_like(site.linear.ridge))
+        start = fit_readout(rows[0].z, rows[0].law, rows[0].offset, variance, ridge, tolerance=1e-4)
+    found = fit_low_rank(rows[0], start, variance, most)
     if name == "simple":
-        most = min(k, len(frame.variance))
-        start = fit_low_rank(rows[0], linear, frame.variance, most)
-        fitted = fit_simple(simple, most, rows[0], rows[1], frame.variance, start, seed, lambdas)
+        fitted = fit_simple(simple, most, rows[0], rows[1], variance, found, site.seed, site.lambdas)
         return [fitted.logits(r) for r in rows]
-    found = fit_low_rank(rows[0], linear, frame.variance, 1 if name == "direction" else k)
     seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
-    readout = fit_path(seen[0], seen[1], None, lambdas)
+    readout = fit_path(seen[0], seen[1], None, site.lambdas)
     return [readout.logits(r.z, r.offset) for r in seen]
