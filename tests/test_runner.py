@@ -228,7 +228,6 @@ def test_an_interrupted_run_resumes_without_measuring_a_cell_twice(stopped):
     assert kept[0]["selected"] == kept[1]["selected"]
 
 
-@pytest.mark.xfail(strict=True, reason="the manifest's floors are those of the last session alone")
 def test_a_resumed_run_names_every_floor(stopped):
     whole, _, resumed, _ = stopped
     assert resumed.manifest["provenance"]["floors"] == whole.manifest["provenance"]["floors"]
@@ -322,7 +321,6 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert others["choice"] == 3 and others["label"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a resample of groups without anything to explain divides by zero, and warns")
 def test_groups_without_anything_to_explain_warn_nobody():
     from probekit.metrics.read import fbu
     from probekit.stats import Clusters
