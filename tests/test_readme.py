@@ -29,8 +29,8 @@ def run(tmp_path, monkeypatch):
 def test_the_captured_script_is_about_ten_lines_and_explains_the_last_layer(run, tmp_path):
     assert len(SCRIPTS[0].strip().splitlines()) <= 12
     records = run(SCRIPTS[0])["records"]
-    of_law = (records["behaviour"] == "next_move_law") & (records["floor"] == "strong") & (records["control"] == "")
-    by_hook = records[of_law & (records["level"] == "linear")].set_index("hook")["value"]
+    records = records.query("behaviour == 'next_move_law' and metric == 'read' and control == '' and floor == 'strong'")
+    by_hook = records.query("level == 'linear' and test_domain == 'random_play'").set_index("hook")["value"]
     assert by_hook["blocks.5.hook_resid_post"] < 0.05 < 0.5 < by_hook["blocks.0.hook_resid_post"]
     assert (tmp_path / "leak_map.html").stat().st_size > 10_000
 
