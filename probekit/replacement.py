@@ -222,9 +222,12 @@ def abstractions_at(
 
     empty = {hook: torch.zeros(sites[hook], 0) for hook in hooks}
     yield Abstraction("directions", "random", 0, empty, "random_directions")
-    for key in (key for key in found[hooks[0]] if "|" in key):
-        level, source, k = key.split("|")
-        asked = (level in spec.levels and int(k) in spec.ks) or (level.startswith("simple:") and level in spec.levels)
+    keys = [tuple(key.split("|")) for key in found[hooks[0]] if "|" in key]
+    for level, source, k in keys:
+        # The largest rank that exists stands for every larger k that is asked.
+        top = max(int(other[2]) for other in keys if other[:2] == (level, source))
+        asked = level in spec.levels and (int(k) in spec.ks or (int(k) == top < max(spec.ks)))
+        key = "|".join((level, source, k))
         if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "score"):
             bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook][key]))) for hook in hooks}
             yield Abstraction(level, source, int(k), bases)
