@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried for a hypothesis
 PLATT_LABELS = 50
-FEATURE_EPOCHS = 10  # of the MLP that reads features: many targets at once, and only their accuracy is asked
+FEATURE_EPOCHS, FEATURE_STEPS = (
+    10,
+    150,
+)  # of the MLP that reads features: many targets at once, and only their accuracy is asked
 TINY = 1e-30
 
 
@@ -559,7 +562,7 @@ class Decoder:
     def predict_nonlinear(self, x: Tensor, at: NDArray, seed: int) -> NDArray[np.int64]:
         """The same by an MLP on top of the linear logits."""
         stacked = [Rows(r.z, r.law, self.readout.logits(r.z)) for r in self.rows]
-        mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS)
+        mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS, min_steps=FEATURE_STEPS)
         z = self.frame.apply(x[torch.from_numpy(at)])
         return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
 

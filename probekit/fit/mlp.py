@@ -50,7 +50,9 @@ class Mlp:
         return sum(w.numel() for w in (self.inner, self.inner_bias, self.outer, self.outer_bias))
 
 
-def fit_mlp(fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int = EPOCHS) -> Mlp:
+def fit_mlp(
+    fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int = EPOCHS, min_steps: int = MIN_STEPS
+) -> Mlp:
     """Train on `fit` on top of its offset; early-stopped on `select`."""
     generator = torch.Generator().manual_seed(seed)
     n_class, t, n = fit.law.shape
@@ -71,7 +73,7 @@ def fit_mlp(fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int 
     groups = [{"params": weights[:-1], "weight_decay": DECAY}, {"params": weights[-1:], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE)
     n_steps = max(1, n // BATCH)
-    epochs = max(epochs, -(-MIN_STEPS // n_steps))
+    epochs = max(epochs, -(-min_steps // n_steps))
     patience = max(PATIENCE, -(-MIN_PATIENCE // n_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: max(0.05, 1 - i / (epochs * n_steps)))
     base = torch.zeros_like(fit.law) if fit.offset is None else fit.offset
