@@ -54,17 +54,22 @@ def folds_by_group(group: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]
 def permute_within(group: NDArray, seed: int) -> tuple[NDArray[np.int64], bool]:
     """A permutation of rows inside each group; of rows anywhere when groups hold one row each.
 
+    No row keeps its place: each takes the next in a random cycle of its group, because in small groups a plain shuffle
+    leaves a large part of the signal where it was. Groups of one row exchange theirs among each other.
     Returns (permutation, whether it stayed within groups).
     """
     generator = np.random.default_rng([seed, 3])
-    names, counts = np.unique(group, return_counts=True)
-    if len(names) == len(group) or np.median(counts) < 2:
-        return generator.permutation(len(group)), False
-    by_group = np.argsort(group, kind="stable")
-    shuffled = np.lexsort((generator.random(len(group)), group))
+    names, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    within = len(names) < len(group) and np.median(counts) >= 2
+    cycle = np.where(counts[code] > 1, code, -1) if within else np.zeros(len(group), dtype=np.int64)
+    order = np.lexsort((generator.random(len(group)), cycle))
+    starts = np.flatnonzero(np.diff(cycle[order], prepend=cycle[order[0]] - 1))
+    sizes = np.diff(np.append(starts, len(group)))
+    start, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    following = order[start + (np.arange(len(group)) - start + 1) % size]
     permutation = np.empty(len(group), dtype=np.int64)
-    permutation[by_group] = shuffled
-    return permutation, True
+    permutation[order] = following
+    return permutation, bool(within)
 
 
 def permute_groups(group: NDArray, seed: int) -> NDArray[np.int64]:

@@ -47,8 +47,15 @@ def test_too_few_groups_to_split(n_groups):
 def test_permutation_stays_inside_groups(group, seed):
     permutation, within = permute_within(group, seed)
     assert sorted(permutation.tolist()) == list(range(len(group)))
+    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    many = counts[code] > 1
     if within:
-        assert np.array_equal(group[permutation], group)
+        assert np.array_equal(group[permutation][many], group[many])
+        assert not many[permutation][~many].any()  # rows that are alone exchange among each other
+    moved = permutation != np.arange(len(group))
+    assert moved[many].all() if within else moved.all()
+    if (~many).sum() > 1:
+        assert moved.all()
 
 
 def test_permutation_says_what_it_did():
