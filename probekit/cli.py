@@ -206,7 +206,8 @@ def _print_run(found: "Run") -> None:
     for behaviour in tables.behaviours(records):
         frame = tables.leak_map(records, behaviour=behaviour)
         title = f"FBU of {behaviour}, {frame.iloc[0]['fit_domain']} (0 explains all, 1 adds nothing to the input)"
-        Console().print(tables.leak_text(frame, title))
+        # A file or a pipe has no width of its own, and the table has a column per level.
+        Console(width=None if sys.stdout.isatty() else 180).print(tables.leak_text(frame, title))
     for failure in _failed(found):
         typer.echo(f"failed: {failure['error']}", err=True)
     typer.echo(f"run: {found.path}")
