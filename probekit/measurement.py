@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried for a hypothesis
 PLATT_LABELS = 50
+N_WORST = 20  # rows per cell that are kept for the table of worst examples
 FEATURE_EPOCHS, FEATURE_STEPS = (
     10,
     150,
@@ -203,6 +204,7 @@ class Measurement:
         sites = {seen.domain: site}
         readers = list(self._read_levels(cell, seen, site, x))
         cell.outcome.tensors["select_bits"] = site.rows[1].bits(site.linear).mean(-1).numpy()
+        cell.outcome.tensors |= _worst_rows(readers, seen, x)
         self._controls(cell, seen, site, x, twin)
         self._weak_floor(cell, seen, x)
         if self.read.decomposition:
@@ -565,6 +567,16 @@ class Decoder:
         mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS, min_steps=FEATURE_STEPS)
         z = self.frame.apply(x[torch.from_numpy(at)])
         return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
+
+
+def _worst_rows(readers: Sequence[Reader], setting: Setting, x: Tensor) -> dict[str, NDArray]:
+    """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
+    linear = next((reader for reader in readers if reader.level == "linear"), None)
+    if linear is None:
+        return {}
+    missed = _rows(linear.bits(setting.side(x, "test"))) - setting.test_ceiling
+    worst = np.argsort(-missed)[:N_WORST]
+    return {"worst_rows": setting.index[setting.split.test[worst]], "worst_bits": missed[worst]}
 
 
 class _OtherOutcomes(Exception):

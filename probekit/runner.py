@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from probekit.capture import DEFAULT_STORE, Activations, capture
@@ -213,6 +214,7 @@ def _measure_cells(
         writer.write_cell(key, outcome.records, outcome.losses, seconds=seconds)
     say("done", len(cells), len(cells))
     timings["all"] = time.monotonic() - started
+    writer.write_table("worst_examples", work.worst_examples(cells))
     writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
 
 
@@ -245,6 +247,26 @@ class _Work:
                 if bits is not None:
                     best[cell.what] = min(best.get(cell.what, (np.inf, "")), (float(bits[0]), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
+
+    def worst_examples(self, cells: Sequence[Cell]) -> pd.DataFrame:
+        """The test rows that `linear` misses most at each site: where they are, what was read, likeliest outcome."""
+        observations, rows = self.measurement.observations, []
+        for cell in cells:
+            kept = self._tensors(cell) if cell.kind == "read" else {}
+            behaviour = observations.behaviours.get(cell.what)
+            for row, bits in zip(kept.get("worst_rows", ()), kept.get("worst_bits", ()), strict=True):
+                assert behaviour is not None
+                example, position = int(observations.example[row]), int(observations.position[row])
+                rows.append(
+                    {
+                        "hook": cell.hooks[0], "behaviour": cell.what, "domain": str(observations.domain[row]),
+                        "group": str(observations.group[row]), "example": example, "position": position,
+                        "missed_bits": float(bits), "outcome": behaviour.outcomes[int(behaviour.law[row].argmax())],
+                        "tokens": " ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]),
+                    }
+                )  # fmt: skip
+        names = ("hook", "behaviour", "domain", "group", "example", "position", "missed_bits", "outcome", "tokens")
+        return pd.DataFrame(rows, columns=list(names))
 
     def _site(self, hook: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._loaded is None or self._loaded[0] != hook:

@@ -180,6 +180,10 @@ def check_records(run, spec):
     assert (valued["floor_bits"] - valued["ceiling_bits"] >= 0.05).all()
     manifest = run.manifest
     assert manifest["spec_hash"] == digest(run.spec) == spec.id
+    worst = run.table("worst_examples")
+    assert len(worst) and worst["missed_bits"].notna().all()
+    for _, part in worst.groupby(["hook", "behaviour"]):
+        assert part["missed_bits"].is_monotonic_decreasing  # the worst first
     kept = manifest["provenance"]
     assert len(kept["model"]["fingerprint"]) == 32 and len(kept["task"]["fingerprint"]) == 16
     assert kept["packages"]["torch"] and kept["packages"]["transformers"]
