@@ -228,6 +228,7 @@ class _Work:
         self.measurement, self.writer = measurement, writer
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
         self._replacement: Replacement | None = None
+        self._frames: dict[str, torch.Tensor] = {}
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
@@ -287,16 +288,20 @@ class _Work:
         missing = [hook for hook in cell.hooks if not found[hook]]
         if missing:
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
-        frames = {}
-        for hook in cell.hooks:
-            seen = self.measurement.setting(cell.what, self.measurement.domains[0])
-            x = to_tensor(self.activations.sites[hook])
-            frames[hook] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
+        frames = {hook: self._principal(hook, cell.what) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         yield from abstractions_at(cell.hooks, found, widths, spec, frames, self.job.spec.seed_probe)
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):
                 yield from self._hypothesis(cell, hypothesis, widths)
+
+    def _principal(self, hook: str, behaviour: str) -> torch.Tensor:
+        """Principal directions [d, r] of the seen domain's fit rows: the same for every behaviour, found once."""
+        if hook not in self._frames:
+            seen = self.measurement.setting(behaviour, self.measurement.domains[0])
+            x = to_tensor(self.activations.sites[hook])
+            self._frames[hook] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
+        return self._frames[hook]
 
     def _hypothesis(self, cell: Cell, hypothesis: Hypothesis, widths: dict[str, int]) -> Iterator[Abstraction]:
         """The subspace that the features are decoded from, and donors that agree on the features themselves."""
