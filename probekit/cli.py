@@ -60,12 +60,7 @@ def run(
 ) -> None:
     """Measure a job; a stopped one resumes, a finished one is shown."""
     with reporting("run", as_json):
-        found = _run(spec, runs, store, device)
-        failed = _failed(found)
-        if as_json:
-            print_json("run", not failed, rows(found.records), run=str(found.path), failed=failed)
-        else:
-            _print_run(found)
+        failed = _measure("run", spec, runs, store, device, as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -104,12 +99,7 @@ def demo(
     with reporting("demo", as_json):
         if not as_json:
             _print_xor()
-        found = _run(DEMO_SPEC, runs, store, device)
-        failed = _failed(found)
-        if as_json:
-            print_json("demo", not failed, rows(found.records), run=str(found.path), failed=failed)
-        else:
-            _print_run(found)
+        failed = _measure("demo", DEMO_SPEC, runs, store, device, as_json)
     if failed:
         raise typer.Exit(1)
     if not no_serve and not as_json:
@@ -153,6 +143,17 @@ def export(
     from probekit.testbeds.othello.train import export as write
 
     typer.echo(str(write(training, folder)))
+
+
+def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool) -> list[dict]:
+    """Measure a job and show what it found; returns its failed cells."""
+    found = _run(spec, runs, store, device)
+    failed = _failed(found)
+    if as_json:
+        print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
+    else:
+        _print_run(found)
+    return failed
 
 
 def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
