@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from probekit.errors import BadInput, TooFewRows
-from probekit.stats import ratio_interval
+from probekit.stats import Clusters, ratio_interval
 
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 FEW_REPLICATES = 100  # finite bootstrap draws below which there is no interval
-_SAME = 1e-9  # in standard deviations: a permutation that changes nothing may differ in the last digits
+_SAME = 1e-9  # a permutation or a draw that changes nothing may differ in the last digits
 
 
 # ------------------------------------------------------------------------------------------------------- many sites
@@ -351,6 +351,330 @@ def _acceleration(left_out: NDArray[np.float64]) -> float:
 
 def _below(drawn: NDArray[np.float64], value: float) -> float:
     """Share of sorted draws below a value, ties half; never nearer to 0 or 1 than half a draw."""
-    first, last = np.searchsorted(drawn, value, "left"), np.searchsorted(drawn, value, "right")
+    near = _SAME * max(1e-3, abs(value))  # equal draws may differ in the last digits
+    first, last = np.searchsorted(drawn, value - near, "left"), np.searchsorted(drawn, value + near, "right")
     share = (first + last) / 2 / len(drawn)
     return float(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+
+
+# -------------------------------------------------------------------------------------------------------- equivalence
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Is a value within a declared margin of a reference?
+
+    verdict: within | outside | undecided. low, high: the interval at 1 - 2 alpha that decides it. p: of the two
+    one-sided tests (the larger). smallest_detectable: the smallest margin that would be certified in 80 % of data sets
+    of this size if the truth were the reference.
+    """
+
+    verdict: str
+    value: float
+    low: float
+    high: float
+    margin: float
+    p: float
+    smallest_detectable: float
+
+
+def equivalence(
+    numerator: NDArray,
+    denominator: NDArray,
+    weights: NDArray,
+    margin: float,
+    reference: float = 0.0,
+    alpha: float = 0.05,
+) -> Equivalence:
+    """Two one-sided tests (Schuirmann 1987) of |ratio - reference| <= margin, on a paired ratio's cluster bootstrap.
+
+    numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. `within` when both tests reject at alpha,
+    `outside` when the ratio is shown to lie beyond one of the borders, else `undecided`: not shown is not shown absent.
+    """
+    _check_margin(margin, alpha)
+    drawn = Bootstrap.of_ratio(numerator, denominator, weights)
+    upper, lower = reference + margin, reference - margin
+    p = max(drawn.p_above(upper), drawn.p_below(lower))
+    beyond = min(drawn.p_below(upper), drawn.p_above(lower))
+    low, high = drawn.interval(1 - 2 * alpha)
+    return Equivalence(
+        _verdict(p, beyond, alpha), drawn.value, low, high, margin, p,
+        smallest_detectable(drawn.error, alpha, n_groups=drawn.n_groups),
+    )  # fmt: skip
+
+
+def equivalence_of_interval(
+    value: float,
+    low: float,
+    high: float,
+    margin: float,
+    reference: float = 0.0,
+    alpha: float = 0.05,
+    level: float = 0.95,
+) -> Equivalence:
+    """The same from a value and its interval at `level` alone, each side of it read as a normal distribution's."""
+    _check_margin(margin, alpha)
+    z = float(ndtri((1 + level) / 2))
+    below, above = max(value - low, 0.0) / z, max(high - value, 0.0) / z
+    upper, lower = reference + margin, reference - margin
+
+    def p_below(bound: float) -> float:
+        """Of "the truth is at most bound"."""
+        gap = bound - value
+        error = below if gap < 0 else above
+        return float(ndtr(gap / error)) if error > 0 else float(gap >= 0)
+
+    p = max(1 - p_below(upper), p_below(lower))
+    beyond = min(p_below(upper), 1 - p_below(lower))
+    narrow = float(ndtri(1 - alpha))
+    error = (below + above) / 2
+    return Equivalence(
+        _verdict(p, beyond, alpha), value, value - narrow * below, value + narrow * above, margin, p,
+        smallest_detectable(error, alpha),
+    )  # fmt: skip
+
+
+def smallest_detectable(
+    error: float, alpha: float = 0.05, power: float = 0.8, two_sided: bool = True, n_groups: int | None = None
+) -> float:
+    """Smallest margin certified with this power when the truth is the reference; error: standard error of the value.
+
+    (z_(1-alpha) + z_((1+power)/2)) SE: both one-sided tests have to reject, so each may fail in half of 1 - power. With
+    two_sided False ("at most margin above the reference" alone) it is (z_(1-alpha) + z_power) SE. With n_groups the
+    quantiles are Student's t. NaN when the error is.
+    """
+    _check_margin(0.0, alpha)
+    chances = np.array([1 - alpha, (1 + power) / 2 if two_sided else power])
+    quantiles = ndtri(chances) if n_groups is None else stdtrit(max(1, n_groups - 1), chances)
+    return float(quantiles.sum() * error)
+
+
+def _verdict(p: float, beyond: float, alpha: float) -> str:
+    return "within" if p <= alpha else "outside" if beyond <= alpha else "undecided"
+
+
+def _check_margin(margin: float, alpha: float) -> None:
+    if not margin >= 0 or not 0 < alpha < 0.5:
+        raise BadInput(f"a margin is at least 0 and alpha between 0 and .5; found {margin} and {alpha}.")
+
+
+# -------------------------------------------------------------------------------------------------------------- AUROC
+
+
+def auroc_interval(
+    score: NDArray, label: NDArray, clusters: Clusters, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Area under the ROC curve with its cluster bootstrap BCa interval: (value, low, high).
+
+    score [n]; label [n] in {0, 1}; clusters of the same rows. Every draw's area is exact, ties half: rows are sorted
+    once and each draw is a cumulative sum of weights; the jackknife subtracts each group's pairs. Draws without one of
+    the classes are dropped. Raises BadInput when a class is absent.
+    """
+    positive = np.asarray(label).astype(bool)
+    if not positive.any() or positive.all():
+        raise BadInput(f"an AUROC needs both classes; found {int(positive.sum())} ones in {len(positive)} rows.")
+    if len(score) != len(positive) or len(score) != len(clusters.code) or not np.isfinite(score).all():
+        raise BadInput(f"an AUROC needs {len(clusters.code)} finite scores and labels; found {len(score)}.")
+    n_groups = len(clusters.names)
+    rank, code = np.unique(score, return_inverse=True)[1], clusters.code
+    pairs = _pairs_won(rank, positive)
+    n_positive = np.bincount(code, positive, n_groups)
+    n_negative = np.bincount(code, ~positive, n_groups)
+    inside = np.lexsort((rank, code))
+    own = np.bincount(
+        code[inside], _pairs_won(rank[inside], positive[inside], code[inside]) * positive[inside], n_groups
+    )
+    # Pairs of a group with everything: its ones with all zeros, its zeros with all ones, less those counted twice.
+    touched = np.bincount(code, pairs, n_groups) - own
+    total = pairs[positive].sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = (total - touched) / ((n_positive.sum() - n_positive) * (n_negative.sum() - n_negative))
+    drawn = Bootstrap.of(
+        float(total / (n_positive.sum() * n_negative.sum())),
+        _drawn_auroc(rank, positive, code, clusters.weights),
+        left_out,
+    )
+    return drawn.value, *drawn.interval(level)
+
+
+def auroc_leak(auroc: float, base: float = 0.5) -> float:
+    """1 - (A - base) / (1 - base): 0 separates perfectly, 1 no better than the base (the floor's AUROC, or 1/2)."""
+    if not base < 1:
+        raise BadInput(f"the base of an AUROC leak is below 1; found {base}: the floor separates perfectly already.")
+    return 1 - (auroc - base) / (1 - base)
+
+
+def _pairs_won(rank: NDArray, positive: NDArray, block: NDArray | None = None) -> NDArray[np.float64]:
+    """For each row the number of rows of the other class that it is on the right side of, ties half: [n].
+
+    rank [n]: dense ranks of the scores. With block [n], only pairs within a block.
+    """
+    cell = rank if block is None else block * (rank.max() + 1) + rank
+    cells, at = np.unique(cell, return_inverse=True)
+    ones, zeros = np.bincount(at, positive), np.bincount(at, ~positive)
+    of_cell = np.zeros(len(cells), dtype=np.int64) if block is None else cells // (rank.max() + 1)
+    first = np.searchsorted(of_cell, of_cell, "left")  # the first cell of the block of each
+    last = np.searchsorted(of_cell, of_cell, "right") - 1
+    zeros_to, ones_to = np.cumsum(zeros), np.cumsum(ones)
+    lower_zeros = zeros_to - zeros - (zeros_to - zeros)[first]
+    higher_ones = ones_to[last] - ones_to
+    return np.where(positive, (lower_zeros + zeros / 2)[at], (higher_ones + ones / 2)[at])
+
+
+def _drawn_auroc(rank: NDArray, positive: NDArray, code: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """AUROC of each bootstrap draw: [n_bootstrap]."""
+    order = np.argsort(rank, kind="stable")
+    code, positive = code[order], positive[order]
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    tied = len(starts) < len(rank)
+    out = np.empty(len(weights))
+    step = max(1, 2_000_000 // len(rank))
+    for i in range(0, len(weights), step):
+        drawn = weights[i : i + step, code].astype(np.float64)
+        ones, zeros = drawn * positive, drawn * ~positive
+        if tied:
+            ones, zeros = np.add.reduceat(ones, starts, 1), np.add.reduceat(zeros, starts, 1)
+        won = (ones * (np.cumsum(zeros, 1) - zeros / 2)).sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out[i : i + step] = won / (ones.sum(1) * zeros.sum(1))
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- online code
+
+
+def online_blocks(group: NDArray, seed: int, shares: tuple[float, ...] = ONLINE_SHARES) -> list[NDArray[np.int64]]:
+    """Rows of each block of the online code, whole groups in a random order: the data are sent block by block.
+
+    Blocks end at .1 .2 .4 .8 1.6 3.2 6.25 12.5 25 50 100 % of the rows (Voita and Titov 2020, footnote 4), or at the
+    end of the group in which that row lies; ends that coincide make one block. The seed draws the order, of which the
+    protocol asks for at least five.
+    """
+    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 13]).permutation(len(counts))
+    sent = np.cumsum(counts[order])
+    # A tenth of a per cent of 1,000 rows is one row, whatever the last digit of the product says.
+    ends = np.unique(np.searchsorted(sent, np.array(shares) * len(code) - 1e-6))
+    place = np.empty(len(counts), dtype=np.int64)
+    place[order] = np.arange(len(counts))
+    block = np.searchsorted(ends, place[code])
+    return [np.flatnonzero(block == i) for i in range(len(ends))]
+
+
+@dataclass(frozen=True)
+class CodeLength:
+    """Online code length: bits in all, bits per row, and how many times shorter than the uniform code."""
+
+    bits: float
+    per_row: float
+    compression: float
+
+
+def code_length(block_bits: NDArray, n_rows: NDArray, n_classes: int, first_bits: float | None = None) -> CodeLength:
+    """Online code length (Voita and Titov 2020, equation 4): the first block, then each by a reader of those before it.
+
+    block_bits [n_blocks - 1]: sums of bits over the second to the last block, each under the reader fitted on all
+    earlier blocks; n_rows [n_blocks] of every block. The first block costs the uniform code, n log2(n_classes), or
+    `first_bits` where sender and receiver share something before (the floor, or the prior).
+    """
+    if len(block_bits) != len(n_rows) - 1:
+        raise BadInput(
+            f"{len(n_rows)} blocks have {len(n_rows) - 1} code lengths after the first; {len(block_bits)} given."
+        )
+    uniform = float(np.log2(n_classes))
+    first = float(n_rows[0]) * uniform if first_bits is None else first_bits
+    n, bits = float(n_rows.sum()), first + float(block_bits.sum())
+    return CodeLength(bits, bits / n, n * uniform / bits if bits > 0 else float("inf"))
+
+
+# ------------------------------------------------------------------------------------------------------- sample size
+
+
+def icc(values: NDArray, group: NDArray) -> float:
+    """Correlation within groups by one-way analysis of variance, ICC(1): (MSB - MSW) / (MSB + (n0 - 1) MSW).
+
+    values [n], group [n]; n0 is the mean group size for unequal groups (Donner 1986). Below 0 when rows of a group
+    differ more than rows of different groups; 0 where it cannot be told: groups of one row, one group, no variance.
+    """
+    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    n, n_groups = len(code), len(counts)
+    if n_groups < 2 or n_groups == n:
+        return 0.0
+    mean = np.bincount(code, values) / counts
+    between = (counts * (mean - values.mean()) ** 2).sum() / (n_groups - 1)
+    within = ((values - mean[code]) ** 2).sum() / (n - n_groups)
+    n0 = (n - (counts**2).sum() / n) / (n_groups - 1)
+    total = between + (n0 - 1) * within
+    return float((between - within) / total) if total > 0 else 0.0
+
+
+def effective_rows(group: NDArray, correlation: float) -> float:
+    """Independent rows that carry as much: n / (1 + (m - 1) ICC), m = sum of squared group sizes over n (Kish 1965).
+
+    Never more than n: a negative correlation counts as none.
+    """
+    counts = np.unique(group, return_counts=True)[1]
+    n = float(counts.sum())
+    return n / (1 + ((counts**2).sum() / n - 1) * min(1.0, max(0.0, correlation)))
+
+
+@dataclass(frozen=True)
+class Sufficiency:
+    """What a number of rows allows: verdict enough | marked | refused, the rows that would be enough, one sentence."""
+
+    verdict: str
+    needed: int
+    sentence: str
+
+
+def refusal(n_effective: float, p: int, n_classes: int, estimator: str, entropy: float = 1.0) -> Sufficiency:
+    """Section 7.5 of the protocol, in effective rows; p = d (n_classes - 1) parameters; entropy in bits per row.
+
+    estimator: `unregularised` (needs 36 p / entropy), `ridge` (10 d), `mean_difference` (10 d,
+    shown marked below), `extrapolated` (16 d: S_inf). d is p / (n_classes - 1). AUROC has `auroc_rows`.
+    """
+    if n_classes < 2 or p < 1 or estimator not in _ESTIMATORS:
+        raise BadInput(
+            f"sample sizes are known for {', '.join(_ESTIMATORS)} with at least two classes and one parameter; found "
+            f"'{estimator}', {n_classes} classes, {p} parameters."
+        )
+    d = p / (n_classes - 1)
+    what = _ESTIMATORS[estimator]
+    needed = int(np.ceil({"unregularised": 36 * p / entropy, "extrapolated": 16 * d}.get(estimator, 10 * d)))
+    found = f"{what} has {n_effective:.0f} effective rows for {d:.0f} coordinates"
+    if n_effective >= needed:
+        return Sufficiency("enough", needed, f"{found}; {needed} are enough.")
+    if estimator == "mean_difference":
+        return Sufficiency("marked", needed, f"{found}: below {needed} its bits are biased upwards, its AUROC is not.")
+    if n_effective < 2 * d:
+        return Sufficiency(
+            "refused",
+            needed,
+            f"{found}: below {np.ceil(2 * d):.0f} bits cannot be told from overfitting; give {needed}.",
+        )
+    if estimator == "ridge":
+        return Sufficiency(
+            "refused", needed, f"{found}: below {needed} only mean-difference and AUROC are shown; give {needed}."
+        )
+    instead = "a ridge" if n_effective >= 10 * d else "the mean-difference"
+    return Sufficiency("refused", needed, f"{found} and needs {needed}: give them, or use {instead}.")
+
+
+def auroc_rows(half_width: float, level: float = 0.95) -> int:
+    """Rows per class for an AUROC-leak of +- half_width: 1,025 for .05, 6,403 for .02.
+
+    From the variance of the Mann-Whitney statistic of two equal classes without signal, (2 m + 1) / (12 m^2); the leak
+    with base 1/2 has twice its standard error.
+    """
+    if not half_width > 0:
+        raise BadInput(f"half the width of an interval is above 0; found {half_width}.")
+    c = (2 * float(ndtri((1 + level) / 2)) / half_width) ** 2 / 12  # m^2 >= c (2 m + 1)
+    return int(np.ceil(c + np.sqrt(c * (c + 1))))
+
+
+_ESTIMATORS = {
+    "unregularised": "an unregularised logistic fit",
+    "ridge": "a ridge fit",
+    "mean_difference": "the mean-difference",
+    "extrapolated": "the extrapolation to S_inf",
+}

@@ -2,19 +2,34 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+import scipy.stats
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
 
 from probekit.errors import BadInput, TooFewRows
 from probekit.inference import (
+    Bootstrap,
+    auroc_interval,
+    auroc_leak,
+    auroc_rows,
     best_site,
+    code_length,
+    effective_rows,
+    equivalence,
+    equivalence_of_interval,
     extrapolate,
     extrapolated_ratio,
+    icc,
     max_t,
     nested_rows,
+    online_blocks,
     permutation_plan,
+    refusal,
     simultaneous_band,
+    smallest_detectable,
 )
 from probekit.stats import Clusters, ratio_interval
 
@@ -340,3 +355,334 @@ def test_extrapolation_comes_nearer_to_the_truth_than_any_finite_fit():
     assert abs(mean[0]) < mean[1] / 2
     assert inside == 0  # the raw interval is about the fitted reader, never about the truth
     assert np.mean(wide) < 0.03
+
+
+# -------------------------------------------------------------------------------------------------------- equivalence
+
+
+def test_the_distribution_read_as_an_interval_is_that_of_stats():
+    rng = np.random.default_rng(10)
+    numerator, denominator, weights = rng.exponential(size=50), 1 + rng.random(50), weights_of(50, 2_000)
+    drawn = Bootstrap.of_ratio(numerator, denominator, weights)
+    assert drawn.interval() == pytest.approx(ratio_interval(numerator, denominator, weights), abs=1e-12)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 999), st.floats(0.6, 0.98))
+def test_a_p_value_is_alpha_where_the_limit_of_the_interval_lies(seed, level):
+    """Without the correction for few groups, which 2,000 of them make small."""
+    rng = np.random.default_rng(seed)
+    numerator, denominator = rng.exponential(size=2_000), 1 + rng.random(2_000)
+    drawn = Bootstrap.of_ratio(numerator, denominator, weights_of(2_000, 400))
+    low, high = drawn.interval(level)
+    assert drawn.p_above(high) == pytest.approx((1 - level) / 2, abs=0.01)
+    assert drawn.p_below(low) == pytest.approx((1 - level) / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.15, 0.2])
+def test_equivalence_agrees_with_statsmodels_on_independent_pairs(margin):
+    rng = np.random.default_rng(11)
+    first = rng.normal(size=100)
+    second = first + 0.05 + 0.6 * rng.normal(size=100)
+    ours = equivalence(first - second, np.ones(100), weights_of(100, 20_000), margin)
+    theirs = ttost_paired(first, second, -margin, margin)
+    assert ours.p == pytest.approx(theirs[0], rel=0.15, abs=0.003)
+    assert ours.verdict == ("within" if theirs[0] <= 0.05 else "undecided")
+
+
+def test_a_value_at_the_border_is_called_within_in_at_most_alpha_of_data_sets():
+    """40 clusters of 10 rows, correlation .3 within them: treating rows as independent errs several times as often."""
+    rng = np.random.default_rng(12)
+    group, reps = np.repeat(np.arange(40), 10), 400
+    by_group, by_row = Clusters.of(group, 500, 0), Clusters.of(np.arange(400), 300, 0)
+    within, outside = np.zeros(2), 0
+    for i in range(reps):
+        noise = np.sqrt(0.3) * rng.normal(size=40)[group] + np.sqrt(0.7) * rng.normal(size=400)
+        border = 0.2 if i % 2 else -0.2
+        available = 1 + 0.2 * rng.random(400)
+        missed = border * available + noise * 0.3
+        for j, clusters in enumerate((by_group, by_row)):
+            found = equivalence(clusters.sums(missed), clusters.sums(available), clusters.weights, margin=0.2)
+            within[j] += found.verdict == "within"
+            outside += (found.verdict == "outside") * (j == 0)
+    limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / reps)
+    assert within[0] / reps <= limit and outside / reps <= limit
+    assert within[1] / reps >= 0.12
+
+
+def test_the_smallest_detectable_margin_is_certified_in_four_of_five_data_sets():
+    rng = np.random.default_rng(13)
+    n_groups, reps = 60, 300
+    weights = weights_of(n_groups, 600)
+    both = smallest_detectable(1 / np.sqrt(n_groups), n_groups=n_groups)
+    one = smallest_detectable(1 / np.sqrt(n_groups), two_sided=False)
+    assert one * np.sqrt(n_groups) == pytest.approx(1.645 + 0.842, abs=0.001)
+    certified = np.zeros(2)
+    for _ in range(reps):
+        x = rng.normal(size=n_groups)
+        for i, margin in enumerate((both, one)):
+            certified[i] += equivalence(x, np.ones(n_groups), weights, margin).verdict == "within"
+    assert certified[0] / reps == pytest.approx(0.8, abs=0.06)
+    assert certified[1] / reps < 0.68  # the one-sided formula would promise too much
+
+
+def test_the_three_verdicts_and_the_reference():
+    weights = weights_of(50, 1_000)
+    rng = np.random.default_rng(14)
+    value = 0.5 + 0.2 * rng.normal(size=50)
+    assert equivalence(value, np.ones(50), weights, 0.1).verdict == "outside"
+    assert equivalence(value, np.ones(50), weights, 0.1, reference=0.5).verdict == "within"
+    assert equivalence(value, np.ones(50), weights, 0.03, reference=0.5).verdict == "undecided"
+    assert equivalence(-value, np.ones(50), weights, 0.1).verdict == "outside"
+    with pytest.raises(BadInput, match="a margin is at least 0"):
+        equivalence(value, np.ones(50), weights, -0.1)
+
+
+def test_no_spread_is_certain_and_one_group_is_not():
+    ones = np.ones(30)
+    found = equivalence(0.05 * ones, ones, weights_of(30), 0.1)
+    assert (found.verdict, found.p, found.smallest_detectable) == ("within", 0.0, 0.0)
+    assert equivalence(0.2 * ones, ones, weights_of(30), 0.1).verdict == "outside"
+    alone = equivalence(np.array([0.0]), np.array([1.0]), np.ones((500, 1), dtype=np.float32), 0.1)
+    assert (alone.verdict, alone.p) == ("undecided", 1.0)
+    assert np.isnan(alone.smallest_detectable)
+
+
+@given(st.floats(-0.5, 1.5), st.floats(0.01, 0.4), st.floats(0.01, 0.5))
+def test_an_interval_alone_gives_what_a_normal_value_would(value, half, margin):
+    found = equivalence_of_interval(value, value - half, value + half, margin)
+    error = half / 1.959964
+    p = max(scipy.stats.norm.sf((margin - value) / error), scipy.stats.norm.cdf((-margin - value) / error))
+    assert found.p == pytest.approx(p, abs=1e-6)
+    inside = -margin <= found.low and found.high <= margin
+    away = found.low > margin or found.high < -margin
+    assert found.verdict == ("within" if inside else "outside" if away else "undecided")
+    assert found.smallest_detectable == pytest.approx((1.644854 + 1.281552) * error, abs=1e-5)
+
+
+def test_groups_and_their_interval_lead_to_the_same_verdict():
+    rng = np.random.default_rng(15)
+    numerator, denominator, weights = 0.1 + 0.1 * rng.normal(size=100), np.ones(100), weights_of(100, 4_000)
+    of_groups = equivalence(numerator, denominator, weights, 0.12)
+    low, high = ratio_interval(numerator, denominator, weights)
+    of_interval = equivalence_of_interval(of_groups.value, low, high, 0.12)
+    assert of_interval.p == pytest.approx(of_groups.p, abs=0.02)
+    assert of_interval.smallest_detectable == pytest.approx(of_groups.smallest_detectable, rel=0.05)
+
+
+# -------------------------------------------------------------------------------------------------------------- AUROC
+
+
+def _binary(seed: int, n: int, n_groups: int, decimals: int) -> tuple[np.ndarray, np.ndarray, Clusters]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    label[:2] = 0, 1
+    score = np.round(rng.normal(size=n) + label, decimals)
+    return score, label, Clusters.of(rng.integers(0, n_groups, n), 120, seed)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999), st.integers(8, 60), st.integers(2, 60), st.integers(0, 3))
+def test_every_draw_and_every_jackknife_is_scikit_learn_s_weighted_auroc(seed, n, n_groups, decimals):
+    score, label, clusters = _binary(seed, n, n_groups, decimals)
+    value, low, high = auroc_interval(score, label, clusters)
+    assert value == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+
+    def weighted(weights: np.ndarray) -> float:
+        row = weights[clusters.code]
+        both = min(row[label == 1].sum(), row[label == 0].sum()) > 0
+        return roc_auc_score(label, score, sample_weight=row) if both else np.nan
+
+    replicates = np.array([weighted(row) for row in clusters.weights])
+    left_out = np.array([weighted(1 - row) for row in np.eye(len(clusters.names))])
+    expected = Bootstrap.of(value, replicates, left_out)
+    assert (low, high) == pytest.approx(expected.interval(), abs=1e-9)
+
+
+def test_the_area_s_interval_agrees_with_scipy_on_independent_rows_and_is_wider_in_clusters():
+    rng = np.random.default_rng(16)
+    group, label = np.repeat(np.arange(40), 10), np.tile([0, 1], 200)
+    score = 0.7 * label + rng.normal(size=40)[group] * (2 * label - 1) * 0.6 + rng.normal(size=400)
+    rows = Clusters.of(np.arange(400), 3_000, 0)
+    _, low, high = auroc_interval(score, label, rows)
+    theirs = scipy.stats.bootstrap(
+        (score, label), lambda s, y: roc_auc_score(y, s), paired=True, vectorized=False, n_resamples=1_500,
+        method="BCa", rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.08 * (high - low))
+    _, low_of, high_of = auroc_interval(score, label, Clusters.of(group, 3_000, 0))
+    assert high_of - low_of > 1.3 * (high - low)
+
+
+def test_an_area_without_both_classes_or_with_nan_is_refused():
+    clusters = Clusters.of(np.arange(4), 100, 0)
+    with pytest.raises(BadInput, match="found 4 ones in 4 rows"):
+        auroc_interval(np.arange(4.0), np.ones(4), clusters)
+    with pytest.raises(BadInput, match="finite scores"):
+        auroc_interval(np.array([0, 1, np.nan, 2]), np.array([0, 1, 0, 1]), clusters)
+
+
+def test_a_leak_of_the_area_is_relative_to_its_base():
+    assert (auroc_leak(1.0), auroc_leak(0.5), auroc_leak(0.5625)) == (0.0, 1.0, 0.875)
+    assert auroc_leak(0.9, base=0.8) == pytest.approx(0.5)
+    with pytest.raises(BadInput, match="below 1"):
+        auroc_leak(0.9, base=1.0)
+
+
+# -------------------------------------------------------------------------------------------------------- online code
+
+
+def test_blocks_of_single_rows_end_at_the_published_shares():
+    blocks = online_blocks(np.arange(10_000), 0)
+    assert np.cumsum([len(rows) for rows in blocks]).tolist() == [
+        10,
+        20,
+        40,
+        80,
+        160,
+        320,
+        625,
+        1250,
+        2500,
+        5000,
+        10000,
+    ]
+    assert not np.array_equal(blocks[-1], online_blocks(np.arange(10_000), 1)[-1])
+    assert [len(rows) for rows in online_blocks(np.arange(1_000), 0)] == [1, 1, 2, 4, 8, 16, 31, 62, 125, 250, 500]
+
+
+@given(groups, seeds)
+def test_blocks_hold_whole_groups_and_all_rows_once(group, seed):
+    blocks = online_blocks(group, seed)
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(group)))
+    assert all(len(rows) for rows in blocks)
+    names = [set(group[rows].tolist()) for rows in blocks]
+    assert sum(map(len, names)) == len(set.union(*names))
+
+
+def test_code_length_of_a_known_code():
+    n_rows = np.array([10, 10, 20])
+    found = code_length(np.array([5.0, 5.0]), n_rows, 4)
+    assert (found.bits, found.per_row, found.compression) == (30.0, 0.75, 80 / 30)
+    assert code_length(np.array([20.0, 40.0]), n_rows, 4).compression == 1.0
+    assert code_length(np.array([5.0, 5.0]), n_rows, 4, first_bits=2.0).bits == 12.0
+    with pytest.raises(BadInput, match="3 blocks have 2 code lengths"):
+        code_length(np.ones(3), n_rows, 4)
+
+
+def test_online_code_of_a_learned_coin_approaches_its_entropy():
+    """Laplace's rule sent block by block costs the entropy and about half a logarithm of n: what learning costs."""
+    rng = np.random.default_rng(17)
+    y = (rng.random(20_000) < 0.1).astype(int)
+    blocks = online_blocks(np.arange(20_000), 0)
+    bits, seen = [], y[blocks[0]]
+    for rows in blocks[1:]:
+        p = (seen.sum() + 1) / (len(seen) + 2)
+        bits.append(-(np.log2(p) * y[rows].sum() + np.log2(1 - p) * (1 - y[rows]).sum()))
+        seen = np.r_[seen, y[rows]]
+    found = code_length(np.array(bits), np.array([len(rows) for rows in blocks]), 2)
+    share = y.mean()
+    entropy = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+    assert 1 < found.bits - 20_000 * entropy < 60
+    assert found.compression == pytest.approx(1 / entropy, rel=0.01)
+
+
+# -------------------------------------------------------------------------------------------------------- sample size
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.1, 0.5, 0.9])
+def test_the_correlation_within_groups_is_recovered(truth):
+    rng = np.random.default_rng(18)
+    group = np.repeat(np.arange(400), rng.integers(2, 15, 400))
+    values = np.sqrt(truth) * rng.normal(size=400)[group] + np.sqrt(1 - truth) * rng.normal(size=len(group))
+    assert icc(values, group) == pytest.approx(truth, abs=0.05)
+    assert icc(3 - 7 * values, group) == pytest.approx(icc(values, group), abs=1e-9)
+
+
+def test_the_correlation_within_equal_groups_is_that_of_the_analysis_of_variance():
+    rng = np.random.default_rng(19)
+    table = rng.normal(size=(6, 1)) + rng.normal(size=(6, 4))
+    f = scipy.stats.f_oneway(*table).statistic
+    assert icc(table.ravel(), np.repeat(np.arange(6), 4)) == pytest.approx((f - 1) / (f + 3))
+
+
+def test_effective_rows_run_from_groups_to_rows():
+    group = np.repeat(np.arange(40), 25)
+    assert effective_rows(group, 0.0) == effective_rows(group, -0.04) == 1000
+    assert effective_rows(group, 1.0) == 40
+    assert effective_rows(group, 0.1) == pytest.approx(1000 / 3.4)
+    assert effective_rows(np.arange(7), 0.9) == 7
+    assert icc(np.arange(7.0), np.arange(7)) == icc(np.ones(8), np.repeat([0, 1], 4)) == 0.0
+
+
+@pytest.mark.parametrize(("correlation", "by_row"), [(0.1, 0.72), (0.5, 0.39)])
+def test_coverage_of_clusters_and_of_rows(correlation, by_row):
+    """The figures of measurement.md 7.4, and that effective rows explain them."""
+    rng = np.random.default_rng(20)
+    group, reps = np.repeat(np.arange(40), 25), 500
+    clusters, rows = Clusters.of(group, 400, 0), Clusters.of(np.arange(1000), 400, 0)
+    hits = np.zeros(2)
+    for _ in range(reps):
+        noise = np.sqrt(correlation) * rng.normal(size=40)[group] + np.sqrt(1 - correlation) * rng.normal(size=1000)
+        for i, unit in enumerate((clusters, rows)):
+            low, high = ratio_interval(unit.sums(2 + noise), unit.sums(np.ones(1000)), unit.weights)
+            hits[i] += low <= 2 <= high
+    assert hits[0] / reps >= 0.91
+    assert hits[1] / reps == pytest.approx(by_row, abs=0.06)
+    shrunk = np.sqrt(effective_rows(group, correlation) / 1000)
+    assert by_row == pytest.approx(2 * scipy.stats.norm.cdf(1.96 * shrunk) - 1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("n", "estimator", "verdict", "needed"),
+    [
+        (2304, "unregularised", "enough", 2304), (2303, "unregularised", "refused", 2304),
+        (640, "ridge", "enough", 640), (639, "ridge", "refused", 640), (127, "ridge", "refused", 640),
+        (1024, "extrapolated", "enough", 1024), (1023, "extrapolated", "refused", 1024),
+        (640, "mean_difference", "enough", 640), (20, "mean_difference", "marked", 640),
+    ],
+)  # fmt: skip
+def test_sample_sizes_of_the_protocol(n, estimator, verdict, needed):
+    found = refusal(n, 64, 2, estimator)
+    assert (found.verdict, found.needed) == (verdict, needed)
+    assert str(needed) in found.sentence and found.sentence.endswith(".")
+
+
+def test_sample_sizes_count_classes_and_entropy():
+    assert refusal(640, 64 * 3, 4, "ridge").verdict == "enough"
+    assert refusal(1e5, 64 * 3, 4, "unregularised", entropy=0.5).needed == 36 * 192 * 2
+    assert "below 128 bits cannot be told from overfitting" in refusal(127, 64, 2, "ridge").sentence
+    assert "or use a ridge" in refusal(1_000, 64, 2, "unregularised").sentence
+    with pytest.raises(BadInput, match="found 'forest'"):
+        refusal(10, 4, 2, "forest")
+
+
+def test_rows_for_an_area_are_the_protocol_s_and_hold_in_a_simulation():
+    assert (auroc_rows(0.05), auroc_rows(0.02)) == (1025, 6403)
+    rng = np.random.default_rng(21)
+    label = np.repeat([0, 1], 1025)
+    ranks = np.argsort(rng.random((600, 2050)), axis=1)
+    u = (ranks * label).sum(1) - 1025 * 1024 / 2
+    leaks = 2 * (1 - u / 1025**2)
+    assert 1.96 * leaks.std() == pytest.approx(0.05, abs=0.004)
+    assert auroc_leak(roc_auc_score(label, ranks[0])) == pytest.approx(leaks[0])
+    with pytest.raises(BadInput, match="above 0"):
+        auroc_rows(0)
+
+
+def test_the_bias_behind_the_sample_sizes():
+    """An unregularised logistic fit inflates the loss by about .72 bits per parameter and row (measurement.md 1)."""
+    from sklearn.linear_model import LogisticRegression
+
+    d, n, n_test = 8, 800, 4_000
+    extra = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n + n_test, d))
+        logit = x @ np.full(d, 0.3)
+        p = 1 / (1 + np.exp(-logit))
+        y = (rng.random(len(p)) < p).astype(int)
+        fitted = LogisticRegression(C=np.inf, fit_intercept=False).fit(x[:n], y[:n])
+        q, p = fitted.predict_proba(x[n:])[:, 1], p[n:]
+        extra.append(np.mean(p * np.log2(p / q) + (1 - p) * np.log2((1 - p) / (1 - q))))
+    assert np.mean(extra) == pytest.approx(0.72 * d / n, rel=0.25)
