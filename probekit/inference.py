@@ -365,8 +365,10 @@ class Equivalence:
     """Is a value within a declared margin of a reference?
 
     verdict: within | outside | undecided. low, high: the interval at 1 - 2 alpha that decides it. p: of the two
-    one-sided tests (the larger). smallest_detectable: the smallest margin that would be certified in 80 % of data sets
-    of this size if the truth were the reference.
+    one-sided tests (the larger), small when within; p_outside: small when beyond one of the borders. p_at_most and
+    p_at_least: of "the truth is at most (at least) reference + margin", for one-sided questions.
+    smallest_detectable: the smallest margin that would be certified in 80 % of data sets of this size if the truth were
+    the reference.
     """
 
     verdict: str
@@ -375,6 +377,9 @@ class Equivalence:
     high: float
     margin: float
     p: float
+    p_outside: float
+    p_at_most: float
+    p_at_least: float
     smallest_detectable: float
 
 
@@ -394,12 +399,12 @@ def equivalence(
     _check_margin(margin, alpha)
     drawn = Bootstrap.of_ratio(numerator, denominator, weights)
     upper, lower = reference + margin, reference - margin
-    p = max(drawn.p_above(upper), drawn.p_below(lower))
-    beyond = min(drawn.p_below(upper), drawn.p_above(lower))
+    at_most, at_least = drawn.p_below(upper), drawn.p_above(upper)
+    p, beyond = max(at_least, drawn.p_below(lower)), min(at_most, drawn.p_above(lower))
     low, high = drawn.interval(1 - 2 * alpha)
     return Equivalence(
-        _verdict(p, beyond, alpha), drawn.value, low, high, margin, p,
-        smallest_detectable(drawn.error, alpha, n_groups=drawn.n_groups),
+        _verdict(p, beyond, alpha), drawn.value, low, high, margin, p, beyond,
+        at_most, at_least, smallest_detectable(drawn.error, alpha, n_groups=drawn.n_groups),
     )  # fmt: skip
 
 
@@ -424,13 +429,13 @@ def equivalence_of_interval(
         error = below if gap < 0 else above
         return float(ndtr(gap / error)) if error > 0 else float(gap >= 0)
 
-    p = max(1 - p_below(upper), p_below(lower))
-    beyond = min(p_below(upper), 1 - p_below(lower))
+    at_most, at_least = p_below(upper), 1 - p_below(upper)
+    p, beyond = max(at_least, p_below(lower)), min(at_most, 1 - p_below(lower))
     narrow = float(ndtri(1 - alpha))
     error = (below + above) / 2
     return Equivalence(
-        _verdict(p, beyond, alpha), value, value - narrow * below, value + narrow * above, margin, p,
-        smallest_detectable(error, alpha),
+        _verdict(p, beyond, alpha), value, value - narrow * below, value + narrow * above, margin, p, beyond,
+        at_most, at_least, smallest_detectable(error, alpha),
     )  # fmt: skip
 
 

@@ -454,6 +454,8 @@ def test_an_interval_alone_gives_what_a_normal_value_would(value, half, margin):
     error = half / 1.959964
     p = max(scipy.stats.norm.sf((margin - value) / error), scipy.stats.norm.cdf((-margin - value) / error))
     assert found.p == pytest.approx(p, abs=1e-6)
+    assert found.p_at_least == pytest.approx(scipy.stats.norm.sf((margin - value) / error), abs=1e-6)
+    assert found.p_at_most == pytest.approx(1 - found.p_at_least)
     inside = -margin <= found.low and found.high <= margin
     away = found.low > margin or found.high < -margin
     assert found.verdict == ("within" if inside else "outside" if away else "undecided")
