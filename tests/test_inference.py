@@ -60,15 +60,24 @@ def test_a_band_covers_all_sites_at_once_where_intervals_for_each_do_not():
     assert hits[1] / reps <= 0.75
 
 
-def test_the_shift_for_skewness_balances_the_sides_of_a_band():
+def test_the_limits_of_a_band_follow_the_skewness():
+    """The exact interval of the mean of 40 exponential values has 4.1 SE above it and 2.2 below at this level."""
     rng = np.random.default_rng(1)
-    weights, reps = weights_of(60, 600), 200
-    above = below = 0
+    numerator = rng.exponential(size=(12, 40))
+    weights = weights_of(40, 2_000)
+    for sign, longer in ((1, 0), (-1, 1)):
+        low, high = simultaneous_band(sign * numerator, np.ones((12, 40)), weights)
+        value = sign * numerator.mean(1)
+        arms = np.median([high - value, value - low], axis=1)
+        assert arms[longer] / arms[1 - longer] == pytest.approx(4.1 / 2.2, rel=0.25)
+    symmetric = np.concatenate([numerator, 2 - numerator], axis=1)
+    low, high = simultaneous_band(symmetric, np.ones((12, 80)), weights_of(80, 2_000))
+    assert np.allclose(high - symmetric.mean(1), symmetric.mean(1) - low)
+    reps, missed = 200, np.zeros(2)
     for _ in range(reps):
-        low, high = simultaneous_band(rng.exponential(size=(6, 60)), np.ones((6, 60)), weights)
-        above, below = above + (low > 1).any(), below + (high < 1).any()
-    assert (above + below) / reps <= 0.13  # a symmetric band misses .15, and all on one side
-    assert above >= 1
+        low, high = simultaneous_band(rng.exponential(size=(6, 60)), np.ones((6, 60)), weights_of(60, 400))
+        missed += (low > 1).any(), (high < 1).any()
+    assert missed.sum() / reps <= 0.1  # without the shift .15, all of it below the truth
 
 
 def test_one_site_has_nearly_its_own_interval_and_equal_sites_share_it():
@@ -293,6 +302,15 @@ def test_the_fit_is_weighted_least_squares():
         extrapolate(np.array([64, 64]), np.array([1.0, 1.0]), 4)
 
 
+def test_an_extrapolated_ratio_is_relative_to_floor_and_ceiling():
+    rng = np.random.default_rng(22)
+    floor, ceiling = 1 + rng.random(30), 0.3 * rng.random(30)
+    n_fit = np.array([64, 128, 256])
+    bits = ceiling + 0.25 * (floor - ceiling) + 1.5 * (16 / n_fit)[:, None]
+    found = extrapolated_ratio(bits, n_fit, floor, ceiling, 16, weights_of(30))
+    assert found == pytest.approx((0.25, 0.25, 0.25))
+
+
 @given(st.lists(st.integers(0, 60), min_size=36, max_size=80).map(np.array), seeds)
 def test_nested_subsets_hold_whole_groups(group, seed):
     try:
@@ -408,6 +426,17 @@ def test_a_value_at_the_border_is_called_within_in_at_most_alpha_of_data_sets():
     limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / reps)
     assert within[0] / reps <= limit and outside / reps <= limit
     assert within[1] / reps >= 0.12
+
+
+def test_the_size_holds_with_eight_groups():
+    """Read as a normal deviate instead of Student's t, .08 of data sets would be called within."""
+    rng = np.random.default_rng(3)
+    weights, reps = weights_of(8, 2_000), 1_500
+    within = sum(
+        equivalence(0.1 + 0.02 * rng.normal(size=8), np.ones(8), weights, margin=0.1).verdict == "within"
+        for _ in range(reps)
+    )
+    assert within / reps <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / reps)
 
 
 def test_the_smallest_detectable_margin_is_certified_in_four_of_five_data_sets():
