@@ -1,7 +1,8 @@
 """Ground truth: plants whose answer is known, what is true of each, and whom it fools (measurement.md section 6).
 
-Tier 1 draws activations and behaviour (`readable`); tier 2 is transformers with hand-set weights (`circuits`); `noise`
-knows nothing at all. Truths are relative to the floor `prior`, since the input is the plant itself.
+Tier 1 draws activations and behaviour (`readable`); tier 2 is transformers with hand-set weights (`circuits`);
+`waiting` are plants that nothing here can measure yet; `noise` knows nothing at all. Truths are relative to the floor
+`prior`, since the input is the plant itself.
 """
 
 from dataclasses import replace
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Parameters, Planted, Truth
+from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
 from probekit.testbeds.ground_truth.noise import noise_sites
 from probekit.testbeds.ground_truth.readable import READABLE
+from probekit.testbeds.ground_truth.waiting import WAITING
 
 __all__ = [
     "CASES",
     "SEEN",
     "UNSEEN",
     "Case",
+    "Network",
     "Parameters",
     "Planted",
     "Truth",
@@ -29,7 +33,12 @@ __all__ = [
     "settle",
 ]
 
-CASES = {case.name: case for case in READABLE}
+CASES = {
+    case.name: replace(case, network=NETWORKS[case.name][0], truths=case.truths + NETWORKS[case.name][1])
+    if case.name in NETWORKS
+    else case
+    for case in (*READABLE, *PLANTED, *WAITING)
+}
 
 
 def find_case(name: str) -> Case:
@@ -79,7 +88,7 @@ def settle(
         raise BadInput(f"{case.name} plants {n_bits} bits: d must be at least that, found {d}.")
     gain, noise = case.gain or gain, noise if case.noise is None else case.noise
     gains = gain * generator.uniform(2 / 3, 4 / 3, n_bits) if varied and case.gain is None else np.full(n_bits, gain)
-    n_nuisance = int(generator.choice([0, d // 2, d])) if varied else 0
+    n_nuisance = int(generator.choice([0, d // 2, d])) if varied and case.nuisance else 0
     eta = float(generator.choice([0.0, 0.05, 0.1])) if varied and case.noisy_labels else 0.0
     noise = min(noise, SOFT_NOISE) if eta else noise
     return Parameters(

@@ -111,9 +111,10 @@ class Case:
 
     naive: a usual method, computed from what was drawn -> (its name, its value on the truth's scale); it is off from
     `missed` by .2 or more. plant: parameters, generator, rows per domain, number of domains -> data. network: seed ->
-    planted transformer. choices: values that each setting can take, the plain one first. noisy_labels: whether label
-    noise may be drawn. frame: planted directions rotated, along axes, or spread evenly over all coordinates. noise,
-    gain: the case's own, where its truths need them. domains: the fewest that it makes sense with.
+    planted transformer. choices: values that each setting can take, the plain one first. noisy_labels, nuisance:
+    whether label noise and further dimensions may be drawn. frame: planted directions rotated, along axes, or spread
+    evenly over all coordinates. noise, gain: the case's own, where its truths need them. domains: the fewest that it
+    makes sense with.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Case:
     n_bits: int = 1
     choices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     noisy_labels: bool = False
+    nuisance: bool = True
     frame: Frame = "rotated"
     noise: float | None = None
     gain: float | None = None
