@@ -503,6 +503,8 @@ def test_the_coarse_rule_loses_where_seen_and_wins_elsewhere(seed):
         fine = -(law[at] * log_law(fitted, x[at])).sum(1).mean()
         rule = coarse_law(planted.signs[at], p)
         coarse = -(law[at] * np.log2(rule)).sum(1).mean()
+        stated = CASES["coarse"].hypothesis(p).rule({"s1": planted.features["s1"][at]})
+        assert np.allclose(stated, rule, atol=1e-6)
         value = truth("coarse", "hypothesis:coarse", None, "raw", "crossing", p, test_domain=domain)
         assert value == pytest.approx(coarse - fine, abs=0.01) and sign * value > 0.1
         assert planted.law[at].mean(0) == pytest.approx([0.5, 0.5], abs=0.01)

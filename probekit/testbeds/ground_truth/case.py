@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.levels import Hypothesis
 from probekit.records import ARMS, LEVEL_PREFIXES, LEVELS, METRICS
 
 SEEN, UNSEEN = "seen", "unseen"
@@ -111,10 +112,10 @@ class Case:
 
     naive: a usual method, computed from what was drawn -> (its name, its value on the truth's scale); it is off from
     `missed` by .2 or more. plant: parameters, generator, rows per domain, number of domains -> data. network: seed ->
-    planted transformer. choices: values that each setting can take, the plain one first. noisy_labels, nuisance:
-    whether label noise and further dimensions may be drawn. frame: planted directions rotated, along axes, or spread
-    evenly over all coordinates. noise, gain: the case's own, where its truths need them. domains: the fewest that it
-    makes sense with.
+    planted transformer. hypothesis: the one that a truth at a level `hypothesis:` is about. choices: values that each
+    setting can take, the plain one first. noisy_labels, nuisance: whether label noise and further dimensions may be
+    drawn. frame: planted directions rotated, along axes, or spread evenly over all coordinates. noise, gain: the case's
+    own, where its truths need them. domains: the fewest that it makes sense with.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Case:
     missed: Truth
     plant: Callable[[Parameters, np.random.Generator, int, int], Planted] | None = None
     network: Callable[[int], Any] | None = None
+    hypothesis: Callable[[Parameters], Hypothesis] | None = None
     n_bits: int = 1
     choices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     noisy_labels: bool = False

@@ -4,12 +4,13 @@ h = sum_i gain_i s_i e_i + noise, with independent fair signs s_i and orthonorma
 is special. What a family leaves unexplained is a function of the law on the corners of the sign cube alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
+from probekit.levels import Hypothesis
 from probekit.testbeds.ground_truth import naive
 from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Kind, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.exact import (
@@ -196,6 +197,15 @@ def coarse_law(s: Array, p: Parameters) -> Array:
     a, b = p.setting["a"], p.setting["b"]
     up = (expit(a + b) + expit(a - b)) / 2
     return binary_law(np.where(s[:, 0] > 0, up, 1 - up))
+
+
+def coarse_hypothesis(p: Parameters) -> Hypothesis:
+    """The coarse rule as a stated hypothesis over the feature `s1`."""
+
+    def rule(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        return coarse_law(np.where(features["s1"] > 0, 1.0, -1.0), p).astype(np.float32)
+
+    return Hypothesis.of("coarse", ("s1",), rule)
 
 
 # Truths --------------------------------------------------------------------------------------------------------------
@@ -541,7 +551,8 @@ READABLE = (
         (
             READ_P9,
             Truth("read", "direction", _frame_linear, "interior", 1, source="logistic"),
-            Truth("read", "nonlinear", _value(0.0), "zero"),
+            # All 64 sums differ, so that the best reader of all has nothing left; a small MLP is not that reader.
+            Truth("read", "bayes", _value(0.0), "zero"),
             Truth("compose", "directions", _value(float(abs(FRAME[0] @ FRAME[1]))), "interior", arm="cross_talk"),
         ),
         naive.superposition,
@@ -625,6 +636,7 @@ READABLE = (
         CROSSED,
         plant=coarse_plant,
         n_bits=2,
+        hypothesis=coarse_hypothesis,
         choices={"a": (1.5, 1.2), "b": (1.5, 2.0)},
         noise=SOFT_NOISE,
         domains=2,
