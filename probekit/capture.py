@@ -109,6 +109,7 @@ def capture(
         model=model.name,
         revision=model.revision,
         fingerprint=key,
+        types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
     )
     laws = {rule.spec.name: run.settled(rule).law for rule in rules}
     return Activations(sites, observations, run.audit(names), laws)
