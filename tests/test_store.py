@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from probekit.errors import BadInput, StoreError
-from probekit.store import Shape, Store, row_ranges
+from probekit.shards import Shape, signed
+from probekit.store import Store, row_ranges
 
 KEY = "0123456789abcdef"
 
@@ -201,16 +202,15 @@ def test_tampered_shards(tmp_path, damage):
 
 
 def test_a_manifest_signed_again_over_less_rows_is_refused(tmp_path):
-    from probekit.store import _signed
-
     store, _ = full(tmp_path)
     path = next(tmp_path.rglob("MANIFEST.json"))
     body = json.loads(path.read_bytes())
     del body["digest"]
-    for change in ({"shards": body["shards"][1:]}, {"key": "f" * 16}, {"shapes": {"a": [3, "F32"]}}, {"shards": 3},
-                   {"shards": [{}]}, {"shapes": []}):  # fmt: skip
+    less = {"ranges": body["ranges"][1:], "facts": body["facts"][1:]}
+    for change in (less, {"key": "f" * 16}, {"shapes": {"a": [3, "F32"]}}, {"ranges": 3}, {"ranges": [{}]},
+                   {"shapes": []}, {"facts": body["facts"][::-1]}, {"version": 1}, {"facts": [1, 2, 3]}):  # fmt: skip
         path.unlink()
-        path.write_bytes(_signed(body | change))
+        path.write_bytes(signed(body | change))
         with pytest.raises(StoreError):
             store.read(KEY, "a")
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(StoreError, match="no store of this version"):
         Store(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="cannot be written to"):
         Store(tmp_path / "file")
 
 
@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    for call in ("posix_fallocate", "write", "fsync"):
+    for call in ("posix_fallocate", "pwrite", "fsync", "link"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full_disk)
             with pytest.raises(StoreError, match="No space left"):
