@@ -304,6 +304,10 @@ def fact(table: NDArray[np.uint64], largest: float) -> str:
     return f"{xxh3_128_hexdigest(table.tobytes())} {largest!r}"
 
 
+def _is_fact(value: Any) -> bool:
+    return isinstance(value, str) and _FACT.fullmatch(value) is not None
+
+
 def block_digests(data: Bytes, block_bytes: int) -> list[int]:
     view = memoryview(data)
     return [xxh3_64_intdigest(view[at : at + block_bytes]) for at in range(0, len(view), block_bytes)]
@@ -424,9 +428,8 @@ class Shard:
             if facts is None:
                 found = _parse(header[8:], path)
                 found = found.get("__metadata__") if isinstance(found, dict) else None
-                facts = {name: found.get(name) for name in layout.shapes} if isinstance(found, dict) else {}
-            good = all(isinstance(f, str) and _FACT.fullmatch(f) for f in facts.values())
-            if set(facts) != set(layout.shapes) or not good or layout.header(facts) != header:
+                facts = {n: f for n, f in found.items() if _is_fact(f)} if isinstance(found, dict) else {}
+            if set(facts) != set(layout.shapes) or layout.header(facts) != header:
                 raise StoreError(f"{path} is not the file that its group names: `probekit cache verify`.")
             yield cls(path, layout, facts, handle)
 
@@ -544,7 +547,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     facts = body["facts"]
     if {name: body[name] for name in FORMAT} != FORMAT or not isinstance(facts, list):
         raise StoreError(f"{path} is of another version of the store: make the entry again.")
-    if len(facts) != len(body["ranges"]) or not all(isinstance(f, dict) for f in facts):
+    expected = {ROWS, *body["shapes"]}
+    good = all(isinstance(f, dict) and set(f) == expected and all(map(_is_fact, f.values())) for f in facts)
+    if len(facts) != len(body["ranges"]) or not good:
         raise StoreError(f"{path} does not say what each of its shards holds: make the entry again.")
     return body
 
