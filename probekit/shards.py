@@ -84,7 +84,7 @@ class Temporary:
             self.drop()
             raise
 
-    def write(self, data: Bytes | bytes, at: int) -> None:
+    def write(self, data: memoryview | bytes, at: int) -> None:
         view = memoryview(data)
         with self._reporting():
             while view:
@@ -134,23 +134,34 @@ def publish(root: Path, final: Path, payload: bytes) -> bool:
 
 def make_folders(root: Path, folder: Path) -> None:
     """Make `folder` below `root`; every folder on the way is synced, also one that another process has just made."""
-    try:
-        at = root
-        for part in folder.relative_to(root).parts:
+    made = [folder, *folder.parents]
+    made = made[: made.index(root)][::-1]
+    with changing(root):
+        for part in made:
             with suppress(FileExistsError):
-                os.mkdir(at / part)
-            sync_folder(at)
-            at = at / part
-    except OSError as error:
-        raise StoreError(f"the store {root} cannot be written to ({error.strerror}): give another folder.") from None
+                os.mkdir(part)
+    for part in made:  # after all are made: the first sync then does the work of the others
+        sync_folder(part.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with changing(folder):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """What the system refuses becomes a StoreError about `path`."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written to ({error.strerror}): give another folder, or mend this."
+        ) from None
 
 
 def free_bytes(folder: Path) -> int:
@@ -219,7 +230,7 @@ def _read(handle: int, n: int, at: int, path: Path) -> bytes:
 
 
 def _read_into(handle: int, out: Bytes, at: int, path: Path) -> None:
-    view = memoryview(out)
+    view = out.data
     try:
         while view:
             n = os.preadv(handle, [view], at)
@@ -309,7 +320,7 @@ def _is_fact(value: Any) -> bool:
 
 
 def block_digests(data: Bytes, block_bytes: int) -> list[int]:
-    view = memoryview(data)
+    view = data.data
     return [xxh3_64_intdigest(view[at : at + block_bytes]) for at in range(0, len(view), block_bytes)]
 
 
@@ -365,7 +376,7 @@ class ShardWriter:
             for a, b in zip(cuts, [*cuts[1:], first + n], strict=True):
                 if a < b:
                     self._digest(name, a, b, data[(a - first) * shape.row_bytes : (b - first) * shape.row_bytes])
-            self._file.write(data, begin + first * shape.row_bytes)
+            self._file.write(data.data, begin + first * shape.row_bytes)
         self._seen[first : first + n] = True
 
     def _digest(self, name: str, a: int, b: int, data: Bytes) -> None:
@@ -398,7 +409,7 @@ class ShardWriter:
                 data = _read(self._file.handle, min(block, to - at), at, self._file.final)
                 self._table[begin + i] = xxh3_64_intdigest(data)
             facts[name] = fact(self._table[begin:end], self._largest[name])
-        self._file.write(self._table.view(np.uint8), layout.base + layout.offsets[DIGESTS][0])
+        self._file.write(self._table.tobytes(), layout.base + layout.offsets[DIGESTS][0])
         self._file.write(layout.header(facts), 0)
         return facts if self._file.publish() else {}
 
@@ -475,7 +486,7 @@ class Shard:
             for j, i in enumerate(part.tolist()):
                 data = buffer[j * size : j * size + min(size, end - begin - i * size)]
                 _read_into(self.handle, data, begin + i * size, self.path)
-                if xxh3_64_intdigest(data) != table[i]:
+                if xxh3_64_intdigest(data.data) != table[i]:
                     raise self._changed(name)
             places = np.flatnonzero((block_of >= first) & (block_of < first + len(part)))
             inside = (block_of[places] - first) * step + rows[places] % step
@@ -563,7 +574,7 @@ def layouts(folder: Path, body: Mapping[str, Any]) -> list[Layout]:
 
 def _check_body(body: Mapping[str, Any], path: Path, fields: set[str]) -> None:
     """Strict shape of a JSON file, so that a wrong one is a StoreError and never a KeyError."""
-    shapes = body.get("shapes")
+    shapes: Any = body.get("shapes")
     good = set(body) == fields and body["key"] == path.parent.parent.name and isinstance(shapes, dict)
     good = good and all(
         NAME.fullmatch(n) and isinstance(s, list) and len(s) == 2 and type(s[0]) is int and 0 < s[0] < 2**31

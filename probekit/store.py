@@ -35,6 +35,7 @@ from probekit.shards import (
     Shape,
     Shard,
     ShardWriter,
+    changing,
     free_bytes,
     group_name,
     layouts,
@@ -142,6 +143,11 @@ class Store:
                     out.reshape(-1, shape.row_bytes)[places] = part
         return _tensor(out, shape)
 
+    def check(self, key: str) -> None:
+        """Open every shard of every complete group: sizes and headers. Raises StoreError for one that is not right."""
+        for folder in set(self.names(key).values()):
+            _check(folder)
+
     def rows(self, key: str, name: str) -> Tensor:
         """The row ids beside `name`: [n_rows, 3] example, position, token."""
         return self._read(self._complete(key, name), ROWS)
@@ -161,10 +167,7 @@ class Store:
         return folder
 
     def _read(self, folder: Path, name: str) -> Tensor:
-        shards = _shards(folder)
-        for layout, facts in shards:  # sizes and headers first: what is asked for memory then exists on disk
-            with Shard.open(folder / "shards", layout, facts):
-                pass
+        shards = _check(folder)  # sizes and headers first: what is asked for memory then exists on disk
         shape = Shape(3, "I64") if name == ROWS else Shape(*read_manifest(folder)["shapes"][name])
         out = _empty(shards[-1][0].stop if len(shards) > 1 else 0, shape)
         for layout, facts in shards:
@@ -286,7 +289,8 @@ class Group:
     def _quarantine(self, path: Path) -> None:
         target = self.store.root / "quarantine"
         make_folders(self.store.root, target)
-        os.rename(path, target / f"{path.name}-{secrets.token_hex(4)}")
+        with changing(path):
+            os.rename(path, target / f"{path.name}-{secrets.token_hex(4)}")
         sync_folder(target)
         sync_folder(path.parent)
 
@@ -333,6 +337,14 @@ def _empty(n: int, shape: Shape) -> NDArray[np.uint8]:
 
 def _tensor(data: NDArray[np.uint8], shape: Shape) -> Tensor:
     return torch.from_numpy(data).view(DTYPES[shape.dtype]).view(-1, shape.width)
+
+
+def _check(folder: Path) -> list[tuple[Layout, dict[str, str]]]:
+    shards = _shards(folder)
+    for layout, facts in shards:
+        with Shard.open(folder / "shards", layout, facts):
+            pass
+    return shards
 
 
 def _bytes(array: Tensor) -> NDArray[np.uint8]:

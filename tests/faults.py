@@ -33,6 +33,9 @@ def arrays_of(seed: int = 0, scale: int = 1) -> dict[str, Tensor]:
     return made | {"b.c": made["b.c"].bfloat16()}
 
 
+ARRAYS = arrays_of()
+
+
 def shapes_of(arrays: dict[str, Tensor]) -> dict[str, Shape]:
     return {n: Shape(a.shape[1], "BF16" if a.dtype == torch.bfloat16 else "F32") for n, a in arrays.items()}
 

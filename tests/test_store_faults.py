@@ -1,7 +1,7 @@
 """Faults on the store: an accepted read is bit-exact, anything else is a StoreError, resuming reaches the exact state.
 
-F1 to F15 as in docs/reliability.md. Half a minute of it runs by default, the rest with
-`pytest -m slow tests/test_store_faults.py --junitxml=counts.xml`, which also writes down how many faults there were.
+F1 to F15 as in docs/reliability.md. A part of it runs by default, all with `pytest -m slow tests/test_store_faults.py`;
+with `--junitxml=counts.xml -o junit_family=xunit1` it writes down how many faults there were.
 """
 
 import functools
@@ -23,14 +23,26 @@ import pytest
 import torch
 
 import faults
-from faults import KEY, ROWS, N, arrays_of, capture, clean, ended, forked, get_tree, put_tree, read_all, recovers
+from faults import (
+    ARRAYS,
+    KEY,
+    ROWS,
+    N,
+    arrays_of,
+    capture,
+    clean,
+    ended,
+    forked,
+    get_tree,
+    put_tree,
+    read_all,
+    recovers,
+)
 from probekit import cache, shards, store
 from probekit.errors import StoreError
 from probekit.records import canonical, digest
 from probekit.shards import Layout, signed
 from probekit.store import Store, row_ranges
-
-ARRAYS = arrays_of()
 
 
 def amounts(few, many):
