@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from probekit.shards import (
     KEY,
     NAME,
     Shard,
+    changing,
     layouts,
     make_folders,
     open_root,
@@ -115,7 +116,8 @@ def unpin(root: Path, key: str, label: str = "user") -> None:
     path = root / "pins" / key / label
     if not KEY.fullmatch(key) or not NAME.fullmatch(label) or not path.exists():
         raise BadInput(f"{key} has no pin '{label}'; it has {', '.join(_pins(root, key)) or 'none'}.")
-    path.unlink()
+    with changing(path):
+        path.unlink()
     sync_folder(path.parent)
 
 
@@ -264,17 +266,14 @@ def _delete(root: Path, folder: Path) -> bool:
     with _locked(folder) as free:
         if not free:
             return False
-        try:
-            make_folders(root, root / "tmp")
-            gone = root / "tmp" / f"deleted-{secrets.token_hex(8)}"
+        make_folders(root, root / "tmp")
+        gone = root / "tmp" / f"deleted-{secrets.token_hex(8)}"
+        with changing(folder):
             os.rename(folder, gone)
-            sync_folder(gone.parent)
-            sync_folder(folder.parent)
+        sync_folder(gone.parent)
+        sync_folder(folder.parent)
+        with changing(gone):
             shutil.rmtree(gone)
-        except OSError as error:
-            raise StoreError(
-                f"{folder} could not be deleted ({error.strerror}): the store cannot be changed."
-            ) from None
     return True
 
 
@@ -282,13 +281,8 @@ def _sweep(root: Path) -> None:
     """Delete quarantined shards, and whatever in tmp has no living writer."""
     for folder in (root / "quarantine", root / "tmp"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            try:
-                with _locked(path) as free:
-                    if free and path.is_dir():
-                        shutil.rmtree(path)
-                    elif free:
-                        path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreError(f"{path} could not be deleted ({error.strerror}): take it away by hand.") from None
+            with changing(path), suppress(FileNotFoundError), _locked(path) as free:
+                if free and path.is_dir():
+                    shutil.rmtree(path)
+                elif free:
+                    path.unlink()

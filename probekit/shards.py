@@ -159,9 +159,7 @@ def changing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written to ({error.strerror}): give another folder, or mend this."
-        ) from None
+        raise StoreError(f"{path} cannot be written to ({error.strerror}): give another folder.") from None
 
 
 def free_bytes(folder: Path) -> int:

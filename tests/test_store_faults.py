@@ -251,7 +251,7 @@ def test_f4_full_disk(tmp_path, precheck, monkeypatch, record_property):
     mount.mkdir()
     if not precheck:
         monkeypatch.setattr(store, "free_bytes", lambda folder: 2**60)
-    raised, kibs = 0, list(range(40, 400, 8))
+    raised, kibs = 0, list(range(40, 600, 12))
     for kib in kibs:
         if subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", mount], capture_output=True
