@@ -313,7 +313,8 @@ class Stream:
                     f"'{name}' must be {shape.dtype} [{len(rows)}, {shape.width}]; found {array.dtype} "
                     f"{list(array.shape)}."
                 )
-        self._writer.put(at, {name: _bytes(array) for name, array in arrays.items()})
+        if len(rows):
+            self._writer.put(at, {name: _bytes(array) for name, array in arrays.items()})
 
 
 def row_ranges(
@@ -336,6 +337,8 @@ def _empty(n: int, shape: Shape) -> NDArray[np.uint8]:
 
 
 def _tensor(data: NDArray[np.uint8], shape: Shape) -> Tensor:
+    if not len(data):
+        return torch.empty(0, shape.width, dtype=DTYPES[shape.dtype])
     return torch.from_numpy(data).view(DTYPES[shape.dtype]).view(-1, shape.width)
 
 
