@@ -194,7 +194,7 @@ def test_run_show_figure_and_ls_of_one_small_job(job, call, tmp_path):
     assert code == 0 and "FBU of label" in out
     code, out, _ = call("ls", "runs", "--json")
     assert code == 0 and [(row["run"], row["state"], row["done"]) for row in json.loads(out)["rows"]] == [
-        (name, "complete", 2)
+        (name, "complete", 3)
     ]
     for kind in figures.KINDS:
         target = tmp_path / f"{kind}.html"

@@ -41,7 +41,7 @@ def write_rows(path, n, domains=("seen",), seed=0):
                 out.writerow([" ".join(words), label, f"{d}-{i % 20}", domain, colour])
 
 
-def write_job(folder, model, *, name="job", rows=160, domains=("seen",), hooks='"blocks.*.hook_resid_post"', read="",
+def write_job(folder, model, *, name="job", rows=400, domains=("seen",), hooks='"blocks.*.hook_resid_post"', read="",
               more="", label=True):  # fmt: skip
     """A spec beside its CSV: a label of the data, and the model's own choice between two tokens."""
     write_rows(folder / "rows.csv", rows, domains)
@@ -76,7 +76,7 @@ def sharpen(folder, to, factor=12.0):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A checkpoint of width 8, so that 160 rows satisfy the protocol."""
+    """A checkpoint of width 8, so that 400 rows satisfy the protocol."""
     folder = tmp_path_factory.mktemp("small")
     return sharpen(checkpoints.write(folder / "plain", "gpt2", d_model=8, n_layers=3), folder / "tiny", 300.0)
 
@@ -127,7 +127,7 @@ def test_a_job_and_measure_on_its_activations_agree(checkpoint, tmp_path, archit
         read += 'controls = ["random_directions", "permuted", "random_twin"]\n'
         read += "decomposition = false\n"
     domains, more = (("seen", "other"), '[transfer]\nlevels = ["linear"]\n') if wide else (("seen",), "")
-    path = write_job(tmp_path, folder, rows=620, domains=domains, hooks='"blocks.1.hook_resid_post"',
+    path = write_job(tmp_path, folder, rows=900, domains=domains, hooks='"blocks.1.hook_resid_post"',
                      read=read, more=more)  # fmt: skip
     run = go(path, tmp_path)
     spec = pk.JobSpec.read_toml(path)
@@ -171,14 +171,15 @@ def check_records(run, spec):
     frame = run.records
     assert frame["id"].is_unique
     valued = frame[frame["value"].notna()]
+    in_bits = valued[valued["metric"] != "auroc"]
     assert (valued["na_reason"] == "").all()
     assert (frame[frame["value"].isna()]["na_reason"] != "").all()
     assert (valued["low"] <= valued["value"] + 1e-9).all()
     assert (valued["value"] <= valued["high"] + 1e-9).all()
-    assert valued.loc[valued["metric"] != "auroc", ["floor_bits", "ceiling_bits"]].notna().all().all()
+    assert in_bits[["floor_bits", "ceiling_bits"]].notna().all().all()
     assert valued[["n", "groups"]].notna().all().all()
     assert (valued["n"] >= valued["groups"]).all() and (valued["groups"] >= 3).all()
-    assert (valued["floor_bits"] - valued["ceiling_bits"] >= 0.05).all()
+    assert (in_bits["floor_bits"] - in_bits["ceiling_bits"] >= 0.05).all()
     manifest = run.manifest
     assert manifest["spec_hash"] == digest(run.spec) == spec.id
     worst = run.table("worst_examples")
@@ -206,14 +207,14 @@ def stopped(small, tmp_path_factory):
         path = write_job(folder, small)
         whole = go(path, folder)
         n_cells = whole.manifest["cells"]["total"]
-        assert n_cells == len(counter.cells) == 6  # three layers, two behaviours
+        assert n_cells == len(counter.cells) == 8  # two behaviours, each at three layers and at the selected one
         counter.cells.clear()
 
         def stop(what, done, total):
             if done == 5 and total == n_cells:
                 raise KeyboardInterrupt
 
-        with pytest.raises(Interrupted, match="5 of 6 cells are kept"):
+        with pytest.raises(Interrupted, match="5 of 8 cells are kept"):
             pk.run_job(path, root=folder / "again", store=folder / "store", progress=stop)
         assert len(counter.cells) == 5
         (again,) = (folder / "again").iterdir()
@@ -225,7 +226,7 @@ def stopped(small, tmp_path_factory):
 
 def test_an_interrupted_run_resumes_without_measuring_a_cell_twice(stopped):
     whole, half, resumed, cells = stopped
-    assert len(cells) == len(set(cells)) == 6  # the rest, and nothing twice
+    assert len(cells) == len(set(cells)) == 8  # the rest, and nothing twice
     assert resumed.path == half.path and resumed.status["state"] == "complete"
     pd.testing.assert_frame_equal(measured(resumed), measured(whole))
     assert set(resumed.cells["cell"]) == set(whole.cells["cell"])
@@ -254,7 +255,7 @@ def test_a_finished_run_returns_at_once_and_another_spec_gets_another_folder(sma
     assert third.path != first.path and third.path.name.startswith("job-")
     assert counter.cells
     # other rows under the same spec are another run too
-    write_rows(tmp_path / "rows.csv", 160, seed=1)
+    write_rows(tmp_path / "rows.csv", 400, seed=1)
     assert name_of(path) not in (first.name, third.name)
 
 
@@ -318,7 +319,7 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
         cli.main()
     assert stop.value.code == 1
     run = pk.open_run(next((tmp_path / "runs").iterdir()))
-    assert run.manifest["cells"]["ok"] == 5
+    assert run.manifest["cells"]["ok"] == 7
     (failed,) = run.manifest["cells"]["failed"]
     assert failed["error"] == "read label at blocks.1.hook_resid_post: RuntimeError: planted"
     assert failed["error"] in capsys.readouterr().err
@@ -370,10 +371,10 @@ def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, 
     (folder,) = Path(runs).iterdir()
     before = pk.open_run(folder, partial=True)
     done = json.loads((folder / "status.json").read_text())["done"]
-    assert 1 <= done < 6 and before.manifest is None
+    assert 1 <= done < 8 and before.manifest is None
     lines = next(folder.glob("cells-*.jsonl")).read_bytes()
     resumed = go(path, tmp_path)
-    assert resumed.manifest["cells"]["ok"] == 6
+    assert resumed.manifest["cells"]["ok"] == 8
     first = json.loads(lines.splitlines()[0])
     kept = resumed.cells.set_index("cell")["seconds"]
     assert kept[first["cell"]] == first["seconds"]  # not measured again: another time would be written
