@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from probekit.capture import Activations, capture
+    from probekit.claims import CLAIMS, Claim, Need, judge
     from probekit.errors import (
         BadInput,
         FitError,
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CLAIMS",
     "Activations",
     "BadInput",
     "Behaviour",
     "BehaviourSpec",
+    "Claim",
     "Feature",
     "FitError",
     "HookPoint",
@@ -49,6 +52,7 @@ __all__ = [
     "JobSpec",
     "Level",
     "MissingExtra",
+    "Need",
     "Observations",
     "ProbekitError",
     "Record",
@@ -59,6 +63,7 @@ __all__ = [
     "UnknownHook",
     "capture",
     "figure",
+    "judge",
     "load_model",
     "load_task",
     "measure",
@@ -69,10 +74,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "CLAIMS": "claims",
     "Activations": "capture",
     "BadInput": "errors",
     "Behaviour": "task",
     "BehaviourSpec": "task",
+    "Claim": "claims",
     "Feature": "task",
     "FitError": "errors",
     "HookPoint": "hookpoint",
@@ -81,6 +88,7 @@ _HOME = {
     "JobSpec": "spec",
     "Level": "levels",
     "MissingExtra": "errors",
+    "Need": "claims",
     "Observations": "task",
     "ProbekitError": "errors",
     "Record": "records",
@@ -91,6 +99,7 @@ _HOME = {
     "UnknownHook": "errors",
     "capture": "capture",
     "figure": "figures",
+    "judge": "claims",
     "load_model": "model",
     "load_task": "testbeds",
     "measure": "measurement",

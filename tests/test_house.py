@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,18 @@ import probekit
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "probekit").rglob("*.py"))
 PAGE = sorted((ROOT / "apps").rglob("*.py"))
-READING = ("tables", "figures", "report", "rundir", "records", "cache", "cli_reading", "cli_cache")
+READING = (
+    "tables",
+    "figures",
+    "report",
+    "rundir",
+    "records",
+    "claims",
+    "inference",
+    "cache",
+    "cli_reading",
+    "cli_cache",
+)
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "manager", "util", "misc"}
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "yaml.load", "eval", "exec", "pandas.read_pickle", "pd.read_pickle"}
@@ -172,7 +184,9 @@ def test_every_public_name_resolves():
     assert set(probekit.__all__) <= set(dir(probekit))
     for name, room in probekit._HOME.items():
         if there(room) and (room != "testbeds" or there("cli")):
-            assert getattr(probekit, name).__module__.startswith("probekit."), name
+            value = getattr(probekit, name)
+            at_home = getattr(import_module(f"probekit.{room}"), name)
+            assert value is at_home and getattr(value, "__module__", "probekit.").startswith("probekit."), name
         else:
             assert not there("cli"), f"{name}: the command line is written last, and {room} is not there yet"
 
