@@ -21,6 +21,7 @@ from probekit.errors import BadInput, MissingExtra
 Template = Literal["light", "dark"]
 
 FBU = "FBU (0 explains all, 1 adds nothing)"
+TOGETHER = "95 % of a whole curve at once"
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', 'Helvetica Neue', Arial, sans-serif"
 
@@ -78,12 +79,16 @@ CONTROL_WORDS = {
     "random_directions": "random directions",
     "permuted_in_group": "labels permuted within groups",
     "permuted_groups": "labels permuted between groups",
+    "row_split": "rows of a group on both sides",
+    "control_task": "random label per type",
 }
 _CONTROL_DASH = {
     "random_twin": "dot",
     "random_directions": "dashdot",
     "permuted_in_group": "longdash",
     "permuted_groups": "longdashdot",
+    "row_split": "2px,7px",
+    "control_task": "9px,3px,2px,3px,2px,3px",
 }
 
 
@@ -397,7 +402,10 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
 
 
 def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
-    """FBU by site, a curve with its band per level, controls as thin grey lines."""
+    """FBU by site, a curve with its interval per level, controls as thin grey lines.
+
+    The lighter ribbon, where the run has one, covers the whole curve at once.
+    """
     table = _table("layer_curves", frame, selection)
     shown = table[table["value"].notna() & (table["level"] != "prior")]
     if shown.empty:
@@ -426,6 +434,8 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
             level, source, template, ambiguous=own.loc[own["level"] == level, "source"].nunique() > 1
         )
         x = part["site"].map(at)
+        together = part.assign(low=part["band_low"], high=part["band_high"])
+        _ribbon(figure, x, together, colour, TOGETHER, 0.08, TOGETHER)
         _ribbon(figure, x, part, colour, str(label))
         figure.add_trace(
             go.Scatter(
@@ -888,8 +898,10 @@ def _error(part: pd.DataFrame, colour: str) -> dict[str, Any]:
     }
 
 
-def _ribbon(figure: go.Figure, x: pd.Series, part: pd.DataFrame, colour: str, group: str) -> None:
-    """The interval as a shaded band; nothing where no interval was measured."""
+def _ribbon(
+    figure: go.Figure, x: pd.Series, part: pd.DataFrame, colour: str, group: str, alpha: float = 0.16, name: str = ""
+) -> None:
+    """The interval as a shaded band; nothing where no interval was measured. A name is told once, in the legend."""
     part = part[part["low"].notna() & part["high"].notna()]
     if len(part) < 2:
         return
@@ -899,11 +911,12 @@ def _ribbon(figure: go.Figure, x: pd.Series, part: pd.DataFrame, colour: str, gr
             x=[*x, *x[::-1]],
             y=[*part["high"], *part["low"][::-1]],
             fill="toself",
-            fillcolor=_alpha(colour, 0.16),
+            fillcolor=_alpha(colour, alpha),
             mode="lines",
             line={"width": 0},
             hoverinfo="skip",
-            showlegend=False,
+            name=name or None,
+            showlegend=bool(name) and all(trace.name != name for trace in figure.data),
             legendgroup=group,
         )
     )

@@ -35,6 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_JSON = 64 * 2**20  # bytes of a manifest, spec or status that a reader is willing to parse
 _MANIFEST, _RECORDS, _LOSSES, _CELLS = "manifest.json", "records.parquet", "losses.parquet", "cells.parquet"
 
+_SITES, _TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over hook points
 _INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups")
 _FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group")
 _RECORD_SCHEMA = pa.schema(
@@ -333,12 +334,19 @@ class Run:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per record: `id`, the fields of Record, and `seed` (the probe's). Numbers missing are NaN or NA."""
+        """One row per record: `id`, the fields of Record, `seed` (the probe's). Numbers missing are NaN or NA.
+
+        With the run's table `sites` also what is said of a record's whole curve: band_low, band_high, p_max.
+        """
         if self.manifest is None:
             table = self._lines[0]
         else:
             table = self._parquet(_RECORDS)
         frame = _record_frame(table)
+        if _SITES in self.tables:
+            together = self.table(_SITES).reindex(columns=["record", *_TOGETHER]).rename(columns={"record": "id"})
+            together = together.astype({"id": str} | dict.fromkeys(_TOGETHER, "float64")).drop_duplicates("id")
+            frame = frame.merge(together, how="left", on="id")
         frame.attrs.update(path=str(self.path), manifest=self.manifest)
         return frame
 

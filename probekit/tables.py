@@ -33,6 +33,7 @@ _LEVEL_ORDER = (
 )  # fmt: skip
 _FIGURES = ["value", "low", "high", "na_reason", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n",
             "groups", "note", "id"]  # fmt: skip
+TOGETHER = ("band_low", "band_high", "p_max")  # of a level's curve over all hook points, where the run has them
 _WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "level", "source", "k", "label"]
 
 
@@ -218,7 +219,11 @@ def layer_curves(
     k: int | str | None = None,
     level: Sequence[str] | str | None = None,
 ) -> pd.DataFrame:
-    """FBU by site, one curve per level at one k, and the controls of those levels (`control` not empty)."""
+    """FBU by site, one curve per level at one k, and the controls of those levels (`control` not empty).
+
+    band_low, band_high: the 95 % band of a whole curve at once; p_max: the chance under permutation of a gain this
+    large at any site. Missing where the run did not ask for them.
+    """
     rows = _pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=None)
     rows = _at_domain(rows, domain, seen=True)
     rows = rows[rows["arm"] == _arm(rows, arm)] if metric == "replace" else rows
@@ -227,8 +232,27 @@ def layer_curves(
         for name in wanted:
             _known("level", name, levels(rows, metric))
         rows = rows[rows["level"].isin(wanted)]
-    tidy = _at_k(_tidy(rows[rows["hook"] != ""]), default_k(frame, metric) if k is None else k)
+    rows = rows.assign(**{name: float("nan") for name in TOGETHER if name not in rows})
+    tidy = _at_k(_tidy(rows[rows["hook"] != ""], TOGETHER), default_k(frame, metric) if k is None else k)
     return tidy.sort_values(["control", "level_order", "source", "site_order"], ignore_index=True)
+
+
+def selected_site(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> str:
+    """One line on the hook point that selection rows prefer for the richest linear level read, and its p_max; or ''."""
+    rows = _at_domain(_pick(frame, behaviour=behaviour, metric="selected", position=position), domain, seen=True)
+    if rows.empty:
+        return ""
+    found = levels(rows, "selected")
+    row = rows[rows["level"] == ("linear" if "linear" in found else found[-1])].iloc[0]
+    text = f"Chosen on selection rows for {vocabulary(row['level'])}: {site_label(row['hook'])}, FBU {value_text(row)}."
+    curve = layer_curves(frame, behaviour=behaviour, domain=domain, position=position, level=row["level"], k="all")
+    here = curve[(curve["control"] == "") & (curve["hook"] == row["hook"]) & (curve["source"] == row["source"])]
+    here = here[here["k"].fillna(-1) == (-1 if pd.isna(row["k"]) else row["k"])]
+    if here.empty or pd.isna(here["p_max"].iloc[0]):
+        return text
+    return f"{text} p_max {here['p_max'].iloc[0]:.3g}: chance of a gain this large at any site under permutation."
 
 
 def transfer_matrix(
@@ -518,8 +542,8 @@ def _level_rank(level: str) -> tuple[int, str]:
     return (_LEVEL_ORDER.index(prefix) if prefix in _LEVEL_ORDER else len(LEVELS) + 9, level)
 
 
-def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in forward order with `site`, `site_order`, `level_order` and `label` (level, source if needed)."""
+def _tidy(rows: pd.DataFrame, more: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows in forward order with `site`, `site_order`, `level_order`, `label` (level, source if needed) and `more`."""
     rows = rows.copy()
     sites = sorted(rows["hook"].unique(), key=lambda hook: HookPoint.parse(hook).order)
     steps = sorted(rows["level"].unique(), key=_level_rank)
@@ -535,7 +559,7 @@ def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
     extra = [
         name for name in ("metric", "arm", "control", "floor", "situation", "parameters", "position") if name in rows
     ]
-    columns = [*_WHERE, *extra, *_FIGURES, "site_order", "level_order"]
+    columns = [*_WHERE, *extra, *_FIGURES, *more, "site_order", "level_order"]
     return rows.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)[columns]
 
 

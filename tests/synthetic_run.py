@@ -98,6 +98,12 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
                                **read)  # fmt: skip
                 yield make(0.95 - 0.1 * depth, level="linear", source="logistic", control="random_twin", **read)
                 yield make(1.01, level="linear", source="logistic", control="permuted_in_group", **read)
+                yield make(0.4 * best, level="linear", source="logistic", control="row_split", **read)
+                yield make(0.98, level="linear", source="logistic", control="control_task", **read)
+                whole = at | {"k": 1, "level": "direction", "source": "mean_difference"}
+                yield make(best, metric="extrapolated", level="linear", source="logistic", **at)
+                yield Record(metric="auroc", behaviour=behaviour, value=best, low=best - 0.03, high=best + 0.03, n=2000,
+                             groups=400, model=model, task="othello", **whole)  # fmt: skip
                 na = behaviour == behaviours[-1] and layer == 0
                 hypothesis = read | {
                     "behaviour": behaviour,
@@ -119,6 +125,8 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
                     for level, weight in zip(classes, weights, strict=True):
                         yield make((1 - 0.85 * best) * weight, level=level, **share)
                     yield make(0.85 * best, level="absent", **share)
+            yield make(0.03 + shift, metric="selected", level="linear", source="logistic", hook=sites[-1][0],
+                       layer=sites[-1][1], note="chosen on selection rows", **here)  # fmt: skip
             for hook, layer, depth in [*sites[1:], ("", None, 0.5)]:
                 chain = hook == ""
                 best = 0.12 if chain else hard * max(0.05, 1 - depth)
@@ -230,10 +238,28 @@ def write_run(
     if finish:
         writer.write_table("counterexamples", pd.DataFrame({"first": ["=HYPERLINK(1)", "a"], "second": ["<b>x</b>", "b"],
                                                             "divergence": [1.2, -0.4]}))  # fmt: skip
+        writer.write_table("sites", _sites(made))
         writer.finish(PROVENANCE)
     else:
         writer.interrupt()
     return root / run
+
+
+def _sites(made: list[Record]) -> pd.DataFrame:
+    """Simultaneous bands, wider than the intervals of single sites, for the first domain's levels."""
+    kept = [
+        r for r in made
+        if (r.metric, r.control, r.floor, r.test_domain) == ("read", "", "strong", DOMAINS[0]) and r.value is not None
+        and r.level not in ("prior", "baseline") and not r.level.startswith("hypothesis:")
+    ]  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"record": r.id, "hook": r.hook, "level": r.level, "source": r.source, "k": r.k, "value": r.value,
+             "low": r.low, "high": r.high, "band_low": r.value - 0.05, "band_high": r.value + 0.06, "p_max": 0.005,
+             "p_site": 0.005, "select_bits": r.bits, "chosen": float(r.hook.endswith("5.hook_resid_post"))}
+            for r in kept
+        ]
+    )  # fmt: skip
 
 
 def _losses(record: Record) -> Losses:

@@ -7,6 +7,7 @@ import pytest
 
 from probekit import figures, tables
 from probekit.errors import BadInput, MissingExtra
+from probekit.records import CONTROLS
 from probekit.rundir import read_run
 from tests.synthetic_run import BEHAVIOURS, shared_run
 
@@ -62,6 +63,33 @@ def test_the_frontier_tells_vocabularies_apart_without_colour(frame):
     assert any(t.line.dash == "dash" for t in made.data if t.mode == "lines+markers")
     assert made.layout.xaxis.type == "log"
     assert any(t.name == figures.CONTROL_WORDS["random_twin"] for t in made.data)
+
+
+def test_every_control_has_words_and_a_line_of_its_own(frame):
+    named = set(CONTROLS) - {""}
+    assert set(figures.CONTROL_WORDS) == set(figures._CONTROL_DASH) == named
+    assert len(set(figures._CONTROL_DASH.values())) == len(named)
+    made = figures.layer_curves(frame, level="linear")
+    drawn = {t.name: t.line.dash for t in made.data if t.name}
+    assert drawn["rows of a group on both sides: linear"] == figures._CONTROL_DASH["row_split"]
+    assert drawn["random label per type: linear"] == figures._CONTROL_DASH["control_task"]
+    # what is no reading of the behaviour by whole groups is in no curve of its own name
+    (own,) = [t for t in made.data if t.name == "linear"]
+    plain = frame.query("metric == 'read' and level == 'linear' and control == '' and floor == 'strong'")
+    here = plain[(plain["behaviour"] == BEHAVIOURS[0]) & (plain["fit_domain"] == plain["test_domain"])]
+    assert set(own.y) <= set(here["value"])
+
+
+def test_the_band_of_a_whole_curve_is_drawn_where_the_run_has_one(frame):
+    made = figures.layer_curves(frame, level="linear")
+    (light,) = [t for t in made.data if t.name == figures.TOGETHER]
+    table = tables.layer_curves(frame, level="linear").query("control == '' and band_low.notna()")
+    assert len(table) == 7 and (table["band_low"] < table["low"]).all()
+    assert list(light.y) == [*table["band_high"], *table["band_low"][::-1]]
+    both = figures.layer_curves(frame)
+    assert sum(bool(t.showlegend) for t in both.data if t.name == figures.TOGETHER) == 1
+    without = figures.layer_curves(frame.drop(columns=list(tables.TOGETHER)), level="linear")
+    assert all(t.name != figures.TOGETHER for t in without.data) and len(without.data) == len(made.data) - 1
 
 
 def test_values_far_outside_are_counted_not_hidden(frame):

@@ -16,6 +16,7 @@ from probekit import cli_reading
 from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
 from probekit.rundir import read_run
+from probekit.tables import TOGETHER
 from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
 
 APP = Path(__file__).parents[1] / "apps" / "leakboard" / "app.py"
@@ -39,8 +40,9 @@ def test_show_json_is_one_object_of_record_rows():
     body = json.loads(command("show", str(run), "--json"))
     assert (body["schema_version"], body["command"], body["ok"]) == (1, "show", True)
     made = body["rows"][0]
-    fields = {name: value for name, value in made.items() if name not in ("id", "seed")}
-    assert Record(**fields).row() == made
+    fields = {name: value for name, value in made.items() if name not in ("id", "seed", *TOGETHER)}
+    assert Record(**fields).row() == {name: value for name, value in made.items() if name not in TOGETHER}
+    assert any(row["band_low"] is not None and row["p_max"] == 0.005 for row in body["rows"])
     assert len(body["rows"]) == len(read_run(run))
 
 
@@ -190,6 +192,12 @@ def test_the_page_needs_no_torch():
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(shared_run().parent)], check=True, capture_output=True)
+
+
+def test_layer_curves_name_the_selected_site_and_its_p_max(page):
+    told = [caption.value for caption in page(shared_run().parent, "layer_curves").caption]
+    (line,) = [text for text in told if "p\\_max" in text]
+    assert "5 resid\\_post" in line and "0\\.005" in line
 
 
 # -------------------------------------------------------------------------------------------------------------- browser

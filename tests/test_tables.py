@@ -126,3 +126,21 @@ def test_csv_is_safe_for_spreadsheets(frame):
     assert lines[0] == "'=x,n" and lines[1] == "'=1+1,-1.5" and lines[-1] == "fine,6.0"
     assert all(line.startswith("'") for line in lines[:-1])
     assert len(tables.to_csv(tables.provenance(frame)).splitlines()) > 20
+
+
+def test_the_selected_site_is_told_with_its_p_max(frame):
+    line = tables.selected_site(frame, behaviour=BEHAVIOURS[0])
+    assert line.startswith("Chosen on selection rows for linear: 5 resid_post, FBU .")
+    assert "p_max 0.005" in line
+    assert "p_max" not in tables.selected_site(frame.drop(columns="p_max"))
+    assert tables.selected_site(frame[frame["metric"] != "selected"]) == ""
+
+
+@pytest.mark.parametrize("kind", ["leak", "leak_map", "floor_switch", "frontier"])
+def test_no_table_mixes_other_splits_and_tasks_into_what_was_read(frame, kind):
+    table = tables.table(kind, frame)
+    if "control" in table:
+        assert not set(table["control"]) & {"row_split", "control_task"}
+    assert set(table.get("metric", ["read"])) <= {"read", "replace"}
+    assert not table.duplicated([c for c in ("hook", "level", "source", "k", "floor", "control", "metric", "situation")
+                                 if c in table]).any()  # fmt: skip

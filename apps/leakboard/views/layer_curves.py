@@ -41,10 +41,12 @@ state.chart(
     view,
     "layer_curves",
     "The first layer where a curve leaves its grey controls is where the behaviour becomes describable at that level; "
-    "bands are 95 % intervals over groups, per site and not simultaneous.",
+    "dark bands are 95 % intervals over groups for each site, light ones hold a whole curve at once.",
     **view.chosen,
     metric=metric,
     k=k,
     arm=arm,
     level=levels,
 )
+if metric == "read" and (line := tables.selected_site(view.frame, **view.chosen)):
+    st.caption(state.plain(line))
