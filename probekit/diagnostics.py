@@ -72,12 +72,14 @@ def effective_fit_rows(setting: Setting, site: Site) -> float:
 def fits_of_three_sizes(
     setting: Setting, x: Float[Tensor, "n d"], d: int, level: Level, seed: int, lambdas: Sequence[float]
 ) -> tuple[NDArray[np.int64], dict[tuple[str, str], list[NDArray[np.float64]]]]:
-    """Test bits of a level fitted on nested subsets of 4 d, 8 d and 16 d fit rows: (sizes, {(level, source): three}).
+    """Test bits of a level fitted on a quarter, half and all of the fit rows: (sizes, {(level, source): three}).
 
-    Raises TooFewRows where there are not enough.
+    With the fewest rows allowed, 16 d, these are 4 d, 8 d and 16 d; more rows lie nearer to the limit. Raises
+    TooFewRows where there are not enough.
     """
     fit = setting.split.fit
-    subsets = nested_rows(setting.group[fit], d, seed)
+    most = max(16, len(fit) // d)
+    subsets = nested_rows(setting.group[fit], d, seed, (most // 4, most // 2, most))
     test = setting.side(x, "test")
     select, calibrate = setting.side(x, "select"), setting.side(x, "calibrate")
     out: dict[tuple[str, str], list[NDArray[np.float64]]] = {}

@@ -25,6 +25,7 @@ from probekit.spec import ReplaceSpec
 from probekit.stats import Clusters
 from probekit.task import Task
 
+ROUNDING = 1e-5  # of the activations' norm
 POOL = 2_000  # donors are drawn from at most this many rows of the fit side
 
 
@@ -155,7 +156,13 @@ class Replacement:
                 continue
             values, pool = self._values(abstraction, rows, hooks)
             if values.shape[1]:
-                yield match_donors(values, pool, rows.group, rows.pool_group, self.spec.donors), arm
+                seed, rounding = self.measurement.seeds[1], 0.0 if abstraction.features else self._rounding(hooks)
+                donors = self.spec.donors
+                yield match_donors(values, pool, rows.group, rows.pool_group, donors, seed, rounding), arm
+
+    def _rounding(self, hooks: Sequence[str]) -> float:
+        """What a readout of float32 activations can differ by without meaning anything."""
+        return max(ROUNDING * float(self._site(hook).norm(dim=1).mean()) for hook in hooks)
 
     def _values(self, abstraction: Abstraction, rows: _Rows, hooks: Sequence[str]) -> tuple[NDArray, NDArray]:
         """The abstraction's value at rows and pool: readouts over all hooks, or the features' labels, one-hot."""

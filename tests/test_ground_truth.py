@@ -33,11 +33,21 @@ from probekit.testbeds.ground_truth.exact import (
     sign_bits,
     states,
 )
-from probekit.testbeds.ground_truth.readable import FRAME, REVERSED, coarse_law, expansion, frame_states
+from probekit.testbeds.ground_truth.readable import (
+    FRAME,
+    REVERSED,
+    coarse_law,
+    expansion,
+    frame_states,
+    spurious_transfer,
+)
 
 ARRAYS = [name for name, case in CASES.items() if case.plant]
 NETWORKS = [name for name, case in CASES.items() if case.network and name != "P16"]
-MEASURED = {"read", "replace", "transfer", "decomposition", "crossing", "accuracy"}
+MEASURED = {
+    "read", "replace", "transfer", "decomposition", "crossing", "accuracy", "selected", "extrapolated", "code_length",
+    "auroc",
+}  # fmt: skip
 
 
 def plain(name, **more):
@@ -108,6 +118,8 @@ def test_kinds_say_what_the_values_are(name):
     for t in case.truths:
         for parameters in networks if t.tier == 2 else arrays:
             value = t.value(parameters)
+            if value is None and name == "P4a" and parameters.setting["g_s"] > 3:
+                continue  # beside a loud spurious sign the limit of many rows is no sample's truth
             told = {
                 "zero": value is not None and abs(value) < 2e-3, "one": value is not None and abs(value - 1) < 1e-4,
                 "positive": value is not None and value > 0.02, "interior": value is not None, "na": value is None,
@@ -346,20 +358,21 @@ def test_spurious_figures_and_samples(g_s, leak):
         name: auroc_leak(roc_auc_score(y[rows], score[rows])) for name, rows in ((UNSEEN, unseen), (REVERSED, back))
     }
     for domain, value in found.items():
-        exact = truth("P4a", "direction", 1, "auroc", "transfer", p, test_domain=domain)
+        exact = truth("P4a", "direction", 1, "", "auroc", p, test_domain=domain)
         assert exact == pytest.approx(value, abs=0.015)
-    assert truth("P4a", "direction", 1, "auroc", "transfer", p, test_domain=UNSEEN) == pytest.approx(leak, abs=6e-4)
+    assert truth("P4a", "direction", 1, "", "auroc", p, test_domain=UNSEEN) == pytest.approx(leak, abs=6e-4)
     # in bits: refitted, and as Bayes has it where seen
     law = np.stack([~y, y], 1).astype(float)
     moved = judge(score[unseen, None] / g_s, law[unseen], penalty=1e6)
     direct = judge(x[unseen] / np.array([1, 1, 1, 1]), law[unseen], penalty=1e3)
     assert truth("P4a", "linear", parameters=p, test_domain=UNSEEN) == pytest.approx(direct, abs=2e-3)
-    refit = truth("P4a", "direction", 1, "refit", "transfer", p)
+    refit = spurious_transfer(p)
+    assert (truth("P4a", "direction", 1, "refit", "transfer", p) is None) == (g_s > 3)
     assert refit == pytest.approx((moved - direct) / (1 - direct), abs=0.01)
     logit = 2 * math.hypot(3, g_s) * score[unseen]
     raw = np.logaddexp(0, np.where(y[unseen], -logit, logit)).mean() / math.log(2)
     # a slope of 2 |w| turns the direction's sampling error into bits
-    assert truth("P4a", "direction", 1, "raw", "transfer", p) == pytest.approx((raw - direct) / (1 - direct), rel=0.04)
+    assert spurious_transfer(p, refit=False) == pytest.approx((raw - direct) / (1 - direct), rel=0.04)
 
 
 def test_spurious_alone_says_nothing_where_it_is_gone():
@@ -467,7 +480,7 @@ def test_types_are_separable_and_say_nothing_of_new_ones(varied):
                     fitted = LogisticRegression(C=ridge, fit_intercept=False).fit(places[rest], y)
                     bits.append(-log_law(fitted, places[[out]])[0, labels[out]])
         assert 1 - 1e-9 <= np.mean(bits) < worst
-    assert truth("P10", "linear") == 1
+    assert truth("P10", "linear", arm="given_many_types") == 1
 
 
 @pytest.mark.parametrize("d", [4, 8, 16, 32])

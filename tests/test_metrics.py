@@ -127,7 +127,7 @@ def test_kl_agrees_with_scipy():
     assert kl_bits(np.array([[1.0, 0]]), np.array([[0.25, 0.75]])).tolist() == [2]
 
 
-def test_keeping_nothing_costs_kl_to_the_mean_law_and_splitting_halves_removes_the_bias():
+def test_keeping_nothing_costs_kl_to_the_mean_law_and_the_jackknife_removes_the_bias():
     rng = np.random.default_rng(4)
     law = dirichlet(rng, 4000, k=3) * 0.8 + 0.2 / 3
     truth = float(kl_bits(law, law.mean(0)).mean())
@@ -155,7 +155,8 @@ def test_errors_that_cancel_in_the_mixture_show_per_donor():
     push = np.where(np.arange(16) % 2, 0.4, -0.4)
     edited = np.repeat(np.stack([0.5 + push, 0.5 - push], 1)[None], 80, 0)
     mixed, per_donor = fbu_replace(law, edited, np.ones(80), single(80))
-    assert mixed.value == pytest.approx(0, abs=1e-9)
+    # Donors dealt out evenly are better than chance, which the jackknife takes for an excess of luck.
+    assert mixed.value == pytest.approx(0, abs=0.05)
     assert per_donor.value == pytest.approx(float(nats([0.5, 0.5], [0.9, 0.1], base=2)))
 
 
@@ -171,9 +172,33 @@ def test_matched_donors_are_the_nearest_and_never_of_the_same_group():
         distance = np.linalg.norm(scaled - values[row] / pool.std(0), axis=1)
         allowed = np.flatnonzero(pool_group != group[row])
         assert set(chosen[row]) == set(allowed[np.argsort(distance[allowed])[:8]])
-        # each half holds near and far ones alike: the two halves interleave by distance
-        order = chosen[row][np.argsort(distance[chosen[row]])]
-        assert set(chosen[row][:4]) == set(order[::2])
+
+
+def test_rows_that_share_a_value_are_drawn_from_at_random():
+    """Two values, told apart by rounding alone within each: whichever rows lie nearest by rounding say nothing."""
+    rng = np.random.default_rng(8)
+    sign = rng.integers(0, 2, 600) * 2.0 - 1
+    values = (sign[:, None] * [3.0, 0.0] + 1e-6 * rng.normal(size=(600, 2))).astype(np.float32)
+    behaviour = values[:, 1] > 0  # what rounding would give away
+    rows = np.arange(600)
+    chosen = match_donors(values[:300], values[300:], rows[:300], rows[300:], 16, rounding=1e-4)
+    assert (sign[300:][chosen] == sign[:300, None]).all()
+    alike = (behaviour[300:][chosen] == behaviour[:300, None]).mean()
+    assert alike == pytest.approx(0.5, abs=0.05)
+    assert not np.array_equal(
+        chosen, match_donors(values[:300], values[300:], rows[:300], rows[300:], 16, seed=1, rounding=1e-4)
+    )
+
+
+def test_split_halves_miss_the_right_answer_too_often():
+    """Debiasing by split halves: with sure answers a half of 8 donors often has no right one."""
+    rng = np.random.default_rng(9)
+    sure = np.array([[1 - 1e-6, 1e-6], [1e-6, 1 - 1e-6]])
+    law, edited = sure[rng.integers(0, 2, 20_000)], sure[rng.integers(0, 2, (20_000, 16))]
+    halves = [kl_bits(law, edited[:, part].mean(1)).mean() for part in (slice(0, 8), slice(8, 16))]
+    split = 2 * kl_bits(law, edited.mean(1)).mean() - np.mean(halves)
+    assert split < 0.95
+    assert mixture_kl(law, edited).mean() == pytest.approx(1, abs=0.025)
 
 
 def test_random_donors_are_never_of_the_same_group_and_follow_the_seed():

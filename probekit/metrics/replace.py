@@ -11,6 +11,7 @@ from probekit.metrics.read import Estimate, ratio
 from probekit.stats import Clusters
 
 TINY = 1e-12
+SAME = 1e-4  # squared distances below this, in units of the pool, are rounding of float32 readouts
 
 
 def kl_bits(p: NDArray, q: NDArray) -> NDArray:
@@ -19,15 +20,17 @@ def kl_bits(p: NDArray, q: NDArray) -> NDArray:
 
 
 def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
-    """KL(p || mean over donors) per row, debiased by split halves: law [n, k], edited [n, donor, k] -> [n].
+    """KL(p || mean over donors) per row, debiased by jackknife: law [n, k], edited [n, donor, k] -> [n].
 
-    A mean over M donors lies below the mean over all of them by about c / M in this loss; halves cost 2 c / M, so
-    2 f(M) - mean f(M / 2) removes it. With nothing kept it estimates E KL(p || mean p).
+    The loss of a mean over M donors lies about c / M above that of the mean over all of them, with one left out
+    c / (M - 1), so M f(M) - (M - 1) mean f(M - 1) removes it (Quenouille 1956). Split halves, 2 f(M) - mean
+    f(M / 2), remove the same term but miss every donor of the right answer in one half of 2^8: with two sure answers and
+    nothing kept they find .92 where 1 is true, the jackknife .985. With nothing kept this estimates E KL(p || mean p).
     """
-    half = edited.shape[1] // 2
+    n_donors = edited.shape[1]
     whole = kl_bits(law, edited.mean(1))
-    halves = (kl_bits(law, edited[:, :half].mean(1)) + kl_bits(law, edited[:, half : 2 * half].mean(1))) / 2
-    return 2 * whole - halves
+    without = kl_bits(law[:, None], (edited.sum(1, keepdims=True) - edited) / (n_donors - 1))
+    return n_donors * whole - (n_donors - 1) * without.mean(1)
 
 
 def fbu_replace(law: NDArray, edited: NDArray, available: NDArray, clusters: Clusters) -> tuple[Estimate, Estimate]:
@@ -41,21 +44,32 @@ def fbu_replace(law: NDArray, edited: NDArray, available: NDArray, clusters: Clu
     return ratio(mixed, available, clusters, bits=mixed), ratio(single, available, clusters, bits=single)
 
 
-def match_donors(values: NDArray, pool: NDArray, group: NDArray, pool_group: NDArray, n_donors: int) -> NDArray:
+def match_donors(
+    values: NDArray,
+    pool: NDArray,
+    group: NDArray,
+    pool_group: NDArray,
+    n_donors: int,
+    seed: int = 0,
+    rounding: float = 0.0,
+) -> NDArray:
     """For each row the pool rows nearest in the abstraction's value, never of its own group: [n, n_donors].
 
-    values [n, k], pool [n_pool, k], in units of the pool's standard deviation per coordinate.
+    values [n, k], pool [n_pool, k], in units of the pool's standard deviation per coordinate; one of less than
+    `rounding` has a single value. Rows whose values agree to within rounding are equally near, and are drawn from at
+    random: an abstraction with few values says nothing about which of the rows that share one stands for another.
     """
-    scale = np.maximum(pool.std(0), 1e-8)
+    spread = pool.std(0)
+    scale = np.where(spread > rounding, np.maximum(spread, 1e-30), np.inf)
     a, b = values / scale, pool / scale
     distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
+    same = SAME * max(1.0, float((b**2).sum(1).max(initial=0.0)))
+    distance = np.where(distance < same, 0.0, distance)
+    distance += same * np.random.default_rng([seed, 17]).random(distance.shape)
     distance[group[:, None] == pool_group] = np.inf
     _check_enough(distance, n_donors)
     nearest = np.argpartition(distance, n_donors, axis=1)[:, :n_donors]
-    # Order by distance, then deal alternately, so that the two halves of the debiasing are alike.
-    order = np.take_along_axis(distance, nearest, 1).argsort(1)
-    nearest = np.take_along_axis(nearest, order, 1)
-    return np.concatenate([nearest[:, ::2], nearest[:, 1::2]], axis=1)
+    return nearest
 
 
 def random_donors(group: NDArray, pool_group: NDArray, n_donors: int, seed: int) -> NDArray:
