@@ -6,9 +6,9 @@ parameters live in an orthonormal basis of what sums to zero over classes, so th
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,11 +19,12 @@ MAX_ITERATIONS = 300
 REFRESH = 3  # the iteration after which curvature is taken again: by then laws are far from where they started
 STALLED = 50  # times the tolerance: what is still a solution when float32 carries the line search no further
 NEWTON_WORK = 8_000_000  # rows x products of coordinates x products of classes, up to which Newton is cheaper
-BLOCK_ENTRIES = 2**18  # logits per block: a block's arrays stay in the cache of one core
+BLOCK_ENTRIES = 2**16  # logits per block: a block's arrays stay in the cache of one core
 
 Precondition = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class RowBlocks(Protocol):
     """Rows [n, r] given block by block, in an order that never changes."""
 
@@ -58,7 +59,7 @@ class Resident:
     @classmethod
     def of(cls, z: Float[Tensor, "n r"], outputs: int) -> "Resident":
         """Blocks for problems of so many outputs per row."""
-        return cls(z, max(1_024, min(65_536, BLOCK_ENTRIES // outputs)))
+        return cls(z, max(512, min(65_536, BLOCK_ENTRIES // outputs)))
 
     @property
     def n(self) -> int:
@@ -91,12 +92,11 @@ def class_basis(n_class: int, like: Tensor) -> tuple[Float[Tensor, "k q"], Float
 
 @dataclass
 class Cells:
-    """Laws and what is known of them, per block: differences of logits, their change along the step, laws p.
+    """What is known of every row, per block: differences of logits, their change along the step, laws p [q, t, b].
 
-    law, logits, change, p: [q, t, b] per block, q = n_class - 1; mass [t, b] or None where all of it is 1.
+    mass [t, b] of the law, None where all of it is 1; offset: differences of the floor's logits, or None.
     """
 
-    law: list[Tensor]
     mass: list[Tensor] | None
     offset: list[Tensor] | None
     logits: list[Tensor]
@@ -105,17 +105,14 @@ class Cells:
 
     @classmethod
     def of(cls, law: Tensor, offset: Tensor | None, sizes: list[int]) -> "Cells":
-        total = law.sum(0)
-        whole = bool(((total - 1).abs() < 1e-6).all())
-        free = [part.contiguous() for part in law[:-1].split(sizes, -1)]
+        k, t, _ = law.shape
+        mass = [part.sum(0) for part in law.split(sizes, -1)]
+        whole = all(bool(((part - 1).abs() < 1e-6).all()) for part in mass)
         beside = None
         if offset is not None:
             beside = [(part[:-1] - part[-1]).contiguous() for part in offset.split(sizes, -1)]
-        return cls(
-            free, None if whole else list(total.split(sizes, -1)), beside, *(
-                [torch.zeros_like(part) for part in free] for _ in range(3)
-            ),
-        )  # fmt: skip
+        shapes = [(k - 1, t, size) for size in sizes]
+        return cls(None if whole else mass, beside, *([law.new_zeros(shape) for shape in shapes] for _ in range(3)))
 
     def take(self, kept: Tensor) -> "Cells":
         """The same cells of some targets."""
@@ -124,7 +121,7 @@ class Cells:
             return [part.index_select(-2, kept) for part in parts]
 
         return Cells(
-            of(self.law), None if self.mass is None else of(self.mass), None if self.offset is None else of(self.offset),
+            None if self.mass is None else of(self.mass), None if self.offset is None else of(self.offset),
             of(self.logits), of(self.change), of(self.p),
         )  # fmt: skip
 
@@ -166,10 +163,10 @@ class _Descent:
         elif offset is None:
             prior = (law.mean(-1) / law.sum(0).mean(-1).clamp_min(1e-12)).clamp_min(1e-4).log()
             self.w[..., -2] = self.basis.T @ prior
-        self.ridge = ridge
         self.penalty = torch.zeros(t, rows.r + 2, dtype=variance.dtype, device=law.device)
         self.penalty[:, :-2] = ridge[:, None]
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.moment = self._moments(law)
         self.solution = self.w.clone()
         self.certificate = torch.full((t,), math.inf, dtype=variance.dtype, device=law.device)
 
@@ -245,7 +242,7 @@ class _Descent:
     def _drop(self, kept: Tensor) -> None:
         """Go on with some targets alone."""
         self.target, self.cells = self.target[kept], self.cells.take(kept)
-        self.w, self.penalty, self.ridge = self.w[:, kept], self.penalty[kept], self.ridge[kept]
+        self.w, self.penalty, self.moment = self.w[:, kept], self.penalty[kept], self.moment[:, kept]
         self.pairs = [(s[:, kept], y[:, kept], rho[kept]) for s, y, rho in self.pairs]
 
     def _certificate(self, gradient: Tensor, precondition: Precondition) -> Tensor:
@@ -276,40 +273,56 @@ class _Descent:
     def _bend(self, i: int) -> Tensor:
         p, change = self.cells.p[i], self.cells.change[i]
         mean = p * change
-        out = (mean * change).sum(0)
-        out -= mean.sum(0) ** 2 if len(p) > 1 else mean[0] ** 2
-        return (out if self.cells.mass is None else out * self.cells.mass[i]).sum(-1)
+        total = mean[0] if len(p) == 1 else mean.sum(0)
+        if self.cells.mass is None:
+            return mean.mul_(change).sum(-1).sum(0) - total.square_().sum(-1) if len(p) > 1 else (
+                (mean * change).sum(-1)[0] - total.square_().sum(-1)
+            )
+        return (((mean * change).sum(0) - total**2) * self.cells.mass[i]).sum(-1)
+
+    def _moments(self, law: Tensor) -> Tensor:
+        """Sum of law times coordinates, one, and the floor: all that objective and gradient need of the law."""
+        q = len(law) - 1
+        return self._sums(part[:q].contiguous() for part in law.split(self.rows.sizes, -1))
+
+    def _sums(self, parts: Iterable[Tensor]) -> Tensor:
+        """E[a (z, 1, offset)] of arrays a [q, t, b] over all rows, as parameters [q, t, r + 2], in float64."""
+        q, t, c = self.w.shape
+        raw: Tensor | None = None
+        rest = torch.zeros(q, t, 2, dtype=torch.float64, device=self.w.device)
+        for i, (x, part) in enumerate(zip(self.rows.blocks(), parts, strict=True)):
+            # Float64 between blocks: laws and labels nearly cancel at the solution.
+            both = (part.view(q * t, -1) @ x).double()
+            raw = both if raw is None else raw.add_(both)
+            rest[..., 0] += part.sum(-1)
+            if self.cells.offset is not None:
+                rest[0, :, 1] += (part * self.cells.offset[i]).sum((0, 2))
+        assert raw is not None
+        return torch.cat([self.rows.outward(raw).view(q, t, c - 2), rest], -1) / self.rows.n
 
     def _descend(self, w: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Move the logits along their change; the objective per target, and its gradient, where that leads."""
-        q, t, c = w.shape
         self.w = w
-        value = torch.zeros(t, dtype=torch.float64, device=w.device)
-        raw: Tensor | None = None
-        rest = torch.zeros(q, t, 2, dtype=w.dtype, device=w.device)
         cells = self.cells
-        for i, x in enumerate(self.rows.blocks()):
-            logits, p, law = cells.logits[i], cells.p[i], cells.law[i]
-            logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
-            mass = None if cells.mass is None else cells.mass[i]
-            value += (_law(logits, p, mass) - (law * logits).sum((0, 2))).double()
-            residual = (p if mass is None else p * mass) - law
-            if raw is None:
-                raw = torch.zeros(q * t, x.shape[1], dtype=w.dtype, device=w.device)
-            raw.addmm_(residual.view(q * t, -1), x)
-            rest[..., 0] += residual.sum(-1)
-            if cells.offset is not None:
-                rest[0, :, 1] += (residual * cells.offset[i]).sum((0, 2))
-        assert raw is not None
-        out = torch.empty_like(w)
-        out[..., :-2] = self.rows.outward(raw).view(q, t, c - 2)
-        out[..., -2] = rest[..., 0]
-        out = torch.tensordot(self.mix.T, out, 1) / self.rows.n
+        value = torch.zeros(len(self.target), dtype=torch.float64, device=w.device)
+
+        def laws() -> Iterator[Tensor]:
+            for i, (logits, p) in enumerate(zip(cells.logits, cells.p, strict=True)):
+                logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
+                mass = None if cells.mass is None else cells.mass[i]
+                value.add_(_law(logits, p, mass))
+                yield p if mass is None else p * mass
+
+        gradient = self._sums(laws()) - self.moment
+        differences = torch.tensordot(self.mix, w, 1)
+        differences[1:, :, -1] = 0
+        differences[0, :, -1] = w[0, :, -1]
+        value = value / self.rows.n - (self.moment * differences).sum((0, 2))
+        out = torch.tensordot(self.mix.T.double(), gradient, 1)
         out[..., -1] = 0
-        out[0, :, -1] = rest[0, :, 1] / self.rows.n
-        out = out + self.penalty * w
-        value = value / self.rows.n + 0.5 * (self.penalty * w**2).sum((0, 2))
-        return value, out
+        out[0, :, -1] = gradient[0, :, -1]
+        value = value + 0.5 * (self.penalty * w**2).sum((0, 2))
+        return value, out.to(w.dtype) + self.penalty * w
 
     def _class_curvature(self) -> tuple[Tensor, Tensor | None]:
         """E[diag p - p p^T] over classes in the basis of parameters [t, q, q], and the offset's own curvature [t]."""
