@@ -42,20 +42,15 @@ class Frame:
         return (x.float() - self.mean) @ self.rotation
 
 
-def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
+def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
     """Mean and eigenbasis by one streamed pass in float64; scaled so that the median variance over directions is 1.
 
     The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
     as large as the rest, and beside their mean everything else would be regularised away.
     """
-    n, d = x.shape
-    mean = torch.zeros(d, dtype=torch.float64, device=x.device)
-    for rows in x.split(block):
-        mean += rows.double().sum(0) / n
-    moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
-    for rows in x.split(block):
-        centred = rows.double() - mean
-        moment += centred.T @ centred / n
+    mean, moment = _moments(x, block)
+    if not bool(torch.isfinite(moment).all()):
+        raise FitError(f"activations of {len(x)} rows x {x.shape[1]} coordinates are not all finite.")
     values, vectors = torch.linalg.eigh(moment)
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
@@ -63,6 +58,24 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
         kept = torch.tensor([d - 1], device=x.device)
     unit = values[kept].median().clamp_min(1e-30).sqrt()
     return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
+
+
+def _moments(x: Float[Tensor, "n d"], block: int) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and covariance in float64, one pass over the rows, shifted by an early mean so that nothing cancels."""
+    n, d = x.shape
+    shift = x[:block].double().mean(0)
+    total = torch.zeros(d, dtype=torch.float64, device=x.device)
+    moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    panels = list(range(0, d, max(64, -(-d // 8))))
+    for rows in x.split(block):
+        centred = rows.double() - shift
+        total += centred.sum(0)
+        # The upper triangle in panels: nearly half of the work of the whole.
+        for start, stop in zip(panels, [*panels[1:], d], strict=True):
+            moment[start:stop, start:].addmm_(centred[:, start:stop].T, centred[:, start:])
+    moment = moment.triu() + moment.triu(1).T
+    delta = total / n
+    return shift + delta, moment / n - torch.outer(delta, delta)
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,8 @@ class _Setup:
 def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, tolerance: float) -> Readout:
     k, t, n = setup.law.shape
     per_target = torch.as_tensor(ridge, dtype=setup.z.dtype, device=setup.z.device).expand(t)
+    if k == 1:  # one outcome: nothing to fit
+        return _floor_itself(setup, per_target)
     known = None if start is None else _pack(start)
     w = certificate = None
     if setup.products is not None:
@@ -150,6 +165,14 @@ def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, toleranc
             f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
         )
     return _unpack(w, per_target)
+
+
+def _floor_itself(setup: _Setup, ridge: Tensor) -> Readout:
+    """The readout that adds nothing to the floor."""
+    k, t, _ = setup.law.shape
+    return Readout(
+        setup.z.new_zeros(k, t, setup.z.shape[1]), setup.z.new_zeros(k, t), setup.z.new_ones(t), ridge.clone()
+    )
 
 
 def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
@@ -204,13 +227,11 @@ def fit_path(
     if variance is None:
         variance = fit.z.var(0, correction=0).clamp_min(1e-12)
     _check_finite(fit.z, fit.law, fit.offset)
-    k, t, _ = fit.law.shape
-    like = {"dtype": fit.z.dtype, "device": fit.z.device}
-    floor = Readout(
-        torch.zeros(k, t, fit.z.shape[1], **like), torch.zeros(k, t, **like), torch.ones(t, **like),
-        torch.full((t,), math.inf, **like),
-    )  # fmt: skip
     setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
+    k, t, _ = fit.law.shape
+    floor = _floor_itself(setup, fit.z.new_full((t,), math.inf))
+    if k == 1:
+        return floor
     path = _path_at_once if setup.products is not None else _path_in_turn
     return path(setup, select, floor, sorted(lambdas, reverse=True), tolerance)
 

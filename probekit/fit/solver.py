@@ -6,7 +6,7 @@ parameters live in an orthonormal basis of what sums to zero over classes, so th
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -135,22 +135,24 @@ def minimise(
     start: Float[Tensor, "k t r2"] | None,
     tolerance: float,
     metric: Callable[[Tensor], Precondition] | None = None,
+    one_pass: bool = False,
 ) -> tuple[Float[Tensor, "k t r2"], Float[Tensor, " t"]]:
     """Parameters [class, target, weights + bias + offset's coefficient], and each target's certificate in nats.
 
     A certificate is half the squared Newton decrement in the metric of the preconditioner at the solution; the caller
     decides what to do with one above `tolerance`. variance: of each coordinate, which must be nearly uncorrelated
-    unless `metric` makes the preconditioner from the differences' parameters.
+    unless `metric` makes the preconditioner of weights and bias from the parameters in the class basis. one_pass: steps
+    of length one, each in a single pass over the rows, instead of two passes and the exact length.
     """
-    return _Descent(rows, law, offset, variance, ridge, start, tolerance, metric).run()
+    return _Descent(rows, law, offset, variance, ridge, start, tolerance, metric, one_pass).run()
 
 
 class _Descent:
     """The state of one minimisation; targets leave it when their certificate holds."""
 
-    def __init__(self, rows, law, offset, variance, ridge, start, tolerance, metric) -> None:
+    def __init__(self, rows, law, offset, variance, ridge, start, tolerance, metric, one_pass) -> None:
         k, t, _ = law.shape
-        self.rows, self.tolerance, self.metric = rows, tolerance, metric
+        self.rows, self.tolerance, self.metric, self.one_pass = rows, tolerance, metric, one_pass
         self.basis, self.mix = class_basis(k, variance)
         self.cells = Cells.of(law, offset, rows.sizes)
         self.variance = torch.cat([variance, torch.ones_like(variance[:1])])
@@ -197,15 +199,17 @@ class _Descent:
             slope = (gradient * step).sum((0, 2))
             step = torch.where((slope < 0)[:, None], step, -precondition(gradient))
             slope = (gradient * step).sum((0, 2))
-            bend = self._sweep(step, self.penalty)
-            length = -slope / bend.clamp_min(1e-20)
-            taken, w = torch.zeros_like(length), self.w
+            if self.one_pass:
+                length = torch.ones_like(slope)
+            else:
+                length = -slope / self._sweep(step, self.penalty).clamp_min(1e-20)
+            taken, w, unseen = torch.zeros_like(length), self.w, step if self.one_pass else None
             for _ in range(12):
                 moved = w + length[:, None] * step
-                new, after = self._descend(moved, length - taken)
-                taken = length
+                new, after = self._descend(moved, length - taken, unseen)
+                taken, unseen = length, None
                 # Differences below rounding of the objective carry no information about the step.
-                short = new > value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3)
+                short = ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3))
                 if not bool(short.any()):
                     break
                 length = torch.where(short, length / 4, length)
@@ -250,14 +254,26 @@ class _Descent:
 
     def _sweep(self, step: Tensor, penalty: Tensor | None) -> Tensor:
         """Change of all logits along a step, and the second derivative of the objective along it."""
+        move = self._along(step)
+        bend = torch.zeros(len(self.target), dtype=torch.float64, device=step.device)
+        # Weights that are all zero need no product.
+        blocks = self.rows.blocks() if bool(step[..., :-2].any()) else (None for _ in self.cells.change)
+        for i, x in enumerate(blocks):
+            move(i, x)
+            if penalty is not None:
+                bend += self._bend(i)
+        bend = bend / self.rows.n
+        return (bend if penalty is None else bend + (penalty * step**2).sum((0, 2))).to(step.dtype)
+
+    def _along(self, step: Tensor) -> Callable[[int, Tensor | None], None]:
+        """Writes the change along a step of the logits of one block."""
         q, t, _ = step.shape
         differences = torch.tensordot(self.mix, step, 1)
         weight = self.rows.inward(differences[..., :-2].reshape(q * t, -1))
         bias, scale = differences[..., -2, None], step[0, :, -1, None]
-        bend = torch.zeros(t, dtype=torch.float64, device=step.device)
-        # Weights that are all zero need no product.
-        blocks = self.rows.blocks() if bool(weight.any()) else (None for _ in self.cells.change)
-        for i, (x, change) in enumerate(zip(blocks, self.cells.change, strict=True)):
+
+        def move(i: int, x: Tensor | None) -> None:
+            change = self.cells.change[i]
             if x is None:
                 change.zero_()
             else:
@@ -265,10 +281,8 @@ class _Descent:
             change += bias
             if self.cells.offset is not None:
                 change.addcmul_(scale.expand_as(change), self.cells.offset[i])
-            if penalty is not None:
-                bend += self._bend(i).double()
-        bend = bend / self.rows.n
-        return (bend if penalty is None else bend + (penalty * step**2).sum((0, 2))).to(step.dtype)
+
+        return move
 
     def _bend(self, i: int) -> Tensor:
         p, change = self.cells.p[i], self.cells.change[i]
@@ -282,15 +296,16 @@ class _Descent:
 
     def _moments(self, law: Tensor) -> Tensor:
         """Sum of law times coordinates, one, and the floor: all that objective and gradient need of the law."""
-        q = len(law) - 1
-        return self._sums(part[:q].contiguous() for part in law.split(self.rows.sizes, -1))
+        parts = law[:-1].split(self.rows.sizes, -1)
+        return self._sums(lambda i, x: parts[i].contiguous())
 
-    def _sums(self, parts: Iterable[Tensor]) -> Tensor:
-        """E[a (z, 1, offset)] of arrays a [q, t, b] over all rows, as parameters [q, t, r + 2], in float64."""
+    def _sums(self, part_of: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """E[a (z, 1, offset)] over all rows of what is given per block, a [q, t, b], as parameters, in float64."""
         q, t, c = self.w.shape
         raw: Tensor | None = None
         rest = torch.zeros(q, t, 2, dtype=torch.float64, device=self.w.device)
-        for i, (x, part) in enumerate(zip(self.rows.blocks(), parts, strict=True)):
+        for i, x in enumerate(self.rows.blocks()):
+            part = part_of(i, x)
             # Float64 between blocks: laws and labels nearly cancel at the solution.
             both = (part.view(q * t, -1) @ x).double()
             raw = both if raw is None else raw.add_(both)
@@ -300,22 +315,28 @@ class _Descent:
         assert raw is not None
         return torch.cat([self.rows.outward(raw).view(q, t, c - 2), rest], -1) / self.rows.n
 
-    def _descend(self, w: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the logits along their change; the objective per target, and its gradient, where that leads."""
+    def _descend(self, w: Tensor, length: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Move the logits along their change; the objective per target, and its gradient, where that leads.
+
+        With a step its change is found in the same pass over the rows.
+        """
         self.w = w
         cells = self.cells
         value = torch.zeros(len(self.target), dtype=torch.float64, device=w.device)
+        move = None if step is None else self._along(step)
 
-        def laws() -> Iterator[Tensor]:
-            for i, (logits, p) in enumerate(zip(cells.logits, cells.p, strict=True)):
-                logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
-                mass = None if cells.mass is None else cells.mass[i]
-                value.add_(_law(logits, p, mass))
-                yield p if mass is None else p * mass
+        def laws(i: int, x: Tensor) -> Tensor:
+            if move is not None:
+                move(i, x)
+            logits, p = cells.logits[i], cells.p[i]
+            logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
+            mass = None if cells.mass is None else cells.mass[i]
+            value.add_(_law(logits, p, mass))
+            return p if mass is None else p * mass
 
-        gradient = self._sums(laws()) - self.moment
+        gradient = self._sums(laws) - self.moment
         differences = torch.tensordot(self.mix, w, 1)
-        differences[1:, :, -1] = 0
+        differences[..., -1] = 0
         differences[0, :, -1] = w[0, :, -1]
         value = value / self.rows.n - (self.moment * differences).sum((0, 2))
         out = torch.tensordot(self.mix.T.double(), gradient, 1)
