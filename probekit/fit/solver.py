@@ -168,14 +168,14 @@ class _Descent:
         self.penalty = torch.zeros(t, rows.r + 2, dtype=variance.dtype, device=law.device)
         self.penalty[:, :-2] = ridge[:, None]
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.moment = self._moments(law)
+        self.law: tuple[Tensor, ...] | None = law[:-1].split(rows.sizes, -1)
+        self.moment = torch.empty(0)
         self.solution = self.w.clone()
         self.certificate = torch.full((t,), math.inf, dtype=variance.dtype, device=law.device)
 
     def run(self) -> tuple[Tensor, Tensor]:
-        self._sweep(self.w, None)
         length = torch.ones(len(self.target), dtype=self.w.dtype, device=self.w.device)
-        value, gradient = self._descend(self.w, length)
+        value, gradient = self._descend(self.w, length, self.w)
         precondition = self._precondition()
         restarted = False
         for i in range(MAX_ITERATIONS):
@@ -199,10 +199,7 @@ class _Descent:
             slope = (gradient * step).sum((0, 2))
             step = torch.where((slope < 0)[:, None], step, -precondition(gradient))
             slope = (gradient * step).sum((0, 2))
-            if self.one_pass:
-                length = torch.ones_like(slope)
-            else:
-                length = -slope / self._sweep(step, self.penalty).clamp_min(1e-20)
+            length = torch.ones_like(slope) if self.one_pass else -slope / self._bend_along(step).clamp_min(1e-20)
             taken, w, unseen = torch.zeros_like(length), self.w, step if self.one_pass else None
             for _ in range(12):
                 moved = w + length[:, None] * step
@@ -252,29 +249,27 @@ class _Descent:
     def _certificate(self, gradient: Tensor, precondition: Precondition) -> Tensor:
         return 0.5 * (gradient * precondition(gradient)).sum((0, 2))
 
-    def _sweep(self, step: Tensor, penalty: Tensor | None) -> Tensor:
-        """Change of all logits along a step, and the second derivative of the objective along it."""
+    def _bend_along(self, step: Tensor) -> Tensor:
+        """The second derivative of the objective along a step; leaves the change of all logits in the cells."""
         move = self._along(step)
         bend = torch.zeros(len(self.target), dtype=torch.float64, device=step.device)
-        # Weights that are all zero need no product.
-        blocks = self.rows.blocks() if bool(step[..., :-2].any()) else (None for _ in self.cells.change)
-        for i, x in enumerate(blocks):
+        for i, x in enumerate(self.rows.blocks()):
             move(i, x)
-            if penalty is not None:
-                bend += self._bend(i)
-        bend = bend / self.rows.n
-        return (bend if penalty is None else bend + (penalty * step**2).sum((0, 2))).to(step.dtype)
+            bend += self._bend(i)
+        return (bend / self.rows.n + (self.penalty * step**2).sum((0, 2))).to(step.dtype)
 
-    def _along(self, step: Tensor) -> Callable[[int, Tensor | None], None]:
+    def _along(self, step: Tensor) -> Callable[[int, Tensor], None]:
         """Writes the change along a step of the logits of one block."""
         q, t, _ = step.shape
         differences = torch.tensordot(self.mix, step, 1)
         weight = self.rows.inward(differences[..., :-2].reshape(q * t, -1))
         bias, scale = differences[..., -2, None], step[0, :, -1, None]
 
-        def move(i: int, x: Tensor | None) -> None:
+        still = not bool(weight.any())  # the start of most problems, which needs no product
+
+        def move(i: int, x: Tensor) -> None:
             change = self.cells.change[i]
-            if x is None:
+            if still:
                 change.zero_()
             else:
                 torch.mm(weight, x.T, out=change.view(q * t, -1))
@@ -294,26 +289,21 @@ class _Descent:
             )
         return (((mean * change).sum(0) - total**2) * self.cells.mass[i]).sum(-1)
 
-    def _moments(self, law: Tensor) -> Tensor:
-        """Sum of law times coordinates, one, and the floor: all that objective and gradient need of the law."""
-        parts = law[:-1].split(self.rows.sizes, -1)
-        return self._sums(lambda i, x: parts[i].contiguous())
-
     def _sums(self, part_of: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """E[a (z, 1, offset)] over all rows of what is given per block, a [q, t, b], as parameters, in float64."""
-        q, t, c = self.w.shape
-        raw: Tensor | None = None
-        rest = torch.zeros(q, t, 2, dtype=torch.float64, device=self.w.device)
+        """E[a (z, 1, offset)] over all rows of what is given per block, a [m, t, b]: [m, t, r + 2], in float64."""
+        raw = rest = torch.empty(0)
         for i, x in enumerate(self.rows.blocks()):
             part = part_of(i, x)
+            if not i:
+                rest = torch.zeros(*part.shape[:2], 2, dtype=torch.float64, device=x.device)
+                raw = torch.zeros(len(part) * part.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
             # Float64 between blocks: laws and labels nearly cancel at the solution.
-            both = (part.view(q * t, -1) @ x).double()
-            raw = both if raw is None else raw.add_(both)
+            raw += part.view(len(raw), -1) @ x
             rest[..., 0] += part.sum(-1)
             if self.cells.offset is not None:
-                rest[0, :, 1] += (part * self.cells.offset[i]).sum((0, 2))
-        assert raw is not None
-        return torch.cat([self.rows.outward(raw).view(q, t, c - 2), rest], -1) / self.rows.n
+                beside = self.cells.offset[i]
+                rest[..., 1] += (part.view(-1, *beside.shape) * beside).sum(-1).view(rest.shape[:2])
+        return torch.cat([self.rows.outward(raw).view(*rest.shape[:2], -1), rest], -1) / self.rows.n
 
     def _descend(self, w: Tensor, length: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the logits along their change; the objective per target, and its gradient, where that leads.
@@ -321,7 +311,7 @@ class _Descent:
         With a step its change is found in the same pass over the rows.
         """
         self.w = w
-        cells = self.cells
+        cells, law = self.cells, self.law
         value = torch.zeros(len(self.target), dtype=torch.float64, device=w.device)
         move = None if step is None else self._along(step)
 
@@ -332,16 +322,21 @@ class _Descent:
             logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
             mass = None if cells.mass is None else cells.mass[i]
             value.add_(_law(logits, p, mass))
-            return p if mass is None else p * mass
+            expected = p if mass is None else p * mass
+            return expected if law is None else torch.cat([expected, law[i]])
 
-        gradient = self._sums(laws) - self.moment
+        sums = self._sums(laws)
+        if law is not None:
+            # The law enters by its moments alone, which the first pass takes along.
+            sums, self.moment = sums.split(len(w))
+            self.law = None
+        gradient = sums - self.moment
         differences = torch.tensordot(self.mix, w, 1)
-        differences[..., -1] = 0
-        differences[0, :, -1] = w[0, :, -1]
+        differences[..., -1] = w[0, :, -1]
         value = value / self.rows.n - (self.moment * differences).sum((0, 2))
         out = torch.tensordot(self.mix.T.double(), gradient, 1)
         out[..., -1] = 0
-        out[0, :, -1] = gradient[0, :, -1]
+        out[0, :, -1] = gradient[..., -1].sum(0)
         value = value + 0.5 * (self.penalty * w**2).sum((0, 2))
         return value, out.to(w.dtype) + self.penalty * w
 
