@@ -170,6 +170,7 @@ class _Descent:
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         self.law: tuple[Tensor, ...] | None = law[:-1].split(rows.sizes, -1)
         self.moment = torch.empty(0)
+        self.taken: tuple[float, Precondition] | None = None
         self.solution = self.w.clone()
         self.certificate = torch.full((t,), math.inf, dtype=variance.dtype, device=law.device)
 
@@ -363,7 +364,11 @@ class _Descent:
         curvature, spread = self._class_curvature()
         beside = None if spread is None else 1 / spread.clamp_min(1e-4)
         if self.metric is not None:
-            inner = self.metric(self.w)
+            mean = float(curvature.mean())
+            # Dear to take: an earlier one stands while the mean curvature is what it was.
+            if self.taken is None or not 0.8 < mean / self.taken[0] < 1.25:
+                self.taken = mean, self.metric(self.w)
+            inner = self.taken[1]
         else:
             inner = _kronecker(curvature, self.variance, self.penalty[:, :-1])
 
