@@ -264,7 +264,7 @@ class _Metric:
         for part, weights in zip(self.rows.split(8_192), weight.split(8_192), strict=True):
             weighed = part * weights[:, None]
             for start in range(0, d, step):
-                hessian[start : start + step, start:d].addmm_(weighed[:, start : start + step].T, part[:, start:])
+                hessian[start : min(d, start + step), start:d].addmm_(weighed[:, start : start + step].T, part[:, start:])
             hessian[:d, d] += weighed.sum(0)
         hessian[d, d] = weight.sum()
         hessian = hessian.triu() + hessian.triu(1).T

@@ -1,0 +1,65 @@
+"""The command `probekit bench`: speed as ratios within one run; its rows have the same keys in every bench."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probekit.cli_reading import JsonOption, print_json, reporting
+
+bench = typer.Typer(help="Compare with peers side by side, in ratios measured within one run.", no_args_is_help=True)
+
+CACHE = Path.home() / ".cache" / "probekit" / "bench"
+
+
+@bench.callback()
+def benches() -> None:
+    """Compare with peers side by side, in ratios measured within one run."""
+
+
+@bench.command("fit")
+def fit(
+    quick: Annotated[bool, typer.Option("--quick", help="Small problems: shows agreement, says nothing of speed.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install/--no-install", help="Fetch peers from the package index where they are missing.")
+    ] = False,
+    cache: Annotated[Path, typer.Option(help="Folder for environments of peers whose names clash.")] = CACHE,
+    threads: Annotated[int, typer.Option(min=1, help="Of all that is timed.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """The fit engine beside scikit-learn, Adam, TransformerLens and the namesake on the package index."""
+    with reporting("bench fit", as_json):
+        import torch
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+        from probekit.bench.fit import FULL, QUICK, fit_bench
+
+        skipped: list[str] = []
+
+        def say(text: str) -> None:
+            if text not in skipped:
+                skipped.append(text)
+                typer.echo(text, err=True)
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with threadpool_limits(threads):
+                found = []
+                for row in fit_bench(QUICK if quick else FULL, cache, install, say):
+                    found.append(row.row())
+                    typer.echo(f"{row.case}: {row.peer}: {row.ratio:.3g} x", err=True)
+        finally:
+            torch.set_num_threads(before)
+        if as_json:
+            print_json("bench fit", True, found, skipped=skipped, threads=threads)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        columns = ("case", "peer", "ours s", "peer s", "ratio", "gap, bit", "x bound")
+        table = Table(*columns, title="Peer over ours; ratio above 1: ours is faster")
+        for row in found:
+            figures = [f"{row[key]:.3g}" for key in ("ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio")]
+            table.add_row(row["case"], row["peer"], *figures)
+        Console(width=150).print(table)
