@@ -19,7 +19,9 @@ def benches() -> None:
 
 @bench.command("fit")
 def fit(
-    quick: Annotated[bool, typer.Option("--quick", help="Small problems: shows agreement, says nothing of speed.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small problems: shows agreement, says nothing of speed.")
+    ] = False,
     install: Annotated[
         bool, typer.Option("--install/--no-install", help="Fetch peers from the package index where they are missing.")
     ] = False,

@@ -6,8 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One peer on one case. ratio: peer over ours, the median over repeats; gap: held-out bits, the mean over
-    targets, peer less ours, of the repeat where it is largest.
+    """One peer on one case. ratio: peer over ours, the median over repeats; gap: between held-out bits, the
+    mean over targets of its size, in the repeat where it is largest.
 
     bound_ratio: our time over that of the matrix products alone, at the rate measured at that very shape.
     """

@@ -79,12 +79,12 @@ def _compare(problem: Problem, peer: Peer, size: Size) -> Row:
         theirs, peer_seconds = quietly(peer.solve, part[0], asked)
         share = problem.outputs * len(problem.sites) / (part[0].outputs * len(part[0].sites))
         times.append((seconds, peer_seconds * share))
-        gaps.append(float((_bits(part[0], theirs) - _part(_bits(problem, found), part)).mean()))
+        gaps.append(float((_bits(part[0], theirs) - _part(_bits(problem, found), part)).abs().mean()))
     n, d = problem.sites[0].fit.shape
     bound = len(problem.sites) * _bound(n, d, problem.outputs)
     seconds, peer_seconds = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(theirs / mine for mine, theirs in times)
-    return Row(problem.case, peer.name, seconds, peer_seconds, ratio, max(gaps, key=abs), seconds / bound)
+    return Row(problem.case, peer.name, seconds, peer_seconds, ratio, max(gaps), seconds / bound)
 
 
 Part = tuple[Problem, list[tuple[int, int]]]
@@ -125,7 +125,7 @@ def _loosest(solve: Solver, problem: Problem, converged: Tensor, most: int) -> i
     """The loosest setting at which the mean over targets is that of converged fits; the strictest if none is."""
     for strictness in range(most):
         bits = _bits(problem, quietly(solve, problem, strictness)[0])
-        if abs(float((bits - converged).mean())) <= REACHED:
+        if float((bits - converged).abs().mean()) <= REACHED:
             return strictness
     return most - 1
 

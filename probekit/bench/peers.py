@@ -50,7 +50,7 @@ class Peer:
 
 
 def ours(problem: Problem, strictness: int) -> Solved:
-    """This package: one fit of all targets per site."""
+    """This package: one fit of all targets per site, the frame included unless the rows come whitened."""
     tolerance = OURS[strictness]
     # scikit-learn's binary model has one weight vector where ours has two of half its size.
     ridge = problem.ridge * (2 if problem.n_class == 2 else 1)
@@ -58,7 +58,12 @@ def ours(problem: Problem, strictness: int) -> Solved:
     for site in problem.sites:
         law = torch.nn.functional.one_hot(site.fit_labels, problem.n_class).permute(2, 1, 0).float().contiguous()
         started = time.perf_counter()
-        if len(law) * law.shape[1] == 2 and not newton_is_cheaper(*site.fit.shape, 2):
+        if problem.kind == "whitened":  # rows that are already in a frame: solver against solver
+            readout = fit_readout(site.fit, law, None, torch.ones(site.fit.shape[1]), ridge, tolerance=tolerance)
+            seconds += time.perf_counter() - started
+            out.append(readout.logits(site.held_out))
+            continue
+        if len(law) * law.shape[1] == 2 and not newton_is_cheaper(site.fit, 2):
             found = fit_streamed(Source.of(site.fit), law, None, ridge, unit=1.0, tolerance=tolerance)
             seconds += time.perf_counter() - started
             out.append(found.logits(site.held_out))
@@ -178,7 +183,9 @@ class Namesake:
         if not self.python.exists():
             return False
         code = "import probekit.fitters.batch.logistic"
-        return not subprocess.run([str(self.python), "-c", code], capture_output=True, env=self.environment, cwd=self.folder).returncode
+        return not subprocess.run(
+            [str(self.python), "-c", code], capture_output=True, env=self.environment, cwd=self.folder
+        ).returncode
 
     def __call__(self, problem: Problem, strictness: int) -> Solved:
         """Newton for all sites in one batch."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 HOOKS = ("blocks.2.hook_resid_post", "blocks.5.hook_resid_post")
 N_POSITIONS = 30
-INPUTS = ("raw", "scaled", "whitened")
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Problem:
     sites: tuple[Site, ...]
     n_class: int
     ridge: float
+    kind: str = "raw"
 
     @property
     def outputs(self) -> int:
@@ -59,7 +59,7 @@ class Problem:
 
     def inputs(self, kind: str) -> "Problem":
         """The problem in other coordinates, where the same ridge means something else."""
-        return replace(self, sites=tuple(site.inputs(kind) for site in self.sites))
+        return replace(self, sites=tuple(site.inputs(kind) for site in self.sites), kind=kind)
 
 
 def captured(n: int, n_held_out: int, n_targets: int, ridge: float, seed: int = 0) -> Problem:
@@ -76,7 +76,9 @@ def captured(n: int, n_held_out: int, n_targets: int, ridge: float, seed: int = 
     rows = torch.from_numpy(rows[: n + n_held_out])
     x = torch.cat([found.sites[name] for name in HOOKS], 1)[rows]
     features = found.observations.features
-    labels = torch.from_numpy(np.concatenate([features[name].labels for name in ("mine_yours", "black_white")], 1))[rows]
+    labels = torch.from_numpy(np.concatenate([features[name].labels for name in ("mine_yours", "black_white")], 1))[
+        rows
+    ]
     counts = torch.stack([(labels[:n] == c).sum(0) for c in range(3)]).amin(0)
     # The squares in the middle are never empty.
     kept = torch.nonzero(counts > min(100, n // 50)).flatten()[:n_targets]

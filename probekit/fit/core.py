@@ -55,7 +55,7 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
     if len(kept) == 0 or float(values[-1]) <= 0:
-        kept = torch.tensor([d - 1], device=x.device)
+        kept = torch.tensor([x.shape[1] - 1], device=x.device)
     unit = values[kept].median().clamp_min(1e-30).sqrt()
     return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
 
@@ -135,7 +135,7 @@ class _Setup:
 
     @classmethod
     def of(cls, z: Tensor, law: Tensor, offset: Tensor | None, variance: Tensor) -> "_Setup":
-        small = newton_is_cheaper(*z.shape, len(law))
+        small = newton_is_cheaper(z, len(law))
         return cls(z, law, offset, variance, Products.of(z, variance) if small else None)
 
     def take(self, targets: Tensor) -> "_Setup":
@@ -150,15 +150,12 @@ def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, toleranc
     if k == 1:  # one outcome: nothing to fit
         return _floor_itself(setup, per_target)
     known = None if start is None else _pack(start)
-    w = certificate = None
     if setup.products is not None:
-        w, certificate = minimise_newton(
-            setup.products, setup.law, setup.offset, per_target[None], known, tolerance
-        )
-        w, certificate = w[:, 0], certificate[0]
-    if w is None or not bool((certificate <= STALLED * tolerance).all()):
-        rows = Resident.of(setup.z, (k - 1) * t)
-        w, certificate = minimise(rows, setup.law, setup.offset, setup.variance, per_target, known, tolerance)
+        w, certificate = minimise_newton(setup.products, setup.law, setup.offset, per_target[None], known, tolerance)
+        if bool((certificate <= STALLED * tolerance).all()):
+            return _unpack(w[:, 0], per_target)
+    rows = Resident.of(setup.z, (k - 1) * t)
+    w, certificate = minimise(rows, setup.law, setup.offset, setup.variance, per_target, known, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
         raise FitError(
             f"a linear readout of {n} rows x {setup.z.shape[1]} coordinates did not converge: its decrement is "
@@ -236,9 +233,7 @@ def fit_path(
     return path(setup, select, floor, sorted(lambdas, reverse=True), tolerance)
 
 
-def _path_at_once(
-    setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float
-) -> Readout:
+def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
     """Every ridge by Newton's method in one batch, in chunks of targets that keep the batch small."""
     k, t, n = setup.law.shape
     assert setup.products is not None
@@ -255,9 +250,9 @@ def _path_at_once(
         return _path_in_turn(setup, select, best, lambdas, tolerance)
     # All ridges are scored as if they were targets of their own.
     together = _unpack(w.flatten(1, 2), ridges.repeat_interleave(t))
-    repeated = Rows(select.z, *(
-        None if part is None else part.repeat(1, len(lambdas), 1) for part in (select.law, select.offset)
-    ))  # fmt: skip
+    times = len(lambdas)
+    beside = None if select.offset is None else select.offset.repeat(1, times, 1)
+    repeated = Rows(select.z, select.law.repeat(1, times, 1), beside)
     bits = repeated.bits(together).mean(-1).view(-1, t)
     # The smallest ridges of nearly separable data may have no minimum within reach.
     bits = torch.where(certificate <= STALLED * tolerance, bits, math.inf)
@@ -267,9 +262,7 @@ def _path_at_once(
     return _better(best, chosen, lowest < select.bits(best).mean(-1))
 
 
-def _path_in_turn(
-    setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float
-) -> Readout:
+def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
     """Warm-started from ridge to ridge; a target whose selection loss has risen leaves the path."""
     t = setup.law.shape[1]
     best_bits = last = select.bits(best).mean(-1)

@@ -28,8 +28,15 @@ Precondition = Callable[[Tensor], Tensor]
 class RowBlocks(Protocol):
     """Rows [n, r] given block by block, in an order that never changes."""
 
-    n: int
-    r: int
+    @property
+    def n(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def r(self) -> int:
+        """Coordinates of the problem."""
+        ...
 
     def blocks(self) -> Iterator[Float[Tensor, "b d"]]:
         """Blocks in the order of `sizes`; d is the width in which they are kept."""
@@ -202,6 +209,7 @@ class _Descent:
             slope = (gradient * step).sum((0, 2))
             length = torch.ones_like(slope) if self.one_pass else -slope / self._bend_along(step).clamp_min(1e-20)
             taken, w, unseen = torch.zeros_like(length), self.w, step if self.one_pass else None
+            short = taken > 0
             for _ in range(12):
                 moved = w + length[:, None] * step
                 new, after = self._descend(moved, length - taken, unseen)
@@ -285,8 +293,10 @@ class _Descent:
         mean = p * change
         total = mean[0] if len(p) == 1 else mean.sum(0)
         if self.cells.mass is None:
-            return mean.mul_(change).sum(-1).sum(0) - total.square_().sum(-1) if len(p) > 1 else (
-                (mean * change).sum(-1)[0] - total.square_().sum(-1)
+            return (
+                mean.mul_(change).sum(-1).sum(0) - total.square_().sum(-1)
+                if len(p) > 1
+                else ((mean * change).sum(-1)[0] - total.square_().sum(-1))
             )
         return (((mean * change).sum(0) - total**2) * self.cells.mass[i]).sum(-1)
 
@@ -350,9 +360,7 @@ class _Descent:
         for i, p in enumerate(self.cells.p):
             weighed = p if self.cells.mass is None else p * self.cells.mass[i]
             mean += weighed.sum(-1)
-            outer += (
-                (weighed * p).sum(-1).T[..., None] if q == 1 else weighed.transpose(0, 1) @ p.permute(1, 2, 0)
-            )
+            outer += (weighed * p).sum(-1).T[..., None] if q == 1 else weighed.transpose(0, 1) @ p.permute(1, 2, 0)
             if self.cells.offset is not None:
                 o = self.cells.offset[i]
                 spread += ((weighed * o**2).sum(0) - (weighed * o).sum(0) * (p * o).sum(0)).sum(-1)
@@ -434,15 +442,16 @@ class Products:
 
     @classmethod
     def of(cls, z: Float[Tensor, "n r"], variance: Float[Tensor, " r"]) -> "Products":
-        n, r = z.shape
+        n = len(z)
         scale = variance.clamp_min(1e-12).sqrt()
         rows = torch.cat([z / scale, torch.ones(n, 1, dtype=z.dtype, device=z.device)], 1)
         columns = rows.T.contiguous()
         return cls(rows, (columns[:, None] * columns).view(-1, n), scale)
 
 
-def newton_is_cheaper(n: int, r: int, n_class: int) -> bool:
+def newton_is_cheaper(z: Float[Tensor, "n r"], n_class: int) -> bool:
     """Whether so few rows and coordinates make Newton's method the faster one."""
+    n, r = z.shape
     q = n_class - 1
     return n * (r + 1) ** 2 * (q * (q + 1) // 2) <= NEWTON_WORK and q * (r + 1) <= 128
 
@@ -487,7 +496,11 @@ def minimise_newton(
     def logits_of(w: Tensor) -> Tensor:
         weight = w[..., : q * c].reshape(n_ridge, t, q, c).permute(2, 0, 1, 3).to(law.dtype)
         out = (weight.reshape(-1, c) @ products.rows.T).view(q, n_ridge, t, n)
-        return out if beside is None else out.addcmul_(w[..., -1, None].to(law.dtype).expand(q, -1, -1, -1), beside[:, None])
+        return (
+            out
+            if beside is None
+            else out.addcmul_(w[..., -1, None].to(law.dtype).expand(q, -1, -1, -1), beside[:, None])
+        )
 
     def value_of(w: Tensor, logits: Tensor, p: Tensor) -> Tensor:
         flat = logits.view(q, n_ridge * t, n)
@@ -534,7 +547,7 @@ def minimise_newton(
         alive &= (certificate > tolerance) & (failed == 0)
         if not bool(alive.any()):
             break
-        length = alive.double()
+        length, short = alive.double(), ~alive
         for _ in range(20):
             moved = w + length[..., None] * step
             logits = logits_of(moved)

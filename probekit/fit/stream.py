@@ -64,7 +64,7 @@ class Source:
             out = space[0][: (stop - start) * width]
             with path.open("rb", buffering=0) as file:
                 file.seek(offset + start * width)
-                view, done = memoryview(out.numpy()), 0
+                view, done = out.numpy().data, 0
                 while done < len(view):
                     got = file.readinto(view[done:])
                     if not got:
@@ -196,9 +196,7 @@ def fit_streamed(
     return RawReadout(mean, out)
 
 
-def _coordinates(
-    rows: Tensor, turned: bool, unit: float | None
-) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
+def _coordinates(rows: Tensor, turned: bool, unit: float | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
     """Mean, rotation and variance of a frame without its unit, and the unit; no rotation where none is wanted."""
     if not turned:
         mean = rows.double().mean(0).float()
@@ -264,7 +262,9 @@ class _Metric:
         for part, weights in zip(self.rows.split(8_192), weight.split(8_192), strict=True):
             weighed = part * weights[:, None]
             for start in range(0, d, step):
-                hessian[start : min(d, start + step), start:d].addmm_(weighed[:, start : start + step].T, part[:, start:])
+                hessian[start : min(d, start + step), start:d].addmm_(
+                    weighed[:, start : start + step].T, part[:, start:]
+                )
             hessian[:d, d] += weighed.sum(0)
         hessian[d, d] = weight.sum()
         hessian = hessian.triu() + hessian.triu(1).T
