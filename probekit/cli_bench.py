@@ -50,7 +50,10 @@ def fit(
                 found = []
                 for row in fit_bench(QUICK if quick else FULL, cache, install, say):
                     found.append(row.row())
-                    typer.echo(f"{row.case}: {row.peer}: {row.ratio:.3g} x", err=True)
+                    figures = " ".join(
+                        f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float)
+                    )
+                    typer.echo(f"{row.case}: {row.peer}: {figures}", err=True)
         finally:
             torch.set_num_threads(before)
         if as_json:

@@ -10,7 +10,20 @@ import torch
 from torch import Tensor
 
 from probekit.bench import Row
-from probekit.bench.peers import EPOCHS, OURS, SCIKIT, Namesake, Peer, Solver, adam, ours, quietly, scikit_learn
+from probekit.bench.peers import (
+    EPOCHS,
+    LENS,
+    NAMESAKE,
+    OURS,
+    SCIKIT,
+    Namesake,
+    Peer,
+    Solver,
+    adam,
+    ours,
+    quietly,
+    scikit_learn,
+)
 from probekit.bench.peers import transformer_lens as lens
 from probekit.bench.problems import Problem, captured, drawn
 from probekit.errors import ProbekitError
@@ -27,21 +40,21 @@ class Size:
 
     targets: tuple[int, int, int]  # n, held out, targets
     sites: tuple[int, int, int, int]  # n, held out, d, sites
-    ridge: float
+    ridge: float | None  # None: 1 / n, which is scikit-learn's C = 1
     repeats: int
     sampled: int
 
 
-FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), 1e-3, 3, 2)
-QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), 1e-2, 1, 2)
+FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), None, 3, 1)
+QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), 0.1, 1, 2)
 
 
 def fit_bench(size: Size, cache: Path, install: bool, say: Say) -> Iterator[Row]:
     """Rows of the bench; what is left out, and why, is told to `say`. cache: where a peer may be installed."""
     n, n_held_out, n_targets = size.targets
-    targets = captured(n, n_held_out, n_targets, size.ridge)
+    targets = captured(n, n_held_out, n_targets, size.ridge or 1 / n)
     n, n_held_out, d, n_sites = size.sites
-    sites = drawn(n, n_held_out, d, n_sites, size.ridge, targets.sites[0].fit)
+    sites = drawn(n, n_held_out, d, n_sites, size.ridge or 1 / n, targets.sites[0].fit)
     for problem in (sites, targets):
         for peer in _peers(cache, install, say):
             if peer.binary_only and problem.n_class > 2:
@@ -54,13 +67,13 @@ def fit_bench(size: Size, cache: Path, install: bool, say: Say) -> Iterator[Row]
 
 
 def _peers(cache: Path, install: bool, say: Say) -> Iterator[Peer]:
-    yield Peer("scikit-learn", "raw", scikit_learn, loops=True)
-    yield Peer("scikit-learn, StandardScaler", "scaled", scikit_learn, loops=True)
-    yield Peer("scikit-learn, our whitening", "whitened", scikit_learn, loops=True)
-    yield Peer("torch Adam", "scaled", adam)
-    yield Peer("transformer_lens", "raw", lens, loops=True, binary_only=True)
+    yield Peer("scikit-learn", "raw", scikit_learn, len(SCIKIT), loops=True)
+    yield Peer("scikit-learn, StandardScaler", "scaled", scikit_learn, len(SCIKIT), loops=True)
+    yield Peer("scikit-learn, our whitening", "whitened", scikit_learn, len(SCIKIT), loops=True)
+    yield Peer("torch Adam", "scaled", adam, len(EPOCHS))
+    yield Peer("transformer_lens", "raw", lens, len(LENS), loops=True, binary_only=True)
     try:
-        yield Peer("probekit 0.4 (PyPI)", "scaled", Namesake(cache, install), binary_only=True)
+        yield Peer("probekit 0.4 (PyPI)", "scaled", Namesake(cache, install), len(NAMESAKE), binary_only=True)
     except ProbekitError as error:
         say(f"probekit 0.4 (PyPI) is left out: {error}")
 
@@ -70,8 +83,7 @@ def _compare(problem: Problem, peer: Peer, size: Size) -> Row:
     converged = _bits(problem, quietly(ours, problem, len(OURS) - 1)[0])
     strict = _loosest(ours, problem, converged, len(OURS))
     parts = _parts(problem, peer, size)
-    most = {"torch Adam": len(EPOCHS)}.get(peer.name, len(SCIKIT))
-    asked = _loosest(peer.solve, parts[0][0], _part(converged, parts[0]), most)
+    asked = _loosest(peer.solve, parts[0][0], _part(converged, parts[0]), peer.settings)
     times, gaps = [], []
     for repeat in range(size.repeats):
         part = parts[repeat % len(parts)]

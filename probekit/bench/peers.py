@@ -29,7 +29,7 @@ from probekit.fit.stream import Source, fit_streamed
 Solved = tuple[list[Tensor], float]
 Solver = Callable[[Problem, int], Solved]
 
-OURS = (1e-3, 3e-4, 1e-4, 1e-5, 2e-6)  # tolerances
+OURS = (1e-3, 3e-4, 1e-4, 1e-5, 2e-6, 2e-7)  # tolerances
 SCIKIT = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LENS = (1e-2, 1e-4, 1e-6, 1e-9, 1e-12)  # accepted Newton decrements
 NAMESAKE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
@@ -40,11 +40,15 @@ NAMESAKE_VERSION = "0.4.0"
 
 @dataclass(frozen=True)
 class Peer:
-    """inputs: the coordinates that it is given. loops: it fits one target of one site at a time."""
+    """inputs: the coordinates that it is given. settings: how many strictnesses it has.
+
+    loops: it fits one target of one site at a time.
+    """
 
     name: str
     inputs: str
     solve: Solver
+    settings: int
     loops: bool = False
     binary_only: bool = False
 

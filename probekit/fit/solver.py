@@ -18,6 +18,7 @@ HISTORY = 8
 MAX_ITERATIONS = 300
 REFRESH = 3  # the iteration after which curvature is taken again: by then laws are far from where they started
 STALLED = 50  # times the tolerance: what is still a solution when float32 carries the line search no further
+SLACK = 0.05  # of the tolerance: a rise of the objective so small is rounding, and harmless
 NEWTON_WORK = 8_000_000  # rows x products of coordinates x products of classes, up to which Newton is cheaper
 BLOCK_ENTRIES = 2**16  # logits per block: a block's arrays stay in the cache of one core
 
@@ -187,13 +188,13 @@ class _Descent:
         precondition = self._precondition()
         restarted = False
         for i in range(MAX_ITERATIONS):
-            certificate = self._certificate(gradient, precondition)
+            step, slope, certificate = self._step(gradient, precondition)
             closing = certificate <= self.tolerance
             # Curvature at the solution decides, which near separable data is far less than at the start; it is taken
             # for many targets together.
             if 4 * int(closing.sum()) >= len(self.target) or i == REFRESH:
                 precondition = self._precondition()
-                certificate = self._certificate(gradient, precondition)
+                step, slope, certificate = self._step(gradient, precondition)
                 closing = certificate <= self.tolerance
             if 4 * int(closing.sum()) >= len(self.target):
                 self._keep(certificate)
@@ -203,10 +204,7 @@ class _Descent:
                 self._drop(kept)
                 value, gradient = value[kept], gradient[:, kept]
                 precondition = self._precondition()
-            step = _direction(gradient, self.pairs, precondition)
-            slope = (gradient * step).sum((0, 2))
-            step = torch.where((slope < 0)[:, None], step, -precondition(gradient))
-            slope = (gradient * step).sum((0, 2))
+                step, slope, _ = self._step(gradient, precondition)
             length = torch.ones_like(slope) if self.one_pass else -slope / self._bend_along(step).clamp_min(1e-20)
             taken, w, unseen = torch.zeros_like(length), self.w, step if self.one_pass else None
             short = taken > 0
@@ -215,7 +213,7 @@ class _Descent:
                 new, after = self._descend(moved, length - taken, unseen)
                 taken, unseen = length, None
                 # Differences below rounding of the objective carry no information about the step.
-                short = ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3))
+                short = ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs() + SLACK * self.tolerance)
                 if not bool(short.any()):
                     break
                 length = torch.where(short, length / 4, length)
@@ -224,7 +222,7 @@ class _Descent:
                 # have is kept, with its certificate.
                 value, gradient, precondition = new, after, self._precondition()
                 if restarted:
-                    self._keep(self._certificate(gradient, precondition))
+                    self._keep(self._step(gradient, precondition)[2])
                     kept = torch.nonzero(~short).flatten()
                     if not len(kept):
                         break
@@ -238,7 +236,7 @@ class _Descent:
             self.pairs = [*self.pairs[1 - HISTORY :], (s, y, rho)]
             value, gradient = new, after
         else:
-            self._keep(self._certificate(gradient, self._precondition()))
+            self._keep(self._step(gradient, self._precondition())[2])
         out = torch.einsum("kq,qtr->ktr", self.basis, self.solution)
         out[..., -1] = 0
         out[0, :, -1] = self.solution[0, :, -1]
@@ -255,8 +253,19 @@ class _Descent:
         self.w, self.penalty, self.moment = self.w[:, kept], self.penalty[kept], self.moment[:, kept]
         self.pairs = [(s[:, kept], y[:, kept], rho[kept]) for s, y, rho in self.pairs]
 
-    def _certificate(self, gradient: Tensor, precondition: Precondition) -> Tensor:
-        return 0.5 * (gradient * precondition(gradient)).sum((0, 2))
+    def _step(self, gradient: Tensor, precondition: Precondition) -> tuple[Tensor, Tensor, Tensor]:
+        """The next step, the slope along it, and half the squared decrement.
+
+        The decrement is the larger of two: in the metric of the preconditioner, and in the one that the last steps have
+        learnt, which knows directions of little curvature that the first does not.
+        """
+        plain = precondition(gradient)
+        step = _direction(gradient, self.pairs, precondition)
+        slope = (gradient * step).sum((0, 2))
+        decrement = (gradient * plain).sum((0, 2))
+        certificate = 0.5 * torch.maximum(decrement, -slope)
+        downhill = slope < 0
+        return torch.where(downhill[:, None], step, -plain), torch.where(downhill, slope, -decrement), certificate
 
     def _bend_along(self, step: Tensor) -> Tensor:
         """The second derivative of the objective along a step; leaves the change of all logits in the cells."""
@@ -552,7 +561,7 @@ def minimise_newton(
             moved = w + length[..., None] * step
             logits = logits_of(moved)
             new = value_of(moved, logits, p)
-            short = alive & ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3))
+            short = alive & ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs() + SLACK * tolerance)
             if not bool(short.any()):
                 break
             length = torch.where(short, length / 4, length)
