@@ -20,9 +20,11 @@ from probekit.fit.solver import STALLED, Precondition, Resident, class_basis, mi
 
 MEMORY = 2**30  # bytes
 BLOCK_BYTES = 2**22  # of one upcast block: what a core's share of the cache holds
+NOT_FINITE = "a linear readout was given activations that are not finite."
 RUN = 128  # consecutive rows that a sample takes at a time: reading single rows is slow
 SAMPLE_PER_WIDTH = (4, 32)  # least and most rows per coordinate of the sample, whose Hessian is the preconditioner
-SAMPLE_SHARE = 16  # of the rows is sampled, between the two
+SAMPLE_SHARE = 16  # one row in so many is sampled, between the two
+UNIT_ROWS = 32_768  # at least, where there are so many: the unit of a ridge should not hang on a draw
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
@@ -174,8 +176,9 @@ def fit_streamed(
     most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
     rows = source.sample(most)
     if not bool(torch.isfinite(rows).all()):
-        raise FitError("a linear readout was given activations that are not finite.")
-    mean, rotation, variance, unit = _coordinates(rows, (k - 1) * t > 1, unit)
+        raise FitError(NOT_FINITE)
+    mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
+    unit = _unit(source, mean) if unit is None else unit
     rows -= mean
     variance = rows.var(0, correction=0) if variance is None else variance
     # Where all rows fit into the room of a sample they are upcast once.
@@ -196,14 +199,13 @@ def fit_streamed(
     return RawReadout(mean, out)
 
 
-def _coordinates(rows: Tensor, turned: bool, unit: float | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
-    """Mean, rotation and variance of a frame without its unit, and the unit; no rotation where none is wanted."""
+def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Mean, and the rotation and variance of a frame without its unit where one is wanted."""
     if not turned:
-        mean = rows.double().mean(0).float()
-        return mean, None, None, _unit(rows, mean) if unit is None else unit
+        return rows.double().mean(0).float(), None, None
     frame = fit_frame(rows)
     scale = float(frame.rotation[:, 0].norm())
-    return frame.mean, frame.rotation / scale, frame.variance / scale**2, 1 / scale if unit is None else unit
+    return frame.mean, frame.rotation / scale, frame.variance / scale**2
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class _Streaming:
         """Parameters of some targets, from the sample's to those of all rows. Raises FitError."""
         k, t, n = law.shape
         outputs = (k - 1) * t
-        metric = _Metric(self.sample, k, float(ridges[0])) if outputs == 1 else None
+        metric = _Metric(self.sample, k, float(ridges[0])) if self.streamed.rotation is None else None
         common = self.variance, ridges
         if start is None and n >= 4 * len(self.sample) >= 32 * self.sample.shape[1]:
             turned = self.sample if self.streamed.rotation is None else self.sample @ self.streamed.rotation
@@ -285,10 +287,21 @@ class _Metric:
         return apply
 
 
-def _unit(rows: Tensor, mean: Tensor) -> float:
-    """Root of the median variance over directions."""
-    centred = rows - mean
-    values = torch.linalg.eigvalsh((centred.T @ centred / len(rows)).double())
+def _unit(source: Source, mean: Tensor) -> float:
+    """Root of the median variance over directions, on rows enough that it is right to a few percent."""
+    runs = source.runs(max(UNIT_ROWS, SAMPLE_PER_WIDTH[1] * source.d))
+    step = max(64, BLOCK_BYTES // (4 * source.d))
+    moment = torch.zeros(source.d, source.d, dtype=torch.float64, device=mean.device)
+    total = torch.zeros(source.d, dtype=torch.float64, device=mean.device)
+    for first, last in runs:
+        for start in range(first, last, step):
+            rows = source.read(start, min(last, start + step)).to(mean) - mean
+            moment += (rows.T @ rows).double()
+            total += rows.sum(0)
+    n = sum(last - first for first, last in runs)
+    if not bool(torch.isfinite(moment).all()):
+        raise FitError(NOT_FINITE)
+    values = torch.linalg.eigvalsh(moment / n - torch.outer(total, total) / n**2)
     return math.sqrt(max(float(values[values > float(values[-1]) * 1e-12].median()), 1e-30))
 
 
