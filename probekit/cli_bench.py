@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from probekit.cli_reading import JsonOption, print_json, reporting
+from probekit.errors import BadInput
 
 bench = typer.Typer(help="Compare with peers side by side, in ratios measured within one run.", no_args_is_help=True)
 
@@ -26,6 +27,9 @@ def fit(
         bool, typer.Option("--install/--no-install", help="Fetch peers from the package index where they are missing.")
     ] = False,
     cache: Annotated[Path, typer.Option(help="Folder for environments of peers whose names clash.")] = CACHE,
+    case: Annotated[
+        str, typer.Option(help="`targets` (many at one site), `sites` (one at each of many), or `all`.")
+    ] = "all",
     threads: Annotated[int, typer.Option(min=1, help="Of all that is timed.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,8 +38,11 @@ def fit(
         import torch
         from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
+        if case not in ("targets", "sites", "all"):
+            raise BadInput(f"no case '{case}' in this bench: targets, sites, or all.")
         from probekit.bench.fit import FULL, QUICK, fit_bench
 
+        cases = ("targets", "sites") if case == "all" else (case,)
         skipped: list[str] = []
 
         def say(text: str) -> None:
@@ -48,7 +55,7 @@ def fit(
         try:
             with threadpool_limits(threads):
                 found = []
-                for row in fit_bench(QUICK if quick else FULL, cache, install, say):
+                for row in fit_bench(QUICK if quick else FULL, cache, install, say, cases):
                     found.append(row.row())
                     figures = " ".join(
                         f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,13 +49,16 @@ FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), None, 3, 1)
 QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), 0.1, 1, 2)
 
 
-def fit_bench(size: Size, cache: Path, install: bool, say: Say) -> Iterator[Row]:
+def fit_bench(
+    size: Size, cache: Path, install: bool, say: Say, cases: Sequence[str] = ("targets", "sites")
+) -> Iterator[Row]:
     """Rows of the bench; what is left out, and why, is told to `say`. cache: where a peer may be installed."""
     n, n_held_out, n_targets = size.targets
     targets = captured(n, n_held_out, n_targets, size.ridge or 1 / n)
     n, n_held_out, d, n_sites = size.sites
     sites = drawn(n, n_held_out, d, n_sites, size.ridge or 1 / n, targets.sites[0].fit)
-    for problem in (sites, targets):
+    problems = {"targets": targets, "sites": sites}
+    for problem in (problems[name] for name in cases):
         for peer in _peers(cache, install, say):
             if peer.binary_only and problem.n_class > 2:
                 say(f"{peer.name} is left out of '{problem.case}': it fits binary targets only")

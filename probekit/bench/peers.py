@@ -146,7 +146,7 @@ def transformer_lens(problem: Problem, strictness: int) -> Solved:
         started = time.perf_counter()
         found = fit_sparse_probe(
             x, label, k=x.shape[1], test_fraction=extra / len(x), class_weight=None, l2_strength=problem.ridge,
-            decrement_tolerance=LENS[strictness], max_iter=20_000,
+            decrement_tolerance=LENS[strictness],
         )  # fmt: skip
         seconds += time.perf_counter() - started
         weight = torch.zeros(x.shape[1])
