@@ -66,12 +66,51 @@ def fit(
         if as_json:
             print_json("bench fit", True, found, skipped=skipped, threads=threads)
             return
-        from rich.console import Console
-        from rich.table import Table
+        _print(found)
 
-        columns = ("case", "peer", "ours s", "peer s", "ratio", "gap, bit", "x bound")
-        table = Table(*columns, title="Peer over ours; ratio above 1: ours is faster")
-        for row in found:
-            figures = [f"{row[key]:.3g}" for key in ("ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio")]
-            table.add_row(row["case"], row["peer"], *figures)
-        Console(width=150).print(table)
+
+@bench.command("stream")
+def stream(
+    largest: Annotated[
+        int, typer.Option("--rows", min=1_000, help="Of the largest fit; others have fewer.")
+    ] = 1_000_000,
+    width: Annotated[int, typer.Option(min=8, help="Coordinates.")] = 1_024,
+    memory: Annotated[int, typer.Option(min=1, help="MiB that a fit may use.")] = 1_024,
+    folder: Annotated[Path | None, typer.Option(help="With room for the rows; removed afterwards.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of all that is timed.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """A fit over rows on disk: time and peak memory from few rows to many."""
+    with reporting("bench stream", as_json):
+        import torch
+
+        from probekit.bench.stream import stream_bench
+
+        sizes = sorted({max(1_000, int(largest * share)) for share in (0.01, 0.03, 0.1, 0.3, 1)})
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found, peaks = [], []
+            for row, peak in stream_bench(sizes, width, memory * 2**20, folder):
+                found.append(row.row())
+                peaks.append(peak)
+        finally:
+            torch.set_num_threads(before)
+        if as_json:
+            print_json("bench stream", True, found, peaks=peaks, threads=threads)
+            return
+        _print(found)
+        for peak in peaks:
+            typer.echo(f"n {peak['n']:>10,}: {peak['peak_mib']:.0f} MiB above what was resident before")
+
+
+def _print(found: list[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("case", "peer", "ours s", "peer s", "ratio", "gap, bit", "x bound")
+    table = Table(*columns, title="Peer over ours; ratio above 1: ours is faster")
+    for row in found:
+        figures = [f"{row[key]:.3g}" for key in ("ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio")]
+        table.add_row(row["case"], row["peer"], *figures)
+    Console(width=150).print(table)

@@ -1,6 +1,7 @@
 """The fit bench: it runs, every row has the same keys, and peers agree. Time is never asserted."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from probekit.bench import Row
 from probekit.bench.fit import QUICK, fit_bench
 from probekit.bench.peers import Namesake, ours, scikit_learn
 from probekit.bench.problems import Problem, drawn
+from probekit.bench.stream import stream_bench
 from probekit.cli import app
 from probekit.errors import ProbekitError
 
@@ -46,6 +48,16 @@ def test_the_command_prints_rows_of_the_same_keys(monkeypatch, tmp_path):
     assert found["command"] == "bench fit"
     assert [set(one) for one in found["rows"]] == [KEYS]
     assert "x bound" in runner.invoke(app, ["bench", "fit", "--quick"]).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_streamed_fits_are_measured_in_processes_of_their_own(tmp_path):
+    found = list(stream_bench((2_000, 8_000), 16, 4 * 2**20, tmp_path))
+    assert [set(row.row()) for row, _ in found] == [KEYS, KEYS]
+    assert found[1][0].gap == 0
+    assert 0 < found[0][0].gap < 0.05, "fewer rows, a worse fit"
+    assert all(0 <= beside["peak_mib"] < 64 for _, beside in found)
+    assert not list(tmp_path.iterdir()), "what was drawn is removed"
 
 
 def test_the_spectrum_drawn_is_that_of_what_it_is_like():

@@ -169,3 +169,16 @@ def test_peak_memory_does_not_grow_with_the_rows(tmp_path):
     assert above[1] < 48 * 2**20, np.array(above) / 2**20
     # What grows is what a row needs beside its activations: three numbers and its law.
     assert above[1] - above[0] < 12 * 2**20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize(("k", "t"), [(2, 1), (3, 2)])
+def test_the_accelerator_streams_to_the_same_numbers(tmp_path, k, t):
+    x, law = problem(6000, 20, k, t)
+    source = Source.file(write(tmp_path / "rows", x), 6000, 20, "F32")
+    bits = []
+    for device in ("cpu", "cuda"):
+        found = fit_streamed(source, law.to(device), ridge=1e-2, memory=24 * (k - 1) * 6000 * 2)
+        bits.append(float(cross_entropy(found.logits(x.to(device)), law.to(device)).mean()))
+    assert bits[0] == pytest.approx(bits[1], abs=1e-4)

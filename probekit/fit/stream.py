@@ -158,8 +158,8 @@ def fit_streamed(
     """The readout of `fit_readout` for rows read in blocks; ridge is the penalty were activations divided by `unit`.
 
     unit: the root of the median variance over directions when left out, as in `fit_frame`. memory: bytes for everything
-    but law and offset; what one target needs per row (12 bytes per class but one) must fit in half of it. Raises
-    FitError when a certificate is not reached, and BadInput for a memory too small.
+    but law and offset, on whose device everything is computed; what one target needs per row (12 bytes per class but
+    one) must fit in half of it. Raises FitError when a certificate is not reached, and BadInput for a memory too small.
     """
     k, t, n = law.shape
     if n != source.n:
@@ -174,7 +174,7 @@ def fit_streamed(
     least, widest = (rows * source.d for rows in SAMPLE_PER_WIDTH)
     room = memory // 4 // (4 * source.d)
     most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
-    rows = source.sample(most)
+    rows = source.sample(most).to(law.device)
     if not bool(torch.isfinite(rows).all()):
         raise FitError(NOT_FINITE)
     mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
@@ -184,7 +184,7 @@ def fit_streamed(
     # Where all rows fit into the room of a sample they are upcast once.
     blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
     streamed = _Streamed(source, mean, rotation, blocks)
-    whole = None if n > room else (source.sample(n) if len(rows) < n else rows + mean).sub_(mean)
+    whole = None if n > room else (source.sample(n).to(law.device) if len(rows) < n else rows + mean).sub_(mean)
     ridges = torch.full((t,), ridge * unit**2, dtype=rows.dtype, device=rows.device)
     seen = torch.cat([torch.arange(*run) for run in source.runs(most)]).to(law.device)
     problem = _Streaming(streamed, whole, rows, seen, variance.clamp_min(1e-12), tolerance)
