@@ -36,7 +36,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Size:
-    """How large the two problems are. sampled: targets that a peer which loops over them is timed on, per repeat."""
+    """How large the two problems are. sampled: targets or sites that a peer which loops over them is
+    timed on, per repeat."""
 
     targets: tuple[int, int, int]  # n, held out, targets
     sites: tuple[int, int, int, int]  # n, held out, d, sites
@@ -117,19 +118,21 @@ Part = tuple[Problem, list[tuple[int, int]]]
 
 
 def _parts(problem: Problem, peer: Peer, size: Size) -> list[Part]:
-    """What a peer is timed on: everything, or for a loop over many targets an evenly spaced sample per repeat.
+    """What a peer is timed on: everything, or for a loop an evenly spaced sample of targets or sites per repeat.
 
     Each comes with the (site, target) of its losses.
     """
-    n_targets = problem.sites[0].fit_labels.shape[1]
-    every = [(i, j) for i in range(len(problem.sites)) for j in range(n_targets)]
-    if not peer.loops or n_targets <= size.sampled:
-        return [(problem, every)]
+    n_targets, n_sites = problem.sites[0].fit_labels.shape[1], len(problem.sites)
+    many = max(n_targets, n_sites)
+    if not peer.loops or many <= size.sampled:
+        return [(problem, [(i, j) for i in range(n_sites) for j in range(n_targets)])]
     out = []
     for repeat in range(size.repeats):
-        step = n_targets / size.sampled
-        at = [int((repeat / size.repeats + i) * step) for i in range(size.sampled)]
-        out.append((replace(problem, sites=tuple(s.targets(at) for s in problem.sites)), [(0, j) for j in at]))
+        at = [int((repeat / size.repeats + i) * many / size.sampled) for i in range(size.sampled)]
+        if n_sites > 1:
+            out.append((replace(problem, sites=tuple(problem.sites[i] for i in at)), [(i, 0) for i in at]))
+        else:
+            out.append((replace(problem, sites=(problem.sites[0].targets(at),)), [(0, j) for j in at]))
     return out
 
 
