@@ -382,8 +382,8 @@ class _Descent:
         beside = None if spread is None else 1 / spread.clamp_min(1e-4)
         if self.metric is not None:
             mean = float(curvature.mean())
-            # Dear to take: an earlier one stands while the mean curvature is what it was.
-            if self.taken is None or not 0.8 < mean / self.taken[0] < 1.25:
+            # Dear to take: an earlier one stands while the mean curvature is about what it was.
+            if self.taken is None or not 0.6 < mean / self.taken[0] < 1.6:
                 self.taken = mean, self.metric(self.w)
             inner = self.taken[1]
         else:
