@@ -12,7 +12,13 @@ from probekit.task import Behaviour, Feature, Observations, reduce_law
 
 
 def as_activations(
-    activations: Any, behaviour: Any, floor: Any, groups: Any, domains: Any, features: Mapping[str, Any] | None
+    activations: Any,
+    behaviour: Any,
+    floor: Any,
+    groups: Any,
+    domains: Any,
+    features: Mapping[str, Any] | None,
+    types: Any = None,
 ) -> tuple[Mapping[str, Any], Observations]:
     """(sites, observations) of whatever `measure` was given; a captured object passes through as it is."""
     if hasattr(activations, "observations"):
@@ -41,6 +47,7 @@ def as_activations(
         behaviours={name: as_behaviour(name, values, n) for name, values in laws.items()},
         features={name: as_feature(name, values, n) for name, values in (features or {}).items()},
         floor_inputs={name: _block(name, values, n) for name, values in blocks.items()},
+        types=None if types is None else _column(types, n, "types", np.arange(n)),
     )
     return sites, observations
 

@@ -20,11 +20,12 @@ from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.model import Model, check_model, library_versions
 from probekit.records import digest
-from probekit.store import Range, Shape, Store, row_ranges
+from probekit.shards import Range, Shape
+from probekit.store import Store, row_ranges
 from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task
 
 DEFAULT_STORE = "cached_activations"
-KEY_VERSION = 1  # raise when the meaning of a stored row changes
+KEY_VERSION = 2  # raise when the meaning of a stored row changes
 SHARD_ROWS = 8192  # at most this much work is lost by an interruption
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
 _MAX_POSITIONS, _MAX_VOCAB, _N_HASHED, _N_LAST, _N_BAG = 64, 64, 256, 3, 512
@@ -84,9 +85,10 @@ def capture(
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
     rules = [_Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
-    key = activation_key(model, task)
+    said = capture_spec(model, task)
+    key = digest(said["parts"], 32)
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
-    run = _Run(model, task, key, where, batch_tokens, progress, shard_rows)
+    run = _Run(model, task, key, said | {"batch_tokens": batch_tokens}, where, progress, shard_rows)
     try:
         run.fill(names, rules)
     except KeyboardInterrupt:
@@ -109,6 +111,7 @@ def capture(
         model=model.name,
         revision=model.revision,
         fingerprint=key,
+        types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
     )
     laws = {rule.spec.name: run.settled(rule).law for rule in rules}
     return Activations(sites, observations, run.audit(names), laws)
@@ -116,25 +119,35 @@ def capture(
 
 def activation_key(model: Model, task: Task) -> str:
     """Digest of all that went into the model and decides its activations; hook names are not part of it."""
-    hasher = hashlib.sha256()
-    for tokens, positions in zip(task.tokens, task.positions, strict=True):
-        for part in (tokens, positions):
-            values = np.ascontiguousarray(part, dtype="<i8")
-            hasher.update(len(values).to_bytes(8, "little"))
-            hasher.update(values.tobytes())
+    return digest(capture_spec(model, task)["parts"], 32)
+
+
+def capture_spec(model: Model, task: Task) -> dict[str, Any]:
+    """`parts`, which the key is the digest of; around them what explains a key to people and decides nothing."""
+    versions = library_versions()
     parts = {
         "key_version": KEY_VERSION,
         "weights_and_config": model.fingerprint,
         "mode": "plain",
         "dtype": str(model.dtype),
         "attention": model.attention,
-        "rows": hasher.hexdigest(),  # ids without padding and places read; the mask follows from the lengths
+        "tokens": _digest_rows(task.tokens),  # ids without padding; the mask follows from the lengths
+        "positions": _digest_rows(task.positions),
         "padding": "right",
         "n_rows": int(sum(len(p) for p in task.positions)),
         # libraries have changed the meaning of the same call between minor versions
-        "libraries": {name: ".".join(v.split(".")[:2]) for name, v in library_versions().items()},
+        "libraries": {name: ".".join(v.split(".")[:2]) for name, v in versions.items()},
     }
-    return digest(parts, 32)
+    return {"model": model.name, "revision": model.revision, "task": task.name, "versions": versions, "parts": parts}
+
+
+def _digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
+    hasher = hashlib.sha256()
+    for row in rows:
+        values = np.ascontiguousarray(row, dtype="<i8")
+        hasher.update(len(values).to_bytes(8, "little"))
+        hasher.update(values.tobytes())
+    return hasher.hexdigest()
 
 
 def surface_features(task: Task, d_vocab: int) -> dict[str, NDArray[np.float32]]:
@@ -267,10 +280,10 @@ class _Rule:
 class _Run:
     """One capture: what is missing in the store, found out and filled."""
 
-    def __init__(self, model: Model, task: Task, key: str, store: "Store | _Memory", batch_tokens: int,
+    def __init__(self, model: Model, task: Task, key: str, spec: dict[str, Any], store: "Store | _Memory",
                  progress: Progress | None, shard_rows: int) -> None:  # fmt: skip
-        self.model, self.task, self.key, self.store = model, task, key, store
-        self.batch_tokens, self.progress, self.shard_rows = batch_tokens, progress, shard_rows
+        self.model, self.task, self.key, self.spec, self.store = model, task, key, spec, store
+        self.batch_tokens, self.progress, self.shard_rows = spec["batch_tokens"], progress, shard_rows
         self.example, self.position = task.row_example, task.row_position
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
@@ -282,7 +295,7 @@ class _Run:
         unread = list({rule.stored_as: rule for rule in rules if rule.stored_as not in complete}.values())
         if not missing and not unread:
             return
-        spec = {"model": self.model.name, "revision": self.model.revision, "task": self.task.name}
+        spec = self.spec
         shapes = {name: Shape(self.model.widths[name], _CODES[self.model.dtype]) for name in missing}
         audit = self._check() if missing else None
         n = len(self.rows)

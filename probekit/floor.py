@@ -24,11 +24,11 @@ from probekit.fit.core import (
     Rows,
     calibrate,
     cross_entropy,
-    fit_calibration,
     fit_frame,
     fit_path,
 )
 from probekit.fit.mlp import Mlp, fit_mlp
+from probekit.fit.platt import fit_platt
 from probekit.stats import Split, folds_by_group
 
 N_FOLDS = 4
@@ -128,7 +128,7 @@ def fit_floor(
         logits = floor.logits(inputs, len(x))
         bits = float(cross_entropy(logits[..., split.select], law[..., split.select]).mean())
         if bits < lowest:
-            theta = fit_calibration(logits[..., split.select], law[..., split.select])
+            theta = fit_platt(logits[..., split.calibrate], law[..., split.calibrate])
             for i, member in enumerate(members):
                 held_out = split.fit[fold == i]
                 logits[..., held_out] = member.logits(x[held_out])

@@ -1,7 +1,8 @@
 """Measure: activations and observations in, Records out. Fits every level beside the floor and scores it on test rows.
 
 `measure` is the researcher's entry; `Measurement` holds what all sites share (floors, splits, bootstrap weights) and
-measures one cell (a hook point and a behaviour) at a time, which is what the runner schedules.
+measures one cell (a hook point and a behaviour) at a time, which is what the runner schedules. Within a cell every
+outer fold is fitted anew; a number is made once, from the test rows of all folds together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,65 +16,37 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput, FitError
-from probekit.fit.core import Readout, Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_frame, fit_path
-from probekit.fit.mlp import fit_mlp
-from probekit.fit.readers import Reader, Side, Site, decompose, fit_level, random_readers
-from probekit.floor import Floor, fit_floor
+from probekit.diagnostics import (
+    NULL_ROWS,
+    control_task,
+    effective_fit_rows,
+    fits_of_three_sizes,
+    online_code,
+    permuted_gains,
+    whole_groups,
+)
+from probekit.errors import BadInput, FitError, TooFewRows
+from probekit.fit.core import calibrate, cross_entropy, fit_calibration
+from probekit.fit.readers import Reader, Site, decompose, fit_level, random_readers
 from probekit.hookpoint import HookPoint
+from probekit.hypotheses import Decoder, Mixture, OtherOutcomes
+from probekit.inference import auroc_interval, auroc_leak, extrapolated_ratio, permutation_plan
 from probekit.levels import Hypothesis, Level
-from probekit.metrics.read import Estimate, fbu, ratio, shares
+from probekit.metrics.read import Estimate, fbu, ratio, share
 from probekit.metrics.transfer import difference, transfer
 from probekit.records import Losses, Record
+from probekit.setting import Pool, Setting, bits_of, moved_logits, prepare_settings
+from probekit.sites import Site as SiteOfTable
+from probekit.sites import across_sites
 from probekit.spec import ReadSpec, TransferSpec, validate
-from probekit.stats import Clusters, Split, check_rows, permute_groups, permute_within, split_by_group
-from probekit.task import Behaviour, Feature, Observations
+from probekit.stats import Clusters, check_rows, permute_groups, permute_within, split_by_group
+from probekit.task import Behaviour, Observations
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried for a hypothesis
 PLATT_LABELS = 50
 N_WORST = 20  # rows per cell that are kept for the table of worst examples
-FEATURE_EPOCHS, FEATURE_STEPS = (
-    10,
-    150,
-)  # of the MLP that reads features: many targets at once, and only their accuracy is asked
-TINY = 1e-30
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One behaviour in one domain: rows, split, floors and bootstrap weights. Everything but the activations.
-
-    index [n]: rows of the observations; law, floors' logits [class, 1, n] follow it; ceiling [n] bits. split holds
-    positions in `index`; clusters belong to the test rows.
-    """
-
-    behaviour: Behaviour
-    domain: str
-    index: NDArray[np.int64]
-    group: NDArray[np.int64]
-    split: Split
-    law: Float[Tensor, "k 1 n"]
-    ceiling: NDArray[np.float64]
-    floors: Mapping[str, tuple[Floor, Float[Tensor, "k 1 n"]]]
-    clusters: Clusters
-
-    def side(self, x: Float[Tensor, "n_all d"], which: str, floor: str = "strong") -> Side:
-        """Activations, law and floor logits of `fit`, `select` or `test`."""
-        at = torch.from_numpy(getattr(self.split, which))
-        rows = torch.from_numpy(self.index)[at]
-        return Side(x[rows].float(), self.law[..., at], self.floors[floor][1][..., at])
-
-    def floor_bits(self, floor: str = "strong") -> NDArray[np.float64]:
-        """The floor's bits on test rows."""
-        at = torch.from_numpy(self.split.test)
-        return _rows(cross_entropy(self.floors[floor][1][..., at], self.law[..., at]))
-
-    @property
-    def test_ceiling(self) -> NDArray[np.float64]:
-        return self.ceiling[self.split.test]
 
 
 @dataclass
@@ -99,38 +72,6 @@ class Outcome:
             )
 
 
-def prepare_setting(
-    observations: Observations,
-    behaviour: Behaviour,
-    domain: str,
-    floors: Sequence[str],
-    seeds: tuple[int, int],
-    n_bootstrap: int,
-) -> Setting:
-    """Split a domain's rows by group and fit its floors. seeds: (probe, data)."""
-    seed_probe, seed_data = seeds
-    index = np.flatnonzero(observations.domain == domain)
-    group = observations.group[index]
-    try:
-        split = split_by_group(group, seed_data)
-    except BadInput as error:
-        raise BadInput(f"domain '{domain}': {error}") from None
-    law = torch.from_numpy(np.ascontiguousarray(behaviour.law[index].T[:, None]))
-    inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
-    fitted = {name: fit_floor(name, inputs, law, group, split, seed_probe) for name in floors}
-    return Setting(
-        behaviour=behaviour,
-        domain=domain,
-        index=index,
-        group=group,
-        split=split,
-        law=law,
-        ceiling=_rows(entropy(law)),
-        floors=fitted,
-        clusters=Clusters.of(group[split.test], n_bootstrap, seed_data),
-    )
-
-
 class Measurement:
     """Measures the cells of one set of observations. Settings and decoded features are made once and reused."""
 
@@ -149,8 +90,9 @@ class Measurement:
         self.hypotheses = tuple(hypotheses)
         self.seeds = seeds
         self.n_bootstrap = n_bootstrap
-        self._settings: dict[tuple[str, str], Setting] = {}
-        self._decoders: dict[tuple[str, str, str], Decoder] = {}
+        self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._decoders: dict[tuple[str, str, str, int], Decoder] = {}
         for domain in observations.domains:
             for behaviour in observations.behaviours.values():
                 _check_classes(behaviour, domain, observations.domain == domain)
@@ -167,19 +109,30 @@ class Measurement:
                 raise BadInput(f"transfer asks for domain '{name}'; the task has {', '.join(known)}.")
         return [known[0], *(name for name in asked if name != known[0])]
 
-    def setting(self, behaviour: str, domain: str) -> Setting:
-        """The prepared setting of a behaviour in a domain."""
-        key = behaviour, domain
-        if key not in self._settings:
-            self._settings[key] = prepare_setting(
-                self.observations,
-                self.observations.behaviours[behaviour],
-                domain,
-                self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors),
-                self.seeds[:2],
-                self.n_bootstrap,
-            )
-        return self._settings[key]
+    @property
+    def n_folds(self) -> int:
+        """Outer folds."""
+        return self.read.outer_folds
+
+    def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
+        """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
+        key = behaviour, domain, unit
+        if key not in self._pools:
+            observations, folds = self.observations, (self.read.outer_folds, self.read.inner_folds)
+            known = observations.behaviours[behaviour]
+            if unit == "task":
+                settings = control_task(observations, known, domain, self.seeds[:2], folds)
+            else:
+                floors = self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors)
+                apart = np.arange(len(observations)) if unit == "row" else None
+                asked = ("strong",) if unit == "row" else floors
+                settings = prepare_settings(observations, known, domain, asked, self.seeds[:2], folds, apart)
+            self._pools[key] = Pool.of(settings, self.n_bootstrap, self.seeds[1])
+        return self._pools[key]
+
+    def setting(self, behaviour: str, domain: str, fold: int = 0) -> Setting:
+        """One fold of a behaviour in a domain."""
+        return self.pool(behaviour, domain).settings[fold]
 
     def read_cell(
         self, hook: str, behaviour: str, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None
@@ -189,50 +142,21 @@ class Measurement:
         x: activations of all rows of the observations; twin: those of the randomly initialised network.
         """
         _check_finite(x, hook)
-        cell = _Cell(self, hook, behaviour)
-        seen = self.setting(behaviour, self.domains[0])
         if twin is not None:
             _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
-        try:
-            site = self._site(seen, x)
-        except FitError as error:
-            for name in self.read.levels:
-                cell.missing(seen, name, "not_converged", str(error))
-            return cell.outcome
-        sites = {seen.domain: site}
-        readers = list(self._read_levels(cell, seen, site, x))
-        cell.outcome.tensors["select_bits"] = site.rows[1].bits(site.linear).mean(-1).numpy()
-        cell.outcome.tensors |= _worst_rows(readers, seen, x)
-        self._controls(cell, seen, site, x, twin)
-        self._weak_floor(cell, seen, x)
-        if self.read.decomposition:
-            self._decompose(cell, seen, site, x)
-        for hypothesis in self._hypotheses_for(behaviour):
-            level = f"hypothesis:{hypothesis.name}"
-            try:
-                self._hypothesis(cell, hypothesis, x, readers)
-            except _OtherOutcomes as error:
-                # Stated for no behaviour in particular, it may simply not speak of this one.
-                if hypothesis.behaviour:
-                    raise BadInput(str(error)) from None
-                cell.missing(seen, level, "not_defined", str(error))
-            except FitError as error:
-                cell.missing(seen, level, "not_converged", str(error))
-        if self.transfer and len(self.domains) > 1:
-            try:
-                self._transfer(cell, x, sites, readers)
-            except FitError as error:
-                cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
-        return cell.outcome
+        cell = _Cell(self, hook, behaviour)
+        for fold in range(self.n_folds):
+            self._read_fold(cell, fold, x, twin)
+        return cell.finish()
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
-        """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets."""
+        """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets (first fold)."""
         _check_finite(x, hook)
         outcome = Outcome()
         domain = self.domains[0]
-        decoder = self._decoder(hook, feature, domain, x)
+        decoder = self._decoder(hook, feature, domain, 0, x)
         index, split = decoder.index, decoder.split
         labels = self.observations.features[feature].labels
         clusters = Clusters.of(self.observations.group[index[split.test]], self.n_bootstrap, self.seeds[1])
@@ -253,6 +177,33 @@ class Measurement:
         raw = torch.einsum("ktr,dr->dkt", weight - weight.mean(0), decoder.frame.rotation)
         outcome.tensors[feature] = raw.flatten(1).numpy()
         return outcome
+
+    def selected(self, behaviour: str, outcomes: Mapping[str, Outcome]) -> "tuple[Outcome, list[dict]]":
+        """What can only be said of all hook points together: (records at selected sites, rows of the table `sites`).
+
+        outcomes: hook -> read cell of this behaviour, or as much of it as a run kept.
+        """
+        domain = self.domains[0]
+        pool = self.pool(behaviour, domain)
+        parts = [
+            SiteOfTable(hook, record, losses, outcome.tensors)
+            for hook, outcome in outcomes.items()
+            for record, losses in _with_losses(outcome)
+            if record.metric == "read" and record.control == "" and record.floor == "strong"
+            and record.test_domain == domain
+        ]  # fmt: skip
+        rows, best = across_sites(parts, pool.clusters, pool.fold_of_group)
+        outcome = Outcome()
+        for part, chosen, estimate in best:
+            hooks = [chosen.count(hook) for hook in chosen]
+            hook = chosen[int(np.argmax(hooks))]
+            note = "chosen on selection rows" + ("" if len(set(chosen)) == 1 else f" of each fold: {', '.join(chosen)}")
+            record = self.record(
+                pool.settings[0], estimate, metric="selected", hook=hook, level=part.level, source=part.source,
+                k=part.k, parameters=part.parameters, note=note,
+            )  # fmt: skip
+            outcome.add(replace(record, p99_bits=None, worst_group=None), estimate, pool.clusters)
+        return outcome, [{"behaviour": behaviour, "domain": domain, **row} for row in rows]
 
     def record(self, setting: "Setting | _Place", estimate: Estimate, **coordinates: Any) -> Record:
         """A Record from an estimate; coordinates not given are those of the observations and the setting."""
@@ -275,65 +226,161 @@ class Measurement:
             figures |= {"value": None, "low": None, "high": None}
         return Record(**(given | coordinates), **figures, note=note)
 
-    def _site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
-        fit, select = (setting.side(x, which, floor) for which in ("fit", "select"))
-        check_rows(len(fit.x), fit.x.shape[1], "linear")
-        return Site.prepare(fit, select, self.seeds[0], self.read.lambdas)
+    # ------------------------------------------------------------------------------------------------- one outer fold
 
-    def _read_levels(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor) -> Iterator[Reader]:
+    def _read_fold(self, cell: "_Cell", fold: int, x: Tensor, twin: Tensor | None) -> None:
+        seen = self.setting(cell.behaviour, self.domains[0], fold)
+        try:
+            site = self._site(seen, x)
+        except FitError as error:
+            for name in self.read.levels:
+                cell.missing(seen, name, "not_converged", str(error))
+            return
+        sites = {seen.domain: site}
+        effective = effective_fit_rows(seen, site)
+        readers = list(self._read_levels(cell, seen, site, x, effective))
+        linear_bits = site.rows[1].bits(site.linear).mean()
+        cell.keep("select_bits", fold, np.array([float(linear_bits)]))
+        self._controls(cell, seen, site, x, twin, effective)
+        self._weak_floor(cell, seen, x)
+        if self.read.extrapolate:
+            self._extrapolate(cell, seen, x, site.d)
+        if self.read.online_orders:
+            self._online(cell, seen, x)
+        if self.read.decomposition:
+            self._decompose(cell, seen, site, x, effective)
+        for hypothesis in self._hypotheses_for(cell.behaviour):
+            level = f"hypothesis:{hypothesis.name}"
+            try:
+                self._hypothesis(cell, hypothesis, x, fold, readers)
+            except OtherOutcomes as error:
+                # Stated for no behaviour in particular, it may simply not speak of this one.
+                if hypothesis.behaviour:
+                    raise BadInput(str(error)) from None
+                cell.missing(seen, level, "not_defined", str(error))
+            except FitError as error:
+                cell.missing(seen, level, "not_converged", str(error))
+        if self.transfer and len(self.domains) > 1:
+            try:
+                self._transfer(cell, x, fold, sites, readers)
+            except FitError as error:
+                cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
+
+    def _site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
+        check_rows(len(setting.split.fit), x.shape[1], "linear")
+        return setting.site(x, self.seeds[0], self.read.lambdas, floor)
+
+    def _read_levels(
+        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float
+    ) -> Iterator[Reader]:
         test = setting.side(x, "test")
         for name in self.read.levels:
             level = Level.parse(name)
             if level.family == "hypothesis":
                 continue
-            reason = check_rows(len(site.fit.x), site.fit.x.shape[1], level.family)
+            reason, note = _refused(effective, x.shape[1], level.family)
             if reason:
-                cell.missing(setting, level.name, reason)
+                cell.missing(setting, level.name, reason, note)
                 continue
             try:
                 ks = self.read.simple_ks if level.family == "simple" else self.read.ks
                 for reader in fit_level(site, level, ks):
-                    cell.score(setting, reader, _rows(reader.bits(test)))
-                    if reader.directions is not None and reader.source != "pca":
-                        parts = [reader.level, reader.source, str(reader.k)]
-                        cell.outcome.tensors["|".join(parts)] = reader.directions.numpy()
+                    cell.score(setting, reader, bits_of(reader.bits(test)), note=note)
+                    self._beside(cell, setting, site, reader, x)
                     yield reader
             except FitError as error:
                 cell.missing(setting, level.name, "not_converged", str(error))
 
-    def _controls(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, twin: Tensor | None) -> None:
-        test = setting.side(x, "test")
-        enough = not check_rows(len(site.fit.x), site.fit.x.shape[1], "linear")
+    def _beside(self, cell: "_Cell", setting: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+        """What is kept of a reader beside its loss: directions, selection loss, losses under permutation, AUROC."""
+        key = f"{reader.level}/{reader.source}/{reader.k}"
+        if reader.directions is not None and reader.source != "pca" and setting.fold == 0:
+            cell.tensors["|".join((reader.level, reader.source, str(reader.k)))] = reader.directions.numpy()
+        cell.keep(f"select/{key}", setting.fold, np.array([float(reader.bits(site.select).mean())]))
+        if self.read.n_permutations and reader.level not in ("prior", "baseline"):
+            rows, plan = self._plan(setting)
+            gains = permuted_gains(reader, setting.at(x, setting.split.test[rows]), plan)
+            cell.keep(f"null/{key}", setting.fold, gains)
+        if reader.source == "mean_difference":
+            self._auroc(cell, setting, setting, site, reader, x)
+
+    def _plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Test rows and their permutations, the same at every site, so that sites move together."""
+        key = setting.behaviour.name, setting.domain, setting.fold
+        if key not in self._plans:
+            group = setting.group[setting.split.test]
+            rows = whole_groups(group, NULL_ROWS, self.seeds[1])
+            constant = self.pool(*key[:2]).constant_within_groups()
+            several = len(np.unique(group)) < len(group)
+            plan = permutation_plan(
+                group[rows], self.read.n_permutations, self.seeds[1] + setting.fold, constant and several
+            )
+            self._plans[key] = rows, plan
+        return self._plans[key]
+
+    def _auroc(self, cell: "_Cell", home: Setting, there: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+        """AUROC of the mean difference, where the behaviour is one of two outcomes for certain."""
+        law = there.behaviour.law[there.rows("test")]
+        if law.shape[1] != 2 or np.minimum(law[:, 0], law[:, 1]).max() > 1e-6 or np.ptp(law[:, 1]) == 0:
+            return
+        assert reader.directions is not None
+        direction = reader.directions[:, 0] / reader.directions.norm()
+        # Directions of folds are scored together: in units of their own fit rows, and pointing to the second outcome.
+        fitted = home.side(x, "fit").x @ direction
+        second = home.law[1, 0, torch.from_numpy(home.split.fit)]
+        sign = 1.0 if float(((fitted - fitted.mean()) * second).mean()) >= 0 else -1.0
+        score = sign * (there.side(x, "test").x @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)
+        rows = {"score": score.double().numpy(), "label": (law[:, 1] > 0.5).astype(np.float64)}
+        cell.put(
+            there, "auroc", rows, metric="auroc", fit_domain=home.domain, level=reader.level, source=reader.source, k=1
+        )
+
+    def _controls(
+        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, twin: Tensor | None, effective: float
+    ) -> None:
+        asked = self.read.controls
+        enough = not _refused(effective, x.shape[1], "linear")[0]
+        if "row_split" in asked and len(np.unique(setting.group)) < len(setting.group):
+            # What is refused beside whole groups is what rows alone would tempt to report.
+            level = "linear" if "linear" in self.read.levels else "direction"
+            self._control_levels(cell, self._twin_setting(setting, "row"), x, "row_split", (level,))
         if not enough:
             return
-        if "random_directions" in self.read.controls:
+        if "control_task" in asked and self.observations.types is not None:
+            self._control_levels(cell, self._twin_setting(setting, "task"), x, "control_task", ("linear",))
+        test = setting.side(x, "test")
+        if "random_directions" in asked:
             try:
                 for reader in random_readers(site, self.read.ks, self.seeds[0]):
-                    cell.score(setting, reader, _rows(reader.bits(test)), control="random_directions")
+                    cell.score(setting, reader, bits_of(reader.bits(test)), control="random_directions")
             except FitError as error:
                 cell.missing(
                     setting, "directions", "not_converged", str(error), source="random", control="random_directions"
                 )
-        if "permuted" in self.read.controls:
+        if "permuted" in asked:
             # Activations move against (behaviour, floor) inside each group, so that the floor stays what it is.
             permutation, within = permute_within(setting.group, self.seeds[1])
-            if within and _constant_within(setting):
+            if within and self.pool(cell.behaviour, setting.domain).constant_within_groups():
                 permutation, within = permute_groups(setting.group, self.seeds[1]), False
             shuffled = x.clone()
             shuffled[torch.from_numpy(setting.index)] = x[torch.from_numpy(setting.index[permutation])]
             control = "permuted_in_group" if within else "permuted_groups"
             self._control_levels(cell, setting, shuffled, control, ("linear",))
-        if "random_twin" in self.read.controls and twin is not None:
+        if "random_twin" in asked and twin is not None:
             self._control_levels(cell, setting, twin, "random_twin", ("directions", "linear"))
+
+    def _twin_setting(self, setting: Setting, unit: str) -> Setting:
+        return self.pool(setting.behaviour.name, setting.domain, unit).settings[setting.fold]
 
     def _control_levels(self, cell: "_Cell", setting: Setting, x: Tensor, control: str, levels: Sequence[str]) -> None:
         test = setting.side(x, "test")
+        unit = {"row_split": "row", "control_task": "task"}.get(control, "group")
         try:
             site = self._site(setting, x)
             for name in levels:
                 for reader in fit_level(site, Level(name), self.read.ks):
                     if reader.source != "pca":
-                        cell.score(setting, reader, _rows(reader.bits(test)), control=control)
+                        cell.score(setting, reader, bits_of(reader.bits(test)), control=control, unit=unit)
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), control=control)
 
@@ -341,8 +388,9 @@ class Measurement:
         if "weak" not in self.read.floors:
             return
         try:
-            reader = next(fit_level(self._site(setting, x, "weak"), Level("linear"), ()))
-            bits = _rows(reader.bits(setting.side(x, "test", "weak")))
+            site = self._site(setting, x, "weak")
+            reader = next(fit_level(site, Level("linear"), ()))
+            bits = bits_of(reader.bits(setting.side(x, "test", "weak")))
             cell.score(setting, reader, bits, floor="weak")
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), floor="weak")
@@ -351,133 +399,166 @@ class Measurement:
             setting, strong, setting.floor_bits("strong"), floor="weak", note="the strong floor on the weak scale"
         )
 
-    def _decompose(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor) -> None:
+    def _extrapolate(self, cell: "_Cell", setting: Setting, x: Tensor, d: int) -> None:
+        for name in ("direction", "linear"):
+            if name not in self.read.levels:
+                continue
+            try:
+                sizes, found = fits_of_three_sizes(setting, x, d, Level(name), self.seeds[0], self.read.lambdas)
+            except (FitError, BadInput) as error:
+                reason = "too_few_rows" if isinstance(error, TooFewRows) else "not_defined"
+                reason = "not_converged" if isinstance(error, FitError) else reason
+                cell.missing(setting, name, reason, str(error), metric="extrapolated")
+                continue
+            for (level, source), bits in found.items():
+                rows = {f"bits{i}": loss for i, loss in enumerate(bits)} | cell.ends(setting)
+                sized = {f"size{i}": np.full(len(bits[0]), size / d) for i, size in enumerate(sizes)}
+                k = 1 if level == "direction" else None
+                cell.put(setting, "extrapolated", rows | sized, metric="extrapolated", level=level, source=source, k=k)
+
+    def _online(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
+        """In the first fold: all folds would send nearly the same rows."""
+        if setting.fold:
+            return
+        for name in self.read.levels:
+            level = Level.parse(name)
+            if level.family in ("prior", "baseline", "nonlinear", "hypothesis"):
+                continue
+            k = max(self.read.simple_ks if level.family == "simple" else self.read.ks)
+            rows, found = online_code(setting, x, level, k, self.seeds[0], self.read.lambdas, self.read.online_orders)
+            clusters = Clusters.of(setting.group[rows], self.n_bootstrap, self.seeds[1])
+            at = torch.from_numpy(rows)
+            floor = bits_of(cross_entropy(setting.floors["strong"][1][..., at], setting.law[..., at]))
+            for (told, source, at_k), bits in found.items():
+                estimate = fbu(bits, floor, setting.ceiling[rows], clusters)
+                note = f"mean of {self.read.online_orders} orders"
+                cell.add(
+                    setting, estimate, clusters, metric="code_length", level=told, source=source, k=at_k, note=note
+                )
+
+    def _decompose(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float) -> None:
         read = self.read
-        if check_rows(len(site.fit.x), site.fit.x.shape[1], "linear"):
+        if _refused(effective, x.shape[1], "linear")[0]:
             return
         try:
             found = decompose(site, setting.side(x, "test"), read.decomposition_k, read.decomposition_simple)
         except FitError as error:
             cell.missing(setting, "absent", "not_converged", str(error), metric="decomposition", arm="linear_first")
             return
+        ends = cell.ends(setting)
         for order, steps in found.items():
-            bits = [_rows(step) for _, step in steps]
-            estimates = shares(bits, setting.floor_bits(), setting.test_ceiling, setting.clusters)
-            for name, estimate in zip([name for name, _ in steps] + ["absent"], estimates, strict=True):
+            before = ends["floor"]
+            for name, after in [*((name, bits_of(step)) for name, step in steps), ("absent", ends["ceiling"])]:
                 level = f"simple:{read.decomposition_simple}" if name == "simple" else name
                 k = {"direction": 1, "directions": read.decomposition_k, "simple": read.decomposition_k}.get(name)
-                cell.add(setting, estimate, metric="decomposition", arm=order, level=level, k=k)
+                rows = {"before": before, "after": after} | ends
+                cell.put(setting, "share", rows, metric="decomposition", arm=order, level=level, k=k)
+                before = after
 
     def _hypotheses_for(self, behaviour: str) -> list[Hypothesis]:
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
-    def _hypothesis(self, cell: "_Cell", hypothesis: Hypothesis, x: Tensor, readers: list[Reader]) -> None:
+    def _hypothesis(
+        self, cell: "_Cell", hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader]
+    ) -> None:
         """The stated hypothesis with decoded and with true features, frozen on the seen domain, in every domain."""
-        behaviour = cell.behaviour
-        seen = self.setting(behaviour, self.domains[0])
+        seen = self.setting(cell.behaviour, self.domains[0], fold)
         linear = next((reader for reader in readers if reader.level == "linear"), None)
         level = f"hypothesis:{hypothesis.name}"
         for source in ("decoded", "true"):
             frozen = self._mixture(hypothesis, source, cell.hook, x, seen)
+            told: dict[str, Any] = {"level": level, "source": source}
+            extra = {"k": frozen.k, "parameters": frozen.parameters}
+            note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
             for domain in self.domains:
-                there = self.setting(behaviour, domain)
+                there = self.setting(cell.behaviour, domain, fold)
                 bits = frozen.bits(there, x)
-                parameters = frozen.parameters
-                note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
+                ends = cell.ends(there)
                 if domain == seen.domain:
-                    estimate = fbu(bits, there.floor_bits(), there.test_ceiling, there.clusters)
-                    cell.add(there, estimate, level=level, source=source, k=frozen.k, parameters=parameters, note=note)
+                    cell.put(there, "fbu", {"bits": bits} | ends, extra=extra, note=note, **told)
                 else:
                     direct = self._mixture(hypothesis, source, cell.hook, x, there).bits(there, x)
-                    estimate = fbu(direct, there.floor_bits(), there.test_ceiling, there.clusters)
-                    cell.add(there, estimate, level=level, source=source, k=frozen.k, parameters=parameters, note=note)
-                    moved = transfer(bits, direct, there.floor_bits(), there.test_ceiling, there.clusters)
-                    cell.add(
-                        there,
-                        moved,
-                        fit_domain=seen.domain,
-                        metric="transfer",
-                        arm="raw",
-                        level=level,
-                        source=source,
-                        k=frozen.k,
-                    )
+                    cell.put(there, "fbu", {"bits": direct} | ends, extra=extra, note=note, **told)
+                    rows = {"moved": bits, "direct": direct} | ends
+                    cell.put(there, "transfer", rows, fit_domain=seen.domain, metric="transfer", arm="raw", extra=extra,
+                             **told)  # fmt: skip
                 if linear is not None and self.transfer is not None:
-                    finer = _rows(
-                        cross_entropy(
-                            _moved_logits(linear, seen, there, x, self.observations, "test"), _test_law(there)
-                        )
-                    )
-                    cell.add(
-                        there, difference(bits, finer, there.clusters), fit_domain=seen.domain, metric="crossing",
-                        arm="raw", level=level, source=source, note="bits above linear, both frozen on the seen domain",
+                    logits = moved_logits(linear, seen, there, x, self.observations, "test")
+                    rows = {"first": bits, "second": bits_of(cross_entropy(logits, there.test_law))}
+                    cell.put(
+                        there, "difference", rows, fit_domain=seen.domain, metric="crossing", arm="raw",
+                        note="bits above linear, both frozen on the seen domain", **told,
                     )  # fmt: skip
 
-    def _mixture(self, hypothesis: Hypothesis, source: str, hook: str, x: Tensor, setting: Setting) -> "_Mixture":
+    def _mixture(self, hypothesis: Hypothesis, source: str, hook: str, x: Tensor, setting: Setting) -> Mixture:
         decoders = {
-            name: None if source == "true" else self._decoder(hook, name, setting.domain, x)
+            name: None if source == "true" else self._decoder(hook, name, setting.domain, setting.fold, x)
             for name in hypothesis.features
         }
-        parameters = sum(d.parameters for d in decoders.values() if d is not None) + 1
-        k = sum(d.rank for d in decoders.values() if d is not None) or None
-        mixture = _Mixture(hypothesis, decoders, self.observations, setting, 1.0, parameters, k)
-        losses = [float(mixture.at(eps).bits(setting, x, "select").mean()) for eps in EPSILONS]
-        return mixture.at(float(EPSILONS[int(np.argmin(losses))]))
+        return Mixture.fit(hypothesis, decoders, self.observations, setting, x)
 
-    def _decoder(self, hook: str, feature: str, domain: str, x: Tensor) -> "Decoder":
-        key = hook, feature, domain
+    def _decoder(self, hook: str, feature: str, domain: str, fold: int, x: Tensor) -> Decoder:
+        key = hook, feature, domain, fold
         if key not in self._decoders:
             if any(known[0] != hook for known in self._decoders):
                 self._decoders.clear()
             if feature not in self.observations.features:
                 known = ", ".join(self.observations.features) or "none"
                 raise BadInput(f"no feature '{feature}' in the task: it has {known}.")
-            index = np.flatnonzero(self.observations.domain == domain)
-            split = split_by_group(self.observations.group[index], self.seeds[1])
-            self._decoders[key] = Decoder.fit(
-                self.observations.features[feature], index, split, x, self.read.lambdas[::2]
-            )
+            some = next(iter(self.observations.behaviours), None)
+            if some is not None and self.n_folds > 1:
+                setting = self.setting(some, domain, fold)
+                index, split = setting.index, setting.split
+            else:
+                index = np.flatnonzero(self.observations.domain == domain)
+                split = split_by_group(self.observations.group[index], self.seeds[1])
+            labels = self.observations.features[feature]
+            self._decoders[key] = Decoder.fit(labels, index, split, x, self.read.lambdas[::2])
         return self._decoders[key]
 
-    def _transfer(self, cell: "_Cell", x: Tensor, sites: dict[str, Site], readers: list[Reader]) -> None:
+    def _transfer(self, cell: "_Cell", x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader]) -> None:
         """Every asked level fitted in each domain and applied in every other one."""
         assert self.transfer is not None
-        levels = [Level.parse(name) for name in self.transfer.levels]
+        levels = [level for level in map(Level.parse, self.transfer.levels) if level.family != "hypothesis"]
+        names = {level.name for level in levels}
         fitted: dict[str, list[Reader]] = {}
         for domain in self.domains:
-            setting = self.setting(cell.behaviour, domain)
+            setting = self.setting(cell.behaviour, domain, fold)
             if domain == self.domains[0]:
-                names = {level.name for level in levels}
                 fitted[domain] = [reader for reader in readers if reader.level in names]
-                missing = names - {reader.level for reader in fitted[domain]} - {"hypothesis"}
+                read_already = {reader.level for reader in fitted[domain]}
                 for level in levels:
-                    if level.name in missing and level.family != "hypothesis":
+                    if level.name not in read_already:
                         fitted[domain] += fit_level(sites[domain], level, self.read.ks)
                 continue
             sites[domain] = self._site(setting, x)
             test = setting.side(x, "test")
             fitted[domain] = []
             for level in [Level("prior"), Level("baseline"), *levels]:
-                if level.family != "hypothesis":
-                    for reader in fit_level(sites[domain], level, self.read.ks):
-                        cell.score(setting, reader, _rows(reader.bits(test)))
-                        fitted[domain].append(reader)
+                for reader in fit_level(sites[domain], level, self.read.ks):
+                    cell.score(setting, reader, bits_of(reader.bits(test)))
+                    fitted[domain].append(reader)
         for a in self.domains:
             for b in self.domains:
                 if a != b:
-                    self._transfer_pair(cell, x, a, b, fitted)
+                    self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted)
 
-    def _transfer_pair(self, cell: "_Cell", x: Tensor, a: str, b: str, fitted: dict[str, list[Reader]]) -> None:
-        here, there = self.setting(cell.behaviour, a), self.setting(cell.behaviour, b)
+    def _transfer_pair(
+        self, cell: "_Cell", x: Tensor, fold: int, pair: tuple[str, str], site: Site, fitted: dict[str, list[Reader]]
+    ) -> None:
+        a, b = pair
+        here, there = self.setting(cell.behaviour, a, fold), self.setting(cell.behaviour, b, fold)
         direct = {(r.level, r.source, r.k): r for r in fitted[b]}
-        law = _test_law(there)
+        test = there.side(x, "test")
         for reader in fitted[a]:
             same = direct.get((reader.level, reader.source, reader.k))
             if same is None or reader.level in ("prior", "baseline"):
                 continue
-            best = _rows(same.bits(there.side(x, "test")))
-            raw = _moved_logits(reader, here, there, x, self.observations, "test")
-            fit_rows = _moved_logits(reader, here, there, x, self.observations, "fit")
+            if reader.source == "mean_difference":
+                self._auroc(cell, here, there, site, reader, x)
+            best = bits_of(same.bits(test))
+            raw = moved_logits(reader, here, there, x, self.observations, "test")
+            fit_rows = moved_logits(reader, here, there, x, self.observations, "fit")
             fit_law = there.law[..., torch.from_numpy(there.split.fit)]
             few = np.random.default_rng([self.seeds[1], 8]).permutation(len(there.split.fit))[:PLATT_LABELS]
             arms = {
@@ -485,143 +566,182 @@ class Measurement:
                 "refit": calibrate(raw, fit_calibration(fit_rows, fit_law)),
                 "platt50": calibrate(raw, fit_calibration(fit_rows[..., few], fit_law[..., few])),
             }
-            values = {arm: _rows(cross_entropy(logits, law)) for arm, logits in arms.items()}
+            values = {arm: bits_of(cross_entropy(logits, test.law)) for arm, logits in arms.items()}
             for arm, bits in values.items():
-                estimate = transfer(bits, best, there.floor_bits(), there.test_ceiling, there.clusters)
-                record = self.record(
-                    there, estimate, metric="transfer", arm=arm, hook=cell.hook, level=reader.level,
-                    source=reader.source, k=reader.k, parameters=reader.parameters, fit_domain=a,
+                rows = {"moved": bits, "direct": best, "raw": values["raw"]} | cell.ends(there)
+                cell.put(
+                    there, "transfer", rows, metric="transfer", arm=arm, level=reader.level, source=reader.source,
+                    k=reader.k, fit_domain=a, extra={"parameters": reader.parameters},
                 )  # fmt: skip
-                cell.outcome.add(replace(record, raw=float(values["raw"].mean())), estimate, there.clusters)
+
+
+def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
+    """(reason, note) of measurement.md section 7.5 in effective rows; a direction's bits are shown, marked."""
+    if level in ("prior", "baseline"):
+        return "", ""
+    if effective >= 10 * d:
+        return "", ""
+    found = f"{effective:.0f} effective fit rows for {d} coordinates, 10 each are asked"
+    return ("", f"{found}: biased upwards") if level == "direction" else ("too_few_rows", found)
+
+
+# ------------------------------------------------------------------------------------------------- pooling over folds
+
+
+def _extrapolated(clusters: Clusters, **rows: NDArray) -> Estimate:
+    """S_inf beside the same floor and ceiling; sizes are means over folds, in rows per coordinate."""
+    bits = [name for name in rows if name.startswith("bits")]
+    sums = np.stack([clusters.sums(rows[name]) for name in bits])
+    sizes = np.array([rows[f"size{i}"].mean() for i in range(len(bits))])
+    largest = fbu(rows[bits[-1]], rows["floor"], rows["ceiling"], clusters)
+    if largest.na_reason:
+        return largest
+    value, low, high = extrapolated_ratio(
+        sums, sizes, clusters.sums(rows["floor"]), clusters.sums(rows["ceiling"]), 1, clusters.weights
+    )
+    nothing = {"bits": None, "p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}
+    return replace(largest, value=value, low=low, high=high, **nothing)
+
+
+def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
+    value, low, high = auroc_interval(score, label, clusters)
+    leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
+    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names))
+
+
+_KINDS: Mapping[str, Callable[..., Estimate]] = {
+    "fbu": lambda clusters, bits, floor, ceiling: fbu(bits, floor, ceiling, clusters),
+    "share": lambda clusters, before, after, floor, ceiling: share(before, after, floor, ceiling, clusters),
+    "transfer": lambda clusters, moved, direct, floor, ceiling, raw=None: transfer(
+        moved, direct, floor, ceiling, clusters
+    ),
+    "difference": lambda clusters, first, second: difference(first, second, clusters),
+    "extrapolated": _extrapolated,
+    "auroc": _auroc_leak,
+}
+
+
+@dataclass
+class _Score:
+    """One number in the making: what is computed, where it stands, and the test rows of each fold that has come."""
+
+    kind: str
+    setting: Setting
+    unit: str
+    coordinates: dict[str, Any]
+    extra: dict[str, Any]
+    notes: list[str]
+    folds: dict[int, dict[str, NDArray]] = field(default_factory=dict)
 
 
 @dataclass
 class _Cell:
-    """Where the records of one (hook, behaviour) are collected."""
+    """Collects the rows of one (hook, behaviour) over folds, and makes records of them."""
 
     measurement: Measurement
     hook: str
     behaviour: str
-    outcome: Outcome = field(default_factory=Outcome)
+    tensors: dict[str, NDArray] = field(default_factory=dict)
+    _scores: dict[tuple, _Score] = field(default_factory=dict)
+    _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
+    _outcome: Outcome = field(default_factory=Outcome)
+    _missing: dict[str, tuple[Record, Estimate]] = field(default_factory=dict)
 
-    def add(self, setting: Setting, estimate: Estimate, **coordinates: Any) -> None:
+    def keep(self, name: str, fold: int, values: NDArray) -> None:
+        """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
+        self._kept.setdefault(name, {})[fold] = values
+
+    def ends(self, setting: Setting, floor: str = "strong") -> dict[str, NDArray]:
+        """Both ends of the scale on a setting's test rows."""
+        return {"floor": setting.floor_bits(floor), "ceiling": setting.test_ceiling}
+
+    def put(
+        self, setting: Setting, kind: str, rows: dict[str, NDArray], *, unit: str = "group", note: str = "",
+        extra: Mapping[str, Any] | None = None, **coordinates: Any,
+    ) -> None:  # fmt: skip
+        """Rows of one fold. extra: coordinates that may differ between folds, of which the first fold's are told."""
         coordinates = {"metric": "read", "hook": self.hook, **coordinates}
-        self.outcome.add(self.measurement.record(setting, estimate, **coordinates), estimate, setting.clusters)
+        key = (setting.domain, *sorted((name, str(value)) for name, value in coordinates.items()))
+        score = self._scores.setdefault(key, _Score(kind, setting, unit, coordinates, dict(extra or {}), []))
+        score.folds[setting.fold] = rows
+        if note and note not in score.notes:
+            score.notes.append(note)
 
     def score(
-        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "", **more
-    ) -> None:
+        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "",
+        unit: str = "group", **more: Any,
+    ) -> None:  # fmt: skip
         """FBU of a reader's test bits."""
-        estimate = fbu(bits, setting.floor_bits(floor), setting.test_ceiling, setting.clusters)
-        self.add(
-            setting, estimate, level=reader.level, source=reader.source, k=reader.k, parameters=reader.parameters,
-            floor=floor, note=note or reader.note, **more,
+        self.put(
+            setting, "fbu", {"bits": bits} | self.ends(setting, floor), unit=unit, note=reader.note or note,
+            extra={"parameters": reader.parameters}, level=reader.level, source=reader.source, k=reader.k, floor=floor,
+            **more,
         )  # fmt: skip
+
+    def add(self, setting: Setting, estimate: Estimate, clusters: Clusters, **coordinates: Any) -> None:
+        """A finished estimate."""
+        self._outcome.add(self.measurement.record(setting, estimate, hook=self.hook, **coordinates), estimate, clusters)
 
     def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
         """An NA record with its reason."""
-        n, groups = len(setting.split.test), len(setting.clusters.names)
+        n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
         nothing = Estimate(None, None, None, None, None, None, None, None, n, groups, reason, note)
-        self.add(setting, nothing, level=level, **more)
+        record = self.measurement.record(
+            setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more
+        )
+        self._missing.setdefault(record.id, (record, nothing))
 
+    def finish(self) -> Outcome:
+        """One record for each number, from the rows of all folds; NA where a fold is missing."""
+        n_folds = self.measurement.n_folds
+        partial = set()
+        for score in self._scores.values():
+            pool = self.measurement.pool(self.behaviour, score.setting.domain, score.unit)
+            told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
+            if len(score.folds) < n_folds:
+                note = f"fitted in {len(score.folds)} of {n_folds} folds"
+                estimate = Estimate(None, None, None, None, None, None, None, None, 0, 0, "not_converged", note)
+                partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
+            else:
+                names = score.folds[0]
+                rows = {name: np.concatenate([score.folds[fold][name] for fold in range(n_folds)]) for name in names}
+                estimate = _KINDS[score.kind](pool.clusters, **rows)
+            record = self.measurement.record(score.setting, estimate, **told)
+            if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
+                record = replace(record, raw=float(rows["raw"].mean()))
+            self._outcome.add(record, estimate, pool.clusters)
+        for record, _ in self._missing.values():
+            if (record.metric, record.level, record.control, record.floor) not in partial:
+                self._outcome.records.append(record)
+        for name, folds in self._kept.items():
+            if len(folds) == n_folds:
+                self.tensors[name] = np.stack([folds[fold] for fold in range(n_folds)])
+        self.tensors |= self._worst_rows()
+        self._outcome.tensors = self.tensors
+        return self._outcome
 
-@dataclass(frozen=True)
-class Decoder:
-    """Linear readouts of a feature's targets at a site, fitted in one domain. rank: directions that they look along."""
-
-    index: NDArray[np.int64]
-    split: Split
-    frame: Any
-    readout: Readout
-    rows: tuple[Rows, Rows]
-    rank: int
-
-    @classmethod
-    def fit(cls, feature: Feature, index: NDArray, split: Split, x: Tensor, lambdas: Sequence[float]) -> "Decoder":
-        """All targets at once; the ridge of each target is chosen on the selection rows (every second of the path)."""
-        sides = [torch.from_numpy(index[side]) for side in (split.fit, split.select)]
-        frame = fit_frame(x[sides[0]].float())
-        n_class = len(feature.classes)
-        rows = []
-        for side in sides:
-            labels = torch.from_numpy(feature.labels)[side]
-            law = torch.nn.functional.one_hot(labels, n_class).permute(2, 1, 0).float().contiguous()
-            rows.append(Rows(frame.apply(x[side]), law))
-        readout = fit_path(rows[0], rows[1], frame.variance, lambdas)
-        weight = readout.weight - readout.weight.mean(0)
-        rank = int(torch.linalg.matrix_rank(weight.flatten(0, 1), rtol=1e-4))
-        return cls(index, split, frame, readout, (rows[0], rows[1]), rank)
-
-    @property
-    def parameters(self) -> int:
-        k, t, r = self.readout.weight.shape
-        return (k - 1) * t * (r + 1)
-
-    def predict(self, x: Float[Tensor, "n d"]) -> NDArray[np.int64]:
-        """Most likely class of each target: [n, n_targets]."""
-        return self.readout.logits(self.frame.apply(x)).argmax(0).T.numpy()
-
-    def predict_nonlinear(self, x: Tensor, at: NDArray, seed: int) -> NDArray[np.int64]:
-        """The same by an MLP on top of the linear logits."""
-        stacked = [Rows(r.z, r.law, self.readout.logits(r.z)) for r in self.rows]
-        mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS, min_steps=FEATURE_STEPS)
-        z = self.frame.apply(x[torch.from_numpy(at)])
-        return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
-
-
-def _worst_rows(readers: Sequence[Reader], setting: Setting, x: Tensor) -> dict[str, NDArray]:
-    """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
-    linear = next((reader for reader in readers if reader.level == "linear"), None)
-    if linear is None:
-        return {}
-    missed = _rows(linear.bits(setting.side(x, "test"))) - setting.test_ceiling
-    worst = np.argsort(-missed)[:N_WORST]
-    return {"worst_rows": setting.index[setting.split.test[worst]], "worst_bits": missed[worst]}
-
-
-class _OtherOutcomes(Exception):
-    """A rule gave a law over other outcomes than the behaviour's."""
-
-
-@dataclass(frozen=True)
-class _Mixture:
-    """q = (1 - eps) rule(features) + eps floor, all fitted in `home`; where the rule allows nothing, the floor."""
-
-    hypothesis: Hypothesis
-    decoders: Mapping[str, Decoder | None]
-    observations: Observations
-    home: Setting
-    eps: float
-    parameters: int
-    k: int | None
-    cache: dict = field(default_factory=dict)
-
-    def at(self, eps: float) -> "_Mixture":
-        return replace(self, eps=eps)
-
-    def bits(self, there: Setting, x: Tensor, which: str = "test") -> NDArray[np.float64]:
-        """Bits per row of `there`'s side, with home's decoders, floor and eps."""
-        key = there.domain, which
-        if key not in self.cache:
-            rows = there.index[getattr(there.split, which)]
-            features = {
-                name: self.observations.features[name].labels[rows]
-                if decoder is None
-                else decoder.predict(x[torch.from_numpy(rows)])
-                for name, decoder in self.decoders.items()
-            }
-            rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
-            law = there.behaviour.law[rows].astype(np.float64)
-            if rule.shape != law.shape:
-                raise _OtherOutcomes(
-                    f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
-                    f"'{there.behaviour.name}' of shape {law.shape}: one column per outcome is needed."
+    def _worst_rows(self) -> dict[str, NDArray]:
+        """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
+        domain = self.measurement.domains[0]
+        for score in self._scores.values():
+            told = score.coordinates
+            plain = told["metric"] == "read" and not told.get("control") and told.get("floor") == "strong"
+            if plain and told["level"] == "linear" and score.setting.domain == domain:
+                settings = self.measurement.pool(self.behaviour, domain).settings
+                at = np.concatenate([settings[fold].rows("test") for fold in sorted(score.folds)])
+                missed = np.concatenate(
+                    [score.folds[fold]["bits"] - score.folds[fold]["ceiling"] for fold in sorted(score.folds)]
                 )
-            floor = torch.softmax(_floor_logits(self.home, there, self.observations, which), 0)[:, 0].T.double().numpy()
-            self.cache[key] = np.where(rule.sum(1, keepdims=True) > 0, rule, floor), floor, law
-        rule, floor, law = self.cache[key]
-        q = (1 - self.eps) * rule + self.eps * floor
-        return -(law * np.log2(np.maximum(q, TINY))).sum(1)
+                worst = np.argsort(-missed)[:N_WORST]
+                return {"worst_rows": at[worst], "worst_bits": missed[worst]}
+        return {}
+
+
+def _with_losses(outcome: Outcome) -> Iterator[tuple[Record, Losses]]:
+    losses = {loss.record: loss for loss in outcome.losses}
+    for record in outcome.records:
+        if record.id in losses:
+            yield record, losses[record.id]
 
 
 @dataclass(frozen=True)
@@ -651,37 +771,6 @@ _FIGURES = (
 )
 
 
-def _rows(bits: Float[Tensor, "1 n"]) -> NDArray[np.float64]:
-    return bits[0].double().cpu().numpy()
-
-
-def _test_law(setting: Setting) -> Tensor:
-    return setting.law[..., torch.from_numpy(setting.split.test)]
-
-
-def _floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Tensor:
-    """Home's floor on the rows of `there`'s side: its honest logits where the two are one."""
-    at = getattr(there.split, which)
-    if home.domain == there.domain:
-        return home.floors["strong"][1][..., torch.from_numpy(at)]
-    inputs = {name: block[there.index[at]] for name, block in observations.floor_inputs.items()}
-    return home.floors["strong"][0].logits(inputs, len(at))
-
-
-def _moved_logits(
-    reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str
-) -> Tensor:
-    rows = torch.from_numpy(there.index[getattr(there.split, which)])
-    return reader.logits(x[rows].float(), _floor_logits(home, there, observations, which))
-
-
-def _constant_within(setting: Setting) -> bool:
-    """Whether all rows of a group behave alike, so that moving rows inside it is no control."""
-    law = setting.behaviour.law[setting.index]
-    _, first, code = np.unique(setting.group, return_index=True, return_inverse=True)
-    return bool(np.abs(law - law[first][code]).max() < 1e-6)
-
-
 def _check_finite(x: Tensor, hook: str) -> None:
     bad = ~torch.isfinite(x.float()).all(1)  # in the precision in which they are read
     if bool(bad.any()):
@@ -707,6 +796,7 @@ def measure(
     floor: Any = None,
     groups: Any = None,
     domains: Any = None,
+    types: Any = None,
     features: Mapping[str, Any] | None = None,
     twin: Any = None,
     hypotheses: Sequence[Hypothesis] = (),
@@ -721,16 +811,20 @@ def measure(
 
     activations: what `capture` returned; or, without any model, an array [n, d] or {hook name: array [n, d]} (NumPy,
     torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
-    floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels}.
+    floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels};
+    types [n]: what a control task gives random labels to, such as the token that was read.
     twin: activations of a randomly initialised network on the same rows. transfer: levels moved between domains.
-    read: any key of a spec's [read] table (levels, ks, controls, decomposition, lambdas, floors).
+    read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
+    Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
+    with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them. Rows of
+    metric `selected` are at the hook point that the selection rows prefer.
     Raises BadInput in one sentence for anything that cannot be measured.
     """
     import pandas as pd
 
     from probekit.arrays import as_activations
 
-    sites, observations = as_activations(activations, behaviour, floor, groups, domains, features)
+    sites, observations = as_activations(activations, behaviour, floor, groups, domains, features, types)
     twins = as_activations(twin, behaviour, floor, groups, domains, features)[0] if twin is not None else {}
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
     for name in spec.levels:
@@ -738,6 +832,7 @@ def measure(
     moving = TransferSpec(levels=tuple(transfer)) if len(observations.domains) > 1 else None
     measurement = Measurement(observations, spec, moving, hypotheses, (seed_probe, seed_data, 0), n_bootstrap)
     records: list[Record] = []
+    kept: dict[str, dict[str, Outcome]] = {name: {} for name in observations.behaviours}
     for hook in sites:
         x = to_tensor(sites[hook])
         other = to_tensor(twins[hook]) if hook in twins else None
@@ -746,8 +841,17 @@ def measure(
         for name in observations.behaviours:
             if progress:
                 progress(f"{hook} {name}")
-            records += measurement.read_cell(hook, name, x, other).records
-    return pd.DataFrame([record.row() for record in records])
+            outcome = measurement.read_cell(hook, name, x, other)
+            records += outcome.records
+            kept[name][hook] = outcome
+    table: list[dict] = []
+    for name, outcomes in kept.items():
+        outcome, rows = measurement.selected(name, outcomes)
+        records += outcome.records
+        table += rows
+    frame = pd.DataFrame([record.row() for record in records])
+    together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max"])
+    return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
 
 def to_tensor(values: Any) -> Float[Tensor, "n d"]:

@@ -11,7 +11,13 @@ from probekit.errors import BadInput
 
 SCHEMA_VERSION = 1
 
-METRICS = ("read", "replace", "transfer", "decomposition", "crossing", "accuracy")
+METRICS = (
+    "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
+    "selected",  # read at the site of each fold that its selection rows prefer
+    "extrapolated",  # read in the limit of many fit rows
+    "code_length",  # online code beside the floor
+    "auroc",  # 1 - (A - 1/2) / (1/2) of the mean difference, for two outcomes
+)  # fmt: skip
 ARMS = (
     "",  # read, accuracy: nothing to tell apart
     "single:random", "single:matched",  # replace at one site; donors drawn at random, or matched on the readouts
@@ -29,7 +35,11 @@ SOURCES = (
     "", "behaviour", "mean_difference", "lda", "logistic", "score", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
 )  # fmt: skip
-CONTROLS = ("", "random_directions", "permuted_in_group", "permuted_groups", "random_twin")
+CONTROLS = (
+    "", "random_directions", "permuted_in_group", "permuted_groups", "random_twin",
+    "row_split",  # rows of a group on both sides of the split: what memorising groups would earn
+    "control_task",  # a random label for each type in place of the behaviour
+)  # fmt: skip
 FLOORS = ("strong", "weak")
 UNITS = ("example", "pair", "seed")
 NA_REASONS = (
@@ -47,10 +57,11 @@ NA_REASONS = (
 class Record:
     """One number, its coordinates and its figures. Bits are per example; `value` is a fraction unless metric says else.
 
-    value: FBU for read and replace, T for transfer, a share for decomposition, a proportion for accuracy, a difference
-    of bits for crossing. low, high: 95 % interval. raw: the value before calibration refits or debiasing, where one is
-    done. p99_bits: 99th percentile over examples of missed bits; worst_group: the largest mean of missed bits over
-    groups. NA is None in `value` with `na_reason` set.
+    value: FBU for read, selected, extrapolated, code_length and replace, a leak on a base of 1/2 for auroc, T for
+    transfer, a share for decomposition, a proportion for accuracy, a difference of bits for crossing. low, high: 95 %
+    interval. raw: the value before calibration refits or debiasing, where one is done. p99_bits: 99th percentile over
+    examples of missed bits; worst_group: the largest mean of missed bits over groups. NA is None in `value` with
+    `na_reason` set.
     """
 
     # coordinates

@@ -99,6 +99,15 @@ class RunWriter:
         """Cells that finished without an error; the others are to be (re)done."""
         return set(self._done)
 
+    def finished(self) -> dict[str, tuple[list[Record], list[Losses]]]:
+        """Records and losses of every finished cell, as its line has them."""
+        names = [f.name for f in fields(Record)]
+        out = {}
+        for cell, line in _scan(self.path).ok.items():
+            records = [Record(**{key: value for key, value in raw.items() if key in names}) for raw in line["records"]]
+            out[cell] = records, [Losses(**raw) for raw in line["losses"]]
+        return out
+
     def write_cell(
         self,
         cell: str,

@@ -1,7 +1,8 @@
 """Runner: a JobSpec becomes cells, cells become records in a run folder. Stops and resumes between cells.
 
-A cell is the smallest unit that is redone: one hook point with one behaviour (`read`), one feature (`feature`), or one
-replaced site or chain in one domain (`replace`). Cells of a finished id are never measured again.
+A cell is the smallest unit that is redone: one hook point with one behaviour (`read`), one feature (`feature`), what is
+said of all hook points of a behaviour together (`selected`), or one replaced site or chain in one domain (`replace`).
+Cells of a finished id are never measured again.
 """
 
 import logging
@@ -27,13 +28,14 @@ from probekit.model import Model, load_model
 from probekit.records import digest
 from probekit.replacement import Abstraction, Replacement, abstractions_at
 from probekit.rundir import Run, RunWriter, open_run
+from probekit.sites import SITE_COLUMNS
 from probekit.spec import JobSpec, ReplaceSpec
 from probekit.task import Task
 from probekit.testbeds import load_testbed
 
 log = logging.getLogger(__name__)
 
-CELL_VERSION = 1  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+CELL_VERSION = 2  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,7 +51,8 @@ class Cell:
     @property
     def label(self) -> str:
         """For people: what is being measured."""
-        place = self.hooks[0] if len(self.hooks) == 1 else f"chain of {len(self.hooks)}"
+        several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
+        place = self.hooks[0] if len(self.hooks) == 1 else several
         return " ".join(filter(None, (self.kind, self.what, "at", place, self.domain)))
 
     def id(self, inputs: str) -> str:
@@ -114,6 +117,7 @@ class Job:
         for hook in hooks:
             out += [Cell("feature", name, (hook,)) for name in features]
             out += [Cell("read", name, (hook,)) for name in behaviours]
+        out += [Cell("selected", name, tuple(hooks)) for name in behaviours]
         if spec.replace:
             out += self._replace_cells(spec.replace, hooks, behaviours)
         return out
@@ -215,6 +219,7 @@ def _measure_cells(
     say("done", len(cells), len(cells))
     timings["all"] = time.monotonic() - started
     writer.write_table("worst_examples", work.worst_examples(cells))
+    writer.write_table("sites", work.sites(cells))
     writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
 
 
@@ -234,10 +239,30 @@ class _Work:
         """The outcome of one cell."""
         if cell.kind == "replace":
             return self._replace(cell)
+        if cell.kind == "selected":
+            return self.measurement.selected(cell.what, self._read_outcomes(cell))[0]
         x, twin = self._site(cell.hooks[0])
         if cell.kind == "feature":
             return self.measurement.feature_cell(cell.hooks[0], cell.what, x)
         return self.measurement.read_cell(cell.hooks[0], cell.what, x, twin)
+
+    def sites(self, cells: Sequence[Cell]) -> pd.DataFrame:
+        """Every level's curve over the hook points with its simultaneous band and p-values."""
+        rows = []
+        for cell in cells:
+            if cell.kind == "selected":
+                rows += self.measurement.selected(cell.what, self._read_outcomes(cell))[1]
+        return pd.DataFrame(rows, columns=list(SITE_COLUMNS))
+
+    def _read_outcomes(self, cell: Cell) -> dict[str, Outcome]:
+        """The read cells of a behaviour as the run kept them, so that a resumed one has them too."""
+        kept = self.writer.finished()
+        out = {}
+        for hook in cell.hooks:
+            read = Cell("read", cell.what, (hook,))
+            records, losses = kept.get(read.id(self.job.inputs), ([], []))
+            out[hook] = Outcome(records, losses, self._tensors(read))
+        return out
 
     def selected(self, cells: Sequence[Cell]) -> dict[str, str]:
         """For each behaviour the hook point whose linear readout did best on the selection rows."""
@@ -246,7 +271,7 @@ class _Work:
             if cell.kind == "read":
                 bits = self._tensors(cell).get("select_bits")
                 if bits is not None:
-                    best[cell.what] = min(best.get(cell.what, (np.inf, "")), (float(bits[0]), cell.hooks[0]))
+                    best[cell.what] = min(best.get(cell.what, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
 
     def worst_examples(self, cells: Sequence[Cell]) -> pd.DataFrame:

@@ -106,9 +106,14 @@ class ReadSpec(_Strict):
     # Of the simple functions, whose cost grows with the square of k.
     simple_ks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
     lambdas: tuple[PositiveFloat, ...] = Field(default=(1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), min_length=1)
-    controls: tuple[Literal["random_directions", "permuted", "random_twin"], ...] = (
-        "random_directions", "permuted", "random_twin",
+    controls: tuple[Literal["random_directions", "permuted", "random_twin", "row_split", "control_task"], ...] = (
+        "random_directions", "permuted", "random_twin", "row_split", "control_task",
     )  # fmt: skip
+    outer_folds: int = Field(default=1, ge=1)  # of whole groups, each tested once; 1: a single quarter is tested
+    inner_folds: int = Field(default=1, ge=1)  # over which ridges are chosen, inside each outer fold's training rows
+    n_permutations: int = Field(default=199, ge=0)  # behind the p-values of sites; 0: none
+    extrapolate: bool = True  # also fit on 4, 8 and 16 rows per coordinate, for the limit of many rows
+    online_orders: int = Field(default=0, ge=0)  # of the online code, at least 5 for figures in print; 0: none
     decomposition: bool = True
     decomposition_k: int = Field(default=4, gt=0)  # directions of the `directions` and `simple` classes
     decomposition_simple: Annotated[str, AfterValidator(_simple)] = "quadratic"  # the simple class that is added

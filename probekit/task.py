@@ -66,6 +66,7 @@ class Observations:
     """One row per (example, position) that was read. All arrays share the first axis.
 
     floor_inputs: named blocks [n, width] that the input-only reader may use; the weak floor sees `position` alone.
+    types: what a control task gives random labels to (the token that is read); None where nothing is known of it.
     """
 
     example: NDArray[np.int64]
@@ -79,6 +80,7 @@ class Observations:
     model: str = "arrays"
     revision: str = ""
     fingerprint: str = ""
+    types: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.example)
@@ -102,6 +104,7 @@ class Observations:
             behaviours=take[0],
             features=take[1],
             floor_inputs={name: block[index] for name, block in self.floor_inputs.items()},
+            types=None if self.types is None else self.types[index],
         )
 
 

@@ -93,7 +93,7 @@ def test_a_floor_that_knows_nothing_does_no_harm(seed, harm):
         x, behaviour=label, floor=noise, levels=("linear",), controls=(), decomposition=False, floors=("strong",),
         n_bootstrap=200, seed_data=seed,
     )  # fmt: skip
-    assert frame["value"].item() == pytest.approx(1, abs=harm)
+    assert frame.loc[frame["metric"] == "read", "value"].item() == pytest.approx(1, abs=harm)
 
 
 def test_strong_floor_picks_the_family_that_selection_prefers():
@@ -147,9 +147,10 @@ def test_calibrated_beyond_the_rows_that_were_fitted():
     x, label, _ = noisy_inputs(3, n=1000, width=60)
     law, split = one_hot(label), split_by_group(np.arange(1000), 0)
     _, logits = fit_floor("strong", {"input": x}, law, np.arange(1000), split, 0)
-    for side, slack in ((split.select, 1e-3), (split.test, 0.02)):
+    # On the hundred rows that it was calibrated on the prior leaves a hair; elsewhere they decide it only roughly.
+    for side, slack in ((split.calibrate, 5e-3), (split.test, 0.03)):
         theta = fit_calibration(logits[..., side], law[..., side])
-        assert float(theta[0, 0]) == pytest.approx(0, abs=0.01 if slack < 0.01 else 0.35)
+        assert float(theta[0, 0]) == pytest.approx(0, abs=0.15 if slack < 0.01 else 0.5)
         gain = bits(logits[..., side], law[..., side]) - bits(calibrate(logits[..., side], theta), law[..., side])
         assert gain.mean() < slack
 
@@ -192,10 +193,10 @@ def test_a_floor_that_is_given_the_answer_leaves_nothing_to_explain():
 
 def test_a_group_alone_in_the_fit_fold_is_still_fitted():
     rng = np.random.default_rng(6)
-    group = np.repeat(np.arange(3), 100)
-    x = rng.normal(size=(300, 2)).astype(np.float32)
+    group = np.repeat(np.arange(4), 100)
+    x = rng.normal(size=(400, 2)).astype(np.float32)
     law = torch.softmax(torch.tensor(np.stack([2 * x[:, 0], 0 * x[:, 0]]))[:, None], 0)
-    split = split_by_group(group, 0)
+    split = split_by_group(group, 0, (0.25, 0.25, 0.25, 0.25))
     floor, logits = fit_floor("strong", {"input": x}, law, group, split, 0)
     assert len(floor.members) == 1
     assert float((cross_entropy(logits, law) - entropy(law)).mean()) < 0.05

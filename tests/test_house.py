@@ -14,7 +14,7 @@ import probekit
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "probekit").rglob("*.py"))
 PAGE = sorted((ROOT / "apps").rglob("*.py"))
-READING = ("tables", "figures", "report", "rundir", "records", "cli_reading")
+READING = ("tables", "figures", "report", "rundir", "records", "cache", "cli_reading", "cli_cache")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "manager", "util", "misc"}
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "yaml.load", "eval", "exec", "pandas.read_pickle", "pd.read_pickle"}

@@ -1,14 +1,18 @@
 """The store: bit-exact or a StoreError, first writer wins, and a resumed group reaches the exact state."""
 
+import itertools
 import json
 import os
+import re
+import subprocess
 import threading
 
 import pytest
 import torch
 
 from probekit.errors import BadInput, StoreError
-from probekit.store import Shape, Store, row_ranges
+from probekit.shards import Shape, signed
+from probekit.store import Store, row_ranges
 
 KEY = "0123456789abcdef"
 
@@ -201,16 +205,15 @@ def test_tampered_shards(tmp_path, damage):
 
 
 def test_a_manifest_signed_again_over_less_rows_is_refused(tmp_path):
-    from probekit.store import _signed
-
     store, _ = full(tmp_path)
     path = next(tmp_path.rglob("MANIFEST.json"))
     body = json.loads(path.read_bytes())
     del body["digest"]
-    for change in ({"shards": body["shards"][1:]}, {"key": "f" * 16}, {"shapes": {"a": [3, "F32"]}}, {"shards": 3},
-                   {"shards": [{}]}, {"shapes": []}):  # fmt: skip
+    less = {"ranges": body["ranges"][1:], "facts": body["facts"][1:]}
+    for change in (less, {"key": "f" * 16}, {"shapes": {"a": [3, "F32"]}}, {"ranges": 3}, {"ranges": [{}]},
+                   {"shapes": []}, {"facts": body["facts"][::-1]}, {"version": 1}, {"facts": [1, 2, 3]}):  # fmt: skip
         path.unlink()
-        path.write_bytes(_signed(body | change))
+        path.write_bytes(signed(body | change))
         with pytest.raises(StoreError):
             store.read(KEY, "a")
 
@@ -220,7 +223,7 @@ def test_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(StoreError, match="no store of this version"):
         Store(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="cannot be written to"):
         Store(tmp_path / "file")
 
 
@@ -233,7 +236,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    for call in ("posix_fallocate", "write", "fsync"):
+    for call in ("posix_fallocate", "pwrite", "fsync", "link"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full_disk)
             with pytest.raises(StoreError, match="No space left"):
@@ -241,3 +244,171 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
         assert files(tmp_path) == before
     write(group, arrays, 4, 8)
     assert group.missing() == [(8, 10)]
+
+
+def test_batches_come_in_any_order_and_every_row_once(tmp_path):
+    store, arrays = Store(tmp_path), {"a": arrays_of(9000)["a"]}  # blocks of 1365 rows
+    group = begin(store, arrays, step=5000)
+    for start, stop in group.ranges:
+        with group.shard(start, stop) as shard:
+            cuts = [start, start + 1, start + 1365, start + 1366, start + 2730, start + 3000, stop]
+            spans = list(itertools.pairwise(cuts))
+            for a, b in spans[::-2] + spans[-2::-2]:
+                shard.put(a, {"a": arrays["a"][a:b]}, rows_of(b)[a:])
+            with pytest.raises(StoreError, match="each comes once"):
+                shard.put(start, {"a": arrays["a"][start : start + 1]}, rows_of(start + 1)[start:])
+    group.seal()
+    in_order = Store(tmp_path / "in order")
+    in_order.write("f" * 16, {}, arrays, rows_of(9000))
+    assert torch.equal(store.read(KEY, "a"), arrays["a"])
+    assert torch.equal(in_order.read("f" * 16, "a"), arrays["a"])
+    rows = torch.randint(0, 9000, (500,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(store.gather(KEY, "a", rows), arrays["a"][rows])
+    assert store.gather(KEY, "a", rows[:0]).shape == (0, 3)
+
+
+def test_a_shard_with_a_row_missing_is_not_published(tmp_path):
+    store, arrays = Store(tmp_path), arrays_of()
+    group = begin(store, arrays)
+    with pytest.raises(StoreError, match="row 7 of a shard was never written"), group.shard(4, 8) as shard:
+        shard.put(4, {n: a[4:7] for n, a in arrays.items()}, rows_of(7)[4:])
+    assert (4, 8) in group.missing()
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_one_shard_is_not_copied_and_belongs_to_its_reader(tmp_path):
+    arrays = {"a": torch.ones(100_000, 2)}
+    Store(tmp_path).write(KEY, {}, arrays, rows_of(100_000))
+    before = files(tmp_path)
+    store = Store(tmp_path)
+    got = store.read(KEY, "a")
+    got += 1
+    assert torch.equal(store.read(KEY, "a"), arrays["a"])
+    assert files(tmp_path) == before
+
+
+def test_bytes_that_were_verified_are_verified_again_when_the_file_was_touched(tmp_path, monkeypatch):
+    from probekit import shards
+
+    monkeypatch.setattr(shards, "_YOUNG_NS", 0)
+    store, _ = full(tmp_path)
+    seen = []
+    monkeypatch.setattr(shards.Shard, "_verify", lambda self, *args, real=shards.Shard._verify, **more: (
+        seen.append(self.path), real(self, *args, **more)))  # fmt: skip
+    store.read(KEY, "a")
+    n_first = len(seen)
+    store.read(KEY, "a")
+    assert (n_first, len(seen)) == (3, 3)
+    shard = sorted(tmp_path.rglob("*.safetensors"))[0]
+    content = shard.read_bytes()
+    shard.chmod(0o644)
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(StoreError, match="have changed"):
+        for name in ("a", "b.c"):
+            store.read(KEY, name)
+
+
+def test_a_read_only_store_is_read(tmp_path):
+    """A mount when that is allowed, which holds root off as well; permissions otherwise."""
+    _, arrays = full(tmp_path / "store")
+    command = ["mount", "--bind", "-o", "ro", tmp_path / "store", tmp_path / "store"]
+    mounted = os.geteuid() == 0 and not subprocess.run(command, capture_output=True).returncode
+    folders = [p for p in (tmp_path / "store").rglob("*") if p.is_dir()] + [tmp_path / "store"]
+    try:
+        if not mounted:
+            for folder in folders:
+                folder.chmod(0o555)
+        shared = Store(tmp_path / "store")
+        assert torch.equal(shared.read(KEY, "a"), arrays["a"])
+        assert torch.equal(shared.gather(KEY, "a", torch.tensor([9, 0])), arrays["a"][[9, 0]])
+        if mounted or os.geteuid():
+            with pytest.raises(StoreError, match="cannot be written to"):
+                shared.write("f" * 16, {}, arrays, rows_of(10))
+    finally:
+        if mounted:
+            subprocess.run(["umount", tmp_path / "store"], check=True)
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def refused(root, what):
+    """Do something that the store refuses; each row of the table below."""
+    store, arrays = Store(root), arrays_of()
+    if what == "not there":
+        store.read(KEY, "a")
+    elif what == "bad key":
+        store.read("../../etc", "a")
+    elif what == "bad name":
+        store.group(KEY, {}, {"../a": Shape(1)}, [(0, 1)])
+    elif what == "bad dtype":
+        store.write(KEY, {}, {"a": torch.ones(2, 2).half()}, rows_of(2))
+    elif what == "not finite":
+        store.write(KEY, {}, {"a": torch.full((2, 2), torch.nan)}, rows_of(2))
+    elif what == "no such range":
+        write(begin(store, arrays), arrays, 0, 5)
+    elif what == "unsealed":
+        begin(store, arrays).seal()
+    elif what == "too large":
+        store.group(KEY, {}, {"a": Shape(2**30)}, [(0, 10**9)]).missing()
+    elif what == "row out of range":
+        full(root)[0].gather(KEY, "a", torch.tensor([10]))
+    elif what == "manifest deleted":
+        full(root)
+        next(root.rglob("MANIFEST.json")).unlink()
+        store.read(KEY, "a")
+    elif what == "not a regular file":
+        full(root)
+        shard = next(root.rglob("*.safetensors"))
+        shard.unlink()
+        os.mkfifo(shard)
+        store.read(KEY, "a")
+    else:
+        full(root)
+        pattern, change = {
+            "manifest changed": ("MANIFEST.json", lambda text: text.replace(b"audit", b"AUDIT")),
+            "manifest no JSON": ("MANIFEST.json", lambda text: text[:-3]),
+            "spec changed": ("spec.json", lambda text: text.replace(b"test", b"tent")),
+            "another version": ("STORE.json", lambda text: text.replace(b"2", b"1")),
+            "shard cut": ("*8.safetensors", lambda text: text[:-8]),
+            "header changed": ("*8.safetensors", lambda text: text.replace(b"F32", b"I32", 1)),
+            "payload changed": ("*8.safetensors", lambda text: text[:-1] + bytes([text[-1] ^ 1])),
+        }[what]
+        path = next(root.rglob(pattern))
+        path.chmod(0o644)
+        path.write_bytes(change(path.read_bytes()))
+        for name in ("a", "b.c"):
+            Store(root).read(KEY, name)
+        begin(store, arrays)
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "told"),
+    [
+        ("not there", StoreError, "the store has no complete 'a' under 0123456789abcdef: capture it first."),
+        ("bad key", StoreError, "keys are 16 to 64 hexadecimal digits."),
+        ("bad name", BadInput, "names are letters, digits"),
+        ("bad dtype", StoreError, "cannot be stored as torch.float16"),
+        ("not finite", StoreError, "'a' has a value that is not finite in row 0"),
+        ("no such range", StoreError, "is no range of the group|are no range of the group"),
+        ("unsealed", StoreError, "No such file"),
+        ("too large", StoreError, "bytes free and this capture needs"),
+        ("row out of range", BadInput, "rows of 'a' are 0 to 9; asked for 10 to 10."),
+        ("manifest deleted", StoreError, "capture it first."),
+        ("not a regular file", StoreError, "is no regular file"),
+        ("manifest changed", StoreError, "has changed since it was written"),
+        ("manifest no JSON", StoreError, "is damaged"),
+        ("spec changed", StoreError, "has changed since it was written"),
+        ("another version", StoreError, "is no store of this version"),
+        ("shard cut", StoreError, "bytes in place of"),
+        ("header changed", StoreError, "is not the file that its group names"),
+        ("payload changed", StoreError, "have changed since they were written"),
+    ],
+)
+def test_every_refusal_is_one_sentence(tmp_path, what, kind, told):
+    with pytest.raises(kind) as caught:
+        refused(tmp_path, what)
+    text = str(caught.value)
+    assert type(caught.value) is kind
+    assert re.search(told, text)
+    assert "\n" not in text and text.endswith((".", "`.")) and len(text) < 420
+    assert caught.value.exit_code == (2 if kind is BadInput else 3)

@@ -1,6 +1,5 @@
 """Testbeds: the Othello task keeps its promises, planted truths meet an independent calculation, the model its card."""
 
-import itertools
 import re
 
 import numpy as np
@@ -10,7 +9,6 @@ from probekit import capture, load_task
 from probekit.errors import BadInput
 from probekit.model import bundled_folder, load_model
 from probekit.testbeds import NAMES, load_testbed
-from probekit.testbeds.ground_truth import CASES, draw
 from probekit.testbeds.othello.game import Geometry, generate, legal_moves, play, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS, legal_uniform
 from probekit.testbeds.othello.task import AFTER_ILLEGAL, LAST_MOVES, behaviours, othello_task
@@ -169,139 +167,6 @@ def test_unknown_testbeds_name_the_nearest():
     with pytest.raises(BadInput, match="no task 'othello'"):
         load_task("othello")
     assert NAMES == ("othello-6x6",)
-
-
-# Planted cases --------------------------------------------------------------------------------------------------------
-
-
-def states(n_bits):
-    return np.array(list(itertools.product((-1.0, 1.0), repeat=n_bits)))
-
-
-def entropy(law):
-    return -(law * np.log2(np.where(law > 0, law, 1))).sum(-1)
-
-
-def left(law, cells):
-    """Bits left when only the cell of each state is known, every state being equally likely."""
-    cells = np.asarray(cells)
-    total = 0.0
-    for cell in np.unique(cells):
-        inside = cells == cell
-        total += inside.mean() * entropy(law[inside].mean(0))
-    return total
-
-
-def fbu_of(law, bits):
-    ceiling = entropy(law).mean()
-    return (bits - ceiling) / (entropy(law.mean(0)) - ceiling)
-
-
-def orders(n_bits):
-    """Every order of states along a generic direction (random ones suffice for up to 3 bits), with ties of none."""
-    points = states(n_bits)
-    directions = np.random.default_rng(0).normal(size=(4000, n_bits))
-    special = list(itertools.product((-1, 0, 1), repeat=n_bits))  # directions with ties merge cells: none is finer
-    return {tuple(np.unique(np.round(points @ d, 9), return_inverse=True)[1]) for d in (*directions, *special)}
-
-
-def best_thresholds(name, n_thresholds):
-    """Least FBU of a law per cell, cells cut by thresholds along any one direction: by brute force."""
-    case = CASES[name]
-    law = case.law(states(case.n_bits))
-    least = np.inf
-    for rank in orders(case.n_bits):
-        values = np.array(rank)
-        for cuts in itertools.combinations(range(1, values.max() + 1), min(n_thresholds, values.max())):
-            least = min(least, left(law, np.digitize(values, cuts)))
-    return fbu_of(law, least)
-
-
-def best_linear(name, degree=1, k=None):
-    """Least FBU of a softmax of a polynomial in the signs, by a general optimiser."""
-    from scipy.optimize import minimize
-
-    case = CASES[name]
-    points, law = states(case.n_bits), case.law(states(case.n_bits))
-    columns = [points[:, list(set_)].prod(1) for size in range(degree + 1)
-               for set_ in itertools.combinations(range(case.n_bits), size)]  # fmt: skip
-    design = np.stack(columns, 1)
-
-    def loss(weights):
-        logits = design @ weights.reshape(design.shape[1], -1)
-        shifted = logits - logits.max(1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-        return -(law * log_p).sum(1).mean() / np.log(2)
-
-    generator = np.random.default_rng(1)
-    starts = [generator.normal(size=design.shape[1] * law.shape[1]) for _ in range(3)]
-    return fbu_of(law, min(minimize(loss, start, method="BFGS").fun for start in starts))
-
-
-@pytest.mark.parametrize("name", ["P1", "P2", "P3", "P18", "P19"])
-def test_planted_linear_truths_by_enumeration(name):
-    assert best_linear(name) == pytest.approx(CASES[name].truth["linear", None], abs=2e-3)
-
-
-@pytest.mark.parametrize("name", ["P2", "P3"])
-@pytest.mark.parametrize(("level", "n"), [("simple:one_threshold", 1), ("simple:two_thresholds", 2)])
-def test_planted_threshold_truths_by_brute_force(name, level, n):
-    assert best_thresholds(name, n) == pytest.approx(CASES[name].truth[level, 1], abs=1e-3)
-
-
-def test_planted_polynomial_truths_by_enumeration():
-    assert best_linear("P2", degree=2) == pytest.approx(CASES["P2"].truth["simple:bilinear", 2], abs=2e-3)
-    assert best_linear("P3", degree=2) == pytest.approx(CASES["P3"].truth["simple:quadratic", 2], abs=2e-3)
-    # a cubic of one direction: the parity of three is the sign of a cubic in the sum
-    total = states(3).sum(1)
-    parity = CASES["P3"].law(states(3))[:, 1]
-    cubic = np.linalg.lstsq(np.vander(total, 4), 2 * parity - 1, rcond=None)[0]
-    assert ((np.vander(total, 4) @ cubic > 0) == (parity > 0.5)).all()
-    assert CASES["P3"].truth["simple:cubic", 1] == 0
-    # a square of one direction: XOR is on either side of a threshold on (s1 + s2)^2
-    square = states(2).sum(1) ** 2
-    assert ((square < 2) == (CASES["P2"].law(states(2))[:, 1] > 0.5)).all()
-    assert CASES["P2"].truth["simple:quadratic", 1] == 0
-
-
-def test_planted_union_quadratic_on_two_directions_by_search():
-    """P18: a softmax of any quadratic in two directions; some two directions leave nothing."""
-    from scipy.optimize import minimize
-
-    case = CASES["P18"]
-    points, law = states(3), case.law(states(3))
-
-    def loss(flat, directions):
-        z = points @ directions
-        design = np.stack([np.ones(8), *z.T, *(z**2).T, z.prod(1)], 1)
-        logits = design @ flat.reshape(6, 4)
-        shifted = logits - logits.max(1, keepdims=True)
-        return -(law * (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))).sum(1).mean() / np.log(2)
-
-    directions = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).T  # s1 + s2 and s3
-    found = minimize(loss, np.zeros(24) + 0.1 * np.arange(24) % 1, args=(directions,), method="BFGS").fun
-    assert fbu_of(law, found) == pytest.approx(case.truth["simple:quadratic", 2], abs=5e-3)
-
-
-@pytest.mark.parametrize("name", list(CASES))
-def test_draws_follow_the_case(name):
-    case = CASES[name]
-    planted = draw(name, 4000, d=8, seed=2)
-    assert planted.activations.shape == (4000, 8) and set(np.unique(planted.signs)) == {-1.0, 1.0}
-    assert np.allclose(planted.law, case.law(planted.signs)) and np.allclose(planted.law.sum(1), 1)
-    # the signs are linearly there, along orthogonal directions of equal gain, and no coordinate holds one
-    solved, *_ = np.linalg.lstsq(planted.signs, planted.activations, rcond=None)
-    assert np.allclose(solved @ solved.T, 9 * np.eye(case.n_bits), atol=0.3)
-    assert (abs(solved) < 2.9).all()
-    assert np.array_equal(draw(name, 4000, d=8, seed=2).activations, planted.activations)
-    assert not np.array_equal(draw(name, 4000, d=8, seed=3).activations, planted.activations)
-
-
-def test_draws_refuse_what_is_not_planted():
-    with pytest.raises(BadInput, match="Did you mean 'P2'"):
-        draw("P2b", 10)
-    with pytest.raises(BadInput, match="at least that, found 2"):
-        draw("P3", 10, d=2)
 
 
 # The bundled model ----------------------------------------------------------------------------------------------------

@@ -1,19 +1,22 @@
 """Readers: every level of measurement.md section 1 fitted at one site, behind one shape.
 
 A Reader is what was fitted, ready to be applied to raw activations and a floor's logits, in any domain. All are fitted
-on the same rows beside the same floor; ridge, class restarts and early stops are chosen on the selection rows.
+on the same rows beside the same floor; ridge, class restarts and early stops are chosen on the selection rows, and a
+temperature with intercepts is fitted on the calibration rows, kept only where the selection rows gain by it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, cross_entropy, fit_frame, fit_path, fit_readout
+from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_path, fit_readout
 from probekit.fit.directions import fit_low_rank, lda, mean_difference, pca, random_directions, select_neurons
 from probekit.fit.mlp import fit_mlp
+from probekit.fit.nested import Pair, fit_nested, join
+from probekit.fit.platt import fit_platt
 from probekit.fit.simple import MAX_K, fit_simple, n_features
 from probekit.levels import Level
 
@@ -49,7 +52,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Site:
-    """One site ready for fitting: the two sides, the frame of the fit rows, both sides in it, the linear readout."""
+    """One site ready for fitting: its sides, the frame of the training rows, both sides in it, the linear readout.
+
+    calibration: the side that temperatures are fitted on, None to leave readers as they were fitted. inner: pairs of
+    positions in the rows of fit and then select, over which ridges are chosen; empty: fitted on `fit`, chosen on
+    `select`.
+    """
 
     fit: Side
     select: Side
@@ -58,17 +66,49 @@ class Site:
     linear: Readout
     seed: int
     lambdas: Sequence[float]
+    calibration: Side | None = None
+    inner: Sequence[Pair] = ()
 
     @classmethod
-    def prepare(cls, fit: Side, select: Side, seed: int, lambdas: Sequence[float] = LAMBDAS) -> "Site":
+    def prepare(
+        cls,
+        fit: Side,
+        select: Side,
+        seed: int,
+        lambdas: Sequence[float] = LAMBDAS,
+        calibration: Side | None = None,
+        inner: Sequence[Pair] = (),
+    ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame = fit_frame(fit.x)
+        frame = fit_frame(torch.cat([fit.x, select.x]) if inner else fit.x)
         rows = (
             Rows(frame.apply(fit.x), fit.law, fit.offset),
             Rows(frame.apply(select.x), select.law, select.offset),
         )
-        linear = fit_path(rows[0], rows[1], frame.variance, lambdas)
-        return cls(fit, select, frame, rows, linear, seed, lambdas)
+        linear = fit_nested(*rows, inner, frame.variance, lambdas)
+        return cls(fit, select, frame, rows, linear, seed, lambdas, calibration, inner)
+
+    @property
+    def training(self) -> Rows:
+        """The rows that estimates are made from, in the frame: fit, and select too where ridges have inner folds."""
+        return join(*self.rows) if self.inner else self.rows[0]
+
+    def calibrated(self, reader: "Reader") -> "Reader":
+        """The reader after its temperature and intercepts, if they help on the selection rows."""
+        side = self.calibration
+        if side is None or not len(side.x):
+            return reader
+        theta = fit_platt(reader.logits(side.x, side.offset), side.law)
+        before = reader.logits(self.select.x, self.select.offset)
+        after = calibrate(before, theta)
+        if cross_entropy(after, self.select.law).mean() >= cross_entropy(before, self.select.law).mean():
+            return reader
+        free = theta.shape[0] * (theta.shape[1] - 1)  # intercepts sum to 0, and the temperature
+        return replace(
+            reader,
+            logits=lambda x, offset: calibrate(reader.logits(x, offset), theta),
+            parameters=reader.parameters + free,
+        )
 
     @property
     def d(self) -> int:
@@ -81,7 +121,12 @@ class Site:
 
 
 def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
-    """All readers of one level: one per k where the level has one, one per source for `direction`."""
+    """All readers of one level, calibrated: one per k where the level has one, one per source for `direction`."""
+    for reader in _uncalibrated(site, level, ks):
+        yield reader if level.family in ("prior", "baseline") else site.calibrated(reader)
+
+
+def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
     n_class, t, _ = site.fit.law.shape
     free = (n_class - 1) * t
     match level.family:
@@ -94,20 +139,20 @@ def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
                 yield _neurons(site, k, free)
         case "direction":
             for source, direction in (
-                ("mean_difference", mean_difference(site.rows[0])),
-                ("lda", lda(site.rows[0], site.frame.variance)),
-                ("logistic", fit_low_rank(site.rows[0], site.linear, site.frame.variance, 1)),
+                ("mean_difference", mean_difference(site.training)),
+                ("lda", lda(site.training, site.frame.variance)),
+                ("logistic", fit_low_rank(site.training, site.linear, site.frame.variance, 1)),
             ):
                 yield subspace_reader(site, "direction", source, site.back(direction), free)
         case "directions":
             for k in _upto(ks, min(site.d, free)):
-                found = fit_low_rank(site.rows[0], site.linear, site.frame.variance, k)
+                found = fit_low_rank(site.training, site.linear, site.frame.variance, k)
                 yield subspace_reader(site, "directions", "behaviour", site.back(found), free)
             for k in _upto(ks, site.d):
                 yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, max(asked))
+            start = fit_low_rank(site.training, site.linear, site.frame.variance, max(asked))
             for k in asked:
                 yield _simple(site, level, k, start, free)
         case "linear":
@@ -121,7 +166,8 @@ def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]
     n_class, t, _ = site.fit.law.shape
     basis = random_directions(site.fit.x.shape[1], max(_upto(ks, site.d)), seed).to(site.fit.x.device)
     for k in _upto(ks, site.d):
-        yield subspace_reader(site, "directions", "random", basis[:, :k], (n_class - 1) * t)
+        reader = subspace_reader(site, "directions", "random", basis[:, :k], (n_class - 1) * t)
+        yield site.calibrated(reader)
 
 
 def _upto(ks: Sequence[int], most: int) -> list[int]:
@@ -137,9 +183,10 @@ def _prior(site: Site, free: int) -> Reader:
 def subspace_reader(site: Site, level: str, source: str, directions: Float[Tensor, "d k"], free: int) -> Reader:
     """A linear readout of x @ directions, beside the floor."""
     d, k = directions.shape
-    frame = fit_frame(site.fit.x.float() @ directions)
+    sides = [site.fit.x, site.select.x] if site.inner else [site.fit.x]
+    frame = fit_frame(torch.cat(sides).float() @ directions)
     rows = [Rows(frame.apply(side.x.float() @ directions), side.law, side.offset) for side in (site.fit, site.select)]
-    readout = fit_path(rows[0], rows[1], frame.variance, site.lambdas)
+    readout = fit_nested(rows[0], rows[1], site.inner, frame.variance, site.lambdas)
     looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:
@@ -149,7 +196,8 @@ def subspace_reader(site: Site, level: str, source: str, directions: Float[Tenso
 
 
 def _neurons(site: Site, k: int, free: int) -> Reader:
-    picked = select_neurons(site.fit.x, site.rows[0], site.frame.mean, k)
+    x = torch.cat([site.fit.x, site.select.x]) if site.inner else site.fit.x
+    picked = select_neurons(x, site.training, site.frame.mean, k)
     axes = torch.eye(site.fit.x.shape[1], device=site.fit.x.device)[:, picked]
     reader = subspace_reader(site, "neurons", "score", axes, free)
     return Reader(**{**reader.__dict__, "parameters": k + (k + 1) * free})

@@ -4,7 +4,7 @@ Pure functions of per-row losses in bits; no model, store or file is known here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -83,16 +83,17 @@ def shares(bits: Sequence[NDArray], floor_bits: NDArray, ceiling_bits: NDArray, 
     what none of them finds. A share may be slightly negative on test rows; it is stored so, and flagged below -2 SE.
     """
     ladder = [floor_bits, *bits, ceiling_bits]
-    available = floor_bits - ceiling_bits
-    out = []
-    for before, after in pairwise(ladder):
-        share = ratio(before - after, available, clusters, after, floor_bits, ceiling_bits)
-        if share.value is not None and share.low is not None and share.high is not None:
-            error = (share.high - share.low) / 3.92
-            if share.value < -2 * error and share.value < 0:
-                share = Estimate(**{**share.__dict__, "note": "negative beyond 2 SE: this class overfits"})
-        out.append(share)
-    return out
+    return [share(before, after, floor_bits, ceiling_bits, clusters) for before, after in pairwise(ladder)]
+
+
+def share(before: NDArray, after: NDArray, floor_bits: NDArray, ceiling_bits: NDArray, clusters: Clusters) -> Estimate:
+    """The part of S(floor) - S(ceiling) that one class takes; flagged where it is below -2 SE."""
+    found = ratio(before - after, floor_bits - ceiling_bits, clusters, after, floor_bits, ceiling_bits)
+    if found.value is not None and found.low is not None and found.high is not None:
+        error = (found.high - found.low) / 3.92
+        if found.value < min(0, -2 * error):
+            return replace(found, note="negative beyond 2 SE: this class overfits")
+    return found
 
 
 def _mean(rows: NDArray | None) -> float | None:

@@ -25,9 +25,12 @@ from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
 from probekit.model.audit import STREAM, TOLERANCE, check_model, library_versions
 from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
+from probekit.model.planted import Planted
 from probekit.records import canonical
 
-__all__ = ["Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "library_versions", "load_model"]
+__all__ = [
+    "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "library_versions", "load_model", "plant_model",
+]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
@@ -86,6 +89,28 @@ def load_model(
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
 
 
+def plant_model(weights: Mapping[str, Tensor], *, n_heads: int, n_ctx: int, name: str) -> "Model":
+    """A transformer with hand-set weights: pre-norm blocks without the norm, ReLU, one MLP width.
+
+    weights: by the names of TransformerLens's native model (`tok_embed.weight`, `layers.0.attn.v.weight`,
+    `layers.0.mlp.fc_in.bias`, `head.weight`, ...), each [out, in]; those left out are 0.
+    """
+    from transformers import PretrainedConfig
+
+    d_vocab, d_model = weights["tok_embed.weight"].shape
+    shape: dict[str, Any] = {
+        "architectures": ["Planted"], "attn_implementation": "eager", "pad_token_id": 0,
+        "vocab_size": d_vocab, "hidden_size": d_model, "num_attention_heads": n_heads, "max_position_embeddings": n_ctx,
+        "num_hidden_layers": 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("layers.")),
+        "head_dim": weights["layers.0.attn.v.weight"].shape[0] // n_heads,
+        "intermediate_size": weights["layers.0.mlp.fc_in.weight"].shape[0],
+    }  # fmt: skip
+    config = PretrainedConfig(**shape)
+    hf = _native(config, 0)
+    hf.set_weights(weights)
+    return Model(hf, name=name)
+
+
 class Model:
     """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
 
@@ -103,8 +128,8 @@ class Model:
         # Bridging renames the submodules, so the weights are listed under their own names first.
         self._weights = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
         self._config = copy.deepcopy(hf.config)
-        self._bridge = _bridge(hf, source)
-        self._hf = self._bridge.original_model.eval()
+        self._bridge = hf.bridge if isinstance(hf, Planted) else _bridge(hf, source)
+        self._hf = hf.eval() if isinstance(hf, Planted) else self._bridge.original_model.eval()
         for parameter in self._hf.parameters():
             parameter.requires_grad_(False)
         text = self._config.get_text_config()
@@ -148,13 +173,15 @@ class Model:
 
     def random_twin(self, seed: int) -> "Model":
         """The same architecture, tokenizer and dtype with the library's own random initialisation."""
+        name = f"{self.name}@random{seed}"
+        if isinstance(self._hf, Planted):
+            return Model(_native(copy.deepcopy(self._config), seed), name=name)
         from transformers import AutoModelForCausalLM
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             hf = AutoModelForCausalLM.from_config(copy.deepcopy(self._config), attn_implementation="eager")
         hf = hf.to(device=self.device, dtype=self.dtype).eval()
-        name = f"{self.name}@random{seed}"
         return Model(hf, name=name, source=self._source, bos=self.bos, tokenizer=self.tokenizer)
 
     def hooks(self, asked: str | HookPoint | Sequence[str | HookPoint]) -> list[HookPoint]:
@@ -593,6 +620,19 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
+
+
+def _native(config: Any, seed: int) -> Planted:
+    """TransformerLens's own small model with random weights, in the shape of `config`."""
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources.native import boot
+
+    shape = TransformerBridgeConfig(
+        d_model=config.hidden_size, d_head=config.head_dim, n_heads=config.num_attention_heads,
+        n_layers=config.num_hidden_layers, n_ctx=config.max_position_embeddings, d_vocab=config.vocab_size,
+        d_mlp=config.intermediate_size, act_fn="relu", normalization_type=None, seed=seed,
+    )  # fmt: skip
+    return Planted(boot(shape), config)
 
 
 def _bridge(hf: Any, name: str) -> Any:

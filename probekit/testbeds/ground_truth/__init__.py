@@ -1,102 +1,110 @@
-"""Planted answers: generators of (activations, behaviour) whose leak is known exactly (measurement.md section 6).
+"""Ground truth: plants whose answer is known, what is true of each, and whom it fools (measurement.md section 6).
 
-h = s R^T + noise with independent fair signs s in {-1, +1}, R orthonormal columns drawn per seed, so that no neuron is
-special. Truths are FBU beside the floor `prior`, since the input is the plant itself.
+Tier 1 draws activations and behaviour (`readable`); tier 2 is transformers with hand-set weights (`circuits`);
+`waiting` are plants that nothing here can measure yet; `noise` knows nothing at all. Truths are relative to the floor
+`prior`, since the input is the plant itself.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
+from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Parameters, Planted, Truth
+from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
+from probekit.testbeds.ground_truth.noise import noise_sites
+from probekit.testbeds.ground_truth.readable import READABLE
+from probekit.testbeds.ground_truth.waiting import WAITING
 
-
-@dataclass(frozen=True)
-class Plant:
-    """A case: n_bits signs, the law of the behaviour given them, and what each (level, k) leaves unexplained."""
-
-    name: str
-    n_bits: int
-    law: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    truth: Mapping[tuple[str, int | None], float]
-    fools: str
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Drawn data: activations [n, d], law [n, n_outcomes] (one-hot where deterministic), signs [n, n_bits]."""
-
-    activations: NDArray[np.float32]
-    law: NDArray[np.float32]
-    signs: NDArray[np.float64]
-
-
-def _binary(probability: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.stack([1 - probability, probability], axis=1).astype(np.float64)
-
-
-def _union(s: NDArray[np.float64]) -> NDArray[np.float64]:
-    first, second = s[:, 0] * s[:, 1] < 0, s[:, 2] > 0
-    return np.eye(4)[2 * first + second]
-
+__all__ = [
+    "CASES",
+    "SEEN",
+    "UNSEEN",
+    "Case",
+    "Network",
+    "Parameters",
+    "Planted",
+    "Truth",
+    "draw",
+    "find_case",
+    "noise_sites",
+    "settle",
+]
 
 CASES = {
-    case.name: case
-    for case in (
-        Plant(
-            "P1", 1, lambda s: _binary((s[:, 0] > 0) * 1.0), {("direction", 1): 0.0, ("linear", None): 0.0}, "neurons"
-        ),
-        Plant(
-            "P2",
-            2,
-            lambda s: _binary((s[:, 0] * s[:, 1] < 0) * 1.0),
-            {
-                ("linear", None): 1.0,
-                ("simple:one_threshold", 1): 0.689,
-                ("simple:two_thresholds", 1): 0.0,
-                ("simple:quadratic", 1): 0.0,
-                ("simple:bilinear", 2): 0.0,
-            },
-            "accuracy, linear erasure, linear probes",
-        ),
-        Plant(
-            "P3",
-            3,
-            lambda s: _binary((s.prod(1) < 0) * 1.0),
-            {
-                ("linear", None): 1.0,
-                ("simple:quadratic", 2): 1.0,
-                ("simple:one_threshold", 1): 0.811,
-                ("simple:two_thresholds", 1): 0.406,
-                ("simple:cubic", 1): 0.0,
-            },
-            "accuracy, pairs",
-        ),
-        Plant(
-            "P18",
-            3,
-            _union,
-            {("linear", None): 0.5, ("simple:quadratic", 2): 0.0},
-            "decompositions in one order",
-        ),
-        Plant("P19", 1, lambda s: _binary(np.where(s[:, 0] > 0, 0.9, 0.1)), {("linear", None): 0.0}, "no ceiling"),
-    )
+    case.name: replace(case, network=NETWORKS[case.name][0], truths=case.truths + NETWORKS[case.name][1])
+    if case.name in NETWORKS
+    else case
+    for case in (*READABLE, *PLANTED, *WAITING)
 }
 
 
-def draw(name: str, n: int, d: int = 8, seed: int = 0, gain: float = 3.0, noise: float = 0.3) -> Planted:
-    """Draw n rows of a case in d dimensions."""
+def find_case(name: str) -> Case:
+    """A case by name; BadInput names the nearest."""
     if name not in CASES:
         near = get_close_matches(name, CASES, n=1, cutoff=0.0)[0]
         raise BadInput(f"no planted case '{name}'. Did you mean '{near}'? Cases: {', '.join(CASES)}.")
-    case = CASES[name]
-    if d < case.n_bits:
-        raise BadInput(f"{name} plants {case.n_bits} bits: d must be at least that, found {d}.")
+    return CASES[name]
+
+
+def draw(
+    name: str,
+    n: int,
+    d: int = 8,
+    seed: int = 0,
+    gain: float = 3.0,
+    noise: float = 0.3,
+    *,
+    varied: bool = False,
+    domains: int = 1,
+) -> Planted:
+    """Draw n rows per domain of a tier 1 case in d dimensions.
+
+    varied: draw gains, label noise, the case's settings and 0, d / 2 or d further nuisance dimensions per seed, too. A
+    case whose truths need a gain or noise of its own keeps it. The truths of what was drawn are
+    `truth.value(planted.parameters)`. Raises BadInput for an unknown case, one without arrays, or too few dimensions.
+    """
+    case = find_case(name)
+    if case.plant is None:
+        raise BadInput(f"{name} is a network, not arrays: it has no rows to draw. See `CASES['{name}'].network`.")
+    parameters = settle(case, d, seed, gain, noise, varied)
     generator = np.random.default_rng([seed, 20])
-    rotation = np.linalg.qr(generator.normal(size=(d, d)))[0]
-    signs = (generator.integers(0, 2, size=(n, case.n_bits)) * 2 - 1).astype(np.float64)
-    activations = gain * signs @ rotation[: case.n_bits] + noise * generator.normal(size=(n, d)) @ rotation
-    return Planted(activations.astype(np.float32), case.law(signs).astype(np.float32), signs)
+    width = len(parameters.rotation)
+    parameters = replace(parameters, rotation=_frame(case, parameters, generator, width))
+    return case.plant(parameters, generator, n, max(domains, case.domains))
+
+
+def settle(
+    case: Case, d: int, seed: int = 0, gain: float = 3.0, noise: float = 0.3, varied: bool = False
+) -> Parameters:
+    """The parameters of a draw but for the rotation, which is the identity here."""
+    generator = np.random.default_rng([seed, 21])
+    setting = {key: values[int(generator.integers(len(values))) if varied else 0]
+               for key, values in case.choices.items()}  # fmt: skip
+    n_bits = case.n_bits or int(setting["n"])
+    if d < n_bits:
+        raise BadInput(f"{case.name} plants {n_bits} bits: d must be at least that, found {d}.")
+    gain, noise = case.gain or gain, noise if case.noise is None else case.noise
+    gains = gain * generator.uniform(2 / 3, 4 / 3, n_bits) if varied and case.gain is None else np.full(n_bits, gain)
+    n_nuisance = int(generator.choice([0, d // 2, d])) if varied and case.nuisance else 0
+    eta = float(generator.choice([0.0, 0.05, 0.1])) if varied and case.noisy_labels else 0.0
+    noise = min(noise, SOFT_NOISE) if eta else noise
+    return Parameters(
+        seed, d, tuple(gains.tolist()), noise, np.eye(d + n_nuisance), eta, n_nuisance,
+        float(gain * generator.uniform(0.3, 1.0)), setting,
+    )  # fmt: skip
+
+
+def _frame(case: Case, p: Parameters, generator: np.random.Generator, width: int) -> NDArray[np.float64]:
+    """Orthonormal rows: planted directions first, nuisance last."""
+    rotation = np.linalg.qr(generator.normal(size=(width, width)))[0]
+    if case.frame == "rotated":
+        return rotation
+    signs = generator.integers(0, 2, width) * 2.0 - 1
+    if case.frame == "axes":
+        return np.eye(width)[generator.permutation(width)] * signs[:, None]
+    # The first row even over all coordinates, the others a random completion of it.
+    basis = np.linalg.qr(np.column_stack([signs, rotation[:, 1:]]))[0].T
+    return np.vstack([signs / width**0.5, basis[1:]])
