@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probekit.cli_bench import bench
 from probekit.cli_cache import cache
 from probekit.cli_reading import JsonOption, print_json, register, reporting, rows
 from probekit.errors import Interrupted, ProbekitError
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 testbed = typer.Typer(help="Train and export the bundled models.", no_args_is_help=True)
 app.add_typer(testbed, name="testbed")
+app.add_typer(bench, name="bench")
 app.add_typer(cache, name="cache")
 register(app)
 

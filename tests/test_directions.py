@@ -10,6 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from probekit.fit.core import Rows, entropy, fit_frame, fit_path, fit_readout
 from probekit.fit.directions import (
     fit_low_rank,
+    fit_rank_curve,
     lda,
     mean_difference,
     pca,
@@ -86,6 +87,37 @@ def test_losses_never_rise_with_k_on_fit_rows():
     assert bits[0] > bits[4] + 0.1
     assert bits[4] == pytest.approx(float(entropy(law).mean()), abs=2e-3)
     assert bits[6] == pytest.approx(float(rows.bits(full).mean()), abs=2e-3)
+
+
+def test_the_rank_curve_is_as_good_as_every_rank_alone():
+    x, truth, law = planted_rank(3, 13, n=900, k=7)
+    _, rows, full, frame = low_rank_on_raw(x, law, 1)
+    ks = (1, 2, 3, 5, 6, 40)
+    curve = fit_rank_curve(rows, full, frame.variance, ks)
+    assert list(curve) == [1, 2, 3, 5, 6, 7]
+    bits = {}
+    for k, directions in curve.items():
+        assert torch.allclose(directions.T @ directions, torch.eye(k), atol=1e-4)
+        alone = fit_low_rank(rows, full, frame.variance, k)
+        losses = []
+        for found in (directions, alone):
+            seen = Rows(rows.z @ found, law)
+            losses.append(float(seen.bits(fit_path(seen, seen)).mean()))
+        assert losses[0] < losses[1] + 2e-3, k
+        bits[k] = losses[0]
+    assert (np.diff(list(bits.values())) < 1e-3).all(), "no rank loses to a smaller one"
+    assert bits[1] > bits[3] + 0.05
+    assert bits[7] == pytest.approx(float(rows.bits(full).mean()), abs=2e-3)
+    assert np.rad2deg(subspace_angles((frame.rotation @ curve[3]).numpy(), truth).max()) < 1.0
+
+
+def test_a_rank_curve_beside_a_floor_that_knows_it_all_still_looks_somewhere():
+    x, _, law = planted_rank(2, 14, n=400)
+    frame = fit_frame(x)
+    rows = Rows(frame.apply(x), law, torch.log(law))
+    readout = fit_path(rows, rows, frame.variance, (1e6,))
+    curve = fit_rank_curve(rows, readout, frame.variance, (1, 2))
+    assert all(bool(torch.isfinite(directions).all()) for directions in curve.values())
 
 
 def test_mean_difference_and_lda_under_correlated_noise():

@@ -159,7 +159,7 @@ def test_minimum_over_soft_laws_is_the_law_itself_when_it_is_linear():
     readout = fit_readout(z, law, None, z.var(0), 1e-7)
     assert torch.allclose(torch.softmax(readout.logits(z), 0), law, atol=5e-3)
     missed = cross_entropy(readout.logits(z), law) - entropy(law)
-    assert 0 <= float(missed.mean()) < 1e-4
+    assert -1e-6 < float(missed.mean()) < 1e-4  # float32 rounds on both sides of zero
     # and hard labels drawn from the same law cost its entropy, not less
     assert float(entropy(law).mean()) > 0.3
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from probekit.errors import BadInput
 from probekit.fit.core import Rows, cross_entropy, fit_path
-from probekit.fit.mlp import fit_mlp
+from probekit.fit.mlp import fit_mlp, fit_mlps
 
 
 def one_hot(label, k: int = 2) -> torch.Tensor:
@@ -87,3 +88,24 @@ def test_directions_that_hold_only_rounding_stay_silent():
     loud = torch.cat([test.z, 1e-7 * torch.ones(600, 4)], 1)
     assert torch.allclose(mlp.logits(rows[2].z, base), mlp.logits(loud, base), atol=1e-3)
     assert float(cross_entropy(mlp.logits(rows[2].z, base), test.law).mean()) < 0.05
+
+
+def test_sites_in_one_batch_are_each_alone():
+    """Three sites: one that is easy, one of several epochs, one that no epoch helps."""
+    sites = [parity(2, 600, 3), parity(3, 600, 4), parity(2, 600, 5)]
+    fits, selects = [three[0] for three in sites], [three[1] for three in sites]
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 2, (2, 600), generator=g)
+    fits[2], selects[2] = Rows(fits[2].z, one_hot(noise[0])), Rows(selects[2].z, one_hot(noise[1]))
+    together = fit_mlps(fits, selects, [7, 8, 9], width=64)
+    for i, mlp in enumerate(together):
+        alone = fit_mlp(fits[i], selects[i], 7 + i, width=64)
+        base = torch.zeros_like(selects[i].law)
+        bits = [float(cross_entropy(m.logits(selects[i].z, base), selects[i].law).mean()) for m in (mlp, alone)]
+        assert bits[0] == pytest.approx(bits[1], abs=0.02)
+        if i < 2:
+            assert bits[0] < 0.05
+        else:
+            assert bits[0] > 0.97
+    with pytest.raises(BadInput, match="same shapes"):
+        fit_mlps([fits[0], parity(2, 500, 6)[0]], selects[:2], [0, 1])

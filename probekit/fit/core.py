@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import FitError
+from probekit.fit.solver import STALLED, Products, Resident, minimise, minimise_newton, newton_is_cheaper
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-HISTORY = 8
-MAX_ITERATIONS = 300
-TOLERANCE = 2e-6  # nats: half the squared Newton decrement, in the metric of the preconditioner
+BATCH_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
+TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,40 @@ class Frame:
         return (x.float() - self.mean) @ self.rotation
 
 
-def fit_frame(x: Float[Tensor, "n d"], block: int = 65_536) -> Frame:
+def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
     """Mean and eigenbasis by one streamed pass in float64; scaled so that the median variance over directions is 1.
 
     The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
     as large as the rest, and beside their mean everything else would be regularised away.
     """
-    n, d = x.shape
-    mean = torch.zeros(d, dtype=torch.float64, device=x.device)
-    for rows in x.split(block):
-        mean += rows.double().sum(0) / n
-    moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
-    for rows in x.split(block):
-        centred = rows.double() - mean
-        moment += centred.T @ centred / n
+    mean, moment = _moments(x, block)
+    if not bool(torch.isfinite(moment).all()):
+        raise FitError(f"activations of {len(x)} rows x {x.shape[1]} coordinates are not all finite.")
     values, vectors = torch.linalg.eigh(moment)
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
     if len(kept) == 0 or float(values[-1]) <= 0:
-        kept = torch.tensor([d - 1], device=x.device)
+        kept = torch.tensor([x.shape[1] - 1], device=x.device)
     unit = values[kept].median().clamp_min(1e-30).sqrt()
     return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
+
+
+def _moments(x: Float[Tensor, "n d"], block: int) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and covariance in float64, one pass over the rows, shifted by an early mean so that nothing cancels."""
+    n, d = x.shape
+    shift = x[:block].double().mean(0)
+    total = torch.zeros(d, dtype=torch.float64, device=x.device)
+    moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    panels = list(range(0, d, max(64, -(-d // 8))))
+    for rows in x.split(block):
+        centred = rows.double() - shift
+        total += centred.sum(0)
+        # The upper triangle in panels: nearly half of the work of the whole.
+        for start, stop in zip(panels, [*panels[1:], d], strict=True):
+            moment[start:stop, start:].addmm_(centred[:, start:stop].T, centred[:, start:])
+    moment = moment.triu() + moment.triu(1).T
+    delta = total / n
+    return shift + delta, moment / n - torch.outer(delta, delta)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ def entropy(law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
 
 
+@torch.no_grad()
 def fit_readout(
     z: Float[Tensor, "n r"],
     law: Float[Tensor, "k t n"],
@@ -100,145 +114,80 @@ def fit_readout(
     start: Readout | None = None,
     tolerance: float = TOLERANCE,
 ) -> Readout:
-    """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once, by preconditioned L-BFGS.
+    """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
 
-    Each target has its own curvature pairs, Newton step along its direction, and certificate. Raises FitError when
-    one does not reach it: an unconverged readout is never returned.
+    A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
+    decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
     """
-    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
-        if given is not None and not bool(torch.isfinite(given).all()):
-            raise FitError(f"a linear readout was given {name} that are not finite.")
-    problem = _Problem.of(z, law, offset, ridge)
-    w = problem.start(start)
-    logits = problem.times(w)
-    value = problem.objective(w, logits)
-    p = torch.softmax(logits, 0)
-    precondition = problem.precondition(p, variance)
-    gradient = problem.gradient(w, p)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(MAX_ITERATIONS):
-        decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
-        open_ = ~(decrement <= tolerance)
-        if not open_.any():
-            # The certificate is taken with the curvature at the solution, which near separable data is far less than
-            # the one at the start.
-            precondition = problem.precondition(p, variance)
-            decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
-            open_ = ~(decrement <= tolerance)
-            if not open_.any():
-                return problem.readout(w)
-        step = _direction(gradient, pairs, precondition)
-        slope = (gradient * step).sum((0, 2))
-        step = torch.where((slope < 0)[:, None], step, -precondition * gradient) * open_[:, None]
-        slope = (gradient * step).sum((0, 2))
-        change = problem.times(step)
-        bend = ((p * change**2).sum(0) - (p * change).sum(0) ** 2).mean(-1) + (problem.penalty * step**2).sum((0, 2))
-        length = torch.where(open_, -slope / bend.clamp_min(1e-20), torch.zeros_like(slope))
-        for _ in range(30):
-            trial = logits + length[:, None] * change
-            moved = w + length[:, None] * step
-            new = problem.objective(moved, trial)
-            # Differences below rounding of the objective carry no information about the step.
-            short = new > value + 1e-4 * length * slope + 2e-7 * value.abs().clamp_min(1e-3)
-            if not short.any():
-                break
-            length = torch.where(short, length / 2, length)
-        else:
-            break
-        p = torch.softmax(trial, 0)
-        after = problem.gradient(moved, p)
-        s, y = moved - w, after - gradient
-        rho = (s * y).sum((0, 2))
-        rho = torch.where(rho > 1e-20, 1 / rho.clamp_min(1e-20), torch.zeros_like(rho))
-        pairs = [*pairs[1 - HISTORY :], (s, y, rho)]
-        w, logits, value, gradient = moved, trial, new, after
-    # Near the limit of float32 the line search may stall a hair above the certificate: that is still a solution.
-    decrement = 0.5 * (gradient**2 * precondition).sum((0, 2))
-    if bool((decrement <= 50 * tolerance).all()):
-        return problem.readout(w)
-    raise FitError(
-        f"a linear readout of {len(z)} rows x {z.shape[1]} coordinates did not converge: its decrement is "
-        f"{float(decrement.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
-    )
+    _check_finite(z, law, offset)
+    return _solve(_Setup.of(z, law, offset, variance), ridge, start, tolerance)
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """One convex problem over w [class, target, r + 2]: weights, bias, in class 0 also the floor's coefficient."""
+class _Setup:
+    """A problem whose ridge is still open, and what its solver needs to be made once."""
 
-    rows: Float[Tensor, "n r1"]
-    law: Float[Tensor, "k t n"]
-    mass: Float[Tensor, "t n"]
-    offset: Float[Tensor, "k t n"] | None
-    penalty: Float[Tensor, "t r2"]
+    z: Tensor
+    law: Tensor
+    offset: Tensor | None
+    variance: Tensor
+    products: Products | None
 
     @classmethod
-    def of(cls, z: Tensor, law: Tensor, offset: Tensor | None, ridge: float | Tensor) -> "_Problem":
-        n, r = z.shape
-        t = law.shape[1]
-        per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(t)
-        penalty = torch.zeros(t, r + 2, dtype=z.dtype, device=z.device)
-        penalty[:, :r] = per_target[:, None]
-        rows = torch.cat([z, torch.ones(n, 1, dtype=z.dtype, device=z.device)], 1)
-        return cls(rows, law, law.sum(0), offset, penalty)
+    def of(cls, z: Tensor, law: Tensor, offset: Tensor | None, variance: Tensor) -> "_Setup":
+        small = newton_is_cheaper(z, len(law))
+        return cls(z, law, offset, variance, Products.of(z, variance) if small else None)
 
-    def start(self, known: Readout | None) -> Tensor:
-        """The floor itself, or a fitted readout."""
-        k, t, _ = self.law.shape
-        w = torch.zeros(k, t, self.penalty.shape[1], dtype=self.rows.dtype, device=self.rows.device)
-        w[0, :, -1] = 1.0
-        if known is not None:
-            w[..., :-2], w[..., -2], w[0, :, -1] = known.weight, known.bias, known.scale
-        return w
+    def take(self, targets: Tensor) -> "_Setup":
+        """The same problem of some targets."""
+        offset = None if self.offset is None else self.offset[:, targets]
+        return _Setup(self.z, self.law[:, targets], offset, self.variance, self.products)
 
-    def readout(self, w: Tensor) -> Readout:
-        return Readout(
-            w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), self.penalty[:, 0].clone()
+
+def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, tolerance: float) -> Readout:
+    k, t, n = setup.law.shape
+    per_target = torch.as_tensor(ridge, dtype=setup.z.dtype, device=setup.z.device).expand(t)
+    if k == 1:  # one outcome: nothing to fit
+        return _floor_itself(setup, per_target)
+    known = None if start is None else _pack(start)
+    if setup.products is not None:
+        w, certificate = minimise_newton(setup.products, setup.law, setup.offset, per_target[None], known, tolerance)
+        if bool((certificate <= STALLED * tolerance).all()):
+            return _unpack(w[:, 0], per_target)
+    rows = Resident.of(setup.z, (k - 1) * t)
+    w, certificate = minimise(rows, setup.law, setup.offset, setup.variance, per_target, known, tolerance)
+    if not bool((certificate <= STALLED * tolerance).all()):
+        raise FitError(
+            f"a linear readout of {n} rows x {setup.z.shape[1]} coordinates did not converge: its decrement is "
+            f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
         )
-
-    def times(self, w: Tensor) -> Tensor:
-        """Logits [class, target, n] of parameters or of a step."""
-        k, t, r2 = w.shape
-        out = (w[..., :-1].reshape(k * t, r2 - 1) @ self.rows.T).reshape(k, t, -1)
-        return out if self.offset is None else out + w[0, :, -1, None] * self.offset
-
-    def objective(self, w: Tensor, logits: Tensor) -> Tensor:
-        data = (torch.logsumexp(logits, 0) * self.mass - (self.law * logits).sum(0)).mean(-1)
-        return data + 0.5 * (self.penalty * w**2).sum((0, 2))
-
-    def gradient(self, w: Tensor, p: Tensor) -> Tensor:
-        k, t, n = self.law.shape
-        residual = p * self.mass - self.law
-        out = self.penalty * w
-        out[..., :-1] += (residual.reshape(k * t, n) @ self.rows).reshape(k, t, -1) / n
-        if self.offset is not None:
-            out[0, :, -1] = (residual * self.offset).sum(0).mean(-1)
-        return out
-
-    def precondition(self, p: Tensor, variance: Tensor) -> Tensor:
-        """Inverse of the Hessian's diagonal where coordinates are uncorrelated, at the starting point."""
-        curvature = (p * (1 - p)).mean(-1).clamp_min(1e-6)  # [k, t]
-        out = torch.ones(*curvature.shape, self.penalty.shape[1], dtype=p.dtype, device=p.device)
-        out[..., :-2] = curvature[..., None] * variance
-        out[..., -2] = curvature
-        out = out + self.penalty
-        if self.offset is not None:
-            spread = (p * self.offset**2).sum(0) - (p * self.offset).sum(0) ** 2
-            out[0, :, -1] = spread.mean(-1).clamp_min(1e-4)
-        return 1 / out
+    return _unpack(w, per_target)
 
 
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], precondition: Tensor) -> Tensor:
-    """Two-loop recursion with one set of scalars per target."""
-    q, alphas = gradient.clone(), []
-    for s, y, rho in reversed(pairs):
-        alpha = rho * (s * q).sum((0, 2))
-        alphas.append(alpha)
-        q -= alpha[:, None] * y
-    q = q * precondition
-    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        q += (alpha - rho * (y * q).sum((0, 2)))[:, None] * s
-    return -q
+def _floor_itself(setup: _Setup, ridge: Tensor) -> Readout:
+    """The readout that adds nothing to the floor."""
+    k, t, _ = setup.law.shape
+    return Readout(
+        setup.z.new_zeros(k, t, setup.z.shape[1]), setup.z.new_zeros(k, t), setup.z.new_ones(t), ridge.clone()
+    )
+
+
+def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
+    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
+        # A sum is finite unless an entry is not, or the sum overflows, which the slower question tells apart.
+        if given is not None and not bool(torch.isfinite(given.sum())) and not bool(torch.isfinite(given).all()):
+            raise FitError(f"a linear readout was given {name} that are not finite.")
+
+
+def _pack(readout: Readout) -> Float[Tensor, "k t r2"]:
+    k, t, r = readout.weight.shape
+    out = torch.zeros(k, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
+    out[..., :-2], out[..., -2], out[0, :, -1] = readout.weight, readout.bias, readout.scale
+    return out
+
+
+def _unpack(w: Float[Tensor, "k t r2"], ridge: Float[Tensor, " t"]) -> Readout:
+    return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
 
 
 @dataclass(frozen=True)
@@ -259,45 +208,104 @@ class Rows:
         return cross_entropy(readout.logits(self.z, self.offset), self.law)
 
 
+@torch.no_grad()
 def fit_path(
-    fit: Rows, select: Rows, variance: Float[Tensor, " r"] | None = None, lambdas: Sequence[float] = LAMBDAS
+    fit: Rows,
+    select: Rows,
+    variance: Float[Tensor, " r"] | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    tolerance: float = TOLERANCE,
 ) -> Readout:
     """The readout of the ridge, per target, that does best on the selection rows.
 
-    Warm-started from large to small; the path starts at the floor itself (infinite ridge), which a reader must be able
-    to fall back on, and ends where no target gains from a smaller ridge any more.
+    The path starts at the floor itself (infinite ridge), which a reader must be able to fall back on. Small problems
+    solve all ridges at once; others go from large to small, each target until its selection loss rises.
     """
     if variance is None:
         variance = fit.z.var(0, correction=0).clamp_min(1e-12)
+    _check_finite(fit.z, fit.law, fit.offset)
+    setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
     k, t, _ = fit.law.shape
-    like = {"dtype": fit.z.dtype, "device": fit.z.device}
-    best = Readout(
-        torch.zeros(k, t, fit.z.shape[1], **like), torch.zeros(k, t, **like), torch.ones(t, **like),
-        torch.full((t,), math.inf, **like),
-    )  # fmt: skip
+    floor = _floor_itself(setup, fit.z.new_full((t,), math.inf))
+    if k == 1:
+        return floor
+    path = _path_at_once if setup.products is not None else _path_in_turn
+    return path(setup, select, floor, sorted(lambdas, reverse=True), tolerance)
+
+
+def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
+    """Every ridge by Newton's method in one batch, in chunks of targets that keep the batch small."""
+    k, t, n = setup.law.shape
+    assert setup.products is not None
+    ridges = torch.tensor(lambdas, dtype=setup.z.dtype, device=setup.z.device)
+    chunk = max(1, BATCH_ENTRIES // (n * len(lambdas) * (k - 1)))
+    found = []
+    for targets in torch.arange(t, device=setup.z.device).split(chunk):
+        part = setup.take(targets)
+        assert part.products is not None
+        found.append(minimise_newton(part.products, part.law, part.offset, ridges, None, tolerance))
+    w, certificate = (torch.cat(parts, -1 - (i == 0)) for i, parts in enumerate(zip(*found, strict=True)))
+    if not bool((certificate[0] <= STALLED * tolerance).all()):
+        # Not even the largest ridge: the block solver says why, or does better.
+        return _path_in_turn(setup, select, best, lambdas, tolerance)
+    # All ridges are scored as if they were targets of their own.
+    together = _unpack(w.flatten(1, 2), ridges.repeat_interleave(t))
+    times = len(lambdas)
+    beside = None if select.offset is None else select.offset.repeat(1, times, 1)
+    repeated = Rows(select.z, select.law.repeat(1, times, 1), beside)
+    bits = repeated.bits(together).mean(-1).view(-1, t)
+    # The smallest ridges of nearly separable data may have no minimum within reach.
+    bits = torch.where(certificate <= STALLED * tolerance, bits, math.inf)
+    lowest, which = bits.min(0)
+    at = which * t + torch.arange(t, device=which.device)
+    chosen = Readout(together.weight[:, at], together.bias[:, at], together.scale[at], together.ridge[at])
+    return _better(best, chosen, lowest < select.bits(best).mean(-1))
+
+
+def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
+    """Warm-started from ridge to ridge; a target whose selection loss has risen leaves the path."""
+    t = setup.law.shape[1]
     best_bits = last = select.bits(best).mean(-1)
+    alive = torch.arange(t, device=setup.z.device)
     current: Readout | None = None
-    for i, ridge in enumerate(sorted(lambdas, reverse=True)):
+    for i, ridge in enumerate(lambdas):
+        part = setup if len(alive) == t else setup.take(alive)
         try:
-            current = fit_readout(fit.z, fit.law, fit.offset, variance, ridge, current)
+            current = _solve(part, ridge, current, tolerance)
         except FitError:
             # The smallest ridges of nearly separable data may have no minimum within reach: the path ends before them.
             if current is None:
                 raise
             break
-        bits = select.bits(current).mean(-1)
+        seen = select if len(alive) == t else Rows(
+            select.z, select.law[:, alive], None if select.offset is None else select.offset[:, alive]
+        )  # fmt: skip
+        bits = last.clone()
+        bits[alive] = seen.bits(current).mean(-1)
         better = bits < best_bits
-        best = Readout(
-            torch.where(better[:, None], current.weight, best.weight),
-            torch.where(better, current.bias, best.bias),
-            torch.where(better, current.scale, best.scale),
-            torch.where(better, current.ridge, best.ridge),
-        )
-        best_bits = torch.minimum(bits, best_bits)
-        if i >= 2 and not (bits < last).any():
-            break
+        whole = Readout(*(getattr(best, name).clone() for name in ("weight", "bias", "scale", "ridge")))
+        whole.weight[:, alive], whole.bias[:, alive] = current.weight, current.bias
+        whole.scale[alive], whole.ridge[alive] = current.scale, current.ridge
+        best, best_bits = _better(best, whole, better), torch.minimum(bits, best_bits)
+        if i >= 2:
+            going = bits[alive] < last[alive]
+            alive = alive[going]
+            if not len(alive):
+                break
+            current = Readout(current.weight[:, going], current.bias[:, going], current.scale[going],
+                              current.ridge[going])  # fmt: skip
         last = bits
     return best
+
+
+def _better(first: Readout, second: Readout, which: Tensor) -> Readout:
+    """The second where `which` [target] says so."""
+    return Readout(
+        torch.where(which[:, None], second.weight, first.weight),
+        torch.where(which, second.bias, first.bias),
+        torch.where(which, second.scale, first.scale),
+        torch.where(which, second.ridge, first.ridge),
+    )
 
 
 def fit_calibration(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t k1"]:

@@ -5,6 +5,8 @@ A direction set is a matrix [d, k] in the site's own coordinates; features are x
 neurons).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -71,16 +73,47 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
     bias = full.bias.reshape(n_class * t)
     if k < min(weight.shape):
-        left = _refine(rows, left, right, bias, full.scale, spread, ridge.repeat(n_class))
+        left = _refine(rows, [left, right, bias, full.scale], spread, ridge.repeat(n_class))[0]
     return torch.linalg.qr(left / spread[:, None])[0]
 
 
-def _refine(
-    rows: Rows, left: Tensor, right: Tensor, bias: Tensor, scale: Tensor, spread: Tensor, ridge: Tensor
-) -> Tensor:
-    """Move both factors, the bias and the floor's coefficient downhill together; returns the left factor."""
+def fit_rank_curve(
+    rows: Rows, full: Readout, variance: Float[Tensor, " r"], ks: Sequence[int]
+) -> dict[int, Float[Tensor, "r k"]]:
+    """`fit_low_rank` for every k in one path: each starts from the factors of the k before it.
+
+    What is added is the leading direction of what the full readout has beyond them, in logit variance. Keys are the k
+    that exist, the largest possible one standing for all beyond it. Each is orthonormal; they need not be nested.
+    """
+    n_class, t, r = full.weight.shape
+    target = (full.weight - full.weight.mean(0)).reshape(n_class * t, r).T
+    ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge)).repeat(n_class)
+    if not bool(target.any()):
+        target = residual_moment(rows) / variance[:, None]
+    spread = variance.sqrt()
+    target = spread[:, None] * target
+    most = min(target.shape)
+    left, right = target[:, :0], target[:0]
+    factors = [left, right, full.bias.reshape(n_class * t), full.scale]
+    out: dict[int, Tensor] = {}
+    for k in sorted({min(k, most) for k in ks}):
+        # Beyond what is left of the full readout, any direction will do: the refinement turns it.
+        u, s, v = torch.linalg.svd(target - factors[0] @ factors[1], full_matrices=False)
+        new = k - factors[0].shape[1]
+        factors[0] = torch.cat([factors[0], u[:, :new] * s[:new].sqrt()], 1)
+        factors[1] = torch.cat([factors[1], s[:new].sqrt()[:, None] * v[:new]])
+        if k == most:
+            out[k] = torch.linalg.qr(torch.linalg.svd(target, full_matrices=False)[0] / spread[:, None])[0]
+            break
+        factors = _refine(rows, factors, spread, ridge)
+        out[k] = torch.linalg.qr(factors[0] / spread[:, None])[0]
+    return out
+
+
+def _refine(rows: Rows, start: list[Tensor], spread: Tensor, ridge: Tensor) -> list[Tensor]:
+    """Move left and right factor, the bias and the floor's coefficient downhill together."""
     n_class, t, n = rows.law.shape
-    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in (left, right, bias, scale)]
+    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in start]
     whitened = rows.z / spread
     offset = torch.zeros_like(rows.law) if rows.offset is None else rows.offset
     optimiser = torch.optim.LBFGS(
@@ -98,7 +131,7 @@ def _refine(
         return loss
 
     optimiser.step(closure)
-    return factors[0].detach()
+    return [factor.detach() for factor in factors]
 
 
 def pca(frame: Frame, k: int) -> Float[Tensor, "r k"]:

@@ -6,12 +6,15 @@ after 4 epochs (200 steps when that is more) without a better one. The last laye
 exactly the logits it stands on and the result is never worse on selection.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probekit.errors import BadInput
 from probekit.fit.core import Rows, cross_entropy
 
 WIDTH = 256
@@ -54,19 +57,42 @@ def fit_mlp(
     fit: Rows, select: Rows, seed: int, width: int = WIDTH, epochs: int = EPOCHS, min_steps: int = MIN_STEPS
 ) -> Mlp:
     """Train on `fit` on top of its offset; early-stopped on `select`."""
-    generator = torch.Generator().manual_seed(seed)
-    n_class, t, n = fit.law.shape
-    r = fit.z.shape[1]
-    mean, scale = fit.z.mean(0), fit.z.std(0, correction=0)
+    return fit_mlps([fit], [select], [seed], width, epochs, min_steps)[0]
+
+
+def fit_mlps(
+    fits: Sequence[Rows],
+    selects: Sequence[Rows],
+    seeds: Sequence[int],
+    width: int = WIDTH,
+    epochs: int = EPOCHS,
+    min_steps: int = MIN_STEPS,
+) -> list[Mlp]:
+    """One reader per site, all trained in one batch; each is the one that `fit_mlp` gives for its site and seed.
+
+    Sites need the same numbers of rows, coordinates, classes and targets. Raises BadInput when they differ.
+    """
+    shapes = {(tuple(rows.z.shape), tuple(rows.law.shape)) for rows in fits}
+    if len(shapes) != 1 or len({tuple(rows.z.shape) for rows in selects}) != 1:
+        raise BadInput(f"sites fitted in one batch need the same shapes; found {sorted(shapes)}.")
+    n_class, t, n = fits[0].law.shape
+    r, device = fits[0].z.shape[1], fits[0].z.device
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    z = torch.stack([rows.z for rows in fits])
+    mean, scale = z.mean(1, keepdim=True), z.std(1, correction=0, keepdim=True)
     # Inputs are scaled by one number beyond a floor: whitening would blow up directions that hold only rounding.
-    scale = torch.maximum(scale, 0.05 * scale.max().clamp_min(1e-6))
-    device = fit.z.device
+    scale = torch.maximum(scale, 0.05 * scale.amax(2, keepdim=True).clamp_min(1e-6))
+    inputs, law, base = (z - mean) / scale, torch.stack([rows.law for rows in fits]), _bases(fits)
+    select_inputs = (torch.stack([rows.z for rows in selects]) - mean) / scale
+    select_law, select_base = torch.stack([rows.law for rows in selects]), _bases(selects)
+    inner = torch.stack([torch.randn(r, width, generator=g) for g in generators]) / max(r, 1) ** 0.5
+    b = len(fits)
     weights = [
-        (torch.randn(r, width, generator=generator) / max(r, 1) ** 0.5).to(device),
-        torch.zeros(width, device=device),
-        torch.zeros(width, n_class * t, device=device),
-        torch.zeros(n_class * t, device=device),
-        torch.ones(t, device=device),
+        inner.to(device),
+        torch.zeros(b, 1, width, device=device),
+        torch.zeros(b, width, n_class * t, device=device),
+        torch.zeros(b, 1, n_class * t, device=device),
+        torch.ones(b, t, device=device),
     ]
     for w in weights:
         w.requires_grad_()
@@ -76,32 +102,43 @@ def fit_mlp(
     epochs = max(epochs, -(-min_steps // n_steps))
     patience = max(PATIENCE, -(-MIN_PATIENCE // n_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: max(0.05, 1 - i / (epochs * n_steps)))
-    base = torch.zeros_like(fit.law) if fit.offset is None else fit.offset
-    base_select = torch.zeros_like(select.law) if select.offset is None else select.offset
-    inputs = (fit.z - mean) / scale
 
-    def at(kept: list[Tensor], epoch: int) -> Mlp:
-        return Mlp(mean, scale, *(w.detach().clone() for w in kept), epochs=epoch)
+    def logits(z: Tensor, base: Tensor) -> Tensor:
+        inner, inner_bias, outer, outer_bias, trust = weights
+        hidden = torch.nn.functional.gelu(torch.baddbmm(inner_bias, z, inner))
+        return trust[:, None, :, None] * base + torch.baddbmm(outer_bias, hidden, outer).mT.reshape(base.shape)
 
-    best = at(weights, 0)
-    lowest = float(cross_entropy(best.logits(select.z, base_select), select.law).mean())
+    def selection() -> list[float]:
+        with torch.no_grad():
+            found = logits(select_inputs, select_base)
+            return [float(cross_entropy(one, theirs).mean()) for one, theirs in zip(found, select_law, strict=True)]
+
+    best = [[w[i].detach().clone() for w in weights] for i in range(b)]
+    kept, lowest = [0] * b, selection()
     for epoch in range(1, epochs + 1):
-        order = torch.randperm(n, generator=generator).to(device)
+        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(device)
         for i in range(n_steps):
-            rows = order[i * BATCH : (i + 1) * BATCH]
-            inner, inner_bias, outer, outer_bias, trust = weights
-            hidden = torch.nn.functional.gelu(inputs[rows] @ inner + inner_bias)
-            logits = trust[:, None] * base[..., rows] + (hidden @ outer + outer_bias).T.reshape(n_class, t, -1)
-            loss = cross_entropy(logits, fit.law[..., rows]).mean(-1).sum()
+            at = order[:, i * BATCH : (i + 1) * BATCH]
+            rows = torch.gather(inputs, 1, at[..., None].expand(-1, -1, r))
+            beside = at[:, None, None].expand(-1, n_class, t, -1)
+            found, theirs = logits(rows, torch.gather(base, 3, beside)), torch.gather(law, 3, beside)
+            loss = (torch.logsumexp(found, 1) * theirs.sum(1) - (theirs * found).sum(1)).mean(-1).sum() / math.log(2)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
-        with torch.no_grad():
-            current = at(weights, epoch)
-            bits = float(cross_entropy(current.logits(select.z, base_select), select.law).mean())
-        if bits < lowest:
-            best, lowest = current, bits
-        elif epoch - best.epochs >= patience:
+        for i, bits in enumerate(selection()):
+            # A site that has stopped improving waits for the others, and keeps what it had.
+            if epoch - kept[i] <= patience and bits < lowest[i]:
+                best[i], kept[i], lowest[i] = [w[i].detach().clone() for w in weights], epoch, bits
+        if all(epoch - last >= patience for last in kept):
             break
-    return best
+    return [
+        Mlp(mean[i, 0], scale[i, 0], one[0], one[1][0], one[2], one[3][0], one[4], epochs=kept[i])
+        for i, one in enumerate(best)
+    ]
+
+
+def _bases(sites: Sequence[Rows]) -> Float[Tensor, "b k t n"]:
+    """The logits below, zeros where there are none."""
+    return torch.stack([rows.beside for rows in sites])

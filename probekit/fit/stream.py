@@ -1,0 +1,315 @@
+"""Fits over rows that do not lie in memory: a source read in blocks, upcast block by block.
+
+Peak memory is bounded by `memory` beside the laws, which the caller holds; it does not grow with the number of rows. A
+first fit on evenly spaced rows gives the start and the Hessian that the fit of all rows is preconditioned with, so that
+a handful of passes over the source reach the certificate.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probekit.errors import BadInput, FitError
+from probekit.fit.core import TOLERANCE, Readout, fit_frame
+from probekit.fit.solver import STALLED, Precondition, Resident, class_basis, minimise
+
+MEMORY = 2**30  # bytes
+BLOCK_BYTES = 2**22  # of one upcast block: what a core's share of the cache holds
+NOT_FINITE = "a linear readout was given activations that are not finite."
+RUN = 128  # consecutive rows that a sample takes at a time: reading single rows is slow
+SAMPLE_PER_WIDTH = (3, 32)  # least and most rows per coordinate of the sample, whose Hessian is the preconditioner
+SAMPLE_SHARE = 16  # one row in so many is sampled, between the two
+UNIT_ROWS = 32_768  # at least, where there are so many: the unit of a ridge should not hang on a draw
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows [n, d] that are read on demand.
+
+    read(start, stop) gives rows in the dtype they are stored in; what it gave may be overwritten by the next call.
+    """
+
+    n: int
+    d: int
+    read: Callable[[int, int], Tensor]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n d"]) -> "Source":
+        """Rows of a tensor, which may itself be memory-mapped; its pages then count as resident while they are warm."""
+        return cls(len(x), x.shape[1], lambda start, stop: x[start:stop])
+
+    @classmethod
+    def file(cls, path: str | Path, n: int, d: int, dtype: str, offset: int = 0) -> "Source":
+        """Rows lying one after the other in a file from byte `offset` on; dtype: F64, F32, BF16 or F16.
+
+        The file is read, not mapped, so that memory stays bounded. Raises BadInput when it is too short.
+        """
+        if dtype not in DTYPES:
+            raise BadInput(f"rows of type '{dtype}' cannot be read: {', '.join(DTYPES)}.")
+        width = d * DTYPES[dtype].itemsize
+        path = Path(path)
+        found = path.stat().st_size if path.is_file() else -1
+        if found < offset + n * width:
+            raise BadInput(f"{path} was to hold {n} x {d} {dtype} from byte {offset} on; found {max(found, 0)} bytes.")
+
+        space = [torch.empty(0, dtype=torch.uint8)]
+
+        def read(start: int, stop: int) -> Tensor:
+            if len(space[0]) < (stop - start) * width:
+                space[0] = torch.empty((stop - start) * width, dtype=torch.uint8)
+            out = space[0][: (stop - start) * width]
+            with path.open("rb", buffering=0) as file:
+                file.seek(offset + start * width)
+                view, done = out.numpy().data, 0
+                while done < len(view):
+                    got = file.readinto(view[done:])
+                    if not got:
+                        raise BadInput(f"{path} ends before row {stop}: it was changed while it was read.")
+                    done += got
+            return out.view(DTYPES[dtype]).view(stop - start, d)
+
+        return cls(n, d, read)
+
+    def sample(self, most: int) -> Float[Tensor, "m d"]:
+        """At most so many rows in runs evenly spaced over all of them, upcast, in order."""
+        runs = self.runs(most)
+        out, at = torch.empty(sum(stop - start for start, stop in runs), self.d), 0
+        for start, stop in runs:
+            rows = self.read(start, stop)
+            if not at:
+                out = out.to(rows.device)
+            out[at : at + len(rows)] = rows
+            at += len(rows)
+        return out
+
+    def runs(self, most: int) -> list[tuple[int, int]]:
+        """The runs of `sample`."""
+        if most >= self.n:
+            return [(0, self.n)]
+        n_runs = max(1, most // RUN)
+        starts = torch.linspace(0, self.n - min(RUN, self.n), n_runs).long().tolist()
+        return [(start, min(self.n, start + RUN)) for start in starts]
+
+
+@dataclass(frozen=True)
+class RawReadout:
+    """A readout of x - mean, for raw activations; see core.Readout for its parts."""
+
+    mean: Float[Tensor, " d"]
+    readout: Readout
+
+    def logits(self, x: Float[Tensor, "n d"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
+        """Logits of rows, class axis first."""
+        return self.readout.logits(x.float() - self.mean, offset)
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """Blocks of a source, upcast and centred; weights may live in rotated coordinates."""
+
+    source: Source
+    mean: Tensor
+    rotation: Tensor | None
+    step: int
+
+    @property
+    def n(self) -> int:
+        return self.source.n
+
+    @property
+    def r(self) -> int:
+        return self.source.d if self.rotation is None else self.rotation.shape[1]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [min(self.step, self.n - start) for start in range(0, self.n, self.step)]
+
+    def blocks(self) -> Iterator[Tensor]:
+        space = torch.empty(min(self.step, self.n), self.source.d, device=self.mean.device)
+        for start in range(0, self.n, self.step):
+            rows = self.source.read(start, min(self.n, start + self.step))
+            # One copy, written over by the next block.
+            yield space[: len(rows)].copy_(rows).sub_(self.mean)
+
+    def inward(self, weight: Tensor) -> Tensor:
+        return weight if self.rotation is None else weight @ self.rotation.T
+
+    def outward(self, gradient: Tensor) -> Tensor:
+        return gradient if self.rotation is None else gradient @ self.rotation.to(gradient.dtype)
+
+
+@torch.no_grad()
+def fit_streamed(
+    source: Source,
+    law: Float[Tensor, "k t n"],
+    offset: Float[Tensor, "k t n"] | None = None,
+    ridge: float = 1e-3,
+    unit: float | None = None,
+    memory: int = MEMORY,
+    tolerance: float = TOLERANCE,
+    start: RawReadout | None = None,
+) -> RawReadout:
+    """The readout of `fit_readout` for rows read in blocks; ridge is the penalty were activations divided by `unit`.
+
+    unit: the root of the median variance over directions when left out, as in `fit_frame`. memory: bytes for everything
+    but law and offset, on whose device everything is computed; what one target needs per row (12 bytes per class but
+    one) must fit in half of it. Raises FitError when a certificate is not reached, and BadInput for a memory too small.
+    """
+    k, t, n = law.shape
+    if n != source.n:
+        raise BadInput(f"the law has {n} rows, the source {source.n}.")
+    per_target = 12 * (k - 1) * n
+    at_once = memory // 2 // max(per_target, 1)
+    if k < 2 or at_once < 1:
+        raise BadInput(
+            f"{n:,} rows with {k} classes need {2 * per_target / 2**20:,.0f} MiB for one target; memory is "
+            f"{memory / 2**20:,.0f} MiB, and a law needs two classes."
+        )
+    least, widest = (rows * source.d for rows in SAMPLE_PER_WIDTH)
+    room = memory // 4 // (4 * source.d)
+    most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
+    rows = source.sample(most).to(law.device)
+    if not bool(torch.isfinite(rows).all()):
+        raise FitError(NOT_FINITE)
+    mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
+    unit = _unit(source, mean) if unit is None else unit
+    rows -= mean
+    variance = rows.var(0, correction=0) if variance is None else variance
+    # Where all rows fit into the room of a sample they are upcast once.
+    blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
+    streamed = _Streamed(source, mean, rotation, blocks)
+    whole = None if n > room else (source.sample(n).to(law.device) if len(rows) < n else rows + mean).sub_(mean)
+    ridges = torch.full((t,), ridge * unit**2, dtype=rows.dtype, device=rows.device)
+    seen = torch.cat([torch.arange(*run) for run in source.runs(most)]).to(law.device)
+    problem = _Streaming(streamed, whole, rows, seen, variance.clamp_min(1e-12), tolerance)
+    parts = []
+    for targets in torch.arange(t, device=law.device).split(at_once):
+        theirs = None if offset is None else offset[:, targets]
+        w = None if start is None else _inner(start, targets, rotation)
+        parts.append(problem.solve(law[:, targets], theirs, ridges[targets], w))
+    w = torch.cat(parts, 1)
+    weight = w[..., :-2] if rotation is None else w[..., :-2] @ rotation.T
+    out = Readout(weight.contiguous(), w[..., -2].clone(), w[0, :, -1].clone(), torch.full_like(ridges, ridge))
+    return RawReadout(mean, out)
+
+
+def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Mean, and the rotation and variance of a frame without its unit where one is wanted."""
+    if not turned:
+        return rows.double().mean(0).float(), None, None
+    frame = fit_frame(rows)
+    scale = float(frame.rotation[:, 0].norm())
+    return frame.mean, frame.rotation / scale, frame.variance / scale**2
+
+
+@dataclass(frozen=True)
+class _Streaming:
+    """What all targets share: all rows, streamed or in memory, and the sample with its numbers `seen`."""
+
+    streamed: _Streamed
+    whole: Tensor | None
+    sample: Tensor
+    seen: Tensor
+    variance: Tensor
+    tolerance: float
+
+    def solve(self, law: Tensor, offset: Tensor | None, ridges: Tensor, start: Tensor | None) -> Tensor:
+        """Parameters of some targets, from the sample's to those of all rows. Raises FitError."""
+        k, t, n = law.shape
+        outputs = (k - 1) * t
+        metric = _Metric(self.sample, k, float(ridges[0])) if self.streamed.rotation is None else None
+        common = self.variance, ridges
+        if start is None and n >= 4 * len(self.sample) >= 32 * self.sample.shape[1]:
+            turned = self.sample if self.streamed.rotation is None else self.sample @ self.streamed.rotation
+            beside = None if offset is None else offset[..., self.seen]
+            rows = Resident.of(turned, outputs)
+            start, _ = minimise(rows, law[..., self.seen], beside, *common, None, 10 * self.tolerance, metric)
+        if self.whole is None:
+            found = minimise(self.streamed, law, offset, *common, start, self.tolerance, metric, one_pass=True)
+        else:
+            turned = self.whole if self.streamed.rotation is None else self.whole @ self.streamed.rotation
+            found = minimise(Resident.of(turned, outputs), law, offset, *common, start, self.tolerance, metric)
+        w, certificate = found
+        if not bool((certificate <= STALLED * self.tolerance).all()):
+            raise FitError(
+                f"a linear readout of {n} rows x {self.sample.shape[1]} coordinates did not converge: its decrement is "
+                f"{float(certificate.max()):.1e} nats, asked {self.tolerance:.0e}. Use a larger ridge."
+            )
+        return w
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """The inverse Hessian of one binary target, taken on rows that lie in memory."""
+
+    rows: Tensor
+    n_class: int
+    ridge: float
+
+    def __call__(self, w: Tensor) -> Precondition:
+        mix = float(class_basis(self.n_class, w)[1][0, 0])
+        v = mix * w[0, 0]
+        # The floor moves the law of each row, but hardly the mean of its curvature.
+        p = torch.sigmoid(self.rows @ v[:-2] + v[-2])
+        weight = (mix**2 * p * (1 - p)).clamp_min(1e-6) / len(self.rows)
+        d = self.rows.shape[1]
+        hessian = torch.zeros(d + 1, d + 1, dtype=w.dtype, device=w.device)
+        step = max(64, -(-d // 8))
+        for part, weights in zip(self.rows.split(8_192), weight.split(8_192), strict=True):
+            weighed = part * weights[:, None]
+            for start in range(0, d, step):
+                hessian[start : min(d, start + step), start:d].addmm_(
+                    weighed[:, start : start + step].T, part[:, start:]
+                )
+            hessian[:d, d] += weighed.sum(0)
+        hessian[d, d] = weight.sum()
+        hessian = hessian.triu() + hessian.triu(1).T
+        diagonal = hessian.diagonal()
+        diagonal[:d] += self.ridge
+        # Scaled to a unit diagonal, so that a coordinate a thousand times the rest costs no digits.
+        scale = diagonal.clamp_min(1e-20).rsqrt()
+        hessian = hessian * scale * scale[:, None]
+        hessian.diagonal().add_(1e-6)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if bool(failed != 0):
+            return lambda gradient: gradient * scale**2
+
+        def apply(gradient: Tensor) -> Tensor:
+            turned = torch.cholesky_solve((gradient.view(-1) * scale)[:, None], factor)
+            return (turned[:, 0] * scale).view_as(gradient)
+
+        return apply
+
+
+def _unit(source: Source, mean: Tensor) -> float:
+    """Root of the median variance over directions, on rows enough that it is right to a few percent."""
+    runs = source.runs(max(UNIT_ROWS, SAMPLE_PER_WIDTH[1] * source.d))
+    step = max(64, BLOCK_BYTES // (4 * source.d))
+    moment = torch.zeros(source.d, source.d, dtype=torch.float64, device=mean.device)
+    total = torch.zeros(source.d, dtype=torch.float64, device=mean.device)
+    for first, last in runs:
+        for start in range(first, last, step):
+            rows = source.read(start, min(last, start + step)).to(mean) - mean
+            moment += (rows.T @ rows).double()
+            total += rows.sum(0)
+    n = sum(last - first for first, last in runs)
+    if not bool(torch.isfinite(moment).all()):
+        raise FitError(NOT_FINITE)
+    values = torch.linalg.eigvalsh(moment / n - torch.outer(total, total) / n**2)
+    return math.sqrt(max(float(values[values > float(values[-1]) * 1e-12].median()), 1e-30))
+
+
+def _inner(start: RawReadout, targets: Tensor, rotation: Tensor | None) -> Tensor:
+    """A known readout as parameters of the problem."""
+    known = start.readout
+    weight = known.weight[:, targets]
+    weight = weight if rotation is None else weight @ rotation
+    out = torch.zeros(*weight.shape[:2], weight.shape[2] + 2, dtype=weight.dtype, device=weight.device)
+    out[..., :-2], out[..., -2], out[0, :, -1] = weight, known.bias[:, targets], known.scale[targets]
+    return out

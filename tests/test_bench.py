@@ -1,0 +1,90 @@
+"""The fit bench: it runs, every row has the same keys, and peers agree. Time is never asserted."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from probekit.bench import Row
+from probekit.bench.fit import QUICK, fit_bench
+from probekit.bench.peers import Namesake, ours, scikit_learn
+from probekit.bench.problems import Problem, drawn
+from probekit.bench.stream import stream_bench
+from probekit.cli import app
+from probekit.errors import ProbekitError
+
+KEYS = {"case", "peer", "ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio"}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Rows of the quick bench, and what it said was left out."""
+    said: list[str] = []
+    return list(fit_bench(QUICK, tmp_path_factory.mktemp("peers"), False, said.append)), said
+
+
+def test_rows_are_complete_and_agree(bench):
+    rows, said = bench
+    assert all(set(row.row()) == KEYS for row in rows)
+    peers = {(row.case.split(",")[0], row.peer) for row in rows}
+    assert len(peers) == len(rows) == 9
+    for row in rows:
+        assert min(row.ours_seconds, row.peer_seconds, row.ratio, row.bound_ratio) > 0
+        # Adam does not converge everywhere, nor does scikit-learn in float32 on raw rows; the others do.
+        if row.peer != "torch Adam" and not (row.peer == "scikit-learn" and "3 classes" in row.case):
+            assert row.gap < 2e-3, row
+    assert any("PyPI" in text and "not installed" in text for text in said)
+    assert any(text.startswith("transformer_lens") and "binary" in text for text in said)
+
+
+def test_the_command_prints_rows_of_the_same_keys(monkeypatch, tmp_path):
+    row = Row("case", "peer", 1.0, 2.0, 2.0, 0.0, 3.0)
+    monkeypatch.setattr("probekit.bench.fit.fit_bench", lambda *_: iter([row]))
+    runner = CliRunner()
+    found = json.loads(runner.invoke(app, ["bench", "fit", "--quick", "--json", "--cache", str(tmp_path)]).stdout)
+    assert found["command"] == "bench fit"
+    assert [set(one) for one in found["rows"]] == [KEYS]
+    assert "x bound" in runner.invoke(app, ["bench", "fit", "--quick"]).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_streamed_fits_are_measured_in_processes_of_their_own(tmp_path):
+    found = list(stream_bench((2_000, 8_000), 16, 4 * 2**20, tmp_path))
+    assert [set(row.row()) for row, _ in found] == [KEYS, KEYS]
+    assert found[1][0].gap == 0
+    assert 0 < found[0][0].gap < 0.05, "fewer rows, a worse fit"
+    assert all(0 <= beside["peak_mib"] < 64 for _, beside in found)
+    assert not list(tmp_path.iterdir()), "what was drawn is removed"
+
+
+def test_the_spectrum_drawn_is_that_of_what_it_is_like():
+    like = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -2, 10)
+    problem = drawn(3000, 100, 30, 2, 1e-2, like)
+    for site in problem.sites:
+        spread = torch.linalg.eigvalsh(torch.cov(site.fit.T)).flip(0).sqrt()
+        assert float(spread[0]) == pytest.approx(10, rel=0.1)
+        assert float(spread[-1]) == pytest.approx(0.01, rel=0.1)
+    whitened = problem.inputs("whitened").sites[0].fit
+    assert torch.allclose(torch.cov(whitened.T, correction=0), torch.eye(30), atol=1e-3)
+    assert torch.allclose(problem.inputs("scaled").sites[1].fit.std(0, correction=0), torch.ones(30), atol=1e-3)
+
+
+def test_a_gap_is_seen():
+    """Two problems whose solutions differ: the comparison is no tautology."""
+    from probekit.bench.fit import _bits
+
+    like = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    problem = drawn(300, 200, 6, 1, 1e-3, like)
+    other = Problem(problem.case, problem.sites, 2, 3.0)
+    same = _bits(problem, ours(problem, 4)[0]) - _bits(problem, scikit_learn(problem, 4)[0])
+    different = _bits(problem, ours(problem, 4)[0]) - _bits(problem, scikit_learn(other, 4)[0])
+    assert float(same.abs().max()) < 5e-4
+    assert float(different.abs().max()) > 0.05
+
+
+def test_a_peer_that_is_not_there_says_why(tmp_path: Path):
+    with pytest.raises(ProbekitError, match="is not installed in"):
+        Namesake(tmp_path, install=False)
