@@ -4,8 +4,11 @@ A unit is one case, one number of rows and one seed; its records go into a run f
 calibration resumes and the page reads it. Truths are computed again from what the seed draws, never stored.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from probekit.measurement import Measurement, measure
 from probekit.records import Losses, Record, digest
 from probekit.rundir import Run, RunWriter, open_run
 from probekit.spec import ReadSpec, ReplaceSpec
-from probekit.testbeds.ground_truth import CASES, SEEN, Case, Truth, draw, find_case, noise_sites, settle
+from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Truth, draw, find_case, noise_sites, settle
 
 SMALL, LARGE = 2_000, 20_000  # rows: intervals are judged at the first, values at the second
 D, D_LARGE = 8, 9  # coordinates before nuisance; of cases that draw how many bits they plant, up to nine
@@ -72,12 +75,14 @@ def calibrate(
     sizes: Sequence[int] = (SMALL, LARGE),
     *,
     root: Path | str = "runs",
+    n_workers: int = 1,
     estimator: Estimator | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, pd.DataFrame]:
     """Measure every wired truth of the cases; returns the run folder and one row per truth (see `judge`).
 
     only: names of cases, all when empty. sizes: rows; intervals are judged at the smallest, values at the largest.
+    n_workers: processes. estimator: what is put in place of the kit's own `estimate`, to see a broken one turn red.
     Raises BadInput for an unknown case; Interrupted on Ctrl-C, and the same call resumes.
     """
     if seeds < 1 or not sizes or min(sizes) < 200:
@@ -89,7 +94,8 @@ def calibrate(
     spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
     writer = RunWriter.open(Path(root), f"calibration-{digest(spec, 8)}", spec, len(planned))
     if not writer.complete:
-        _measure_units(planned, writer, estimator or estimate, progress or (lambda what, done, total: None))
+        say = progress or (lambda what, done, total: None)
+        _measure_units(planned, writer, estimator or estimate, say, n_workers)
         rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
         writer.write_table("calibration", rows)
         writer.finish({"calibration": spec})
@@ -97,22 +103,17 @@ def calibrate(
     return run, run.table("calibration")
 
 
-def _measure_units(planned: Sequence[Unit], writer: RunWriter, estimator: Estimator, say: Progress) -> None:
-    import time
-
+def _measure_units(
+    planned: Sequence[Unit], writer: RunWriter, estimator: Estimator, say: Progress, n_workers: int
+) -> None:
+    left = [unit for unit in planned if unit.id not in writer.done]
+    say(f"{len(planned) - len(left)} units are kept", len(planned) - len(left), len(planned))
     try:
-        for i, unit in enumerate(planned):
+        for i, (unit, records, seconds) in enumerate(
+            _measured(left, estimator, n_workers), len(planned) - len(left) + 1
+        ):
+            writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
             say(f"{unit.case} n {unit.n} seed {unit.seed}", i, len(planned))
-            if unit.id in writer.done:
-                continue
-            begun = time.monotonic()
-            case = CASES[unit.case]
-            records = (
-                replaced(case, unit.n, unit.seed) if unit.tier == 2 else estimator(case, unit.n, unit.seed, unit.heavy)
-            )
-            told = {"task": f"ground_truth:{unit.case}:{unit.tier}", "revision": f"n={unit.n}", "seed_data": unit.seed}
-            kept = {record.id: record for record in (replace(record, **told) for record in records)}
-            writer.write_cell(unit.id, list(kept.values()), list[Losses](), seconds=time.monotonic() - begun)
     except KeyboardInterrupt:
         writer.interrupt()
         done = f"{len(writer.done)} of {len(planned)} units are kept in {writer.path}"
@@ -120,15 +121,37 @@ def _measure_units(planned: Sequence[Unit], writer: RunWriter, estimator: Estima
     say("done", len(planned), len(planned))
 
 
+def _measured(left: Sequence[Unit], estimator: Estimator, n_workers: int) -> Iterator[tuple[Unit, list[Record], float]]:
+    """Units with their records, in this process or in several; each of those has one thread."""
+    if n_workers == 1:
+        yield from (_measure_unit(unit, estimator) for unit in left)
+        return
+    with ProcessPoolExecutor(n_workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from pool.map(_measure_unit, left, [estimator] * len(left))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _measure_unit(unit: Unit, estimator: Estimator) -> tuple[Unit, list[Record], float]:
+    begun, case = time.monotonic(), CASES[unit.case]
+    tier_2 = unit.tier == 2
+    records = replaced(case, unit.n, unit.seed) if tier_2 else estimator(case, unit.n, unit.seed, unit.heavy)
+    told = {"task": f"ground_truth:{unit.case}:{unit.tier}", "revision": f"n={unit.n}", "seed_data": unit.seed}
+    kept = {record.id: record for record in (replace(record, **told) for record in records)}
+    return unit, list(kept.values()), time.monotonic() - begun
+
+
 def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
     """The kit's records of a tier 1 case: every level that a truth names, on what the seed draws."""
     truths = [truth for truth in case.truths if truth.tier == 1 and not truth.waits and (heavy or not _is_heavy(truth))]
     moved = [level for level in dict.fromkeys(truth.level for truth in truths if truth.metric == "transfer" or
              truth.test_domain != SEEN) if not level.startswith("hypothesis:")]  # fmt: skip
-    planted = draw(case.name, n, _width(case), seed, varied=True, domains=2 if moved else 1)
+    domains = {truth.test_domain for truth in truths} | ({UNSEEN} if moved else set())
+    planted = draw(case.name, n, _width(case), seed, varied=True, domains=len(domains | {SEEN}))
     metrics = {truth.metric for truth in truths}
-    levels = [truth.level for truth in truths if truth.metric in ("read", "transfer", "auroc", "extrapolated", "selected",
-                                                                 "code_length", "crossing")]  # fmt: skip
+    levels = [truth.level for truth in truths if truth.metric not in ("decomposition", "accuracy")]
     levels = [level for level in dict.fromkeys(levels) if not level.startswith("hypothesis:")]
     if "crossing" in metrics and "linear" not in levels:
         levels.append("linear")
@@ -237,7 +260,7 @@ def _judge(case: Case, truth: Truth, mine: Sequence[Unit], records: dict[str, li
     row = {
         "case": case.name, "metric": truth.metric, "level": truth.level, "k": truth.k, "arm": truth.arm,
         "source": truth.source, "control": truth.control, "keep": truth.keep, "kind": truth.kind,
-        "domains": truth.test_domain if truth.fit_domain == truth.test_domain else f"{truth.fit_domain} to {truth.test_domain}",
+        "domains": " to ".join(dict.fromkeys((truth.fit_domain, truth.test_domain))),
         "seeds": len({unit.seed for unit in mine if unit.heavy or not _is_heavy(truth)}),
     }  # fmt: skip
     if truth.kind == "na":
@@ -248,9 +271,7 @@ def _judge(case: Case, truth: Truth, mine: Sequence[Unit], records: dict[str, li
             "why": "" if share >= SHARE else "a number was given",
         }
     least, most = min(n for n, _, _ in found), max(n for n, _, _ in found)
-    valued = [
-        (n, float(exact), r) for n, exact, r in found if exact is not None and r is not None and r.value is not None
-    ]
+    valued = [(n, float(e), r) for n, e, r in found if e is not None and r is not None and r.value is not None]
     absent = len(found) - len(valued)
     small, large = ([t for t in valued if t[0] == n] for n in (least, most))
     if not small or not large:
@@ -265,7 +286,8 @@ def _judge(case: Case, truth: Truth, mine: Sequence[Unit], records: dict[str, li
     if absent > (1 - SHARE) * len(found):
         verdict, why = False, f"NA in {absent} of {len(found)}"
     return row | {
-        "truth": float(np.mean([exact for _, exact, _ in large])), "estimate": float(np.mean([r.value for _, _, r in large])),
+        "truth": float(np.mean([exact for _, exact, _ in large])),
+        "estimate": float(np.mean([r.value for _, _, r in large])),
         "low": float(np.mean([r.low for _, _, r in large])), "high": float(np.mean([r.high for _, _, r in large])),
         "coverage": float(np.mean(covered)), "bias": float(off.mean()), "se": float(np.median(error)),
         "passed": verdict, "why": why,
@@ -392,3 +414,33 @@ def false_positives(
             row[f"any_of_{few}"] = min(r["p_max"] for r in mine) <= alpha
             row[f"naive_{few}"] = min(r["p_site"] for r in mine) <= alpha
         yield row
+
+
+NOISE_GRID = tuple((rows, icc) for rows in (2, 10, 50) for icc in (0.1, 0.5))
+NOISE_COLUMNS = ("rows_per_coordinate", "icc", "level", "sites", "seeds", "rate", "limit", "naive_rate", "passed")
+
+
+def noise_study(seeds: int = 200, progress: Progress | None = None) -> pd.DataFrame:
+    """False positives over a grid of fit rows per coordinate and intra-group correlations, for 12 and 48 sites.
+
+    rate: share of seeds in which any site is called informative; accepted up to 5 % + 2 SE. naive_rate: the same by the
+    best site's own p-value.
+    """
+    if seeds < 1:
+        raise BadInput(f"a study of false positives needs at least one seed; found {seeds}.")
+    say, rows = progress or (lambda what, done, total: None), []
+    limit = 0.05 + 2 * float(np.sqrt(0.05 * 0.95 / seeds))
+    for i, (per, icc) in enumerate(NOISE_GRID):
+        say(f"noise, {per} rows per coordinate, icc {icc}", i, len(NOISE_GRID))
+        found = pd.DataFrame(list(false_positives(per, icc, range(seeds))))
+        for sites in (12, NOISE_SITES):
+            rate = float(found[f"any_of_{sites}"].mean())
+            naive = float(found[f"naive_{sites}"].mean())
+            level = str(found["level"].iloc[0])
+            rows.append(
+                dict(
+                    zip(NOISE_COLUMNS, (per, icc, level, sites, seeds, rate, limit, naive, rate <= limit), strict=True)
+                )
+            )
+    say("done", len(NOISE_GRID), len(NOISE_GRID))
+    return pd.DataFrame(rows, columns=list(NOISE_COLUMNS))

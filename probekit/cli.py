@@ -12,6 +12,7 @@ import typer
 
 from probekit.cli_bench import bench
 from probekit.cli_cache import cache
+from probekit.cli_calibrate import calibrate
 from probekit.cli_reading import JsonOption, print_json, register, reporting, rows
 from probekit.errors import Interrupted, ProbekitError
 
@@ -32,6 +33,7 @@ app.add_typer(testbed, name="testbed")
 app.add_typer(bench, name="bench")
 app.add_typer(cache, name="cache")
 register(app)
+app.command("calibrate")(calibrate)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
@@ -166,10 +168,10 @@ def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
     JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
     from probekit.runner import run_job
 
-    return run_job(spec, root=runs, store=store, device=device, progress=_progress())
+    return run_job(spec, root=runs, store=store, device=device, progress=progress())
 
 
-def _progress() -> "Progress":
+def progress() -> "Progress":
     """Lines on stderr: one per cell on a terminal's last line, or every few seconds where there is none."""
     started, last = time.monotonic(), [0.0, ""]
     live = sys.stderr.isatty()

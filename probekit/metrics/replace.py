@@ -22,10 +22,10 @@ def kl_bits(p: NDArray, q: NDArray) -> NDArray:
 def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
     """KL(p || mean over donors) per row, debiased by jackknife: law [n, k], edited [n, donor, k] -> [n].
 
-    The loss of a mean over M donors lies about c / M above that of the mean over all of them, with one left out
-    c / (M - 1), so M f(M) - (M - 1) mean f(M - 1) removes it (Quenouille 1956). Split halves, 2 f(M) - mean
-    f(M / 2), remove the same term but miss every donor of the right answer in one half of 2^8: with two sure answers and
-    nothing kept they find .92 where 1 is true, the jackknife .985. With nothing kept this estimates E KL(p || mean p).
+    The loss of a mean over M donors lies about c / M above that of the mean over all of them, with one fewer about
+    c / (M - 1), so M f(M) - (M - 1) mean f(M - 1) removes it (Quenouille 1956). Split halves, 2 f(M) - mean f(M / 2),
+    remove the same term but too often miss every donor of the right answer in one half: with two sure answers and
+    nothing kept they find .92 where 1 is true, the jackknife .985. With nothing kept it estimates E KL(p || mean p).
     """
     n_donors = edited.shape[1]
     whole = kl_bits(law, edited.mean(1))
