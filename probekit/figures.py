@@ -648,6 +648,63 @@ def floor_switch(frame: pd.DataFrame, *, template: Template = "light", **selecti
     return figure
 
 
+def calibration(frame: pd.DataFrame, *, template: Template = "light") -> go.Figure:
+    """Truth against estimate, one point per truth of the table `calibration`; what is not accepted has an open marker.
+
+    Crosses are what each case's naive method says of the truth that it misses.
+    """
+    shown = frame[frame["truth"].notna() & frame["estimate"].notna()]
+    if shown.empty:
+        return _empty("Nothing was calibrated yet.", "probekit calibrate --seeds 10", template)
+    ink = _PALETTES[template]
+    figure = go.Figure()
+    most = float(max(1.15, shown["truth"].max() * 1.05))
+    line = {"color": ink["band"], "width": 1.2}
+    figure.add_trace(
+        go.Scatter(x=[-1, most], y=[-1, most], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    )
+    looks = [(ink["blue"], "circle"), (_ORANGE, "square"), (_GREEN, "triangle-up"), (_PURPLE, "diamond"),
+             (_RED, "hexagram"), (_SKY, "star"), (ink["ink"], "pentagon")]  # fmt: skip
+    for i, (metric, part) in enumerate(shown.groupby("metric", sort=False)):
+        colour, symbol = looks[i % len(looks)]
+        symbols = [symbol if passed else f"{symbol}-open" for passed in part["passed"]]
+        figure.add_trace(
+            go.Scatter(
+                x=part["truth"], y=part["estimate"], name=str(metric), mode="markers",
+                marker={"symbol": symbols, "color": colour, "size": 9, "line": {"width": 2, "color": colour}},
+                error_y={
+                    "type": "data", "symmetric": False, "array": part["high"] - part["estimate"],
+                    "arrayminus": part["estimate"] - part["low"], "color": colour, "thickness": 1,
+                },
+                customdata=[_calibration_hover(row) for _, row in part.iterrows()],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )  # fmt: skip
+    fooled = frame.drop_duplicates("case")
+    fooled = fooled[fooled["naive_value"].notna()]
+    figure.add_trace(
+        go.Scatter(
+            x=fooled["naive_value"] + fooled["naive_error"].where(fooled["naive_value"] < 0.5, -fooled["naive_error"]),
+            y=fooled["naive_value"], name="naive method", mode="markers",
+            marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": ink["soft"]}},
+            customdata=[f"{_escape(str(r['case']))}: {_escape(str(r['naive_method']))}" for _, r in fooled.iterrows()],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    accepted = f"{int(frame['passed'].sum())} of {len(frame)} truths accepted, up to {int(frame['seeds'].max())} seeds"
+    _dress(figure, template, "Does the instrument find what is known?", accepted, height=560)
+    low = float(min(0, shown["truth"].min(), shown["estimate"].min())) - 0.05
+    figure.update_xaxes(title_text="truth", range=[low, most])
+    figure.update_yaxes(title_text="estimate, mean over seeds", range=[low, most])
+    return figure
+
+
+def _calibration_hover(row: pd.Series) -> str:
+    parts = [str(row[name]) for name in ("case", "metric", "level", "keep", "arm", "control") if row.get(name)]
+    found = f"truth {row['truth']:.3f}, found {row['estimate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "<br>".join([_escape(" ".join(parts)), found, _escape(str(row["why"])) if row["why"] else "accepted"])
+
+
 KINDS: Mapping[str, Callable[..., go.Figure]] = {
     "leak_map": leak_map,
     "decomposition": decomposition,

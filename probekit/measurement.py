@@ -299,22 +299,26 @@ class Measurement:
         cell.keep(f"select/{key}", setting.fold, np.array([float(reader.bits(site.select).mean())]))
         if self.read.n_permutations and reader.level not in ("prior", "baseline"):
             rows, plan = self._plan(setting)
-            gains = permuted_gains(reader, setting.at(x, setting.split.test[rows]), plan)
-            cell.keep(f"null/{key}", setting.fold, gains)
+            if len(plan):
+                gains = permuted_gains(reader, setting.at(x, setting.split.test[rows]), plan)
+                cell.keep(f"null/{key}", setting.fold, gains)
         if reader.source == "mean_difference":
             self._auroc(cell, setting, setting, site, reader, x)
 
     def _plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Test rows and their permutations, the same at every site, so that sites move together."""
+        """Test rows and their permutations, the same at every site, so that sites move together; or no permutation."""
         key = setting.behaviour.name, setting.domain, setting.fold
         if key not in self._plans:
             group = setting.group[setting.split.test]
             rows = whole_groups(group, NULL_ROWS, self.seeds[1])
             constant = self.pool(*key[:2]).constant_within_groups()
             several = len(np.unique(group)) < len(group)
-            plan = permutation_plan(
-                group[rows], self.read.n_permutations, self.seeds[1] + setting.fold, constant and several
-            )
+            seed = self.seeds[1] + setting.fold
+            try:
+                plan = permutation_plan(group[rows], self.read.n_permutations, seed, constant and several)
+            except BadInput:
+                # No two whole groups of one size to exchange: there is no p-value, and everything else can be measured.
+                plan = np.empty((0, len(rows)), dtype=np.int64)
             self._plans[key] = rows, plan
         return self._plans[key]
 
@@ -816,7 +820,8 @@ def measure(
     twin: activations of a randomly initialised network on the same rows. transfer: levels moved between domains.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
-    with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them. Rows of
+    with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
+    NaN where no permutation leaves the behaviour's groups what they are (whole groups, no two of one size). Rows of
     metric `selected` are at the hook point that the selection rows prefer.
     Raises BadInput in one sentence for anything that cannot be measured.
     """

@@ -38,8 +38,8 @@ def test_a_quick_subset_is_accepted(found):
     assert run.manifest is not None
     judged = frame[frame["kind"].isin(["zero", "one", "na"])]
     assert len(judged) > 40
-    # Two seeds say little of coverage; what is off by more than any noise is a mistake. (A threshold's direction is free
-    # where seen activations do not vary, so that a shift there moves it: docs/calibration.md.)
+    # Two seeds say little of coverage; what is off by more than any noise is a mistake. (A threshold's direction is
+    # free where seen activations do not vary, so that a shift there moves it: docs/calibration.md.)
     wrong = judged[~judged["passed"] & (judged["bias"].abs() > 0.05) & (judged["metric"] != "transfer")]
     assert wrong.empty, wrong.to_string()
     assert judged["passed"].mean() > 0.9, judged[~judged["passed"]].to_string()

@@ -25,6 +25,7 @@ page = st.navigation(
         ],
         "What to trust": [
             st.Page("views/ontology.py", title="Ontology and floors", icon=":material/compare:"),
+            st.Page("views/calibration.py", title="Calibration", icon=":material/straighten:"),
             st.Page("views/provenance.py", title="Provenance", icon=":material/fact_check:"),
         ],
     }

@@ -10,7 +10,7 @@ from torch import Tensor
 from probekit.errors import FitError
 from probekit.fit.core import LAMBDAS, Readout, Rows, fit_path, fit_readout
 
-Pair = tuple[Int[Tensor, " n_fit"], Int[Tensor, " n_select"]]
+Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
 
 
 def fit_nested(

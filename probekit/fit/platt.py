@@ -43,9 +43,14 @@ def _newton(x: Float[Tensor, "k n"], law: Float[Tensor, "k n"]) -> Float[Tensor,
         hessian = torch.empty(k + 1, k + 1, dtype=x.dtype, device=x.device)
         hessian[1:, 1:] = torch.diag(p.mean(1)) - p @ p.T / n
         hessian[0, 1:] = hessian[1:, 0] = (p * (scaled - along)).mean(1)
-        # Gauss-Newton in the temperature: the full second derivative may be negative.
         hessian[0, 0] = ((p * scaled**2).sum(0) - along**2).mean()
-        step = -torch.linalg.solve(hessian + eye / n, gradient)
+        hessian = hessian + eye / n
+        # The rest of the temperature's second derivative, without which steps overshoot where little is left of the
+        # logits; it may be negative, and is left out where it would make the curvature so.
+        full = hessian.clone()
+        full[0, 0] += (residual * scaled).sum()
+        definite = int(torch.linalg.cholesky_ex(full).info) == 0
+        step = -torch.linalg.solve(full if definite else hessian, gradient)
         decrement = -0.5 * float(gradient @ step)
         if decrement < TOLERANCE:
             return theta
