@@ -416,7 +416,7 @@ def false_positives(
         yield row
 
 
-NOISE_GRID = tuple((rows, icc) for rows in (2, 10, 50) for icc in (0.1, 0.5))
+NOISE_GRID = tuple((rows, icc) for rows in (2, 20, 50) for icc in (0.1, 0.5))
 NOISE_COLUMNS = ("rows_per_coordinate", "icc", "level", "sites", "seeds", "rate", "limit", "naive_rate", "passed")
 
 

@@ -69,6 +69,26 @@ def fit(
         _print(found)
 
 
+@bench.command("store")
+def store(
+    folder: Annotated[Path | None, typer.Option(help="With room for 1 GB; removed afterwards.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small: shows agreement, says nothing of speed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The store beside raw reads and writes of the same numbers; bound_ratio is our time over theirs."""
+    with reporting("bench store", as_json):
+        import tempfile
+
+        from probekit.bench.store import FULL, QUICK, store_bench
+
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            found = [row.row() for row in store_bench(QUICK if quick else FULL, Path(own) / "bench")]
+        if as_json:
+            print_json("bench store", True, found)
+            return
+        _print(found)
+
+
 @bench.command("stream")
 def stream(
     largest: Annotated[

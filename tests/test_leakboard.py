@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -124,6 +125,24 @@ def test_every_page_shows_a_run(page, name):
     test = page(shared_run().parent, name)
     assert test.title and "FBU" in test.caption[0].value
     assert not test.error
+
+
+def test_the_calibration_page_shows_truths_and_says_how_to_make_them(page, tmp_path):
+    empty = page(tmp_path, "calibration")
+    assert "probekit calibrate" in empty.code[0].value
+    from probekit.rundir import RunWriter
+
+    writer = RunWriter.open(tmp_path / "calibration", "calibration-x", {"calibration": 1}, 0)
+    row = {"case": "P2", "metric": "read", "level": "linear", "keep": "", "arm": "", "control": "", "truth": 1.0,
+           "estimate": 0.7, "low": 0.6, "high": 0.8, "coverage": 0.2, "bias": -0.3, "naive_method": "<b>usual</b>",
+           "naive_value": 0.5, "naive_error": 0.5, "seeds": 10, "passed": False, "why": "within 0.03 in 0%"}  # fmt: skip
+    writer.write_table(
+        "calibration", pd.DataFrame([row, row | {"case": "P1", "estimate": 1.0, "passed": True, "why": ""}])
+    )
+    writer.finish({})
+    shown = page(tmp_path, "calibration")
+    assert not shown.error
+    assert shown.dataframe[0].value["case"].tolist() == ["P2"]
 
 
 @pytest.mark.parametrize("name", [None, "frontier", "provenance"])
