@@ -358,11 +358,12 @@ def _naive(case: Case, mine: Sequence[Unit]) -> tuple[str, float, float]:
     """(name, mean value, mean distance from what it misses) of the naive method, over a few seeds."""
     values, errors, name = [], [], ""
     for unit in mine[:5]:
-        drawn = draw(case.name, unit.n, _width(case), unit.seed, varied=True) if case.plant else None
         network = case.network(unit.seed) if case.network else None
-        given = drawn if drawn is not None else network
+        given: Any = network
+        if case.plant is not None:
+            given = draw(case.name, unit.n, _width(case), unit.seed, varied=True)
         name, value = case.naive(given)
-        exact = case.missed.value(given.parameters if drawn is not None and case.missed.tier == 1 else network)
+        exact = case.missed.value(network if case.plant is None or case.missed.tier == 2 else given.parameters)
         values.append(value)
         errors.append(abs(value - (exact or 0.0)))
     return name, float(np.mean(values)), float(np.mean(errors))
@@ -432,11 +433,10 @@ def noise_study(seeds: int = 200, progress: Progress | None = None) -> pd.DataFr
     limit = 0.05 + 2 * float(np.sqrt(0.05 * 0.95 / seeds))
     for i, (per, icc) in enumerate(NOISE_GRID):
         say(f"noise, {per} rows per coordinate, icc {icc}", i, len(NOISE_GRID))
-        found = pd.DataFrame(list(false_positives(per, icc, range(seeds))))
+        found = list(false_positives(per, icc, range(seeds)))
         for sites in (12, NOISE_SITES):
-            rate = float(found[f"any_of_{sites}"].mean())
-            naive = float(found[f"naive_{sites}"].mean())
-            level = str(found["level"].iloc[0])
+            rate, naive = (float(np.mean([row[f"{how}_{sites}"] for row in found])) for how in ("any_of", "naive"))
+            level = found[0]["level"]
             rows.append(
                 dict(
                     zip(NOISE_COLUMNS, (per, icc, level, sites, seeds, rate, limit, naive, rate <= limit), strict=True)

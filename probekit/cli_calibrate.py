@@ -69,11 +69,11 @@ def _print(frame: "pd.DataFrame", run: str) -> None:
 
     shown = [name for name in frame.columns if name not in ("source", "domains", "kind", "naive_method", "se")]
     table = Table(*shown, title="What is true, and what was found")
-    for row in _plain(frame[shown]):
+    for row in _plain(frame.loc[:, shown]):
         cells = [
             f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
             for value in row.values()
         ]
         table.add_row(*cells, style="" if row["passed"] else "bold")
     Console(width=None if sys.stdout.isatty() else 220).print(table)
-    typer.echo(f"{int(frame['passed'].sum())} of {len(frame)} accepted" + (f"; run: {run}" if run else ""))
+    typer.echo(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted" + (f"; run: {run}" if run else ""))

@@ -64,7 +64,7 @@ def test_truths_are_those_of_what_the_seed_drew(found):
     _, _, frame = found
     row = rows_of(frame, case="P2", level="simple:one_threshold", metric="read").iloc[0]
     drawn = [room.settle_like(CASES["P2"], unit) for unit in units(("P2",), **QUICK) if unit.tier == 1]
-    exact = [t for t in CASES["P2"].truths if t.level == "simple:one_threshold"][0]
+    exact = next(t for t in CASES["P2"].truths if t.level == "simple:one_threshold")
     assert row["truth"] == pytest.approx(np.mean([exact.value(p) for p in drawn]))
 
 
@@ -142,8 +142,7 @@ def test_a_stopped_calibration_resumes_without_measuring_twice(tmp_path):
     assert run.manifest is not None and len(frame)
 
 
-def test_a_missing_number_is_red(found):
-    _, run, _ = found
+def test_a_missing_number_is_red():
     asked = units(("P19",), **QUICK)
     rows = judge(asked, {unit.id: [] for unit in asked})
     assert not rows["passed"].any()
