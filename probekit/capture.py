@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
+from probekit.laws import Rule
 from probekit.model import Model, check_model, library_versions
 from probekit.records import digest
 from probekit.shards import Range, Shape
 from probekit.store import Store, row_ranges
-from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task
+from probekit.surface import surface_features
+from probekit.task import MAX_OUTCOMES, Behaviour, Observations, Task
 
 DEFAULT_STORE = "cached_activations"
 KEY_VERSION = 2  # raise when the meaning of a stored row changes
 SHARD_ROWS = 8192  # at most this much work is lost by an interruption
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
-_MAX_POSITIONS, _MAX_VOCAB, _N_HASHED, _N_LAST, _N_BAG = 64, 64, 256, 3, 512
 
 Progress = Callable[[int, int], None]
 
@@ -84,7 +84,7 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
-    rules = [_Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
+    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
     said = capture_spec(model, task)
     key = digest(said["parts"], 32)
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
@@ -150,130 +150,6 @@ def _digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
     return hasher.hexdigest()
 
 
-def surface_features(task: Task, d_vocab: int) -> dict[str, NDArray[np.float32]]:
-    """What an input-only reader may see at each row: the tokens up to and including it, without any network.
-
-    position: one-hot when all positions lie below 64, else position and its logarithm. length: number of tokens seen
-    and its logarithm, scaled to at most 1. last_tokens: the last 3, one-hot up to 64 tokens, else hashed to 256 columns
-    each. bag: counts of the task's 512 most frequent tokens. Each [n_rows, width] float32.
-    """
-    position = task.row_position.astype(np.int64)
-    example = task.row_example
-    if not len(position):
-        raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
-    longest = int(position.max()) + 1
-    seen = np.stack([(position + 1) / longest, np.log1p(position) / max(1.0, np.log(longest))], 1)
-    where = np.eye(longest)[position] if longest <= _MAX_POSITIONS else np.stack([position, np.log1p(position)], 1)
-
-    width = d_vocab if d_vocab <= _MAX_VOCAB else _N_HASHED
-    starts = np.concatenate([[0], np.cumsum([len(t) for t in task.tokens])])
-    flat = np.concatenate([np.asarray(t, np.int64) for t in task.tokens])
-    last = np.zeros((len(position), _N_LAST * width), np.float32)
-    for back in range(_N_LAST):
-        rows = np.flatnonzero(position >= back)
-        token = flat[starts[example[rows]] + position[rows] - back]
-        # Fibonacci hashing: neighbours in the vocabulary, often variants of one word, fall far apart
-        column = token if width == d_vocab else (token * 2654435769 % 2**32) >> 24
-        last[rows, back * width + column] = 1
-
-    counts = np.bincount(flat, minlength=d_vocab)
-    top = np.sort(np.argsort(-counts, kind="stable")[: min(_N_BAG, int((counts > 0).sum()))])
-    place = np.full(d_vocab, -1)
-    place[top] = np.arange(len(top))
-    bag = np.zeros((len(position), len(top)), np.float32)
-    row = 0
-    for tokens, positions in zip(task.tokens, task.positions, strict=True):
-        columns = place[np.asarray(tokens, np.int64)]
-        counted = np.zeros(len(top), np.float32)
-        done = 0
-        for at in np.argsort(positions, kind="stable"):
-            stop = int(positions[at]) + 1
-            new = columns[done:stop]
-            counted += np.bincount(new[new >= 0], minlength=len(top))
-            bag[row + at], done = counted, stop
-        row += len(positions)
-    return {"position": where.astype(np.float32), "length": seen.astype(np.float32), "last_tokens": last, "bag": bag}
-
-
-# Behaviour -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
-class _Rule:
-    """How logits become rows of a law. `groups` holds one tuple of tokens per outcome, None until they are found."""
-
-    spec: BehaviourSpec
-    groups: tuple[tuple[int, ...], ...] | None
-    names: tuple[str, ...] | None
-    d_vocab: int
-    width: int
-
-    @classmethod
-    def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "_Rule":
-        """Check a behaviour against the model's vocabulary."""
-        vocab = model.d_vocab
-        where = f"behaviour '{spec.name}' ({spec.kind})"
-        if spec.kind == "groups":
-            if not spec.sets:
-                raise BadInput(f"{where} needs `sets`: named sets of tokens.")
-            groups, names = tuple(tuple(s) for s in spec.sets.values()), tuple(spec.sets)
-        elif spec.kind in ("law", "argmax", "choice", "logit_diff"):
-            if spec.tokens is None and spec.kind in ("choice", "logit_diff"):
-                raise BadInput(f"{where} needs `tokens`.")
-            if spec.tokens is None and vocab > MAX_OUTCOMES + 1:
-                return cls(spec, None, None, vocab, MAX_OUTCOMES + 1)
-            tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
-            groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
-        else:
-            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups and label.")
-        flat = [token for group in groups for token in group]
-        if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
-            raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")
-        if len(names) != len(groups):
-            raise BadInput(f"{where} has {len(groups)} outcomes and {len(names)} names for them.")
-        if spec.kind == "logit_diff" and len(groups) != 2:
-            raise BadInput(f"{where} compares two tokens; found {len(groups)}.")
-        return cls(spec, groups, names, vocab, 0).sized()
-
-    def sized(self) -> "_Rule":
-        """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
-        assert self.groups is not None and self.names is not None
-        whole = sum(map(len, self.groups)) == self.d_vocab or self.spec.kind in ("choice", "logit_diff")
-        names = self.names if whole else (*self.names, "rest")
-        return _Rule(self.spec, self.groups, names, self.d_vocab, len(names))
-
-    def keeping(self, kept: Sequence[int], model: Model) -> "_Rule":
-        """Over a large vocabulary: each kept token an outcome, all others `rest`."""
-        groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
-        return _Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
-
-    @property
-    def stored_as(self) -> str:
-        """Name in the store: two behaviours that ask the same of the logits share their rows."""
-        sets = [list(s) for s in self.spec.sets.values()] if self.spec.kind == "groups" and self.spec.sets else None
-        kind = "choice" if self.spec.kind == "logit_diff" else self.spec.kind
-        tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
-        return "behaviour." + digest({"kind": kind, "tokens": tokens, "sets": sets})
-
-    def mass(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " d_vocab"]:
-        """Sum over rows of what decides which outcomes of a large vocabulary are kept."""
-        if self.spec.kind == "argmax":
-            return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
-        return torch.softmax(logits, -1).sum(0).double()
-
-    def law(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n k"]:
-        """Rows on the simplex over the outcomes."""
-        assert self.groups is not None
-        if self.spec.kind in ("choice", "logit_diff"):
-            return torch.softmax(logits[:, [g[0] for g in self.groups]], -1)
-        column = torch.full((self.d_vocab,), self.width - 1)
-        for i, group in enumerate(self.groups):
-            column[list(group)] = i
-        if self.spec.kind == "argmax":
-            return torch.nn.functional.one_hot(column[logits.argmax(-1)], self.width).float()
-        return torch.zeros(len(logits), self.width).index_add_(1, column, torch.softmax(logits, -1))
-
-
 # Running -------------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +164,7 @@ class _Run:
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
 
-    def fill(self, names: Sequence[str], rules: Sequence[_Rule]) -> None:
+    def fill(self, names: Sequence[str], rules: Sequence[Rule]) -> None:
         """Bring every hook point and every behaviour into the store."""
         complete = self.store.names(self.key)
         missing = [name for name in names if name not in complete]
@@ -306,7 +182,7 @@ class _Run:
             shape = {rule.stored_as: Shape(rule.width)}
             note = spec | {"kept": [group[0] for group in rule.groups or ()] if rule.spec.kind != "groups" else None}
             laws[rule] = self.store.group(self.key, note, shape, row_ranges(n, shape, self.shard_rows))
-        open_ranges: dict[Range, list[_Rule | None]] = {}
+        open_ranges: dict[Range, list[Rule | None]] = {}
         for rule, group in [(None, sites), *laws.items()]:
             for span in group.missing() if group else ():
                 open_ranges.setdefault(span, []).append(rule)
@@ -326,7 +202,7 @@ class _Run:
         for group in laws.values():
             group.seal()
 
-    def behaviour(self, rule: _Rule) -> Behaviour:
+    def behaviour(self, rule: Rule) -> Behaviour:
         """A stored law under its own name and outcome names."""
         rule = self.settled(rule)
         law = self.store.read(self.key, rule.stored_as).numpy()
@@ -334,7 +210,7 @@ class _Run:
         covered = float(1 - law[:, -1].mean()) if rule.names[-1] == "rest" and rule.spec.tokens is None else 1.0
         return Behaviour(rule.spec.name, law, rule.names, covered if rule.spec.kind in ("law", "argmax") else 1.0)
 
-    def settled(self, rule: _Rule) -> _Rule:
+    def settled(self, rule: Rule) -> Rule:
         """The rule with the outcomes that were kept."""
         return rule.keeping(self._kept(rule) or (), self.model) if rule.groups is None else rule
 
@@ -354,7 +230,7 @@ class _Run:
         }
         return {**(self.store.note(self.key, names[0]) if names else {}), **counts}
 
-    def _pass(self, start: int, stop: int, names: Sequence[str], wanted: Mapping[_Rule, Tensor]) -> dict[str, Tensor]:
+    def _pass(self, start: int, stop: int, names: Sequence[str], wanted: Mapping[Rule, Tensor]) -> dict[str, Tensor]:
         """Read rows start to stop, filling the laws in `wanted` from the same forward."""
 
         def reduce(logits: Tensor, rows: NDArray[np.int64]) -> None:
@@ -369,7 +245,7 @@ class _Run:
         tokens = [self.task.tokens[e] for e in examples]
         return self.model.read(tokens, names, positions, on_logits=on_logits, batch_tokens=self.batch_tokens)
 
-    def _find_outcomes(self, rules: Sequence[_Rule]) -> list[_Rule]:
+    def _find_outcomes(self, rules: Sequence[Rule]) -> list[Rule]:
         """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
         kept = {rule: self._kept(rule) for rule in rules if rule.groups is None}
         mass = {rule: torch.zeros(rule.d_vocab, dtype=torch.float64) for rule, found in kept.items() if found is None}
@@ -385,7 +261,7 @@ class _Run:
             kept[rule] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
         return [rule.keeping(kept[rule] or (), self.model) if rule.groups is None else rule for rule in rules]
 
-    def _kept(self, rule: _Rule) -> list[int] | None:
+    def _kept(self, rule: Rule) -> list[int] | None:
         """Outcomes fixed by an earlier call: near ties must not fall differently when a capture is resumed."""
         spec = self.store.spec_of(self.key, {rule.stored_as: Shape(rule.width)})
         return spec["kept"] if spec else None

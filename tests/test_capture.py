@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.capture import activation_key, capture, surface_features
+from probekit.capture import activation_key, capture
 from probekit.errors import BadInput, Interrupted, StoreError, UnknownHook
 from probekit.store import Store
+from probekit.surface import surface_features
 from probekit.task import Behaviour, BehaviourSpec, Task
 
 HOOKS = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
