@@ -20,17 +20,32 @@ def kl_bits(p: NDArray, q: NDArray) -> NDArray:
 
 
 def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
-    """KL(p || mean over donors) per row, debiased by jackknife: law [n, k], edited [n, donor, k] -> [n].
+    """KL(p || mean over all donors) per row, from M of them: law [n, k], edited [n, donor, k] -> [n], in bits.
 
-    The loss of a mean over M donors lies about c / M above that of the mean over all of them, with one fewer about
-    c / (M - 1), so M f(M) - (M - 1) mean f(M - 1) removes it (Quenouille 1956). Split halves, 2 f(M) - mean f(M / 2),
-    remove the same term but too often miss every donor of the right answer in one half: with two sure answers and
-    nothing kept they find .92 where 1 is true, the jackknife .985. With nothing kept it estimates E KL(p || mean p).
+    -ln q = sum over j of (1 - q)^j / j, and (1 - q)^j has an unbiased estimate up to j = M, the mean of products over j
+    different donors (Zhang 2012, Neural Computation 24, does the same for entropy). What is left, the powers above M,
+    is taken at the donors' mean, into which the row itself enters as half a donor as far as the donors disagree: with
+    sure answers all M may miss a right one that others have, and the plain mean would then say that nobody has it.
+    A row whose donors agree with it costs exactly 0; nothing kept estimates E KL(p || mean p).
+
+    With four sure answers that are equally frequent, 16 donors and nothing kept, this finds 2.04 bits where 2 are true,
+    a jackknife .6 and split halves worse (tests/test_metrics.py). Sure answers rarer than 1 in 2 M are underestimated.
     """
+    law, edited = law.astype(np.float64), edited.astype(np.float64)
     n_donors = edited.shape[1]
-    whole = kl_bits(law, edited.mean(1))
-    without = kl_bits(law[:, None], (edited.sum(1, keepdims=True) - edited) / (n_donors - 1))
-    return n_donors * whole - (n_donors - 1) * without.mean(1)
+    powers = np.zeros((n_donors + 1, *law.shape))  # unbiased (1 - q)^j, one more donor at a time
+    powers[0] = 1
+    for m in range(1, n_donors + 1):
+        share = np.arange(1, m + 1)[:, None, None] / m
+        powers[1 : m + 1] = (1 - share) * powers[1 : m + 1] + share * (1 - edited[:, m - 1]) * powers[:m]
+    mean = edited.mean(1)
+    spread = np.where(mean > TINY, edited.var(1, ddof=1) / np.maximum(mean, TINY) ** 2, 1)
+    own = np.minimum(spread, 1) / (2 * n_donors + 1)
+    mean = (1 - own) * mean + own * law
+    j = np.arange(1, n_donors + 1)[:, None, None]
+    rest = -np.log(np.maximum(mean, TINY)) - ((1 - mean) ** j / j).sum(0)
+    loss = (powers[1:] / j).sum(0) + rest
+    return np.where(law > 0, law * (np.log(np.maximum(law, TINY)) + loss), 0).sum(-1) / np.log(2)
 
 
 def fbu_replace(law: NDArray, edited: NDArray, available: NDArray, clusters: Clusters) -> tuple[Estimate, Estimate]:
