@@ -5,24 +5,21 @@ calibration resumes and the page reads it. Truths are computed again from what t
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from probekit.arrays import as_activations
+from probekit.engines import in_processes
 from probekit.errors import BadInput, Interrupted
 from probekit.measurement import Measurement, measure
 from probekit.records import Losses, Record, digest
 from probekit.rundir import Run, RunWriter, open_run
 from probekit.spec import ReadSpec, ReplaceSpec
-from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Truth, draw, find_case, noise_sites, settle
+from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Truth, draw, find_case, settle
 
 SMALL, LARGE = 2_000, 20_000  # rows: intervals are judged at the first, values at the second
 D, D_LARGE = 8, 9  # coordinates before nuisance; of cases that draw how many bits they plant, up to nine
@@ -32,8 +29,6 @@ SHARE = 0.9  # of seeds
 SAME = 1e-3  # an interval covers a truth that lies this near to it: sure behaviour has intervals of no width
 NAIVE = 0.2  # a naive method is off by at least this
 HEAVY = ("nonlinear", "decomposition", "code_length")  # levels and metrics measured in one seed of ten, at SMALL only
-NOISE_SITES, NOISE_D, NOISE_ROWS = 48, 16, 4  # of the false-positive study: sites, coordinates, rows per group
-N_PERMUTATIONS = 99
 VERSION = 1
 
 Estimator = Callable[[Case, int, int, bool], list[Record]]
@@ -109,9 +104,8 @@ def _measure_units(
     left = [unit for unit in planned if unit.id not in writer.done]
     say(f"{len(planned) - len(left)} units are kept", len(planned) - len(left), len(planned))
     try:
-        for i, (unit, records, seconds) in enumerate(
-            _measured(left, estimator, n_workers), len(planned) - len(left) + 1
-        ):
+        found = in_processes(_measure_unit, left, [estimator] * len(left), n_workers=n_workers)
+        for i, (unit, records, seconds) in enumerate(found, len(planned) - len(left) + 1):
             writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
             say(f"{unit.case} n {unit.n} seed {unit.seed}", i, len(planned))
     except KeyboardInterrupt:
@@ -119,19 +113,6 @@ def _measure_units(
         done = f"{len(writer.done)} of {len(planned)} units are kept in {writer.path}"
         raise Interrupted(f"stopped; {done}; the same command resumes.") from None
     say("done", len(planned), len(planned))
-
-
-def _measured(left: Sequence[Unit], estimator: Estimator, n_workers: int) -> Iterator[tuple[Unit, list[Record], float]]:
-    """Units with their records, in this process or in several; each of those has one thread."""
-    if n_workers == 1:
-        yield from (_measure_unit(unit, estimator) for unit in left)
-        return
-    with ProcessPoolExecutor(n_workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        try:
-            yield from pool.map(_measure_unit, left, [estimator] * len(left))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _measure_unit(unit: Unit, estimator: Estimator) -> tuple[Unit, list[Record], float]:
@@ -233,10 +214,11 @@ def judge(planned: Sequence[Unit], records: dict[str, list[Record]]) -> pd.DataF
     for name in dict.fromkeys(unit.case for unit in planned):
         case = CASES[name]
         mine = [unit for unit in planned if unit.case == name and unit.id in records]
+        drawn = {unit.id: _drawn(case, unit) for unit in mine}
         method, value, error = _naive(case, [unit for unit in mine if unit.n == min(u.n for u in mine)])
         for truth in case.truths:
             if not truth.waits:
-                row = _judge(case, truth, [unit for unit in mine if unit.tier == truth.tier], records)
+                row = _judge(case, truth, [unit for unit in mine if unit.tier == truth.tier], drawn, records)
                 if row is not None:
                     if error < NAIVE:
                         row |= {"passed": False, "why": row["why"] or f"the naive method is off by {error:.2f} only"}
@@ -244,14 +226,14 @@ def judge(planned: Sequence[Unit], records: dict[str, list[Record]]) -> pd.DataF
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _judge(case: Case, truth: Truth, mine: Sequence[Unit], records: dict[str, list[Record]]) -> dict[str, Any] | None:
+def _judge(
+    case: Case, truth: Truth, mine: Sequence[Unit], drawn: dict[str, Any], records: dict[str, list[Record]]
+) -> dict[str, Any] | None:
     found = []  # (n, exact, record)
     for unit in mine:
         if _is_heavy(truth) and not unit.heavy:
             continue
-        record = _match(truth, records[unit.id])
-        drawn = case.network(unit.seed) if truth.tier == 2 and case.network else settle_like(case, unit)
-        exact = truth.value(drawn)
+        record, exact = _match(truth, records[unit.id]), truth.value(drawn[unit.id])
         if (record is None and truth.metric == "auroc") or (exact is None and truth.kind != "na"):
             continue  # not stated for what was drawn: an AUROC for noisy labels, a limit that no sample comes near
         found.append((unit.n, exact, record))
@@ -321,8 +303,10 @@ def _width(case: Case) -> int:
     return D if case.n_bits else D_LARGE
 
 
-def settle_like(case: Case, unit: Unit) -> Any:
-    """The parameters that the unit's seed draws; a draw of few rows has the same ones."""
+def _drawn(case: Case, unit: Unit) -> Any:
+    """What the unit's seed draws: a network, or a plant's parameters (the same ones for a draw of few rows)."""
+    if unit.tier == 2 and case.network:
+        return case.network(unit.seed)
     if case.plant is None:
         return settle(case, _width(case), unit.seed, varied=True)
     return draw(case.name, 64, _width(case), unit.seed, varied=True).parameters
@@ -379,68 +363,3 @@ def _record(row: dict[str, Any]) -> Record:
     for name in ("k", "parameters", "layer"):
         plain[name] = None if plain[name] is None else int(plain[name])
     return Record(**plain)
-
-
-# ---------------------------------------------------------------------------------------------------- false positives
-
-
-def false_positives(
-    rows_per_coordinate: int, icc: float, seeds: Sequence[int], n_sites: int = NOISE_SITES, alpha: float = 0.05
-) -> Iterator[dict[str, Any]]:
-    """On pure noise, whether any of the first 12 and of all sites is called informative: one row per seed.
-
-    rows_per_coordinate: fit rows over coordinates; below 10 only the mean difference is read. naive: the same without
-    max-T, the best of all sites by its own p-value.
-    """
-    level = "linear" if rows_per_coordinate >= 20 else "direction"
-    n_groups = max(8, int(np.ceil(2 * rows_per_coordinate * NOISE_D / NOISE_ROWS)))
-    read = ReadSpec(
-        levels=(level,), controls=(), decomposition=False, floors=("strong",), extrapolate=False,
-        n_permutations=N_PERMUTATIONS,
-    )  # fmt: skip
-    for seed in seeds:
-        activations, behaviour, group = noise_sites(n_sites, n_groups, NOISE_ROWS, NOISE_D, icc, seed)
-        observations = as_activations(activations[0], behaviour, None, group, None, None)[1]
-        measurement = Measurement(observations, read, seeds=(seed, seed, 0), n_bootstrap=200)
-        outcomes = {
-            f"site {i}": measurement.read_cell(f"site {i}", "behaviour", torch.from_numpy(x), None)
-            for i, x in enumerate(activations)
-        }
-        row: dict[str, Any] = {"rows_per_coordinate": rows_per_coordinate, "icc": icc, "seed": seed, "level": level}
-        for few in dict.fromkeys((min(12, n_sites), n_sites)):
-            some = {hook: outcomes[hook] for hook in list(outcomes)[:few]}
-            mine = [
-                r for r in measurement.selected("behaviour", some)[1] if r["source"] in ("mean_difference", "behaviour")
-            ]
-            row[f"any_of_{few}"] = min(r["p_max"] for r in mine) <= alpha
-            row[f"naive_{few}"] = min(r["p_site"] for r in mine) <= alpha
-        yield row
-
-
-NOISE_GRID = tuple((rows, icc) for rows in (2, 20, 50) for icc in (0.1, 0.5))
-NOISE_COLUMNS = ("rows_per_coordinate", "icc", "level", "sites", "seeds", "rate", "limit", "naive_rate", "passed")
-
-
-def noise_study(seeds: int = 200, progress: Progress | None = None) -> pd.DataFrame:
-    """False positives over a grid of fit rows per coordinate and intra-group correlations, for 12 and 48 sites.
-
-    rate: share of seeds in which any site is called informative; accepted up to 5 % + 2 SE. naive_rate: the same by the
-    best site's own p-value.
-    """
-    if seeds < 1:
-        raise BadInput(f"a study of false positives needs at least one seed; found {seeds}.")
-    say, rows = progress or (lambda what, done, total: None), []
-    limit = 0.05 + 2 * float(np.sqrt(0.05 * 0.95 / seeds))
-    for i, (per, icc) in enumerate(NOISE_GRID):
-        say(f"noise, {per} rows per coordinate, icc {icc}", i, len(NOISE_GRID))
-        found = list(false_positives(per, icc, range(seeds)))
-        for sites in (12, NOISE_SITES):
-            rate, naive = (float(np.mean([row[f"{how}_{sites}"] for row in found])) for how in ("any_of", "naive"))
-            level = found[0]["level"]
-            rows.append(
-                dict(
-                    zip(NOISE_COLUMNS, (per, icc, level, sites, seeds, rate, limit, naive, rate <= limit), strict=True)
-                )
-            )
-    say("done", len(NOISE_GRID), len(NOISE_GRID))
-    return pd.DataFrame(rows, columns=list(NOISE_COLUMNS))

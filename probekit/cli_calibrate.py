@@ -34,18 +34,20 @@ def calibrate(
         if noise:
             if names or n is not None:
                 raise BadInput("--noise has no cases and no rows to choose: leave out --only and --n.")
-            frame, told = room.noise_study(seeds, progress=_progress()), {}
+            from probekit.noise_study import noise_study
+
+            run, frame = noise_study(seeds, root=runs / FOLDER, n_workers=workers, progress=_progress())
         else:
             sizes = (room.SMALL, room.LARGE) if n is None else (n,)
             run, frame = room.calibrate(
                 names, seeds, sizes, root=runs / FOLDER, n_workers=workers, progress=_progress()
             )
-            told = {"run": str(run.path)}
+        told = {"run": str(run.path)}
         ok = bool(frame["passed"].all())
         if as_json:
             print_json("calibrate", ok, _plain(frame), **told)
         else:
-            _print(frame, told.get("run", ""))
+            _print(frame, run.path)
     if not ok:
         raise typer.Exit(1)
 
@@ -63,7 +65,7 @@ def _plain(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     ]
 
 
-def _print(frame: "pd.DataFrame", run: str) -> None:
+def _print(frame: "pd.DataFrame", run: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -76,4 +78,4 @@ def _print(frame: "pd.DataFrame", run: str) -> None:
         ]
         table.add_row(*cells, style="" if row["passed"] else "bold")
     Console(width=None if sys.stdout.isatty() else 220).print(table)
-    typer.echo(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted" + (f"; run: {run}" if run else ""))
+    typer.echo(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted; run: {run}")

@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from probekit import calibrate as room
-from probekit.calibrate import calibrate, estimate, false_positives, judge, units
+from probekit import noise_study
+from probekit.calibrate import calibrate, estimate, judge, units
 from probekit.cli import app
 from probekit.errors import BadInput, Interrupted
 from probekit.fit import readers
+from probekit.noise_study import false_positives
 from probekit.testbeds.ground_truth import CASES, noise_sites
 
 QUICK = {"seeds": 2, "sizes": (2_000,)}
@@ -63,7 +66,7 @@ def test_the_naive_method_is_off_where_the_kit_is_right(found):
 def test_truths_are_those_of_what_the_seed_drew(found):
     _, _, frame = found
     row = rows_of(frame, case="P2", level="simple:one_threshold", metric="read").iloc[0]
-    drawn = [room.settle_like(CASES["P2"], unit) for unit in units(("P2",), **QUICK) if unit.tier == 1]
+    drawn = [room._drawn(CASES["P2"], unit) for unit in units(("P2",), **QUICK) if unit.tier == 1]
     exact = next(t for t in CASES["P2"].truths if t.level == "simple:one_threshold")
     assert row["truth"] == pytest.approx(np.mean([exact.value(p) for p in drawn]))
 
@@ -107,7 +110,7 @@ def test_without_platt_the_suite_turns_red(tmp_path, monkeypatch):
 
 def test_a_site_chosen_on_test_rows_turns_the_study_red():
     """Twenty-four sites of noise: the best by its own p-value is nearly always found, by max-T hardly ever."""
-    rows = list(false_positives(10, 0.5, range(12), n_sites=24))
+    rows = list(false_positives(10, 0.5, range(12), sites=(24,)))
     naive, ours = (np.mean([row[f"{how}_24"] for row in rows]) for how in ("naive", "any_of"))
     limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / 12)
     assert ours <= limit < naive
@@ -121,8 +124,35 @@ def test_a_planted_site_among_noise_is_called_informative(monkeypatch):
         activations[3, :, 0] += 3 * behaviour
         return activations, behaviour, group
 
-    monkeypatch.setattr(room, "noise_sites", with_signal)
-    assert all(row["any_of_12"] for row in false_positives(50, 0.1, range(2), n_sites=12))
+    monkeypatch.setattr(noise_study, "noise_sites", with_signal)
+    assert all(row["any_of_12"] for row in false_positives(50, 0.1, range(2), sites=(12,)))
+
+
+def test_a_stopped_study_of_noise_resumes_and_counts_every_seed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(noise_study, "GRID", ((10, 0.1), (10, 0.5)))
+    monkeypatch.setattr(noise_study, "SITES", (2, 4))
+    monkeypatch.setattr(noise_study, "SEEDS_PER_UNIT", 2)
+    asked = []
+
+    def counting(unit):
+        if len(asked) == 1:
+            asked.append(None)
+            raise KeyboardInterrupt
+        asked.append(unit)
+        return whole(unit)
+
+    whole = noise_study._count_unit
+    monkeypatch.setattr(noise_study, "_count_unit", counting)
+    with pytest.raises(Interrupted, match="1 of 4 units are kept"):
+        noise_study.noise_study(3, root=tmp_path)
+    run, frame = noise_study.noise_study(3, root=tmp_path)
+    assert len([unit for unit in asked if unit]) == 4
+    assert frame["seeds"].tolist() == [3] * 4 and sorted(frame["sites"]) == [2, 2, 4, 4]
+    again = pd.concat([run.table(name) for name in run.tables if name != "noise"])
+    rates = [
+        again.query("icc == @icc")[f"any_of_{n}"].mean() for icc, n in zip(frame["icc"], frame["sites"], strict=True)
+    ]
+    assert frame["rate"].tolist() == pytest.approx(rates)
 
 
 def test_a_stopped_calibration_resumes_without_measuring_twice(tmp_path):
@@ -155,7 +185,7 @@ def test_a_missing_number_is_red():
         (lambda: units(("P99",)), "no planted case 'P99'. Did you mean"),
         (lambda: calibrate(seeds=0), "needs at least one seed and 200 rows"),
         (lambda: calibrate(sizes=(50,)), "needs at least one seed and 200 rows"),
-        (lambda: room.noise_study(0), "at least one seed"),
+        (lambda: noise_study.noise_study(0), "at least one seed"),
     ],
 )
 def test_a_mistake_is_one_sentence(call, message):

@@ -46,4 +46,12 @@ if len(red):
         hide_index=True,
         width="stretch",
     )
+noise = next((run for run in found if run.manifest is not None and "noise" in run.tables), None)
+if noise is not None:
+    st.subheader("False positives")
+    st.caption(
+        "Sites that know nothing: in how many seeds any of them was called informative, allowed up to `limit`; "
+        "`naive_rate` is what the best site's own p-value would have said."
+    )
+    st.dataframe(noise.table("noise"), hide_index=True, width="stretch")
 state.numbers(frame, f"{run.name}-calibration")
