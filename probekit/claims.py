@@ -16,11 +16,22 @@ import pandas as pd
 from probekit.errors import BadInput
 from probekit.inference import Equivalence, equivalence, equivalence_of_interval
 from probekit.stats import FEW_CLUSTERS, Clusters
-from probekit.tables import NA_WORDS, _at_position, _known, _lowest_seeds, default_k, domains, hooks, levels
+from probekit.tables import (
+    NA_WORDS,
+    _at_position,
+    _known,
+    _lowest_seeds,
+    default_k,
+    domains,
+    hooks,
+    levels,
+    number,
+    value_text,
+)
 
 N_BOOTSTRAP = 2_000
-COLUMNS = ("measure", "metric", "arm", "test_domain", "value", "low", "high", "margin", "smallest_detectable", "p",
-           "verdict", "reason", "id")  # fmt: skip
+COLUMNS = ("measure", "metric", "arm", "test_domain", "value", "low", "high", "margin", "far", "smallest_detectable",
+           "p", "verdict", "reason", "id")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +107,10 @@ def judge(
 
     records: as `read_run` returns them; losses: the group sums behind them (`Run.losses`), None or without a record's
     sums for a test on its interval alone. Columns `COLUMNS`; value, low and high are the record's, with its 95 %
-    interval; p is that of the two one-sided tests at the margin (of lying beyond it, for a control). A measure is
-    passed | failed | undecided | NA. The claim holds when all pass (each at alpha: an intersection-union test needs no
-    correction, Berger 1982), fails when one is shown to fail at alpha over their number, is NA when one is NA.
+    interval; far: a control, which has to lie above the margin; p is that of the two one-sided tests at the margin (of
+    lying above it, for a control). A measure is passed | failed | undecided | NA. The claim holds when all pass (each
+    at alpha: an intersection-union test needs no correction, Berger 1982), fails when one is shown to fail at alpha
+    over their number, is NA when one is NA.
     Raises BadInput for a selection that the records do not have, or that leaves more than one record.
     """
     if isinstance(claim, str):
@@ -141,6 +153,42 @@ def judge(
     return pd.DataFrame(judged, columns=list(COLUMNS))
 
 
+def to_read(judged: pd.DataFrame) -> pd.DataFrame:
+    """What `judge` returned without the claim's own row, for people: measure, verdict, FBU, margin, detectable, why."""
+    rows = judged.iloc[:-1].to_dict("records")
+    return pd.DataFrame(
+        {
+            "measure": [row["measure"] for row in rows],
+            "verdict": [row["verdict"] for row in rows],
+            "FBU [95 %]": ["NA" if pd.isna(row["value"]) else value_text(row) for row in rows],
+            "margin": [f"{'above' if row['far'] else 'within'} {number(row['margin'])}" for row in rows],
+            "detectable": [_least(row["smallest_detectable"]) for row in rows],
+            "why": [row["reason"] for row in rows],
+        }
+    )
+
+
+def _least(value: float) -> str:
+    return "" if pd.isna(value) else number(value) if value >= 0.005 else "< .01"
+
+
+def selected_hook(records: pd.DataFrame, *, behaviour: str, level: str, domain: str | None = None) -> str:
+    """The hook point that selection rows preferred for a level; the last one read where nothing was selected.
+
+    A claim about a hook point that was picked by its test rows would be a claim about luck. Raises BadInput for a
+    behaviour or level that the records do not have.
+    """
+    _known("behaviour", behaviour, list(records["behaviour"].unique()))
+    rows = records[records["behaviour"] == behaviour]
+    domain = domain or domains(rows)[0]
+    rows = _lowest_seeds(rows[(rows["fit_domain"] == domain) & (rows["control"] == "")])
+    _known("level", level, levels(rows, "read"))
+    chosen = rows[(rows["metric"] == "selected") & (rows["level"] == level) & rows["value"].notna()]
+    if len(chosen):
+        return str(chosen.sort_values("value")["hook"].iloc[0])
+    return hooks(rows[rows["level"] == level], "read")[-1]
+
+
 def _judge_need(
     need: Need,
     rows: pd.DataFrame,
@@ -170,7 +218,7 @@ def _judge_need(
         at |= {"metric": "read", "arm": ""}
         name = f"read in {place}"
         record = _one(rows, wanted, need.source or source, k, name)
-    row = {**at, "margin": margin}
+    row = {**at, "margin": margin, "far": need.far}
     if record is None:
         return _row(name, **row, verdict="NA", reason="not measured"), None
     row |= {"id": record["id"]}
@@ -264,4 +312,4 @@ def _row(measure: str, **figures: object) -> dict:
     empty = dict.fromkeys(COLUMNS, "") | dict.fromkeys(
         ("value", "low", "high", "margin", "smallest_detectable", "p"), float("nan")
     )
-    return empty | {"measure": measure} | figures
+    return empty | {"measure": measure, "far": False} | figures

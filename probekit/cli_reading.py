@@ -1,4 +1,4 @@
-"""The commands that read: ls, show, figure, dashboard. None of them imports torch, and `--help` imports nothing heavy.
+"""The commands that read: ls, show, figure, judge, dashboard. None of them imports torch; `--help` imports little.
 
 `register(app)` adds them to the command line. With `--json` a command prints exactly one object and nothing else.
 """
@@ -50,7 +50,7 @@ def reporting(command: str, as_json: bool) -> Iterator[None]:
 
 def register(app: typer.Typer) -> None:
     """Add the reading commands to `app`."""
-    for name, command in (("ls", ls), ("show", show), ("figure", figure), ("dashboard", dashboard)):
+    for name, command in (("ls", ls), ("show", show), ("figure", figure), ("judge", judge), ("dashboard", dashboard)):
         app.command(name)(command)
 
 
@@ -175,6 +175,55 @@ def figure(
             print_json("figure", True, [{"kind": kind, "run": found.name, "path": str(path)}])
         else:
             typer.echo(str(path))
+
+
+def judge(
+    run: Annotated[str, typer.Argument(help=_RUN_HELP)],
+    claim: Annotated[str | None, typer.Option("--claim", help="One claim; all of them when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
+    hook: Annotated[str | None, typer.Option(help="The one chosen on selection rows when left out.")] = None,
+    level: Annotated[str, typer.Option(help="Level that the claim is about.")] = "linear",
+    source: Annotated[str | None, typer.Option(help="Source of directions, where there are several.")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="One k, for the levels that have several.")] = None,
+    margin: Annotated[float, typer.Option("--margin", help="FBU below which nothing is said to leak.")] = 0.1,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Judge claims: each a conjunction of measures, passed or failed by an equivalence test at a declared margin."""
+    with reporting("judge", as_json):
+        from probekit import claims, tables
+        from probekit.rundir import find_run, open_run
+
+        found = open_run(find_run(run, root))
+        behaviours = tables.behaviours(found.records)
+        if not behaviours:
+            raise BadInput(f"{found.name} holds no records of a behaviour: there is nothing to judge.")
+        behaviour = behaviour or behaviours[0]
+        chosen = _k(k)
+        if isinstance(chosen, str):
+            raise BadInput("a claim is about one k: give --k a number.")
+        site = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
+        hook = site if hook is None else hook
+        asked = list(claims.CLAIMS) if claim is None else [claim]
+        losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
+        judged = {
+            name: claims.judge(
+                found.records, losses, name, behaviour=behaviour, hook=hook, level=level, source=source,
+                k=chosen, domain=domain, margin=margin,
+            )
+            for name in asked
+        }  # fmt: skip
+        if as_json:
+            told = [{"claim": name, **row} for name, frame in judged.items() for row in rows(frame)]
+            print_json("judge", True, told, run=found.name, behaviour=behaviour, hook=hook, level=level)
+            return
+        from rich.console import Console
+
+        console = Console()
+        console.print(f"{found.name}: {behaviour}, {level} at {hook or 'all sites'}, margin {margin:g}", markup=False)
+        for name, frame in judged.items():
+            console.print(tables.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
 
 
 def dashboard(

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 import synthetic_run
-from probekit.claims import CLAIMS, COLUMNS, Claim, Need, judge
+from probekit.claims import CLAIMS, COLUMNS, Claim, Need, judge, selected_hook, to_read
 from probekit.errors import BadInput
 from probekit.records import Losses, Record
 from probekit.rundir import open_run
@@ -237,3 +237,27 @@ def test_two_runs_in_one_frame_are_told_apart():
 def test_every_claim_that_comes_with_the_package_needs_read_or_replace():
     assert set(CLAIMS) == {"predicts in distribution", "the model uses it", "predicts the unseen"}
     assert all({need.metric for need in claim.needs} & {"read", "replace"} for claim in CLAIMS.values())
+
+
+def test_a_claim_is_about_the_place_that_selection_rows_prefer():
+    at = [f"blocks.{i}.hook_resid_post" for i in range(3)]
+    reads = [record(value, hook=hook) for value, hook in zip((0.3, 0.01, 0.2), at, strict=True)]
+    assert selected_hook(frame(*reads), behaviour="b", level="directions") == at[2]
+    chosen = record(0.3, metric="selected", hook=at[0])
+    assert selected_hook(frame(*reads, chosen), behaviour="b", level="directions") == at[0]
+    with pytest.raises(BadInput, match="linaer"):
+        selected_hook(frame(*reads), behaviour="b", level="linaer")
+
+
+def test_what_people_read_has_every_measure_and_no_number_where_there_is_none():
+    shown = to_read(
+        ask(
+            frame(
+                record(0.02), record(None, metric="transfer", arm="refit", test_domain="x", na_reason="not_converged")
+            ),
+            "predicts the unseen",
+        )
+    )
+    assert shown["measure"].tolist() == ["read", "transfer to x"]
+    assert shown["FBU [95 %]"].tolist() == [".02 [.01, .03]", "NA"]
+    assert shown["detectable"].tolist() == [".01", ""]

@@ -21,7 +21,7 @@ from probekit.tables import TOGETHER
 from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
 
 APP = Path(__file__).parents[1] / "apps" / "leakboard" / "app.py"
-PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "ontology", "provenance")
+PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "claims", "ontology", "provenance")
 
 app = typer.Typer()
 cli_reading.register(app)
@@ -143,6 +143,18 @@ def test_the_calibration_page_shows_truths_and_says_how_to_make_them(page, tmp_p
     shown = page(tmp_path, "calibration")
     assert not shown.error
     assert shown.dataframe[0].value["case"].tolist() == ["P2"]
+
+
+def test_the_claims_page_and_the_command_say_the_same(page):
+    run = shared_run()
+    shown = page(run.parent, "claims", level="linear", margin="0.2")
+    command = CliRunner().invoke(app, ["judge", run.name, "--runs", str(run.parent), "--margin", "0.2", "--json"])
+    told = [row for row in json.loads(command.stdout)["rows"] if not row["measure"].startswith("claim: ")]
+    on_page = [
+        (m, v) for table in shown.dataframe for m, v in zip(table.value["measure"], table.value["verdict"], strict=True)
+    ]
+    assert on_page == [(row["measure"], row["verdict"]) for row in told]
+    assert {"NA"} < {verdict for _, verdict in on_page}
 
 
 @pytest.mark.parametrize("name", [None, "frontier", "provenance"])

@@ -24,6 +24,7 @@ page = st.navigation(
             st.Page("views/transfer.py", title="Transfer", icon=":material/sync_alt:"),
         ],
         "What to trust": [
+            st.Page("views/claims.py", title="Claims", icon=":material/gavel:"),
             st.Page("views/ontology.py", title="Ontology and floors", icon=":material/compare:"),
             st.Page("views/calibration.py", title="Calibration", icon=":material/straighten:"),
             st.Page("views/provenance.py", title="Provenance", icon=":material/fact_check:"),
