@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from probekit.errors import BadInput, TooFewRows
-from probekit.stats import Clusters, ratio_interval
+from probekit.stats import Clusters
 
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -181,32 +181,13 @@ def _ratios(
 # ------------------------------------------------------------------------------------------------ extrapolation in n
 
 
-@dataclass(frozen=True)
-class Extrapolation:
-    """S(n) = bits_inf + slope d / n. residual: root mean square of the weighted fit, in bits."""
-
-    bits_inf: float
-    slope: float
-    residual: float
-
-
-def extrapolate(n_fit: NDArray, bits: NDArray, d: int) -> Extrapolation:
-    """Loss at infinitely many fit rows, from losses at several: weighted least squares of bits [m] on d / n_fit [m].
-
-    Weights n_fit, since the scatter of a fit falls as 1 / n. The bias of a regularised or plain logistic fit is
-    proportional to d / n from about four rows per coordinate (measurement.md section 1).
-    """
-    solve = _line(n_fit, d)
-    intercept, slope = solve @ bits
-    rest = bits - intercept - slope * d / n_fit
-    return Extrapolation(float(intercept), float(slope), float(np.sqrt(np.average(rest**2, weights=n_fit))))
-
-
 def extrapolated_ratio(
     bits: NDArray, n_fit: NDArray, floor: NDArray, ceiling: NDArray, d: int, weights: NDArray
 ) -> tuple[float, float, float]:
-    """FBU at infinitely many fit rows: (value, low, high).
+    """FBU at infinitely many fit rows, from S(n) = S_inf + b d / n: (value, low, high).
 
+    The line is fitted by least squares weighted with n, since the scatter of a fit falls as 1 / n; the bias of a
+    regularised or plain logistic fit is proportional to d / n from about four rows per coordinate (measurement.md 1).
     bits [m, n_groups]: sums over the same test groups of the losses of readers fitted on n_fit [m] rows (nested
     subsets, see `nested_rows`); floor, ceiling [n_groups]. S_inf is a fixed linear combination of the m losses, so its
     interval is the cluster bootstrap of the losses themselves. It spans the draw of test rows, not that of fit rows.
@@ -281,7 +262,7 @@ class Bootstrap:
 
     @classmethod
     def of_ratio(cls, numerator: NDArray, denominator: NDArray, weights: NDArray) -> "Bootstrap":
-        """Of sum(numerator) / sum(denominator) over groups, paired: the distribution behind `stats.ratio_interval`."""
+        """Of sum(numerator) / sum(denominator) over groups, paired."""
         with np.errstate(divide="ignore", invalid="ignore"):
             replicates = (weights @ numerator) / (weights @ denominator)
         return cls.of(float(numerator.sum() / denominator.sum()), replicates, _left_out(numerator, denominator))
@@ -332,6 +313,16 @@ class Bootstrap:
         if scale <= 0:  # beyond the end of the BCa transformation
             return float(np.inf * np.sign(y))
         return (y / scale - self.bias) * float(np.sqrt((self.n_groups - 1) / self.n_groups))
+
+
+def ratio_interval(
+    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
+) -> tuple[float, float]:
+    """BCa interval of sum(numerator) / sum(denominator) over clusters, numerator and denominator paired.
+
+    numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
+    """
+    return Bootstrap.of_ratio(numerator, denominator, weights).interval(level)
 
 
 def _left_out(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
@@ -566,32 +557,6 @@ def online_blocks(group: NDArray, seed: int, shares: tuple[float, ...] = ONLINE_
     return [np.flatnonzero(block == i) for i in range(len(ends))]
 
 
-@dataclass(frozen=True)
-class CodeLength:
-    """Online code length: bits in all, bits per row, and how many times shorter than the uniform code."""
-
-    bits: float
-    per_row: float
-    compression: float
-
-
-def code_length(block_bits: NDArray, n_rows: NDArray, n_classes: int, first_bits: float | None = None) -> CodeLength:
-    """Online code length (Voita and Titov 2020, equation 4): the first block, then each by a reader of those before it.
-
-    block_bits [n_blocks - 1]: sums of bits over the second to the last block, each under the reader fitted on all
-    earlier blocks; n_rows [n_blocks] of every block. The first block costs the uniform code, n log2(n_classes), or
-    `first_bits` where sender and receiver share something before (the floor, or the prior).
-    """
-    if len(block_bits) != len(n_rows) - 1:
-        raise BadInput(
-            f"{len(n_rows)} blocks have {len(n_rows) - 1} code lengths after the first; {len(block_bits)} given."
-        )
-    uniform = float(np.log2(n_classes))
-    first = float(n_rows[0]) * uniform if first_bits is None else first_bits
-    n, bits = float(n_rows.sum()), first + float(block_bits.sum())
-    return CodeLength(bits, bits / n, n * uniform / bits if bits > 0 else float("inf"))
-
-
 # ------------------------------------------------------------------------------------------------------- sample size
 
 
@@ -625,44 +590,22 @@ def effective_rows(group: NDArray, correlation: float) -> float:
 
 @dataclass(frozen=True)
 class Sufficiency:
-    """What a number of rows allows: verdict enough | marked | refused, the rows that would be enough, one sentence."""
+    """What a number of rows allows: verdict enough | marked | refused, and one sentence."""
 
     verdict: str
-    needed: int
     sentence: str
 
 
-def refusal(n_effective: float, p: int, n_classes: int, estimator: str, entropy: float = 1.0) -> Sufficiency:
-    """Section 7.5 of the protocol, in effective rows; p = d (n_classes - 1) parameters; entropy in bits per row.
+def refusal(n_effective: float, d: int, one_direction: bool) -> Sufficiency:
+    """Section 7.5 of the protocol in effective rows: a regularised reader of d coordinates needs 10 d.
 
-    estimator: `unregularised` (needs 36 p / entropy), `ridge` (10 d), `mean_difference` (10 d,
-    shown marked below), `extrapolated` (16 d: S_inf). d is p / (n_classes - 1). AUROC has `auroc_rows`.
+    Below, a reader of one direction is marked (its bits are biased upwards, its AUROC is not), any other refused.
+    Below 2 d even that is refused (`stats.check_rows`).
     """
-    if n_classes < 2 or p < 1 or estimator not in _ESTIMATORS:
-        raise BadInput(
-            f"sample sizes are known for {', '.join(_ESTIMATORS)} with at least two classes and one parameter; found "
-            f"'{estimator}', {n_classes} classes, {p} parameters."
-        )
-    d = p / (n_classes - 1)
-    what = _ESTIMATORS[estimator]
-    needed = int(np.ceil({"unregularised": 36 * p / entropy, "extrapolated": 16 * d}.get(estimator, 10 * d)))
-    found = f"{what} has {n_effective:.0f} effective rows for {d:.0f} coordinates"
-    if n_effective >= needed:
-        return Sufficiency("enough", needed, f"{found}; {needed} are enough.")
-    if estimator == "mean_difference":
-        return Sufficiency("marked", needed, f"{found}: below {needed} its bits are biased upwards, its AUROC is not.")
-    if n_effective < 2 * d:
-        return Sufficiency(
-            "refused",
-            needed,
-            f"{found}: below {np.ceil(2 * d):.0f} bits cannot be told from overfitting; give {needed}.",
-        )
-    if estimator == "ridge":
-        return Sufficiency(
-            "refused", needed, f"{found}: below {needed} only mean-difference and AUROC are shown; give {needed}."
-        )
-    instead = "a ridge" if n_effective >= 10 * d else "the mean-difference"
-    return Sufficiency("refused", needed, f"{found} and needs {needed}: give them, or use {instead}.")
+    found = f"{n_effective:.0f} effective fit rows for {d} coordinates, {10 * d} are asked"
+    if n_effective >= 10 * d:
+        return Sufficiency("enough", f"{n_effective:.0f} effective fit rows for {d} coordinates are enough")
+    return Sufficiency("marked", f"{found}: biased upwards") if one_direction else Sufficiency("refused", found)
 
 
 def auroc_rows(half_width: float, level: float = 0.95) -> int:
@@ -675,11 +618,3 @@ def auroc_rows(half_width: float, level: float = 0.95) -> int:
         raise BadInput(f"half the width of an interval is above 0; found {half_width}.")
     c = (2 * float(ndtri((1 + level) / 2)) / half_width) ** 2 / 12  # m^2 >= c (2 m + 1)
     return int(np.ceil(c + np.sqrt(c * (c + 1))))
-
-
-_ESTIMATORS = {
-    "unregularised": "an unregularised logistic fit",
-    "ridge": "a ridge fit",
-    "mean_difference": "the mean-difference",
-    "extrapolated": "the extrapolation to S_inf",
-}

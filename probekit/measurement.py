@@ -30,7 +30,14 @@ from probekit.fit.core import calibrate, cross_entropy, fit_calibration
 from probekit.fit.readers import Reader, Site, decompose, fit_level, random_readers
 from probekit.hookpoint import HookPoint
 from probekit.hypotheses import Decoder, Mixture, OtherOutcomes
-from probekit.inference import auroc_interval, auroc_leak, extrapolated_ratio, permutation_plan
+from probekit.inference import (
+    auroc_interval,
+    auroc_leak,
+    auroc_rows,
+    extrapolated_ratio,
+    permutation_plan,
+    refusal,
+)
 from probekit.levels import Hypothesis, Level
 from probekit.metrics.read import Estimate, fbu, ratio, share
 from probekit.metrics.transfer import difference, transfer
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLATT_LABELS = 50
+AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
 N_WORST = 20  # rows per cell that are kept for the table of worst examples
 
 
@@ -267,7 +275,7 @@ class Measurement:
                 cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
 
     def _site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
-        check_rows(len(setting.split.fit), x.shape[1], "linear")
+        check_rows(len(setting.split.fit), x.shape[1])
         return setting.site(x, self.seeds[0], self.read.lambdas, floor)
 
     def _read_levels(
@@ -580,13 +588,11 @@ class Measurement:
 
 
 def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
-    """(reason, note) of measurement.md section 7.5 in effective rows; a direction's bits are shown, marked."""
+    """(reason, note) of what the rows allow a level; both empty when they are enough."""
     if level in ("prior", "baseline"):
         return "", ""
-    if effective >= 10 * d:
-        return "", ""
-    found = f"{effective:.0f} effective fit rows for {d} coordinates, 10 each are asked"
-    return ("", f"{found}: biased upwards") if level == "direction" else ("too_few_rows", found)
+    found = refusal(effective, d, level == "direction")
+    return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
 
 
 # ------------------------------------------------------------------------------------------------- pooling over folds
@@ -610,7 +616,9 @@ def _extrapolated(clusters: Clusters, **rows: NDArray) -> Estimate:
 def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
     value, low, high = auroc_interval(score, label, clusters)
     leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
-    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names))
+    fewest, asked = int(min(label.sum(), len(label) - label.sum())), auroc_rows(AUROC_WITHIN)
+    note = f"{fewest} rows of the rarer class, {asked} of each tell it to +-{AUROC_WITHIN:g}" if fewest < asked else ""
+    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names), note=note)
 
 
 _KINDS: Mapping[str, Callable[..., Estimate]] = {

@@ -1,10 +1,9 @@
-"""Splits by whole group, cluster bootstrap of paired ratios, permutations and the protocol's refusals. NumPy only."""
+"""Splits by whole group, permutations, and the draws of groups behind every interval. NumPy only."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from probekit.errors import BadInput, TooFewRows
 
@@ -139,19 +138,13 @@ def permute_groups(group: NDArray, seed: int) -> NDArray[np.int64]:
     return out
 
 
-def check_rows(n_fit: int, d: int, level: str) -> str:
-    """The protocol of measurement.md section 7.5, in rows of the fit side and coordinates of the site.
-
-    Returns '' or 'too_few_rows'; below 2 d rows raises TooFewRows for readers of many dimensions.
-    """
-    if level in ("prior", "baseline"):
-        return ""
+def check_rows(n_fit: int, d: int) -> None:
+    """Raise TooFewRows for less than 2 fit rows per coordinate, from which no bits are told (measurement.md 7.5)."""
     if n_fit < 2 * d:
         raise TooFewRows(
-            f"{level} reads {d} coordinates from {n_fit} fit rows: below {2 * d} rows bits cannot be told from "
+            f"{d} coordinates are to be read from {n_fit} fit rows: below {2 * d} rows bits cannot be told from "
             f"overfitting. Give at least {10 * d} fit rows (about {round(10 * d / FRACTIONS[0])} in all)."
         )
-    return "" if n_fit >= 10 * d or level == "direction" else "too_few_rows"
 
 
 @dataclass(frozen=True)
@@ -183,28 +176,3 @@ class Clusters:
     def sizes(self) -> NDArray[np.int64]:
         """Rows in each group."""
         return np.bincount(self.code, minlength=len(self.names))
-
-
-def ratio_interval(
-    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
-) -> tuple[float, float]:
-    """BCa interval (Efron 1987) of sum(numerator) / sum(denominator) over clusters, numerator and denominator paired.
-
-    numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
-    """
-    value = numerator.sum() / denominator.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may draw only groups with nothing to explain
-        replicates = (weights @ numerator) / (weights @ denominator)
-        left_out = (numerator.sum() - numerator) / (denominator.sum() - denominator)
-    replicates = replicates[np.isfinite(replicates)]
-    left_out = left_out[np.isfinite(left_out)]
-    if len(replicates) < 100 or len(left_out) < 2 or np.ptp(replicates) == 0:
-        return float(value), float(value)
-    below = np.mean(replicates < value) + 0.5 * np.mean(replicates == value)
-    bias = ndtri(np.clip(below, 0.5 / len(replicates), 1 - 0.5 / len(replicates)))
-    spread = left_out.mean() - left_out
-    cubed = (spread**2).sum() ** 1.5
-    acceleration = (spread**3).sum() / (6 * cubed) if cubed > 0 else 0.0
-    z = ndtri(np.array([(1 - level) / 2, (1 + level) / 2])) + bias
-    low, high = np.quantile(replicates, ndtr(bias + z / (1 - acceleration * z)))
-    return float(low), float(high)

@@ -502,7 +502,7 @@ def test_a_mistake_is_one_sentence(name):
 
 def test_too_few_rows_for_the_width():
     wide = np.random.default_rng(0).normal(size=(300, 100))
-    with pytest.raises(TooFewRows, match="reads 100 coordinates from 150 fit rows: below 200"):
+    with pytest.raises(TooFewRows, match="100 coordinates are to be read from 150 fit rows: below 200"):
         pk.measure(wide, behaviour=S[:, 0], levels=("linear",), **QUICK)
     frame = pk.measure(wide[:, :40], behaviour=S[:, 0], levels=("direction", "directions", "linear"), **QUICK)
     for level in ("directions", "linear"):

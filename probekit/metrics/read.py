@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.stats import FEW_CLUSTERS, MIN_DENOMINATOR, Clusters, ratio_interval
+from probekit.inference import ratio_interval
+from probekit.stats import FEW_CLUSTERS, MIN_DENOMINATOR, Clusters
 
 
 @dataclass(frozen=True)
