@@ -2,6 +2,7 @@
 
 A linear fit cannot find the directions of an XOR, so every class starts from several places: the linear readout's
 leading directions, the spectrum of E[(law - floor) z z^T] (which finds even functions), a mixture, and random draws.
+Thresholds start from searched cells too (fit/pursuit.py): their loss has a local optimum for every way to cut.
 Adam moves directions and function together; the last layer is then refitted by the convex core. Families, stated once:
 
     one_threshold, two_thresholds   each direction is cut into 2 or 3 cells, one vector of logits per cell
@@ -20,8 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path
+from probekit.fit.pursuit import best_cuts, find_cells
 
 RESTARTS = 4
+WIDEST = 4  # linear and even directions that the search is given
+SEARCHED = 3  # further starts of thresholds, from searched cells
+HANDICAP = 1e-3  # nats by which a searched start must be better than the others
+RECUT = 3  # restarts whose cuts are chosen anew once Adam is done
+RECUT_ROWS = 16_384
+CUTS = {"one_threshold": 1, "two_thresholds": 2}
+STEEPNESS = 2.0, 16.0  # of soft thresholds, at the first step and at the last
 STEPS = 160
 BATCH = 1_024
 RATE = 0.03
@@ -64,10 +73,10 @@ def n_features(kind: str, k: int) -> int:
 def _features(kind: str, s: Tensor, shape: dict[str, Tensor], steepness: float | None) -> Tensor:
     """Features of projections s [restart, n, k]; thresholds are soft while `steepness` is given, hard when None."""
     k = s.shape[-1]
-    if kind in ("one_threshold", "two_thresholds"):
+    if kind in CUTS:
         cuts = shape["cuts"]  # [restart, k, 1 or 2]
         gap = s[..., None] - cuts[:, None]
-        cells = torch.sigmoid(steepness * gap) if steepness else (gap > 0).to(s.dtype)
+        cells = (gap > 0).to(s.dtype) if steepness is None else torch.sigmoid(steepness * gap)
         return cells.flatten(-2)
     if kind == "mlp16":
         return torch.relu(s @ shape["inner"] + shape["inner_bias"][:, None])
@@ -80,29 +89,36 @@ def _features(kind: str, s: Tensor, shape: dict[str, Tensor], steepness: float |
     return torch.cat([s, s**2, s**3, pairs], -1)
 
 
-def _even_directions(rows: Rows, whitened: Tensor, k: int) -> Tensor:
-    """Leading eigenvectors, by absolute value, of E[(law - floor) z z^T], pooled over outcomes."""
+Spectrum = list[tuple[Float[Tensor, " r"], Float[Tensor, "r r"]]]
+
+
+def _even_spectrum(rows: Rows, whitened: Tensor, n_parts: int) -> Spectrum:
+    """Eigenvalues and vectors of E[(law - floor) z z^T] for the leading mixtures of outcomes."""
     n_class, t, n = rows.law.shape
     guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
     residual = (rows.law - guess).reshape(n_class * t, n)
     residual = residual - residual.mean(-1, keepdim=True)
     _, _, mix = torch.linalg.svd(residual[:, : 4 * BATCH] @ residual[:, : 4 * BATCH].T)
+    return [
+        torch.linalg.eigh((whitened * (direction @ residual)[:, None]).T @ whitened / n) for direction in mix[:n_parts]
+    ]
+
+
+def _even_directions(spectrum: Spectrum, k: int) -> Tensor:
+    """Leading eigenvectors, by absolute value, pooled over mixtures of outcomes."""
     found = []
-    for direction in mix[: max(k, 2)]:
-        weighted = whitened * (direction @ residual)[:, None]
-        values, vectors = torch.linalg.eigh(weighted.T @ whitened / n)
-        found.append(
-            vectors[:, values.abs().argsort(descending=True)[:k]] * values.abs().sort(descending=True).values[:k]
-        )
+    for values, vectors in spectrum[: max(k, 2)]:
+        size, order = values.abs().sort(descending=True)
+        found.append(vectors[:, order[:k]] * size[:k])
     u, _, _ = torch.linalg.svd(torch.cat(found, 1), full_matrices=False)
     return u[:, :k]
 
 
-def _starts(rows: Rows, whitened: Tensor, linear: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _starts(whitened: Tensor, spectrum: Spectrum, linear: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Directions to start from, whitened coordinates, unit columns: [restart, r, k]."""
     r = whitened.shape[1]
     draw = torch.randn(RESTARTS, r, k, generator=generator).to(whitened.device)
-    even = _even_directions(rows, whitened, k)
+    even = _even_directions(spectrum, k)
     if linear.shape[1] < k:
         linear = torch.cat([linear, draw[-1][:, : k - linear.shape[1]] / math.sqrt(r)], 1)
     if even.shape[1] < k:
@@ -113,7 +129,7 @@ def _starts(rows: Rows, whitened: Tensor, linear: Tensor, k: int, generator: tor
     draw[2] = torch.cat([linear[:, : k - half], even[:, :half]], 1)
     # Summed even directions: a threshold or cubic on one direction needs s1 + s2, a quadratic does not care.
     turned = torch.linalg.qr(torch.randn(k + 1, k + 1, generator=generator))[0].to(whitened.device)
-    wide = _even_directions(rows, whitened, k + 1) if r > k else torch.cat([even, even[:, :1]], 1)
+    wide = _even_directions(spectrum, k + 1) if r > k else torch.cat([even, even[:, :1]], 1)
     draw[3] = (wide @ turned[: wide.shape[1]])[:, :k]
     return draw / draw.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
@@ -136,13 +152,22 @@ def fit_simple(
     spread = variance.sqrt()
     whitened = fit.z / spread
     n_class, t, n = fit.law.shape
-    parameters = {"directions": _starts(fit, whitened, spread[:, None] * linear, k, generator)}
+    known = spread[:, None] * linear
+    spectrum = _even_spectrum(fit, whitened, max(k + 1, 2))
+    parameters = {"directions": _starts(whitened, spectrum, known, k, generator)}
     parameters |= _initial_shape(kind, k, generator, fit.z.device)
     width = n_features(kind, k)
     parameters["out"] = 0.1 * torch.randn(RESTARTS, width, n_class * t, generator=generator).to(fit.z.device)
     bias = torch.log(fit.law.mean(-1).clamp_min(1e-6)).flatten() if fit.offset is None else torch.zeros(n_class * t)
     parameters["bias"] = bias.to(fit.z.device).repeat(RESTARTS, 1)
-    parameters["scale"] = torch.ones(RESTARTS, 1, t, 1, device=fit.z.device)
+    if kind in CUTS:
+        tried = torch.cat([known[:, :WIDEST], _even_directions(spectrum, min(WIDEST, whitened.shape[1]))], 1)
+        cells = find_cells(fit, whitened, tried, k, CUTS[kind], SEARCHED, generator)
+        parameters["directions"] = torch.cat([parameters["directions"], cells.directions])
+        parameters["cuts"] = torch.cat([parameters["cuts"], cells.cuts])
+        parameters["out"] = torch.cat([parameters["out"], cells.steps.flatten(1, 2)])
+        parameters["bias"] = torch.cat([parameters["bias"], parameters["bias"][:1] + cells.base])
+    parameters["scale"] = torch.ones(len(parameters["bias"]), 1, t, 1, device=fit.z.device)
     for value in parameters.values():
         value.requires_grad_()
     optimiser = torch.optim.Adam(parameters.values(), lr=RATE, betas=(0.9, 0.98))
@@ -150,14 +175,10 @@ def fit_simple(
     order = torch.randperm(n, generator=generator).to(fit.z.device)
     for step in range(STEPS):
         at = order[(step * BATCH) % n :][:BATCH] if n > BATCH else order
-        steepness = 2.0 * 8.0 ** (step / STEPS)
-        s = whitened[at] @ _unit(parameters["directions"])
-        logits = (_features(kind, s, parameters, steepness) @ parameters["out"] + parameters["bias"][:, None]).mT
-        logits = logits.reshape(RESTARTS, n_class, t, len(at))
-        if fit.offset is not None:
-            logits = logits + parameters["scale"] * fit.offset[..., at]
-        law = fit.law[..., at]
-        loss = (torch.logsumexp(logits, 1) * law.sum(0) - (law * logits).sum(1)).mean(-1).sum()
+        steepness = STEEPNESS[0] * (STEEPNESS[1] / STEEPNESS[0]) ** (step / STEPS)
+        some = Rows(whitened[at], fit.law[..., at], None if fit.offset is None else fit.offset[..., at])
+        moving = parameters | {"directions": _unit(parameters["directions"])}
+        loss = _losses(kind, moving, some, steepness).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -169,18 +190,64 @@ def fit_simple(
 
 def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, spread: Tensor, lambdas) -> Simple:
     """The restart with the lowest selection loss, its readout refitted by the convex core."""
-    directions = _unit(parameters["directions"]) / spread[:, None]
-    shape = {name: parameters[name] for name in ("cuts", "inner", "inner_bias") if name in parameters}
-    n_class, t, _ = select.law.shape
-    with torch.no_grad():
-        features = _features(kind, select.z @ directions, shape, None)
-        logits = (features @ parameters["out"] + parameters["bias"][:, None]).mT.reshape(RESTARTS, n_class, t, -1)
-        logits = logits if select.offset is None else logits + parameters["scale"] * select.offset
-        rough = (torch.logsumexp(logits, 1) * select.law.sum(0) - (select.law * logits).sum(1)).mean((-1, -2))
-    i = int(rough.argmin())
-    best = Simple(kind, directions[i], {name: value[i] for name, value in shape.items()}, _EMPTY)
+    parameters["directions"] = _unit(parameters["directions"])
+    at_select = Rows(select.z / spread, select.law, select.offset)
+    rough = _losses(kind, parameters, at_select).mean(1)
+    # Of equals the plain starts: what a search found lies less exactly along its directions, which a shift would show.
+    handicap = torch.zeros_like(rough)
+    handicap[RESTARTS:] = HANDICAP
+    if kind in CUTS:
+        # Adam sees soft thresholds: the most promising get the best hard ones along their directions.
+        best = (rough + handicap).argsort(stable=True)[:RECUT]
+        parameters = _recut(kind, {name: value[best] for name, value in parameters.items()}, fit, spread)
+        rough, handicap = _losses(kind, parameters, at_select).mean(1), handicap[best]
+    i = int((rough + handicap).argmin())
+    directions = parameters["directions"][i] / spread[:, None]
+    shape = {name: parameters[name][i] for name in ("cuts", "inner", "inner_bias") if name in parameters}
+    best = Simple(kind, directions, shape, _EMPTY)
     seen = [Rows(best.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
     return replace(best, readout=fit_path(seen[0], seen[1], lambdas=lambdas))
+
+
+def _logits(
+    kind: str, parameters: dict[str, Tensor], rows: Rows, steepness: float | None = None
+) -> Float[Tensor, "s k t n"]:
+    """Logits of whitened rows under every restart."""
+    s = rows.z @ parameters["directions"]
+    logits = (_features(kind, s, parameters, steepness) @ parameters["out"] + parameters["bias"][:, None]).mT
+    logits = logits.reshape(len(s), *rows.law.shape)
+    return logits if rows.offset is None else logits + parameters["scale"] * rows.offset
+
+
+def _losses(
+    kind: str, parameters: dict[str, Tensor], rows: Rows, steepness: float | None = None
+) -> Float[Tensor, "s t"]:
+    """Mean cross-entropy of each restart and target, in nats."""
+    logits = _logits(kind, parameters, rows, steepness)
+    return (torch.logsumexp(logits, 1) * rows.law.sum(0) - (rows.law * logits).sum(1)).mean(-1)
+
+
+def _recut(kind: str, parameters: dict[str, Tensor], fit: Rows, spread: Tensor) -> dict[str, Tensor]:
+    """Each direction's cuts and cells chosen anew beside the others', kept where the fit rows gain."""
+    step = -(-len(fit.z) // RECUT_ROWS)
+    offset = None if fit.offset is None else fit.offset[..., ::step]
+    rows = Rows(fit.z[::step] / spread, fit.law[..., ::step], offset)
+    n_class, t, n = rows.law.shape
+    law, c = rows.law.reshape(n_class * t, n).T.contiguous(), CUTS[kind]
+    for j in range(parameters["directions"].shape[-1]):
+        before = _losses(kind, parameters, rows).sum(1)
+        changed = {name: value.clone() for name, value in parameters.items()}
+        changed["out"][:, j * c : (j + 1) * c] = 0
+        beside = torch.softmax(_logits(kind, changed, rows), 1) * rows.law.sum(0)
+        for i, floor in enumerate(beside.reshape(-1, n_class * t, n)):
+            s = rows.z @ parameters["directions"][i, :, j]
+            cuts, cells = best_cuts(s, law, floor.T.contiguous(), c)
+            changed["cuts"][i, j], changed["out"][i, j * c : (j + 1) * c] = cuts, cells.diff(dim=0)
+            changed["bias"][i] += cells[0]
+        better = _losses(kind, changed, rows).sum(1) < before
+        for name, value in parameters.items():
+            value[better] = changed[name][better]
+    return parameters
 
 
 _EMPTY = Readout(torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(0))

@@ -1,0 +1,215 @@
+"""Projection pursuit for cells: a search over directions for the thresholds that tell most, where the joint fit starts.
+
+A threshold's loss has a local optimum for every way of cutting the rows, and most gradients lead to the nearest. Here
+directions are scored by what their best cuts gain, found exactly over quantiles of the projection, and the best are
+varied. The search stays within a few directions along which the law changes at all: in the mean (the linear readout),
+in the second and in the third moment; beyond its third moment no law of independent coordinates is searched.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probekit.fit.core import Rows
+
+ROWS = 2_048  # on which directions are scored: enough to tell good starts from bad
+BINS = 32
+FINE = 192  # quantiles of the last search for cuts
+ROUNDS = 3
+POPULATION = 128
+ELITE = 16
+SPREADS = (0.7, 0.5, 0.3, 0.2, 0.1, 0.05)  # of the variation in each round, relative to a unit direction
+ALIKE = 0.97  # cosine from which two directions are one
+POWERS = 12  # iterations towards directions of the third moment
+ENTRIES = 2**23  # numbers of one chunk of candidates
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Starts for `k` thresholded directions: unit directions [start, r, k], cuts [start, k, c], logits of the cells.
+
+    steps [start, k, c, kt]: what passing a cut adds to the logits; base [start, kt]: beside the floor, in cell 0.
+    """
+
+    directions: Float[Tensor, "s r k"]
+    cuts: Float[Tensor, "s k c"]
+    steps: Float[Tensor, "s k c kt"]
+    base: Float[Tensor, "s kt"]
+
+
+def find_cells(
+    rows: Rows,
+    whitened: Float[Tensor, "n r"],
+    known: Float[Tensor, "r m"],
+    k: int,
+    n_cuts: int,
+    n_starts: int,
+    generator: torch.Generator,
+) -> Cells:
+    """Starts whose first directions differ; each further direction is the best beside those before it.
+
+    known: directions worth trying, in whitened coordinates, such as those of the linear readout and of even functions.
+    """
+    n_class, t, n = rows.law.shape
+    some = torch.randperm(n, generator=generator)[: min(n, ROWS)].to(whitened.device)
+    some = some[: len(some) // BINS * BINS] if len(some) >= BINS else some
+    z = whitened[some]
+    law = rows.law[..., some].reshape(n_class * t, -1).T
+    mass = rows.law[..., some].sum(0)
+    guess = rows.law.mean(-1, keepdim=True) / rows.law.sum(0).mean(-1)[:, None] if rows.offset is None else (
+        torch.softmax(rows.offset[..., some], 0)
+    )  # fmt: skip
+    floor = (guess * mass).reshape(n_class * t, -1).T.contiguous()
+    basis = _span(z, law - floor, known, generator)
+    y = z @ basis
+    scored = _Scored(y, law.contiguous(), n_cuts)
+    pool = _search(scored, floor, torch.linalg.lstsq(basis, known).solution.T, generator)
+    found = [_stepwise(scored, floor, pool, first % len(pool), k, n_class) for first in range(n_starts)]
+    directions, cuts, steps, base = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Cells((basis @ directions.mT), cuts, steps, base)
+
+
+def best_cuts(
+    s: Float[Tensor, " n"], law: Float[Tensor, "n kt"], floor: Float[Tensor, "n kt"], n_cuts: int
+) -> tuple[Float[Tensor, " c"], Float[Tensor, "c1 kt"]]:
+    """Cuts of one projection that gain most beside the laws of a floor, and the logits that each cell adds.
+
+    Found over FINE quantiles, then each cut in turn over all rows.
+    """
+    n, kt = law.shape
+    order = s.argsort()
+    s = s[order]
+    before = torch.nn.functional.pad(torch.cat([law, floor], 1)[order].double().cumsum(0), (0, 0, 1, 0))
+    n_bins = min(FINE, n)
+    edges = torch.linspace(0, n, n_bins + 1, device=s.device).long()
+    _, bins = _best_bins(before[edges][None], kt, n_cuts)
+    cuts = edges[bins[0]].tolist()
+    for _ in range(ROUNDS if n_cuts > 1 else 1):
+        for i in range(n_cuts):
+            low, high = ([0, *cuts, n][j] for j in (i, i + 2))
+            part = before[low : high + 1]
+            inside = part[1:-1]
+            if len(inside):
+                cuts[i] = low + 1 + int((_told(inside - part[0], kt) + _told(part[-1] - inside, kt)).argmax())
+    sums = before[[*cuts, n]] - before[[0, *cuts]]
+    at = torch.tensor(cuts, device=s.device)
+    return (s[at - 1] + s[at]) / 2, ((sums[:, :kt] + 0.5) / (sums[:, kt:] + 0.5)).log().float()
+
+
+def _best_bins(before: Tensor, kt: int, n_cuts: int) -> tuple[Tensor, Tensor]:
+    """Largest gain over cuts, and where they are, from sums of law and floor before each edge [m, bins + 1, 2 kt]."""
+    inner, whole = before[:, 1:-1], before[:, -1:]
+    left, right = _told(inner, kt), _told(whole - inner, kt)
+    if n_cuts == 1:
+        gain, at = (left + right).max(1)
+        return gain, at[:, None] + 1
+    first, last = torch.triu_indices(inner.shape[1], inner.shape[1], 1, device=before.device)
+    gain, at = (left[:, first] + _told(inner[:, last] - inner[:, first], kt) + right[:, last]).max(1)
+    return gain, torch.stack([first[at], last[at]], 1) + 1
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Rows y [n, q] of the search and their laws [n, kt]."""
+
+    y: Tensor
+    law: Tensor
+    n_cuts: int
+
+    def best(self, candidates: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain in nats per row of each candidate's [m, q] best cuts, and these cuts as numbers of bins [m, c]."""
+        n, kt = self.law.shape
+        n_bins = min(BINS, n)
+        step = max(1, ENTRIES // max(n * kt, n_bins**2 * kt))
+        both = torch.cat([self.law, floor], 1)
+        gains, cuts = [], []
+        for part in candidates.split(step):
+            order = (part @ self.y.T).argsort(1)
+            binned = both[order].view(len(part), n_bins, n // n_bins, 2 * kt).sum(2)
+            before = torch.nn.functional.pad(binned.cumsum(1), (0, 0, 1, 0))
+            gain, at = _best_bins(before, kt, self.n_cuts)
+            cuts.append(at)
+            gains.append(gain / n)
+        return torch.cat(gains), torch.cat(cuts)
+
+    def values(self, direction: Tensor, bins: Tensor) -> Tensor:
+        """Values of one direction [q] at which its bins [c] begin."""
+        s = (self.y @ direction).sort().values
+        at = bins * (len(s) // min(BINS, len(s)))
+        return (s[at - 1] + s[at]) / 2
+
+
+def _told(sums: Tensor, kt: int) -> Tensor:
+    """Sum of law log(law / floor) over rows of one cell, from sums [..., law and floor]: what its own law gains."""
+    law, floor = sums[..., :kt], sums[..., kt:]
+    return (torch.special.xlogy(law, law) - law * floor.clamp_min(1e-9).log()).sum(-1)
+
+
+def _span(z: Tensor, residual: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "r q"]:
+    """An orthonormal basis of what is searched: everything where that is little."""
+    if z.shape[1] <= known.shape[1] + 8:
+        return torch.eye(z.shape[1], device=z.device)
+    return torch.linalg.qr(torch.cat([known, _third(z, residual, 8, generator)], 1))[0]
+
+
+def _third(z: Tensor, residual: Tensor, m: int, generator: torch.Generator) -> Float[Tensor, "r m"]:
+    """m local maxima of |E[residual (z v)^3]| over unit v, by power iteration; the leading outcomes share them."""
+    mix = torch.linalg.svd(residual.T @ residual)[0][:, :2]
+    weights = (residual @ mix).repeat(1, -(-m // mix.shape[1]))[:, :m]
+    v = torch.randn(z.shape[1], m, generator=generator).to(z.device)
+    for _ in range(POWERS):
+        v = v / v.norm(dim=0).clamp_min(1e-12)
+        s = z @ v
+        # The Hermite part of degree three: a law that changes in the mean alone attracts nothing.
+        v = z.T @ (weights * (s**2 - 1)) / len(z) - 2 * v * (weights * s).mean(0)
+    return v / v.norm(dim=0).clamp_min(1e-12)
+
+
+def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "m q"]:
+    """Directions of largest gain, best first, no two alike: the known ones, random ones, and variations of the best."""
+    q = scored.y.shape[1]
+
+    def draw(m: int) -> Tensor:
+        return torch.randn(m, q, generator=generator).to(known) / q**0.5
+
+    pool = torch.cat([known, torch.eye(q).to(known), draw(POPULATION)])
+    for spread in (*SPREADS, None):
+        pool = pool / pool.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        order = scored.best(pool, floor)[0].argsort(descending=True)
+        kept: list[int] = []
+        alike = (pool @ pool.T).abs() > ALIKE
+        for i in order.tolist():
+            if len(kept) < ELITE and not any(bool(alike[i, j]) for j in kept):
+                kept.append(i)
+        pool = pool[kept]
+        if spread is not None:
+            parents = pool.repeat(POPULATION // len(pool), 1)
+            pool = torch.cat([pool, parents + spread * draw(len(parents))])
+    return pool
+
+
+def _stepwise(
+    scored: _Scored, floor: Tensor, pool: Tensor, first: int, k: int, n_class: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """k directions [k, q] from the pool, their cuts, and the logits of their cells."""
+    n, kt = scored.law.shape
+    directions, cuts, steps = [], [], []
+    base = torch.zeros(kt, device=floor.device)
+    for i in range(k):
+        gain, bins = scored.best(pool if i else pool[first : first + 1], floor)
+        best = int(gain.argmax())
+        at = best if i else first
+        value = scored.values(pool[at], bins[best])
+        cell = (scored.y @ pool[at] > value[:, None]).sum(0)
+        sums = [torch.zeros(len(value) + 1, kt).to(floor).index_add_(0, cell, rows) for rows in (scored.law, floor)]
+        logits = ((sums[0] + 0.5) / (sums[1] + 0.5)).log()
+        floor = floor * logits[cell].exp()
+        mass = scored.law.view(n, n_class, -1).sum(1, keepdim=True)
+        floor = (floor.view(n, n_class, -1) * (mass / floor.view(n, n_class, -1).sum(1, keepdim=True))).view(n, kt)
+        directions.append(pool[at])
+        cuts.append(value)
+        steps.append(logits.diff(dim=0))
+        base = base + logits[0]
+    return torch.stack(directions), torch.stack(cuts), torch.stack(steps), base
