@@ -234,13 +234,15 @@ class _Work:
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
         self._replacement: Replacement | None = None
         self._frames: dict[str, torch.Tensor] = {}
+        self._curves: dict[str, list[dict]] = {}
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
         if cell.kind == "replace":
             return self._replace(cell)
         if cell.kind == "selected":
-            return self.measurement.selected(cell.what, self._read_outcomes(cell))[0]
+            outcome, self._curves[cell.what] = self.measurement.selected(cell.what, self._read_outcomes(cell))
+            return outcome
         x, twin = self._site(cell.hooks[0])
         if cell.kind == "feature":
             return self.measurement.feature_cell(cell.hooks[0], cell.what, x)
@@ -251,7 +253,9 @@ class _Work:
         rows = []
         for cell in cells:
             if cell.kind == "selected":
-                rows += self.measurement.selected(cell.what, self._read_outcomes(cell))[1]
+                if cell.what not in self._curves:  # done before this process began
+                    self.measure(cell)
+                rows += self._curves[cell.what]
         return pd.DataFrame(rows, columns=list(SITE_COLUMNS))
 
     def _read_outcomes(self, cell: Cell) -> dict[str, Outcome]:
