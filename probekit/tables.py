@@ -311,6 +311,23 @@ def floor_switch(
     return first.sort_values(["floor", "site_order"], ignore_index=True)
 
 
+def group_leakage(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> pd.DataFrame:
+    """By site, what a split by row would have claimed beyond whole groups: `gap` = FBU by group less FBU by row.
+
+    The hack index of measurement.md section 7.1. Rows as measured by whole groups, with `value_by_row` and `gap`; sites
+    and levels that have no `row_split` control are left out.
+    """
+    rows = _pick(frame, behaviour=behaviour, metric="read", position=position, control=None)
+    rows = _at_domain(rows, domain, seen=True)
+    same = ["hook", "level", "source", "k"]
+    by_row = rows.loc[rows["control"] == "row_split", [*same, "value"]].rename(columns={"value": "value_by_row"})
+    tidy = _tidy(rows[rows["control"] == ""]).merge(by_row.drop_duplicates(same), on=same, how="inner")
+    tidy["gap"] = tidy["value"] - tidy["value_by_row"]
+    return tidy.sort_values(["site_order", "level_order"], ignore_index=True)
+
+
 def provenance(frame: pd.DataFrame) -> pd.DataFrame:
     """Section, key and value of everything in the manifest that `frame` was read with; values as text."""
     manifest = frame.attrs.get("manifest") or {}
@@ -331,7 +348,7 @@ def provenance(frame: pd.DataFrame) -> pd.DataFrame:
 KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
     "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,
-    "floor_switch": floor_switch, "provenance": provenance,
+    "floor_switch": floor_switch, "group_leakage": group_leakage, "provenance": provenance,
 }  # fmt: skip
 
 

@@ -144,3 +144,14 @@ def test_no_table_mixes_other_splits_and_tasks_into_what_was_read(frame, kind):
     assert set(table.get("metric", ["read"])) <= {"read", "replace"}
     assert not table.duplicated([c for c in ("hook", "level", "source", "k", "floor", "control", "metric", "situation")
                                  if c in table]).any()  # fmt: skip
+
+
+def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):
+    found = tables.group_leakage(frame)
+    assert len(found) and (found["level"] == "linear").all()
+    for row in found.itertuples():
+        at = frame[(frame["hook"] == row.hook) & (frame["behaviour"] == row.behaviour) & (frame["level"] == "linear")]
+        at = at[(at["metric"] == "read") & (at["floor"] == "strong") & (at["test_domain"] == row.test_domain)]
+        by_row = at.loc[at["control"] == "row_split", "value"].item()
+        whole = at.loc[(at["control"] == "") & (at["source"] == row.source), "value"].item()
+        assert (row.value_by_row, row.gap) == pytest.approx((by_row, whole - by_row))

@@ -35,3 +35,16 @@ state.chart(
     **view.chosen,
     level=level,
 )
+gap = tables.group_leakage(view.frame, **view.chosen)
+if len(gap):
+    st.subheader("Split by row")
+    st.caption(
+        "The same reader with rows of a group on both sides of the split: the gap is what it would have claimed by "
+        "remembering groups."
+    )
+    shown = gap.assign(by_group=[tables.value_text(row) for _, row in gap.iterrows()])
+    st.dataframe(
+        shown[["site", "label", "by_group", "value_by_row", "gap"]].rename(columns={"value_by_row": "by_row"}),
+        hide_index=True,
+        width="stretch",
+    )
