@@ -130,7 +130,7 @@ def capture_spec(model: Model, task: Task) -> dict[str, Any]:
         "weights_and_config": model.fingerprint,
         "mode": "plain",
         "dtype": str(model.dtype),
-        "attention": model.attention,
+        "attention": model.attention(),
         "tokens": _digest_rows(task.tokens),  # ids without padding; the mask follows from the lengths
         "positions": _digest_rows(task.positions),
         "padding": "right",
