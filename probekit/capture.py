@@ -5,7 +5,9 @@ the store and runs nothing, and a call that was interrupted goes on where it sto
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,40 @@ from torch import Tensor
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.laws import Rule
-from probekit.model import Model, check_model, library_versions
+from probekit.model import Backend, Batch, Model, check_model, choose_backend, library_versions
 from probekit.records import digest
 from probekit.shards import Range, Shape
 from probekit.store import Store, row_ranges
 from probekit.surface import surface_features
 from probekit.task import MAX_OUTCOMES, Behaviour, Observations, Task
+from probekit.writing import Writer
 
 DEFAULT_STORE = "cached_activations"
-KEY_VERSION = 2  # raise when the meaning of a stored row changes
+KEY_VERSION = 3  # raise when the meaning of a stored row changes
 SHARD_ROWS = 8192  # at most this much work is lost by an interruption
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64"}
 
-Progress = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Step:
+    """How far a capture is: rows and tokens that were run, of those to be run, in `seconds`."""
+
+    rows: int
+    n_rows: int
+    tokens: int
+    n_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.n_tokens - self.tokens) / max(self.tokens_per_second, 1e-9)
+
+
+Progress = Callable[[Step], None]
 
 
 class Sites(Mapping[str, Tensor]):
@@ -73,26 +96,30 @@ def capture(
     batch_tokens: int = 4096,
     progress: Progress | None = None,
     shard_rows: int = SHARD_ROWS,
+    backend: str = "auto",
 ) -> Activations:
     """Activations and behaviour of `model` at every row of `task`.
 
     hooks: names or patterns such as `blocks.*.hook_resid_post`. store: a store or its folder; None keeps all in memory.
-    batch_tokens: padded tokens per forward. progress gets (rows done, rows to do). Behaviours over a vocabulary of more
-    than 65 tokens need one more pass over the logits, to find the outcomes of largest mean mass.
+    batch_tokens: padded tokens per forward. progress gets a `Step` after each batch. backend: `bridge`, `hf` (the
+    library's plain forward, under the same names and a key of its own) or `auto`, `hf` where `choose_backend` finds
+    both alike for every hook asked. Behaviours over a vocabulary of more than 65 tokens need one more pass over the
+    logits, to find the outcomes of largest mean mass. Without behaviours of the model's own output the forward ends
+    behind the last hook that is missing.
     Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
     shards are kept and the same call resumes.
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
     rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
-    said = capture_spec(model, task)
-    key = digest(said["parts"], 32)
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
-    run = _Run(model, task, key, said | {"batch_tokens": batch_tokens}, where, progress, shard_rows)
     try:
-        run.fill(names, rules)
+        chosen, said = _settle(model, task, backend, names, rules, where)
+        run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
+        run.fill(names, rules, progress)
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
+    key = run.key
     sites = Sites(where, key, names)
     behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules}
     for spec in task.behaviours:
@@ -117,20 +144,22 @@ def capture(
     return Activations(sites, observations, run.audit(names), laws)
 
 
-def activation_key(model: Model, task: Task) -> str:
+def activation_key(model: Model, task: Task, backend: str) -> str:
     """Digest of all that went into the model and decides its activations; hook names are not part of it."""
-    return digest(capture_spec(model, task)["parts"], 32)
+    return digest(capture_spec(model, task, backend)["parts"], 32)
 
 
-def capture_spec(model: Model, task: Task) -> dict[str, Any]:
-    """`parts`, which the key is the digest of; around them what explains a key to people and decides nothing."""
+def capture_spec(model: Model, task: Task, backend: str) -> dict[str, Any]:
+    """`parts`, which the key is the digest of; around them what explains a key to people and decides nothing.
+
+    backend: `bridge` or `hf`. They agree up to rounding and are told apart, so that no entry holds rows of both.
+    """
     versions = library_versions()
     parts = {
         "key_version": KEY_VERSION,
         "weights_and_config": model.fingerprint,
         "mode": "plain",
         "dtype": str(model.dtype),
-        "attention": model.attention,
         "tokens": _digest_rows(task.tokens),  # ids without padding; the mask follows from the lengths
         "positions": _digest_rows(task.positions),
         "padding": "right",
@@ -138,7 +167,12 @@ def capture_spec(model: Model, task: Task) -> dict[str, Any]:
         # libraries have changed the meaning of the same call between minor versions
         "libraries": {name: ".".join(v.split(".")[:2]) for name, v in versions.items()},
     }
-    return {"model": model.name, "revision": model.revision, "task": task.name, "versions": versions, "parts": parts}
+    said = {"model": model.name, "revision": model.revision, "task": task.name, "versions": versions, "parts": parts}
+    return _through(said, model, backend)
+
+
+def _through(said: dict[str, Any], model: Model, backend: str) -> dict[str, Any]:
+    return said | {"parts": said["parts"] | {"backend": backend, "attention": model.attention(backend)}}
 
 
 def _digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
@@ -153,50 +187,61 @@ def _digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
 # Running -------------------------------------------------------------------------------------------------------------
 
 
+def _settle(
+    model: Model, task: Task, asked: str, names: Sequence[str], rules: Sequence[Rule], store: "Store | _Memory"
+) -> tuple[Backend, dict[str, Any]]:
+    """The backend and its `capture_spec`. What is complete in the store settles it: there they were compared before."""
+    said, wanted = capture_spec(model, task, "bridge"), {*names, *(rule.stored_as for rule in rules)}
+    for backend in {"auto": ("hf", "bridge"), "hf": ("hf",)}.get(asked, ()):
+        found = _through(said, model, backend)
+        if wanted <= set(store.names(digest(found["parts"], 32))):
+            return Backend(backend), found
+    chosen = choose_backend(model, asked, names, task.tokens)
+    return chosen, _through(said, model, chosen.name)
+
+
 class _Run:
     """One capture: what is missing in the store, found out and filled."""
 
-    def __init__(self, model: Model, task: Task, key: str, spec: dict[str, Any], store: "Store | _Memory",
-                 progress: Progress | None, shard_rows: int) -> None:  # fmt: skip
-        self.model, self.task, self.key, self.spec, self.store = model, task, key, spec, store
-        self.batch_tokens, self.progress, self.shard_rows = spec["batch_tokens"], progress, shard_rows
+    def __init__(self, model: Model, task: Task, store: "Store | _Memory", backend: Backend, spec: dict[str, Any],
+                 shard_rows: int) -> None:  # fmt: skip
+        self.model, self.task, self.store, self.backend, self.spec = model, task, store, backend, spec
+        self.key, self.batch_tokens, self.shard_rows = digest(spec["parts"], 32), spec["batch_tokens"], shard_rows
         self.example, self.position = task.row_example, task.row_position
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
 
-    def fill(self, names: Sequence[str], rules: Sequence[Rule]) -> None:
+    def fill(self, names: Sequence[str], rules: Sequence[Rule], progress: Progress | None) -> None:
         """Bring every hook point and every behaviour into the store."""
         complete = self.store.names(self.key)
         missing = [name for name in names if name not in complete]
         unread = list({rule.stored_as: rule for rule in rules if rule.stored_as not in complete}.values())
         if not missing and not unread:
             return
-        spec = self.spec
+        audit = self._check(missing) if missing else None
         shapes = {name: Shape(self.model.widths[name], _CODES[self.model.dtype]) for name in missing}
-        audit = self._check() if missing else None
-        n = len(self.rows)
-        sites = self.store.group(self.key, spec, shapes, row_ranges(n, shapes, self.shard_rows)) if missing else None
-        rules = self._find_outcomes(unread)
+        # one set of ranges for all that is new, so that one pass fills it
+        ranges = self._ranges(shapes | {rule.stored_as: Shape(rule.width) for rule in unread})
+        sites = self.store.group(self.key, self.spec, shapes, ranges) if missing else None
+        steps = _Steps(progress)
+        rules = self._find_outcomes(unread, ranges, steps)
         laws = {}
         for rule in rules:
-            shape = {rule.stored_as: Shape(rule.width)}
-            note = spec | {"kept": [group[0] for group in rule.groups or ()] if rule.spec.kind != "groups" else None}
-            laws[rule] = self.store.group(self.key, note, shape, row_ranges(n, shape, self.shard_rows))
+            kept = [group[0] for group in rule.groups or ()] if rule.spec.kind != "groups" else None
+            laws[rule] = self.store.group(
+                self.key, self.spec | {"kept": kept}, {rule.stored_as: Shape(rule.width)}, ranges
+            )
         open_ranges: dict[Range, list[Rule | None]] = {}
         for rule, group in [(None, sites), *laws.items()]:
             for span in group.missing() if group else ():
                 open_ranges.setdefault(span, []).append(rule)
-        total, done = sum(stop - start for start, stop in open_ranges), 0
-        for (start, stop), asked in sorted(open_ranges.items()):
-            wanted = {rule: torch.empty(stop - start, rule.width) for rule in asked if rule is not None}
-            arrays = self._pass(start, stop, missing if None in asked else [], wanted)
-            if sites and None in asked:
-                sites.write(start, stop, arrays, self.rows[start:stop])
-            for rule, law in wanted.items():
-                laws[rule].write(start, stop, {rule.stored_as: law}, self.rows[start:stop])
-            done += stop - start
-            if self.progress:
-                self.progress(done, total)
+        steps.expect(self._size(span) for span in open_ranges)
+        widths, pinned = {name: shape.width for name, shape in shapes.items()}, self.model.device.type == "cuda"
+        with Writer(widths, self.model.dtype, self.rows, pinned) as writer:
+            for span, asked in sorted(open_ranges.items(), key=lambda item: item[0]):
+                sinks = {sites: missing} if sites and None in asked else {}
+                sinks |= {laws[rule]: [rule.stored_as] for rule in asked if rule}
+                self._pass(writer, span, missing if None in asked else [], sinks, [r for r in asked if r], steps)
         if sites:
             sites.seal(audit)
         for group in laws.values():
@@ -225,38 +270,68 @@ class _Run:
             "n_sequences": len(lengths),
             "n_tokens": int(sum(lengths)),
             "longest": int(max(lengths)),
+            "n_at_context_limit": int(sum(n == self.model.n_ctx for n in lengths)),  # they may have been cut to it
             "n_without_bos": int(sum(n == 0 for n in lead)) if bos is not None else None,
             "n_with_two_bos": int(sum(n > 1 for n in lead)) if bos is not None else None,
+            "mask_digest": _digest_rows([lengths])[:16],  # each row of the mask is as many ones as it has tokens
         }
-        return {**(self.store.note(self.key, names[0]) if names else {}), **counts}
+        return {"backend": self.backend.name, **(self.store.note(self.key, names[0]) if names else {}), **counts}
 
-    def _pass(self, start: int, stop: int, names: Sequence[str], wanted: Mapping[Rule, Tensor]) -> dict[str, Tensor]:
-        """Read rows start to stop, filling the laws in `wanted` from the same forward."""
+    def _pass(self, writer: Writer, span: Range, names: Sequence[str], sinks: Mapping[Any, Sequence[str]],
+              rules: Sequence[Rule], steps: "_Steps") -> None:  # fmt: skip
+        """Run the rows of one range and write them to `sinks`, activations and laws from the same forward."""
+        writer.begin(*span, sinks)
 
-        def reduce(logits: Tensor, rows: NDArray[np.int64]) -> None:
-            for rule, law in wanted.items():
-                law[torch.from_numpy(rows)] = rule.law(logits)
+        def each(batch: Batch) -> None:
+            laws = {rule.stored_as: rule.law(batch.logits) for rule in rules if batch.logits is not None}
+            writer.put(span[0] + batch.rows, batch.values | laws)
+            steps.add(len(batch.rows), batch.n_tokens)
 
-        return self._read(start, stop, names, reduce if wanted else None)
+        self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names))
+        writer.end()
 
-    def _read(self, start: int, stop: int, names: Sequence[str], on_logits: Callable | None) -> dict[str, Tensor]:
+    def _read(self, span: Range, names: Sequence[str], each: Callable[[Batch], None], **how: Any) -> None:
+        start, stop = span
         examples, first = np.unique(self.example[start:stop], return_index=True)
         positions = np.split(self.position[start:stop], first[1:])
         tokens = [self.task.tokens[e] for e in examples]
-        return self.model.read(tokens, names, positions, on_logits=on_logits, batch_tokens=self.batch_tokens)
+        # what memory has had no room for once is not tried again in the next range
+        self.batch_tokens = self.model.stream(tokens, names, positions, each, batch_tokens=self.batch_tokens,
+                                              backend=self.backend.name, **how)  # fmt: skip
 
-    def _find_outcomes(self, rules: Sequence[Rule]) -> list[Rule]:
+    def _size(self, span: Range) -> tuple[int, int]:
+        """Rows and tokens of a range."""
+        examples = np.unique(self.example[slice(*span)])
+        return span[1] - span[0], int(sum(len(self.task.tokens[e]) for e in examples))
+
+    def _ranges(self, shapes: Mapping[str, Shape]) -> list[Range]:
+        """The store's row ranges, but ending where an example does: one on both sides would be run twice."""
+        n = len(self.rows)
+        step = row_ranges(n, shapes, self.shard_rows)[0][1]
+        ends = np.append(np.flatnonzero(np.diff(self.example)) + 1, n)
+        out, start = [], 0
+        while start < n:
+            fitting = ends[(ends > start) & (ends <= start + step)]
+            out.append((start, int(fitting[-1]) if len(fitting) else min(n, start + step)))
+            start = out[-1][1]
+        return out
+
+    def _find_outcomes(self, rules: Sequence[Rule], ranges: Sequence[Range], steps: "_Steps") -> list[Rule]:
         """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
         kept = {rule: self._kept(rule) for rule in rules if rule.groups is None}
         mass = {rule: torch.zeros(rule.d_vocab, dtype=torch.float64) for rule, found in kept.items() if found is None}
 
-        def add(logits: Tensor, rows: NDArray[np.int64]) -> None:
-            for rule, total in mass.items():
-                total += rule.mass(logits)
+        def add(batch: Batch) -> None:
+            assert batch.logits is not None
+            found = [rule.mass(batch.logits) for rule in mass]  # all or nothing: a batch may have to be done again
+            for total, part in zip(mass.values(), found, strict=True):
+                total += part
+            steps.add(len(batch.rows), batch.n_tokens)
 
         if mass:
-            for start, stop in row_ranges(len(self.rows), {}, self.shard_rows):
-                self._read(start, stop, [], add)
+            steps.expect(self._size(span) for span in ranges)
+            for span in ranges:
+                self._read(span, [], add, with_logits=True)
         for rule, total in mass.items():
             kept[rule] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
         return [rule.keeping(kept[rule] or (), self.model) if rule.groups is None else rule for rule in rules]
@@ -266,17 +341,32 @@ class _Run:
         spec = self.store.spec_of(self.key, {rule.stored_as: Shape(rule.width)})
         return spec["kept"] if spec else None
 
-    def _check(self) -> dict[str, Any]:
-        """The audit on a few sequences of different length; a batch that changes its rows' values is refused."""
-        order = np.argsort([len(t) for t in self.task.tokens], kind="stable")
-        sample = [self.task.tokens[i] for i in order[np.unique(np.linspace(0, len(order) - 1, 4).astype(int))]]
-        audit = check_model(self.model, sample)
+    def _check(self, names: Sequence[str]) -> dict[str, Any]:
+        """The audit on a few sequences; a batch that changes its rows' values is refused."""
+        audit = check_model(self.model, self.task.tokens, names, self.backend)
         if audit["invariance"] > audit["invariance_limit"]:
             raise BadInput(
                 f"{self.model.name} gives other activations in a padded batch than alone (difference "
                 f"{audit['invariance']:.3g}): its attention ignores the mask, so it cannot be read in batches."
             )
         return audit
+
+
+class _Steps:
+    """Counts what was run and reports it."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._report, self._started = progress, time.monotonic()
+        self._done, self._expected = np.zeros(2, np.int64), np.zeros(2, np.int64)
+
+    def expect(self, sizes: Iterable[tuple[int, int]]) -> None:
+        self._expected += np.sum([*sizes, (0, 0)], axis=0)
+
+    def add(self, rows: int, tokens: int) -> None:
+        self._done += (rows, tokens)
+        if self._report:
+            (done, run), (n_rows, n_tokens) = self._done.tolist(), self._expected.tolist()
+            self._report(Step(done, n_rows, run, n_tokens, time.monotonic() - self._started))
 
 
 class _Memory:
@@ -312,9 +402,13 @@ class _MemoryGroup:
     def missing(self) -> Sequence[Range]:
         return self.ranges
 
-    def write(self, start: int, stop: int, arrays: Mapping[str, Tensor], rows: Tensor) -> None:
+    @contextmanager
+    def shard(self, start: int, stop: int) -> Iterator["_MemoryGroup"]:
+        yield self
+
+    def put(self, at: int, arrays: Mapping[str, Tensor], rows: Tensor) -> None:
         for name, array in arrays.items():
-            self.arrays[name][start:stop] = array
+            self.arrays[name][at : at + len(rows)] = array
 
     def seal(self, note: Any = None) -> None:
         self.note = note

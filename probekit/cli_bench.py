@@ -1,7 +1,9 @@
 """The command `probekit bench`: speed as ratios within one run; its rows have the same keys in every bench."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +13,9 @@ from probekit.errors import BadInput
 bench = typer.Typer(help="Compare with peers side by side, in ratios measured within one run.", no_args_is_help=True)
 
 CACHE = Path.home() / ".cache" / "probekit" / "bench"
+QuickOption = Annotated[bool, typer.Option("--quick", help="Small: shows agreement, says nothing of speed.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Of all that is timed.")]
+FolderOption = Annotated[Path | None, typer.Option(help="With room for what is written; removed afterwards.")]
 
 
 @bench.callback()
@@ -20,9 +25,7 @@ def benches() -> None:
 
 @bench.command("fit")
 def fit(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Small problems: shows agreement, says nothing of speed.")
-    ] = False,
+    quick: QuickOption = False,
     install: Annotated[
         bool, typer.Option("--install/--no-install", help="Fetch peers from the package index where they are missing.")
     ] = False,
@@ -30,14 +33,11 @@ def fit(
     case: Annotated[
         str, typer.Option(help="`targets` (many at one site), `sites` (one at each of many), or `all`.")
     ] = "all",
-    threads: Annotated[int, typer.Option(min=1, help="Of all that is timed.")] = 1,
+    threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """The fit engine beside scikit-learn, Adam, TransformerLens and the namesake on the package index."""
     with reporting("bench fit", as_json):
-        import torch
-        from threadpoolctl import threadpool_limits  # comes with scikit-learn
-
         if case not in ("targets", "sites", "all"):
             raise BadInput(f"no case '{case}' in this bench: targets, sites, or all.")
         from probekit.bench.fit import FULL, QUICK, fit_bench
@@ -50,29 +50,19 @@ def fit(
                 skipped.append(text)
                 typer.echo(text, err=True)
 
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            with threadpool_limits(threads):
-                found = []
-                for row in fit_bench(QUICK if quick else FULL, cache, install, say, cases):
-                    found.append(row.row())
-                    figures = " ".join(
-                        f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float)
-                    )
-                    typer.echo(f"{row.case}: {row.peer}: {figures}", err=True)
-        finally:
-            torch.set_num_threads(before)
-        if as_json:
-            print_json("bench fit", True, found, skipped=skipped, threads=threads)
-            return
-        _print(found)
+        found = []
+        with _threads(threads):
+            for row in fit_bench(QUICK if quick else FULL, cache, install, say, cases):
+                found.append(row.row())
+                figures = " ".join(f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float))
+                typer.echo(f"{row.case}: {row.peer}: {figures}", err=True)
+        _tell("bench fit", found, as_json, skipped=skipped, threads=threads)
 
 
 @bench.command("store")
 def store(
-    folder: Annotated[Path | None, typer.Option(help="With room for 1 GB; removed afterwards.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small: shows agreement, says nothing of speed.")] = False,
+    folder: FolderOption = None,
+    quick: QuickOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """The store beside raw reads and writes of the same numbers; bound_ratio is our time over theirs."""
@@ -83,10 +73,7 @@ def store(
 
         with tempfile.TemporaryDirectory(dir=folder) as own:
             found = [row.row() for row in store_bench(QUICK if quick else FULL, Path(own) / "bench")]
-        if as_json:
-            print_json("bench store", True, found)
-            return
-        _print(found)
+        _tell("bench store", found, as_json)
 
 
 @bench.command("stream")
@@ -96,32 +83,72 @@ def stream(
     ] = 1_000_000,
     width: Annotated[int, typer.Option(min=8, help="Coordinates.")] = 1_024,
     memory: Annotated[int, typer.Option(min=1, help="MiB that a fit may use.")] = 1_024,
-    folder: Annotated[Path | None, typer.Option(help="With room for the rows; removed afterwards.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of all that is timed.")] = 1,
+    folder: FolderOption = None,
+    threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """A fit over rows on disk: time and peak memory from few rows to many."""
     with reporting("bench stream", as_json):
-        import torch
-
         from probekit.bench.stream import stream_bench
 
         sizes = sorted({max(1_000, int(largest * share)) for share in (0.01, 0.03, 0.1, 0.3, 1)})
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            found, peaks = [], []
+        found, peaks = [], []
+        with _threads(threads):
             for row, peak in stream_bench(sizes, width, memory * 2**20, folder):
                 found.append(row.row())
-                peaks.append(peak)
-        finally:
-            torch.set_num_threads(before)
-        if as_json:
-            print_json("bench stream", True, found, peaks=peaks, threads=threads)
-            return
-        _print(found)
-        for peak in peaks:
-            typer.echo(f"n {peak['n']:>10,}: {peak['peak_mib']:.0f} MiB above what was resident before")
+                peaks.append({"what": "fit", **peak})
+        _tell("bench stream", found, as_json, peaks=peaks, threads=threads)
+
+
+@bench.command("capture")
+def capture(
+    folder: FolderOption = None,
+    quick: QuickOption = False,
+    case: Annotated[
+        str,
+        typer.Option(help="`all` positions, the same by `bridge`, `last` token, `stop` early, `memory`, or `each`."),
+    ] = "each",
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Capture to disk beside the bare forward and TransformerLens; bound_ratio is our time over the bare forward's."""
+    with reporting("bench capture", as_json):
+        import tempfile
+
+        from probekit.bench.capture import CASES, FULL, QUICK, capture_bench
+
+        found: list[dict] = []
+        peaks: list[dict] = []
+        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
+            for one in CASES if case == "each" else (case,):
+                for row in capture_bench(QUICK if quick else FULL, Path(own), one, peaks):
+                    found.append(row.row())
+                    typer.echo(f"{row.case}: {row.peer}: ratio {row.ratio:.3f}, bound {row.bound_ratio:.3f}", err=True)
+        _tell("bench capture", found, as_json, peaks=peaks, threads=threads)
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """n threads for torch and for what scikit-learn calls, the number before afterwards."""
+    import torch
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with threadpool_limits(n):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tell(command: str, found: list[dict], as_json: bool, **beside: Any) -> None:
+    if as_json:
+        print_json(command, True, found, **beside)
+        return
+    _print(found)
+    for peak in beside.get("peaks", ()):
+        typer.echo(", ".join(f"{k} {v:,.0f}" if isinstance(v, float) else f"{k} {v}" for k, v in peak.items()))
 
 
 def _print(found: list[dict]) -> None:

@@ -79,8 +79,13 @@ def why(
         from probekit.runner import Job
 
         job = Job.load(job_spec, spec.parent, device)
-        said = capture_spec(job.model, job.task)
-        found = room.why(root, digest(said["parts"], 32), said)
+        asked = job_spec.model.backend if job_spec.model else "auto"
+        # what `auto` would take is known once the model has been run: either entry is a hit, the likelier one explained
+        for backend in ("bridge", "hf") if asked == "auto" else (asked,):
+            said = capture_spec(job.model, job.task, backend)
+            found = room.why(root, digest(said["parts"], 32), said)
+            if found.present:
+                break
         rows = [{"part": part, "asked": asked, "stored": stored} for part, asked, stored in found.differences]
         if as_json:
             print_json("cache why", True, rows, key=found.key, present=found.present, nearest=found.nearest)

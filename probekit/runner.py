@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probekit.capture import DEFAULT_STORE, Activations, capture
+from probekit.capture import DEFAULT_STORE, Activations, Step, capture
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
@@ -76,7 +76,7 @@ class Job:
         if name is None:
             raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
         local = base / name
-        asked = spec.model.model_dump(exclude={"name", "twin"}) if spec.model else {}
+        asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
         model = load_model(local if local.is_dir() else name, device=device, **asked)
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
@@ -185,8 +185,13 @@ def _measure_cells(
     say = progress or (lambda what, done, total: None)
     spec = job.spec
 
+    backend = spec.model.backend if spec.model else "auto"
+
     def captured(model: Model, what: str) -> Activations:
-        return capture(model, job.task, spec.read.hooks, store=store, progress=lambda i, n: say(what, i, n))
+        def tell(step: Step) -> None:
+            say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
+
+        return capture(model, job.task, spec.read.hooks, store=store, progress=tell, backend=backend)
 
     activations = captured(job.model, "capture")
     wants_twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)

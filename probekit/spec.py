@@ -51,6 +51,7 @@ class ModelSpec(_Strict):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     bos: Literal["exactly_one", "none", "as_is"] = "as_is"
+    backend: Literal["auto", "bridge", "hf"] = "auto"  # which forward activations are captured from
     twin: bool = True  # also measure a randomly initialised network of the same architecture
 
 

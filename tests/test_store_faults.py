@@ -658,8 +658,8 @@ def test_f15_every_part_of_the_key_matters(tiny, monkeypatch):
     from test_capture import task_of
 
     model, task = tiny("gpt2"), task_of()
-    parts = room.capture_spec(model, task)["parts"]
-    usual = room.activation_key(model, task)
+    parts = room.capture_spec(model, task, "bridge")["parts"]
+    usual = room.activation_key(model, task, "bridge")
     assert usual == digest(parts, 32)
     for part in parts:
         assert digest({**parts, part: "another"}, 32) != usual
@@ -674,10 +674,11 @@ def test_f15_every_part_of_the_key_matters(tiny, monkeypatch):
     positions = [np.array(p) for p in task.positions]
     positions[0] = positions[0][:-1]
     matter = {
-        "tokens": lambda: room.activation_key(model, with_(tokens=tokens)),
-        "positions": lambda: room.activation_key(model, with_(positions=positions)),
-        "weights": lambda: room.activation_key(model.random_twin(1), task),
-        "architecture": lambda: room.activation_key(tiny("llama"), task),
+        "tokens": lambda: room.activation_key(model, with_(tokens=tokens), "bridge"),
+        "positions": lambda: room.activation_key(model, with_(positions=positions), "bridge"),
+        "weights": lambda: room.activation_key(model.random_twin(1), task, "bridge"),
+        "backend": lambda: room.activation_key(model, task, "hf"),
+        "architecture": lambda: room.activation_key(tiny("llama"), task, "bridge"),
     }
     for name, key in matter.items():
         assert key() != usual, name
@@ -685,22 +686,22 @@ def test_f15_every_part_of_the_key_matters(tiny, monkeypatch):
     with torch.no_grad():
         was = weight.view(-1)[0].item()
         weight.view(-1)[0] = np.nextafter(np.float32(was), np.float32(9)).item()
-        assert room.activation_key(model, task) != usual, "one bit of one weight"
+        assert room.activation_key(model, task, "bridge") != usual, "one bit of one weight"
         weight.view(-1)[0] = was
-    assert room.activation_key(model, task) == usual
+    assert room.activation_key(model, task, "bridge") == usual
     versions = room.library_versions()
     for name in versions:
         major, minor = versions[name].split(".")[:2]
         for other, same in ((f"{major}.{int(minor) + 1}.0", False), (f"{major}.{minor}.999", True)):
             monkeypatch.setattr(room, "library_versions", lambda found=versions | {name: other}: found)
-            assert (room.activation_key(model, task) == usual) == same, name
+            assert (room.activation_key(model, task, "bridge") == usual) == same, name
     monkeypatch.setattr(room, "library_versions", lambda: versions)
     must_not = {
         "name": "another", "group": np.arange(len(tokens)), "domain": np.array(["x"] * len(tokens)), "behaviours": (),
         "features": {},
     }  # fmt: skip
     for name, value in must_not.items():
-        assert room.activation_key(model, with_(**{name: value})) == usual, name
+        assert room.activation_key(model, with_(**{name: value}), "bridge") == usual, name
 
 
 # What a person is told -----------------------------------------------------------------------------------------------

@@ -7,9 +7,8 @@ lock per model is held round every forward. Weights come from safetensors alone 
 
 import contextlib
 import copy
-import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,13 +22,16 @@ from torch import Tensor
 
 from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
-from probekit.model.audit import STREAM, TOLERANCE, check_model, library_versions
+from probekit.model.audit import BACKENDS, STREAM, TOLERANCE, Backend, check_model, choose_backend, library_versions
 from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
+from probekit.model.plain import Plain
 from probekit.model.planted import Planted
+from probekit.model.reading import Batch, Room, stream
 from probekit.records import canonical
 
 __all__ = [
-    "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "library_versions", "load_model", "plant_model",
+    "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "choose_backend",
+    "library_versions", "load_model", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
@@ -128,6 +130,7 @@ class Model:
         # Bridging renames the submodules, so the weights are listed under their own names first.
         self._weights = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
         self._config = copy.deepcopy(hf.config)
+        self._plain = None if isinstance(hf, Planted) else Plain(hf.eval())
         self._bridge = hf.bridge if isinstance(hf, Planted) else _bridge(hf, source)
         self._hf = hf.eval() if isinstance(hf, Planted) else self._bridge.original_model.eval()
         for parameter in self._hf.parameters():
@@ -143,6 +146,10 @@ class Model:
         self._method: str | None = None  # of `prefix`, settled by trial on first use
         self._write_test: dict[str, str] = {}
         self._points, self.widths = self._find_hooks()
+        if self._plain:
+            self._plain.locate(self._bridge, self._points)
+            found = self._trial(self._plain.places, self._plain.attach, "hf")
+            self._plain.places = {n: p for n, p in self._plain.places.items() if found.get(n) == self.widths[n]}
         self.hook_names = [hook.name for hook in sorted(map(HookPoint.parse, self.widths), key=lambda h: h.order)]
 
     @property
@@ -154,10 +161,10 @@ class Model:
         """Of the weights themselves: the configuration's word for it can be wrong."""
         return next(p.dtype for p in self._hf.parameters() if p.is_floating_point())
 
-    @property
-    def attention(self) -> str:
-        """The attention implementation that runs: eager, since hooks on patterns need it."""
-        return str(self._hf.config._attn_implementation)
+    def attention(self, backend: str = "bridge") -> str:
+        """The attention implementation that runs: eager through the bridge, whose hooks on patterns need it."""
+        hf = self._plain if backend == "hf" and self._plain is not None else None
+        return hf.attention if hf else str(self._hf.config._attn_implementation)
 
     @property
     def fingerprint(self) -> str:
@@ -229,83 +236,75 @@ class Model:
         *,
         on_logits: OnLogits | None = None,
         batch_tokens: int = 4096,
-        on_batch: Callable[[int], None] | None = None,
+        backend: str | Backend = "bridge",
     ) -> dict[str, Float[Tensor, "n_rows width"]]:
         """Activations at `positions` of each example, one row per (example, position) in the order given.
 
         tokens: unpadded ids. hooks: exact names. on_logits gets (logits [n, d_vocab], rows [n]) for each batch, rows
-        being indices into the result; on_batch gets the number of examples done. Results lie on the CPU in the model's
-        dtype, and values with two dimensions per token (hook_z of some models) are flattened. Batches hold examples of
-        similar length, longest first, up to `batch_tokens` tokens; one that runs out of memory is halved.
+        being indices into the result. Results lie on the CPU in the model's dtype, and values with two dimensions per
+        token (hook_z of some models) are flattened. Batches hold examples of similar length, longest first, up to
+        `batch_tokens` tokens; one that runs out of memory is halved. backend: `bridge`; `hf`, the library's plain
+        forward with the same names; `auto`, that one where `choose_backend` finds both alike on some of the examples;
+        or what it said.
         Raises UnknownHook, and BadInput for bad tokens or positions, a hook that did not fire exactly once, or a value
         that is not finite.
         """
         names = [str(hook) for hook in hooks]
+        self.check_readable(names)
+        self._check_tokens(tokens, positions)
+        if isinstance(backend, str):
+            backend = choose_backend(self, backend, names, tokens)
+        out = {name: torch.empty(sum(map(len, positions)), self.widths[name], dtype=self.dtype) for name in names}
+
+        def keep(batch: Batch) -> None:
+            index = torch.from_numpy(batch.rows)
+            for name, values in batch.values.items():
+                out[name][index] = values
+            if on_logits and batch.logits is not None:
+                on_logits(batch.logits, batch.rows)
+
+        self.stream(tokens, names, positions, keep, with_logits=on_logits is not None, batch_tokens=batch_tokens,
+                    backend=backend.name)  # fmt: skip
+        return out
+
+    def stream(
+        self,
+        tokens: Sequence[NDArray[Any]],
+        names: Sequence[str],
+        positions: Sequence[NDArray[Any]],
+        each: Callable[[Batch], None],
+        *,
+        with_logits: bool = False,
+        batch_tokens: int = 4096,
+        backend: str = "bridge",
+        room: Room | None = None,
+    ) -> int:
+        """`read`, batch by batch: see `reading.stream`. backend is `bridge` or `hf`; nothing is compared here."""
+        self.check_readable(names)
+        self._check_tokens(tokens, positions)
+        return stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
+                      backend=backend, room=room)  # fmt: skip
+
+    def check_readable(self, names: Sequence[str]) -> None:
+        """Raise UnknownHook for a name that the model does not have."""
         for name in names:
             if name not in self.widths:
                 raise UnknownHook(self._unknown(name))
-        self._check_tokens(tokens, positions)
-        starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])]).astype(np.int64)
-        out = {name: torch.empty(int(starts[-1]), self.widths[name], dtype=self.dtype) for name in names}
-        lengths = np.asarray([len(t) for t in tokens])
-        done = 0
-        stack = list(reversed(_batches(lengths, batch_tokens)))
-        while stack:
-            batch = stack.pop()
-            failed = False
-            try:
-                self._read_batch(tokens, positions, starts, batch, out, on_logits)
-            except Exception as error:
-                if not _out_of_memory(error):
-                    raise
-                failed = True
-            if failed:  # outside the except block: inside it the traceback keeps the tensors alive
-                gc.collect()
-                if len(batch) == 1:
-                    raise BadInput(
-                        f"out of memory on one example of {lengths[batch[0]]} tokens: shorten it, or read fewer hooks."
-                    )
-                half = len(batch) // 2
-                stack += [batch[half:], batch[:half]]
-                continue
-            done += len(batch)
-            if on_batch:
-                on_batch(done)
-        return out
 
-    def _read_batch(self, tokens, positions, starts, batch, out, on_logits) -> None:
-        ids, mask = self._pad_right([tokens[i] for i in batch])
-        counts = [len(positions[i]) for i in batch]
-        example = torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(self.device)
-        place = np.concatenate([np.asarray(positions[i], np.int64) for i in batch])
-        position = torch.from_numpy(place).to(self.device)
-        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
-        index = torch.from_numpy(rows)
-        seen: dict[str, Tensor] = {}
+    @property
+    def plain_names(self) -> frozenset[str] | None:
+        """The hook points that the library's plain forward can give too; None where the model has no such forward."""
+        return None if self._plain is None else frozenset(self._plain.places)
 
-        def gather(name: str) -> Callable:
-            # indexing copies, so nothing of the full activation outlives the hook
-            return lambda output: seen.__setitem__(name, output[example, position].flatten(1).cpu())
-
-        # Only the positions that are read get logits: a full [batch, pos, d_vocab] can be gigabytes.
-        kept, column = np.unique(place, return_inverse=True)
-        keep = torch.from_numpy(kept if on_logits else np.zeros(1, np.int64)).to(self.device)
-        with self._hooked({name: gather(name) for name in out}):
-            logits = self._forward(ids, mask, keep)
-        for name, values in seen.items():
-            bad = ~torch.isfinite(values).all(1)
-            if bad.any():
-                row = int(rows[int(bad.nonzero()[0])])
-                raise BadInput(
-                    f"{self.name} gives a value that is not finite at '{name}', row {row}: use another dtype."
-                )
-            out[name][index] = values
-        if on_logits:
-            found = logits[example, torch.from_numpy(column.astype(np.int64)).to(self.device)].float().cpu()
-            if not torch.isfinite(found).all():
-                row = int(rows[int((~torch.isfinite(found).all(1)).nonzero()[0])])
-                raise BadInput(f"{self.name} gives logits that are not finite at row {row}: use another dtype.")
-            on_logits(found, rows)
+    def hidden_states(self, row: NDArray[np.integer]) -> list[Float[Tensor, "pos d_model"]]:
+        """The library's own hidden states of one example, from its plain forward; none where the model has none."""
+        if self._plain is None:
+            return []
+        ids, mask = self._pad_right([row])
+        with self.lock, torch.inference_mode():
+            found = self._plain.hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
+                                   logits_to_keep=1).hidden_states  # fmt: skip
+        return [state[0].cpu() for state in found or ()]
 
     def prefix(self, tokens: Int[Tensor, "b t"]) -> Prefix:
         """Run all but the last token of B rows of equal length, once, for `run_last`.
@@ -363,23 +362,25 @@ class Model:
     # Forward passes -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _hooked(self, functions: Mapping[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    def _hooked(
+        self, functions: Mapping[str, Callable[[Tensor], Tensor | None]], backend: str = "bridge"
+    ) -> Iterator[None]:
         """Install one function per hook point for one forward, under the lock, and check that each fired once."""
         fired = dict.fromkeys(functions, 0)
 
-        def install(name: str, function: Callable) -> Callable:
-            def hook(module, args, output):
+        def counted(name: str, function: Callable) -> Callable:
+            def call(output: Tensor) -> Tensor | None:
                 fired[name] += 1
                 return function(output)
 
-            return hook
+            return call
 
         with self.lock, torch.inference_mode():
             self._check_clean()
             handles = []
             try:
                 for name, function in functions.items():
-                    handles.append(self._points[name].register_forward_hook(install(name, function)))
+                    handles.append(self._attach(name, counted(name, function), backend))
                 yield
             finally:
                 for handle in handles:
@@ -389,15 +390,23 @@ class Model:
             if wrong:
                 raise BadInput(f"{self.name}: each hook must fire once per forward; fired: {', '.join(wrong)}.")
 
-    def _forward(self, ids: Tensor, mask: Tensor, keep: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def _attach(self, name: str, function: Callable, backend: str) -> Any:
+        if backend == "hf" and self._plain is not None:
+            return self._plain.attach(name, function)
+        return self._points[name].register_forward_hook(lambda module, args, output: function(output))
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, keep: Tensor | None = None, *, backend: str = "bridge", **kwargs: Any
+    ) -> Tensor:
         if keep is not None:
             kwargs["logits_to_keep"] = keep
-        return self._hf(input_ids=ids, attention_mask=mask, **({"use_cache": False} | kwargs)).logits
+        hf = self._plain.hf if backend == "hf" and self._plain is not None else self._hf
+        return hf(input_ids=ids, attention_mask=mask, **({"use_cache": False} | kwargs)).logits
 
     def _check_clean(self) -> None:
         if self._hf.training:
             raise BadInput(f"{self.name} is in training mode: call eval() first.")
-        if any(point._forward_hooks or point._forward_pre_hooks for point in self._all_points):
+        if any(_attached(point) != own for point, own in self._own_hooks):
             raise BadInput(f"{self.name} has a hook attached by other code: remove it first.")
 
     def _clear_patterns(self) -> None:
@@ -439,37 +448,36 @@ class Model:
         return f"{self.name} has no hook point '{name}'. Did you mean '{near}'?"
 
     def _find_hooks(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """Try a forward on [2, 5] tokens; keep the points that fire once with one row per token, one name each."""
+        """The bridge's points that hold one row per token, one name each, and their widths."""
         known = dict(self._bridge.hook_dict)
-        names: dict[int, str] = {}
-        for name, point in known.items():
-            # the classical name (hook_resid_post) comes later in the registry than the module's own (hook_out)
-            names[id(point)] = name
-        shapes: dict[int, list[tuple[int, ...]]] = {}
-        handles = []
-        points = {id(point): point for point in known.values()}
-        self._all_points = list(points.values())
-        for key, point in points.items():
+        # the classical name (hook_resid_post) comes later in the registry than the module's own (hook_out)
+        names = {id(point): name for name, point in known.items()}
+        points = {name: known[name] for name in names.values() if not name.endswith(_NO_ROWS)}
+        widths = self._trial(points, lambda name, function: points[name].register_forward_hook(
+            lambda module, args, output: function(output)), "bridge")  # fmt: skip
+        # The bridge itself routes some places through hooks (BERT's MLP): only what comes later is foreign.
+        self._own_hooks = [(point, _attached(point)) for point in known.values()]
+        return {name: points[name] for name in widths}, widths
 
-            def note(module, args, output, key=key):
-                shapes.setdefault(key, []).append(tuple(output.shape) if isinstance(output, Tensor) else ())
+    def _trial(self, names: Iterable[str], attach: Callable[[str, Callable], Any], backend: str) -> dict[str, int]:
+        """Widths of the places that fire once in a forward on [2, 5] tokens, with one row for each."""
+        shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
 
-            handles.append(point.register_forward_hook(note))
-        length = min(5, self.n_ctx)
-        ids = torch.zeros(2, length, dtype=torch.long, device=self.device)
+        def note(name: str) -> Callable[[Any], None]:
+            return lambda output: shapes[name].append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+        handles = [attach(name, note(name)) for name in shapes]
+        ids = torch.zeros(2, min(5, self.n_ctx), dtype=torch.long, device=self.device)
         try:
             with torch.inference_mode():
-                self._forward(ids, torch.ones_like(ids))
+                # one kept position: what lies behind the choice of logits has no row for the other tokens
+                self._forward(ids, torch.ones_like(ids), ids.new_zeros(1), backend=backend)
         finally:
             for handle in handles:
                 handle.remove()
             self._clear_patterns()
-        widths = {}
-        for key, seen in shapes.items():
-            name = names[key]
-            if len(seen) == 1 and len(seen[0]) >= 3 and seen[0][:2] == (2, length) and not name.endswith(_NO_ROWS):
-                widths[name] = int(np.prod(seen[0][2:]))
-        return {name: known[name] for name in widths}, widths
+        once = {name: seen[0] for name, seen in shapes.items() if len(seen) == 1}
+        return {name: int(np.prod(s[2:])) for name, s in once.items() if len(s) >= 3 and s[:2] == tuple(ids.shape)}
 
     # Editing the last position ---------------------------------------------------------------------------------------
 
@@ -600,26 +608,12 @@ class Model:
         return ""
 
 
+def _attached(point: Any) -> list[int]:
+    return [*point._forward_hooks, *point._forward_pre_hooks]
+
+
 def _gap(seen: Mapping[str, Tensor], first: str, second: str) -> float:
     return float((seen[first] - seen[second]).abs().max())
-
-
-def _batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
-    """Examples grouped longest first, so that memory runs out at once or never; padding counts towards the budget."""
-    order = np.argsort(-lengths, kind="stable")
-    groups, at = [], 0
-    while at < len(order):
-        size = max(1, int(budget // max(1, lengths[order[at]])))
-        groups.append(order[at : at + size])
-        at += size
-    return groups
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Memory runs out in three shapes: torch's own error, numpy's, and a plain RuntimeError of the CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _native(config: Any, seed: int) -> Planted:

@@ -1,11 +1,13 @@
 """The extraction audit: is what a loaded model gives at its hook points what their names promise?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,24 +17,79 @@ from probekit.hookpoint import HookPoint
 if TYPE_CHECKING:
     from probekit.model import Model
 
+BACKENDS = ("auto", "bridge", "hf")
 LIBRARIES = ("torch", "transformers", "transformer-lens")
 # Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+N_EXAMPLES, N_PLACES = 2, 16  # read in the audit: enough to see a difference, too few to cost time or memory
 
 
-def check_model(model: "Model", tokens: Sequence[NDArray[Any]]) -> dict[str, Any]:
-    """The extraction audit, as plain JSON values, from a forward over a few examples (up to 4 are used).
+@dataclass(frozen=True)
+class Backend:
+    """Which forward is run, `bridge` or `hf`. parity: how far the two are apart, None when nothing was compared.
 
-    Differences are maxima of absolute values: `invariance` of one padded batch against single examples, `hf_parity` of
-    resid_post against the library's own hidden states, `residual_identity` of the blocks' sums. None: not applicable.
+    reason: why it is not `hf`, where that was left open.
     """
-    tokens = [np.asarray(t) for t in tokens[:4]]
-    everywhere = [np.arange(len(t)) for t in tokens]
-    stream = [n for n in model.hook_names if HookPoint.parse(n).part in STREAM]
-    batch = model.read(tokens, stream, everywhere, batch_tokens=sum(map(len, tokens)) * len(tokens))
-    single = [model.read([t], stream, [p]) for t, p in zip(tokens, everywhere, strict=True)]
-    difference = {n: float((batch[n] - torch.cat([s[n] for s in single])).abs().max()) for n in stream}
+
+    name: str
+    parity: float | None = None
+    reason: str = ""
+
+
+def choose_backend(model: "Model", asked: str, names: Sequence[str], tokens: Sequence[NDArray[Any]]) -> Backend:
+    """`bridge`, or `hf` where every one of `names` has a place in the library's own forward and both forwards agree.
+
+    They agree when at each place read, in up to 2 of the examples, activations (and logits, up to a constant) differ by
+    at most TOLERANCE of their length. Raises BadInput where `hf` is asked for and that is not so.
+    """
+    if asked not in BACKENDS:
+        raise BadInput(f"backend is one of {', '.join(BACKENDS)}; found '{asked}'.")
+    if asked == "bridge":
+        return Backend("bridge")
+    lost = [name for name in names if name not in (model.plain_names or ())]
+    parity = None
+    if model.plain_names is None:
+        reason = "it has no plain forward"
+    elif lost:
+        reason = f"the plain forward has no place for '{lost[0]}'"
+    else:
+        parity, limit = _parity(model, names, sample(tokens)), TOLERANCE[model.dtype]
+        if parity <= limit:
+            return Backend("hf", parity)
+        reason = f"the plain forward differs from the bridge by {parity:.2g} where {limit:.2g} is allowed"
+    if asked == "hf":
+        raise BadInput(f"{model.name}: backend 'hf' was asked for, but {reason}: use 'bridge' or 'auto'.")
+    return Backend("bridge", parity, reason)
+
+
+def sample(tokens: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """The longest example and one of middle length, cut to half of it where it is longer: padding always shows."""
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    longest, other = np.asarray(tokens[order[-1]]), np.asarray(tokens[order[(len(order) - 1) // 2]])
+    return [longest] if len(longest) < 2 or len(order) < 2 else [longest, other[: len(longest) // 2]]
+
+
+def check_model(
+    model: "Model",
+    tokens: Sequence[NDArray[Any]],
+    names: Sequence[str] = (),
+    backend: Backend = Backend("bridge"),
+) -> dict[str, Any]:
+    """The extraction audit of `names` and the residual stream, as plain JSON values, from forwards over `sample`.
+
+    Differences are maxima of absolute values: `invariance` of one padded batch against single examples, and
+    `residual_identity` of the blocks' sums. `hf_parity` is that of resid_post with the library's own hidden states,
+    relative to each row's length. None: not applicable.
+    """
+    tokens = sample(tokens)
+    places = _places(tokens)
+    known = set(model.widths if backend.name == "bridge" else model.plain_names or ())
+    stream = [n for n in model.hook_names if HookPoint.parse(n).part in STREAM and n in known]
+    asked = list(dict.fromkeys([*stream, *names]))
+    batch = model.read(tokens, asked, places, batch_tokens=sum(map(len, tokens)) * len(tokens), backend=backend)
+    single = [model.read([t], asked, [p], backend=backend) for t, p in zip(tokens, places, strict=True)]
+    difference = {n: float((batch[n] - torch.cat([s[n] for s in single])).abs().max()) for n in asked}
     scale = max((float(values.abs().max()) for values in batch.values()), default=1.0)
     refused = {}
     for name in stream:
@@ -43,16 +100,20 @@ def check_model(model: "Model", tokens: Sequence[NDArray[Any]]) -> dict[str, Any
                 refused[name] = str(error)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model._weights.values() if p.is_floating_point()})
     return {
+        "backend": backend.name,
+        "backend_parity": backend.parity,
+        "backend_parity_limit": TOLERANCE[model.dtype],
+        "backend_reason": backend.reason,
+        "attention": model.attention(backend.name),
         "n_examples": len(tokens),
-        "n_hooks_fired_once": len(stream),
+        "n_hooks_fired_once": len(asked),
         "n_not_finite": 0,  # read refuses such values, so a finished audit has seen none
         "invariance": max(difference.values(), default=0.0),
         "invariance_limit": 10 * TOLERANCE[model.dtype] * scale,
-        "hf_parity": _hf_parity(model, tokens[0]),
+        "hf_parity": _hf_parity(model, tokens[0], places[0], single[0]),
         "residual_identity": _residual_identity(model, batch),
         "not_writable": refused,
         "dtypes": dtypes,
-        "attention": model.attention,
         "padding": "right",
         "bos": model.bos,
         "versions": library_versions(),
@@ -62,6 +123,31 @@ def check_model(model: "Model", tokens: Sequence[NDArray[Any]]) -> dict[str, Any
 def library_versions() -> dict[str, str]:
     """Exact versions of the libraries that decide activations."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def _places(tokens: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
+    """Up to N_PLACES positions of each example, both ends among them."""
+    return [np.unique(np.linspace(0, len(t) - 1, N_PLACES).astype(np.int64)) for t in tokens]
+
+
+def _apart(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:
+    """Largest distance between two rows, in units of the second's length: one loud row must not hide the others."""
+    gap, size = (first.double() - second.double()).norm(dim=1), second.double().norm(dim=1)
+    return float((gap / size.clamp_min(torch.finfo(torch.float32).tiny)).max()) if len(gap) else 0.0
+
+
+def _parity(model: "Model", names: Sequence[str], tokens: Sequence[NDArray[Any]]) -> float:
+    found = []
+    for backend in (Backend("hf"), Backend("bridge")):
+        logits: dict[int, Tensor] = {}
+
+        def keep(values: Tensor, rows: NDArray[np.int64], logits: dict[int, Tensor] = logits) -> None:
+            logits.update(zip(rows.tolist(), values, strict=True))
+
+        values = model.read(tokens, names, _places(tokens), on_logits=keep, backend=backend)
+        rows = torch.stack([logits[i] for i in sorted(logits)])
+        found.append([*values.values(), rows - rows.mean(1, keepdim=True)])  # softmax ignores a constant
+    return max(_apart(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 def _residual_identity(model: "Model", seen: Mapping[str, Tensor]) -> dict[str, float | None]:
@@ -82,15 +168,12 @@ def _residual_identity(model: "Model", seen: Mapping[str, Tensor]) -> dict[str, 
     return found
 
 
-def _hf_parity(model: "Model", row: NDArray[np.integer]) -> float | None:
+def _hf_parity(
+    model: "Model", row: NDArray[np.integer], places: NDArray[np.int64], seen: Mapping[str, Tensor]
+) -> float | None:
     """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm."""
     names = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers - 1)]
-    if not names or any(name not in model.widths for name in names):
+    states = model.hidden_states(row) if names and all(name in seen for name in names) else []
+    if len(states) != model.n_layers + 1:
         return None
-    ids, mask = model._pad_right([row])
-    with model._hooked({}):
-        states = model._hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
-    if not states or len(states) != model.n_layers + 1:
-        return None
-    ours = model.read([row], names, [np.arange(len(row))])
-    return max(float((ours[name] - states[i + 1][0].cpu()).abs().max()) for i, name in enumerate(names))
+    return max(_apart(seen[name], states[i + 1][places]) for i, name in enumerate(names))

@@ -1,0 +1,134 @@
+"""Reading: examples in batches of similar length, rows gathered inside the hooks, halved where memory runs out."""
+
+import contextlib
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+
+if TYPE_CHECKING:
+    from probekit.model import Model
+
+Room = Callable[[int], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward gave. rows [n]: places among all rows asked for, ascending. n_tokens: without padding.
+
+    values: hook point -> [n, width] on the CPU, in the buffers that it was gathered into. logits: [n, d_vocab] or None.
+    """
+
+    rows: NDArray[np.int64]
+    values: dict[str, Tensor]
+    logits: Tensor | None
+    n_tokens: int
+
+
+class _Enough(Exception):
+    """Raised by the last hook that was waited for: what lies above it need not be computed."""
+
+
+def stream(
+    model: "Model", tokens: Sequence[NDArray[Any]], names: Sequence[str], positions: Sequence[NDArray[Any]],
+    each: Callable[[Batch], None], *, with_logits: bool, batch_tokens: int, backend: str, room: Room | None = None,
+) -> int:  # fmt: skip
+    """Call `each` with every batch, longest examples first; returns the tokens per batch that memory had room for.
+
+    room: gives buffers [at least n, width] for n rows, when a batch begins; it is asked again when the batch failed.
+    A batch that runs out of memory, in the forward or in `each`, is halved, and so is every later one. Without logits
+    the forward ends behind the last hook. Raises BadInput when a single example does not fit, or a value is not finite.
+    """
+    starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])]).astype(np.int64)
+    lengths = np.asarray([len(t) for t in tokens])
+    waiting = batches(lengths, batch_tokens)[::-1]
+    while waiting:
+        examples = waiting.pop()
+        failed = False
+        try:
+            each(_forward(model, tokens, names, positions, starts, np.sort(examples), with_logits, backend, room))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            failed = True
+        if failed:  # outside the except block: inside it the traceback keeps the tensors alive
+            gc.collect()
+            longest = int(lengths[examples[0]])
+            if len(examples) == 1:
+                raise BadInput(f"out of memory on one example of {longest} tokens: shorten it, or read fewer hooks.")
+            # no later example is longer, so none would have fitted a larger batch
+            batch_tokens = longest * (len(examples) // 2)
+            rest = np.concatenate([examples, *waiting[::-1]])
+            waiting = [rest[i] for i in batches(lengths[rest], batch_tokens)[::-1]]
+    return batch_tokens
+
+
+def _forward(model, tokens, names, positions, starts, examples, with_logits, backend, room) -> Batch:
+    ids, mask = model._pad_right([tokens[i] for i in examples])
+    counts = [len(positions[i]) for i in examples]
+    place = np.concatenate([np.asarray(positions[i], np.int64) for i in examples])
+    rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in examples])
+    n, length = len(rows), ids.shape[1]
+    flat = torch.from_numpy(np.repeat(np.arange(len(examples)) * length, counts) + place).to(model.device)
+    buffers = {name: torch.empty(n, model.widths[name], dtype=model.dtype) for name in names} if room is None else (
+        room(n))  # fmt: skip
+    waited = set(names)
+
+    def gather(name: str) -> Callable[[Tensor], None]:
+        def take(output: Tensor) -> None:
+            values, out = output.reshape(len(examples) * length, -1), buffers[name][:n]
+            if values.device == out.device:
+                torch.index_select(values, 0, flat, out=out)
+            else:
+                out.copy_(values[flat])
+            waited.discard(name)
+            if not waited and not with_logits:
+                raise _Enough
+
+        return take
+
+    # Only the positions that are read get logits: a full [batch, pos, d_vocab] can be gigabytes.
+    kept, column = np.unique(place, return_inverse=True)
+    keep = torch.from_numpy(kept if with_logits else np.zeros(1, np.int64)).to(model.device)
+    logits = None
+    with contextlib.suppress(_Enough), model._hooked({name: gather(name) for name in names}, backend):
+        logits = model._forward(ids, mask, keep, backend=backend)
+    values = {name: buffers[name][:n] for name in names}
+    for name, found in values.items():
+        _refuse_not_finite(found, rows, f"{model.name} gives a value that is not finite at '{name}',")
+    if with_logits and logits is not None:
+        example = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(model.device)
+        logits = logits[example, torch.from_numpy(column.astype(np.int64)).to(model.device)].float().cpu()
+        _refuse_not_finite(logits, rows, f"{model.name} gives logits that are not finite at")
+    return Batch(rows, values, logits if with_logits else None, int(sum(len(tokens[i]) for i in examples)))
+
+
+def _refuse_not_finite(values: Tensor, rows: NDArray[np.int64], what: str) -> None:
+    good = torch.isfinite(values).all(1)
+    if not good.all():
+        raise BadInput(f"{what} row {int(rows[int((~good).nonzero()[0])])}: use another dtype.")
+
+
+def batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+    """Examples grouped longest first, so that memory runs out at once or never; padding counts towards the budget."""
+    order = np.argsort(-lengths, kind="stable")
+    groups, at = [], 0
+    while at < len(order):
+        size = max(1, int(budget // max(1, lengths[order[at]])))
+        groups.append(order[at : at + size])
+        at += size
+    return groups
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Memory runs out in three shapes: torch's own error, numpy's, and a plain RuntimeError of the CPU allocator."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
