@@ -27,7 +27,7 @@ RESTARTS = 4
 WIDEST = 4  # linear and even directions that the search is given
 SEARCHED = 3  # further starts of thresholds, from searched cells
 HANDICAP = 1e-3  # nats by which a searched start must be better than the others
-RECUT = 3  # restarts whose cuts are chosen anew once Adam is done
+RECUT = 2  # plain and searched starts whose cuts are chosen anew once Adam is done
 RECUT_ROWS = 16_384
 CUTS = {"one_threshold": 1, "two_thresholds": 2}
 STEEPNESS = 2.0, 16.0  # of soft thresholds, at the first step and at the last
@@ -193,15 +193,15 @@ def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, 
     parameters["directions"] = _unit(parameters["directions"])
     at_select = Rows(select.z / spread, select.law, select.offset)
     rough = _losses(kind, parameters, at_select).mean(1)
-    # Of equals the plain starts: what a search found lies less exactly along its directions, which a shift would show.
-    handicap = torch.zeros_like(rough)
-    handicap[RESTARTS:] = HANDICAP
     if kind in CUTS:
-        # Adam sees soft thresholds: the most promising get the best hard ones along their directions.
-        best = (rough + handicap).argsort(stable=True)[:RECUT]
+        # Adam sees soft thresholds: the most promising of both sorts get the best hard ones along their directions.
+        plain, searched = rough[:RESTARTS].argsort()[:RECUT], RESTARTS + rough[RESTARTS:].argsort()[:RECUT]
+        best = torch.cat([plain, searched])
         parameters = _recut(kind, {name: value[best] for name, value in parameters.items()}, fit, spread)
-        rough, handicap = _losses(kind, parameters, at_select).mean(1), handicap[best]
-    i = int((rough + handicap).argmin())
+        rough = _losses(kind, parameters, at_select).mean(1)
+        # What a search found lies less exactly along its directions, which a shift would show.
+        rough[RECUT:] += HANDICAP
+    i = int(rough.argmin())
     directions = parameters["directions"][i] / spread[:, None]
     shape = {name: parameters[name][i] for name in ("cuts", "inner", "inner_bias") if name in parameters}
     best = Simple(kind, directions, shape, _EMPTY)
