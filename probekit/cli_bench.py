@@ -119,11 +119,15 @@ def capture(
 
         found: list[dict] = []
         peaks: list[dict] = []
+
+        def say(text: str) -> None:
+            typer.echo(text, err=True)
+
         with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
             for one in CASES if case == "each" else (case,):
-                for row in capture_bench(QUICK if quick else FULL, Path(own), one, peaks):
+                for row in capture_bench(QUICK if quick else FULL, Path(own), one, peaks, say):
                     found.append(row.row())
-                    typer.echo(f"{row.case}: {row.peer}: ratio {row.ratio:.3f}, bound {row.bound_ratio:.3f}", err=True)
+                    say(f"{row.case}: {row.peer}: ratio {row.ratio:.3f}, bound {row.bound_ratio:.3f}")
         _tell("bench capture", found, as_json, peaks=peaks, threads=threads)
 
 

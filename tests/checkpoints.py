@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -59,6 +61,8 @@ def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model:
             model = Gemma2ForCausalLM(
                 Gemma2Config(num_key_value_heads=2, head_dim=d_model // 4, sliding_window=8, **modern)
             )
+        elif architecture == "bert":  # an encoder: every token sees every other
+            model = BertLMHeadModel(BertConfig(**modern))
         else:
             raise ValueError(architecture)
         for name, parameter in model.named_parameters():

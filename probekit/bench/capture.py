@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -34,30 +34,35 @@ SPARE = 64 * 2**20  # bytes that a capture may take beyond the bare forward and 
 
 @dataclass(frozen=True)
 class Size:
-    """n_sequences and n_rounds by case."""
+    """By case: what it runs over, (sequences, tokens in each), and how often."""
 
     n_layers: int
     d_model: int
     n_heads: int
     d_vocab: int
-    length: int
-    n_sequences: dict[str, int]
+    runs: dict[str, tuple[int, int]]
     n_rounds: dict[str, int]
 
 
-FULL = Size(12, 768, 12, 50257, 128, {"all": 512, "bridge": 128, "last": 256, "stop": 128, "memory": 64},
-            {"all": 3, "bridge": 3, "last": 11, "stop": 3})  # fmt: skip
-QUICK = Size(4, 32, 4, 60, 16, dict.fromkeys(CASES, 6), dict.fromkeys(CASES, 1))
+FULL = Size(
+    12, 768, 12, 50257,
+    {"all": (512, 128), "bridge": (64, 128), "last": (256, 32), "stop": (256, 32), "memory": (64, 128)},
+    {"all": 3, "bridge": 3, "last": 11, "stop": 3},
+)  # fmt: skip
+QUICK = Size(4, 32, 4, 60, dict.fromkeys(CASES, (6, 16)), dict.fromkeys(CASES, 1))
 
 
-def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any]]) -> Iterator[Row]:
-    """Rows of one case. ratio: peer over ours; bound_ratio: our time over that of the bare forward, in `stop` over the
-    share of it that the layers up to there are. gap: largest distance of a row of activations from the peer's, in units
-    of its length; 0 where the peer keeps nothing. `memory` adds what it finds to `peaks` and has no rows.
+def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any]],
+                  say: Callable[[str], None]) -> Iterator[Row]:  # fmt: skip
+    """Rows of one case; `say` gets the seconds of each round. `memory` adds to `peaks` and has no rows.
+
+    ratio: peer over ours. bound_ratio: our time over that of the bare forward, in `stop` over the share of it that the
+    layers up to there are. gap: largest distance of a row of activations from the peer's, in units of its length; 0
+    where the peer keeps nothing.
     """
     if case not in CASES:
         raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}.")
-    checkpoint, store, n = folder / "model", folder / "store", size.n_sequences[case]
+    checkpoint, store, (n, length) = folder / "model", folder / "store", size.runs[case]
     if not checkpoint.exists():
         _save(size, checkpoint)
     if case == "memory":
@@ -65,7 +70,10 @@ def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any
         return
     model, layers = load_model(checkpoint), size.n_layers
     names = [f"blocks.{i}.hook_resid_post" for i in range(layers)]
-    task, backend = made_task(size, n, every=case in ("all", "bridge")), "bridge" if case == "bridge" else "hf"
+    task, backend = (
+        made_task(size.d_vocab, n, length, every=case in ("all", "bridge")),
+        "bridge" if case == "bridge" else "hf",
+    )
     bare = f"bare forward, {backend}"
     asked = {f"resid_post of {layers} layers, {'last token' if case == 'last' else 'all positions'}": (names, 1.0)}
     if case == "stop":
@@ -77,17 +85,18 @@ def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any
     peer, gap = "TransformerLens run_with_cache", 0.0
     if case == "all":
         works[peer] = partial(_run_with_cache, model, task, names)
-        gap = _gap(model, made_task(size, min(n, BATCH_TOKENS // size.length), every=True), names)
-    rounds = _rounds(size.n_rounds[case], works, store)
+        gap = _gap(model, made_task(size.d_vocab, min(n, BATCH_TOKENS // length), length, every=True), names)
+    rounds = _rounds(size.n_rounds[case], works, store, say)
     for what, (_, share) in asked.items():
         bound = statistics.median(one[what] / (share * one[bare]) for one in rounds)
         for other in [name for name in works if name not in asked]:
             mine, theirs = (statistics.median(one[name] for one in rounds) for name in (what, other))
             ratio = statistics.median(one[other] / one[what] for one in rounds)
-            yield Row(f"{what}, {n} x {size.length} tokens", other, mine, theirs, ratio, gap * (other == peer), bound)
+            yield Row(f"{what}, {n} x {length} tokens", other, mine, theirs, ratio, gap * (other == peer), bound)
 
 
-def _rounds(n: int, works: Mapping[str, Callable[[], object]], store: Path) -> list[dict[str, float]]:
+def _rounds(n: int, works: Mapping[str, Callable[[], object]], store: Path,
+            say: Callable[[str], None]) -> list[dict[str, float]]:  # fmt: skip
     """Seconds of each work in each round, another one going first each time."""
     names, out = list(works), []
     for i in range(n):
@@ -98,14 +107,15 @@ def _rounds(n: int, works: Mapping[str, Callable[[], object]], store: Path) -> l
             works[name]()
             seconds[name] = time.perf_counter() - started
         out.append(seconds)
+        say(", ".join(f"{name} {took:.2f} s" for name, took in seconds.items()))
     rmtree(store, ignore_errors=True)
     return out
 
 
-def made_task(size: Size, n: int, every: bool) -> Task:
+def made_task(d_vocab: int, n: int, length: int, every: bool) -> Task:
     """n sequences of random tokens, read at every position or at the last one."""
-    numbers = np.random.default_rng(0).integers(0, size.d_vocab, (n, size.length))
-    where = np.arange(size.length) if every else np.array([size.length - 1])
+    numbers = np.random.default_rng(0).integers(0, d_vocab, (n, length))
+    where = np.arange(length) if every else np.array([length - 1])
     return Task(name="bench", tokens=list(numbers), positions=[where] * n, group=np.arange(n),
                 domain=np.array(["seen"] * n), behaviours=(), floor_inputs={})  # fmt: skip
 
@@ -147,7 +157,7 @@ def _save(size: Size, folder: Path) -> None:
 
     config = GPT2Config(
         vocab_size=size.d_vocab, n_embd=size.d_model, n_layer=size.n_layers, n_head=size.n_heads,
-        n_positions=max(64, size.length), bos_token_id=0, eos_token_id=0,
+        n_positions=1024, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -160,21 +170,21 @@ def _memory(size: Size, checkpoint: Path, store: Path) -> Iterator[dict[str, Any
     """Peak resident memory above that before, each in a process of its own, beside what a capture may take."""
     if not Path("/proc/self/clear_refs").exists():
         raise BadInput("peak memory is read off /proc, which this system does not have.")
-    per_batch = max(1, BATCH_TOKENS // size.length)
-    n = size.n_sequences["memory"]
-    bare = _process(checkpoint, store, size, n, "bare")
+    n, length = size.runs["memory"]
+    per_batch = max(1, BATCH_TOKENS // length)
+    bare = _process(checkpoint, store, size.d_vocab, (n, length), "bare")
     yield {"what": "bare forward, hf", "sequences": n, "peak_mib": bare / 2**20}
-    for what, rows in (("all", size.length), ("last", 1)):
+    for what, rows in (("all", length), ("last", 1)):
         batch = per_batch * rows * size.n_layers * size.d_model * 4
         for n_sequences in (n, 2 * n, 4 * n):
-            peak = _process(checkpoint, store, size, n_sequences, what)
+            peak = _process(checkpoint, store, size.d_vocab, (n_sequences, length), what)
             yield {"what": f"capture, {what}", "sequences": n_sequences, "peak_mib": peak / 2**20,
                    "allowed_mib": (bare + 2 * batch + SPARE) / 2**20}  # fmt: skip
 
 
-def _process(checkpoint: Path, store: Path, size: Size, n: int, what: str) -> int:
+def _process(checkpoint: Path, store: Path, d_vocab: int, run: tuple[int, int], what: str) -> int:
     rmtree(store, ignore_errors=True)
-    asked = {"checkpoint": str(checkpoint), "store": str(store), "n": n, "what": what, "size": asdict(size),
+    asked = {"checkpoint": str(checkpoint), "store": str(store), "run": run, "what": what, "d_vocab": d_vocab,
              "threads": torch.get_num_threads()}  # fmt: skip
     room = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
@@ -183,5 +193,5 @@ def _process(checkpoint: Path, store: Path, size: Size, n: int, what: str) -> in
     )  # fmt: skip
     rmtree(store, ignore_errors=True)
     if done.returncode:
-        raise ProbekitError(f"the capture of {n} sequences failed: {done.stderr.strip().splitlines()[-1]}")
+        raise ProbekitError(f"the capture of {run[0]} sequences failed: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from probekit.bench.capture import BATCH_TOKENS, Size, bare_forward, made_task
+from probekit.bench.capture import BATCH_TOKENS, bare_forward, made_task
 from probekit.bench.stream_process import resident
 from probekit.capture import capture
 from probekit.model import load_model
@@ -15,10 +15,10 @@ from probekit.model import load_model
 def main(asked: dict) -> int:
     """Bytes by which resident memory rose at its highest, once the model was loaded and had run one sequence."""
     torch.set_num_threads(asked["threads"])
-    size = Size(**asked["size"])
+    vocab, (n, length) = asked["d_vocab"], asked["run"]
     model = load_model(asked["checkpoint"])
-    bare_forward(model, made_task(size, 1, every=False), "hf")
-    task = made_task(size, asked["n"], every=asked["what"] == "all")
+    bare_forward(model, made_task(vocab, 1, length, every=False), "hf")
+    task = made_task(vocab, n, length, every=asked["what"] == "all")
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     if asked["what"] == "bare":
