@@ -83,7 +83,7 @@ class Job:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)
             task, hypotheses = bundled.task, [*bundled.hypotheses, *hypotheses]
         else:
-            task = read_file_task(spec.task, base, lambda texts: model.tokenise(texts).tokens)
+            task = read_file_task(spec.task, base, model.encoder if model.tokenizer is not None else None)
         return cls(spec, model, task, tuple(hypotheses))
 
     @property
@@ -392,7 +392,7 @@ def _manifest(
         "selected": selected,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
         "packages": {name: _version(name) for name in _PACKAGES},
-        "audit": activations.audit,
+        "audit": activations.audit | ({"task": dict(job.task.audit)} if job.task.audit else {}),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
 
