@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.continuation import continuation
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.laws import Rule
@@ -78,13 +79,14 @@ class Sites(Mapping[str, Tensor]):
 class Activations:
     """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
 
-    laws: for each behaviour of the model's own output, the function from logits [n, d_vocab] to its law [n, k].
+    laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
+    for [n] to its law [n, k].
     """
 
     sites: Mapping[str, Tensor]
     observations: Observations
     audit: dict[str, Any]
-    laws: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    laws: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
 def capture(
@@ -111,17 +113,19 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
-    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
+    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
         chosen, said = _settle(model, task, backend, names, rules, where)
         run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, rules, progress)
+        written = {spec.name: continuation(model, task, spec, where, run.key, run.spec, run.rows, batch_tokens)
+                   for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
     key = run.key
     sites = Sites(where, key, names)
-    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules}
+    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules} | written
     for spec in task.behaviours:
         if spec.kind == "label":
             behaviours[spec.name] = task.labels[spec.column or spec.name]
@@ -283,8 +287,9 @@ class _Run:
         writer.begin(*span, sinks)
 
         def each(batch: Batch) -> None:
-            laws = {rule.stored_as: rule.law(batch.logits) for rule in rules if batch.logits is not None}
-            writer.put(span[0] + batch.rows, batch.values | laws)
+            at, logits = span[0] + batch.rows, batch.logits
+            laws = {rule.stored_as: rule.law(logits, at) for rule in rules if logits is not None}
+            writer.put(at, batch.values | laws)
             steps.add(len(batch.rows), batch.n_tokens)
 
         self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names))

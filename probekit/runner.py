@@ -128,7 +128,7 @@ class Job:
             self.model.check_writable(hook)
             if hook not in read_hooks:
                 raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
-        external = {b.name for b in self.task.behaviours if b.kind == "label"}
+        external = {b.name for b in self.task.behaviours if b.kind in ("label", "generation")}
         asked = spec.behaviours or tuple(name for name in behaviours if name not in external)
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
@@ -136,7 +136,7 @@ class Job:
         for behaviour in asked:
             if behaviour not in behaviours or behaviour in external:
                 raise BadInput(
-                    f"replace.behaviours has '{behaviour}', which is no behaviour of the model's own output."
+                    f"replace.behaviours has '{behaviour}', which is no behaviour that one forward pass shows."
                 )
             out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
             if len(chain) > 1:

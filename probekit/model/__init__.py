@@ -25,6 +25,7 @@ from probekit.encoding import BOS, Encoder, Tokenised
 from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
 from probekit.model.audit import BACKENDS, STREAM, TOLERANCE, Backend, check_model, choose_backend, library_versions
+from probekit.model.generation import generate
 from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
@@ -33,7 +34,7 @@ from probekit.records import canonical
 
 __all__ = [
     "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "choose_backend",
-    "library_versions", "load_model", "plant_model",
+    "generate", "library_versions", "load_model", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
