@@ -137,7 +137,9 @@ def capture(
         domain=np.asarray(task.domain)[example],
         behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
         features=task.features,
-        floor_inputs=surface_features(task, model.d_vocab) if task.floor_inputs is None else task.floor_inputs,
+        floor_inputs=surface_features(task, model.d_vocab, model.embed)
+        if task.floor_inputs is None
+        else task.floor_inputs,
         task=task.name,
         model=model.name,
         revision=model.revision,

@@ -192,6 +192,11 @@ class Model:
         pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
         return [str(i) if piece is None else str(piece) for i, piece in zip(ids, pieces, strict=True)]
 
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Input embeddings of token ids: [n, d]."""
+        table = self._hf.get_input_embeddings().weight
+        return table[torch.from_numpy(ids).to(table.device)].detach().float().cpu().numpy()
+
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer with the model's BOS policy and context length. Raises BadInput without a tokenizer."""
