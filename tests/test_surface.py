@@ -104,7 +104,7 @@ def test_memory_is_that_of_the_block():
 def synonyms():
     """The label is a direction of the last word's embedding, and no word of the test rows was seen in fitting."""
     rng = np.random.default_rng(4)
-    n, n_vocab, d = 3_000, 40_000, 16
+    n, n_vocab, d = 1_500, 40_000, 16
     table = rng.standard_normal((n_vocab, d)).astype(np.float32)
     last = rng.permutation(n_vocab)[:n]
     tokens = [np.array([rng.integers(n_vocab), rng.integers(n_vocab), w]) for w in last]
