@@ -51,7 +51,7 @@ def behaviour_of(
     if entry.tokens is None:
         return BehaviourSpec(entry.name, entry.kind)
     where = f"behaviour '{entry.name}'"
-    ids = tuple(_token(where, token, encoder, entry.first_token) for token in entry.tokens)
+    ids = tuple(one_token(where, token, encoder, entry.first_token) for token in entry.tokens)
     _differ(where, entry.tokens, ids)
     return BehaviourSpec(entry.name, entry.kind, tokens=ids, outcomes=tuple(str(token) for token in entry.tokens))
 
@@ -82,7 +82,7 @@ def _sets(entry: BehaviourEntry, encoder: Encoder | None) -> dict[str, tuple[int
     if not entry.sets or not all(entry.sets.values()):
         raise BadInput(f"behaviour '{entry.name}' of kind groups takes `sets`, each with at least one token.")
     where = f"behaviour '{entry.name}'"
-    sets = {name: tuple(dict.fromkeys(_token(where, token, encoder) for token in tokens))
+    sets = {name: tuple(dict.fromkeys(one_token(where, token, encoder) for token in tokens))
             for name, tokens in entry.sets.items()}  # fmt: skip
     owner: dict[int, str] = {}
     for name, ids in sets.items():
@@ -140,14 +140,14 @@ def _row_answers(
             if not isinstance(answer, int | str) or isinstance(answer, bool):
                 raise BadInput(f"{where} has the answer {answer!r}: give a text or a token id.")
             if answer not in known:
-                known[answer] = _token(where, answer, encoder, entry.first_token)
+                known[answer] = one_token(where, answer, encoder, entry.first_token)
         ids = [known[answer] for answer in plain]
         _differ(where, plain, ids)
         out.append(ids)
     return np.array(out, dtype=np.int64)
 
 
-def _token(where: str, token: int | str, encoder: Encoder | None, first: bool = False) -> int:
+def one_token(where: str, token: int | str, encoder: Encoder | None, first: bool = False) -> int:
     """A token's id; a string must be exactly one token, or be meant by its first."""
     if isinstance(token, int):
         if token < 0:

@@ -106,7 +106,7 @@ def _asked(spec: TaskSpec, places: Sequence[Place]) -> tuple[dict[str, str], lis
             text[where] = f"span '{name}'"
         else:
             asked |= dict.fromkeys(where, f"span '{name}'")
-    for template in _templates(spec):
+    for template in templates(spec):
         text |= dict.fromkeys(template.fields, "a field of the template")
     for role in ("text", "tokens", "messages", "id", "group", "domain"):
         if (column := getattr(spec, role)) is not None:
@@ -124,7 +124,8 @@ class _Examples:
         self.tokens, self.spans = tokens, spans
 
 
-def _templates(spec: TaskSpec) -> list[Template]:
+def templates(spec: TaskSpec) -> list[Template]:
+    """The template of the text, or one per turn of the chat. Raises BadInput for one that cannot be read."""
     texts = [spec.template] if spec.template is not None else [turn.content for turn in spec.chat or ()]
     return [Template.parse(text) for text in texts]
 
@@ -167,9 +168,9 @@ def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int
 def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str, Any]) -> list[Prompt]:
     if spec.text is not None:
         return [Prompt(text) for text in _texts(columns, spec.text)]
-    templates = _templates(spec)
-    values = {name: _field(columns, name) for template in templates for name in template.fields}
-    filled = [[template.fill({name: values[name][i] for name in template.fields}) for template in templates]
+    pieces = templates(spec)
+    values = {name: _field(columns, name) for template in pieces for name in template.fields}
+    filled = [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
               for i in range(len(columns))]  # fmt: skip
     if spec.template is not None:
         for i, (prompt,) in enumerate(filled):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,6 +84,13 @@ class Rule:
         """Over a large vocabulary: each kept token an outcome, all others `rest`."""
         groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
         return Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
+
+    def fixed(self) -> BehaviourSpec:
+        """The behaviour with the outcomes that were kept, so that another text is asked for the same ones."""
+        if self.spec.kind not in ("law", "argmax") or self.spec.tokens is not None or self.width == self.d_vocab:
+            return self.spec
+        tokens = tuple(group[0] for group in self.groups or ())
+        return replace(self.spec, tokens=tokens, outcomes=(self.names or ())[: len(tokens)])
 
     @property
     def stored_as(self) -> str:

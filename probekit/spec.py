@@ -156,6 +156,8 @@ class ReadSpec(_Strict):
     controls: tuple[Literal["random_directions", "permuted", "random_twin", "row_split", "control_task"], ...] = (
         "random_directions", "permuted", "random_twin", "row_split", "control_task",
     )  # fmt: skip
+    delete: tuple[str, ...] = ()  # spans of the text that readers are also tried without: `field:tag`, `role:system`
+    filler: int | str | None = None  # a token in place of each deleted one; when absent the text closes up
     outer_folds: int = Field(default=1, ge=1)  # of whole groups, each tested once; 1: a single quarter is tested
     inner_folds: int = Field(default=1, ge=1)  # over which ridges are chosen, inside each outer fold's training rows
     n_permutations: int = Field(default=199, ge=0)  # behind the p-values of sites; 0: none
