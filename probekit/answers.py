@@ -34,7 +34,7 @@ def behaviour_of(
     """A behaviour with its tokens resolved. labels: those of `label` behaviours; row_example: row of `columns` read."""
     given = check_keys(entry)
     if entry.kind == "label":
-        return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes, column=entry.column)
+        return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes)
     if entry.kind == "groups":
         return BehaviourSpec(entry.name, "groups", sets=_sets(entry, encoder))
     if entry.kind == "generation":

@@ -299,6 +299,9 @@ class Measurement:
             if reason:
                 cell.missing(setting, level.name, reason, note)
                 continue
+            if level.family == "baseline":
+                floor = setting.floors["strong"][0]
+                note = f"{floor.family} reader of {', '.join(floor.blocks) or 'nothing'}"
             try:
                 ks = self.read.simple_ks if level.family == "simple" else self.read.ks
                 for reader in fit_level(site, level, ks):
@@ -441,8 +444,10 @@ class Measurement:
                 sides = {"": setting.side(x, "test", own), control: there.sides[own]}
                 for told, side in sides.items():
                     if (rows := log_odds(reader, side)) is not None:
-                        cell.put(setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
-                                 floor="weak", control=told, note="of the log odds")  # fmt: skip
+                        cell.put(
+                            setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
+                            floor="weak", control=told, note="of the log odds",
+                        )  # fmt: skip
 
     def _extrapolate(self, cell: "_Cell", setting: Setting, x: Tensor, d: int) -> None:
         for name in ("direction", "linear"):

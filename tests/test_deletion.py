@@ -163,6 +163,7 @@ def test_readers_beyond_a_floor_that_cannot_see_the_tag(planted):
     weak = table.query("level == 'linear' and floor == 'weak'").iloc[0]
     assert weak["auroc_whole"] > 0.99 and weak["auroc"] < 0.6
     assert set(table["span"]) == {"field:tag"}
+    assert "without field:tag" in pk.figure("layer_curves", records).to_json()
 
 
 def test_what_the_model_does_is_asked_of_the_deleted_text(planted):
