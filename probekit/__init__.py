@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from probekit.capture import Activations, capture
+    from probekit.capture import Activations, capture, capture_without
     from probekit.claims import CLAIMS, Claim, Need, judge
     from probekit.errors import (
         BadInput,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from probekit.records import Record
     from probekit.rundir import open_run, read_run
     from probekit.runner import run_job
+    from probekit.spans import delete_span
     from probekit.spec import JobSpec
     from probekit.tables import table
     from probekit.task import Behaviour, BehaviourSpec, Feature, Observations, Task
@@ -62,6 +63,8 @@ __all__ = [
     "TooFewRows",
     "UnknownHook",
     "capture",
+    "capture_without",
+    "delete_span",
     "figure",
     "judge",
     "load_model",
@@ -98,6 +101,8 @@ _HOME = {
     "TooFewRows": "errors",
     "UnknownHook": "errors",
     "capture": "capture",
+    "capture_without": "capture",
+    "delete_span": "spans",
     "figure": "figures",
     "judge": "claims",
     "load_model": "model",

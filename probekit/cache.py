@@ -121,6 +121,19 @@ def unpin(root: Path, key: str, label: str = "user") -> None:
     sync_folder(path.parent)
 
 
+def release(root: Path, label: str) -> list[str]:
+    """Take every pin of this label away, as when its run was deleted; the keys that it held."""
+    open_root(root)
+    if not NAME.fullmatch(label):
+        raise BadInput(f"a pin's label is letters, digits, '.', '_' and '-'; found '{label}'.")
+    held = sorted(path.parent.name for path in (root / "pins").glob(f"*/{label}") if KEY.fullmatch(path.parent.name))
+    if not held:
+        raise BadInput(f"nothing in the store {root} is pinned by '{label}': `probekit cache ls` lists the pins.")
+    for key in held:
+        unpin(root, key, label)
+    return held
+
+
 def remove(root: Path, key: str) -> list[Entry]:
     """Delete an entry, all of its groups. Raises BadInput when it is pinned, is in use or is not there."""
     _key_folder(root, key)

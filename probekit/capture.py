@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.answers import one_token
+from probekit.continuation import continuation
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.laws import Rule
 from probekit.model import Backend, Batch, Model, check_model, choose_backend, library_versions
 from probekit.records import digest
 from probekit.shards import Range, Shape
+from probekit.spans import delete_span
 from probekit.store import Store, row_ranges
 from probekit.surface import surface_features
-from probekit.task import MAX_OUTCOMES, Behaviour, Observations, Task
+from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task
 from probekit.writing import Writer
 
 DEFAULT_STORE = "cached_activations"
@@ -78,13 +81,15 @@ class Sites(Mapping[str, Tensor]):
 class Activations:
     """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
 
-    laws: for each behaviour of the model's own output, the function from logits [n, d_vocab] to its law [n, k].
+    laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
+    for [n] to its law [n, k]. behaviours: as they were asked, with the outcomes that large laws were found to have.
     """
 
     sites: Mapping[str, Tensor]
     observations: Observations
     audit: dict[str, Any]
-    laws: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    laws: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    behaviours: Sequence[BehaviourSpec] = ()
 
 
 def capture(
@@ -111,17 +116,19 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
-    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind != "label"]
+    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
         chosen, said = _settle(model, task, backend, names, rules, where)
         run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, rules, progress)
+        written = {spec.name: continuation(model, task, spec, where, run.key, run.spec, run.rows, batch_tokens)
+                   for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
     key = run.key
     sites = Sites(where, key, names)
-    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules}
+    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules} | written
     for spec in task.behaviours:
         if spec.kind == "label":
             behaviours[spec.name] = task.labels[spec.column or spec.name]
@@ -133,15 +140,34 @@ def capture(
         domain=np.asarray(task.domain)[example],
         behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
         features=task.features,
-        floor_inputs=surface_features(task, model.d_vocab) if task.floor_inputs is None else task.floor_inputs,
+        floor_inputs=surface_features(task, model.d_vocab, model.embed)
+        if task.floor_inputs is None
+        else task.floor_inputs,
         task=task.name,
         model=model.name,
         revision=model.revision,
         fingerprint=key,
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
     )
-    laws = {rule.spec.name: run.settled(rule).law for rule in rules}
-    return Activations(sites, observations, run.audit(names), laws)
+    settled = {rule.spec.name: run.settled(rule) for rule in rules}
+    laws = {name: rule.law for name, rule in settled.items()}
+    asked = [settled[spec.name].fixed() if spec.name in settled else spec for spec in task.behaviours]
+    return Activations(sites, observations, run.audit(names), laws, asked)
+
+
+def capture_without(
+    model: Model, task: Task, span: str, whole: Activations, *, filler: int | str | None = None, **how: Any
+) -> Activations:
+    """What `whole`, the capture of `task`, would have been without the tokens of a named span (`spans.delete_span`).
+
+    The same hook points, outcomes and columns of the floor's inputs, so that what was fitted on whole texts can be
+    applied. filler: a token in place of each deleted one. how: `store` and other arguments of `capture`.
+    """
+    encoder = model.encoder if model.tokenizer is not None else None
+    deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
+    inputs = surface_features(deleted, model.d_vocab, model.embed, like=task)
+    asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
+    return capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
 
 
 def activation_key(model: Model, task: Task, backend: str) -> str:
@@ -283,8 +309,9 @@ class _Run:
         writer.begin(*span, sinks)
 
         def each(batch: Batch) -> None:
-            laws = {rule.stored_as: rule.law(batch.logits) for rule in rules if batch.logits is not None}
-            writer.put(span[0] + batch.rows, batch.values | laws)
+            at, logits = span[0] + batch.rows, batch.logits
+            laws = {rule.stored_as: rule.law(logits, at) for rule in rules if logits is not None}
+            writer.put(at, batch.values | laws)
             steps.add(len(batch.rows), batch.n_tokens)
 
         self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names))

@@ -75,13 +75,13 @@ def run(
 def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
     """Say what a job would measure, without loading a model."""
     with reporting("plan", as_json):
-        from probekit.planning import plan_rows
+        from probekit.planning import plan_rows, text_of
         from probekit.spec import JobSpec
 
         job = JobSpec.read_toml(spec)
-        planned = plan_rows(job, spec.parent)
+        planned, text = plan_rows(job, spec.parent), text_of(job)
         if as_json:
-            print_json("plan", True, planned, spec=job.id)
+            print_json("plan", True, planned, spec=job.id, text=text)
             return
         from rich.console import Console
         from rich.table import Table
@@ -90,6 +90,8 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
         for row in planned:
             table.add_row(*(str("?" if cell is None else cell) for cell in row.values()))
         Console().print(table)
+        if text:
+            typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
 
 
 @app.command()

@@ -125,23 +125,31 @@ def gc(
 
 @cache.command("pin")
 def pin(
-    key: KeyArgument,
+    key: Annotated[
+        str | None, typer.Argument(help="A key, or as much of its start as is unique; with --off: all when left out.")
+    ] = None,
     off: Annotated[bool, typer.Option("--off", help="Take the pin away.")] = False,
     label: Annotated[str, typer.Option(help="Who holds it, such as the name of a run.")] = "user",
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep an entry from gc."""
+    """Keep an entry from gc; a run pins what it reads under its own name."""
     with reporting("cache pin", as_json):
         from probekit import cache as room
 
         root = _root(store)
-        key = _find(root, key)
-        (room.unpin if off else room.pin)(root, key, label)
-        if as_json:
-            print_json("cache pin", True, [{"key": key, "label": label, "pinned": not off}])
+        if key is None and not off:
+            raise BadInput("which entry is to be pinned? Give its key: `probekit cache ls` lists them.")
+        if key is None:
+            held = room.release(root, label)
         else:
-            typer.echo(f"{key} is no longer pinned by {label}." if off else f"{key} is pinned by {label}.")
+            held = [_find(root, key)]
+            (room.unpin if off else room.pin)(root, held[0], label)
+        if as_json:
+            print_json("cache pin", True, [{"key": each, "label": label, "pinned": not off} for each in held])
+            return
+        for each in held:
+            typer.echo(f"{each} is no longer pinned by {label}." if off else f"{each} is pinned by {label}.")
 
 
 @cache.command("rm")

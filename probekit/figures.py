@@ -82,6 +82,15 @@ CONTROL_WORDS = {
     "row_split": "rows of a group on both sides",
     "control_task": "random label per type",
 }
+
+
+def control_words(control: str) -> str:
+    """What a control is, in words."""
+    if control.startswith("deleted:"):
+        return f"without {control.removeprefix('deleted:')} (as fitted on whole texts)"
+    return CONTROL_WORDS[control]
+
+
 _CONTROL_DASH = {
     "random_twin": "dot",
     "random_directions": "dashdot",
@@ -421,9 +430,9 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
                     x=part["site"].map(at),
                     y=part["value"],
                     mode="lines",
-                    name=f"{CONTROL_WORDS[str(control)].split(' (')[0]}: {label}",
-                    line={"color": ink["band"], "width": 1.3, "dash": _CONTROL_DASH[str(control)]},
-                    customdata=[_hover(r, f"control: {CONTROL_WORDS[r['control']]}") for _, r in part.iterrows()],
+                    name=f"{control_words(str(control)).split(' (')[0]}: {label}",
+                    line={"color": ink["band"], "width": 1.3, "dash": _CONTROL_DASH.get(str(control), "4px,2px")},
+                    customdata=[_hover(r, f"control: {control_words(r['control'])}") for _, r in part.iterrows()],
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )
@@ -571,7 +580,7 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     for (feature, level, control), part in shown.groupby(["feature", "level", "control"], sort=False):
         colour, marker = palette[features.index(feature) % len(palette)]
         dash = "dot" if control else "solid" if level == "linear" else "dash"
-        name = f"{feature.replace('_', ' / ')}, {CONTROL_WORDS[control].split(' (')[0] if control else level}"
+        name = f"{feature.replace('_', ' / ')}, {control_words(control).split(' (')[0] if control else level}"
         x = part["site"].map(at)
         if not control:
             _ribbon(figure, x, part, colour, name)

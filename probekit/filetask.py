@@ -6,68 +6,80 @@ beginning-of-sequence token that it adds is position 0.
 
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv, parquet
 
+from probekit.answers import behaviour_of
+from probekit.columns import LEAST_ROWS, Columns, as_list, missing, read_columns
+from probekit.encoding import Encoder
 from probekit.errors import BadInput
+from probekit.positions import Place, parse_places, token_spans
+from probekit.prompts import Prompt, Template, render_chat
 from probekit.records import digest
 from probekit.spec import BehaviourEntry, TaskSpec
-from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Feature, Task
+from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task
 
-Tokeniser = Callable[[list[str]], Sequence[NDArray]]
-Columns = dict[str, list]
-
-MIN_GROUPS = 3  # fit, selection and test sides each need one
+Rows = list[tuple[int, Any]]  # (row of the file, value) for each place that is read
 
 
-def read_file_task(spec: TaskSpec, base: Path, tokeniser: Tokeniser | None = None) -> Task:
-    """Read `spec.file` (relative to `base`) into a Task with one position per row of the file.
+def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -> Task:
+    """Read `spec.file` (relative to `base`) into a Task.
 
-    tokeniser maps texts to arrays of token ids, under the policy for special tokens that the model is run with; it may
-    be None when a token column is named. Raises BadInput.
+    encoder: the model's tokenizer with its policies; None where token ids are read. A label or feature that is a list
+    has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
     if spec.file is None:
         raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
     if spec.n_positions is not None:
-        raise BadInput("n_positions is for testbeds: a file is read at its `position` column, or at the last token.")
-    if (spec.text is None) == (spec.tokens is None):
-        found = "neither" if spec.text is None else "both"
-        raise BadInput(f"a file task has either a `text` or a `tokens` column; found {found}: name one of them.")
-    path = base / spec.file
-    columns, n_rows = _read_columns(path, _asked(spec))
-    columns, n_rows = _cap(columns, n_rows, spec)
-    domain = _strings(columns, spec.domain, "domain", path) or ["all"] * n_rows
-    _check_ids(columns, spec.id, path)
-    tokens = (
-        _texts(columns, spec.text, tokeniser, path) if spec.text else _token_lists(columns, spec.tokens or "", path)
+        raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
+    source, places = spec.source, parse_places(spec.position)
+    columns = read_columns(base / spec.file, *_asked(spec, places))
+    columns = columns.first(spec.n_examples, spec.domain) if spec.n_examples else columns
+    domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
+    _check_ids(columns, spec.id)
+    audit: dict[str, Any] = {"source": source}
+    examples = (
+        _Examples([columns.integers(i, spec.tokens, "token ids") for i in range(len(columns))])
+        if spec.tokens
+        else _read_text(spec, source, columns, encoder, audit)
     )
-    labels = {entry.name: _label(entry, columns, path) for entry in spec.behaviours if entry.kind == "label"}
+    kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
+    positions = _positions(places, columns, examples, kept, audit)
+    labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if entry.kind == "label"}
+    row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
+    tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
+    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder)
+                  for entry in _unique(spec.behaviours, "behaviour")]  # fmt: skip
     return Task(
-        name=path.stem,
+        name=columns.path.stem,
         tokens=tokens,
-        positions=_positions(columns, spec.position, tokens, path),
-        group=_groups(columns, spec.group, domain, path),
+        positions=positions,
+        group=_groups(columns, spec.group, domain),
         domain=np.array(domain, dtype=np.str_),
-        behaviours=[_behaviour(entry, labels, tokeniser) for entry in _unique(spec.behaviours, "behaviour")],
-        features={entry.name: _feature(entry.name, entry.column, columns, path)
+        behaviours=behaviours,
+        features={entry.name: _feature(entry.name, entry.column, columns, positions)
                   for entry in _unique(spec.features, "feature")},
         labels=labels,
-        fingerprint=_fingerprint(spec, path),
+        fingerprint=_fingerprint(spec, columns.path, tokens, positions),
+        spans=_kept_spans(examples, kept),
+        audit=audit,
     )  # fmt: skip
 
 
-def _fingerprint(spec: TaskSpec, path: Path) -> str:
-    """Digest of the file's bytes and of every option that decides what is read from them; its place does not matter."""
+def _fingerprint(spec: TaskSpec, path: Path, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> str:
+    """Digest of the file's bytes, of every option that decides what is read from them, and of what came of it."""
     options = spec.model_dump(mode="json", exclude={"file", "testbed", "n_positions"})
-    return digest({"bytes": hashlib.sha256(path.read_bytes()).hexdigest(), "options": options})
+    made = hashlib.sha256()
+    for row in (*tokens, *positions):
+        made.update(len(row).to_bytes(8, "little") + np.ascontiguousarray(row, dtype="<i8").tobytes())
+    return digest(
+        {"bytes": hashlib.sha256(path.read_bytes()).hexdigest(), "options": options, "tokens": made.hexdigest()}
+    )
 
 
 def _unique(entries: Sequence, what: str) -> Sequence:
@@ -79,245 +91,312 @@ def _unique(entries: Sequence, what: str) -> Sequence:
     return entries
 
 
-# Columns
-
-
-def _asked(spec: TaskSpec) -> dict[str, str]:
-    """Column -> what it was asked as, for messages."""
-    asked = {}
-    for entry in (*spec.behaviours, *spec.features):
-        if entry.column is not None:
-            asked[entry.column] = f"'{entry.name}'"
-    for role in ("text", "tokens", "id", "group", "domain", "position"):
+def _asked(spec: TaskSpec, places: Sequence[Place]) -> tuple[dict[str, str], list[str]]:
+    """(column -> what it was asked as, for messages; columns that are text whatever they look like)."""
+    asked: dict[str, str] = {}
+    for entry in spec.behaviours:
+        for column in (entry.column, entry.answers, entry.correct, entry.wrong):
+            if column is not None:
+                asked[column] = f"'{entry.name}'"
+    asked |= {entry.column: f"'{entry.name}'" for entry in spec.features}
+    asked |= {place.name: "position" for place in places if place.kind in ("column", "mask")}
+    text: dict[str, str] = {}
+    for name, where in spec.spans.items():
+        if isinstance(where, str):
+            text[where] = f"span '{name}'"
+        else:
+            asked |= dict.fromkeys(where, f"span '{name}'")
+    for template in templates(spec):
+        text |= dict.fromkeys(template.fields, "a field of the template")
+    for role in ("text", "tokens", "messages", "id", "group", "domain"):
         if (column := getattr(spec, role)) is not None:
-            asked[column] = role
-    return asked
-
-
-def _read_columns(path: Path, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise BadInput(f"{path} is not read: known files end in {', '.join(readers)}; convert it to one of these.")
-    if not path.is_file():
-        raise BadInput(f"no file {path}: give a path relative to the spec file, or an absolute one.")
-    if not path.stat().st_size:
-        raise BadInput(f"{path} is empty: give a file with at least {MIN_GROUPS} rows.")
-    try:
-        columns, n_rows = reader(path, asked)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        first = str(error).partition("\n")[0].rstrip(".")
-        raise BadInput(f"{path} cannot be read as {path.suffix[1:]}: {first}; repair or convert it.") from None
-    if not n_rows:
-        raise BadInput(f"{path} has no rows: give a file with at least {MIN_GROUPS} of them.")
-    return columns, n_rows
-
-
-def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None:
-    for column, role in asked.items():
-        if column not in names:
-            near = get_close_matches(column, names, n=1, cutoff=0.0)
-            hint = f"did you mean '{near[0]}'?" if near else "it has none."
-            raise BadInput(f"{path} has no column '{column}' (asked for as {role}): {hint}")
-        if list(names).count(column) > 1:
-            raise BadInput(f"{path} has the column '{column}' twice (asked for as {role}): rename one of them.")
-
-
-def _read_csv(path: Path, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    # A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block.
-    read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, 2**31 - 1))
-    parse = csv.ParseOptions(newlines_in_values=True)
-    # A text such as `12` or a group such as `007` stays what it is; an empty cell is missing, `NA` is a word.
-    as_text = {column: pa.string() for column, role in asked.items() if not role.startswith("'") and role != "position"}
-    convert = csv.ConvertOptions(column_types=as_text, null_values=[""], strings_can_be_null=True)
-    return _from_table(path, csv.read_csv(path, read, parse, convert), asked)
-
-
-def _read_parquet(path: Path, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    with parquet.ParquetFile(path) as file:
-        _require(path, file.schema_arrow.names, asked)
-        return _from_table(path, file.read(columns=list(asked)), asked)
-
-
-def _from_table(path: Path, table: pa.Table, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    _require(path, table.column_names, asked)
-    columns = {}
-    for name in asked:
-        column = table.column(name)
-        nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        # Lists come as arrays: a list of Python integers per row would be ten times the memory.
-        columns[name] = list(column.to_numpy()) if nested else column.to_pylist()
-    return columns, table.num_rows
-
-
-def _read_jsonl(path: Path, asked: Mapping[str, str]) -> tuple[Columns, int]:
-    rows, names = [], {}
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise BadInput(f"{path} line {number} is not JSON ({reason}): write one object per line.") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
-        names.update(dict.fromkeys(row))
-        rows.append({column: row.get(column) for column in asked})
-    if rows:
-        _require(path, list(names), asked)
-    return {column: [row[column] for row in rows] for column in asked}, len(rows)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line
-
-
-def _cap(columns: Columns, n_rows: int, spec: TaskSpec) -> tuple[Columns, int]:
-    """The first `n_examples` rows of each domain."""
-    if spec.n_examples is None:
-        return columns, n_rows
-    seen: Counter = Counter()
-    keep = []
-    for row, domain in enumerate(columns[spec.domain] if spec.domain else ["all"] * n_rows):
-        seen[str(domain)] += 1
-        if seen[str(domain)] <= spec.n_examples:
-            keep.append(row)
-    return {name: [values[row] for row in keep] for name, values in columns.items()}, len(keep)
-
-
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _present(columns: Columns, column: str, path: Path) -> list:
-    """The column's values, none missing."""
-    values = columns[column]
-    for row, value in enumerate(values, 1):
-        if _missing(value):
-            raise BadInput(f"{path} row {row} has no value in column '{column}': fill it in or drop the row.")
-    return values
+            text[column] = role
+    return asked | text, list(text)
 
 
 # Examples
 
 
-def _strings(columns: Columns, column: str | None, what: str, path: Path) -> list[str]:
-    """The column as names; empty when none is named."""
-    if column is None:
-        return []
-    values = _present(columns, column, path)
-    for row, value in enumerate(values, 1):
-        if not isinstance(value, str | int | bool):
+class _Examples:
+    """Tokens of each row, uncut, and the tokens of every stretch of text that has a name."""
+
+    def __init__(self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None):
+        self.tokens, self.spans = tokens, spans
+
+
+def templates(spec: TaskSpec) -> list[Template]:
+    """The template of the text, or one per turn of the chat. Raises BadInput for one that cannot be read."""
+    texts = [spec.template] if spec.template is not None else [turn.content for turn in spec.chat or ()]
+    return [Template.parse(text) for text in texts]
+
+
+def _read_text(
+    spec: TaskSpec, source: str, columns: Columns, encoder: Encoder | None, audit: dict[str, Any]
+) -> _Examples:
+    """Render, tokenise and find the stretches that have names."""
+    if encoder is None:
+        raise BadInput(f"`{source}` makes text and the model has no tokeniser: name a `tokens` column instead.")
+    prompts = _prompts(spec, columns, encoder, audit)
+    for i, prompt in enumerate(prompts):
+        if spec.spans:
+            prompts[i] = Prompt(prompt.text, prompt.marks | _spans(spec, columns, i, prompt.text))
+    try:
+        tokenised = encoder.encode([prompt.text for prompt in prompts], special=not spec.source_is_chat)
+    except BadInput:
+        empty = next(i for i, prompt in enumerate(prompts) if not len(_encoded(encoder, prompt, spec)))
+        raise BadInput(f"{columns.row(empty)}: the text has no tokens: drop the row.") from None
+    audit |= {
+        "bos": encoder.bos,
+        "n_bos": {str(n): int(count) for n, count in zip(*np.unique(tokenised.n_bos, return_counts=True), strict=True)},
+        "n_bos_added": int(np.maximum(tokenised.shift, 0).sum()),
+        "n_bos_removed": int(np.maximum(-tokenised.shift, 0).sum()),
+    }
+    if tokenised.offsets is None:
+        return _Examples(tokenised.tokens)
+    found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
+    audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
+    return _Examples(tokenised.tokens, [spans for spans, _ in found])
+
+
+def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int64]:
+    try:
+        return encoder.encode([prompt.text], special=not spec.source_is_chat).tokens[0]
+    except BadInput:
+        return np.zeros(0, np.int64)
+
+
+def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str, Any]) -> list[Prompt]:
+    if spec.text is not None:
+        return [Prompt(text) for text in _texts(columns, spec.text)]
+    pieces = templates(spec)
+    values = {name: _field(columns, name) for template in pieces for name in template.fields}
+    filled = [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
+              for i in range(len(columns))]  # fmt: skip
+    if spec.template is not None:
+        for i, (prompt,) in enumerate(filled):
+            if not prompt.text:
+                raise BadInput(f"{columns.row(i)} leaves the template empty: fill its fields in or drop the row.")
+        return [prompt for (prompt,) in filled]
+    roles = [turn.role for turn in spec.chat or ()]
+    if spec.chat == ():
+        raise BadInput("`chat` has no turns: give at least one {role, content}.")
+    out, n_prompts, n_hidden = [], 0, 0
+    for i, turns in enumerate(filled):
+        chat = list(zip(roles, turns, strict=True)) if spec.chat else _messages(columns, i, spec.messages or "")
+        wanted = chat[-1][0] != "assistant" if spec.generation_prompt is None else spec.generation_prompt
+        try:
+            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted))
+        except BadInput as error:
+            raise BadInput(f"{columns.row(i)}: {error}") from None
+        n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)
+        out.append(prompt)
+    audit |= {
+        "chat_template": hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()[:16],
+        "n_generation_prompts": n_prompts,
+        "n_chats_with_rewritten_turns": n_hidden,
+    }
+    return out
+
+
+def _texts(columns: Columns, column: str) -> list[str]:
+    for i, text in enumerate(columns.values[column]):
+        if missing(text) or text == "":
+            raise BadInput(f"{columns.row(i)} has an empty text in column '{column}': fill it in or drop the row.")
+        if not isinstance(text, str):
             raise BadInput(
-                f"{path} row {row} has a {type(value).__name__} in the {what} column '{column}': give a name or number."
+                f"{columns.row(i)} has a {type(text).__name__} in the text column '{column}': give a string."
             )
-    return [str(value) for value in values]
+    return columns.values[column]
 
 
-def _check_ids(columns: Columns, column: str | None, path: Path) -> None:
+def _field(columns: Columns, column: str) -> list[str]:
+    """A template's field: texts and numbers, as they are written."""
+    for i, value in enumerate(columns.present(column)):
+        if not isinstance(value, str | int | float):
+            raise BadInput(
+                f"{columns.row(i)} has a {type(value).__name__} in column '{column}', a field of the template: give a "
+                "text or a number."
+            )
+    return [str(value) for value in columns.values[column]]
+
+
+def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
+    """A chat's turns: a list of {role, content}, in CSV as JSON."""
+    value = columns.present(column)[i]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            value = None
+    turns = as_list(value)
+    good = turns and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in turns
+    )
+    if not turns or not good:
+        raise BadInput(
+            f"{columns.row(i)} has no chat in column '{column}': give a list of messages, each with a `role` and a "
+            "`content` that are texts."
+        )
+    return [(turn["role"], Prompt(turn["content"])) for turn in turns]
+
+
+def _spans(spec: TaskSpec, columns: Columns, i: int, text: str) -> dict[str, list[tuple[int, int]]]:
+    """Characters of the spans that the spec names; a row whose cells are empty has none."""
+    marks = {}
+    for name, where in spec.spans.items():
+        cells = [columns.values[column][i] for column in ([where] if isinstance(where, str) else where)]
+        if any(missing(cell) for cell in cells):
+            continue
+        if isinstance(where, str):
+            n = text.count(str(cells[0])) if cells[0] else 0
+            if n != 1:
+                raise BadInput(
+                    f"{columns.row(i)}: the text of span '{name}', {str(cells[0])[:40]!r}, is there {n} times: it must "
+                    "stand in the text exactly once; give columns of its first and last-plus-one character."
+                )
+            start = text.index(str(cells[0]))
+            marks[f"span:{name}"] = [(start, start + len(str(cells[0])))]
+            continue
+        if spec.source != "text":
+            raise BadInput(
+                f"span '{name}' counts characters, which only a `text` column has for certain: name a field or a turn."
+            )
+        start, stop = (columns.integers(i, column, "characters", single=True).tolist() for column in where)
+        if len(start) != 1 or len(stop) != 1 or not start[0] < stop[0] <= len(text):
+            raise BadInput(
+                f"{columns.row(i)}: span '{name}' runs from {start} to {stop} in a text of {len(text)} characters: "
+                "give its first and last-plus-one character."
+            )
+        marks[f"span:{name}"] = [(start[0], stop[0])]
+    return marks
+
+
+def _cut(
+    tokens: Sequence[NDArray], how: str, columns: Columns, encoder: Encoder | None, audit: dict[str, Any]
+) -> list[int]:
+    """How many tokens of each row the model gets."""
+    lengths = [len(ids) for ids in tokens]
+    for i, n in enumerate(lengths):
+        if not n:
+            raise BadInput(f"{columns.row(i)} has no tokens: fill them in or drop the row.")
+    if encoder is None or encoder.n_ctx is None:
+        return lengths
+    long = [i for i, n in enumerate(lengths) if n > encoder.n_ctx]
+    if long and how == "refuse":
+        raise BadInput(
+            f"{columns.row(long[0])} has {lengths[long[0]]} tokens and {encoder.name} reads {encoder.n_ctx} "
+            f'({len(long)} such rows): shorten them, or set truncate = "right" to read their beginning.'
+        )
+    audit["n_truncated"] = len(long)
+    return [min(n, encoder.n_ctx) for n in lengths]
+
+
+def _kept_spans(examples: _Examples, kept: Sequence[int]) -> dict[str, list[NDArray[np.int64]]]:
+    """Name -> tokens of its stretches in each example, without what was cut off."""
+    if examples.spans is None:
+        return {}
+    names = dict.fromkeys(name for spans in examples.spans for name in spans)
+    nothing = np.zeros((0, 2), np.int64)
+    return {name: [np.minimum(spans.get(name, nothing), n) for spans, n in zip(examples.spans, kept, strict=True)]
+            for name in names}  # fmt: skip
+
+
+def _positions(
+    places: Sequence[Place], columns: Columns, examples: _Examples, kept: Sequence[int], audit: dict[str, Any]
+) -> list[NDArray[np.int64]]:
+    """Rule after rule, a token that several name read once; how many rows each gave is counted."""
+    if examples.spans is None and any(place.kind == "mark" for place in places):
+        marked = next(place.text for place in places if place.kind == "mark")
+        raise BadInput(
+            f"position '{marked}' needs text and a fast tokenizer, which says the characters of each token: use "
+            "column:<name> or mask:<name>."
+        )
+    counts: Counter = Counter()
+    positions = []
+    for i, (ids, n_kept) in enumerate(zip(examples.tokens, kept, strict=True)):
+        found: dict[int, None] = {}
+        for place in places:
+            at = place.at(columns, i, len(ids), examples.spans[i] if examples.spans else {}, n_kept)
+            counts[place.text] += len(at)
+            found |= dict.fromkeys(at)
+        positions.append(np.array(list(found), dtype=np.int64))
+    audit["positions"] = {place.text: counts[place.text] for place in places}
+    audit["n_named_twice"] = counts.total() - sum(map(len, positions))
+    return positions
+
+
+def _check_ids(columns: Columns, column: str | None) -> None:
     first: dict[str, int] = {}
-    for row, name in enumerate(_strings(columns, column, "id", path), 1):
+    for row, name in zip(columns.numbers, columns.names(column, "id") if column else (), strict=False):
         if first.setdefault(name, row) != row:
             raise BadInput(
-                f"{path} has the id '{name}' in rows {first[name]} and {row}: drop one, or name them differently."
+                f"{columns.path} has the id '{name}' in rows {first[name]} and {row}: drop one, or name them "
+                "differently."
             )
 
 
-def _groups(columns: Columns, column: str | None, domain: list[str], path: Path) -> NDArray[np.int64]:
+def _groups(columns: Columns, column: str | None, domain: list[str]) -> NDArray[np.int64]:
     """Group number of each row, in order of first appearance; a row without a group column is its own group."""
-    names = _strings(columns, column, "group", path) or [str(row) for row in range(len(domain))]
+    names = columns.names(column, "group") if column else [str(row) for row in range(len(domain))]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     # The first domain is the seen one, which is always split.
     n_groups = len({name for name, where in zip(names, domain, strict=True) if where == domain[0]})
-    if n_groups < MIN_GROUPS:
+    if n_groups < LEAST_ROWS:
         what = f"column '{column}' has {n_groups} groups" if column else f"there are {n_groups} rows"
         raise BadInput(
-            f"{path}: {what} in domain '{domain[0]}', so a side of the split would be empty: give {MIN_GROUPS} or more."
+            f"{columns.path}: {what} in domain '{domain[0]}', so a side of the split would be empty: give "
+            f"{LEAST_ROWS} or more."
         )
     return np.array([number[name] for name in names], dtype=np.int64)
-
-
-def _texts(columns: Columns, column: str, tokeniser: Tokeniser | None, path: Path) -> list[NDArray[np.int64]]:
-    if tokeniser is None:
-        raise BadInput(f"column '{column}' holds text and the model has no tokeniser: name a `tokens` column instead.")
-    for row, text in enumerate(columns[column], 1):
-        if _missing(text) or text == "":
-            raise BadInput(f"{path} row {row} has an empty text in column '{column}': fill it in or drop the row.")
-        if not isinstance(text, str):
-            raise BadInput(
-                f"{path} row {row} has a {type(text).__name__} in the text column '{column}': give a string."
-            )
-    tokens = [np.asarray(ids, dtype=np.int64) for ids in tokeniser(columns[column])]
-    for row, ids in enumerate(tokens, 1):
-        if not len(ids):
-            raise BadInput(f"{path} row {row}: the text in column '{column}' has no tokens: drop the row.")
-    return tokens
-
-
-def _token_lists(columns: Columns, column: str, path: Path) -> list[NDArray[np.int64]]:
-    tokens = []
-    for row, value in enumerate(_present(columns, column, path), 1):
-        try:
-            ids = np.array([int(part) for part in value.split()] if isinstance(value, str) else value)
-        except (ValueError, OverflowError):
-            ids = np.array(["no number"])
-        if ids.shape == (0,):
-            raise BadInput(f"{path} row {row} has no tokens in column '{column}': fill them in or drop the row.")
-        if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.astype(np.int64).min() < 0:
-            shown = str(value)[:40]
-            raise BadInput(
-                f"{path} row {row} has {shown!r} in column '{column}': give token ids, integers from 0 on, as a list "
-                "or separated by spaces."
-            )
-        tokens.append(ids.astype(np.int64))
-    return tokens
-
-
-def _positions(columns: Columns, column: str | None, tokens: list, path: Path) -> list[NDArray[np.int64]]:
-    """One position per example: the column's, or the last token's."""
-    if column is None:
-        return [np.array([len(ids) - 1]) for ids in tokens]
-    positions = []
-    for row, (value, ids) in enumerate(zip(_present(columns, column, path), tokens, strict=True), 1):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadInput(f"{path} row {row} has position {value!r} in column '{column}': give an integer from 0 on.")
-        if not 0 <= value < len(ids):
-            raise BadInput(
-                f"{path} row {row} has position {value} and {len(ids)} tokens: positions run from 0 to {len(ids) - 1}."
-            )
-        positions.append(np.array([value]))
-    return positions
 
 
 # Labels
 
 
-def _classes(name: str, column: str, columns: Columns, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """(class of each row [n], class names): numbers in order of size, all else by name."""
-    values = _present(columns, column, path)
-    for row, value in enumerate(values, 1):
+def _per_place(column: str, columns: Columns, positions: Sequence[NDArray]) -> Rows:
+    """The column's value at every place that is read: a list has one for each, anything else holds at all of them."""
+    out: Rows = []
+    for i, (value, places) in enumerate(zip(columns.present(column), positions, strict=True)):
+        listed = as_list(value)
+        if listed is not None and len(listed) != len(places):
+            raise BadInput(
+                f"{columns.row(i)} has {len(listed)} values in column '{column}' and is read at {len(places)} "
+                "positions: give one for each, or a single one for all."
+            )
+        out += [(i, each) for each in ([value] * len(places) if listed is None else listed)]
+    for i, value in out:
+        if missing(value):
+            raise BadInput(f"{columns.row(i)} has no value in column '{column}': fill it in or drop the row.")
+    return [(i, value.item() if isinstance(value, np.generic) else value) for i, value in out]
+
+
+def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(class at each place [n], class names): numbers in order of size, all else by name."""
+    for i, value in rows:
         if isinstance(value, float | list | dict | np.ndarray):
-            raise BadInput(f"{path} row {row} has {value!r} for '{name}' in column '{column}': give a class, as a word "
+            raise BadInput(f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give a class, as a word "
                            "or an integer.")  # fmt: skip
+    values = [value for _, value in rows]
     numbers = all(isinstance(value, int) for value in values)
     known = sorted(set(values)) if numbers else sorted({str(value) for value in values})
     if len(known) < 2:
-        raise BadInput(f"{path}: '{name}' has one class ('{known[0]}') in column '{column}': give rows of another too.")
+        raise BadInput(
+            f"{columns.path}: '{name}' has one class ('{known[0]}') in column '{column}': give rows of another too."
+        )
     number = {value: i for i, value in enumerate(known)}
     labels = np.array([number[value if numbers else str(value)] for value in values], dtype=np.int64)
     return labels, tuple(str(value) for value in known)
 
 
-def _label(entry: BehaviourEntry, columns: Columns, path: Path) -> Behaviour:
+def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]) -> Behaviour:
     """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
     if entry.column is None:
         raise BadInput(f"the label behaviour '{entry.name}' names no column: give `column`.")
-    values = _present(columns, entry.column, path)
-    if any(isinstance(value, float) for value in values):
-        return _fractions(entry.name, entry.column, values, path)
-    labels, names = _classes(entry.name, entry.column, columns, path)
+    rows = _per_place(entry.column, columns, positions)
+    if any(isinstance(value, float) for _, value in rows):
+        return _fractions(entry.name, entry.column, columns, rows)
+    labels, names = _classes(entry.name, entry.column, columns, rows)
     if len(names) > MAX_OUTCOMES:
         # Reduced before it is spread out: one-hot rows of a column of ids would be as wide as the file is long.
         counts = np.bincount(labels)
@@ -330,111 +409,25 @@ def _label(entry: BehaviourEntry, columns: Columns, path: Path) -> Behaviour:
     return Behaviour(entry.name, np.eye(len(names), dtype=np.float32)[labels], names)
 
 
-def _fractions(name: str, column: str, values: list, path: Path) -> Behaviour:
-    for row, value in enumerate(values, 1):
+def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
+    for i, value in rows:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadInput(
-                f"{path} row {row} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1]."
+                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1]."
             )
-    second = np.array(values, dtype=np.float32)
+    second = np.array([value for _, value in rows], dtype=np.float32)
     if second.min() == second.max():
         raise BadInput(
-            f"{path}: '{name}' is {values[0]} in every row of column '{column}': there is nothing to explain."
+            f"{columns.path}: '{name}' is {rows[0][1]} in every row of column '{column}': there is nothing to explain."
         )
     return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))
 
 
-def _feature(name: str, column: str, columns: Columns, path: Path) -> Feature:
-    labels, classes = _classes(name, column, columns, path)
+def _feature(name: str, column: str, columns: Columns, positions: Sequence[NDArray]) -> Feature:
+    labels, classes = _classes(name, column, columns, _per_place(column, columns, positions))
     if len(classes) > MAX_OUTCOMES:
         raise BadInput(
-            f"{path}: feature '{name}' has {len(classes)} classes in column '{column}': give at most {MAX_OUTCOMES}."
+            f"{columns.path}: feature '{name}' has {len(classes)} classes in column '{column}': give at most "
+            f"{MAX_OUTCOMES}."
         )
     return Feature(name, labels[:, None], classes, (name,))
-
-
-# Behaviours read off the model
-
-
-def _behaviour(entry: BehaviourEntry, labels: Mapping[str, Behaviour], tokeniser: Tokeniser | None) -> BehaviourSpec:
-    used = {"groups": ("sets",), "label": ("column",)}.get(entry.kind, ("tokens",))
-    for key in ("tokens", "sets", "column"):
-        if getattr(entry, key) is not None and key not in used:
-            raise BadInput(f"behaviour '{entry.name}' of kind {entry.kind} takes no `{key}`: it takes `{used[0]}`.")
-    if entry.kind == "label":
-        return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes, column=entry.column)
-    if entry.kind == "groups":
-        return BehaviourSpec(entry.name, "groups", sets=_sets(entry, tokeniser))
-    least, most = {"logit_diff": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (0, math.inf))
-    n_tokens = len(entry.tokens or ())
-    if not least <= n_tokens <= most or entry.tokens == ():
-        asked = "exactly 2" if most == 2 else f"at least {max(least, 1)}"
-        raise BadInput(f"behaviour '{entry.name}' of kind {entry.kind} takes {asked} tokens; found {n_tokens}.")
-    if entry.tokens is None:
-        return BehaviourSpec(entry.name, entry.kind)
-    ids = _token_ids(entry.name, entry.tokens, tokeniser)
-    return BehaviourSpec(entry.name, entry.kind, tokens=ids, outcomes=tuple(str(token) for token in entry.tokens))
-
-
-def _sets(entry: BehaviourEntry, tokeniser: Tokeniser | None) -> dict[str, tuple[int, ...]]:
-    if not entry.sets or not all(entry.sets.values()):
-        raise BadInput(f"behaviour '{entry.name}' of kind groups takes `sets`, each with at least one token.")
-    sets = {name: tuple(dict.fromkeys(_token_ids(entry.name, tokens, tokeniser, unique=False)))
-            for name, tokens in entry.sets.items()}  # fmt: skip
-    owner: dict[int, str] = {}
-    for name, ids in sets.items():
-        for token in ids:
-            if owner.setdefault(token, name) != name:
-                raise BadInput(
-                    f"behaviour '{entry.name}' has token {token} in the sets '{owner[token]}' and '{name}': its mass "
-                    "would be counted twice; keep it in one."
-                )
-    return sets
-
-
-def _token_ids(
-    name: str, tokens: Sequence[int | str], tokeniser: Tokeniser | None, unique: bool = True
-) -> tuple[int, ...]:
-    """Token ids; a string must be exactly one token."""
-    ids = []
-    for token in tokens:
-        if isinstance(token, str):
-            ids.append(_one_token(name, token, tokeniser))
-        elif token < 0:
-            raise BadInput(f"behaviour '{name}' names token {token}: token ids are integers from 0 on.")
-        else:
-            ids.append(token)
-    twice = [token for token, n in Counter(ids).items() if n > 1]
-    if unique and twice:
-        raise BadInput(f"behaviour '{name}' names token {twice[0]} twice: drop one.")
-    return tuple(ids)
-
-
-def _one_token(name: str, text: str, tokeniser: Tokeniser | None) -> int:
-    if tokeniser is None:
-        raise BadInput(f"behaviour '{name}' names the token {text!r} and the model has no tokeniser: give its number.")
-    # Whatever the tokeniser puts around every text (a beginning-of-sequence token) is not part of this one.
-    around = _encode("", tokeniser)
-    ids = _encode(text, tokeniser)
-    before = 0
-    while before < min(len(around), len(ids)) and around[before] == ids[before]:
-        before += 1
-    after = len(around) - before
-    if after and ids[-after:] == around[before:]:
-        ids = ids[:-after]
-    ids = ids[before:]
-    if len(ids) != 1:
-        raise BadInput(
-            f"behaviour '{name}' needs one token and {text!r} is {len(ids)} ({ids}): choose a text of exactly one "
-            "token, often one that begins with a space."
-        )
-    return ids[0]
-
-
-def _encode(text: str, tokeniser: Tokeniser) -> list[int]:
-    try:
-        return [int(token) for token in tokeniser([text])[0]]
-    except BadInput:
-        if text:
-            raise
-        return []  # a tokeniser that adds nothing to a text may refuse the empty one

@@ -1,10 +1,13 @@
 """Laws: how a model's logits become rows of a behaviour's law, in the same pass that reads its activations."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput
@@ -28,6 +31,8 @@ class Rule:
         """Check a behaviour against the model's vocabulary."""
         vocab = model.d_vocab
         where = f"behaviour '{spec.name}' ({spec.kind})"
+        if spec.row_tokens is not None:
+            return cls._row_by_row(spec, spec.row_tokens, where, vocab, task)
         if spec.kind == "groups":
             if not spec.sets:
                 raise BadInput(f"{where} needs `sets`: named sets of tokens.")
@@ -40,7 +45,7 @@ class Rule:
             tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
             groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
         else:
-            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups and label.")
+            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups, generation and label.")
         flat = [token for group in groups for token in group]
         if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
             raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")
@@ -49,6 +54,24 @@ class Rule:
         if spec.kind == "logit_diff" and len(groups) != 2:
             raise BadInput(f"{where} compares two tokens; found {len(groups)}.")
         return cls(spec, groups, names, vocab, 0).sized()
+
+    @classmethod
+    def _row_by_row(cls, spec: BehaviourSpec, tokens: NDArray[np.int64], where: str, vocab: int, task: Task) -> "Rule":
+        n_rows = len(task.row_example)
+        if spec.kind not in ("choice", "logit_diff") or tokens.ndim != 2 or len(tokens) != n_rows:
+            raise BadInput(
+                f"{where}: answers by row are for choice and logit_diff, [{n_rows}, k]; found {list(tokens.shape)}."
+            )
+        k = tokens.shape[1]
+        ordered = np.sort(tokens, axis=1)
+        if k < 2 or tokens.min() < 0 or tokens.max() >= vocab or (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise BadInput(f"{where}: a row's answers must be two or more, differ and lie in 0 to {vocab - 1}.")
+        if spec.kind == "logit_diff" and k != 2:
+            raise BadInput(f"{where} compares two tokens; found {k}.")
+        names = tuple(spec.outcomes or (f"answer {i + 1}" for i in range(k)))
+        if len(names) != k:
+            raise BadInput(f"{where} has {k} outcomes and {len(names)} names for them.")
+        return cls(spec, (), names, vocab, k)
 
     def sized(self) -> "Rule":
         """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
@@ -62,13 +85,24 @@ class Rule:
         groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
         return Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
 
+    def fixed(self) -> BehaviourSpec:
+        """The behaviour with the outcomes that were kept, so that another text is asked for the same ones."""
+        if self.spec.kind not in ("law", "argmax") or self.spec.tokens is not None or self.width == self.d_vocab:
+            return self.spec
+        tokens = tuple(group[0] for group in self.groups or ())
+        return replace(self.spec, tokens=tokens, outcomes=(self.names or ())[: len(tokens)])
+
     @property
     def stored_as(self) -> str:
         """Name in the store: two behaviours that ask the same of the logits share their rows."""
         sets = [list(s) for s in self.spec.sets.values()] if self.spec.kind == "groups" and self.spec.sets else None
         kind = "choice" if self.spec.kind == "logit_diff" else self.spec.kind
         tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
-        return "behaviour." + digest({"kind": kind, "tokens": tokens, "sets": sets})
+        asked = {"kind": kind, "tokens": tokens, "sets": sets}
+        if self.spec.row_tokens is not None:
+            rows = np.ascontiguousarray(self.spec.row_tokens, dtype="<i8")
+            asked["row_tokens"] = [list(rows.shape), hashlib.sha256(rows.tobytes()).hexdigest()]
+        return "behaviour." + digest(asked)
 
     def mass(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " d_vocab"]:
         """Sum over rows of what decides which outcomes of a large vocabulary are kept."""
@@ -76,9 +110,13 @@ class Rule:
             return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
         return torch.softmax(logits, -1).sum(0).double()
 
-    def law(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n k"]:
-        """Rows on the simplex over the outcomes."""
+    def law(self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None) -> Float[Tensor, "n k"]:
+        """Rows on the simplex over the outcomes. rows: which of the task's, asked for where answers differ by row."""
         assert self.groups is not None
+        if self.spec.row_tokens is not None:
+            if rows is None:
+                raise BadInput(f"the answers of behaviour '{self.spec.name}' differ from row to row: say which rows.")
+            return torch.softmax(logits.gather(1, torch.from_numpy(self.spec.row_tokens[rows])), -1)
         if self.spec.kind in ("choice", "logit_diff"):
             return torch.softmax(logits[:, [g[0] for g in self.groups]], -1)
         column = torch.full((self.d_vocab,), self.width - 1)

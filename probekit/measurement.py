@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.deletion import Deleted, log_odds, strong_floor
 from probekit.diagnostics import (
     NULL_ROWS,
     control_task,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLATT_LABELS = 50
+ON_WEAK = "the strong floor on the weak scale"
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
 N_WORST = 20  # rows per cell that are kept for the table of worst examples
 
@@ -91,7 +93,9 @@ class Measurement:
         hypotheses: Sequence[Hypothesis] = (),
         seeds: tuple[int, int, int] = (0, 0, 0),
         n_bootstrap: int = 2_000,
+        deleted: Mapping[str, Observations] | None = None,
     ) -> None:
+        self.deleted = dict(deleted or {})
         self.observations = observations
         self.read = read
         self.transfer = transfer
@@ -143,11 +147,13 @@ class Measurement:
         return self.pool(behaviour, domain).settings[fold]
 
     def read_cell(
-        self, hook: str, behaviour: str, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None
-    ) -> Outcome:
+        self, hook: str, behaviour: str, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None,
+        deleted: Mapping[str, Tensor] | None = None,
+    ) -> Outcome:  # fmt: skip
         """Read, controls, decomposition, transfer and hypotheses of one behaviour at one hook point.
 
-        x: activations of all rows of the observations; twin: those of the randomly initialised network.
+        x: activations of all rows of the observations; twin: those of the randomly initialised network; deleted: those
+        of the same rows without a span, by its name.
         """
         _check_finite(x, hook)
         if twin is not None:
@@ -156,7 +162,7 @@ class Measurement:
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
         cell = _Cell(self, hook, behaviour)
         for fold in range(self.n_folds):
-            self._read_fold(cell, fold, x, twin)
+            self._read_fold(cell, fold, x, twin, deleted or {})
         return cell.finish()
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
@@ -236,7 +242,9 @@ class Measurement:
 
     # ------------------------------------------------------------------------------------------------- one outer fold
 
-    def _read_fold(self, cell: "_Cell", fold: int, x: Tensor, twin: Tensor | None) -> None:
+    def _read_fold(
+        self, cell: "_Cell", fold: int, x: Tensor, twin: Tensor | None, deleted: Mapping[str, Tensor]
+    ) -> None:
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         try:
             site = self._site(seen, x)
@@ -250,7 +258,8 @@ class Measurement:
         linear_bits = site.rows[1].bits(site.linear).mean()
         cell.keep("select_bits", fold, np.array([float(linear_bits)]))
         self._controls(cell, seen, site, x, twin, effective)
-        self._weak_floor(cell, seen, x)
+        weak = self._weak_floor(cell, seen, x)
+        self._without(cell, seen, x, readers, weak, deleted)
         if self.read.extrapolate:
             self._extrapolate(cell, seen, x, site.d)
         if self.read.online_orders:
@@ -290,6 +299,9 @@ class Measurement:
             if reason:
                 cell.missing(setting, level.name, reason, note)
                 continue
+            if level.family == "baseline":
+                floor = setting.floors["strong"][0]
+                note = f"{floor.family} reader of {', '.join(floor.blocks) or 'nothing'}"
             try:
                 ks = self.read.simple_ks if level.family == "simple" else self.read.ks
                 for reader in fit_level(site, level, ks):
@@ -396,20 +408,46 @@ class Measurement:
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), control=control)
 
-    def _weak_floor(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
+    def _weak_floor(self, cell: "_Cell", setting: Setting, x: Tensor) -> list[Reader]:
+        """The readers on the weak scale: `linear`, where it could be fitted, and the strong floor."""
         if "weak" not in self.read.floors:
-            return
+            return []
+        strong, readers = strong_floor(setting), []
         try:
             site = self._site(setting, x, "weak")
             reader = next(fit_level(site, Level("linear"), ()))
             bits = bits_of(reader.bits(setting.side(x, "test", "weak")))
             cell.score(setting, reader, bits, floor="weak")
+            readers.append(reader)
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), floor="weak")
-        strong = Reader("baseline", "", None, setting.floors["strong"][0].parameters, lambda x, offset: offset)
-        cell.score(
-            setting, strong, setting.floor_bits("strong"), floor="weak", note="the strong floor on the weak scale"
-        )
+        cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note=ON_WEAK)
+        return [*readers, strong]
+
+    def _without(
+        self, cell: "_Cell", setting: Setting, x: Tensor, readers: Sequence[Reader], weak: Sequence[Reader],
+        deleted: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Every reader on the test rows with a span deleted. On the weak scale also as an AUROC of its log odds."""
+        for span, moved in deleted.items():
+            there, control = Deleted.of(setting, self.deleted[span], moved), f"deleted:{span}"
+            known = [reader for reader in readers if reader.level != "prior"]
+            if all(reader.level != "baseline" for reader in known):
+                known.append(strong_floor(setting))
+            for reader in known:
+                cell.score(setting, reader, there.bits(reader), control=control)
+            for reader in weak:
+                # The strong floor's own logits are its offset, whatever scale it is told on.
+                own = "strong" if reader.level == "baseline" else "weak"
+                note = ON_WEAK if reader.level == "baseline" else ""
+                cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
+                sides = {"": setting.side(x, "test", own), control: there.sides[own]}
+                for told, side in sides.items():
+                    if (rows := log_odds(reader, side)) is not None:
+                        cell.put(
+                            setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
+                            floor="weak", control=told, note="of the log odds",
+                        )  # fmt: skip
 
     def _extrapolate(self, cell: "_Cell", setting: Setting, x: Tensor, d: int) -> None:
         for name in ("direction", "linear"):
@@ -811,6 +849,7 @@ def measure(
     types: Any = None,
     features: Mapping[str, Any] | None = None,
     twin: Any = None,
+    deleted: Mapping[str, Any] | None = None,
     hypotheses: Sequence[Hypothesis] = (),
     transfer: Sequence[str] = ("linear",),
     seed_probe: int = 0,
@@ -825,7 +864,8 @@ def measure(
     torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
     floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels};
     types [n]: what a control task gives random labels to, such as the token that was read.
-    twin: activations of a randomly initialised network on the same rows. transfer: levels moved between domains.
+    twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
+    returned for it: every reader is also tried there. transfer: levels moved between domains.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
@@ -843,7 +883,12 @@ def measure(
     for name in spec.levels:
         Level.parse(name)
     moving = TransferSpec(levels=tuple(transfer)) if len(observations.domains) > 1 else None
-    measurement = Measurement(observations, spec, moving, hypotheses, (seed_probe, seed_data, 0), n_bootstrap)
+    without = deleted or {}
+    for span, found in without.items():
+        if not hasattr(found, "observations") or set(sites) - set(found.sites):
+            raise BadInput(f"deleted['{span}'] must be what `capture_without` returned, at the same hook points.")
+    told = {span: found.observations for span, found in without.items()}
+    measurement = Measurement(observations, spec, moving, hypotheses, (seed_probe, seed_data, 0), n_bootstrap, told)
     records: list[Record] = []
     kept: dict[str, dict[str, Outcome]] = {name: {} for name in observations.behaviours}
     for hook in sites:
@@ -854,7 +899,9 @@ def measure(
         for name in observations.behaviours:
             if progress:
                 progress(f"{hook} {name}")
-            outcome = measurement.read_cell(hook, name, x, other)
+            outcome = measurement.read_cell(
+                hook, name, x, other, {s: to_tensor(w.sites[hook]) for s, w in without.items()}
+            )
             records += outcome.records
             kept[name][hook] = outcome
     table: list[dict] = []

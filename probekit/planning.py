@@ -4,7 +4,10 @@ import fnmatch
 import json
 from pathlib import Path
 
+from probekit.answers import check_keys
 from probekit.errors import BadInput
+from probekit.filetask import templates
+from probekit.positions import parse_places
 from probekit.spec import JobSpec
 
 _TESTBEDS = Path(__file__).parent / "testbeds"
@@ -21,6 +24,8 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
     if spec.task.file and not (base / spec.task.file).is_file():
         raise BadInput(f"the spec's task names the file '{spec.task.file}': there is none under {base}.")
+    if spec.task.file:
+        _check_text(spec)
     n_layers = _n_layers(name, base)
     behaviours, features = _asked(spec)
     rows = []
@@ -34,6 +39,11 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
             for behaviour in behaviours
         ]
+        rows += [
+            {"kind": f"without {span}", "what": behaviour, "hooks": pattern, "sites": sites, "levels": "as fitted"}
+            for span in spec.read.delete
+            for behaviour in behaviours
+        ]
     if spec.replace:
         asked = spec.replace.behaviours or behaviours
         for pattern in spec.replace.hooks:
@@ -45,6 +55,31 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                 for behaviour in asked
             ]  # fmt: skip
     return rows
+
+
+def text_of(spec: JobSpec) -> dict:
+    """What of a file is read and where, for people: source, fields, positions; empty for a testbed."""
+    if not spec.task.file:
+        return {}
+    fields = dict.fromkeys(name for template in templates(spec.task) for name in template.fields)
+    where = [place.text for place in parse_places(spec.task.position)]
+    return {"file": spec.task.file, "source": spec.task.source, "fields": list(fields), "positions": where}
+
+
+def _check_text(spec: JobSpec) -> None:
+    """What can be known of a text task without reading it; every mistake is one BadInput sentence."""
+    told = text_of(spec)
+    marks = {f"field:{name}" for name in told["fields"]} | {f"span:{name}" for name in spec.task.spans}
+    marks |= {f"role:{turn.role}" for turn in spec.task.chat or ()}
+    known = ", ".join(sorted(marks)) or "none"
+    asked = [(place.name, "position") for place in parse_places(spec.task.position) if place.kind == "mark"]
+    asked += [(span, "read.delete") for span in spec.read.delete]
+    for name, where in asked:
+        open_ended = spec.task.messages is not None and (name.startswith("role:") or ":" not in name)
+        if name not in marks and not open_ended and [m.partition(":")[2] for m in marks].count(name) != 1:
+            raise BadInput(f"{where} names '{name}'; the spans that the task will have are {known}.")
+    for entry in spec.task.behaviours:
+        check_keys(entry)
 
 
 def _asked(spec: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:

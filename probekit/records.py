@@ -40,6 +40,8 @@ CONTROLS = (
     "row_split",  # rows of a group on both sides of the split: what memorising groups would earn
     "control_task",  # a random label for each type in place of the behaviour
 )  # fmt: skip
+# As fitted on whole texts, applied to the same without a named span: `deleted:field:tag`.
+CONTROL_PREFIXES = ("deleted:",)
 FLOORS = ("strong", "weak")
 UNITS = ("example", "pair", "seed")
 NA_REASONS = (
@@ -104,10 +106,10 @@ class Record:
 
     def __post_init__(self) -> None:
         for name, allowed in _VOCABULARY.items():
-            if getattr(self, name) not in allowed:
-                raise BadInput(f"a record's {name} is one of {', '.join(allowed)}; found '{getattr(self, name)}'.")
-        if self.level not in LEVELS and not self.level.startswith(LEVEL_PREFIXES):
-            raise BadInput(f"a record's level is one of {', '.join(LEVELS + LEVEL_PREFIXES)}; found '{self.level}'.")
+            prefixes = _PREFIXES.get(name, ())
+            if getattr(self, name) not in allowed and not getattr(self, name).startswith(prefixes):
+                known = ", ".join(allowed + prefixes)
+                raise BadInput(f"a record's {name} is one of {known}; found '{getattr(self, name)}'.")
         if (self.value is None) != bool(self.na_reason):
             raise BadInput(f"a record has either a value or a reason why not; found {self.value}, '{self.na_reason}'.")
 
@@ -122,9 +124,10 @@ class Record:
 
 
 _VOCABULARY = {
-    "metric": METRICS, "arm": ARMS, "source": SOURCES, "control": CONTROLS, "floor": FLOORS, "unit": UNITS,
-    "na_reason": NA_REASONS,
+    "metric": METRICS, "arm": ARMS, "level": LEVELS, "source": SOURCES, "control": CONTROLS, "floor": FLOORS,
+    "unit": UNITS, "na_reason": NA_REASONS,
 }  # fmt: skip
+_PREFIXES = {"level": LEVEL_PREFIXES, "control": CONTROL_PREFIXES}
 _NAMES = [f.name for f in fields(Record)]
 COORDINATES = tuple(_NAMES[: _NAMES.index("value")])
 FIGURES = tuple(_NAMES[_NAMES.index("value") :])

@@ -198,7 +198,8 @@ class Replacement:
             given = torch.from_numpy(rows.pool[donors[at]].ravel())
             edits = {hook: self._edit(hook, abstraction, given) for hook in hooks}
             logits = self.model.run_last(prefix, None, edits, n_repeat=n_donors)
-            out.append(law(logits.float().cpu()).double().numpy().reshape(len(at), n_donors, -1))
+            told = np.repeat(rows.rows[at], n_donors)
+            out.append(law(logits.float().cpu(), told).double().numpy().reshape(len(at), n_donors, -1))
         return np.concatenate(out)
 
     def _edit(self, hook: str, abstraction: Abstraction, given: Tensor):

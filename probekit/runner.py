@@ -7,8 +7,8 @@ Cells of a finished id are never measured again.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probekit.capture import DEFAULT_STORE, Activations, Step, capture
+from probekit.cache import pin
+from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_without
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
@@ -29,6 +30,7 @@ from probekit.records import digest
 from probekit.replacement import Abstraction, Replacement, abstractions_at
 from probekit.rundir import Run, RunWriter, open_run
 from probekit.sites import SITE_COLUMNS
+from probekit.spans import delete_span, find_span
 from probekit.spec import JobSpec, ReplaceSpec
 from probekit.task import Task
 from probekit.testbeds import load_testbed
@@ -68,6 +70,7 @@ class Job:
     model: Model
     task: Task
     hypotheses: tuple[Hypothesis, ...]
+    deleted: tuple[str, ...] = ()  # full names of the spans that readers are also tried without
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu") -> "Job":
@@ -83,8 +86,12 @@ class Job:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)
             task, hypotheses = bundled.task, [*bundled.hypotheses, *hypotheses]
         else:
-            task = read_file_task(spec.task, base, lambda texts: model.tokenise(texts).tokens)
-        return cls(spec, model, task, tuple(hypotheses))
+            task = read_file_task(spec.task, base, model.encoder if model.tokenizer is not None else None)
+        # A span that cannot be deleted is told before anything is captured.
+        names = tuple(find_span(task.spans, span) for span in spec.read.delete)
+        for name in names:
+            delete_span(task, name)
+        return cls(spec, model, task, tuple(hypotheses), names)
 
     @property
     def inputs(self) -> str:
@@ -128,7 +135,7 @@ class Job:
             self.model.check_writable(hook)
             if hook not in read_hooks:
                 raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
-        external = {b.name for b in self.task.behaviours if b.kind == "label"}
+        external = {b.name for b in self.task.behaviours if b.kind in ("label", "generation")}
         asked = spec.behaviours or tuple(name for name in behaviours if name not in external)
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
@@ -136,7 +143,7 @@ class Job:
         for behaviour in asked:
             if behaviour not in behaviours or behaviour in external:
                 raise BadInput(
-                    f"replace.behaviours has '{behaviour}', which is no behaviour of the model's own output."
+                    f"replace.behaviours has '{behaviour}', which is no behaviour that one forward pass shows."
                 )
             out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
             if len(chain) > 1:
@@ -187,20 +194,33 @@ def _measure_cells(
 
     backend = spec.model.backend if spec.model else "auto"
 
-    def captured(model: Model, what: str) -> Activations:
-        def tell(step: Step) -> None:
-            say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
+    def telling(what: str) -> Callable[[Step], None]:
+        return lambda step: say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
 
-        return capture(model, job.task, spec.read.hooks, store=store, progress=tell, backend=backend)
+    def captured(model: Model, task: Task, what: str) -> Activations:
+        return keep(capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=backend))
 
-    activations = captured(job.model, "capture")
+    def keep(found: Activations) -> Activations:
+        pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
+        return found
+
+    activations = captured(job.model, job.task, "capture")
     wants_twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
-    twin = captured(job.model.random_twin(spec.seed_probe), "capture random twin") if wants_twin else None
+    # The twin's activations are read for what the trained network does: nobody asks what the twin does.
+    unasked = replace(job.task, behaviours=())
+    twin = captured(job.model.random_twin(spec.seed_probe), unasked, "capture random twin") if wants_twin else None
+    deleted = {}
+    for span in job.deleted:
+        told = {"filler": spec.read.filler, "store": store, "progress": telling(f"capture without {span}")}
+        deleted[span] = keep(capture_without(job.model, job.task, span, activations, **told))
     timings = {"capture": time.monotonic() - started}
     seeds = (spec.seed_probe, spec.seed_data, 0)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
-    measurement = Measurement(activations.observations, spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap)
-    work = _Work(job, activations, twin, measurement, writer)
+    texts = {span: found.observations for span, found in deleted.items()}
+    measurement = Measurement(
+        activations.observations, spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap, texts
+    )
+    work = _Work(job, activations, twin, measurement, writer, deleted)
     for i, cell in enumerate(cells):
         say(cell.label, i, len(cells))
         key = cell.id(inputs)
@@ -232,11 +252,12 @@ class _Work:
     """Measures cells one after another; activations of the last hook are kept between cells of that hook."""
 
     def __init__(
-        self, job: Job, activations: Activations, twin: Activations | None, measurement: Measurement, writer: RunWriter
-    ) -> None:
-        self.job, self.activations, self.twin = job, activations, twin
+        self, job: Job, activations: Activations, twin: Activations | None, measurement: Measurement,
+        writer: RunWriter, deleted: Mapping[str, Activations],
+    ) -> None:  # fmt: skip
+        self.job, self.activations, self.twin, self.deleted = job, activations, twin, deleted
         self.measurement, self.writer = measurement, writer
-        self._loaded: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
+        self._loaded: tuple[str, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]] | None = None
         self._replacement: Replacement | None = None
         self._frames: dict[str, torch.Tensor] = {}
         self._curves: dict[str, list[dict]] = {}
@@ -248,10 +269,10 @@ class _Work:
         if cell.kind == "selected":
             outcome, self._curves[cell.what] = self.measurement.selected(cell.what, self._read_outcomes(cell))
             return outcome
-        x, twin = self._site(cell.hooks[0])
+        x, twin, deleted = self._site(cell.hooks[0])
         if cell.kind == "feature":
             return self.measurement.feature_cell(cell.hooks[0], cell.what, x)
-        return self.measurement.read_cell(cell.hooks[0], cell.what, x, twin)
+        return self.measurement.read_cell(cell.hooks[0], cell.what, x, twin, deleted)
 
     def sites(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """Every level's curve over the hook points with its simultaneous band and p-values."""
@@ -303,11 +324,12 @@ class _Work:
         names = ("hook", "behaviour", "domain", "group", "example", "position", "missed_bits", "outcome", "tokens")
         return pd.DataFrame(rows, columns=list(names))
 
-    def _site(self, hook: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _site(self, hook: str) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         if self._loaded is None or self._loaded[0] != hook:
             twin = to_tensor(self.twin.sites[hook]) if self.twin else None
-            self._loaded = hook, to_tensor(self.activations.sites[hook]), twin
-        return self._loaded[1], self._loaded[2]
+            deleted = {span: to_tensor(found.sites[hook]) for span, found in self.deleted.items()}
+            self._loaded = hook, to_tensor(self.activations.sites[hook]), twin, deleted
+        return self._loaded[1:]
 
     def _replace(self, cell: Cell) -> Outcome:
         spec = self.job.spec.replace
@@ -359,6 +381,15 @@ class _Work:
         return load_file(path) if path.exists() else {}
 
 
+def pin_for_run(store: Path, key: str, run: str) -> None:
+    """Keep an entry for as long as the run refers to it, under the run's name: gc never deletes what is pinned."""
+    try:
+        pin(store, key, run)
+    except StoreError as error:
+        # A store that is shared read-only cannot be marked, and this user's gc cannot delete from it either.
+        log.warning("%s is not pinned: %s", key, error)
+
+
 def _tensor_name(cell: Cell) -> str:
     name = f"{cell.kind}-{cell.what}-{cell.hooks[0]}"
     return (
@@ -392,7 +423,7 @@ def _manifest(
         "selected": selected,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
         "packages": {name: _version(name) for name in _PACKAGES},
-        "audit": activations.audit,
+        "audit": activations.audit | ({"task": dict(job.task.audit)} if job.task.audit else {}),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
 

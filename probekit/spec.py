@@ -59,10 +59,21 @@ class BehaviourEntry(_Strict):
     """One behaviour; see task.BehaviourSpec for the kinds. Tokens are ids or strings of exactly one token."""
 
     name: str
-    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "label"] = "law"
+    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label"] = "law"
     tokens: tuple[int | str, ...] | None = None
     sets: dict[str, tuple[int | str, ...]] | None = None
     column: str | None = None
+    # Columns of answers that differ from row to row: `choice` among a list, `logit_diff` of two.
+    answers: str | None = None
+    correct: str | None = None
+    wrong: str | None = None
+    first_token: bool = False  # an answer of several tokens stands for its first one
+    # What is generated counts as the first outcome whose rule it meets: a list of beginnings, or a regular expression.
+    match: dict[str, str | tuple[str, ...]] | None = None
+    n_tokens: int | None = Field(default=None, gt=0)
+    samples: int = Field(default=0, ge=0)  # 0: the likeliest token each time, once
+    temperature: PositiveFloat = 1.0
+    seed: NonNegativeInt = 0
 
 
 class FeatureEntry(_Strict):
@@ -72,21 +83,56 @@ class FeatureEntry(_Strict):
     column: str
 
 
+class Turn(_Strict):
+    """One turn of a chat; `content` is a template."""
+
+    role: str
+    content: str
+
+
+SOURCES = ("text", "tokens", "template", "chat", "messages")
+
+
 class TaskSpec(_Strict):
     """Either a bundled `testbed`, or a `file` (CSV, JSONL or Parquet) whose columns are named here."""
 
     testbed: str | None = None
     file: str | None = None
+    # What the model reads: a column of texts or of token ids, a template filled from columns, or a chat (a template per
+    # turn, or a column of messages), which the tokenizer's own chat template renders.
     text: str | None = None
     tokens: str | None = None
+    template: str | None = None
+    chat: tuple[Turn, ...] | None = None
+    messages: str | None = None
+    generation_prompt: bool | None = None  # after a chat; when absent, unless the assistant has the last word
+    spans: dict[str, str | tuple[str, str]] = {}  # column of a piece of the text, or columns of its characters
+    truncate: Literal["refuse", "right"] = "refuse"  # of rows longer than the model's context
     id: str | None = None
     group: str | None = None
     domain: str | None = None
-    position: str | None = None  # column of a token index; the last token when absent
+    position: str | tuple[str, ...] | None = None  # rules of `positions`; the last token when absent
     behaviours: tuple[BehaviourEntry, ...] = ()
     features: tuple[FeatureEntry, ...] = ()
     n_examples: int | None = Field(default=None, gt=0)  # per domain, for testbeds and as a cap for files
     n_positions: int | None = Field(default=None, gt=0)  # read per example, for testbeds
+
+    @property
+    def source(self) -> str:
+        """Which of SOURCES the file's examples come from. Raises BadInput unless exactly one is named."""
+        named = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(named) != 1:
+            found = " and ".join(named) or "none"
+            raise BadInput(f"a file task names one of {', '.join(SOURCES)}; found {found}: name exactly one.")
+        if not self.source_is_chat and self.generation_prompt is not None:
+            raise BadInput(f"`generation_prompt` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
+        if named[0] == "tokens" and self.spans:
+            raise BadInput("`spans` are found in text, and this task reads token ids: use `position` or a mask.")
+        return named[0]
+
+    @property
+    def source_is_chat(self) -> bool:
+        return self.chat is not None or self.messages is not None
 
 
 class HypothesisEntry(_Strict):
@@ -110,6 +156,8 @@ class ReadSpec(_Strict):
     controls: tuple[Literal["random_directions", "permuted", "random_twin", "row_split", "control_task"], ...] = (
         "random_directions", "permuted", "random_twin", "row_split", "control_task",
     )  # fmt: skip
+    delete: tuple[str, ...] = ()  # spans of the text that readers are also tried without: `field:tag`, `role:system`
+    filler: int | str | None = None  # a token in place of each deleted one; when absent the text closes up
     outer_folds: int = Field(default=1, ge=1)  # of whole groups, each tested once; 1: a single quarter is tested
     inner_folds: int = Field(default=1, ge=1)  # over which ridges are chosen, inside each outer fold's training rows
     n_permutations: int = Field(default=199, ge=0)  # behind the p-values of sites; 0: none

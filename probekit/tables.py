@@ -328,6 +328,56 @@ def group_leakage(
     return tidy.sort_values(["site_order", "level_order"], ignore_index=True)
 
 
+def deletion(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> pd.DataFrame:
+    """FBU of each reader on whole texts and with a span deleted: `whole`, `value`, and their difference `fall`.
+
+    One row per hook point, level, floor and span; `auroc_whole` and `auroc` where they were measured.
+    """
+    found = _pick(frame, behaviour=behaviour, metric=("read", "auroc"), floor=None, control=None, position=position)
+    found = _at_domain(found, domain, seen=True)
+    keys = ["hook", "level", "source", "k", "floor"]
+    known = {_key(key): figures for *key, figures in zip(
+        found["metric"], *(found[name] for name in keys), found["control"],
+        zip(found["value"], found["bits"], strict=True), strict=True)}  # fmt: skip
+
+    def of(row: pd.Series, metric: str, control: str) -> tuple[float, float]:
+        return known.get(_key((metric, *(row[name] for name in keys), control)), (float("nan"), float("nan")))
+
+    tidy = _tidy(found[found["metric"] == "read"])
+    tidy = tidy[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
+    each = [row for _, row in tidy.iterrows()]
+    tidy["span"] = tidy["control"].str.removeprefix("deleted:")
+    tidy["whole"] = [of(row, "read", "")[0] for row in each]
+    tidy["bits_whole"] = [of(row, "read", "")[1] for row in each]
+    tidy["fall"] = tidy["value"].astype(float) - tidy["whole"].astype(float)
+    # Stored as a leak on a base of 1/2.
+    tidy["auroc_whole"] = [1 - of(row, "auroc", "")[0] / 2 for row in each]
+    tidy["auroc"] = [1 - of(row, "auroc", row["control"])[0] / 2 for row in each]
+    return tidy.sort_values(["span", "floor", "level_order", "site_order"], ignore_index=True)
+
+
+def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
+    """`deletion` for the terminal: what each reader left unexplained before and after, in FBU, bits and AUROC."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("deleted", "site", "level", "floor", "FBU whole", "FBU deleted [95 %]", "bits", "AUROC", title=title)
+    for _, row in frame.iterrows():
+        whole = "NA" if pd.isna(row["whole"]) else f"{row['whole']:.2f}"
+        bits = f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
+        area = "" if pd.isna(row["auroc"]) else f"{row['auroc_whole']:.2f} -> {row['auroc']:.2f}"
+        cells = (row["span"], row["site"], row["label"], row["floor"], whole, value_text(row), bits, area)
+        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
+    return table
+
+
+def _key(parts: Any) -> tuple:
+    """A row's coordinates with one kind of missing value, which is equal to itself."""
+    return tuple(None if pd.isna(part) else part for part in parts)
+
+
 def provenance(frame: pd.DataFrame) -> pd.DataFrame:
     """Section, key and value of everything in the manifest that `frame` was read with; values as text."""
     manifest = frame.attrs.get("manifest") or {}
@@ -348,7 +398,7 @@ def provenance(frame: pd.DataFrame) -> pd.DataFrame:
 KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
     "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,
-    "floor_switch": floor_switch, "group_leakage": group_leakage, "provenance": provenance,
+    "floor_switch": floor_switch, "group_leakage": group_leakage, "deletion": deletion, "provenance": provenance,
 }  # fmt: skip
 
 

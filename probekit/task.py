@@ -4,8 +4,10 @@ A Task names examples, the positions read in each, groups and domains, and what 
 over it (`capture`) gives Observations beside the activations. Arrays from another collector make Observations directly.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,9 @@ class BehaviourSpec:
 
     kind: `law` (next-token law over `tokens`, or over the vocabulary when None, reduced to 64 outcomes and `rest`),
     `argmax` (the same, as a hard choice), `choice` (law renormalised over `tokens`), `logit_diff` (two tokens: the law
-    of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`),
-    `label` (an external label, column `column`; nothing is read off the model).
+    of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`), `generation`
+    (which rule the continuation meets, `generation`), `label` (an external label, column `column`; nothing is read off
+    the model). row_tokens [n_rows, k]: the tokens of `choice` and `logit_diff` where they differ from row to row.
     """
 
     name: str
@@ -31,6 +34,37 @@ class BehaviourSpec:
     outcomes: tuple[str, ...] | None = None
     sets: Mapping[str, tuple[int, ...]] | None = None
     column: str | None = None
+    row_tokens: NDArray[np.int64] | None = None
+    generation: "Generation | None" = None
+
+
+NO_MATCH = "no match"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Continuations of `n_tokens`, each counted as the first outcome whose rule it meets, or as `no match`.
+
+    match: outcome and its rule, a regular expression (found anywhere) or a tuple of beginnings (blanks in front do not
+    count). samples: 0 takes the likeliest token each time; n draws n continuations at `temperature` from `seed`.
+    """
+
+    match: tuple[tuple[str, str | tuple[str, ...]], ...]
+    n_tokens: int
+    samples: int = 0
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return (*(name for name, _ in self.match), NO_MATCH)
+
+    def outcome(self, text: str) -> int:
+        """Number of the outcome that a continuation counts as."""
+        for i, (_, rule) in enumerate(self.match):
+            if re.search(rule, text) if isinstance(rule, str) else text.lstrip().startswith(rule):
+                return i
+        return len(self.match)
 
 
 @dataclass(frozen=True)
@@ -115,6 +149,8 @@ class Task:
     tokens: one array of token ids per example, unpadded. positions: indices into each example at which the model is
     read. group, domain: one per example. features and labels are per row; labels hold the columns that `label`
     behaviours name. floor_inputs: per row, None for the automatic ones (position, length, last tokens, bag of tokens).
+    spans: name of a stretch of text (`field:question`) -> first and last-plus-one token of each [m, 2], per example.
+    audit: how the examples were made: what was rendered, added, cut and counted, as plain JSON values.
     """
 
     name: str
@@ -127,6 +163,8 @@ class Task:
     labels: Mapping[str, Behaviour] = field(default_factory=dict)
     floor_inputs: Mapping[str, NDArray[np.float32]] | None = None
     fingerprint: str = ""
+    spans: Mapping[str, Sequence[NDArray[np.int64]]] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def row_example(self) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -40,6 +40,33 @@ def words() -> PreTrainedTokenizerFast:
     )
 
 
+# Content trimmed, BOS in the text, and the assistant's tokens told apart for the library's own mask of them.
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content | trim }}{% endgeneration %}{% else %}{{ m.content | trim }}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def pieces(n_vocab: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer over SENTENCES that puts a BOS in front of every text, with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    special = ["<unk>", "<bos>", "<eos>", "<pad>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=n_vocab, special_tokens=special, initial_alphabet=alphabet)  # pyright: ignore
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.Sequence([  # pyright: ignore[reportAttributeAccessIssue]
+        processors.ByteLevel(trim_offsets=True),
+        processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)]),
+    ])  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", chat_template=CHAT
+    )
+
+
 def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model: int = D_MODEL, n_ctx: int = N_CTX,
           seed: int = 0) -> torch.nn.Module:  # fmt: skip
     """A randomly initialised causal language model. Weights are scaled up so that every layer matters."""
@@ -71,9 +98,12 @@ def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model:
     return model.eval()
 
 
-def write(folder: Path, architecture: str, *, with_tokenizer: bool = True, **kwargs) -> Path:
-    """Write `build(architecture)` and its tokenizer as a checkpoint folder."""
-    tokenizer = words()
+def write(
+    folder: Path, architecture: str, *, with_tokenizer: bool = True, tokenizer: PreTrainedTokenizerFast | None = None,
+    **kwargs,
+) -> Path:  # fmt: skip
+    """Write `build(architecture)` and its tokenizer, `words()` unless another is given, as a checkpoint folder."""
+    tokenizer = tokenizer or words()
     model = build(architecture, len(tokenizer), **kwargs)
     model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
     if with_tokenizer:

@@ -1,6 +1,7 @@
 """Tasks from files: the same rows from CSV, JSONL and Parquet, and one sentence for every mistake."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
+from probekit.encoding import Encoder
 from probekit.errors import BadInput
 from probekit.filetask import read_file_task
 from probekit.spec import TaskSpec
@@ -26,24 +28,33 @@ ROWS = [
 VOCABULARY = {"yes": [7], "no": [8], "maybe": [7, 8], "": []}
 
 
-def tokeniser(texts: list[str]) -> list[np.ndarray]:
-    """One token per word, its number the sum of its characters, unless the word is in the vocabulary."""
-    words = [[VOCABULARY.get(word, [sum(map(ord, word))]) for word in text.split()] for text in texts]
-    return [np.array([token for word in text for token in word], dtype=np.int64) for text in words]
+class Words:
+    """The face of a tokenizer: one token per word, its number the sum of its characters or the vocabulary's."""
+
+    is_fast, chat_template, bos_token_id = True, None, None
+
+    def __init__(self, before: tuple[int, ...] = (), after: tuple[int, ...] = ()):
+        self.before, self.after = list(before), list(after)
+
+    def __call__(self, text, add_special_tokens=True, verbose=True, return_offsets_mapping=False):
+        if isinstance(text, str):
+            return {key: rows[0] for key, rows in self([text], add_special_tokens).items()}
+        before, after = (self.before, self.after) if add_special_tokens else ([], [])
+        found = {"input_ids": [], "offset_mapping": []}
+        for one in text:
+            words = [(word, token) for word in re.finditer(r"\S+", one)
+                     for token in VOCABULARY.get(word[0], [sum(map(ord, word[0]))])]  # fmt: skip
+            found["input_ids"].append(before + [token for _, token in words] + after)
+            places = [word.span() for word, _ in words]
+            found["offset_mapping"].append([(0, 0)] * len(before) + places + [(0, 0)] * len(after))
+        return found
 
 
-def with_bos(texts: list[str]) -> list[np.ndarray]:
-    return [np.concatenate([[99], ids]) for ids in tokeniser(texts)]
+tokeniser, with_bos, with_both = Encoder(Words()), Encoder(Words((99,))), Encoder(Words((99,), (100,)))
 
 
-def with_both(texts: list[str]) -> list[np.ndarray]:
-    return [np.concatenate([[99], ids, [100]]) for ids in tokeniser(texts)]
-
-
-def refusing(texts: list[str]) -> list[np.ndarray]:
-    if "" in texts:
-        raise BadInput("text 0 gives no tokens: leave it out.")
-    return tokeniser(texts)
+def ids_of(texts: list[str]) -> list[list[int]]:
+    return [ids.tolist() for ids in tokeniser.encode(texts).tokens]
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -97,7 +108,7 @@ def test_the_three_formats_give_the_same_task(tmp_path, suffix, source):
              position="at" if source == "ids" else None, features=[{"name": "hue", "column": "colour"}], **asked),
         tmp_path, tokeniser,
     )  # fmt: skip
-    expected = [row["ids"] for row in ROWS] if source == "ids" else tokeniser([row["text"] for row in ROWS])
+    expected = [row["ids"] for row in ROWS] if source == "ids" else ids_of([row["text"] for row in ROWS])
     assert [ids.tolist() for ids in task.tokens] == [list(ids) for ids in expected]
     assert all(ids.dtype == np.int64 for ids in task.tokens)
     at = [row["at"] for row in ROWS] if source == "ids" else [len(ids) - 1 for ids in expected]
@@ -131,8 +142,8 @@ def test_fractions_are_the_probability_of_the_second_outcome(tmp_path, suffix):
 def test_a_long_text_and_a_late_fraction_in_csv(tmp_path):
     rows = ["text,label", *(f"{'long ' * 100},{i % 2}" for i in range(3_000)), f"{'very ' * 800_000},1", "short,0.25"]
     (tmp_path / "data.csv").write_text("\n".join(rows))
-    task = read_file_task(spec(file="data.csv"), tmp_path, lambda texts: [np.arange(len(text)) for text in texts])
-    assert len(task.tokens[-2]) == 4_000_000
+    task = read_file_task(spec(file="data.csv"), tmp_path, tokeniser)
+    assert len(task.tokens[-2]) == 800_000
     assert task.labels["truth"].law[[0, 1, -1], 1].tolist() == [0.0, 1.0, 0.25]
 
 
@@ -166,8 +177,8 @@ def test_a_column_of_many_classes_keeps_the_64_most_frequent_and_the_rest(tmp_pa
 def test_a_cap_keeps_the_first_rows_of_each_domain(tmp_path):
     write(tmp_path / "data.jsonl", ROWS)
     task = read_file_task(spec(domain="where", n_examples=3), tmp_path, tokeniser)
-    assert [ids.tolist() for ids in task.tokens] == [ids.tolist() for ids in tokeniser(
-        [ROWS[i]["text"] for i in (0, 1, 2, 6, 7, 8)])]  # fmt: skip
+    assert [ids.tolist() for ids in task.tokens] == ids_of(
+        [ROWS[i]["text"] for i in (0, 1, 2, 6, 7, 8)])  # fmt: skip
 
 
 def test_behaviours_of_the_model_have_their_tokens_resolved(tmp_path):
@@ -179,7 +190,7 @@ def test_behaviours_of_the_model_have_their_tokens_resolved(tmp_path):
         {"name": "margin", "kind": "logit_diff", "tokens": ["no", 7]},
         {"name": "sides", "kind": "groups", "sets": {"good": ["yes", 7], "bad": ["no"]}},
     ]
-    for encode in (tokeniser, with_bos, with_both, refusing):
+    for encode in (tokeniser, with_bos, with_both):
         law, some, answer, margin, sides = read_file_task(spec(behaviours=entries), tmp_path, encode).behaviours
         assert (law.kind, law.tokens, law.outcomes) == ("law", None, None)
         assert (some.tokens, some.outcomes) == ((3, 7), ("3", "yes"))
@@ -250,7 +261,7 @@ def test_a_column_that_is_there_twice(tmp_path):
     assert "has the column 'label' twice" in message(tmp_path, "text,label,label\na,0,1\n", file="data.csv")
 
 
-@pytest.mark.parametrize(("text", "tokens", "found"), [(None, None, "neither"), ("text", "ids", "both")])
+@pytest.mark.parametrize(("text", "tokens", "found"), [(None, None, "none"), ("text", "ids", "text and tokens")])
 def test_neither_or_both_of_text_and_tokens(tmp_path, text, tokens, found):
     assert f"found {found}" in message(tmp_path, ROWS, text=text, tokens=tokens)
 
@@ -291,12 +302,12 @@ def test_an_empty_text_is_named_by_its_row(tmp_path, suffix, empty):
 
 
 def test_a_text_without_tokens_and_a_text_that_is_none(tmp_path):
-    assert "row 1: the text in column 'text' has no tokens" in message(tmp_path, changed(text="  "))
+    assert "row 1: the text has no tokens" in message(tmp_path, changed(text="  "))
     assert "row 1 has a int in the text column" in message(tmp_path, changed(text=3))
 
 
 def test_text_for_a_model_without_a_tokeniser(tmp_path):
-    assert "no tokeniser: name a `tokens` column" in message(tmp_path, ROWS, encode=None)
+    assert "no tokeniser: name a `tokens` column instead" in message(tmp_path, ROWS, encode=None)
 
 
 @pytest.mark.parametrize("value", ["1 two", "1.5 2", [1, "a"], [1.0, 2.0], [[1]], [-1], 7, {"a": 1}, [True], [10**30]])
@@ -315,9 +326,9 @@ def test_empty_tokens(tmp_path, value, words):
     ("value", "words"),
     [
         (2, "row 1 has position 2 and 2 tokens: positions run from 0 to 1"),
-        (-1, "row 1 has position -1"),
-        (0.5, "give an integer from 0 on"),
-        ("x", "give an integer from 0 on"),
+        (-1, "row 1 has '-1' in column 'at': give positions, integers from 0 on"),
+        (0.5, "give positions, integers from 0 on"),
+        ("x", "give positions, integers from 0 on"),
         (None, "row 1 has no value in column 'at'"),
     ],
 )
@@ -367,7 +378,8 @@ def test_a_label_that_is_not_a_number_in_json(tmp_path):
         ([0.5] * 10, "'truth' is 0.5 in every row"),
         ([0.5] * 9 + [1.5], "row 10 has 1.5 for 'truth'"),
         ([0.5] * 9 + ["x"], "row 10 has 'x' for 'truth'"),
-        ([0, 1] * 4 + [0, [1]], "row 10 has [1] for 'truth'"),
+        ([0, 1] * 4 + [0, [[1]]], "row 10 has [1] for 'truth'"),
+        ([0, 1] * 4 + [0, [1, 0]], "row 10 has 2 values in column 'label' and is read at 1 positions"),
     ],
 )
 def test_a_label_that_is_no_law(tmp_path, values, words):
@@ -404,7 +416,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):
-    for encode in (tokeniser, with_bos, with_both, refusing):
+    for encode in (tokeniser, with_bos, with_both):
         assert words in message(tmp_path, ROWS, encode=encode, behaviours=[{"name": "b", **entry}])
 
 

@@ -49,3 +49,5 @@ def test_the_jobs_are_valid():
     whole = tomllib.loads(JOBS[0]) | tomllib.loads(JOBS[1])
     spec = JobSpec.check(whole, "README.md")
     assert spec.hypotheses[0].name == "rules"
+    text = JobSpec.check({"name": "claims", **tomllib.loads(JOBS[2])}, "README.md")
+    assert (text.task.source, text.read.delete) == ("template", ("tag",))

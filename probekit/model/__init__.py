@@ -9,8 +9,9 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.encoding import BOS, Encoder, Tokenised
 from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand
 from probekit.model.audit import BACKENDS, STREAM, TOLERANCE, Backend, check_model, choose_backend, library_versions
+from probekit.model.generation import generate
 from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
@@ -31,29 +34,15 @@ from probekit.records import canonical
 
 __all__ = [
     "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "choose_backend",
-    "library_versions", "load_model", "plant_model",
+    "generate", "library_versions", "load_model", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
-BOS = ("exactly_one", "none", "as_is")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 # Left out: square maps, whose width changes with the length, and the unembedding, which runs at few positions only.
 _NO_ROWS = ("hook_attn_scores", "hook_pattern", "hook_unembed", "unembed.hook_in")
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """Token ids per text, unpadded. shift: by how much a token's index moved against the tokenizer's own output.
-
-    n_bos: leading BOS tokens per row as they now stand. n_truncated: rows cut to the model's context length.
-    """
-
-    tokens: list[NDArray[np.int64]]
-    shift: NDArray[np.int64]
-    n_bos: NDArray[np.int64]
-    n_truncated: int
 
 
 @dataclass(frozen=True)
@@ -203,30 +192,26 @@ class Model:
         pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
         return [str(i) if piece is None else str(piece) for i, piece in zip(ids, pieces, strict=True)]
 
-    def tokenise(self, texts: Sequence[str]) -> Tokenised:
-        """Tokenise with the model's BOS policy; nothing is padded, rows beyond the context length are cut and counted.
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Input embeddings of token ids: [n, d]."""
+        table = self._hf.get_input_embeddings().weight
+        return table[torch.from_numpy(ids).to(table.device)].detach().float().cpu().numpy()
 
-        exactly_one: leading BOS tokens become one, or one is put in front. none: leading ones are removed. as_is: what
-        the tokenizer gives. Raises BadInput without a tokenizer, for an empty row, or without a BOS when one is asked.
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The tokenizer with the model's BOS policy and context length. Raises BadInput without a tokenizer."""
+        return Encoder(self.tokenizer, self.bos, self.n_ctx, self.name)
+
+    def tokenise(self, texts: Sequence[str]) -> Tokenised:
+        """Tokenise with the model's BOS policy (`Encoder.encode`); rows beyond the context length are cut and counted.
+
+        Raises BadInput without a tokenizer, for an empty row, or without a BOS when one is asked.
         """
-        if self.tokenizer is None:
-            raise BadInput(f"{self.name} has no tokenizer: give token ids in place of text.")
-        bos = self.tokenizer.bos_token_id
-        if self.bos == "exactly_one" and bos is None:
-            raise BadInput(f"{self.name}'s tokenizer has no BOS token: use bos = 'as_is' or 'none'.")
-        tokens, shift, n_bos, n_truncated = [], [], [], 0
-        for row, text in enumerate(texts):
-            ids = list(self.tokenizer(text, verbose=False)["input_ids"])
-            lead = next((i for i, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
-            keep = {"exactly_one": 1, "none": 0, "as_is": lead}[self.bos]
-            ids = [bos] * keep + ids[lead:]
-            if not ids:
-                raise BadInput(f"text {row} gives no tokens: leave it out.")
-            n_truncated += len(ids) > self.n_ctx
-            tokens.append(np.asarray(ids[: self.n_ctx], np.int64))
-            shift.append(keep - lead)
-            n_bos.append(keep)
-        return Tokenised(tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), n_truncated)
+        made = self.encoder.encode(texts)
+        offsets = made.offsets and [rows[: self.n_ctx] for rows in made.offsets]
+        n_truncated = sum(len(ids) > self.n_ctx for ids in made.tokens)
+        cut = [ids[: self.n_ctx] for ids in made.tokens]
+        return replace(made, tokens=cut, offsets=offsets, n_truncated=n_truncated)
 
     def read(
         self,

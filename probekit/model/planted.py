@@ -38,6 +38,10 @@ class Planted(torch.nn.Module):
             logits=logits if logits_to_keep is None else logits[:, logits_to_keep], hidden_states=None
         )
 
+    def get_input_embeddings(self) -> Any:
+        """What holds the token embeddings: `.weight` is [d_vocab, d_model]."""
+        return self.native.tok_embed
+
     def get_output_embeddings(self) -> Any:
         """What holds the unembedding: `.weight` is [d_vocab, d_model]."""
         return self.native.head

@@ -9,6 +9,7 @@ from probekit.errors import BadInput
 
 if TYPE_CHECKING:
     from probekit.levels import Hypothesis
+    from probekit.model import Model
     from probekit.task import Task
 
 NAMES = ("othello-6x6",)
@@ -38,11 +39,11 @@ def load_testbed(name: str, n_examples: int | None = None, n_positions: int | No
     return Bundled(othello_task(size, n_examples or 2_000, n_positions or 5, seed), (hypothesis(size),))
 
 
-def load_task(source: str | Path, *, tokeniser=None, seed: int = 0, **columns) -> "Task":
+def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0, **columns) -> "Task":
     """A bundled task by name (`n_examples=`, `n_positions=`), or a CSV, JSONL or Parquet file.
 
-    For a file, `columns` are the keys of a spec's [task] table: text or tokens, group, domain, behaviours, features.
-    tokeniser: texts to token ids, such as `model.encode`; needed with a text column.
+    For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages or tokens, group,
+    domain, position, behaviours, features. model: whose tokenizer, BOS policy and context length the text is for.
     """
     if str(source) in NAMES:
         return load_testbed(str(source), seed=seed, **columns).task
@@ -54,4 +55,5 @@ def load_task(source: str | Path, *, tokeniser=None, seed: int = 0, **columns) -
         known = ", ".join(NAMES)
         raise BadInput(f"no task '{source}': give a CSV, JSONL or Parquet file, or a bundled testbed ({known}).")
     spec = validate(TaskSpec, {"file": path.name, **columns}, "load_task")
-    return read_file_task(spec, path.parent, tokeniser)
+    encoder = None if model is None or model.tokenizer is None else model.encoder
+    return read_file_task(spec, path.parent, encoder)

@@ -113,6 +113,7 @@ with left:
         & (view.frame["fit_domain"] == view.domain)
         & (view.frame["test_domain"] == view.domain)
         & (view.frame["arm"] == row["arm"])
+        & (view.frame["floor"] == row["floor"])
         & (view.frame["k"].isna() | view.frame["k"].isin([] if pd.isna(row["k"]) else [row["k"]]))
     ]
     if controls.empty:
@@ -121,7 +122,7 @@ with left:
         st.dataframe(
             pd.DataFrame(
                 {
-                    "control": [figures.CONTROL_WORDS[name] for name in controls["control"]],
+                    "control": [figures.control_words(name) for name in controls["control"]],
                     "level": [tables.vocabulary(level) for level in controls["level"]],
                     "FBU": [tables.value_text(r) for _, r in controls.iterrows()],
                 }

@@ -1,0 +1,175 @@
+"""Columns: the cells of a CSV, JSONL or Parquet file that were asked for, and sentences that say where one is wrong."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from probekit.errors import BadInput
+
+LEAST_ROWS = 3  # fit, selection and test sides each need a group
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Values by column, in the order of the file. numbers: of each row in the file, from 1, a header not counted."""
+
+    path: Path
+    values: Mapping[str, list]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def row(self, i: int) -> str:
+        """Row `i` in words, for a sentence."""
+        return f"{self.path} row {self.numbers[i]}"
+
+    def present(self, column: str) -> list:
+        """The column's values, none missing."""
+        for i, value in enumerate(self.values[column]):
+            if missing(value):
+                raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        return self.values[column]
+
+    def names(self, column: str, what: str) -> list[str]:
+        """The column as names. what: what it was asked as."""
+        for i, value in enumerate(self.present(column)):
+            if not isinstance(value, str | int | bool):
+                raise BadInput(
+                    f"{self.row(i)} has a {type(value).__name__} in the {what} column '{column}': give a name or "
+                    "number."
+                )
+        return [str(value) for value in self.values[column]]
+
+    def integers(self, i: int, column: str, what: str, single: bool = False) -> np.ndarray:
+        """Row `i` of a column of integers from 0 on: a list, or numbers separated by spaces. what: `token ids`, ...
+
+        single: a number by itself is a list of one.
+        """
+        value = self.values[column][i]
+        if missing(value):
+            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        value = [value] if single and not isinstance(value, str | list | np.ndarray) else value
+        try:
+            found = np.array([int(part) for part in value.split()] if isinstance(value, str) else value)
+        except (ValueError, OverflowError):
+            found = np.array(["no number"])
+        if found.shape == (0,):
+            return found.astype(np.int64)
+        if found.ndim != 1 or found.dtype.kind not in "iu" or found.astype(np.int64).min() < 0:
+            raise BadInput(
+                f"{self.row(i)} has {str(self.values[column][i])[:40]!r} in column '{column}': give {what}, integers "
+                "from 0 on, as a list or separated by spaces."
+            )
+        return found.astype(np.int64)
+
+    def first(self, n: int, per: str | None) -> "Columns":
+        """The first `n` rows of each value of the column `per`, or of all."""
+        seen: Counter = Counter()
+        keep = []
+        for row, domain in enumerate(self.values[per] if per else ["all"] * len(self)):
+            seen[str(domain)] += 1
+            if seen[str(domain)] <= n:
+                keep.append(row)
+        values = {name: [values[row] for row in keep] for name, values in self.values.items()}
+        return Columns(self.path, values, [self.numbers[row] for row in keep])
+
+
+def missing(value: object) -> bool:
+    """Whether a cell is empty."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_list(value: Any) -> list | None:
+    """A cell that holds several values as a list; None for a single one."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else None
+
+
+def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> Columns:
+    """The columns that `asked` names (column -> what for). as_text: columns of a CSV that are not guessed at."""
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise BadInput(f"{path} is not read: known files end in {', '.join(readers)}; convert it to one of these.")
+    if not path.is_file():
+        raise BadInput(f"no file {path}: give a path relative to the spec file, or an absolute one.")
+    if not path.stat().st_size:
+        raise BadInput(f"{path} is empty: give a file with at least {LEAST_ROWS} rows.")
+    try:
+        values, n_rows = reader(path, asked, as_text)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise BadInput(f"{path} cannot be read as {path.suffix[1:]}: {first}; repair or convert it.") from None
+    if not n_rows:
+        raise BadInput(f"{path} has no rows: give a file with at least {LEAST_ROWS} of them.")
+    return Columns(path, values, range(1, n_rows + 1))
+
+
+def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None:
+    for column, role in asked.items():
+        if column not in names:
+            near = get_close_matches(column, names, n=1, cutoff=0.0)
+            hint = f"did you mean '{near[0]}'?" if near else "it has none."
+            raise BadInput(f"{path} has no column '{column}' (asked for as {role}): {hint}")
+        if list(names).count(column) > 1:
+            raise BadInput(f"{path} has the column '{column}' twice (asked for as {role}): rename one of them.")
+
+
+def _read_csv(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+    # A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block.
+    read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, 2**31 - 1))
+    parse = csv.ParseOptions(newlines_in_values=True)
+    # A text such as `12` or a group such as `007` stays what it is; an empty cell is missing, `NA` is a word.
+    types = {column: pa.string() for column in as_text}
+    convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
+    return _from_table(path, csv.read_csv(path, read, parse, convert), asked)
+
+
+def _read_parquet(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+    with parquet.ParquetFile(path) as file:
+        _require(path, file.schema_arrow.names, asked)
+        return _from_table(path, file.read(columns=list(asked)), asked)
+
+
+def _from_table(path: Path, table: pa.Table, asked: Mapping[str, str]) -> tuple[dict[str, list], int]:
+    _require(path, table.column_names, asked)
+    columns = {}
+    for name in asked:
+        column = table.column(name)
+        nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+        # Lists come as arrays: a list of Python integers per row would be ten times the memory.
+        columns[name] = list(column.to_numpy()) if nested else column.to_pylist()
+    return columns, table.num_rows
+
+
+def _read_jsonl(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+    rows, names = [], {}
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise BadInput(f"{path} line {number} is not JSON ({reason}): write one object per line.") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
+        names.update(dict.fromkeys(row))
+        rows.append({column: row.get(column) for column in asked})
+    if rows:
+        _require(path, list(names), asked)
+    return {column: [row[column] for row in rows] for column in asked}, len(rows)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line

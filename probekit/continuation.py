@@ -1,0 +1,81 @@
+"""Continuation: what a model writes after each place that is read, counted by rules and kept in the store."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.model import Model, generate
+from probekit.records import digest
+from probekit.shards import Shape
+from probekit.store import row_ranges
+from probekit.task import Behaviour, BehaviourSpec, Generation, Task
+
+SHARD_ROWS = 1024  # at most this much writing is lost by an interruption
+
+
+def stored_as(generation: Generation, model: Model) -> str:
+    """Name in the store: the digest of everything beside the activations' key that decides what is counted."""
+    match = [[name, list(rule) if isinstance(rule, tuple) else rule] for name, rule in generation.match]
+    drawn = [generation.samples, generation.temperature, generation.seed] if generation.samples else None
+    asked = {"kind": "generation", "match": match, "n_tokens": generation.n_tokens, "drawn": drawn}
+    return "behaviour." + digest(asked | {"tokenizer": model.encoder.fingerprint})
+
+
+def continuation(
+    model: Model, task: Task, spec: BehaviourSpec, store: Any, key: str, told: Mapping[str, Any], rows: Tensor,
+    batch_tokens: int = 4096, progress: Callable[[int, int], None] | None = None,
+) -> Behaviour:  # fmt: skip
+    """The share of a row's continuations that each outcome has: one-hot for the likeliest one.
+
+    store, key, told, rows: where `capture` keeps what it finds. Raises BadInput for a row that leaves no room to write.
+    """
+    made = spec.generation
+    if made is None:
+        raise BadInput(f"behaviour '{spec.name}' of kind generation needs `generation`: rules and a number of tokens.")
+    lengths = task.row_position + 1
+    if len(lengths) and lengths.max() + made.n_tokens - 1 > model.n_ctx:
+        raise BadInput(
+            f"behaviour '{spec.name}' writes {made.n_tokens} tokens after up to {int(lengths.max())} and {model.name} "
+            f"reads {model.n_ctx}: ask for fewer, or shorten the texts."
+        )
+    name, shape = stored_as(made, model), Shape(len(made.outcomes))
+    if name not in store.names(key):
+        group = store.group(key, dict(told), {name: shape}, row_ranges(len(rows), {name: shape}, SHARD_ROWS))
+        for start, stop in group.missing():
+            law = _count(model, task, made, np.arange(start, stop), batch_tokens)
+            with group.shard(start, stop) as stream:
+                stream.put(start, {name: torch.from_numpy(law)}, rows[start:stop])
+            if progress:
+                progress(stop, len(rows))
+        group.seal()
+    return Behaviour(spec.name, store.read(key, name).numpy(), made.outcomes)
+
+
+def _count(model: Model, task: Task, made: Generation, rows: NDArray[np.int64], batch_tokens: int) -> NDArray:
+    example, position = task.row_example[rows], task.row_position[rows]
+    law = np.zeros((len(rows), len(made.outcomes)), np.float32)
+    for batch in _alike(position, batch_tokens, made):
+        tokens = np.stack([task.tokens[example[i]][: position[i] + 1] for i in batch])
+        # A generator per row: what is drawn does not depend on the rows beside it.
+        draws = [np.random.default_rng([made.seed, int(rows[i])]).random((made.samples, made.n_tokens)) for i in batch]
+        given = torch.from_numpy(np.stack(draws)) if made.samples else None
+        written = generate(model, torch.from_numpy(tokens), made.n_tokens, given, made.temperature)
+        for i, samples in zip(batch, written.tolist(), strict=True):
+            for ids in samples:
+                text = model.tokenizer.decode(ids, skip_special_tokens=True)
+                law[i, made.outcome(text)] += 1 / len(samples)
+    return law
+
+
+def _alike(position: NDArray[np.int64], batch_tokens: int, made: Generation) -> Iterator[Sequence[int]]:
+    """Rows of one length together, so that nothing is padded, longest first."""
+    for at in np.unique(position)[::-1]:
+        found = np.flatnonzero(position == at)
+        size = max(1, batch_tokens // ((int(at) + 1 + made.n_tokens) * max(1, made.samples)))
+        for start in range(0, len(found), size):
+            yield found[start : start + size].tolist()

@@ -1,0 +1,214 @@
+"""Span deletion: tasks with a stretch taken away, and plants whose label is, or is not, nothing but a tag."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import probekit as pk
+from probekit import tables
+from probekit.capture import capture, capture_without
+from probekit.errors import BadInput
+from probekit.model import plant_model
+from probekit.records import Record
+from probekit.spans import delete_span
+from probekit.task import Behaviour, BehaviourSpec, Task
+
+D, N_WORDS = 16, 60
+TAGS, WORDS = (0, 1), tuple(range(2, 2 + N_WORDS))
+BOS = 2 + N_WORDS
+
+
+def span(*places):
+    return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def small_task(**changes):
+    task = Task(
+        "t", [np.array([9, 1, 2, 3, 4]), np.array([9, 5, 6]), np.array([9, 7, 7, 8])],
+        [np.array([4, 0]), np.array([2]), np.array([3])], np.arange(3), np.array(["all"] * 3), (),
+        spans={"field:tag": [span((1, 3)), span(), span((1, 2), (2, 3))], "role:tag": [span()] * 3,
+               "span:x": [span((2, 4))] * 3},
+    )  # fmt: skip
+    return dataclasses.replace(task, **changes)
+
+
+def test_deleting_closes_the_text_and_takes_positions_along():
+    made = delete_span(small_task(), "field:tag")
+    assert [t.tolist() for t in made.tokens] == [[9, 3, 4], [9, 5, 6], [9, 8]]
+    assert [p.tolist() for p in made.positions] == [[2, 0], [2], [1]]
+    told = {"span": "field:tag", "filler": None, "n_tokens_deleted": 4, "n_examples_changed": 2}
+    assert made.audit["deleted"] == told
+    assert made.name == "t without field:tag"
+
+
+def test_a_filler_keeps_every_place():
+    made = delete_span(small_task(), "field:tag", 0)
+    assert [t.tolist() for t in made.tokens] == [[9, 0, 0, 3, 4], [9, 5, 6], [9, 0, 0, 8]]
+    assert [p.tolist() for p in made.positions] == [[4, 0], [2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", "no span 'nowhere' in the task; its spans are field:tag, role:tag, span:x"),
+        ("tag", "several span 'tag'"),
+        ("role:tag", "is empty in every row"),
+        ("x", "is read at token 2 of its example 2, which belongs to 'span:x'"),
+    ],
+)
+def test_what_cannot_be_deleted(name, words):
+    with pytest.raises(BadInput) as caught:
+        delete_span(small_task(), name)
+    assert words in str(caught.value)
+
+
+def test_a_control_of_a_record_may_name_any_span():
+    told = {"behaviour": "b", "fit_domain": "a", "test_domain": "a", "metric": "read", "level": "linear", "value": 1.0}
+    assert Record(**told, control="deleted:field:tag").control == "deleted:field:tag"
+    with pytest.raises(BadInput, match="control is one of .*deleted:; found 'removed:x'"):
+        Record(**told, control="removed:x")
+
+
+# Plants: one head that attends everywhere alike adds the mean embedding of all tokens to the last one.
+
+
+@pytest.fixture(scope="module")
+def planted():
+    rng = np.random.default_rng(0)
+    rotation = torch.from_numpy(np.linalg.qr(rng.standard_normal((D, D)))[0]).float()
+    embed = torch.zeros(BOS + 1, D)
+    embed[0, 0], embed[1, 0] = 1.0, -1.0  # a tag is one direction
+    embed[2 : 2 + N_WORDS // 2, 1] = torch.tensor([1.0, -1.0]).repeat(N_WORDS // 4)  # the class of a subject another
+    embed[2 : 2 + N_WORDS, 2:] = 0.2 * torch.from_numpy(rng.standard_normal((N_WORDS, D - 2))).float()
+    weights = {
+        "tok_embed.weight": embed @ rotation, "layers.0.attn.v.weight": torch.eye(D),
+        "layers.0.attn.o.weight": 4 * torch.eye(D), "layers.0.mlp.fc_in.weight": torch.zeros(2, D),
+        "head.weight": embed @ rotation,
+    }  # fmt: skip
+    return plant_model(weights, n_heads=1, n_ctx=16, name="uniform")
+
+
+def plant_task(label_is, n=3_000, seed=0, **changes):
+    """[BOS, tag, subject, word, word]: the label is the tag's, or the class of the subject; both are drawn alone."""
+    rng = np.random.default_rng(seed)
+    tags = rng.integers(0, 2, n)
+    words = np.c_[rng.choice(WORDS[: N_WORDS // 2], n), rng.choice(WORDS[N_WORDS // 2 :], (n, 2))]
+    tokens = [np.array([BOS, tag, *row]) for tag, row in zip(tags, words, strict=True)]
+    label = tags if label_is == "tag" else words[:, 0] % 2
+    law = np.eye(2, dtype=np.float32)[label]
+    return Task(
+        "plant", tokens, [np.array([4])] * n, np.arange(n), np.array(["all"] * n),
+        (BehaviourSpec("b", "label", outcomes=("0", "1"), column="b"),), labels={"b": Behaviour("b", law, ("0", "1"))},
+        spans={"field:tag": [span((1, 2))] * n, "field:word": [span((2, 3))] * n}, **changes,
+    )  # fmt: skip
+
+
+HOOK = "blocks.0.hook_resid_post"
+READ = dict(levels=("baseline", "direction", "linear"), controls=(), decomposition=False, extrapolate=False,
+            n_permutations=0, n_bootstrap=400)  # fmt: skip
+
+
+def audited(model, task, filler=None, spans=("field:tag", "field:word"), **read):
+    whole = capture(model, task, HOOK, store=None)
+    deleted = {name: capture_without(model, task, name, whole, store=None, filler=filler) for name in spans}
+    return pk.measure(whole, deleted=deleted, **(READ | read))
+
+
+def value(records, level, control="", floor="strong", metric="read"):
+    rows = records.query("metric == @metric and level == @level and control == @control and floor == @floor")
+    assert len(rows) >= 1
+    return rows.iloc[0]
+
+
+@pytest.mark.parametrize("filler", [None, BOS])
+def test_a_label_that_is_a_tag_falls_with_the_tag_and_with_nothing_else(planted, filler):
+    records = audited(planted, plant_task("tag"), filler)
+    # The strong floor reads the tag itself: there is nothing left to explain, and the weak scale shows why.
+    assert value(records, "linear")["na_reason"] == "small_denominator"
+    assert value(records, "linear", floor="weak")["value"] < 0.05
+    assert value(records, "baseline", floor="weak")["value"] < 0.05
+    for level in ("linear", "baseline"):
+        assert value(records, level, "deleted:field:tag", "weak")["value"] > 0.9
+        whole = 1 - value(records, level, floor="weak", metric="auroc")["value"] / 2
+        without = 1 - value(records, level, "deleted:field:tag", "weak", metric="auroc")["value"] / 2
+        assert whole > 0.99 and abs(without - 0.5) < 0.06
+        assert value(records, level, "deleted:field:word", "weak")["value"] < 0.15
+
+
+@pytest.mark.parametrize("filler", [None, BOS])
+def test_a_label_that_is_elsewhere_stays(planted, filler):
+    records = audited(planted, plant_task("word"), filler)
+    for control in ("", "deleted:field:tag"):
+        assert value(records, "linear", control, "weak")["value"] < 0.15
+    assert value(records, "linear", "deleted:field:word", "weak")["value"] > 0.9
+
+
+def test_readers_beyond_a_floor_that_cannot_see_the_tag(planted):
+    task = plant_task("tag")
+    blind = dataclasses.replace(task, floor_inputs={"position": np.ones((len(task.tokens), 1), np.float32)})
+    whole = capture(planted, blind, HOOK, store=None)
+    deleted = capture_without(planted, task, "tag", whole, store=None)
+    blinded = dataclasses.replace(deleted.observations, floor_inputs=blind.floor_inputs)
+    records = pk.measure(whole, deleted={"field:tag": dataclasses.replace(deleted, observations=blinded)}, **READ)
+    for level in ("direction", "linear"):
+        assert value(records, level)["value"] < 0.1 and value(records, level)["high"] < 0.15
+        assert value(records, level, "deleted:field:tag")["low"] > 0.8
+    assert value(records, "baseline", "deleted:field:tag")["value"] == pytest.approx(1, abs=0.01)
+    table = tables.table("deletion", records)
+    linear = table.query("level == 'linear' and floor == 'strong'").iloc[0]
+    assert linear["fall"] == pytest.approx(linear["value"] - linear["whole"]) and linear["fall"] > 0.8
+    weak = table.query("level == 'linear' and floor == 'weak'").iloc[0]
+    assert weak["auroc_whole"] > 0.99 and weak["auroc"] < 0.6
+    assert set(table["span"]) == {"field:tag"}
+    assert "without field:tag" in pk.figure("layer_curves", records).to_json()
+
+
+def test_what_the_model_does_is_asked_of_the_deleted_text(planted):
+    task = dataclasses.replace(plant_task("word"), behaviours=(BehaviourSpec("own", "choice", tokens=(0, 1)),))
+    whole = capture(planted, task, HOOK, store=None)
+    deleted = capture_without(planted, task, "field:tag", whole, store=None)
+    mass = {name: got.observations.behaviours["own"].law for name, got in (("whole", whole), ("deleted", deleted))}
+    assert np.ptp(mass["whole"][:, 0]) > 0.3
+    # Without a tag the model is of two minds, and a reader of the tag's direction knows that.
+    assert np.allclose(mass["deleted"], 0.5, atol=1e-3)
+    records = pk.measure(whole, deleted={"field:tag": deleted}, **READ)
+    assert value(records, "linear", "deleted:field:tag", "weak")["value"] < 0.1
+
+
+def test_a_large_law_keeps_its_outcomes(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from probekit.model import Model
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2, n_positions=32, initializer_range=0.5)
+    model = Model(GPT2LMHeadModel(config).eval(), name="large")
+    asked = (BehaviourSpec("next"), BehaviourSpec("top", "argmax"), BehaviourSpec("few", tokens=(3, 4)))
+    task = dataclasses.replace(plant_task("tag", 60), behaviours=asked)
+    whole = capture(model, task, HOOK, store=tmp_path)
+    without = capture_without(model, task, "field:tag", whole, store=tmp_path)
+    for name, behaviour in whole.observations.behaviours.items():
+        assert without.observations.behaviours[name].outcomes == behaviour.outcomes
+    blocks = [{name: block.shape for name, block in got.observations.floor_inputs.items()} for got in (whole, without)]
+    assert blocks[0] == blocks[1] and "embedding" in blocks[0]
+
+
+def test_mistakes_of_a_script(planted):
+    task = plant_task("word", 200)
+    whole = capture(planted, task, HOOK, store=None)
+    with pytest.raises(BadInput, match=r"deleted\['x'\] must be what `capture_without` returned"):
+        pk.measure(whole, deleted={"x": np.zeros((200, D))}, **READ)
+    other = capture(planted, dataclasses.replace(task, behaviours=()), HOOK, store=None)
+    with pytest.raises(BadInput, match="make it with `capture_without`"):
+        pk.measure(whole, deleted={"x": other}, **READ)
+    with pytest.raises(BadInput, match="`filler` names the token ' x' and the model has no tokeniser"):
+        capture_without(planted, task, "field:tag", whole, filler=" x", store=None)
+
+
+def test_nothing_deleted_is_an_empty_table():
+    frame = pk.measure({"h": np.random.default_rng(0).standard_normal((400, 3))},
+                       behaviour={"b": np.arange(400) % 2}, **READ)  # fmt: skip
+    assert isinstance(frame, pd.DataFrame) and tables.table("deletion", frame).empty
