@@ -151,10 +151,10 @@ def _bits(problem: Problem, logits: list[Tensor]) -> Tensor:
 
 
 def _loosest(solve: Solver, problem: Problem, converged: Tensor, most: int) -> int:
-    """The loosest setting at which the mean over targets is that of converged fits; the strictest if none is."""
+    """The loosest setting at which every target's loss is that of converged fits; the strictest if none is."""
     for strictness in range(most):
         bits = _bits(problem, quietly(solve, problem, strictness)[0])
-        if float((bits - converged).abs().mean()) <= REACHED:
+        if float((bits - converged).abs().max()) <= REACHED:
             return strictness
     return most - 1
 

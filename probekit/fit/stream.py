@@ -175,19 +175,20 @@ def fit_streamed(
     room = memory // 4 // (4 * source.d)
     most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
     rows = source.sample(most).to(law.device)
-    if not bool(torch.isfinite(rows).all()):
+    if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
         raise FitError(NOT_FINITE)
     mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
     unit = _unit(source, mean) if unit is None else unit
     rows -= mean
-    variance = rows.var(0, correction=0) if variance is None else variance
     # Where all rows fit into the room of a sample they are upcast once.
     blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
     streamed = _Streamed(source, mean, rotation, blocks)
-    whole = None if n > room else (source.sample(n).to(law.device) if len(rows) < n else rows + mean).sub_(mean)
+    whole = rows if len(rows) == n else None
+    if whole is None and n <= room:
+        whole = torch.sub(source.read(0, n).to(law.device), mean).to(mean.dtype)
     ridges = torch.full((t,), ridge * unit**2, dtype=rows.dtype, device=rows.device)
     seen = torch.cat([torch.arange(*run) for run in source.runs(most)]).to(law.device)
-    problem = _Streaming(streamed, whole, rows, seen, variance.clamp_min(1e-12), tolerance)
+    problem = _Streaming(streamed, whole, rows, seen, variance, tolerance)
     parts = []
     for targets in torch.arange(t, device=law.device).split(at_once):
         theirs = None if offset is None else offset[:, targets]
@@ -199,13 +200,16 @@ def fit_streamed(
     return RawReadout(mean, out)
 
 
-def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Mean, and the rotation and variance of a frame without its unit where one is wanted."""
+def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Mean, and the rotation and variance of a frame without its unit where one is wanted.
+
+    Else every variance is told as 1: a single binary target is preconditioned by its Hessian alone.
+    """
     if not turned:
-        return rows.double().mean(0).float(), None, None
+        return (torch.ones_like(rows[:, 0]) @ rows) / len(rows), None, torch.ones_like(rows[0])
     frame = fit_frame(rows)
     scale = float(frame.rotation[:, 0].norm())
-    return frame.mean, frame.rotation / scale, frame.variance / scale**2
+    return frame.mean, frame.rotation / scale, (frame.variance / scale**2).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,9 @@ class _Streaming:
         """Parameters of some targets, from the sample's to those of all rows. Raises FitError."""
         k, t, n = law.shape
         outputs = (k - 1) * t
-        metric = _Metric(self.sample, k, float(ridges[0])) if self.streamed.rotation is None else None
+        metric = None
+        if self.streamed.rotation is None:
+            metric = _Metric(self.sample, k, float(ridges[0]), self.whole is not None)
         common = self.variance, ridges
         if start is None and n >= 4 * len(self.sample) >= 32 * self.sample.shape[1]:
             turned = self.sample if self.streamed.rotation is None else self.sample @ self.streamed.rotation
@@ -244,13 +250,20 @@ class _Streaming:
         return w
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Metric:
-    """The inverse Hessian of one binary target, taken on rows that lie in memory."""
+    """The inverse Hessian of one binary target, taken on rows that lie in memory.
+
+    even: every row with the mean curvature, so that one moment serves throughout. That costs steps, each of them a pass
+    over the rows, which are cheap where all rows lie in memory.
+    """
 
     rows: Tensor
     n_class: int
     ridge: float
+    even: bool
+    moment: Tensor | None = None
+    known: tuple[float, Precondition] | None = None
 
     def __call__(self, w: Tensor) -> Precondition:
         mix = float(class_basis(self.n_class, w)[1][0, 0])
@@ -258,33 +271,50 @@ class _Metric:
         # The floor moves the law of each row, but hardly the mean of its curvature.
         p = torch.sigmoid(self.rows @ v[:-2] + v[-2])
         weight = (mix**2 * p * (1 - p)).clamp_min(1e-6) / len(self.rows)
+        if not self.even:
+            return _inverse(self._weighted(weight), self.ridge)
+        mean = float(weight.sum())
+        # A ridge that is off by the same factor matters in directions alone that hardly count.
+        if self.known is None or not 0.25 < mean / self.known[0] < 4:
+            if self.moment is None:
+                self.moment = self._weighted(torch.full_like(weight, 1 / len(weight)))
+            self.known = mean, _inverse(mean * self.moment, self.ridge)
+        taken, inverse = self.known
+        return lambda gradient: inverse(gradient) * (taken / mean)
+
+    def _weighted(self, weight: Tensor) -> Float[Tensor, "d1 d1"]:
+        """Second moment of the rows and a one, each row with its weight."""
         d = self.rows.shape[1]
-        hessian = torch.zeros(d + 1, d + 1, dtype=w.dtype, device=w.device)
+        moment = torch.zeros(d + 1, d + 1, dtype=weight.dtype, device=weight.device)
         step = max(64, -(-d // 8))
         for part, weights in zip(self.rows.split(8_192), weight.split(8_192), strict=True):
             weighed = part * weights[:, None]
             for start in range(0, d, step):
-                hessian[start : min(d, start + step), start:d].addmm_(
+                moment[start : min(d, start + step), start:d].addmm_(
                     weighed[:, start : start + step].T, part[:, start:]
                 )
-            hessian[:d, d] += weighed.sum(0)
-        hessian[d, d] = weight.sum()
-        hessian = hessian.triu() + hessian.triu(1).T
-        diagonal = hessian.diagonal()
-        diagonal[:d] += self.ridge
-        # Scaled to a unit diagonal, so that a coordinate a thousand times the rest costs no digits.
-        scale = diagonal.clamp_min(1e-20).rsqrt()
-        hessian = hessian * scale * scale[:, None]
-        hessian.diagonal().add_(1e-6)
-        factor, failed = torch.linalg.cholesky_ex(hessian)
-        if bool(failed != 0):
-            return lambda gradient: gradient * scale**2
+            moment[:d, d] += weighed.sum(0)
+        moment[d, d] = weight.sum()
+        return moment.triu() + moment.triu(1).T
 
-        def apply(gradient: Tensor) -> Tensor:
-            turned = torch.cholesky_solve((gradient.view(-1) * scale)[:, None], factor)
-            return (turned[:, 0] * scale).view_as(gradient)
 
-        return apply
+def _inverse(hessian: Float[Tensor, "d1 d1"], ridge: float) -> Precondition:
+    """Solves with a Hessian of weights and bias, the ridge on the weights added; its diagonal where it is singular."""
+    diagonal = hessian.diagonal()
+    diagonal[:-1] += ridge
+    # Scaled to a unit diagonal, so that a coordinate a thousand times the rest costs no digits.
+    scale = diagonal.clamp_min(1e-20).rsqrt()
+    hessian = hessian * scale * scale[:, None]
+    hessian.diagonal().add_(1e-6)
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if bool(failed != 0):
+        return lambda gradient: gradient * scale**2
+
+    def apply(gradient: Tensor) -> Tensor:
+        turned = torch.cholesky_solve((gradient.view(-1) * scale)[:, None], factor)
+        return (turned[:, 0] * scale).view_as(gradient)
+
+    return apply
 
 
 def _unit(source: Source, mean: Tensor) -> float:
