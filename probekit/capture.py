@@ -22,7 +22,7 @@ from probekit.continuation import continuation
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.laws import Rule
-from probekit.model import Backend, Batch, Model, check_model, choose_backend, library_versions
+from probekit.model import Backend, Batch, Model, check_model, choose_backend, library_versions, out_of_memory
 from probekit.records import digest
 from probekit.shards import Range, Shape
 from probekit.spans import delete_span
@@ -116,6 +116,7 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
+    model.check_tokens(task.tokens, task.positions)
     rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
     where = _Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
@@ -126,6 +127,10 @@ def capture(
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise BadInput(f"{model.name} ran out of memory on the few examples of its audit: shorten them.") from None
     key = run.key
     sites = Sites(where, key, names)
     behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules} | written

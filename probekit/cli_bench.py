@@ -108,15 +108,22 @@ def capture(
         str,
         typer.Option(help="`all` positions, the same by `bridge`, `last` token, `stop` early, `memory`, or `each`."),
     ] = "each",
+    sequences: Annotated[int | None, typer.Option(min=1, help="In place of what the cases have.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=2, max=1024, help="Per sequence, likewise.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case, likewise.")] = None,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Capture to disk beside the bare forward and TransformerLens; bound_ratio is our time over the bare forward's."""
     with reporting("bench capture", as_json):
         import tempfile
+        from dataclasses import replace
 
         from probekit.bench.capture import CASES, FULL, QUICK, capture_bench
 
+        size = QUICK if quick else FULL
+        runs = {name: (sequences or n, tokens or length) for name, (n, length) in size.runs.items()}
+        size = replace(size, runs=runs, n_rounds={name: rounds or n for name, n in size.n_rounds.items()})
         found: list[dict] = []
         peaks: list[dict] = []
 
@@ -125,7 +132,7 @@ def capture(
 
         with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
             for one in CASES if case == "each" else (case,):
-                for row in capture_bench(QUICK if quick else FULL, Path(own), one, peaks, say):
+                for row in capture_bench(size, Path(own), one, peaks, say):
                     found.append(row.row())
                     say(f"{row.case}: {row.peer}: ratio {row.ratio:.3f}, bound {row.bound_ratio:.3f}")
         _tell("bench capture", found, as_json, peaks=peaks, threads=threads)

@@ -29,6 +29,8 @@ from probekit.task import Task
 
 CASES = ("all", "bridge", "last", "stop", "memory")
 BATCH_TOKENS = 4096
+# glibc keeps freed blocks below a size that it raises as it goes: what is not given back would count as held.
+UNCACHED = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 SPARE = 64 * 2**20  # bytes that a capture may take beyond the bare forward and two batches
 
 
@@ -189,7 +191,7 @@ def _process(checkpoint: Path, store: Path, d_vocab: int, run: tuple[int, int], 
     room = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("capture_process.py")), json.dumps(asked)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": room},
+        capture_output=True, text=True, env={**os.environ, **UNCACHED, "PYTHONPATH": room},
     )  # fmt: skip
     rmtree(store, ignore_errors=True)
     if done.returncode:

@@ -29,12 +29,12 @@ from probekit.model.generation import generate
 from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
-from probekit.model.reading import Batch, Room, stream
+from probekit.model.reading import Batch, Room, out_of_memory, stream
 from probekit.records import canonical
 
 __all__ = [
     "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "choose_backend",
-    "generate", "library_versions", "load_model", "plant_model",
+    "generate", "library_versions", "load_model", "out_of_memory", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
@@ -236,7 +236,7 @@ class Model:
         """
         names = [str(hook) for hook in hooks]
         self.check_readable(names)
-        self._check_tokens(tokens, positions)
+        self.check_tokens(tokens, positions)
         if isinstance(backend, str):
             backend = choose_backend(self, backend, names, tokens)
         out = {name: torch.empty(sum(map(len, positions)), self.widths[name], dtype=self.dtype) for name in names}
@@ -266,7 +266,7 @@ class Model:
     ) -> int:
         """`read`, batch by batch: see `reading.stream`. backend is `bridge` or `hf`; nothing is compared here."""
         self.check_readable(names)
-        self._check_tokens(tokens, positions)
+        self.check_tokens(tokens, positions)
         return stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
                       backend=backend, room=room)  # fmt: skip
 
@@ -409,7 +409,8 @@ class Model:
         ids[mask] = np.concatenate(rows)
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask.astype(np.int64)).to(self.device)
 
-    def _check_tokens(self, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> None:
+    def check_tokens(self, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> None:
+        """Raise BadInput for an example that is no row of token ids of this model, or a position outside of it."""
         if not len(tokens) or len(tokens) != len(positions):
             raise BadInput(f"read needs one array of positions per example; found {len(positions)} for {len(tokens)}.")
         for i, (row, places) in enumerate(zip(tokens, positions, strict=True)):

@@ -1,7 +1,7 @@
 """Reading: examples in batches of similar length, rows gathered inside the hooks, halved where memory runs out."""
 
-import contextlib
 import gc
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,11 @@ def _forward(model, tokens, names, positions, starts, examples, with_logits, bac
     kept, column = np.unique(place, return_inverse=True)
     keep = torch.from_numpy(kept if with_logits else np.zeros(1, np.int64)).to(model.device)
     logits = None
-    with contextlib.suppress(_Enough), model._hooked({name: gather(name) for name in names}, backend):
-        logits = model._forward(ids, mask, keep, backend=backend)
+    try:
+        with model._hooked({name: gather(name) for name in names}, backend):
+            logits = model._forward(ids, mask, keep, backend=backend)
+    except _Enough as stopped:  # its frames hold the activations of the batch, and one another
+        traceback.clear_frames(stopped.__traceback__)
     values = {name: buffers[name][:n] for name in names}
     for name, found in values.items():
         _refuse_not_finite(found, rows, f"{model.name} gives a value that is not finite at '{name}',")
