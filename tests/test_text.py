@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import csv, parquet
 
 import checkpoints
 from probekit.encoding import Encoder
@@ -134,6 +136,27 @@ def test_chats_are_the_library_s_own_tokens_and_masks(tmp_path):
         assert tokens.tolist() == list(PIECES.apply_chat_template(row["chat"], return_dict=True)["input_ids"])
         assert text_of(tokens[: first + 1]).endswith(row["q"])
         assert text_of(tokens[last:]) == "sure\n"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_chats_and_lists_are_the_same_from_every_format(tmp_path, suffix):
+    rows = [
+        {"chat": row["chat"], "label": row["label"], "at": [1, 3], "each": [i % 2, 1]} for i, row in enumerate(ROWS)
+    ]
+    if suffix == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    elif suffix == "csv":
+        plain = [{**row, "chat": json.dumps(row["chat"]), "at": "1 3", "each": "x"} for row in rows]
+        csv.write_csv(pa.Table.from_pylist(plain), tmp_path / "data.csv")
+    task = read(tmp_path, rows, messages="chat", position="at", file=f"data.{suffix}")
+    judge = [list(PIECES.apply_chat_template(row["chat"], add_generation_prompt=True, return_dict=True)["input_ids"])
+             for row in rows]  # fmt: skip
+    assert [ids.tolist() for ids in task.tokens] == judge
+    assert [p.tolist() for p in task.positions] == [[1, 3]] * len(rows)
+    if suffix != "csv":  # a cell of a CSV file is one value
+        entry = {"name": "each", "kind": "label", "column": "each"}
+        law = read(tmp_path, rows, messages="chat", position="at", file=f"data.{suffix}", behaviours=[entry])
+        assert law.labels["each"].law.argmax(1).tolist() == [0, 1, 1, 1] * 3
 
 
 def test_a_template_per_turn_is_the_same_chat_as_its_messages(tmp_path):
