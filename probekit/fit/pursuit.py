@@ -76,7 +76,7 @@ def best_cuts(
 ) -> tuple[Float[Tensor, " c"], Float[Tensor, "c1 kt"]]:
     """Cuts of one projection that gain most beside the laws of a floor, and the logits that each cell adds.
 
-    Found over FINE quantiles, then each cut in turn over all rows.
+    Found over FINE quantiles, then each cut in turn over the rows around it.
     """
     n, kt = law.shape
     order = s.argsort()
@@ -85,14 +85,13 @@ def best_cuts(
     n_bins = min(FINE, n)
     edges = torch.linspace(0, n, n_bins + 1, device=s.device).long()
     _, bins = _best_bins(before[edges][None], kt, n_cuts)
-    cuts = edges[bins[0]].tolist()
+    cuts, reach = edges[bins[0]].tolist(), 2 * (n // n_bins)
     for _ in range(ROUNDS if n_cuts > 1 else 1):
         for i in range(n_cuts):
             low, high = ([0, *cuts, n][j] for j in (i, i + 2))
-            part = before[low : high + 1]
-            inside = part[1:-1]
-            if len(inside):
-                cuts[i] = low + 1 + int((_told(inside - part[0], kt) + _told(part[-1] - inside, kt)).argmax())
+            near = before[max(low + 1, cuts[i] - reach) : min(high, cuts[i] + reach + 1)]
+            told = _told(near - before[low], kt) + _told(before[high] - near, kt)
+            cuts[i] = max(low + 1, cuts[i] - reach) + int(told.argmax())
     sums = before[[*cuts, n]] - before[[0, *cuts]]
     at = torch.tensor(cuts, device=s.device)
     return (s[at - 1] + s[at]) / 2, ((sums[:, :kt] + 0.5) / (sums[:, kt:] + 0.5)).log().float()

@@ -6,18 +6,27 @@ temperature with intercepts is fitted on the calibration rows, kept only where t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_path, fit_readout
-from probekit.fit.directions import fit_low_rank, lda, mean_difference, pca, random_directions, select_neurons
-from probekit.fit.mlp import fit_mlp
+from probekit.fit.directions import (
+    fit_low_rank,
+    fit_rank_curve,
+    lda,
+    mean_difference,
+    pca,
+    random_directions,
+    select_neurons,
+)
+from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.nested import Pair, fit_nested, join
 from probekit.fit.platt import fit_platt
-from probekit.fit.simple import MAX_K, fit_simple, n_features
+from probekit.fit.simple import MAX_K, EvenSpectrum, fit_simple, n_features
 from probekit.levels import Level
 
 
@@ -56,7 +65,7 @@ class Site:
 
     calibration: the side that temperatures are fitted on, None to leave readers as they were fitted. inner: pairs of
     positions in the rows of fit and then select, over which ridges are chosen; empty: fitted on `fit`, chosen on
-    `select`.
+    `select`. known: what `low_rank` has found.
     """
 
     fit: Side
@@ -68,6 +77,7 @@ class Site:
     lambdas: Sequence[float]
     calibration: Side | None = None
     inner: Sequence[Pair] = ()
+    known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def prepare(
@@ -110,6 +120,17 @@ class Site:
             parameters=reader.parameters + free,
         )
 
+    def low_rank(self, k: int) -> Float[Tensor, "r k"]:
+        """Directions of the rank-k multinomial, found once."""
+        if k not in self.known:
+            self.known[k] = fit_low_rank(self.training, self.linear, self.frame.variance, k)
+        return self.known[k]
+
+    @cached_property
+    def spectrum(self) -> EvenSpectrum:
+        """Where even functions may look, shared by all simple functions."""
+        return EvenSpectrum(self.rows[0], self.frame.variance)
+
     @property
     def d(self) -> int:
         """Coordinates of the site that vary at all."""
@@ -141,18 +162,18 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
             for source, direction in (
                 ("mean_difference", mean_difference(site.training)),
                 ("lda", lda(site.training, site.frame.variance)),
-                ("logistic", fit_low_rank(site.training, site.linear, site.frame.variance, 1)),
+                ("logistic", site.low_rank(1)),
             ):
                 yield subspace_reader(site, "direction", source, site.back(direction), free)
         case "directions":
-            for k in _upto(ks, min(site.d, free)):
-                found = fit_low_rank(site.training, site.linear, site.frame.variance, k)
+            asked = _upto(ks, min(site.d, free))
+            for found in fit_rank_curve(site.training, site.linear, site.frame.variance, asked).values():
                 yield subspace_reader(site, "directions", "behaviour", site.back(found), free)
             for k in _upto(ks, site.d):
                 yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            start = fit_low_rank(site.training, site.linear, site.frame.variance, max(asked))
+            start = site.low_rank(max(asked))
             for k in asked:
                 yield _simple(site, level, k, start, free)
         case "linear":
@@ -204,7 +225,9 @@ def _neurons(site: Site, k: int, free: int) -> Reader:
 
 
 def _simple(site: Site, level: Level, k: int, start: Tensor, free: int) -> Reader:
-    fitted = fit_simple(level.member, k, *site.rows, site.frame.variance, start[:, :k], site.seed, site.lambdas)
+    fitted = fit_simple(
+        level.member, k, *site.rows, site.frame.variance, start[:, :k], site.seed, site.lambdas, site.spectrum
+    )
     directions = site.back(fitted.directions)
     shape = sum(value.numel() for value in fitted.shape.values())
 
@@ -250,27 +273,34 @@ def decompose(site: Site, test: Side, k: int, simple: str) -> dict[str, list[tup
     z = [site.rows[0].z, site.rows[1].z, site.frame.apply(test.x)]
     laws = [side.law for side in sides]
     known: dict[tuple[str, ...], list[Tensor]] = {(): [side.offset for side in sides]}
-    out: dict[str, list[tuple[str, Tensor]]] = {}
-    for order, names in ORDERS.items():
-        out[order] = []
-        for i, name in enumerate(names):
+
+    def rows_after(names: tuple[str, ...]) -> list[Rows]:
+        return [Rows(*three) for three in zip(z, laws, known[names], strict=True)]
+
+    def add(names: tuple[str, ...], logits: list[Tensor]) -> None:
+        before = known[names[:-1]]
+        better = cross_entropy(logits[1], laws[1]).mean() < cross_entropy(before[1], laws[1]).mean()
+        known[names] = logits if better else before
+
+    for names in ORDERS.values():
+        for path in (names[: i + 1] for i in range(len(names) - 1)):
             # Orders share their first classes, which are fitted once.
-            if names[: i + 1] not in known:
-                current = known[names[:i]]
-                rows = [Rows(*three) for three in zip(z, laws, current, strict=True)]
-                logits = _add_class(name, rows, site, k, simple)
-                better = cross_entropy(logits[1], laws[1]).mean() < cross_entropy(current[1], laws[1]).mean()
-                known[names[: i + 1]] = logits if better else current
-            out[order].append((name, cross_entropy(known[names[: i + 1]][2], laws[2])))
-    return out
+            if path not in known:
+                add(path, _add_class(path[-1], rows_after(path[:-1]), site, k, simple))
+    # The last class of every order is an MLP: all of them are trained in one batch.
+    last = [rows_after(names[:-1]) for names in ORDERS.values()]
+    fits, selects = ([rows[side] for rows in last] for side in (0, 1))
+    for names, rows, mlp in zip(ORDERS.values(), last, fit_mlps(fits, selects, [site.seed] * len(last)), strict=True):
+        add(names, [mlp.logits(r.z, r.beside) for r in rows])
+    return {
+        order: [(name, cross_entropy(known[names[: i + 1]][2], laws[2])) for i, name in enumerate(names)]
+        for order, names in ORDERS.items()
+    }
 
 
 def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> list[Tensor]:
     """Logits of the three sides after one class was fitted beside those in `rows`."""
     variance = site.frame.variance
-    if name == "nonlinear":
-        mlp = fit_mlp(rows[0], rows[1], seed=site.seed)
-        return [mlp.logits(r.z, r.beside) for r in rows]
     if name == "linear":
         linear = fit_path(rows[0], rows[1], variance, site.lambdas)
         return [linear.logits(r.z, r.offset) for r in rows]

@@ -89,36 +89,38 @@ def _features(kind: str, s: Tensor, shape: dict[str, Tensor], steepness: float |
     return torch.cat([s, s**2, s**3, pairs], -1)
 
 
-Spectrum = list[tuple[Float[Tensor, " r"], Float[Tensor, "r r"]]]
+class EvenSpectrum:
+    """Spectra of E[(law - floor) z z^T], z white, for the leading mixtures of outcomes, each found when first asked."""
+
+    def __init__(self, rows: Rows, variance: Float[Tensor, " r"]) -> None:
+        n_class, t, n = rows.law.shape
+        guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
+        residual = (rows.law - guess).reshape(n_class * t, n)
+        residual = residual - residual.mean(-1, keepdim=True)
+        _, size, mix = torch.linalg.svd(residual[:, : 4 * BATCH] @ residual[:, : 4 * BATCH].T)
+        # Laws sum to one: the last mixture of all says nothing.
+        self.weights = mix[: max(1, int((size > 1e-6 * size[0]).sum()))] @ residual
+        self.rows, self.variance = rows, variance
+        self.found: list[tuple[Tensor, Tensor]] = []
+
+    def directions(self, k: int) -> Float[Tensor, "r k"]:
+        """Leading eigenvectors, by absolute value, pooled over the first k mixtures, or two."""
+        z, scale = self.rows.z, self.variance.rsqrt()
+        for weight in self.weights[len(self.found) : max(k, 2)]:
+            moment = (z * weight[:, None]).T @ z / len(z)
+            self.found.append(tuple(torch.linalg.eigh(moment * scale * scale[:, None])))
+        leading = []
+        for values, vectors in self.found[: max(k, 2)]:
+            size, order = values.abs().sort(descending=True)
+            leading.append(vectors[:, order[:k]] * size[:k])
+        return torch.linalg.svd(torch.cat(leading, 1), full_matrices=False)[0][:, :k]
 
 
-def _even_spectrum(rows: Rows, whitened: Tensor, n_parts: int) -> Spectrum:
-    """Eigenvalues and vectors of E[(law - floor) z z^T] for the leading mixtures of outcomes."""
-    n_class, t, n = rows.law.shape
-    guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
-    residual = (rows.law - guess).reshape(n_class * t, n)
-    residual = residual - residual.mean(-1, keepdim=True)
-    _, _, mix = torch.linalg.svd(residual[:, : 4 * BATCH] @ residual[:, : 4 * BATCH].T)
-    return [
-        torch.linalg.eigh((whitened * (direction @ residual)[:, None]).T @ whitened / n) for direction in mix[:n_parts]
-    ]
-
-
-def _even_directions(spectrum: Spectrum, k: int) -> Tensor:
-    """Leading eigenvectors, by absolute value, pooled over mixtures of outcomes."""
-    found = []
-    for values, vectors in spectrum[: max(k, 2)]:
-        size, order = values.abs().sort(descending=True)
-        found.append(vectors[:, order[:k]] * size[:k])
-    u, _, _ = torch.linalg.svd(torch.cat(found, 1), full_matrices=False)
-    return u[:, :k]
-
-
-def _starts(whitened: Tensor, spectrum: Spectrum, linear: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _starts(whitened: Tensor, spectrum: EvenSpectrum, linear: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Directions to start from, whitened coordinates, unit columns: [restart, r, k]."""
     r = whitened.shape[1]
     draw = torch.randn(RESTARTS, r, k, generator=generator).to(whitened.device)
-    even = _even_directions(spectrum, k)
+    even = spectrum.directions(k)
     if linear.shape[1] < k:
         linear = torch.cat([linear, draw[-1][:, : k - linear.shape[1]] / math.sqrt(r)], 1)
     if even.shape[1] < k:
@@ -129,7 +131,7 @@ def _starts(whitened: Tensor, spectrum: Spectrum, linear: Tensor, k: int, genera
     draw[2] = torch.cat([linear[:, : k - half], even[:, :half]], 1)
     # Summed even directions: a threshold or cubic on one direction needs s1 + s2, a quadratic does not care.
     turned = torch.linalg.qr(torch.randn(k + 1, k + 1, generator=generator))[0].to(whitened.device)
-    wide = _even_directions(spectrum, k + 1) if r > k else torch.cat([even, even[:, :1]], 1)
+    wide = spectrum.directions(k + 1) if r > k else torch.cat([even, even[:, :1]], 1)
     draw[3] = (wide @ turned[: wide.shape[1]])[:, :k]
     return draw / draw.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
@@ -143,17 +145,19 @@ def fit_simple(
     linear: Float[Tensor, "r k0"],
     seed: int,
     lambdas: Sequence[float] = LAMBDAS,
+    spectrum: EvenSpectrum | None = None,
 ) -> Simple:
     """Fit one class on k directions; the restart with the lowest selection loss is kept.
 
     linear: directions of the linear readout, leading first, in frame coordinates. seed decides restarts and batches.
+    spectrum: of `fit`, where several classes or k share it.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = variance.sqrt()
     whitened = fit.z / spread
     n_class, t, n = fit.law.shape
     known = spread[:, None] * linear
-    spectrum = _even_spectrum(fit, whitened, max(k + 1, 2))
+    spectrum = spectrum or EvenSpectrum(fit, variance)
     parameters = {"directions": _starts(whitened, spectrum, known, k, generator)}
     parameters |= _initial_shape(kind, k, generator, fit.z.device)
     width = n_features(kind, k)
@@ -161,7 +165,7 @@ def fit_simple(
     bias = torch.log(fit.law.mean(-1).clamp_min(1e-6)).flatten() if fit.offset is None else torch.zeros(n_class * t)
     parameters["bias"] = bias.to(fit.z.device).repeat(RESTARTS, 1)
     if kind in CUTS:
-        tried = torch.cat([known[:, :WIDEST], _even_directions(spectrum, min(WIDEST, whitened.shape[1]))], 1)
+        tried = torch.cat([known[:, :WIDEST], spectrum.directions(min(WIDEST, whitened.shape[1]))], 1)
         cells = find_cells(fit, whitened, tried, k, CUTS[kind], SEARCHED, generator)
         parameters["directions"] = torch.cat([parameters["directions"], cells.directions])
         parameters["cuts"] = torch.cat([parameters["cuts"], cells.cuts])
@@ -173,10 +177,12 @@ def fit_simple(
     optimiser = torch.optim.Adam(parameters.values(), lr=RATE, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1.0, 2 * (1 - i / STEPS)))
     order = torch.randperm(n, generator=generator).to(fit.z.device)
+    mixed = Rows(whitened[order], fit.law[..., order], None if fit.offset is None else fit.offset[..., order])
     for step in range(STEPS):
-        at = order[(step * BATCH) % n :][:BATCH] if n > BATCH else order
+        start = (step * BATCH) % n if n > BATCH else 0
+        at = slice(start, start + BATCH)
         steepness = STEEPNESS[0] * (STEEPNESS[1] / STEEPNESS[0]) ** (step / STEPS)
-        some = Rows(whitened[at], fit.law[..., at], None if fit.offset is None else fit.offset[..., at])
+        some = Rows(mixed.z[at], mixed.law[..., at], None if mixed.offset is None else mixed.offset[..., at])
         moving = parameters | {"directions": _unit(parameters["directions"])}
         loss = _losses(kind, moving, some, steepness).sum()
         optimiser.zero_grad(set_to_none=True)
