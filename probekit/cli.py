@@ -175,17 +175,23 @@ def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
 
 def progress() -> "Progress":
     """Lines on stderr: one per cell on a terminal's last line, or every few seconds where there is none."""
-    started, last = time.monotonic(), [0.0, ""]
+    started = last = time.monotonic()
     live = sys.stderr.isatty()
+    phase = (-1, 0, started)  # of a total: how much of it was done when it was first heard of, and when
 
     def say(what: str, done: int, total: int) -> None:
+        nonlocal last, phase
         now = time.monotonic()
-        if not live and now - last[0] < 5 and done != total:
+        if phase[0] != total:
+            phase = (total, done, now)
+        elif not live and now - last < 5 and done != total:
             return
-        left = f", about {(now - started) / done * (total - done):.0f} s left" if done and done < total else ""
-        text = f"[{now - started:5.0f} s] {what} ({done}/{total}{left})"
+        _, before, since = phase
+        seconds = (now - since) / (done - before) * (total - done) if before < done < total else None
+        left = "" if seconds is None else f", about {seconds:.0f} s left"
+        text = f"[{now - started:5.0f} s] {what} ({done:,}/{total:,}{left})"
         typer.echo(("\r\x1b[K" if live else "") + text, err=True, nl=not live or what == "done")
-        last[:] = [now, what]
+        last = now
 
     return say
 

@@ -125,17 +125,17 @@ def capture(
         runs = {name: (sequences or n, tokens or length) for name, (n, length) in size.runs.items()}
         size = replace(size, runs=runs, n_rounds={name: rounds or n for name, n in size.n_rounds.items()})
         found: list[dict] = []
-        peaks: list[dict] = []
+        beside: dict[str, list[dict]] = {"peaks": [], "rounds": []}
 
-        def say(text: str) -> None:
-            typer.echo(text, err=True)
+        def note(kind: str, one: dict) -> None:
+            beside[kind].append(one)
+            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
 
         with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
             for one in CASES if case == "each" else (case,):
-                for row in capture_bench(size, Path(own), one, peaks, say):
+                for row in capture_bench(size, Path(own), one, note):
                     found.append(row.row())
-                    say(f"{row.case}: {row.peer}: ratio {row.ratio:.3f}, bound {row.bound_ratio:.3f}")
-        _tell("bench capture", found, as_json, peaks=peaks, threads=threads)
+        _tell("bench capture", found, as_json, **beside, threads=threads)
 
 
 @contextmanager
@@ -159,7 +159,13 @@ def _tell(command: str, found: list[dict], as_json: bool, **beside: Any) -> None
         return
     _print(found)
     for peak in beside.get("peaks", ()):
-        typer.echo(", ".join(f"{k} {v:,.0f}" if isinstance(v, float) else f"{k} {v}" for k, v in peak.items()))
+        typer.echo(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{what} {_short(one)}" for what, one in value.items()) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print(found: list[dict]) -> None:

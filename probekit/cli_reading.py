@@ -142,6 +142,8 @@ def show(
             if len(without):
                 console.print(tables.deletion_text(without, "as fitted on whole texts, with a span deleted"))
             console.print(f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}", markup=False)
+            if said := tables.extraction(found.records):
+                console.print(said, markup=False, highlight=False)
         elif table == "deletion":
             console.print(tables.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:

@@ -395,6 +395,26 @@ def provenance(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["section", "key", "value"])
 
 
+def extraction(frame: pd.DataFrame) -> str:
+    """The extraction audit of a run in one line; empty where nothing was extracted from a model."""
+    audit = ((frame.attrs.get("manifest") or {}).get("provenance") or {}).get("audit") or {}
+    if not isinstance(audit, dict) or "backend_parity" not in audit:
+        return ""
+    parity, limit, hidden = audit["backend_parity"], audit["backend_parity_limit"], audit["hf_parity"]
+    parts = [
+        f"{audit['backend']} ({audit['attention']}, {'/'.join(audit['dtypes'])})",
+        "" if parity is None else f"bridge and plain forward {parity:.1g} apart ({limit:.0e} allowed)",
+        "" if hidden is None else f"hidden states {hidden:.1g} away",
+        f"batch against single {audit['invariance']:.1g} ({audit['invariance_limit']:.1g} allowed)",
+        f"{audit['n_hooks_fired_once']} hooks fired once",
+        f"{audit['n_not_finite']} values not finite",
+        f"{audit['n_sequences']:,} sequences, {audit['n_at_context_limit']} at the context limit",
+        "" if audit["n_without_bos"] is None else f"{audit['n_without_bos']} without BOS",
+        "" if audit["n_with_two_bos"] is None else f"{audit['n_with_two_bos']} with two",
+    ]
+    return "extraction: " + "; ".join(filter(None, parts))
+
+
 KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
     "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,

@@ -34,13 +34,13 @@ PROVENANCE = {
     "git": "077c985",
     "model": {"weights": "b3:9f2c51d07a", "config": "b3:41aa", "mode": "plain"},
     "task": {"examples": "b3:5512cc", "groups": 400},
-    "audit": [
-        {"check": "each hook fired once per forward", "found": "8 of 8", "passed": True},
-        {"check": "write test moves resid_post by delta plus the MLP's response", "found": "max gap 2e-6", "passed": True},
-        {"check": "agreement with the Hugging Face logits", "found": "max |difference| 3e-6", "passed": True},
-        {"check": "NaN or inf in activations", "found": "0", "passed": True},
-        {"check": "<img src=http://example.org/x onerror=alert(1)> & =cmd|' /C calc'!A0", "found": "text", "passed": False},
-    ],
+    "audit": {
+        "backend": "hf", "backend_parity": 5.7e-7, "backend_parity_limit": 1e-4, "backend_reason": "", "attention": "sdpa",
+        "n_examples": 2, "n_hooks_fired_once": 30, "n_not_finite": 0, "invariance": 2.4e-7, "invariance_limit": 7.5e-4,
+        "hf_parity": 0.0, "not_writable": {"blocks.0.hook_resid_mid": "one branch only"}, "dtypes": ["float32"],
+        "n_sequences": 2000, "n_at_context_limit": 3, "n_without_bos": 0, "n_with_two_bos": None,
+        "<img src=http://example.org/x onerror=alert(1)> & =cmd|' /C calc'!A0": "text",
+    },
     "timings": {"load": 3.2, "capture": 41.0, "read": 188.4, "replace": 95.1, "transfer": 12.8},
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The fit bench: it runs, every row has the same keys, and peers agree. Time is never asserted."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -48,6 +49,60 @@ def test_the_command_prints_rows_of_the_same_keys(monkeypatch, tmp_path):
     assert found["command"] == "bench fit"
     assert [set(one) for one in found["rows"]] == [KEYS]
     assert "x bound" in runner.invoke(app, ["bench", "fit", "--quick"]).stdout
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """Rows and peaks of the quick capture bench, by case."""
+    from probekit.bench.capture import CASES, QUICK, capture_bench
+
+    folder, said = tmp_path_factory.mktemp("capture"), []
+    rows = {case: list(capture_bench(QUICK, folder, case, lambda *note: said.append(note)))
+            for case in CASES if case != "memory"}  # fmt: skip
+    return rows, folder, said
+
+
+def test_captures_are_beside_their_peers(captured):
+    rows, folder, said = captured
+    assert {case: len(found) for case, found in rows.items()} == {"all": 2, "bridge": 1, "last": 1, "stop": 3}
+    for row in [row for found in rows.values() for row in found]:
+        assert set(row.row()) == KEYS
+        assert min(row.ours_seconds, row.peer_seconds, row.ratio, row.bound_ratio) > 0
+    gaps = {row.peer: row.gap for row in rows["all"]}
+    assert 0 < gaps["TransformerLens run_with_cache"] < 1e-5, "the same numbers, by another forward"
+    assert [kind for kind, _ in said] == ["rounds"] * 4 and not (folder / "store").exists()
+    assert {row.peer: row.peer_seconds for row in rows["all"]}.items() <= {
+        name: took["seconds"] for name, took in said[0][1].items()
+    }.items()
+
+
+def test_a_wrong_capture_shows_in_the_gap(captured, monkeypatch):
+    from probekit.bench import capture as room
+    from probekit.model import load_model
+
+    model, names = load_model(captured[1] / "model"), ["blocks.1.hook_resid_post"]
+    task = room.made_task(60, 2, 8, every=True)
+    assert room._gap(model, task, names) < 1e-5
+    plain = room.capture
+
+    def below(model, task, names, **how):
+        found = plain(model, task, ["blocks.0.hook_resid_post"], **how)
+        return dataclasses.replace(found, sites={names[0]: found.sites["blocks.0.hook_resid_post"]})
+
+    monkeypatch.setattr(room, "capture", below)
+    assert room._gap(model, task, names) > 1e-2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_capture_is_measured_in_a_process_of_its_own(captured):
+    from probekit.bench import capture as room
+
+    folder = captured[1]
+    peaks = [room._process(folder / "model", folder / "store", 60, (n, 16), what)
+             for n, what in ((4, "bare"), (4, "all"))]  # fmt: skip
+    assert all(0 <= peak < 64 * 2**20 for peak in peaks)
+    with pytest.raises(ProbekitError, match="the capture of 4 sequences failed"):
+        room._process(folder / "nothing", folder / "store", 60, (4, 16), "bare")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

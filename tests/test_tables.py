@@ -155,3 +155,13 @@ def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):
         by_row = at.loc[at["control"] == "row_split", "value"].item()
         whole = at.loc[(at["control"] == "") & (at["source"] == row.source), "value"].item()
         assert (row.value_by_row, row.gap) == pytest.approx((by_row, whole - by_row))
+
+
+def test_the_extraction_in_one_line(frame):
+    said = tables.extraction(frame)
+    assert "hf (sdpa, float32)" in said and "6e-07 apart (1e-04 allowed)" in said
+    assert "30 hooks fired once; 0 values not finite" in said and "3 at the context limit; 0 without BOS" in said
+    assert tables.extraction(frame.head(0)) == said, "it belongs to the run, not to the rows"
+    bare = frame.head(1)
+    bare.attrs = {}
+    assert tables.extraction(bare) == ""

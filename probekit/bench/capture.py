@@ -54,13 +54,15 @@ FULL = Size(
 QUICK = Size(4, 32, 4, 60, dict.fromkeys(CASES, (6, 16)), dict.fromkeys(CASES, 1))
 
 
-def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any]],
-                  say: Callable[[str], None]) -> Iterator[Row]:  # fmt: skip
-    """Rows of one case; `say` gets the seconds of each round. `memory` adds to `peaks` and has no rows.
+Note = Callable[[str, dict[str, Any]], None]
+
+
+def capture_bench(size: Size, folder: Path, case: str, note: Note) -> Iterator[Row]:
+    """Rows of one case; `note` gets ("rounds", seconds and processor seconds of each) or ("peaks", one of `memory`).
 
     ratio: peer over ours. bound_ratio: our time over that of the bare forward, in `stop` over the share of it that the
     layers up to there are. gap: largest distance of a row of activations from the peer's, in units of its length; 0
-    where the peer keeps nothing.
+    where the peer keeps nothing. `memory` has no rows.
     """
     if case not in CASES:
         raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}.")
@@ -68,7 +70,8 @@ def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any
     if not checkpoint.exists():
         _save(size, checkpoint)
     if case == "memory":
-        peaks += _memory(size, checkpoint, store)
+        for peak in _memory(size, checkpoint, store):
+            note("peaks", peak)
         return
     model, layers = load_model(checkpoint), size.n_layers
     names = [f"blocks.{i}.hook_resid_post" for i in range(layers)]
@@ -88,7 +91,7 @@ def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any
     if case == "all":
         works[peer] = partial(_run_with_cache, model, task, names)
         gap = _gap(model, made_task(size.d_vocab, min(n, BATCH_TOKENS // length), length, every=True), names)
-    rounds = _rounds(size.n_rounds[case], works, store, say)
+    rounds = _rounds(size.n_rounds[case], works, store, note)
     for what, (_, share) in asked.items():
         bound = statistics.median(one[what] / (share * one[bare]) for one in rounds)
         for other in [name for name in works if name not in asked]:
@@ -97,19 +100,21 @@ def capture_bench(size: Size, folder: Path, case: str, peaks: list[dict[str, Any
             yield Row(f"{what}, {n} x {length} tokens", other, mine, theirs, ratio, gap * (other == peer), bound)
 
 
-def _rounds(n: int, works: Mapping[str, Callable[[], object]], store: Path,
-            say: Callable[[str], None]) -> list[dict[str, float]]:  # fmt: skip
-    """Seconds of each work in each round, another one going first each time."""
+def _rounds(n: int, works: Mapping[str, Callable[[], object]], store: Path, note: Note) -> list[dict[str, float]]:
+    """Seconds of each work in each round, another one going first each time.
+
+    Seconds of the processor, which other processes do not lengthen, leave out waiting for the disk: they are beside.
+    """
     names, out = list(works), []
     for i in range(n):
-        seconds = {}
+        seconds, busy = {}, {}
         for name in names[i % len(names) :] + names[: i % len(names)]:
             rmtree(store, ignore_errors=True)
-            started = time.perf_counter()
+            started, began = time.perf_counter(), time.process_time()
             works[name]()
-            seconds[name] = time.perf_counter() - started
+            seconds[name], busy[name] = time.perf_counter() - started, time.process_time() - began
         out.append(seconds)
-        say(", ".join(f"{name} {took:.2f} s" for name, took in seconds.items()))
+        note("rounds", {name: {"seconds": seconds[name], "processor": busy[name]} for name in names})
     rmtree(store, ignore_errors=True)
     return out
 

@@ -32,18 +32,11 @@ else:
     provenance = manifest["provenance"]
     audit = provenance.get("audit")
     st.subheader("Audit")
-    if isinstance(audit, list) and audit and all(isinstance(check, dict) for check in audit):
+    if audit:
         st.caption("What was checked about the extraction itself, before any number was believed.")
-        checks = pd.DataFrame(audit).astype(str)
-        if "passed" in checks:
-            checks["passed"] = checks["passed"].map({"True": "✓ passed", "False": "✗ FAILED"}).fillna(checks["passed"])
-        st.dataframe(checks, hide_index=True, width="stretch")
-    elif isinstance(audit, dict) and audit:
-        st.dataframe(
-            pd.DataFrame({"check": list(audit), "found": [str(v) for v in audit.values()]}),
-            hide_index=True,
-            width="stretch",
-        )
+        st.text(tables.extraction(view.frame))
+        found = pd.DataFrame({"check": list(audit), "found": [str(value) for value in audit.values()]})
+        st.dataframe(found, hide_index=True, width="stretch")
     else:
         st.text("No audit was recorded.")
     table = tables.provenance(view.frame)
