@@ -130,7 +130,7 @@ def capture(
     except Exception as error:
         if not out_of_memory(error):
             raise
-        raise BadInput(f"{model.name} ran out of memory on the few examples of its audit: shorten them.") from None
+        raise BadInput(f"{model.name} ran out of memory on what cannot be halved: shorten the texts.") from None
     key = run.key
     sites = Sites(where, key, names)
     behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules} | written

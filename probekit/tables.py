@@ -401,6 +401,7 @@ def extraction(frame: pd.DataFrame) -> str:
     if not isinstance(audit, dict) or "backend_parity" not in audit:
         return ""
     parity, limit, hidden = audit["backend_parity"], audit["backend_parity_limit"], audit["hf_parity"]
+    cut = (audit.get("task") or {}).get("n_truncated")
     parts = [
         f"{audit['backend']} ({audit['attention']}, {'/'.join(audit['dtypes'])})",
         "" if parity is None else f"bridge and plain forward {parity:.1g} apart ({limit:.0e} allowed)",
@@ -409,6 +410,7 @@ def extraction(frame: pd.DataFrame) -> str:
         f"{audit['n_hooks_fired_once']} hooks fired once",
         f"{audit['n_not_finite']} values not finite",
         f"{audit['n_sequences']:,} sequences, {audit['n_at_context_limit']} at the context limit",
+        "" if cut is None else f"{cut} truncated",
         "" if audit["n_without_bos"] is None else f"{audit['n_without_bos']} without BOS",
         "" if audit["n_with_two_bos"] is None else f"{audit['n_with_two_bos']} with two",
     ]

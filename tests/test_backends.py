@@ -89,7 +89,7 @@ def test_bridge_plain_hidden_states_and_nnsight_agree(architecture, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "neox"])
-def test_f14_single_is_left_padded_is_right_padded(architecture, dtype):
+def test_f14_single_is_left_padded_is_right_padded(architecture, dtype, record_property):
     """Every token of 3 sequences at every block, on both backends, against the library's left-padded batch."""
     model, hf, tokens = model_of(architecture, dtype), judge_of(architecture, dtype), ragged((3, 17, 9))
     where, names = [np.arange(len(t)) for t in tokens], [f"blocks.{i}.hook_resid_post" for i in range(2)]
@@ -110,6 +110,7 @@ def test_f14_single_is_left_padded_is_right_padded(architecture, dtype):
             assert rows_apart(right[name], single) <= limit
             checked += len(left)
     assert checked == 2 * 2 * 29
+    record_property("rows", checked)
 
 
 def test_the_naive_left_padded_batch_is_caught():

@@ -33,7 +33,8 @@ def large():
 
 
 def wide_task(**changes):
-    return task_of([BehaviourSpec("next"), BehaviourSpec("pair", "choice", tokens=(5, 6))], n=8, n_ids=90, **changes)
+    asked = [BehaviourSpec("next"), BehaviourSpec("top", "argmax"), BehaviourSpec("pair", "choice", tokens=(5, 6))]
+    return task_of(asked, n=8, n_ids=90, **changes)
 
 
 def same(got, truth):
@@ -62,7 +63,7 @@ def failing_once(monkeypatch, model, fail_at, error):
 
 @pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["hf", "bridge"])
-def test_f10_memory_runs_out_at_each_forward_in_turn(tmp_path, monkeypatch, backend, first):
+def test_f10_memory_runs_out_at_each_forward_in_turn(tmp_path, monkeypatch, backend, first, record_property):
     """A batch of several is halved; one example alone is refused, and the same call resumes. Also in the audit."""
     model, task = large(), wide_task()
     ask = functools.partial(capture, model, task, HOOKS, batch_tokens=30, shard_rows=5, backend=backend)
@@ -79,6 +80,8 @@ def test_f10_memory_runs_out_at_each_forward_in_turn(tmp_path, monkeypatch, back
             assert sizes[fail_at - 1] == 1 and "out of memory on one example of" in one_sentence(error)  # noqa: PT017
             same(ask(store=tmp_path / str(fail_at)), truth)
     assert survived >= 6 and n_forwards >= 12
+    record_property("forwards", n_forwards)
+    record_property("halved", survived)
 
 
 @pytest.mark.parametrize("error", SHAPES, ids=["torch", "numpy", "allocator"])
@@ -109,11 +112,11 @@ def test_f10_memory_runs_out_behind_the_forward(monkeypatch):
         for fail_at in (1, 2):
             calls.clear()
 
-            def failing(self, logits, plain=plain, calls=calls, fail_at=fail_at):
-                calls.append(len(logits))
+            def failing(*args, plain=plain, calls=calls, fail_at=fail_at):
+                calls.append(1)
                 if len(calls) == fail_at:
                     raise torch.OutOfMemoryError("x")
-                return plain(self, logits)
+                return plain(*args)
 
             with monkeypatch.context() as patch:
                 patch.setattr(Rule, method, failing)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 Place = tuple[str, Literal["in", "out"]]
 
@@ -42,7 +41,7 @@ class Plain:
                 sides[id(getattr(module, "hook_out", None))] = (path, "out")
         self.places = {name: sides[id(point)] for name, point in points.items() if id(point) in sides}
 
-    def attach(self, name: str, function: Callable[[Tensor], object]) -> Any:
+    def attach(self, name: str, function: Callable[[Any], object]) -> Any:
         """Call `function` with the activation at `name` in every forward until the handle's `remove`."""
         path, side = self.places[name]
         module = self.hf.get_submodule(path)
