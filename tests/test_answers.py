@@ -149,6 +149,29 @@ def test_samples_become_frequencies_whatever_the_batch(tiny, tmp_path):
     assert not np.array_equal(laws[0], capture(model, other, HOOK, store=None).observations.behaviours["says"].law)
 
 
+def test_a_batch_without_room_is_halved_and_progress_is_told(tiny, tmp_path, monkeypatch):
+    model = tiny("gpt2")
+    task = task_of(tmp_path, model, [{**BEGINS, "samples": 3}])
+    steps = []
+    whole = capture(model, task, HOOK, store=None, progress=steps.append).observations.behaviours["says"].law
+    assert (steps[-1].rows, steps[-1].tokens) == (12, 12 * 3 * 3)
+    sizes = []
+
+    def tight(model, tokens, *args):
+        sizes.append(len(tokens))
+        if len(tokens) > room:
+            raise torch.OutOfMemoryError("full")
+        return generate(model, tokens, *args)
+
+    monkeypatch.setattr("probekit.continuation.generate", tight)
+    room = 1
+    halved = capture(model, task, HOOK, store=None).observations.behaviours["says"].law
+    assert max(sizes) > 1 and np.array_equal(whole, halved)
+    room = 0
+    with pytest.raises(BadInput, match="out of memory while writing after one example of 5 tokens, 3 times at once"):
+        capture(model, task, HOOK, store=None)
+
+
 @pytest.mark.parametrize(
     ("text", "outcome"), [("Yes, sure", 0), ("  yes", 0), ("Say yes", 1), ("Oh no", 2), ("Perhaps", 3), ("", 3)]
 )
