@@ -123,7 +123,8 @@ def capture(
         chosen, said = _settle(model, task, backend, names, rules, where)
         run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, rules, progress)
-        written = {spec.name: continuation(model, task, spec, where, run.key, run.spec, run.rows, batch_tokens)
+        kept = where, run.key, run.spec, run.rows
+        written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, _writing(spec, progress))
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
@@ -382,6 +383,14 @@ class _Run:
                 f"{audit['invariance']:.3g}): its attention ignores the mask, so it cannot be read in batches."
             )
         return audit
+
+
+def _writing(spec: BehaviourSpec, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Progress of a generation, in tokens written."""
+    if progress is None or spec.generation is None:
+        return None
+    each, started = spec.generation.n_tokens * max(1, spec.generation.samples), time.monotonic()
+    return lambda done, n: progress(Step(done, n, done * each, n * each, time.monotonic() - started))
 
 
 class _Steps:

@@ -1,5 +1,6 @@
 """Continuation: what a model writes after each place that is read, counted by rules and kept in the store."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput
-from probekit.model import Model, generate
+from probekit.model import Model, generate, out_of_memory
 from probekit.records import digest
 from probekit.shards import Shape
 from probekit.store import row_ranges
@@ -59,12 +60,28 @@ def continuation(
 def _count(model: Model, task: Task, made: Generation, rows: NDArray[np.int64], batch_tokens: int) -> NDArray:
     example, position = task.row_example[rows], task.row_position[rows]
     law = np.zeros((len(rows), len(made.outcomes)), np.float32)
-    for batch in _alike(position, batch_tokens, made):
-        tokens = np.stack([task.tokens[example[i]][: position[i] + 1] for i in batch])
+    stack = list(_alike(position, batch_tokens, made))[::-1]
+    while stack:
+        batch, written = stack.pop(), None
+        tokens = torch.from_numpy(np.stack([task.tokens[example[i]][: position[i] + 1] for i in batch]))
         # A generator per row: what is drawn does not depend on the rows beside it.
         draws = [np.random.default_rng([made.seed, int(rows[i])]).random((made.samples, made.n_tokens)) for i in batch]
         given = torch.from_numpy(np.stack(draws)) if made.samples else None
-        written = generate(model, torch.from_numpy(tokens), made.n_tokens, given, made.temperature)
+        try:
+            written = generate(model, tokens, made.n_tokens, given, made.temperature)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        if written is None:  # outside the except block: inside it the traceback keeps the tensors alive
+            gc.collect()
+            if len(batch) == 1:
+                raise BadInput(
+                    f"out of memory while writing after one example of {tokens.shape[1]} tokens, "
+                    f"{max(1, made.samples)} times at once: shorten it, or ask for fewer samples."
+                )
+            half = len(batch) // 2
+            stack += [batch[half:], batch[:half]]
+            continue
         for i, samples in zip(batch, written.tolist(), strict=True):
             for ids in samples:
                 text = model.tokenizer.decode(ids, skip_special_tokens=True)

@@ -49,7 +49,9 @@ class Place:
                 raise BadInput(f"position '{text}' names nothing: write {kind}:<name>.")
             if found is None:
                 return cls(text, kind, name)
-            return cls(text, "mark", found["mark"], found["nth"] and int(found["nth"]), found["which"] or "last")
+            return cls(
+                text, "mark", found["mark"], int(found["nth"]) if found["nth"] else None, found["which"] or "last"
+            )
         return cls(text, "column", text)
 
     def at(self, columns: Columns, i: int, n_tokens: int, spans: Spans, n_kept: int) -> list[int]:

@@ -8,7 +8,7 @@ Cells of a finished id are never measured again.
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Job:
     model: Model
     task: Task
     hypotheses: tuple[Hypothesis, ...]
-    deleted: tuple[str, ...] = ()  # full names of the spans that readers are also tried without
+    deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu") -> "Job":
@@ -88,10 +88,9 @@ class Job:
         else:
             task = read_file_task(spec.task, base, model.encoder if model.tokenizer is not None else None)
         # A span that cannot be deleted is told before anything is captured.
-        names = tuple(find_span(task.spans, span) for span in spec.read.delete)
-        for name in names:
-            delete_span(task, name)
-        return cls(spec, model, task, tuple(hypotheses), names)
+        names = [find_span(task.spans, span) for span in spec.read.delete]
+        deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
+        return cls(spec, model, task, tuple(hypotheses), deleted)
 
     @property
     def inputs(self) -> str:
@@ -423,9 +422,15 @@ def _manifest(
         "selected": selected,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
         "packages": {name: _version(name) for name in _PACKAGES},
-        "audit": activations.audit | ({"task": dict(job.task.audit)} if job.task.audit else {}),
+        "audit": activations.audit | _asked_of_text(job),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
+
+
+def _asked_of_text(job: Job) -> dict[str, Any]:
+    """How the examples were made from text, and what was deleted from them."""
+    told = {"task": dict(job.task.audit), "deleted": dict(job.deleted)}
+    return {name: value for name, value in told.items() if value}
 
 
 _PACKAGES = (

@@ -346,7 +346,7 @@ def deletion(
         return known.get(_key((metric, *(row[name] for name in keys), control)), (float("nan"), float("nan")))
 
     tidy = _tidy(found[found["metric"] == "read"])
-    tidy = tidy[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
+    tidy = tidy.loc[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
     each = [row for _, row in tidy.iterrows()]
     tidy["span"] = tidy["control"].str.removeprefix("deleted:")
     tidy["whole"] = [of(row, "read", "")[0] for row in each]

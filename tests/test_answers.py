@@ -1,6 +1,7 @@
 """Behaviours in words: answers, answers by row and generations, judged by the library's own logits and `generate`."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +114,9 @@ def test_a_model_without_an_exact_cache_generates_too():
                "layers.0.mlp.fc_in.weight": torch.zeros(2, 4)}  # fmt: skip
     model = plant_model(weights, n_heads=1, n_ctx=8, name="ring")
     assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 0, 1], [3, 0, 1, 2, 3]]
+    assert model._method == "full"
+    model.tokenizer = SimpleNamespace(eos_token_id=3)  # nothing is written behind the end
+    assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 3, 3], [3, 3, 3, 3, 3]]
 
 
 BEGINS = {"name": "says", "kind": "generation", "n_tokens": 3, "match": {"a": ["a", "b"], "t": "^t|the"}}
@@ -138,15 +142,41 @@ def test_a_generation_is_counted_by_rules_and_kept(checkpoint, tiny, tmp_path, m
     assert sum(name.startswith("behaviour.") for name in names) == 1
 
 
-def test_samples_become_frequencies_whatever_the_batch(tiny, tmp_path):
+def test_samples_become_frequencies_whatever_the_batch(tiny, tmp_path, monkeypatch):
     model = tiny("gpt2")
     task = task_of(tmp_path, model, [{**BEGINS, "samples": 8, "seed": 3}])
     laws = [capture(model, task, HOOK, store=None, batch_tokens=size).observations.behaviours["says"].law
             for size in (1, 200, 4096)]  # fmt: skip
     assert np.array_equal(laws[0], laws[1]) and np.array_equal(laws[0], laws[2])
     assert set(np.unique(laws[0] * 8)) <= set(range(9)) and len(np.unique(laws[0])) > 2
+    monkeypatch.setattr("probekit.continuation.SHARD_ROWS", 5)
+    shards = capture(model, task, HOOK, store=tmp_path / "store").observations.behaviours["says"].law
+    assert np.array_equal(laws[0], shards)
     other = task_of(tmp_path, model, [{**BEGINS, "samples": 8, "seed": 4}])
     assert not np.array_equal(laws[0], capture(model, other, HOOK, store=None).observations.behaviours["says"].law)
+
+
+def test_a_batch_without_room_is_halved_and_progress_is_told(tiny, tmp_path, monkeypatch):
+    model = tiny("gpt2")
+    task = task_of(tmp_path, model, [{**BEGINS, "samples": 3}])
+    steps = []
+    whole = capture(model, task, HOOK, store=None, progress=steps.append).observations.behaviours["says"].law
+    assert (steps[-1].rows, steps[-1].tokens) == (12, 12 * 3 * 3)
+    sizes = []
+
+    def tight(model, tokens, *args):
+        sizes.append(len(tokens))
+        if len(tokens) > room:
+            raise torch.OutOfMemoryError("full")
+        return generate(model, tokens, *args)
+
+    monkeypatch.setattr("probekit.continuation.generate", tight)
+    room = 1
+    halved = capture(model, task, HOOK, store=None).observations.behaviours["says"].law
+    assert max(sizes) > 1 and np.array_equal(whole, halved)
+    room = 0
+    with pytest.raises(BadInput, match="out of memory while writing after one example of 5 tokens, 3 times at once"):
+        capture(model, task, HOOK, store=None)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_the_example_runs_and_finds_the_leaking_tag(folder, measured):
     assert {"deleted:field:tag", "random_twin", ""} <= set(found.records["control"])
     audit = found.manifest["provenance"]["audit"]["task"]
     assert (audit["source"], audit["positions"], audit["n_bos"]) == ("template", {"last": 602}, {"1": 602})
+    deleted = found.manifest["provenance"]["audit"]["deleted"]["field:tag"]
+    assert (deleted["n_tokens_deleted"], deleted["n_examples_changed"], deleted["filler"]) == (602, 602, None)
     notes = found.records.query("level == 'baseline' and control == '' and floor == 'strong'")["note"]
     assert all("embedding" in note for note in notes)
     blocks = found.manifest["provenance"]["floors"]["truth all strong"]["blocks"]
