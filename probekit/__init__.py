@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from probekit.levels import Hypothesis, Level
     from probekit.measurement import measure
     from probekit.model import load_model
+    from probekit.onepass import stream_statistics
     from probekit.records import Record
     from probekit.rundir import open_run, read_run
     from probekit.runner import run_job
@@ -73,6 +74,7 @@ __all__ = [
     "open_run",
     "read_run",
     "run_job",
+    "stream_statistics",
     "table",
 ]
 
@@ -111,6 +113,7 @@ _HOME = {
     "open_run": "rundir",
     "read_run": "rundir",
     "run_job": "runner",
+    "stream_statistics": "onepass",
     "table": "tables",
 }
 

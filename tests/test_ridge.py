@@ -1,13 +1,13 @@
-"""Closed forms from one pass, with scikit-learn as the judge, and leaving groups out against refitting without them."""
+"""Ridge regression from one pass, judged by scikit-learn, and leaving groups out against refitting without them."""
 
 import numpy as np
 import pytest
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge as Judge
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.ridge import Moments, discriminant, fit_ridge, leave_group_out
+from probekit.fit.moments import Moments
+from probekit.fit.ridge import leave_group_out
 from probekit.fit.stream import Source
 
 
@@ -22,10 +22,10 @@ def draw(n: int, d: int, t: int, seed: int = 0, far: float = 0.0):
 @pytest.mark.parametrize(("n", "d"), [(300, 5), (40, 60), (500, 1), (3000, 30)])
 @pytest.mark.parametrize("far", [0.0, 1000.0])
 def test_ridge_is_scikit_learn_s_at_every_strength(n, d, far, monkeypatch):
-    monkeypatch.setattr("probekit.fit.ridge.BLOCK_BYTES", 64 * 8 * d)  # several blocks
+    monkeypatch.setattr("probekit.fit.moments.BLOCK_BYTES", 64 * 8 * d)  # several blocks
     x, y = draw(n, d, 3, far=far)
     ridges = (10.0, 1.0, 1e-2)
-    found = fit_ridge(Moments.of(Source.of(x), y), ridges)
+    found = Moments.of(Source.of(x), y).ridge(ridges)
     for i, ridge in enumerate(ridges):
         judge = Judge(alpha=n * ridge, solver="svd").fit(x.double().numpy(), y.double().numpy())
         assert found.weight[i].T.numpy() == pytest.approx(np.atleast_2d(judge.coef_), abs=1e-5)
@@ -35,7 +35,7 @@ def test_ridge_is_scikit_learn_s_at_every_strength(n, d, far, monkeypatch):
 def test_without_a_ridge_duplicated_and_constant_columns_are_harmless():
     x, y = draw(200, 4, 2)
     wide = torch.cat([x, x[:, :2], torch.full((200, 1), 3.0)], 1)
-    plain, more = (fit_ridge(Moments.of(Source.of(v), y), (0.0,)).predict(v) for v in (x, wide))
+    plain, more = (Moments.of(Source.of(v), y).ridge((0.0,)).predict(v) for v in (x, wide))
     assert torch.allclose(plain, more, atol=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_leaving_a_group_out_is_refitting_without_it(n, d, n_groups):
             inside, outside = group == g, group != g
             judge = Judge(alpha=n * ridge, solver="svd").fit(x[outside].double().numpy(), y[outside].double().numpy())
             assert found[i, inside].numpy() == pytest.approx(judge.predict(x[inside].double().numpy()), abs=1e-4)
-    inside = fit_ridge(Moments.of(Source.of(x), y), ridges).predict(x)
+    inside = Moments.of(Source.of(x), y).ridge(ridges).predict(x)
     assert float((found - y).square().mean()) > float((inside - y).square().mean()), "held out is worse than fitted"
 
 
@@ -64,17 +64,3 @@ def test_groups_that_cannot_be_left_out_are_refused():
     x[3, 1] = torch.nan
     with pytest.raises(FitError, match="not finite"):
         Moments.of(Source.of(x), y)
-
-
-def test_directions_of_one_pass_are_those_of_scikit_learn():
-    rng = np.random.default_rng(2)
-    label = rng.integers(0, 2, 4000)
-    noise = rng.normal(size=(4000, 6)) @ rng.normal(size=(6, 6))
-    x = np.outer(label, rng.normal(size=6)) * 2 + noise + 50
-    y = torch.nn.functional.one_hot(torch.tensor(label), 2).float()
-    means, fisher = discriminant(Moments.of(Source.of(torch.tensor(x, dtype=torch.float32)), y), 1e-9)
-    judge = LinearDiscriminantAnalysis(solver="eigen").fit(x, label).coef_[0]
-    assert abs(fisher[:, 1].numpy() @ judge) / np.linalg.norm(judge) == pytest.approx(1, abs=1e-6)
-    difference = x[label == 1].mean(0) - x[label == 0].mean(0)
-    assert means[:, 1].numpy() == pytest.approx(difference / np.linalg.norm(difference), abs=1e-5)
-    assert abs(float(means[:, 1] @ fisher[:, 1])) < 0.95, "under correlated noise the two differ"
