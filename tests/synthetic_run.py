@@ -100,6 +100,7 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
                 yield make(1.01, level="linear", source="logistic", control="permuted_in_group", **read)
                 yield make(0.4 * best, level="linear", source="logistic", control="row_split", **read)
                 yield make(0.98, level="linear", source="logistic", control="control_task", **read)
+                yield make(1.4, level="linear", source="logistic", control="deleted:field:tag", **read)
                 whole = at | {"k": 1, "level": "direction", "source": "mean_difference"}
                 yield make(best, metric="extrapolated", level="linear", source="logistic", **at)
                 yield Record(metric="auroc", behaviour=behaviour, value=best, low=best - 0.03, high=best + 0.03, n=2000,

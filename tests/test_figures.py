@@ -73,6 +73,7 @@ def test_every_control_has_words_and_a_line_of_its_own(frame):
     drawn = {t.name: t.line.dash for t in made.data if t.name}
     assert drawn["rows of a group on both sides: linear"] == figures._CONTROL_DASH["row_split"]
     assert drawn["random label per type: linear"] == figures._CONTROL_DASH["control_task"]
+    assert drawn["without field:tag: linear"] not in {"solid", *figures._CONTROL_DASH.values()}
     # what is no reading of the behaviour by whole groups is in no curve of its own name
     (own,) = [t for t in made.data if t.name == "linear"]
     plain = frame.query("metric == 'read' and level == 'linear' and control == '' and floor == 'strong'")

@@ -140,10 +140,23 @@ def test_the_selected_site_is_told_with_its_p_max(frame):
 def test_no_table_mixes_other_splits_and_tasks_into_what_was_read(frame, kind):
     table = tables.table(kind, frame)
     if "control" in table:
-        assert not set(table["control"]) & {"row_split", "control_task"}
+        assert not set(table["control"]) & {"row_split", "control_task", "deleted:field:tag"}
     assert set(table.get("metric", ["read"])) <= {"read", "replace"}
     assert not table.duplicated([c for c in ("hook", "level", "source", "k", "floor", "control", "metric", "situation")
                                  if c in table]).any()  # fmt: skip
+
+
+def test_deletion_is_what_whole_texts_had_and_the_others_lack(frame):
+    found = tables.deletion(frame)
+    assert len(found) and set(found["span"]) == {"field:tag"}
+    for row in found.itertuples():
+        at = frame[
+            (frame["hook"] == row.hook) & (frame["behaviour"] == row.behaviour) & (frame["source"] == row.source)
+        ]
+        at = at[(at["metric"] == "read") & (at["level"] == row.level) & (at["test_domain"] == row.test_domain)]
+        whole = at.loc[(at["control"] == "") & (at["floor"] == row.floor), "value"].item()
+        without = at.loc[at["control"] == "deleted:field:tag", "value"].item()
+        assert (row.whole, row.value, row.fall) == pytest.approx((whole, without, without - whole))
 
 
 def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):
