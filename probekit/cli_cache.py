@@ -86,12 +86,20 @@ def why(
             found = room.why(root, digest(said["parts"], 32), said)
             if found.present:
                 break
+        complete = {
+            name for entry in room.entries(root) if (entry.key, entry.state) == (found.key, "complete")
+            for name in entry.names
+        }  # fmt: skip
+        missing = [hook.name for hook in job.model.hooks(job_spec.read.hooks) if hook.name not in complete]
         rows = [{"part": part, "asked": asked, "stored": stored} for part, asked, stored in found.differences]
         if as_json:
-            print_json("cache why", True, rows, key=found.key, present=found.present, nearest=found.nearest)
+            print_json("cache why", True, rows, key=found.key, present=found.present, nearest=found.nearest,
+                       missing=missing)  # fmt: skip
             return
-        if found.present:
+        if found.present and not missing:
             typer.echo(f"{found.key} is stored.")
+        elif found.present:
+            typer.echo(f"{found.key} is stored, but not {', '.join(missing)}: a run captures what is missing.")
         elif found.nearest is None:
             typer.echo(f"{found.key} is not stored, and nothing else is.")
         else:

@@ -44,9 +44,17 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             for span in spec.read.delete
             for behaviour in behaviours
         ]
+        if spec.transfer and (spec.task.domain or spec.task.testbed):
+            rows += [
+                {"kind": "transfer", "what": behaviour, "hooks": pattern, "sites": sites,
+                 "levels": ", ".join(spec.transfer.levels)}
+                for behaviour in behaviours
+            ]  # fmt: skip
     if spec.replace:
-        asked = spec.replace.behaviours or behaviours
-        for pattern in spec.replace.hooks:
+        external = {b.name for b in spec.task.behaviours if b.kind in ("label", "generation")}
+        asked = spec.replace.behaviours or tuple(name for name in behaviours if name not in external)
+        read = [pattern for pattern in spec.read.hooks if pattern.endswith("hook_resid_post")] or spec.read.hooks
+        for pattern in spec.replace.hooks or read:
             rows += [
                 {
                     "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),

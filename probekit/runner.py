@@ -22,6 +22,7 @@ from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
+from probekit.hookpoint import HookPoint
 from probekit.interventions import orthonormal
 from probekit.levels import Hypothesis
 from probekit.measurement import Measurement, Outcome, to_tensor
@@ -129,7 +130,8 @@ class Job:
         return out
 
     def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str], behaviours: Sequence[str]) -> list[Cell]:
-        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks))
+        left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
+        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
         for hook in chain:
             self.model.check_writable(hook)
             if hook not in read_hooks:
@@ -197,11 +199,7 @@ def _measure_cells(
         return lambda step: say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
 
     def captured(model: Model, task: Task, what: str) -> Activations:
-        return keep(capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=backend))
-
-    def keep(found: Activations) -> Activations:
-        pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
-        return found
+        return capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=backend)
 
     activations = captured(job.model, job.task, "capture")
     wants_twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
@@ -211,7 +209,7 @@ def _measure_cells(
     deleted = {}
     for span in job.deleted:
         told = {"filler": spec.read.filler, "store": store, "progress": telling(f"capture without {span}")}
-        deleted[span] = keep(capture_without(job.model, job.task, span, activations, **told))
+        deleted[span] = capture_without(job.model, job.task, span, activations, **told)
     timings = {"capture": time.monotonic() - started}
     seeds = (spec.seed_probe, spec.seed_data, 0)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
@@ -219,6 +217,9 @@ def _measure_cells(
     measurement = Measurement(
         activations.observations, spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap, texts
     )
+    # Not before it is known that something can be measured: what a refused run captured may go.
+    for found in filter(None, (activations, twin, *deleted.values())):
+        pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
     work = _Work(job, activations, twin, measurement, writer, deleted)
     for i, cell in enumerate(cells):
         say(cell.label, i, len(cells))
@@ -405,7 +406,11 @@ def _manifest(
     read = [(cell.what, domain) for cell in job.cells() if cell.kind == "read" for domain in measurement.domains]
     for behaviour, domain in dict.fromkeys(read):
         # A resumed run may not have needed this setting again; its floors belong to the run all the same.
-        setting = measurement.setting(behaviour, domain)
+        try:
+            setting = measurement.setting(behaviour, domain)
+        except FitError as error:  # every cell of it has failed, and says so
+            floors[f"{behaviour} {domain}"] = {"error": str(error)}
+            continue
         for name, (floor, _) in setting.floors.items():
             floors[f"{behaviour} {domain} {name}"] = {
                 "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,

@@ -102,7 +102,9 @@ def prepare_settings(
         splits = splits_by_group(kept_together, seed_data, *folds)
     except BadInput as error:
         raise BadInput(f"domain '{domain}': {error}") from None
-    law = torch.from_numpy(np.ascontiguousarray(behaviour.law[index].T[:, None]))
+    # Rows sum to 1 but for rounding, or for what a caller's own law was allowed: fits take it for 1.
+    whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
+    law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
     inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
     ceiling = bits_of(entropy(law))
     out = []

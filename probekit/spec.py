@@ -171,9 +171,12 @@ class ReadSpec(_Strict):
 
 
 class ReplaceSpec(_Strict):
-    """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2."""
+    """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2.
 
-    hooks: tuple[str, ...] = ("blocks.*.hook_resid_post",)
+    hooks: among those of [read]; left out, those of them that are resid_post, or all where none is.
+    """
+
+    hooks: tuple[str, ...] = ()
     behaviours: tuple[str, ...] = ()
     levels: Levels = ("directions",)
     ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64), min_length=1)

@@ -24,6 +24,8 @@ def fit_platt(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Fl
 
 def _newton(x: Float[Tensor, "k n"], law: Float[Tensor, "k n"]) -> Float[Tensor, " k1"]:
     k, n = x.shape
+    # A law in single precision sums to 1 but for rounding, and a gradient that takes it for 1 is then never 0.
+    law = law / law.sum(0)
     # Only differences between classes count; centring keeps the curvature of the temperature free of the rest.
     x = x - x.mean(0)
     theta = torch.zeros(k + 1, dtype=x.dtype, device=x.device)
@@ -31,7 +33,7 @@ def _newton(x: Float[Tensor, "k n"], law: Float[Tensor, "k n"]) -> Float[Tensor,
 
     def loss(at: Tensor) -> Tensor:
         fitted = at[0].exp() * x + at[1:, None]
-        return (torch.logsumexp(fitted, 0) * law.sum(0) - (law * fitted).sum(0)).mean() + (at**2).sum() / (2 * n)
+        return (torch.logsumexp(fitted, 0) - (law * fitted).sum(0)).mean() + (at**2).sum() / (2 * n)
 
     value = loss(theta)
     for _ in range(MAX_STEPS):
