@@ -11,7 +11,7 @@ from probekit.bench import Row
 from probekit.bench.problems import Problem
 from probekit.levels import DEFAULT
 from probekit.measurement import Measurement
-from probekit.spec import ReadSpec
+from probekit.spec import ReadSpec, validate
 
 HOOK = "blocks.0.hook_resid_post"
 ROWS_PER_GROUP = 5
@@ -49,8 +49,9 @@ def _timed(x: torch.Tensor, labels: np.ndarray, levels: Sequence[str], controls:
     _, observations = as_activations(
         {HOOK: x}, {"target": labels}, None, np.arange(len(x)) // ROWS_PER_GROUP, None, None
     )
-    read = ReadSpec(hooks=(HOOK,), levels=tuple(levels), controls=tuple(controls), floors=("strong",),
-                    decomposition=False, extrapolate=False, n_permutations=0)  # fmt: skip
+    asked = {"hooks": (HOOK,), "levels": tuple(levels), "controls": tuple(controls), "floors": ("strong",)}
+    nothing = {"decomposition": False, "extrapolate": False, "n_permutations": 0}
+    read = validate(ReadSpec, asked | nothing, "bench")
     measurement = Measurement(observations, read, n_bootstrap=N_BOOTSTRAP)
     units = ("group", "row") if "row_split" in controls else ("group",)
     for unit in units:
