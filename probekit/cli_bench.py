@@ -31,18 +31,18 @@ def fit(
     ] = False,
     cache: Annotated[Path, typer.Option(help="Folder for environments of peers whose names clash.")] = CACHE,
     case: Annotated[
-        str, typer.Option(help="`targets` (many at one site), `sites` (one at each of many), or `all`.")
+        str, typer.Option(help="`targets` (many at one site), `sites` (one at each of many), `levels`, or `all`.")
     ] = "all",
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """The fit engine beside scikit-learn, Adam, TransformerLens and the namesake on the package index."""
     with reporting("bench fit", as_json):
-        if case not in ("targets", "sites", "all"):
-            raise BadInput(f"no case '{case}' in this bench: targets, sites, or all.")
-        from probekit.bench.fit import FULL, QUICK, fit_bench
+        from probekit.bench.fit import CASES, FULL, QUICK, fit_bench
 
-        cases = ("targets", "sites") if case == "all" else (case,)
+        if case not in (*CASES, "all"):
+            raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or all.")
+        cases = CASES if case == "all" else (case,)
         skipped: list[str] = []
 
         def say(text: str) -> None:

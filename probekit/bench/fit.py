@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.bench import Row
+from probekit.bench.levels import level_rows
 from probekit.bench.peers import (
     EPOCHS,
     LENS,
@@ -31,6 +32,7 @@ from probekit.fit.core import cross_entropy
 
 REACHED = 5e-4  # bits from the converged held-out loss, so that any two are within .001 of each other
 ITERATIONS = 20  # of the bound: two products of 2 n d outputs each
+CASES = ("targets", "sites", "levels")
 Say = Callable[[str], None]
 
 
@@ -41,25 +43,24 @@ class Size:
 
     targets: tuple[int, int, int]  # n, held out, targets
     sites: tuple[int, int, int, int]  # n, held out, d, sites
+    levels: tuple[int, int, int]  # n, d, sets of levels
     ridge: float | None  # None: 1 / n, which is scikit-learn's C = 1
     repeats: int
     sampled: int
 
 
-FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), None, 3, 1)
-QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), 0.1, 1, 2)
+FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), (20_000, 256, 3), None, 3, 1)
+QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), (1_200, 8, 1), 0.1, 1, 2)
 
 
-def fit_bench(
-    size: Size, cache: Path, install: bool, say: Say, cases: Sequence[str] = ("targets", "sites")
-) -> Iterator[Row]:
+def fit_bench(size: Size, cache: Path, install: bool, say: Say, cases: Sequence[str] = CASES) -> Iterator[Row]:
     """Rows of the bench; what is left out, and why, is told to `say`. cache: where a peer may be installed."""
     n, n_held_out, n_targets = size.targets
     targets = captured(n, n_held_out, n_targets, size.ridge or 1 / n)
     n, n_held_out, d, n_sites = size.sites
     sites = drawn(n, n_held_out, d, n_sites, size.ridge or 1 / n, targets.sites[0].fit)
     problems = {"targets": targets, "sites": sites}
-    for problem in (problems[name] for name in cases):
+    for problem in (problems[name] for name in cases if name in problems):
         for peer in _peers(cache, install, say):
             if peer.binary_only and problem.n_class > 2:
                 say(f"{peer.name} is left out of '{problem.case}': it fits binary targets only")
@@ -68,6 +69,9 @@ def fit_bench(
                 yield _compare(problem.inputs(peer.inputs), peer, size)
             except ProbekitError as error:
                 say(f"{peer.name} is left out of '{problem.case}': {error}")
+    if "levels" in cases:
+        n, d, n_sets = size.levels
+        yield from level_rows(drawn(n, 1, d, 1, size.ridge or 1 / n, targets.sites[0].fit), n_sets)
 
 
 def _peers(cache: Path, install: bool, say: Say) -> Iterator[Peer]:

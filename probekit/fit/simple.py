@@ -219,7 +219,10 @@ def _logits(
     kind: str, parameters: dict[str, Tensor], rows: Rows, steepness: float | None = None
 ) -> Float[Tensor, "s k t n"]:
     """Logits of whitened rows under every restart."""
-    s = rows.z @ parameters["directions"]
+    directions = parameters["directions"]
+    # One product for all restarts: a batch of them would copy the rows for each.
+    flat = directions.transpose(0, 1).reshape(directions.shape[1], -1)
+    s = (rows.z @ flat).view(-1, len(directions), directions.shape[2]).transpose(0, 1).contiguous()
     logits = (_features(kind, s, parameters, steepness) @ parameters["out"] + parameters["bias"][:, None]).mT
     logits = logits.reshape(len(s), *rows.law.shape)
     return logits if rows.offset is None else logits + parameters["scale"] * rows.offset
