@@ -176,6 +176,7 @@ def test_run_show_figure_and_ls_of_one_small_job(job, call, tmp_path):
     code, out, error = call("run", path, "--json")
     answer = json.loads(out)
     assert code == 0, error
+    assert "capture, " in error and " tokens/s" in error
     assert out.count("\n") == 1
     assert answer["schema_version"] == 1 and answer["command"] == "run" and answer["ok"] is True
     assert answer["rows"] and all(row.keys() >= COLUMNS for row in answer["rows"])
@@ -185,6 +186,8 @@ def test_run_show_figure_and_ls_of_one_small_job(job, call, tmp_path):
     # the same command again: the same numbers, nothing measured
     code, again, _ = call("run", path, "--json")
     assert code == 0 and json.loads(again)["rows"] == answer["rows"]
+    code, out, _ = call("cache", "why", path, "--json")
+    assert code == 0 and json.loads(out)["present"], "whichever forward `auto` took"
     code, out, _ = call("show", "latest", "--json")
     shown = json.loads(out)
     assert code == 0 and shown["rows"] == answer["rows"] and shown["manifest"]["run"] == name
