@@ -4,7 +4,7 @@ Reading side: frames of records in, a table of verdicts out. Metrics are never a
 them (measurement.md section 5): a measure that a claim needs and that is NA makes the claim NA.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping

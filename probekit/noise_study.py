@@ -126,11 +126,14 @@ def _count_unit(unit: Unit) -> tuple[Unit, pd.DataFrame, float]:
 
 
 def _rates(rows: pd.DataFrame) -> pd.DataFrame:
+    cells: dict[tuple, list[dict]] = {}
+    for row in rows.to_dict("records"):
+        cells.setdefault((row["rows_per_coordinate"], row["icc"], row["level"]), []).append(row)
     out = []
-    for (per, icc, level), cell in rows.groupby(["rows_per_coordinate", "icc", "level"]):
+    for where, cell in sorted(cells.items()):
         limit = ALPHA + 2 * float(np.sqrt(ALPHA * (1 - ALPHA) / len(cell)))
         for n_sites in SITES:
-            rate, naive = (float(cell[f"{how}_{n_sites}"].mean()) for how in ("any_of", "naive"))
-            figures = (per, icc, level, n_sites, len(cell), rate, limit, naive, rate <= limit)
+            rate, naive = (float(np.mean([row[f"{how}_{n_sites}"] for row in cell])) for how in ("any_of", "naive"))
+            figures = (*where, n_sites, len(cell), rate, limit, naive, rate <= limit)
             out.append(dict(zip(COLUMNS, figures, strict=True)))
     return pd.DataFrame(out, columns=list(COLUMNS))
