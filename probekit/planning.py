@@ -23,7 +23,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     if name is None:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
     if spec.task.file and not (base / spec.task.file).is_file():
-        raise BadInput(f"the spec's task names the file '{spec.task.file}': there is none under {base}.")
+        raise BadInput(f"the spec's task names the file '{spec.task.file}': there is none in the folder '{base}'.")
     if spec.task.file:
         _check_text(spec)
     n_layers = _n_layers(name, base)

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +50,16 @@ class Place:
                 raise BadInput(f"position '{text}' names nothing: write {kind}:<name>.")
             if found is None:
                 return cls(text, kind, name)
+            if "]:" in found["mark"]:
+                raise BadInput(f"position '{text}' ends in neither :first, :last nor :all: write one of them, or none.")
             return cls(
                 text, "mark", found["mark"], int(found["nth"]) if found["nth"] else None, found["which"] or "last"
+            )
+        if colon:
+            near = get_close_matches(kind, ("column", "mask", *MARKS), n=1, cutoff=0.0)[0]
+            raise BadInput(
+                f"position '{text}' is no rule: there is last, all, column:, mask:, field:, role: and span:. Did you "
+                f"mean '{near}:{name}'?"
             )
         return cls(text, "column", text)
 
@@ -109,9 +118,11 @@ class Place:
         stretches = spans.get(self.name, np.zeros((0, 2), np.int64))
         if not -len(stretches) <= (self.nth or 0) < len(stretches):
             known = ", ".join(f"{name} ({len(found)})" for name, found in spans.items()) or "nothing that has a name"
+            # where the turns of a chat cannot be found in what its template made of them, none has a name
+            hidden = self.name.startswith("role:") and not any(name.startswith("role:") for name in spans)
             raise BadInput(
-                f"{columns.row(i)} has no '{self.name}{'' if self.nth is None else f'[{self.nth}]'}': it has {known}. "
-                "A chat template that rewrites its turns hides them."
+                f"{columns.row(i)} has no '{self.name}{'' if self.nth is None else f'[{self.nth}]'}': it has {known}."
+                + (" A chat template that rewrites its turns hides them." if hidden else "")
             )
         chosen = stretches if self.nth is None else stretches[self.nth : (self.nth + 1) or None]
         found = []

@@ -275,6 +275,8 @@ MISTAKES = [
     ({"template": "{q}", "position": "field:nowhere"}, ROWS, "row 1 has no 'field:nowhere': it has field:q (1)"),
     ({"template": "{q}", "position": "field:q[1]"}, ROWS, "row 1 has no 'field:q[1]'"),
     ({"template": "{q}", "position": "field:"}, ROWS, "position 'field:' names nothing"),
+    ({"template": "{q}", "position": "feild:q"}, ROWS, "Did you mean 'field:q'?"),
+    ({"template": "{q}", "position": "field:q[0]:middle"}, ROWS, "ends in neither :first, :last nor :all"),
     ({"template": "{q}", "position": []}, ROWS, "`position` is a rule or a list of different rules"),
     ({"template": "{q}", "position": ["last", "last"]}, ROWS, "list of different rules"),
     ({"template": "{q}", "position": "nowhere"}, ROWS, "no column 'nowhere' (asked for as position)"),

@@ -42,9 +42,6 @@ if len(gap):
         "The same reader with rows of a group on both sides of the split: the gap is what it would have claimed by "
         "remembering groups."
     )
-    shown = gap.assign(by_group=[tables.value_text(row) for _, row in gap.iterrows()])
-    st.dataframe(
-        shown[["site", "label", "by_group", "value_by_row", "gap"]].rename(columns={"value_by_row": "by_row"}),
-        hide_index=True,
-        width="stretch",
-    )
+    by_group = [tables.value_text(row) for _, row in gap.iterrows()]
+    shown = gap.assign(by_group=by_group, by_row=gap["value_by_row"])
+    st.dataframe(shown[["site", "label", "by_group", "by_row", "gap"]], hide_index=True, width="stretch")
