@@ -7,14 +7,15 @@ calibration resumes and the page reads it. Truths are computed again from what t
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probekit.engines import in_processes
-from probekit.errors import BadInput, Interrupted
+from probekit.engines import work_off
+from probekit.errors import BadInput
 from probekit.measurement import Measurement, measure
 from probekit.records import Losses, Record, digest
 from probekit.rundir import Run, RunWriter, open_run
@@ -49,6 +50,11 @@ class Unit:
     def id(self) -> str:
         """Name of the unit's line in the run folder."""
         return digest(["calibrate", VERSION, self.case, self.tier, self.n, self.seed, self.heavy])
+
+    @property
+    def label(self) -> str:
+        """What a progress line says."""
+        return f"{self.case} n {self.n} seed {self.seed}"
 
 
 def units(only: Sequence[str] = (), seeds: int = 100, sizes: Sequence[int] = (SMALL, LARGE)) -> list[Unit]:
@@ -89,30 +95,17 @@ def calibrate(
     spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
     writer = RunWriter.open(Path(root), f"calibration-{digest(spec, 8)}", spec, len(planned))
     if not writer.complete:
-        say = progress or (lambda what, done, total: None)
-        _measure_units(planned, writer, estimator or estimate, say, n_workers)
+
+        def keep(unit: Unit, records: list[Record], seconds: float) -> None:
+            writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
+
+        work = partial(_measure_unit, estimator=estimator or estimate)
+        work_off(work, planned, writer, keep, n_workers, progress)
         rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
         writer.write_table("calibration", rows)
         writer.finish({"calibration": spec})
     run = open_run(writer.path)
     return run, run.table("calibration")
-
-
-def _measure_units(
-    planned: Sequence[Unit], writer: RunWriter, estimator: Estimator, say: Progress, n_workers: int
-) -> None:
-    left = [unit for unit in planned if unit.id not in writer.done]
-    say(f"{len(planned) - len(left)} units are kept", len(planned) - len(left), len(planned))
-    try:
-        found = in_processes(_measure_unit, left, [estimator] * len(left), n_workers=n_workers)
-        for i, (unit, records, seconds) in enumerate(found, len(planned) - len(left) + 1):
-            writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
-            say(f"{unit.case} n {unit.n} seed {unit.seed}", i, len(planned))
-    except KeyboardInterrupt:
-        writer.interrupt()
-        done = f"{len(writer.done)} of {len(planned)} units are kept in {writer.path}"
-        raise Interrupted(f"stopped; {done}; the same command resumes.") from None
-    say("done", len(planned), len(planned))
 
 
 def _measure_unit(unit: Unit, estimator: Estimator) -> tuple[Unit, list[Record], float]:

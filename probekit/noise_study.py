@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 from probekit.arrays import as_activations
-from probekit.engines import in_processes
-from probekit.errors import BadInput, Interrupted
+from probekit.engines import work_off
+from probekit.errors import BadInput
 from probekit.measurement import Measurement
 from probekit.records import digest
 from probekit.rundir import Run, RunWriter, open_run
@@ -47,6 +47,11 @@ class Unit:
     def id(self) -> str:
         """Name of the unit's line and table in the run folder."""
         return digest(["noise", VERSION, self.rows_per_coordinate, self.icc, list(self.seeds)])
+
+    @property
+    def label(self) -> str:
+        """What a progress line says."""
+        return f"{self.rows_per_coordinate} rows per coordinate, icc {self.icc}"
 
 
 def false_positives(
@@ -95,28 +100,17 @@ def noise_study(
     spec = {"noise": VERSION, "grid": [list(cell) for cell in GRID], "seeds": seeds}
     writer = RunWriter.open(Path(root), f"noise-{digest(spec, 8)}", spec, len(planned))
     if not writer.complete:
-        _count(planned, writer, progress or (lambda what, done, total: None), n_workers)
+
+        def keep(unit: Unit, rows: pd.DataFrame, seconds: float) -> None:
+            writer.write_table(unit.id, rows)  # before the line that says it is there
+            writer.write_cell(unit.id, [], [], seconds=seconds)
+
+        work_off(_count_unit, planned, writer, keep, n_workers, progress)
         rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
         writer.write_table("noise", _rates(rows))
         writer.finish({"noise": spec})
     run = open_run(writer.path)
     return run, run.table("noise")
-
-
-def _count(planned: Sequence[Unit], writer: RunWriter, say: Progress, n_workers: int) -> None:
-    left = [unit for unit in planned if unit.id not in writer.done]
-    kept = len(planned) - len(left)
-    say(f"{kept} units are kept", kept, len(planned))
-    try:
-        for i, (unit, rows, seconds) in enumerate(in_processes(_count_unit, left, n_workers=n_workers), kept + 1):
-            writer.write_table(unit.id, rows)  # before the line that says it is there
-            writer.write_cell(unit.id, [], [], seconds=seconds)
-            say(f"{unit.rows_per_coordinate} rows per coordinate, icc {unit.icc}", i, len(planned))
-    except KeyboardInterrupt:
-        writer.interrupt()
-        done = f"{len(writer.done)} of {len(planned)} units are kept in {writer.path}"
-        raise Interrupted(f"stopped; {done}; the same command resumes.") from None
-    say("done", len(planned), len(planned))
 
 
 def _count_unit(unit: Unit) -> tuple[Unit, pd.DataFrame, float]:
