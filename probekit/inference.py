@@ -520,19 +520,20 @@ def _pairs_won(rank: NDArray, positive: NDArray, block: NDArray | None = None) -
 def _drawn_auroc(rank: NDArray, positive: NDArray, code: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """AUROC of each bootstrap draw: [n_bootstrap]."""
     order = np.argsort(rank, kind="stable")
-    code, positive = code[order], positive[order]
-    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
-    tied = len(starts) < len(rank)
+    ones, zeros = order[positive[order]], order[~positive[order]]
+    # How many of the sorted zeros lie below each one, and how many below or level with it.
+    below, level = (np.searchsorted(rank[zeros], rank[ones], side) for side in ("left", "right"))
     out = np.empty(len(weights))
     step = max(1, 2_000_000 // len(rank))
     for i in range(0, len(weights), step):
-        drawn = weights[i : i + step, code].astype(np.float64)
-        ones, zeros = drawn * positive, drawn * ~positive
-        if tied:
-            ones, zeros = np.add.reduceat(ones, starts, 1), np.add.reduceat(zeros, starts, 1)
-        won = (ones * (np.cumsum(zeros, 1) - zeros / 2)).sum(1)
+        some = weights[i : i + step]
+        beaten = np.zeros((len(some), len(zeros) + 1))
+        np.cumsum(some[:, code[zeros]], 1, dtype=np.float64, out=beaten[:, 1:])
+        # Half a win for a tie, and no second gather where there is none.
+        won = beaten[:, below] if np.array_equal(below, level) else (beaten[:, below] + beaten[:, level]) / 2
+        drawn = some[:, code[ones]]
         with np.errstate(divide="ignore", invalid="ignore"):
-            out[i : i + step] = won / (ones.sum(1) * zeros.sum(1))
+            out[i : i + step] = np.einsum("ij,ij->i", won, drawn) / (drawn.sum(1, dtype=np.float64) * beaten[:, -1])
     return out
 
 
