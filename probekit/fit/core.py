@@ -10,7 +10,7 @@ class axis first ([k_class, target, n]): a softmax over a short last axis costs 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -203,6 +203,10 @@ class Rows:
         """The floor's logits, zeros where there is none."""
         return torch.zeros_like(self.law) if self.offset is None else self.offset
 
+    def along(self, directions: Float[Tensor, "r k"]) -> "Rows":
+        """The same rows seen along directions alone."""
+        return Rows(self.z @ directions, self.law, self.offset)
+
     def bits(self, readout: Readout) -> Float[Tensor, "t n"]:
         """Cross-entropy of each row under a readout."""
         return cross_entropy(readout.logits(self.z, self.offset), self.law)
@@ -234,9 +238,31 @@ def fit_path(
 
 
 def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
-    """Every ridge by Newton's method in one batch, in chunks of targets that keep the batch small."""
+    """Every ridge by Newton's method."""
+    t = setup.law.shape[1]
+    found = _newton_path(setup, lambdas, tolerance)
+    if found is None:
+        # Not even the largest ridge: the block solver says why, or does better.
+        return _path_in_turn(setup, select, best, lambdas, tolerance)
+    # All ridges are scored as if they were targets of their own.
+    together, reached = found
+    times = len(lambdas)
+    beside = None if select.offset is None else select.offset.repeat(1, times, 1)
+    repeated = Rows(select.z, select.law.repeat(1, times, 1), beside)
+    bits = repeated.bits(together).mean(-1).view(-1, t)
+    # The smallest ridges of nearly separable data may have no minimum within reach.
+    bits = torch.where(reached, bits, math.inf)
+    lowest, which = bits.min(0)
+    at = which * t + torch.arange(t, device=which.device)
+    return _better(best, _pick(together, at), lowest < select.bits(best).mean(-1))
+
+
+def _newton_path(setup: _Setup, lambdas: Sequence[float], tolerance: float) -> tuple[Readout, Tensor] | None:
+    """Readouts of all ridges, largest first, as targets one after the other, and which were reached [ridge, target].
+
+    One batch in chunks of targets that keep it small; None where not even the largest ridge was reached.
+    """
     k, t, n = setup.law.shape
-    assert setup.products is not None
     ridges = torch.tensor(lambdas, dtype=setup.z.dtype, device=setup.z.device)
     chunk = max(1, BATCH_ENTRIES // (n * len(lambdas) * (k - 1)))
     found = []
@@ -245,21 +271,44 @@ def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[
         assert part.products is not None
         found.append(minimise_newton(part.products, part.law, part.offset, ridges, None, tolerance))
     w, certificate = (torch.cat(parts, -1 - (i == 0)) for i, parts in enumerate(zip(*found, strict=True)))
-    if not bool((certificate[0] <= STALLED * tolerance).all()):
-        # Not even the largest ridge: the block solver says why, or does better.
-        return _path_in_turn(setup, select, best, lambdas, tolerance)
-    # All ridges are scored as if they were targets of their own.
-    together = _unpack(w.flatten(1, 2), ridges.repeat_interleave(t))
-    times = len(lambdas)
-    beside = None if select.offset is None else select.offset.repeat(1, times, 1)
-    repeated = Rows(select.z, select.law.repeat(1, times, 1), beside)
-    bits = repeated.bits(together).mean(-1).view(-1, t)
-    # The smallest ridges of nearly separable data may have no minimum within reach.
-    bits = torch.where(certificate <= STALLED * tolerance, bits, math.inf)
-    lowest, which = bits.min(0)
-    at = which * t + torch.arange(t, device=which.device)
-    chosen = Readout(together.weight[:, at], together.bias[:, at], together.scale[at], together.ridge[at])
-    return _better(best, chosen, lowest < select.bits(best).mean(-1))
+    reached = certificate <= STALLED * tolerance
+    return (_unpack(w.flatten(1, 2), ridges.repeat_interleave(t)), reached) if bool(reached[0].all()) else None
+
+
+@torch.no_grad()
+def ridge_path(
+    fit: Rows, variance: Float[Tensor, " r"], lambdas: Sequence[float], tolerance: float = TOLERANCE
+) -> Iterator[Readout]:
+    """Readouts of all targets at each ridge, largest first, as far as there is a minimum within reach.
+
+    Small problems solve all at once; others one when it is asked for, from the one before. Raises FitError where not
+    even the largest ridge has a minimum within reach.
+    """
+    _check_finite(fit.z, fit.law, fit.offset)
+    setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
+    asked, t = sorted(lambdas, reverse=True), fit.law.shape[1]
+    found = _newton_path(setup, asked, tolerance) if setup.products is not None and len(fit.law) > 1 else None
+    if found is not None:
+        together, reached = found
+        for i in range(len(asked)):
+            if not bool(reached[i].all()):
+                return
+            yield _pick(together, slice(i * t, (i + 1) * t))
+        return
+    current: Readout | None = None
+    for ridge in asked:
+        try:
+            current = _solve(setup, ridge, current, tolerance)
+        except FitError:
+            # The smallest ridges of nearly separable data may have no minimum within reach.
+            if current is None:
+                raise
+            return
+        yield current
+
+
+def _pick(readout: Readout, targets: Tensor | slice) -> Readout:
+    return Readout(readout.weight[:, targets], readout.bias[:, targets], readout.scale[targets], readout.ridge[targets])
 
 
 def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.errors import FitError
-from probekit.fit.core import LAMBDAS, Readout, Rows, fit_path, fit_readout
+from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path, fit_readout, ridge_path
+
+PATIENCE = 3  # ridges, the floor among them, before a rise of the loss ends a path
 
 Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
 
@@ -31,10 +32,9 @@ def fit_nested(
     if variance is None:
         variance = whole.z.var(0, correction=0).clamp_min(1e-12)
     asked = sorted(lambdas, reverse=True)
-    total = sum(_losses(take(whole, a), take(whole, b), variance, asked) for a, b in inner)
-    assert isinstance(total, Tensor)
-    best = total.argmin(0)  # 0: the floor itself
-    ridge = torch.tensor([math.inf, *asked], dtype=whole.z.dtype, device=whole.z.device)[best]
+    ridge = torch.tensor([math.inf, *asked], dtype=whole.z.dtype, device=whole.z.device)[
+        _losses(whole, inner, variance, asked).argmin(0)
+    ]
     known = torch.isfinite(ridge)
     fitted = fit_readout(whole.z, whole.law, whole.offset, variance, torch.where(known, ridge, asked[0]))
     return Readout(
@@ -53,25 +53,25 @@ def join(fit: Rows, select: Rows) -> Rows:
     return Rows(torch.cat([fit.z, select.z]), torch.cat([fit.law, select.law], -1), offset)
 
 
-def take(rows: Rows, at: Int[Tensor, " n"]) -> Rows:
+def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
     """Some of the rows."""
     return Rows(rows.z[at], rows.law[..., at], None if rows.offset is None else rows.offset[..., at])
 
 
-def _losses(fit: Rows, select: Rows, variance: Tensor, lambdas: Sequence[float]) -> Float[Tensor, "n_lambda t"]:
-    """Held-out bits of the floor and of every ridge; a ridge that has no minimum within reach counts as infinite."""
-    k, t, _ = fit.law.shape
-    floor = Readout(
-        fit.z.new_zeros(k, t, fit.z.shape[1]), fit.z.new_zeros(k, t), fit.z.new_ones(t), fit.z.new_full((t,), math.inf)
-    )
-    out, current = [select.bits(floor).mean(-1)], None
-    for ridge in lambdas:
-        try:
-            current = fit_readout(fit.z, fit.law, fit.offset, variance, ridge, current)
-        except FitError:
-            if current is None:
-                raise
+def _losses(whole: Rows, inner: Sequence[Pair], variance: Tensor, lambdas: Sequence[float]) -> Float[Tensor, "l t"]:
+    """Held-out bits over all pairs of the floor and of ridges, largest first, until they have risen for every target.
+
+    A ridge that has no minimum within reach in some pair ends the path too.
+    """
+    held_out = [take(whole, b) for _, b in inner]
+    paths = [ridge_path(take(whole, a), variance, lambdas) for a, _ in inner]
+    out = [_sum([cross_entropy(rows.beside, rows.law).mean(-1) for rows in held_out])]
+    for readouts in zip(*paths, strict=False):
+        out.append(_sum([rows.bits(one).mean(-1) for rows, one in zip(held_out, readouts, strict=True)]))
+        if len(out) > PATIENCE and bool((out[-1] > out[-2]).all()):
             break
-        out.append(select.bits(current).mean(-1))
-    out += [torch.full_like(out[0], math.inf)] * (len(lambdas) + 1 - len(out))
     return torch.stack(out)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0)
