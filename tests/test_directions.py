@@ -15,8 +15,8 @@ from probekit.fit.directions import (
     mean_difference,
     pca,
     random_directions,
+    rank_neurons,
     residual_moment,
-    select_neurons,
 )
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.levels import Level
@@ -172,7 +172,7 @@ def test_planted_neurons_are_found_whatever_their_scale(k):
     score = ((x - x.mean(0)) / x.std(0))[:, planted].sum(1)
     law = one_hot((score > 0).astype(int))
     rows = Rows(tensor(x), law, torch.zeros_like(law))
-    found = select_neurons(tensor(x), rows, tensor(x.mean(0)), k)
+    found = rank_neurons(tensor(x), rows, tensor(x.mean(0)))[:k]
     assert set(found.tolist()) == set(planted.tolist())
     # Naive: the raw mean difference picks the loudest coordinates.
     gap = np.abs(x[score > 0].mean(0) - x[score <= 0].mean(0))
@@ -185,7 +185,7 @@ def test_neurons_are_those_the_floor_does_not_know():
     law = torch.softmax(tensor(np.stack([3 * x[:, 4] + x[:, 2], np.zeros(2000)]))[:, None], 0)
     known = tensor(np.stack([3 * x[:, 4], np.zeros(2000)]))[:, None]
     rows = [Rows(tensor(x), law, offset) for offset in (None, known)]
-    picked = [select_neurons(tensor(x), r, tensor(x.mean(0)), 1).tolist() for r in rows]
+    picked = [rank_neurons(tensor(x), r, tensor(x.mean(0)))[:1].tolist() for r in rows]
     assert picked == [[4], [2]]
 
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from sklearn.preprocessing import PolynomialFeatures
 
+from probekit.fit import simple
 from probekit.fit.core import Rows, cross_entropy, fit_path
 from probekit.fit.directions import fit_low_rank
 from probekit.fit.pursuit import best_cuts
 from probekit.fit.readers import Side, Site
-from probekit.fit.simple import MAX_K, fit_simple, n_features
+from probekit.fit.simple import Simple, fit_simples, n_features
+from probekit.fit.starts import MAX_K, Region
 from probekit.levels import SIMPLE
 
 N = 1024
@@ -31,12 +33,16 @@ def plant(bits: int, nuisance: float, seed: int, d: int = 8):
     return [Side(x[p], law[..., p], torch.zeros_like(law[..., p])) for p in parts]
 
 
+def fit_alone(kind: str, k: int, site: Site) -> Simple:
+    """One class at one k, without the path of smaller ones."""
+    return fit_simples(kind, (k,), *site.rows, site.frame.variance, site.region)[k]
+
+
 def loss(kind: str, k: int, sides: list[Side], seed: int = 0) -> float:
     """Test bits of the jointly fitted class (the prior costs exactly 1 bit)."""
     fit, select, test = sides
     site = Site.prepare(fit, select, seed)
-    start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, k)
-    fitted = fit_simple(kind, k, *site.rows, site.frame.variance, start, seed)
+    fitted = fit_alone(kind, k, site)
     return float(fitted.bits(Rows(site.frame.apply(test.x), test.law, test.offset)).mean())
 
 
@@ -84,14 +90,68 @@ def test_two_thresholds_of_a_union_are_not_stuck_where_the_third_sign_alone_is_t
 
 
 def test_searched_directions_stay_within_what_is_planted():
-    """A direction that leans into coordinates that say nothing would fail where these are shifted."""
+    """A direction that leans into coordinates that say nothing would fail where these are shifted.
+
+    Their noise is a tenth of the signs', so that a lean of .3 moves a row by .03; what the search alone finds leans by
+    .5 to 1.
+    """
     for seed in range(3):
         (fit, select, _), basis = union(seed)
         site = Site.prepare(fit, select, seed)
-        start = fit_low_rank(site.rows[0], site.linear, site.frame.variance, 1)
-        fitted = fit_simple("two_thresholds", 1, *site.rows, site.frame.variance, start, seed)
-        s = basis @ site.back(fitted.directions).double().numpy()[:, 0]
-        assert np.abs(s[3:]).max() < 0.15 * np.abs(s[:3]).max()
+        fitted = fit_alone("two_thresholds", 1, site)
+        searched = site.region.basis @ site.region.cells(2).directions[0, :, :1]
+        whitened = searched / site.frame.variance.sqrt()[:, None]
+        lean = [
+            float(np.abs(s[3:]).max() / np.abs(s[:3]).max())
+            for s in (basis @ site.back(found).double().numpy()[:, 0] for found in (fitted.directions, whitened))
+        ]
+        assert lean[0] < 0.3 < 0.5 < lean[1]
+
+
+def noisy_xor(n: int, d: int, seed: int) -> list[Side]:
+    """XOR of two signs with noise, one label in twenty wrong, beside d - 2 coordinates that say nothing."""
+    rng = np.random.default_rng(seed)
+    s = rng.integers(0, 2, (n, 2)) * 2 - 1
+    h = np.concatenate([s + 0.3 * rng.normal(size=s.shape), rng.normal(size=(n, d - 2))], 1)
+    x = torch.tensor(h @ np.linalg.qr(rng.normal(size=(d, d)))[0], dtype=torch.float32)
+    label = torch.tensor((s.prod(1) > 0) ^ (rng.random(n) < 0.05)).long()
+    law = torch.nn.functional.one_hot(label, 2).T[:, None].float().contiguous()
+    parts = slice(0, n // 2), slice(n // 2, 3 * n // 4), slice(3 * n // 4, None)
+    return [Side(x[p], law[..., p], torch.zeros_like(law[..., p])) for p in parts]
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "cubic", "mlp16"])
+def test_more_directions_than_there_are_do_not_fit_noise(kind):
+    """Two directions tell all; eight of 100 coordinates on 4,000 rows could lose a tenth of a bit to noise."""
+    fit, select, test = noisy_xor(8_000, 100, 0)
+    site = Site.prepare(fit, select, 0)
+    rows = Rows(site.frame.apply(test.x), test.law, test.offset)
+    path = fit_simples(kind, (1, 2, 4, 8), *site.rows, site.frame.variance, site.region)
+    bits = {k: float(fitted.bits(rows).mean()) for k, fitted in path.items()}
+    assert bits[2] < 0.43
+    assert bits[8] < bits[2] + 0.02
+    # Naive: all quadratic features of the even directions, not one of them held back.
+    if kind == "quadratic":
+        wide = site.region.basis @ site.region.even[:, :8] / site.frame.variance.sqrt()[:, None]
+        seen = [
+            torch.tensor(PolynomialFeatures(2, include_bias=False).fit_transform(r.z @ wide), dtype=torch.float32)
+            for r in (site.rows[0], rows)
+        ]
+        loose = fit_path(Rows(seen[0], fit.law), Rows(seen[0], fit.law), lambdas=(1e-6,))
+        assert float(Rows(seen[1], test.law).bits(loose).mean()) > bits[2] + 0.05
+
+
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_a_wider_function_starts_as_the_narrower_one(kind):
+    """Before a step is taken, the function of two directions on four of them gives the same laws."""
+    fit, select, _ = plant(2, 0.5, 0)
+    site = Site.prepare(fit, select, 0)
+    narrow = simple._fitted(kind, 2, None, site.region)
+    wide = simple._widened(kind, 4, narrow, site.region)
+    assert wide["directions"].shape == (1, site.d, 4)
+    rows = site.region.far[1]
+    expected, found = (simple._logits(kind, parameters, rows) for parameters in (narrow, wide))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cuts_are_the_best_of_all():
@@ -152,8 +212,9 @@ def test_feature_counts_and_laws_of_every_class(kind):
     fit, select, test = plant(2, 0.5, 0)
     site = Site.prepare(fit, select, 0)
     for k in (1, 3):
-        start = torch.eye(site.d)[:, :1]  # fewer linear directions than k: the rest are drawn
-        fitted = fit_simple(kind, k, *site.rows, site.frame.variance, start, 0)
+        # Fewer linear directions than k: the rest are drawn.
+        region = Region.of(*site.rows, site.frame.variance, torch.eye(site.d)[:, :1], 0)
+        fitted = fit_simples(kind, (k,), *site.rows, site.frame.variance, region)[k]
         z = site.frame.apply(test.x)
         assert fitted.features(z).shape == (len(z), n_features(kind, k))
         assert fitted.directions.shape == (site.d, k)

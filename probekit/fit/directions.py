@@ -44,15 +44,15 @@ def random_directions(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
     return torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :k]
 
 
-def select_neurons(x: Float[Tensor, "n d"], rows: Rows, mean: Float[Tensor, " d"], k: int) -> Int[Tensor, " k"]:
-    """The k coordinates with the largest score statistic at the floor: squared gradient over the coordinate's variance.
+def rank_neurons(x: Float[Tensor, "n d"], rows: Rows, mean: Float[Tensor, " d"]) -> Int[Tensor, " d"]:
+    """Coordinates by the score statistic at the floor, largest first: squared gradient over the coordinate's variance.
 
     x are the raw coordinates of `rows`. Chosen on the rows given (the fit fold), once; ties by coordinate number.
     """
     centred = x.float() - mean
     gradient = residual_moment(Rows(centred, rows.law, rows.offset))
     score = (gradient**2).sum(1) / centred.var(0, correction=0).clamp_min(1e-12)
-    return torch.sort(score, descending=True, stable=True).indices[:k]
+    return torch.sort(score, descending=True, stable=True).indices
 
 
 def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: int) -> Float[Tensor, "r k"]:

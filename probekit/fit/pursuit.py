@@ -2,8 +2,7 @@
 
 A threshold's loss has a local optimum for every way of cutting the rows, and most gradients lead to the nearest. Here
 directions are scored by what their best cuts gain, found exactly over quantiles of the projection, and the best are
-varied. The search stays within a few directions along which the law changes at all: in the mean (the linear readout),
-in the second and in the third moment; beyond its third moment no law of independent coordinates is searched.
+varied. The search stays within the few coordinates that it is given (fit/starts.py).
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from probekit.fit.core import Rows
 
-ROWS = 2_048  # on which directions are scored: enough to tell good starts from bad
 BINS = 32
 FINE = 192  # quantiles of the last search for cuts
 ROUNDS = 3
@@ -22,53 +20,37 @@ POPULATION = 128
 ELITE = 16
 SPREADS = (0.7, 0.5, 0.3, 0.2, 0.1, 0.05)  # of the variation in each round, relative to a unit direction
 ALIKE = 0.97  # cosine from which two directions are one
-POWERS = 12  # iterations towards directions of the third moment
 ENTRIES = 2**23  # numbers of one chunk of candidates
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Starts for `k` thresholded directions: unit directions [start, r, k], cuts [start, k, c], logits of the cells.
+    """Starts for `k` thresholded directions: unit directions [start, q, k] and their cuts [start, k, c]."""
 
-    steps [start, k, c, kt]: what passing a cut adds to the logits; base [start, kt]: beside the floor, in cell 0.
-    """
-
-    directions: Float[Tensor, "s r k"]
+    directions: Float[Tensor, "s q k"]
     cuts: Float[Tensor, "s k c"]
-    steps: Float[Tensor, "s k c kt"]
-    base: Float[Tensor, "s kt"]
 
 
 def find_cells(
-    rows: Rows,
-    whitened: Float[Tensor, "n r"],
-    known: Float[Tensor, "r m"],
-    k: int,
-    n_cuts: int,
-    n_starts: int,
-    generator: torch.Generator,
+    rows: Rows, known: Float[Tensor, "q m"], k: int, n_cuts: int, n_starts: int, generator: torch.Generator
 ) -> Cells:
     """Starts whose first directions differ; each further direction is the best beside those before it.
 
-    known: directions worth trying, in whitened coordinates, such as those of the linear readout and of even functions.
+    rows: in the few whitened coordinates that are searched. known: directions worth trying, such as those of the linear
+    readout and of even functions. The first k' < k directions of a start are its answer for k'.
     """
-    n_class, t, n = rows.law.shape
-    some = torch.randperm(n, generator=generator)[: min(n, ROWS)].to(whitened.device)
-    some = some[: len(some) // BINS * BINS] if len(some) >= BINS else some
-    z = whitened[some]
-    law = rows.law[..., some].reshape(n_class * t, -1).T
-    mass = rows.law[..., some].sum(0)
+    n_class = len(rows.law)
+    n = len(rows.z) // BINS * BINS or len(rows.z)
+    law = rows.law[..., :n].flatten(0, 1).T
     guess = rows.law.mean(-1, keepdim=True) / rows.law.sum(0).mean(-1)[:, None] if rows.offset is None else (
-        torch.softmax(rows.offset[..., some], 0)
+        torch.softmax(rows.offset[..., :n], 0)
     )  # fmt: skip
-    floor = (guess * mass).reshape(n_class * t, -1).T.contiguous()
-    basis = _span(z, law - floor, known, generator)
-    y = z @ basis
-    scored = _Scored(y, law.contiguous(), n_cuts)
-    pool = _search(scored, floor, torch.linalg.lstsq(basis, known).solution.T, generator)
+    floor = (guess * rows.law[..., :n].sum(0)).flatten(0, 1).T.contiguous()
+    scored = _Scored(rows.z[:n], law.contiguous(), n_cuts)
+    pool = _search(scored, floor, known.T, generator)
     found = [_stepwise(scored, floor, pool, first % len(pool), k, n_class) for first in range(n_starts)]
-    directions, cuts, steps, base = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return Cells((basis @ directions.mT), cuts, steps, base)
+    directions, cuts = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Cells(directions.mT, cuts)
 
 
 def best_cuts(
@@ -146,26 +128,6 @@ def _told(sums: Tensor, kt: int) -> Tensor:
     return (torch.special.xlogy(law, law) - law * floor.clamp_min(1e-9).log()).sum(-1)
 
 
-def _span(z: Tensor, residual: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "r q"]:
-    """An orthonormal basis of what is searched: everything where that is little."""
-    if z.shape[1] <= known.shape[1] + 8:
-        return torch.eye(z.shape[1], device=z.device)
-    return torch.linalg.qr(torch.cat([known, _third(z, residual, 8, generator)], 1))[0]
-
-
-def _third(z: Tensor, residual: Tensor, m: int, generator: torch.Generator) -> Float[Tensor, "r m"]:
-    """m local maxima of |E[residual (z v)^3]| over unit v, by power iteration; the leading outcomes share them."""
-    mix = torch.linalg.svd(residual.T @ residual)[0][:, :2]
-    weights = (residual @ mix).repeat(1, -(-m // mix.shape[1]))[:, :m]
-    v = torch.randn(z.shape[1], m, generator=generator).to(z.device)
-    for _ in range(POWERS):
-        v = v / v.norm(dim=0).clamp_min(1e-12)
-        s = z @ v
-        # The Hermite part of degree three: a law that changes in the mean alone attracts nothing.
-        v = z.T @ (weights * (s**2 - 1)) / len(z) - 2 * v * (weights * s).mean(0)
-    return v / v.norm(dim=0).clamp_min(1e-12)
-
-
 def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "m q"]:
     """Directions of largest gain, best first, no two alike: the known ones, random ones, and variations of the best."""
     q = scored.y.shape[1]
@@ -191,11 +153,11 @@ def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Gene
 
 def _stepwise(
     scored: _Scored, floor: Tensor, pool: Tensor, first: int, k: int, n_class: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """k directions [k, q] from the pool, their cuts, and the logits of their cells."""
+) -> tuple[Float[Tensor, "k q"], Float[Tensor, "k c"]]:
+    """k directions from the pool, each the best beside those before it, and their cuts."""
     n, kt = scored.law.shape
-    directions, cuts, steps = [], [], []
-    base = torch.zeros(kt, device=floor.device)
+    mass = scored.law.view(n, n_class, -1).sum(1, keepdim=True)
+    directions, cuts = [], []
     for i in range(k):
         gain, bins = scored.best(pool if i else pool[first : first + 1], floor)
         best = int(gain.argmax())
@@ -203,12 +165,8 @@ def _stepwise(
         value = scored.values(pool[at], bins[best])
         cell = (scored.y @ pool[at] > value[:, None]).sum(0)
         sums = [torch.zeros(len(value) + 1, kt).to(floor).index_add_(0, cell, rows) for rows in (scored.law, floor)]
-        logits = ((sums[0] + 0.5) / (sums[1] + 0.5)).log()
-        floor = floor * logits[cell].exp()
-        mass = scored.law.view(n, n_class, -1).sum(1, keepdim=True)
+        floor = floor * ((sums[0] + 0.5) / (sums[1] + 0.5))[cell]
         floor = (floor.view(n, n_class, -1) * (mass / floor.view(n, n_class, -1).sum(1, keepdim=True))).view(n, kt)
         directions.append(pool[at])
         cuts.append(value)
-        steps.append(logits.diff(dim=0))
-        base = base + logits[0]
-    return torch.stack(directions), torch.stack(cuts), torch.stack(steps), base
+    return torch.stack(directions), torch.stack(cuts)

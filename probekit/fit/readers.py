@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_path, fit_readout
@@ -21,12 +21,13 @@ from probekit.fit.directions import (
     mean_difference,
     pca,
     random_directions,
-    select_neurons,
+    rank_neurons,
 )
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.nested import Pair, fit_nested, join
 from probekit.fit.platt import fit_platt
-from probekit.fit.simple import MAX_K, EvenSpectrum, fit_simple, n_features
+from probekit.fit.simple import Simple, fit_simples, n_features
+from probekit.fit.starts import MAX_K, Region
 from probekit.levels import Level
 
 
@@ -120,6 +121,12 @@ class Site:
             parameters=reader.parameters + free,
         )
 
+    @cached_property
+    def neurons(self) -> Int[Tensor, " d"]:
+        """Coordinates by how much they tell on their own, most first."""
+        x = torch.cat([self.fit.x, self.select.x]) if self.inner else self.fit.x
+        return rank_neurons(x, self.training, self.frame.mean)
+
     def low_rank(self, k: int) -> Float[Tensor, "r k"]:
         """Directions of the rank-k multinomial, found once."""
         if k not in self.known:
@@ -127,9 +134,9 @@ class Site:
         return self.known[k]
 
     @cached_property
-    def spectrum(self) -> EvenSpectrum:
-        """Where even functions may look, shared by all simple functions."""
-        return EvenSpectrum(self.rows[0], self.frame.variance)
+    def region(self) -> Region:
+        """Where joint fits start, shared by all simple functions."""
+        return Region.of(*self.rows, self.frame.variance, self.low_rank(min(MAX_K, self.d)), self.seed)
 
     @property
     def d(self) -> int:
@@ -173,9 +180,9 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
                 yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            start = site.low_rank(max(asked))
-            for k in asked:
-                yield _simple(site, level, k, start, free)
+            found = fit_simples(level.member, asked, *site.rows, site.frame.variance, site.region, site.lambdas)
+            for k, fitted in found.items():
+                yield _simple(site, level, k, fitted, free)
         case "linear":
             yield _linear(site, free)
         case "nonlinear":
@@ -204,30 +211,30 @@ def _prior(site: Site, free: int) -> Reader:
 def subspace_reader(site: Site, level: str, source: str, directions: Float[Tensor, "d k"], free: int) -> Reader:
     """A linear readout of x @ directions, beside the floor."""
     d, k = directions.shape
-    sides = [site.fit.x, site.select.x] if site.inner else [site.fit.x]
-    frame = fit_frame(torch.cat(sides).float() @ directions)
-    rows = [Rows(frame.apply(side.x.float() @ directions), side.law, side.offset) for side in (site.fit, site.select)]
-    readout = fit_nested(rows[0], rows[1], site.inner, frame.variance, site.lambdas)
     looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
-
-    def logits(x: Tensor, offset: Tensor) -> Tensor:
-        return readout.logits(frame.apply(x.float() @ directions), offset)
-
+    logits = _logits_of(site, lambda x: x.float() @ directions)
     return Reader(level, source, k, looked_for + (k + 1) * free, logits, directions)
 
 
 def _neurons(site: Site, k: int, free: int) -> Reader:
-    x = torch.cat([site.fit.x, site.select.x]) if site.inner else site.fit.x
-    picked = select_neurons(x, site.training, site.frame.mean, k)
+    picked = site.neurons[:k]
     axes = torch.eye(site.fit.x.shape[1], device=site.fit.x.device)[:, picked]
-    reader = subspace_reader(site, "neurons", "score", axes, free)
-    return Reader(**{**reader.__dict__, "parameters": k + (k + 1) * free})
+    return Reader("neurons", "score", k, k + (k + 1) * free, _logits_of(site, lambda x: x[:, picked].float()), axes)
 
 
-def _simple(site: Site, level: Level, k: int, start: Tensor, free: int) -> Reader:
-    fitted = fit_simple(
-        level.member, k, *site.rows, site.frame.variance, start[:, :k], site.seed, site.lambdas, site.spectrum
+def _logits_of(site: Site, seen: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Logits of a linear readout of what is seen of raw activations, beside the floor."""
+    fit, select = (seen(side.x) for side in (site.fit, site.select))
+    frame = fit_frame(torch.cat([fit, select]) if site.inner else fit)
+    rows = (
+        Rows(frame.apply(fit), site.fit.law, site.fit.offset),
+        Rows(frame.apply(select), site.select.law, site.select.offset),
     )
+    readout = fit_nested(*rows, site.inner, frame.variance, site.lambdas)
+    return lambda x, offset: readout.logits(frame.apply(seen(x)), offset)
+
+
+def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Reader:
     directions = site.back(fitted.directions)
     shape = sum(value.numel() for value in fitted.shape.values())
 
@@ -313,7 +320,10 @@ def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> 
         start = fit_readout(rows[0].z, rows[0].law, rows[0].offset, variance, ridge, tolerance=1e-4)
     found = fit_low_rank(rows[0], start, variance, most)
     if name == "simple":
-        fitted = fit_simple(simple, most, rows[0], rows[1], variance, found, site.seed, site.lambdas)
+        # The path to k finds more than a start at k would.
+        ks = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
+        region = Region.of(rows[0], rows[1], variance, found, site.seed)
+        fitted = fit_simples(simple, ks, rows[0], rows[1], variance, region, site.lambdas)[most]
         return [fitted.logits(r) for r in rows]
     seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
     readout = fit_path(seen[0], seen[1], None, site.lambdas)

@@ -1,9 +1,10 @@
-"""Simple functions on k directions, the directions fitted jointly with the function.
+"""Simple functions on k directions, the directions fitted jointly with the function, for growing k in one path.
 
-A linear fit cannot find the directions of an XOR, so every class starts from several places: the linear readout's
-leading directions, the spectrum of E[(law - floor) z z^T] (which finds even functions), a mixture, and random draws.
-Thresholds start from searched cells too (fit/pursuit.py): their loss has a local optimum for every way to cut.
-Adam moves directions and function together; the last layer is then refitted by the convex core. Families, stated once:
+Every k starts from several places (fit/starts.py): directions of the linear readout, of even and of odd functions,
+searched cells for thresholds, and what was found for the k before it with new directions beside. All starts move
+together (fit/descent.py), first within the few directions that they span, then the best of them freely; rows held out
+say when to stop, so that a larger k falls back on a smaller one rather than on noise. The last layer is then refitted
+by the convex core. Families, stated once:
 
     one_threshold, two_thresholds   each direction is cut into 2 or 3 cells, one vector of logits per cell
     quadratic                       z_i and all products z_i z_j, i <= j
@@ -21,21 +22,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path
-from probekit.fit.pursuit import best_cuts, find_cells
+from probekit.fit.descent import descend
+from probekit.fit.nested import take
+from probekit.fit.pursuit import best_cuts
+from probekit.fit.starts import Region
 
-RESTARTS = 4
-WIDEST = 4  # linear and even directions that the search is given
-SEARCHED = 3  # further starts of thresholds, from searched cells
-HANDICAP = 1e-3  # nats by which a searched start must be better than the others
-RECUT = 2  # plain and searched starts whose cuts are chosen anew once Adam is done
-RECUT_ROWS = 16_384
 CUTS = {"one_threshold": 1, "two_thresholds": 2}
-STEEPNESS = 2.0, 16.0  # of soft thresholds, at the first step and at the last
-STEPS = 160
-BATCH = 1_024
-RATE = 0.03
+POWERS = {"bilinear": 1, "quadratic": 2, "cubic": 3}
 HIDDEN = 16
-MAX_K = 8  # beyond it a class of all products is no longer a simple function
+# Within the span of the starts: steepness of soft thresholds, iterations, and how many starts go on.
+STAGES = {True: ((2.0, 8, 6), (6.0, 8, 4), (16.0, 8, 3), (40.0, 8, 2)), False: ((None, 6, 4), (None, 8, 2))}
+FREE = 6, 18  # iterations beyond that span: of the best starts, and of the best of these
+RECUT_ROWS = 8_192
+PATIENCE = 2
+GAIN = 1e-3  # bits on the selection rows that are no gain
+BREATH = 1e-2  # of the first guess of the last layer: a ridge relative to the features' own variance
+
+
+Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Simple:
 
     kind: str
     directions: Float[Tensor, "r k"]
-    shape: dict[str, Tensor]
+    shape: Parameters
     readout: Readout
 
     def features(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n f"]:
@@ -63,215 +67,247 @@ class Simple:
 
 def n_features(kind: str, k: int) -> int:
     """Width of what the readout sees, for k directions."""
-    pairs = k * (k - 1) // 2
-    return {
-        "one_threshold": k, "two_thresholds": 2 * k, "quadratic": 2 * k + pairs, "bilinear": k + pairs,
-        "cubic": 3 * k + pairs, "mlp16": HIDDEN,
-    }[kind]  # fmt: skip
+    if kind == "mlp16":
+        return HIDDEN
+    return k * CUTS[kind] if kind in CUTS else POWERS[kind] * k + k * (k - 1) // 2
 
 
-def _features(kind: str, s: Tensor, shape: dict[str, Tensor], steepness: float | None) -> Tensor:
-    """Features of projections s [restart, n, k]; thresholds are soft while `steepness` is given, hard when None."""
+def _features(kind: str, s: Tensor, shape: Parameters, steepness: float | None) -> Tensor:
+    """Features of projections s [start, n, k]; thresholds are soft while `steepness` is given, hard when None."""
     k = s.shape[-1]
     if kind in CUTS:
-        cuts = shape["cuts"]  # [restart, k, 1 or 2]
-        gap = s[..., None] - cuts[:, None]
+        gap = s[..., None] - shape["cuts"][:, None]  # cuts [start, k, 1 or 2]
         cells = (gap > 0).to(s.dtype) if steepness is None else torch.sigmoid(steepness * gap)
         return cells.flatten(-2)
     if kind == "mlp16":
         return torch.relu(s @ shape["inner"] + shape["inner_bias"][:, None])
     i, j = torch.triu_indices(k, k, 1, device=s.device)
-    pairs = s[..., i] * s[..., j]
-    if kind == "bilinear":
-        return torch.cat([s, pairs], -1)
-    if kind == "quadratic":
-        return torch.cat([s, s**2, pairs], -1)
-    return torch.cat([s, s**2, s**3, pairs], -1)
+    return torch.cat([*(s**power for power in range(1, POWERS[kind] + 1)), s[..., i] * s[..., j]], -1)
 
 
-class EvenSpectrum:
-    """Spectra of E[(law - floor) z z^T], z white, for the leading mixtures of outcomes, each found when first asked."""
-
-    def __init__(self, rows: Rows, variance: Float[Tensor, " r"]) -> None:
-        n_class, t, n = rows.law.shape
-        guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
-        residual = (rows.law - guess).reshape(n_class * t, n)
-        residual = residual - residual.mean(-1, keepdim=True)
-        _, size, mix = torch.linalg.svd(residual[:, : 4 * BATCH] @ residual[:, : 4 * BATCH].T)
-        # Laws sum to one: the last mixture of all says nothing.
-        self.weights = mix[: max(1, int((size > 1e-6 * size[0]).sum()))] @ residual
-        self.rows, self.variance = rows, variance
-        self.found: list[tuple[Tensor, Tensor]] = []
-
-    def directions(self, k: int) -> Float[Tensor, "r k"]:
-        """Leading eigenvectors, by absolute value, pooled over the first k mixtures, or two."""
-        z, scale = self.rows.z, self.variance.rsqrt()
-        for weight in self.weights[len(self.found) : max(k, 2)]:
-            moment = (z * weight[:, None]).T @ z / len(z)
-            self.found.append(tuple(torch.linalg.eigh(moment * scale * scale[:, None])))
-        leading = []
-        for values, vectors in self.found[: max(k, 2)]:
-            size, order = values.abs().sort(descending=True)
-            leading.append(vectors[:, order[:k]] * size[:k])
-        return torch.linalg.svd(torch.cat(leading, 1), full_matrices=False)[0][:, :k]
-
-
-def _starts(whitened: Tensor, spectrum: EvenSpectrum, linear: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Directions to start from, whitened coordinates, unit columns: [restart, r, k]."""
-    r = whitened.shape[1]
-    draw = torch.randn(RESTARTS, r, k, generator=generator).to(whitened.device)
-    even = spectrum.directions(k)
-    if linear.shape[1] < k:
-        linear = torch.cat([linear, draw[-1][:, : k - linear.shape[1]] / math.sqrt(r)], 1)
-    if even.shape[1] < k:
-        even = torch.cat([even, draw[-2][:, : k - even.shape[1]] / math.sqrt(r)], 1)
-    half = k // 2
-    draw[0] = linear[:, :k]
-    draw[1] = even
-    draw[2] = torch.cat([linear[:, : k - half], even[:, :half]], 1)
-    # Summed even directions: a threshold or cubic on one direction needs s1 + s2, a quadratic does not care.
-    turned = torch.linalg.qr(torch.randn(k + 1, k + 1, generator=generator))[0].to(whitened.device)
-    wide = spectrum.directions(k + 1) if r > k else torch.cat([even, even[:, :1]], 1)
-    draw[3] = (wide @ turned[: wide.shape[1]])[:, :k]
-    return draw / draw.norm(dim=1, keepdim=True).clamp_min(1e-12)
-
-
-def fit_simple(
+def fit_simples(
     kind: str,
-    k: int,
+    ks: Sequence[int],
     fit: Rows,
     select: Rows,
     variance: Float[Tensor, " r"],
-    linear: Float[Tensor, "r k0"],
-    seed: int,
+    region: Region,
     lambdas: Sequence[float] = LAMBDAS,
-    spectrum: EvenSpectrum | None = None,
-) -> Simple:
-    """Fit one class on k directions; the restart with the lowest selection loss is kept.
+) -> dict[int, Simple]:
+    """One class on each number of directions in ks, smallest first, in one path; region: of these very rows.
 
-    linear: directions of the linear readout, leading first, in frame coordinates. seed decides restarts and batches.
-    spectrum: of `fit`, where several classes or k share it.
+    Once PATIENCE of them in a row have gained nothing on the selection rows, the rest are the last one, wider.
     """
-    generator = torch.Generator().manual_seed(seed)
-    spread = variance.sqrt()
-    whitened = fit.z / spread
-    n_class, t, n = fit.law.shape
-    known = spread[:, None] * linear
-    spectrum = spectrum or EvenSpectrum(fit, variance)
-    parameters = {"directions": _starts(whitened, spectrum, known, k, generator)}
-    parameters |= _initial_shape(kind, k, generator, fit.z.device)
-    width = n_features(kind, k)
-    parameters["out"] = 0.1 * torch.randn(RESTARTS, width, n_class * t, generator=generator).to(fit.z.device)
-    bias = torch.log(fit.law.mean(-1).clamp_min(1e-6)).flatten() if fit.offset is None else torch.zeros(n_class * t)
-    parameters["bias"] = bias.to(fit.z.device).repeat(RESTARTS, 1)
+    spread, out = variance.sqrt(), {}
+    before: Parameters | None = None
+    lowest, idle = math.inf, 0
+    for k in sorted(set(ks)):
+        ended = idle >= PATIENCE
+        before = _widened(kind, k, before, region) if before and ended else _fitted(kind, k, before, region)
+        directions = before["directions"][0] / spread[:, None]
+        shape = {name: before[name][0] for name in ("cuts", "inner", "inner_bias") if name in before}
+        found = Simple(kind, directions, shape, _own_readout(before, fit))
+        seen = [Rows(found.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
+        bits = float(seen[1].bits(found.readout).mean())
+        if not ended:
+            # Stopped early, the layer that was fitted with its directions may hold out better than any ridge.
+            refitted = fit_path(seen[0], seen[1], lambdas=lambdas)
+            again = float(seen[1].bits(refitted).mean())
+            if again < bits:
+                found, bits = replace(found, readout=refitted), again
+                before |= _outputs_of(refitted)
+        idle = 0 if bits < lowest - GAIN else idle + 1
+        lowest = min(lowest, bits)
+        out[k] = found
+    return out
+
+
+def _own_readout(parameters: Parameters, rows: Rows) -> Readout:
+    n_class, t, _ = rows.law.shape
+    out, scale = parameters["out"][0], parameters["scale"][0, 0, :, 0]
+    weight = out.T.reshape(n_class, t, -1).contiguous()
+    return Readout(weight, parameters["bias"][0].view(n_class, t), scale, torch.zeros_like(scale))
+
+
+def _outputs_of(readout: Readout) -> Parameters:
+    weight, bias, scale = readout.weight.flatten(0, 1).T, readout.bias.flatten(), readout.scale[:, None]
+    return {"out": weight[None], "bias": bias[None], "scale": scale[None, None]}
+
+
+def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Parameters:
+    """Parameters of the best function of k directions, whitened, with one start; before: those of a smaller k."""
+    near = region.near
+    pack, points = _starts(kind, k, region)
+    for steepness, steps, kept in STAGES[kind in CUTS]:
+        losses = [_losses_of(kind, pack, rows, steepness) for rows in near]
+        points, seen = descend(losses[0], points, steps, losses[1])
+        points = points[seen.argsort()[:kept]]
+    inside = pack.unpack(points)
+    pack = _Pack.of(kind, k, len(region.basis), near[0])
+    points = pack.pack(inside | {"directions": region.basis @ inside["directions"]})
+    if before is not None:
+        points = torch.cat([points, pack.pack(_widened(kind, k, before, region))])
+    losses = [_losses_of(kind, pack, rows, steepness) for rows in region.far]
+    moved, seen = descend(losses[0], points, FREE[0], losses[1])
+    moved, seen = descend(losses[0], moved[seen.argsort()[:1]], FREE[1], losses[1])
     if kind in CUTS:
-        tried = torch.cat([known[:, :WIDEST], spectrum.directions(min(WIDEST, whitened.shape[1]))], 1)
-        cells = find_cells(fit, whitened, tried, k, CUTS[kind], SEARCHED, generator)
-        parameters["directions"] = torch.cat([parameters["directions"], cells.directions])
-        parameters["cuts"] = torch.cat([parameters["cuts"], cells.cuts])
-        parameters["out"] = torch.cat([parameters["out"], cells.steps.flatten(1, 2)])
-        parameters["bias"] = torch.cat([parameters["bias"], parameters["bias"][:1] + cells.base])
-    parameters["scale"] = torch.ones(len(parameters["bias"]), 1, t, 1, device=fit.z.device)
-    for value in parameters.values():
-        value.requires_grad_()
-    optimiser = torch.optim.Adam(parameters.values(), lr=RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1.0, 2 * (1 - i / STEPS)))
-    order = torch.randperm(n, generator=generator).to(fit.z.device)
-    mixed = Rows(whitened[order], fit.law[..., order], None if fit.offset is None else fit.offset[..., order])
-    for step in range(STEPS):
-        start = (step * BATCH) % n if n > BATCH else 0
-        at = slice(start, start + BATCH)
-        steepness = STEEPNESS[0] * (STEEPNESS[1] / STEEPNESS[0]) ** (step / STEPS)
-        some = Rows(mixed.z[at], mixed.law[..., at], None if mixed.offset is None else mixed.offset[..., at])
-        moving = parameters | {"directions": _unit(parameters["directions"])}
-        loss = _losses(kind, moving, some, steepness).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return _best_restart(
-        kind, {name: value.detach() for name, value in parameters.items()}, fit, select, spread, lambdas
+        # Descent sees soft thresholds, which hard ones need not follow: both ends of the path get the best hard cuts.
+        hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points)]
+        moved = torch.cat([pack.pack(parameters) for parameters in hard])
+        seen = _losses(kind, pack.unpack(moved), region.far[1])
+    return pack.unpack(moved[seen.argsort()[:1]])
+
+
+def _starts(kind: str, k: int, region: Region) -> tuple["_Pack", Float[Tensor, "s p"]]:
+    """Starts for k directions in the basis, packed."""
+    generator = torch.Generator().manual_seed(region.seed + k)
+    near, stages = region.near[0], STAGES[kind in CUTS]
+    pack = _Pack.of(kind, k, region.basis.shape[1], near)
+    directions = region.fresh(k)
+    drawn = {"directions": directions} | _initial_shape(kind, k, len(directions), generator, near.z)
+    starts = [_with_outputs(kind, drawn, near, stages[0][0])]
+    if kind in CUTS:
+        cells = region.cells(CUTS[kind])
+        searched = {"directions": cells.directions[..., :k], "cuts": cells.cuts[:, :k]}
+        starts.append(_with_outputs(kind, searched, near, stages[-1][0]))
+    return pack, torch.cat([pack.pack(start) for start in starts])
+
+
+def _initial_shape(kind: str, k: int, m: int, generator: torch.Generator, like: Tensor) -> Parameters:
+    """Cuts, or the hidden layer, of m starts."""
+    if kind == "one_threshold":
+        return {"cuts": 0.3 * torch.randn(m, k, 1, generator=generator).to(like)}
+    if kind == "two_thresholds":
+        return {"cuts": torch.tensor([-0.7, 0.7]).repeat(m, k, 1).to(like)}
+    if kind == "mlp16":
+        inner = torch.randn(m, k, HIDDEN, generator=generator).to(like)
+        return {"inner": inner, "inner_bias": torch.randn(m, HIDDEN, generator=generator).to(like)}
+    return {}
+
+
+def _with_outputs(kind: str, start: Parameters, rows: Rows, steepness: float | None) -> Parameters:
+    """A start with a last layer: half a ridge step from the floor, its curvature taken to be the same at all rows."""
+    _, t, n = rows.law.shape
+    features = _features(kind, _project(kind, rows.z, start["directions"]), start, steepness)
+    mean = features.mean(1, keepdim=True)
+    features = features - mean
+    mass = rows.law.sum(0)
+    prior = (rows.law.mean(-1, keepdim=True) / mass.mean(-1)[:, None]).expand_as(rows.law)
+    guess = prior if rows.offset is None else torch.softmax(rows.offset, 0)
+    residual = (rows.law - guess * mass).flatten(0, 1)
+    curvature = (guess * (1 - guess) * mass).flatten(0, 1).mean(-1).clamp_min(1e-3)
+    gram = features.mT @ features / n
+    own = torch.diagonal(gram, dim1=1, dim2=2)
+    out = torch.linalg.solve(gram + torch.diag_embed(BREATH * own + 1e-5), features.mT @ residual.T / n) / (
+        2 * curvature
     )
+    bias = torch.zeros_like(curvature) if rows.offset is not None else prior[..., 0].clamp_min(1e-6).log().flatten()
+    scale = torch.ones(len(out), 1, t, 1).to(out)
+    return start | {"out": out, "bias": bias - (mean @ out)[:, 0], "scale": scale}
 
 
-def _best_restart(kind, parameters: dict[str, Tensor], fit: Rows, select: Rows, spread: Tensor, lambdas) -> Simple:
-    """The restart with the lowest selection loss, its readout refitted by the convex core."""
-    parameters["directions"] = _unit(parameters["directions"])
-    at_select = Rows(select.z / spread, select.law, select.offset)
-    rough = _losses(kind, parameters, at_select).mean(1)
+def _widened(kind: str, k: int, before: Parameters, region: Region) -> Parameters:
+    """The function of fewer directions on k of them, the new ones without weight: where the residual changes."""
+    old = before["directions"]
+    k0 = old.shape[-1]
+    some = take(region.far[0], slice(len(region.near[0].z)))
+    new = region.basis @ region.beside(_logits(kind, before, some)[0], k - k0)
+    wide = before | {"directions": torch.cat([old, old.norm(dim=1).mean() * new[None]], 2)}
+    shape = _initial_shape(kind, k, 1, torch.Generator().manual_seed(region.seed), new)
+    if kind == "mlp16":
+        return wide | {"inner": torch.cat([before["inner"], torch.zeros_like(shape["inner"][:, k0:])], 1)}
     if kind in CUTS:
-        # Adam sees soft thresholds: the most promising of both sorts get the best hard ones along their directions.
-        plain, searched = rough[:RESTARTS].argsort()[:RECUT], RESTARTS + rough[RESTARTS:].argsort()[:RECUT]
-        best = torch.cat([plain, searched])
-        parameters = _recut(kind, {name: value[best] for name, value in parameters.items()}, fit, spread)
-        rough = _losses(kind, parameters, at_select).mean(1)
-        # What a search found lies less exactly along its directions, which a shift would show.
-        rough[RECUT:] += HANDICAP
-    i = int(rough.argmin())
-    directions = parameters["directions"][i] / spread[:, None]
-    shape = {name: parameters[name][i] for name in ("cuts", "inner", "inner_bias") if name in parameters}
-    best = Simple(kind, directions, shape, _EMPTY)
-    seen = [Rows(best.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
-    return replace(best, readout=fit_path(seen[0], seen[1], lambdas=lambdas))
+        wide["cuts"] = torch.cat([before["cuts"], shape["cuts"][:, k0:]], 1)
+        places = torch.arange(k0 * CUTS[kind])
+    else:
+        pairs = torch.triu_indices(k, k, 1)
+        both_old = torch.nonzero((pairs < k0).all(0)).flatten()
+        powers = [power * k + torch.arange(k0) for power in range(POWERS[kind])]
+        places = torch.cat([*powers, POWERS[kind] * k + both_old])
+    out = before["out"]
+    wide["out"] = out.new_zeros(1, n_features(kind, k), out.shape[2])
+    wide["out"][:, places.to(out.device)] = out
+    return wide
 
 
-def _logits(
-    kind: str, parameters: dict[str, Tensor], rows: Rows, steepness: float | None = None
-) -> Float[Tensor, "s k t n"]:
-    """Logits of whitened rows under every restart."""
-    directions = parameters["directions"]
-    # One product for all restarts: a batch of them would copy the rows for each.
-    flat = directions.transpose(0, 1).reshape(directions.shape[1], -1)
-    s = (rows.z @ flat).view(-1, len(directions), directions.shape[2]).transpose(0, 1).contiguous()
-    logits = (_features(kind, s, parameters, steepness) @ parameters["out"] + parameters["bias"][:, None]).mT
-    logits = logits.reshape(len(s), *rows.law.shape)
+@dataclass(frozen=True)
+class _Pack:
+    """Which parameters a class has, and their places in one row of numbers per start."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, kind: str, k: int, q: int, rows: Rows) -> "_Pack":
+        n_class, t, _ = rows.law.shape
+        shapes: dict[str, tuple[int, ...]] = {"directions": (q, k)}
+        if kind in CUTS:
+            shapes["cuts"] = (k, CUTS[kind])
+        if kind == "mlp16":
+            shapes |= {"inner": (k, HIDDEN), "inner_bias": (HIDDEN,)}
+        shapes |= {"out": (n_features(kind, k), n_class * t), "bias": (n_class * t,), "scale": (1, t, 1)}
+        return cls(shapes)
+
+    def pack(self, parameters: Parameters) -> Float[Tensor, "s p"]:
+        return torch.cat([parameters[name].flatten(1) for name in self.shapes], 1)
+
+    def unpack(self, points: Float[Tensor, "s p"]) -> Parameters:
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = zip(self.shapes.items(), points.split(sizes, 1), strict=True)
+        return {name: part.view(-1, *shape) for (name, shape), part in parts}
+
+
+def _project(kind: str, z: Float[Tensor, "n q"], directions: Float[Tensor, "s q k"]) -> Float[Tensor, "s n k"]:
+    """Rows along every start's directions; those of thresholds are of length one, since a cut has no scale."""
+    if kind in CUTS:
+        directions = _unit(directions)
+    # One product for all starts: a batch of them would copy the rows for each.
+    flat = directions.transpose(0, 1).flatten(1)
+    return (z @ flat).view(len(z), len(directions), -1).transpose(0, 1).contiguous()
+
+
+def _logits(kind: str, parameters: Parameters, rows: Rows, steepness: float | None = None) -> Float[Tensor, "s k t n"]:
+    """Logits of rows under every start."""
+    return _logits_of(kind, _project(kind, rows.z, parameters["directions"]), parameters, rows, steepness)
+
+
+def _logits_of(kind: str, s: Float[Tensor, "s n k"], parameters: Parameters, rows: Rows, steepness: float | None):
+    features = _features(kind, s, parameters, steepness)
+    logits = (features @ parameters["out"] + parameters["bias"][:, None]).mT.reshape(-1, *rows.law.shape)
     return logits if rows.offset is None else logits + parameters["scale"] * rows.offset
 
 
-def _losses(
-    kind: str, parameters: dict[str, Tensor], rows: Rows, steepness: float | None = None
-) -> Float[Tensor, "s t"]:
-    """Mean cross-entropy of each restart and target, in nats."""
-    logits = _logits(kind, parameters, rows, steepness)
-    return (torch.logsumexp(logits, 1) * rows.law.sum(0) - (rows.law * logits).sum(1)).mean(-1)
+def _losses(kind: str, parameters: Parameters, rows: Rows, steepness: float | None = None) -> Float[Tensor, " s"]:
+    """Mean cross-entropy of every start in nats, summed over targets."""
+    return _nats(_logits(kind, parameters, rows, steepness), rows)
 
 
-def _recut(kind: str, parameters: dict[str, Tensor], fit: Rows, spread: Tensor) -> dict[str, Tensor]:
-    """Each direction's cuts and cells chosen anew beside the others', kept where the fit rows gain."""
-    step = -(-len(fit.z) // RECUT_ROWS)
-    offset = None if fit.offset is None else fit.offset[..., ::step]
-    rows = Rows(fit.z[::step] / spread, fit.law[..., ::step], offset)
-    n_class, t, n = rows.law.shape
-    law, c = rows.law.reshape(n_class * t, n).T.contiguous(), CUTS[kind]
-    for j in range(parameters["directions"].shape[-1]):
-        before = _losses(kind, parameters, rows).sum(1)
+def _nats(logits: Float[Tensor, "s k t n"], rows: Rows) -> Float[Tensor, " s"]:
+    return (torch.logsumexp(logits, 1) * rows.law.sum(0) - (rows.law * logits).sum(1)).mean(-1).sum(1)
+
+
+def _losses_of(kind: str, pack: _Pack, rows: Rows, steepness: float | None):
+    return lambda points: _losses(kind, pack.unpack(points), rows, steepness)
+
+
+def _recut(kind: str, parameters: Parameters, rows: Rows) -> Parameters:
+    """Each direction's cuts and cells of one start chosen anew beside the others', kept where the rows gain."""
+    parameters = parameters | {"directions": _unit(parameters["directions"])}
+    rows = take(rows, slice(RECUT_ROWS))
+    law, c = rows.law.flatten(0, 1).T.contiguous(), CUTS[kind]
+    s = _project(kind, rows.z, parameters["directions"])
+    lowest = _nats(_logits_of(kind, s, parameters, rows, None), rows)
+    for j in range(s.shape[-1]):
         changed = {name: value.clone() for name, value in parameters.items()}
         changed["out"][:, j * c : (j + 1) * c] = 0
-        beside = torch.softmax(_logits(kind, changed, rows), 1) * rows.law.sum(0)
-        for i, floor in enumerate(beside.reshape(-1, n_class * t, n)):
-            s = rows.z @ parameters["directions"][i, :, j]
-            cuts, cells = best_cuts(s, law, floor.T.contiguous(), c)
-            changed["cuts"][i, j], changed["out"][i, j * c : (j + 1) * c] = cuts, cells.diff(dim=0)
-            changed["bias"][i] += cells[0]
-        better = _losses(kind, changed, rows).sum(1) < before
-        for name, value in parameters.items():
-            value[better] = changed[name][better]
+        beside = torch.softmax(_logits_of(kind, s, changed, rows, None)[0], 0) * rows.law.sum(0)
+        cuts, cells = best_cuts(s[0, :, j], law, beside.flatten(0, 1).T.contiguous(), c)
+        changed["cuts"][0, j], changed["out"][0, j * c : (j + 1) * c] = cuts, cells.diff(dim=0)
+        changed["bias"][0] += cells[0]
+        loss = _nats(_logits_of(kind, s, changed, rows, None), rows)
+        if bool(loss < lowest):
+            parameters, lowest = changed, loss
     return parameters
-
-
-_EMPTY = Readout(torch.zeros(0, 0, 0), torch.zeros(0, 0), torch.zeros(0), torch.zeros(0))
 
 
 def _unit(directions: Tensor) -> Tensor:
     return directions / directions.norm(dim=-2, keepdim=True).clamp_min(1e-12)
-
-
-def _initial_shape(kind: str, k: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-    if kind == "one_threshold":
-        return {"cuts": 0.5 * torch.randn(RESTARTS, k, 1, generator=generator).to(device)}
-    if kind == "two_thresholds":
-        return {"cuts": torch.tensor([-0.7, 0.7]).repeat(RESTARTS, k, 1).to(device)}
-    if kind == "mlp16":
-        inner = torch.randn(RESTARTS, k, HIDDEN, generator=generator).to(device)
-        return {"inner": inner, "inner_bias": torch.randn(RESTARTS, HIDDEN, generator=generator).to(device)}
-    return {}

@@ -260,7 +260,7 @@ class _Descent:
         learnt, which knows directions of little curvature that the first does not.
         """
         plain = precondition(gradient)
-        step = _direction(gradient, self.pairs, precondition)
+        step = lbfgs_direction(gradient, self.pairs, precondition)
         slope = (gradient * step).sum((0, 2))
         decrement = (gradient * plain).sum((0, 2))
         certificate = 0.5 * torch.maximum(decrement, -slope)
@@ -428,8 +428,10 @@ def _law(logits: Tensor, p: Tensor, mass: Tensor | None) -> Tensor:
     return (total if mass is None else total * mass).sum(-1)
 
 
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], precondition: Precondition) -> Tensor:
-    """Two-loop recursion with one set of scalars per target."""
+def lbfgs_direction(
+    gradient: Float[Tensor, "q t c"], pairs: list[tuple[Tensor, Tensor, Tensor]], precondition: Precondition
+) -> Float[Tensor, "q t c"]:
+    """Two-loop recursion with scalars per target; pairs: steps, changes of the gradient, 1 over their products."""
     q, alphas = gradient.clone(), []
     for s, y, rho in reversed(pairs):
         alpha = rho * (s * q).sum((0, 2))
