@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.core import Rows, cross_entropy, fit_frame, fit_readout
-from probekit.fit.stream import RUN, Source, fit_streamed
+from probekit.fit.core import Rows, cross_entropy, fit_frame, fit_path, fit_readout
+from probekit.fit.stream import RUN, Source, fit_streamed, fit_streamed_path
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -182,3 +182,43 @@ def test_the_accelerator_streams_to_the_same_numbers(tmp_path, k, t):
         found = fit_streamed(source, law.to(device), ridge=1e-2, memory=24 * (k - 1) * 6000 * 2)
         bits.append(float(cross_entropy(found.logits(x.to(device)), law.to(device)).mean()))
     assert bits[0] == pytest.approx(bits[1], abs=1e-4)
+
+
+def in_halves(x: torch.Tensor, law: torch.Tensor) -> tuple[Rows, Rows]:
+    half = len(x) // 2
+    return Rows(x[:half], law[..., :half]), Rows(x[half:], law[..., half:])
+
+
+@pytest.mark.parametrize(("k", "t"), [(2, 1), (3, 2)])
+def test_a_streamed_path_ends_where_the_one_in_memory_does(k, t):
+    """Few rows for their width, so that a middle ridge holds out best; a target of pure chance keeps the floor."""
+    x, law = problem(1200, 60, k, t)
+    law[:, -1] = torch.nn.functional.one_hot(torch.randint(k, (1200,), generator=torch.Generator().manual_seed(9)), k).T
+    law = torch.cat([problem(1200, 60, k, 1)[1], law], 1)
+    fit, select = in_halves(x, law)
+    found = fit_streamed_path(Source.of(fit.z), fit.law, Source.of(select.z), select.law)
+    frame = fit_frame(fit.z)
+    framed = [Rows(frame.apply(rows.z), rows.law) for rows in (fit, select)]
+    judge = fit_path(framed[0], framed[1], frame.variance)
+    assert found.readout.ridge.tolist() == judge.ridge.tolist()
+    assert math.isinf(found.readout.ridge[-1])
+    assert 1e-6 < float(found.readout.ridge[0]) < 1
+    expected = framed[1].bits(judge).mean(-1)
+    torch.testing.assert_close(cross_entropy(found.logits(select.z), select.law).mean(-1), expected, atol=1e-3, rtol=0)
+    # Naive: the smallest ridge of all, which the rows held out speak against.
+    loose = fit_streamed(Source.of(fit.z), fit.law, ridge=1e-6)
+    assert float(cross_entropy(loose.logits(select.z), select.law)[0].mean()) > float(expected[0]) + 0.01
+
+
+def test_a_streamed_path_ends_before_ridges_without_a_minimum():
+    """Separable rows; and a floor is given for both sides or for none."""
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    law = torch.nn.functional.one_hot((x[:, 0] > 0).long(), 2).T[:, None].float().contiguous()
+    fit, select = in_halves(x, law)
+    sources = Source.of(fit.z), fit.law, Source.of(select.z), select.law
+    found = fit_streamed_path(*sources)
+    assert float(cross_entropy(found.logits(select.z), select.law).mean()) < 0.1
+    with pytest.raises(BadInput, match="give both or neither"):
+        fit_streamed_path(*sources, offset=torch.zeros_like(fit.law))
+    with pytest.raises(BadInput, match="selection rows are 200 x 3"):
+        fit_streamed_path(Source.of(fit.z), fit.law, Source.of(select.z[:, :3]), select.law)

@@ -254,7 +254,7 @@ def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[
     bits = torch.where(reached, bits, math.inf)
     lowest, which = bits.min(0)
     at = which * t + torch.arange(t, device=which.device)
-    return _better(best, _pick(together, at), lowest < select.bits(best).mean(-1))
+    return better(best, _pick(together, at), lowest < select.bits(best).mean(-1))
 
 
 def _newton_path(setup: _Setup, lambdas: Sequence[float], tolerance: float) -> tuple[Readout, Tensor] | None:
@@ -331,11 +331,11 @@ def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[
         )  # fmt: skip
         bits = last.clone()
         bits[alive] = seen.bits(current).mean(-1)
-        better = bits < best_bits
+        gained = bits < best_bits
         whole = Readout(*(getattr(best, name).clone() for name in ("weight", "bias", "scale", "ridge")))
         whole.weight[:, alive], whole.bias[:, alive] = current.weight, current.bias
         whole.scale[alive], whole.ridge[alive] = current.scale, current.ridge
-        best, best_bits = _better(best, whole, better), torch.minimum(bits, best_bits)
+        best, best_bits = better(best, whole, gained), torch.minimum(bits, best_bits)
         if i >= 2:
             going = bits[alive] < last[alive]
             alive = alive[going]
@@ -347,8 +347,8 @@ def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[
     return best
 
 
-def _better(first: Readout, second: Readout, which: Tensor) -> Readout:
-    """The second where `which` [target] says so."""
+def better(first: Readout, second: Readout, which: Tensor) -> Readout:
+    """The second readout where `which` [target] says so."""
     return Readout(
         torch.where(which[:, None], second.weight, first.weight),
         torch.where(which, second.bias, first.bias),

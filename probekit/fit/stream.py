@@ -6,7 +6,7 @@ a handful of passes over the source reach the certificate.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.core import TOLERANCE, Readout, fit_frame
+from probekit.fit.core import LAMBDAS, TOLERANCE, Readout, better, cross_entropy, fit_frame
 from probekit.fit.solver import STALLED, Precondition, Resident, class_basis, minimise
 
 MEMORY = 2**30  # bytes
@@ -198,6 +198,66 @@ def fit_streamed(
     weight = w[..., :-2] if rotation is None else w[..., :-2] @ rotation.T
     out = Readout(weight.contiguous(), w[..., -2].clone(), w[0, :, -1].clone(), torch.full_like(ridges, ridge))
     return RawReadout(mean, out)
+
+
+@torch.no_grad()
+def fit_streamed_path(
+    fit: Source,
+    law: Float[Tensor, "k t n"],
+    select: Source,
+    select_law: Float[Tensor, "k t m"],
+    offset: Float[Tensor, "k t n"] | None = None,
+    select_offset: Float[Tensor, "k t m"] | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    memory: int = MEMORY,
+    tolerance: float = TOLERANCE,
+) -> RawReadout:
+    """The readout of the ridge, per target, that does best on the selection rows: `fit_path` for rows read in blocks.
+
+    From the floor itself (infinite ridge) down to the smallest ridge that has a minimum within reach, each started from
+    the one before, until the loss of every target has risen. Both offsets are given or neither. Raises what
+    `fit_streamed` raises.
+    """
+    if (offset is None) != (select_offset is None):
+        raise BadInput("a floor's logits were given for one of fit and selection rows: give both or neither.")
+    if select.n != select_law.shape[2] or select.d != fit.d:
+        raise BadInput(
+            f"selection rows are {select.n} x {select.d}, but their law has {select_law.shape[2]} rows and rows to fit "
+            f"are {fit.d} wide."
+        )
+    mean = fit.sample(RUN * SAMPLE_PER_WIDTH[1]).to(law.device).mean(0)
+    unit = _unit(fit, mean)
+    k, t, _ = law.shape
+    nothing = Readout(
+        mean.new_zeros(k, t, fit.d), mean.new_zeros(k, t), mean.new_ones(t), mean.new_full((t,), math.inf)
+    )
+    best, current = RawReadout(mean, nothing), None
+    lowest = last = _streamed_bits(best, select, select_law, select_offset)
+    for i, ridge in enumerate(sorted(lambdas, reverse=True)):
+        try:
+            current = fit_streamed(fit, law, offset, ridge, unit, memory, tolerance, current)
+        except FitError:
+            if current is None:
+                raise
+            break
+        bits = _streamed_bits(current, select, select_law, select_offset)
+        best = RawReadout(current.mean, better(best.readout, current.readout, bits < lowest))
+        if i >= 2 and bool((bits >= last).all()):
+            break
+        lowest, last = torch.minimum(bits, lowest), bits
+    return best
+
+
+def _streamed_bits(readout: RawReadout, source: Source, law: Tensor, offset: Tensor | None) -> Float[Tensor, " t"]:
+    """Mean bits of every target over the rows of a source."""
+    step = max(64, BLOCK_BYTES // (4 * source.d))
+    total = torch.zeros(law.shape[1], dtype=torch.float64, device=law.device)
+    for start in range(0, source.n, step):
+        at = slice(start, min(source.n, start + step))
+        beside = None if offset is None else offset[..., at]
+        logits = readout.logits(source.read(at.start, at.stop).to(law.device), beside)
+        total += cross_entropy(logits, law[..., at]).sum(-1)
+    return total / source.n
 
 
 def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor]:
