@@ -146,7 +146,7 @@ def test_a_wider_function_starts_as_the_narrower_one(kind):
     """Before a step is taken, the function of two directions on four of them gives the same laws."""
     fit, select, _ = plant(2, 0.5, 0)
     site = Site.prepare(fit, select, 0)
-    narrow = simple._fitted(kind, 2, None, site.region)
+    narrow = simple._fitted(kind, 2, None, site.region, site.frame.variance.sqrt())
     wide = simple._widened(kind, 4, narrow, site.region)
     assert wide["directions"].shape == (1, site.d, 4)
     rows = site.region.far[1]

@@ -41,6 +41,10 @@ class Frame:
         """Rotate rows of activations."""
         return (x.float() - self.mean) @ self.rotation
 
+    def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
+        """Rows along raw directions `rotation @ v` as `apply(x) @ v` would have them, without rotating every row."""
+        return (x.float() - self.mean) @ directions
+
 
 def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
     """Mean and eigenbasis by one streamed pass in float64; scaled so that the median variance over directions is 1.

@@ -239,15 +239,17 @@ def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Read
     shape = sum(value.numel() for value in fitted.shape.values())
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:
-        return fitted.readout.logits(fitted.features(site.frame.apply(x)), offset)
+        return fitted.readout.logits(fitted.features_along(site.frame.along(x, directions)), offset)
 
     parameters = directions.numel() + shape + (n_features(level.member, k) + 1) * free
     return Reader(level.name, "joint", k, parameters, logits, directions)
 
 
 def _linear(site: Site, free: int) -> Reader:
+    raw = replace(site.linear, weight=site.linear.weight @ site.frame.rotation.T)
+
     def logits(x: Tensor, offset: Tensor) -> Tensor:
-        return site.linear.logits(site.frame.apply(x), offset)
+        return raw.logits(x.float() - site.frame.mean, offset)
 
     return Reader("linear", "behaviour", None, (site.d + 1) * free, logits)
 

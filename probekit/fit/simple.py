@@ -32,9 +32,11 @@ POWERS = {"bilinear": 1, "quadratic": 2, "cubic": 3}
 HIDDEN = 16
 # Within the span of the starts: steepness of soft thresholds, iterations, and how many starts go on.
 STAGES = {True: ((2.0, 8, 6), (6.0, 8, 4), (16.0, 8, 3), (40.0, 8, 2)), False: ((None, 6, 4), (None, 8, 2))}
-FREE = 6, 18  # iterations beyond that span: of the best starts, and of the best of these
+FREE = 8, 12  # iterations beyond that span: of the best starts on some rows, and of the best of these on all
+FREE_ROWS = 4_096
 RECUT_ROWS = 8_192
 PATIENCE = 2
+LEAN = 3e-3  # nats per e-fold of squared length
 GAIN = 1e-3  # bits on the selection rows that are no gain
 BREATH = 1e-2  # of the first guess of the last layer: a ridge relative to the features' own variance
 
@@ -53,8 +55,11 @@ class Simple:
 
     def features(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n f"]:
         """What the readout sees."""
-        s = (z @ self.directions)[None]
-        return _features(self.kind, s, {name: value[None] for name, value in self.shape.items()}, None)[0]
+        return self.features_along(z @ self.directions)
+
+    def features_along(self, s: Float[Tensor, "n k"]) -> Float[Tensor, "n f"]:
+        """What the readout sees of rows along the directions."""
+        return _features(self.kind, s[None], {name: value[None] for name, value in self.shape.items()}, None)[0]
 
     def bits(self, rows: Rows) -> Float[Tensor, "t n"]:
         """Cross-entropy of rows under the fitted function."""
@@ -103,7 +108,7 @@ def fit_simples(
     lowest, idle = math.inf, 0
     for k in sorted(set(ks)):
         ended = idle >= PATIENCE
-        before = _widened(kind, k, before, region) if before and ended else _fitted(kind, k, before, region)
+        before = _widened(kind, k, before, region) if before and ended else _fitted(kind, k, before, region, spread)
         directions = before["directions"][0] / spread[:, None]
         shape = {name: before[name][0] for name in ("cuts", "inner", "inner_bias") if name in before}
         found = Simple(kind, directions, shape, _own_readout(before, fit))
@@ -113,7 +118,7 @@ def fit_simples(
             # Stopped early, the layer that was fitted with its directions may hold out better than any ridge.
             refitted = fit_path(seen[0], seen[1], lambdas=lambdas)
             again = float(seen[1].bits(refitted).mean())
-            if again < bits:
+            if again < bits + GAIN:
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted)
         idle = 0 if bits < lowest - GAIN else idle + 1
@@ -134,28 +139,39 @@ def _outputs_of(readout: Readout) -> Parameters:
     return {"out": weight[None], "bias": bias[None], "scale": scale[None, None]}
 
 
-def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Parameters:
+def _fitted(kind: str, k: int, before: Parameters | None, region: Region, spread: Float[Tensor, " r"]) -> Parameters:
     """Parameters of the best function of k directions, whitened, with one start; before: those of a smaller k."""
     near = region.near
     pack, points = _starts(kind, k, region)
     for steepness, steps, kept in STAGES[kind in CUTS]:
         losses = [_losses_of(kind, pack, rows, steepness) for rows in near]
         points, seen = descend(losses[0], points, steps, losses[1])
-        points = points[seen.argsort()[:kept]]
+        directions = region.basis @ pack.unpack(points)["directions"]
+        points = points[(seen + _lean(directions, spread)).argsort()[:kept]]
     inside = pack.unpack(points)
     pack = _Pack.of(kind, k, len(region.basis), near[0])
     points = pack.pack(inside | {"directions": region.basis @ inside["directions"]})
     if before is not None:
         points = torch.cat([points, pack.pack(_widened(kind, k, before, region))])
-    losses = [_losses_of(kind, pack, rows, steepness) for rows in region.far]
-    moved, seen = descend(losses[0], points, FREE[0], losses[1])
-    moved, seen = descend(losses[0], moved[seen.argsort()[:1]], FREE[1], losses[1])
+    some = take(region.far[0], slice(FREE_ROWS))
+    fewer, losses, held_out = (_losses_of(kind, pack, rows, steepness) for rows in (some, *region.far))
+    moved, seen = descend(fewer, points, FREE[0], held_out)
+    moved, seen = descend(losses, moved[seen.argsort()[:1]], FREE[1], held_out)
     if kind in CUTS:
         # Descent sees soft thresholds, which hard ones need not follow: both ends of the path get the best hard cuts.
         hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points)]
         moved = torch.cat([pack.pack(parameters) for parameters in hard])
         seen = _losses(kind, pack.unpack(moved), region.far[1])
-    return pack.unpack(moved[seen.argsort()[:1]])
+    return pack.unpack(moved[(seen + _lean(pack.unpack(moved)["directions"], spread)).argsort()[:1]])
+
+
+def _lean(directions: Float[Tensor, "s r k"], spread: Float[Tensor, " r"]) -> Float[Tensor, " s"]:
+    """What leaning on quiet coordinates costs a start, in nats.
+
+    Rows that are told apart with room to spare do not say how, and a coordinate that hardly varied where a function was
+    fitted may vary a great deal elsewhere: of directions as good as each other the shortest on activations is kept.
+    """
+    return LEAN * ((_unit(directions) / spread[:, None]) ** 2).mean((1, 2)).log()
 
 
 def _starts(kind: str, k: int, region: Region) -> tuple["_Pack", Float[Tensor, "s p"]]:

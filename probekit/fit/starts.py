@@ -17,7 +17,7 @@ from probekit.fit.nested import take
 from probekit.fit.pursuit import Cells, find_cells
 
 SMALL = 2_048  # rows for starts: enough to tell good ones from bad
-LARGE = 16_384  # rows that directions are fitted on
+LARGE = 8_192  # rows that directions are fitted on
 MOMENT_ROWS = 4_096
 EVEN = 9  # directions of even functions in the span that is searched
 THIRD = 4
