@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from probekit import cli_reading
 from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
-from probekit.rundir import read_run
+from probekit.rundir import RunWriter, read_run
 from probekit.tables import TOGETHER
 from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
 
@@ -60,6 +60,23 @@ def test_ls_lists_all_states(tmp_path):
     assert not body["ok"] and "not finished" in body["error"] and body["rows"] == []
     partial = json.loads(command("show", "half", "--runs", str(tmp_path), "--partial", "--json"))
     assert partial["rows"] and partial["problem"]
+
+
+def test_ls_says_why_a_run_failed(tmp_path):
+    write_run(tmp_path, "good", 2, domains=("random",))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "manifest.json").write_text("{")
+    refused = RunWriter.open(tmp_path, "refused", {"name": "refused"}, 4)
+    refused.fail("every behaviour has one outcome in all of the rows that were given: there is nothing to explain.")
+    holes = RunWriter.open(tmp_path, "holes", {"name": "holes"}, 4)
+    for cell in "ab":
+        holes.write_cell(cell, [], [], error=f"read {cell}: FitError: no end", seconds=0.0)
+    told = {row["run"]: row["reason"] for row in json.loads(command("ls", str(tmp_path), "--json"))["rows"]}
+    assert told["good"] == "" and "bad is broken" in told["bad"].replace("/manifest.json", "")
+    assert told["refused"].startswith("every behaviour has one") and told["refused"].endswith("to explain.")
+    assert told["holes"] == "read a: FitError: no end (1 more)"
+    shown = " ".join(command("ls", str(tmp_path)).split())
+    assert "reason" in shown and "every" in shown and "there is nothing" not in shown
 
 
 def test_show_and_figure(tmp_path):
