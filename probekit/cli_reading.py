@@ -141,7 +141,7 @@ def show(
             title = f"{found.name}: FBU of {first['behaviour']}, {first['fit_domain']} (0 explains all, 1 adds nothing)"
             console.print(tables.leak_text(frame, title))
             behaviours, domains = tables.behaviours(found.records), tables.domains(found.records)
-            without = tables.deletion(found.records, **_given(behaviour=behaviour, domain=domain))
+            without = tables.deletion(found.records, **_given(behaviour=first["behaviour"], domain=domain))
             if len(without):
                 console.print(tables.deletion_text(without, "as fitted on whole texts, with a span deleted"))
             console.print(f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}", markup=False)

@@ -159,6 +159,18 @@ def test_deletion_is_what_whole_texts_had_and_the_others_lack(frame):
         assert (row.whole, row.value, row.fall) == pytest.approx((whole, without, without - whole))
 
 
+def test_deletion_lists_every_behaviour_unless_one_is_named(frame):
+    found = tables.deletion(frame)
+    assert list(dict.fromkeys(found["behaviour"])) == tables.behaviours(frame) == ["next_move", "pass_or_play"]
+    for name, rows in found.groupby("behaviour"):
+        alone = tables.deletion(frame, behaviour=name)
+        pd.testing.assert_frame_equal(rows.reset_index(drop=True), alone, check_dtype=False)
+    shown = printed(tables.deletion_text(found), 160).splitlines()
+    assert any("behaviour" in line for line in shown[:3])
+    assert sum("pass_or_play" in line for line in shown) == len(found) / 2
+    assert "behaviour" not in printed(tables.deletion_text(alone))
+
+
 def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):
     found = tables.group_leakage(frame)
     assert len(found) and (found["level"] == "linear").all()
