@@ -213,8 +213,8 @@ def judge(
         chosen = _k(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
-        site = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
-        hook = site if hook is None else hook
+        if hook is None:
+            hook = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
         asked = list(claims.CLAIMS) if claim is None else [claim]
         losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
         judged = {

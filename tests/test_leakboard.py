@@ -174,6 +174,19 @@ def test_the_claims_page_and_the_command_say_the_same(page):
     assert {"NA"} < {verdict for _, verdict in on_page}
 
 
+def test_a_claim_at_a_named_place_asks_nothing_of_the_selected_one(tmp_path):
+    at = {"behaviour": "b", "fit_domain": "all", "test_domain": "all", "n": 400, "groups": 100}
+    figures = {"value": 0.02, "low": 0.01, "high": 0.03, "bits": 0.02, "floor_bits": 1.0, "ceiling_bits": 0.0}
+    at |= figures | {"level": "directions", "source": "pca", "k": 4}
+    writer = RunWriter.open(tmp_path, "chain", {"name": "chain"}, 1)
+    writer.write_cell("c", [Record(metric="replace", arm="chain:random", **at)], [], seconds=0.0)
+    writer.finish({})
+    given = ["chain", "--runs", str(tmp_path), "--level", "directions", "--json"]
+    told = json.loads(command("judge", *given, "--hook", "", "--claim", "the model uses it"))
+    assert (told["hook"], told["rows"][0]["verdict"]) == ("", "passed")
+    assert "no level" in json.loads(command("judge", *given, code=2))["error"]
+
+
 @pytest.mark.parametrize("name", [None, "frontier", "provenance"])
 def test_no_runs_says_which_command_to_type(page, tmp_path, name):
     test = page(tmp_path, name)
