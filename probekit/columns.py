@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,28 @@ class Columns:
         """Row `i` in words, for a sentence."""
         return f"{self.path} row {self.numbers[i]}"
 
+    def check_present(self, i: int, column: str, value: object) -> None:
+        """Raise BadInput where a value of row `i` is missing."""
+        if missing(value):
+            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+
     def present(self, column: str) -> list:
         """The column's values, none missing."""
         for i, value in enumerate(self.values[column]):
-            if missing(value):
-                raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+            self.check_present(i, column, value)
+        return self.values[column]
+
+    def present_as(self, kinds: type | UnionType, column: str, where: str, give: str) -> list:
+        """The column's values, none missing and each one of `kinds`; where, give: two parts of the sentence if not."""
+        for i, value in enumerate(self.present(column)):
+            if not isinstance(value, kinds):
+                raise BadInput(f"{self.row(i)} has a {type(value).__name__} in {where}: give {give}.")
         return self.values[column]
 
     def names(self, column: str, what: str) -> list[str]:
         """The column as names. what: what it was asked as."""
-        for i, value in enumerate(self.present(column)):
-            if not isinstance(value, str | int | bool):
-                raise BadInput(
-                    f"{self.row(i)} has a {type(value).__name__} in the {what} column '{column}': give a name or "
-                    "number."
-                )
-        return [str(value) for value in self.values[column]]
+        found = self.present_as(str | int | bool, column, f"the {what} column '{column}'", "a name or number")
+        return [str(value) for value in found]
 
     def integers(self, i: int, column: str, what: str, single: bool = False) -> np.ndarray:
         """Row `i` of a column of integers from 0 on: a list, or numbers separated by spaces. what: `token ids`, ...
@@ -56,8 +63,7 @@ class Columns:
         single: a number by itself is a list of one.
         """
         value = self.values[column][i]
-        if missing(value):
-            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        self.check_present(i, column, value)
         value = [value] if single and not isinstance(value, str | list | np.ndarray) else value
         try:
             found = np.array([int(part) for part in value.split()] if isinstance(value, str) else value)

@@ -202,22 +202,13 @@ def _texts(columns: Columns, column: str) -> list[str]:
     for i, text in enumerate(columns.values[column]):
         if missing(text) or text == "":
             raise BadInput(f"{columns.row(i)} has an empty text in column '{column}': fill it in or drop the row.")
-        if not isinstance(text, str):
-            raise BadInput(
-                f"{columns.row(i)} has a {type(text).__name__} in the text column '{column}': give a string."
-            )
-    return columns.values[column]
+    return columns.present_as(str, column, f"the text column '{column}'", "a string")
 
 
 def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written."""
-    for i, value in enumerate(columns.present(column)):
-        if not isinstance(value, str | int | float):
-            raise BadInput(
-                f"{columns.row(i)} has a {type(value).__name__} in column '{column}', a field of the template: give a "
-                "text or a number."
-            )
-    return [str(value) for value in columns.values[column]]
+    where = f"column '{column}', a field of the template"
+    return [str(value) for value in columns.present_as(str | int | float, column, where, "a text or a number")]
 
 
 def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
@@ -366,8 +357,7 @@ def _per_place(column: str, columns: Columns, positions: Sequence[NDArray]) -> R
             )
         out += [(i, each) for each in ([value] * len(places) if listed is None else listed)]
     for i, value in out:
-        if missing(value):
-            raise BadInput(f"{columns.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        columns.check_present(i, column, value)
     return [(i, value.item() if isinstance(value, np.generic) else value) for i, value in out]
 
 
