@@ -695,7 +695,7 @@ class _Cell:
     _scores: dict[tuple, _Score] = field(default_factory=dict)
     _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
     _outcome: Outcome = field(default_factory=Outcome)
-    _missing: dict[str, tuple[Record, Estimate]] = field(default_factory=dict)
+    _missing: dict[str, Record] = field(default_factory=dict)
 
     def keep(self, name: str, fold: int, values: NDArray) -> None:
         """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
@@ -735,11 +735,11 @@ class _Cell:
     def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
         """An NA record with its reason."""
         n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
-        nothing = Estimate(None, None, None, None, None, None, None, None, n, groups, reason, note)
+        nothing = Estimate.missing(reason, note, n, groups)
         record = self.measurement.record(
             setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more
         )
-        self._missing.setdefault(record.id, (record, nothing))
+        self._missing.setdefault(record.id, record)
 
     def finish(self) -> Outcome:
         """One record for each number, from the rows of all folds; NA where a fold is missing."""
@@ -750,7 +750,7 @@ class _Cell:
             told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
             if len(score.folds) < n_folds:
                 note = f"fitted in {len(score.folds)} of {n_folds} folds"
-                estimate = Estimate(None, None, None, None, None, None, None, None, 0, 0, "not_converged", note)
+                estimate = Estimate.missing("not_converged", note)
                 partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
             else:
                 names = score.folds[0]
@@ -760,7 +760,7 @@ class _Cell:
             if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
                 record = replace(record, raw=float(rows["raw"].mean()))
             self._outcome.add(record, estimate, pool.clusters)
-        for record, _ in self._missing.values():
+        for record in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
                 self._outcome.records.append(record)
         for name, folds in self._kept.items():
