@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import numpy as np
@@ -233,8 +234,11 @@ def _measure_cells(
             raise
         except (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
             # One cell that cannot be measured must not cost the others; its error is kept and the exit code says so.
-            log.exception("cell failed: %s", cell.label)
-            writer.write_cell(key, [], [], error=f"{cell.label}: {type(error).__name__}: {error}", seconds=0.0)
+            said = f"{cell.label}: {type(error).__name__}: {error}"
+            kept = writer.write_log("".join([f"{said}\n", *format_exception(error)]))
+            todo = f"all else is measured; the traceback is in {kept}, and without that folder it is tried again"
+            log.warning("failed: %s; %s.", said.rstrip("."), todo)
+            writer.write_cell(key, [], [], error=said, seconds=0.0)
             continue
         if outcome.tensors:
             writer.write_tensors(_tensor_name(cell), outcome.tensors)

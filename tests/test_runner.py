@@ -301,7 +301,7 @@ def test_replace_cells_keep_what_read_cells_left_behind(small, tmp_path):
     assert rows["value"].notna().all()
 
 
-def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypatch, capsys):
+def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypatch, capsys, caplog):
     from probekit import cli
 
     path = write_job(tmp_path, small)
@@ -322,7 +322,13 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert run.manifest["cells"]["ok"] == 7
     (failed,) = run.manifest["cells"]["failed"]
     assert failed["error"] == "read label at blocks.1.hook_resid_post: RuntimeError: planted"
-    assert failed["error"] in capsys.readouterr().err
+    log = run.path / "log-0.txt"
+    # what a terminal gets: the warning at once, and its first half again below the tables
+    (said,) = caplog.records
+    assert f"failed: {failed['error']}; all else is measured; the traceback is in {log}" in said.getMessage()
+    assert said.exc_info is None
+    assert f"failed: {failed['error']}\n" in capsys.readouterr().err
+    assert "Traceback" in log.read_text() and failed["error"] in log.read_text()
     others = run.records.groupby("behaviour")["hook"].nunique()
     assert others["choice"] == 3 and others["label"] == 2
 
