@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 
-MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, and `rest`
+MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,11 @@ class Task:
 
 
 def reduce_law(name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES) -> Behaviour:
-    """Keep the `most` outcomes of largest mean mass and add `rest`; the mass that is kept is recorded."""
+    """Keep the `most` outcomes of largest mean mass, of those that have any, and `rest`; the mass kept is recorded."""
     if law.shape[1] <= most + 1:
         return Behaviour(name, law, tuple(outcomes))
-    keep = np.sort(np.argsort(-law.mean(0))[:most])
+    mass = law.mean(0)
+    keep = np.sort(np.argsort(-mass)[: min(most, int((mass > 0).sum()))])
     kept = law[:, keep]
     rest = np.clip(1 - kept.sum(1, keepdims=True), 0, None)
     return Behaviour(
