@@ -7,7 +7,7 @@ beginning-of-sequence token that it adds is position 0.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from probekit.positions import Place, parse_places, token_spans
 from probekit.prompts import Prompt, Template, render_chat
 from probekit.records import digest
 from probekit.spec import BehaviourEntry, TaskSpec
-from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task
+from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
 
 Rows = list[tuple[int, Any]]  # (row of the file, value) for each place that is read
 
@@ -52,6 +52,8 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     positions = _positions(places, columns, examples, kept, audit)
     labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if entry.kind == "label"}
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
+    if len(labels) == len(spec.behaviours):  # what the model does is not known yet
+        _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
     behaviours = [behaviour_of(entry, labels, columns, row_example, encoder)
                   for entry in _unique(spec.behaviours, "behaviour")]  # fmt: skip
@@ -370,10 +372,6 @@ def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDAr
     values = [value for _, value in rows]
     numbers = all(isinstance(value, int) for value in values)
     known = sorted(set(values)) if numbers else sorted({str(value) for value in values})
-    if len(known) < 2:
-        raise BadInput(
-            f"{columns.path}: '{name}' has one class ('{known[0]}') in column '{column}': give rows of another too."
-        )
     number = {value: i for i, value in enumerate(known)}
     labels = np.array([number[value if numbers else str(value)] for value in values], dtype=np.int64)
     return labels, tuple(str(value) for value in known)
@@ -399,6 +397,13 @@ def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]
     return Behaviour(entry.name, np.eye(len(names), dtype=np.float32)[labels], names)
 
 
+def _check_varies(labels: Mapping[str, Behaviour], columns: Columns, domain: NDArray[np.str_]) -> None:
+    try:
+        find_constant(labels, domain, list(dict.fromkeys(domain.tolist())))
+    except BadInput as error:
+        raise BadInput(f"{columns.path}: {error}") from None
+
+
 def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
     for i, value in rows:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -406,15 +411,16 @@ def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviou
                 f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1]."
             )
     second = np.array([value for _, value in rows], dtype=np.float32)
-    if second.min() == second.max():
-        raise BadInput(
-            f"{columns.path}: '{name}' is {rows[0][1]} in every row of column '{column}': there is nothing to explain."
-        )
     return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))
 
 
 def _feature(name: str, column: str, columns: Columns, positions: Sequence[NDArray]) -> Feature:
     labels, classes = _classes(name, column, columns, _per_place(column, columns, positions))
+    if len(classes) < 2:
+        only = ", ".join(classes)
+        raise BadInput(
+            f"{columns.path}: feature '{name}' has one class ('{only}') in column '{column}': give rows of another too."
+        )
     if len(classes) > MAX_OUTCOMES:
         raise BadInput(
             f"{columns.path}: feature '{name}' has {len(classes)} classes in column '{column}': give at most "

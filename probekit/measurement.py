@@ -48,7 +48,7 @@ from probekit.sites import Site as SiteOfTable
 from probekit.sites import across_sites
 from probekit.spec import ReadSpec, TransferSpec, validate
 from probekit.stats import Clusters, check_rows, permute_groups, permute_within, split_by_group
-from probekit.task import Behaviour, Observations
+from probekit.task import Behaviour, Observations, find_constant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,9 +105,7 @@ class Measurement:
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._decoders: dict[tuple[str, str, str, int], Decoder] = {}
-        for domain in observations.domains:
-            for behaviour in observations.behaviours.values():
-                _check_classes(behaviour, domain, observations.domain == domain)
+        self.constant = find_constant(observations.behaviours, observations.domain, self.domains)
 
     @cached_property
     def domains(self) -> list[str]:
@@ -160,10 +158,22 @@ class Measurement:
             _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
+        if behaviour in self.constant:
+            levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self._hypotheses_for(behaviour))]
+            return self.nothing_to_explain(behaviour, levels, hook=hook)
         cell = _Cell(self, hook, behaviour)
         for fold in range(self.n_folds):
             self._read_fold(cell, fold, x, twin, deleted or {})
         return cell.finish()
+
+    def nothing_to_explain(self, behaviour: str, levels: Sequence[str], **coordinates: Any) -> Outcome:
+        """NA for each level of a behaviour that is the same at every row: no reader is fitted to it."""
+        at = self.observations.domain == self.domains[0]
+        n, groups = int(at.sum()), len(np.unique(self.observations.group[at]))
+        nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
+        place = _Place(self.observations.behaviours[behaviour], self.domains[0])
+        return Outcome([self.record(place, nothing, **({"metric": "read", "level": level} | coordinates))
+                        for level in levels])  # fmt: skip
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
         """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets (first fold)."""
@@ -197,6 +207,8 @@ class Measurement:
 
         outcomes: hook -> read cell of this behaviour, or as much of it as a run kept.
         """
+        if behaviour in self.constant:
+            return Outcome(), []
         domain = self.domains[0]
         pool = self.pool(behaviour, domain)
         parts = [
@@ -555,7 +567,7 @@ class Measurement:
             if feature not in self.observations.features:
                 known = ", ".join(self.observations.features) or "none"
                 raise BadInput(f"no feature '{feature}' in the task: it has {known}.")
-            some = next(iter(self.observations.behaviours), None)
+            some = next((name for name in self.observations.behaviours if name not in self.constant), None)
             if some is not None and self.n_folds > 1:
                 setting = self.setting(some, domain, fold)
                 index, split = setting.index, setting.split
@@ -826,16 +838,6 @@ def _check_finite(x: Tensor, hook: str) -> None:
     if bool(bad.any()):
         raise BadInput(
             f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}."
-        )
-
-
-def _check_classes(behaviour: Behaviour, domain: str, rows: NDArray[np.bool_]) -> None:
-    law = behaviour.law[rows]
-    if len(law) and float(law.mean(0).max()) > 1 - 1e-9:
-        only = behaviour.outcomes[int(law.mean(0).argmax())]
-        raise BadInput(
-            f"behaviour '{behaviour.name}' has one class ('{only}') in domain '{domain}': there is nothing to explain. "
-            "Give rows of at least two."
         )
 
 

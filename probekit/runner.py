@@ -34,7 +34,7 @@ from probekit.rundir import Run, RunWriter, open_run
 from probekit.sites import SITE_COLUMNS
 from probekit.spans import delete_span, find_span
 from probekit.spec import JobSpec, ReplaceSpec
-from probekit.task import Task
+from probekit.task import Task, find_constant
 from probekit.testbeds import load_testbed
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def run_job(
         spec = JobSpec.read_toml(Path(spec))
     job = Job.load(spec, base or Path(), device)
     cells = job.cells()
+    _check_labels(job)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
@@ -250,6 +251,16 @@ def _measure_cells(
     writer.write_table("worst_examples", work.worst_examples(cells))
     writer.write_table("sites", work.sites(cells))
     writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
+
+
+def _check_labels(job: Job) -> None:
+    """Refuse, before anything is captured, a job whose behaviours are known already and leave nothing to explain."""
+    task = job.task
+    labels = {b.name: task.labels[b.column or b.name] for b in task.behaviours if b.kind == "label"}
+    if len(labels) == len(task.behaviours):
+        domain = np.asarray(task.domain)[task.row_example]
+        domains = list(dict.fromkeys(task.domain.tolist()))
+        find_constant(labels, domain, domains if job.spec.transfer else domains[:1])
 
 
 class _Work:
@@ -338,9 +349,14 @@ class _Work:
     def _replace(self, cell: Cell) -> Outcome:
         spec = self.job.spec.replace
         assert spec is not None
+        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
+        if cell.what in self.measurement.constant:
+            told = {"metric": "replace", "hook": name, "test_domain": cell.domain}
+            arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
+            found = [self.measurement.nothing_to_explain(cell.what, spec.levels, arm=arm, **told) for arm in arms]
+            return Outcome([record for outcome in found for record in outcome.records])
         if self._replacement is None:
             self._replacement = Replacement(self.job.model, self.job.task, self.activations, self.measurement, spec)
-        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
         return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))
 
     def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
@@ -409,6 +425,9 @@ def _manifest(
     floors = {}
     read = [(cell.what, domain) for cell in job.cells() if cell.kind == "read" for domain in measurement.domains]
     for behaviour, domain in dict.fromkeys(read):
+        if behaviour in measurement.constant:
+            floors[f"{behaviour} {domain}"] = {"constant": measurement.constant[behaviour]}
+            continue
         # A resumed run may not have needed this setting again; its floors belong to the run all the same.
         try:
             setting = measurement.setting(behaviour, domain)

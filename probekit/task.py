@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 
+ALIKE = 1e-6  # laws of two rows that differ by less are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
 
 
@@ -83,6 +84,27 @@ class Behaviour:
             )
         if len(self.law) and (not np.isfinite(self.law).all() or abs(self.law.sum(1) - 1).max() > 1e-3):
             raise BadInput(f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1.")
+
+
+def find_constant(
+    behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], domains: Sequence[str]
+) -> dict[str, str]:
+    """Behaviours that leave nothing to explain, each with what it is: in each of `domains` the same at every row.
+
+    domain [n]: of each row. Raises BadInput when all of them are, and there are some.
+    """
+    rows = [domain == name for name in domains]
+    found: dict[str, str] = {}
+    for name, behaviour in behaviours.items():
+        if rows and all(np.ptp(behaviour.law[at], axis=0).max() < ALIKE for at in rows):
+            kept = {behaviour.outcomes[int(behaviour.law[at][0].argmax())]: behaviour.law[at][0].max() for at in rows}
+            sure = min(kept.values()) > 1 - ALIKE
+            found[name] = f"one class ({', '.join(map(repr, kept))})" if sure else "one law at every row"
+    if found and len(found) == len(behaviours):
+        said = "; ".join(f"behaviour '{name}' has {what}" for name, what in found.items())
+        where = " and ".join(f"'{name}'" for name in domains)
+        raise BadInput(f"there is nothing to explain in domain {where}: {said}. Give rows of another class too.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -374,8 +374,8 @@ def test_a_label_that_is_not_a_number_in_json(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (["x"] * 10, "'truth' has one class ('x') in column 'label'"),
-        ([0.5] * 10, "'truth' is 0.5 in every row"),
+        (["x"] * 10, "there is nothing to explain in domain 'all': behaviour 'truth' has one class ('x')."),
+        ([0.5] * 10, "behaviour 'truth' has one law at every row"),
         ([0.5] * 9 + [1.5], "row 10 has 1.5 for 'truth'"),
         ([0.5] * 9 + ["x"], "row 10 has 'x' for 'truth'"),
         ([0, 1] * 4 + [0, [[1]]], "row 10 has [1] for 'truth'"),
@@ -386,9 +386,21 @@ def test_a_label_that_is_no_law(tmp_path, values, words):
     assert words in message(tmp_path, column("label", values))
 
 
+def test_a_label_that_never_varies_is_no_mistake_beside_another(tmp_path):
+    other = {**LABEL, "name": "always", "column": "same"}
+    rows = [{**row, "same": "x"} for row in ROWS]
+    for behaviours in ([LABEL, other], [{"name": "next", "kind": "law"}, other]):
+        write(tmp_path / "data.jsonl", rows)
+        task = read_file_task(spec(file="data.jsonl", behaviours=behaviours), tmp_path, tokeniser)
+        always = task.labels["always"]
+        assert (always.outcomes, always.law.tolist()) == (("x",), [[1.0]] * len(ROWS))
+
+
 def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     feature = [{"name": "f", "column": "chance"}]
     assert "row 1 has 0.0 for 'f' in column 'chance': give a class" in message(tmp_path, ROWS, features=feature)
+    found = message(tmp_path, column("colour", ["red"] * 10), features=[{"name": "f", "column": "colour"}])
+    assert "feature 'f' has one class ('red') in column 'colour'" in found
     many = [{"text": "a", "label": i % 2, "chance": i} for i in range(65)]
     assert "feature 'f' has 65 classes" in message(tmp_path, many, features=feature)
     assert "names the feature 'f' twice" in message(
