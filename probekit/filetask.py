@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.answers import behaviour_of
+from probekit.answers import behaviour_of, check_keys
 from probekit.columns import LEAST_ROWS, Columns, as_list, missing, read_columns
 from probekit.encoding import Encoder
 from probekit.errors import BadInput
@@ -33,12 +33,9 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     encoder: the model's tokenizer with its policies; None where token ids are read. A label or feature that is a list
     has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
-    if spec.file is None:
-        raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
-    if spec.n_positions is not None:
-        raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
+    asked, text = asked_columns(spec)
     source, places = spec.source, parse_places(spec.position)
-    columns = read_columns(base / spec.file, *_asked(spec, places))
+    columns = read_columns(base / str(spec.file), asked, text)
     columns = columns.first(spec.n_examples, spec.domain) if spec.n_examples else columns
     domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
     _check_ids(columns, spec.id)
@@ -55,8 +52,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
-    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder)
-                  for entry in _unique(spec.behaviours, "behaviour")]  # fmt: skip
+    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder) for entry in spec.behaviours]
     return Task(
         name=columns.path.stem,
         tokens=tokens,
@@ -64,8 +60,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         group=_groups(columns, spec.group, domain),
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
-        features={entry.name: _feature(entry.name, entry.column, columns, positions)
-                  for entry in _unique(spec.features, "feature")},
+        features={entry.name: _feature(entry.name, entry.column, columns, positions) for entry in spec.features},
         labels=labels,
         fingerprint=_fingerprint(spec, columns.path, tokens, positions),
         spans=_kept_spans(examples, kept),
@@ -84,17 +79,28 @@ def _fingerprint(spec: TaskSpec, path: Path, tokens: Sequence[NDArray], position
     )
 
 
-def _unique(entries: Sequence, what: str) -> Sequence:
-    if what == "behaviour" and not entries:
-        raise BadInput("the task names no behaviours: there is nothing to explain; add [[task.behaviours]].")
+def _check_unique(entries: Sequence, what: str) -> None:
     twice = [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]
     if twice:
         raise BadInput(f"the task names the {what} '{twice[0]}' twice: give each a name of its own.")
-    return entries
 
 
-def _asked(spec: TaskSpec, places: Sequence[Place]) -> tuple[dict[str, str], list[str]]:
-    """(column -> what it was asked as, for messages; columns that are text whatever they look like)."""
+def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
+    """(column -> what it was asked as, for messages; columns that are text whatever they look like).
+
+    Raises BadInput for what is wrong with a file's task whatever its file holds.
+    """
+    if spec.file is None:
+        raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
+    if spec.n_positions is not None:
+        raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
+    if not spec.behaviours:
+        raise BadInput("the task names no behaviours: there is nothing to explain; add [[task.behaviours]].")
+    _check_unique(spec.behaviours, "behaviour")
+    _check_unique(spec.features, "feature")
+    for entry in spec.behaviours:
+        check_keys(entry)
+    places = parse_places(spec.position)
     asked: dict[str, str] = {}
     for entry in spec.behaviours:
         for column in (entry.column, entry.answers, entry.correct, entry.wrong):
@@ -379,8 +385,7 @@ def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDAr
 
 def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]) -> Behaviour:
     """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
-    if entry.column is None:
-        raise BadInput(f"the label behaviour '{entry.name}' names no column: give `column`.")
+    assert entry.column is not None  # as `check_keys` saw
     rows = _per_place(entry.column, columns, positions)
     if any(isinstance(value, float) for _, value in rows):
         return _fractions(entry.name, entry.column, columns, rows)

@@ -23,6 +23,7 @@ from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
+from probekit.folders import beside
 from probekit.hookpoint import HookPoint
 from probekit.interventions import orthonormal
 from probekit.levels import Hypothesis
@@ -80,9 +81,8 @@ class Job:
         name = spec.model.name if spec.model else spec.task.testbed
         if name is None:
             raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-        local = base / name
         asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
-        model = load_model(local if local.is_dir() else name, device=device, **asked)
+        model = load_model(beside(name, base), device=device, **asked)
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)

@@ -106,6 +106,33 @@ def test_a_mistake_in_a_job_is_one_sentence_and_exit_code_2(job, call, wrong):
     assert out == ""
 
 
+PLANNED = {
+    "missing column": ({"task": TASK.replace('column = "label"', 'column = "lable"')}, "did you mean 'label'?"),
+    "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
+    "an empty file": ({"csv": ""}, "is empty"),
+    "no task": ({"task": ""}, "names no file"),
+    "no behaviours": ({"task": TASK.partition("[[")[0]}, "names no behaviours"),
+    "no model folder": ({"name": "./nowhere"}, "no model folder ./nowhere"),
+    "no config": ({"name": "empty"}, "empty has no config.json"),
+    "no weights": ({"name": "bare"}, "bare has no safetensors weights"),
+    "a config that is none": ({"name": "odd"}, "odd: config.json cannot be used"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("wrong", list(PLANNED))
+def test_what_cannot_run_is_not_planned_either(job, call, tmp_path, wrong, command):
+    for name, config in {"empty": None, "bare": "{}", "odd": "[no"}.items():
+        (tmp_path / name).mkdir()
+        if config:
+            (tmp_path / name / "config.json").write_text(config)
+    (tmp_path / "odd" / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    changes, expected = PLANNED[wrong]
+    code, out, error = call(command, job(**changes))
+    assert (code, out) == (2, ""), error
+    assert expected in one_sentence(error)
+
+
 def test_a_missing_spec_and_one_that_is_not_toml(call, tmp_path):
     code, _, error = call("run", tmp_path / "none.toml")
     assert code == 2 and "no spec file" in one_sentence(error)

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
+from probekit import columns
+from probekit.columns import check_columns
 from probekit.encoding import Encoder
 from probekit.errors import BadInput
 from probekit.filetask import read_file_task
@@ -291,6 +293,26 @@ def test_a_damaged_file_is_no_traceback(tmp_path, file, content):
     assert "cannot be read as" in message(tmp_path, content, file=file)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_columns_are_checked_by_their_names_alone(tmp_path, suffix):
+    path = write(tmp_path / f"data.{suffix}", ROWS)
+    check_columns(path, {"text": "text", "label": "'truth'"})
+    with pytest.raises(BadInput, match=r"has no column 'txt' \(asked for as text\): did you mean 'text'"):
+        check_columns(path, {"txt": "text"})
+    with pytest.raises(BadInput, match="no file .*nowhere"):
+        check_columns(tmp_path / f"nowhere.{suffix}", {})
+
+
+def test_names_are_found_without_reading_the_rows(tmp_path, monkeypatch):
+    (tmp_path / "data.csv").write_bytes(b'\xef\xbb\xbftext,"la\nbel"\n' + b"a,1\n" * 10_000 + b"a,1,2\n")
+    monkeypatch.setattr(columns, "HEADER_BYTES", 1000)
+    check_columns(tmp_path / "data.csv", {"text": "text", "la\nbel": "'truth'"})
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n{"text": "a", "tag": "b"}\nno JSON\n')
+    check_columns(tmp_path / "data.jsonl", {"text": "text", "tag": "span 'tag'"})
+    with pytest.raises(BadInput, match="line 3 is not JSON"):
+        check_columns(tmp_path / "data.jsonl", {"text": "text", "tga": "span 'tag'"})
+
+
 # Mistakes: rows
 
 
@@ -424,7 +446,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
         ({"kind": "groups"}, "takes `sets`"),
         ({"kind": "groups", "tokens": [1]}, "of kind groups takes no `tokens`: it takes `sets`"),
         ({"kind": "law", "column": "label"}, "of kind law takes no `column`"),
-        ({"kind": "label"}, "names no column: give `column`"),
+        ({"kind": "label"}, "of kind label needs `column`"),
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):

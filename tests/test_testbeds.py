@@ -7,7 +7,8 @@ import pytest
 
 from probekit import capture, load_task
 from probekit.errors import BadInput
-from probekit.model import bundled_folder, load_model
+from probekit.folders import bundled_folder
+from probekit.model import load_model
 from probekit.testbeds import NAMES, load_testbed
 from probekit.testbeds.othello.game import Geometry, generate, legal_moves, play, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS, legal_uniform
