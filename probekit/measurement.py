@@ -160,20 +160,27 @@ class Measurement:
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
         if behaviour in self.constant:
             levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self._hypotheses_for(behaviour))]
-            return self.nothing_to_explain(behaviour, levels, hook=hook)
+            places = [
+                {"hook": hook, "level": level, "fit_domain": domain, "test_domain": domain}
+                for domain in self.domains
+                for level in levels
+            ]
+            return self.nothing_to_explain(behaviour, places)
         cell = _Cell(self, hook, behaviour)
         for fold in range(self.n_folds):
             self._read_fold(cell, fold, x, twin, deleted or {})
         return cell.finish()
 
-    def nothing_to_explain(self, behaviour: str, levels: Sequence[str], **coordinates: Any) -> Outcome:
-        """NA for each level of a behaviour that is the same at every row: no reader is fitted to it."""
-        at = self.observations.domain == self.domains[0]
-        n, groups = int(at.sum()), len(np.unique(self.observations.group[at]))
-        nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
-        place = _Place(self.observations.behaviours[behaviour], self.domains[0])
-        return Outcome([self.record(place, nothing, **({"metric": "read", "level": level} | coordinates))
-                        for level in levels])  # fmt: skip
+    def nothing_to_explain(self, behaviour: str, places: Sequence[dict[str, Any]]) -> Outcome:
+        """NA at each of these coordinates, `test_domain` among them, of a behaviour that is the same at every row."""
+        records = []
+        for coordinates in places:
+            at = self.observations.domain == coordinates["test_domain"]
+            n, groups = int(at.sum()), len(np.unique(self.observations.group[at]))
+            nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
+            place = _Place(self.observations.behaviours[behaviour], self.domains[0])
+            records.append(self.record(place, nothing, **({"metric": "read"} | coordinates)))
+        return Outcome(records)
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
         """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets (first fold)."""

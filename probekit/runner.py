@@ -353,8 +353,8 @@ class _Work:
         if cell.what in self.measurement.constant:
             told = {"metric": "replace", "hook": name, "test_domain": cell.domain}
             arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
-            found = [self.measurement.nothing_to_explain(cell.what, spec.levels, arm=arm, **told) for arm in arms]
-            return Outcome([record for outcome in found for record in outcome.records])
+            places = [told | {"level": level, "arm": arm} for level in spec.levels for arm in arms]
+            return self.measurement.nothing_to_explain(cell.what, places)
         if self._replacement is None:
             self._replacement = Replacement(self.job.model, self.job.task, self.activations, self.measurement, spec)
         return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))

@@ -565,6 +565,14 @@ def test_a_behaviour_that_never_varies_is_na_and_costs_no_other():
         assert rows["value"].isna().all() and set(rows["n"]) == {300} and set(rows["groups"]) == {150}
 
 
+def test_a_behaviour_that_never_varies_is_na_in_every_domain():
+    domain = np.repeat(["a", "b"], [100, 200])
+    laws = {"always": np.ones(300), "two": S[:, 0]}
+    frame = pk.measure(X, behaviour=laws, domains=domain, levels=("linear",), **QUICK)
+    rows = frame[frame["behaviour"] == "always"]
+    assert rows[["fit_domain", "test_domain", "n"]].to_numpy().tolist() == [["a", "a", 100], ["b", "b", 200]]
+
+
 @pytest.mark.parametrize("still", ["a", "b"])
 def test_a_behaviour_that_varies_in_one_domain_alone_is_measured_there(still):
     domain = np.repeat(["a", "b"], 300)
