@@ -148,7 +148,7 @@ def test_gc_keeps_what_is_pinned_and_what_is_open(root):
     assert {entry.key for entry in cache.entries(root)} == {KEY, "a" * 16}
     with pytest.raises(BadInput, match="being written by another process"):
         cache.remove(root, "a" * 16)
-    with pytest.raises(BadInput, match=r"is pinned \(run-1\)"):
+    with pytest.raises(BadInput, match=rf"is pinned by run-1: `probekit cache pin {KEY[:12]} --off --label NAME`"):
         cache.remove(root, KEY)
     group.write(0, N, {"z": torch.ones(N, 4)}, ROWS)
     group.seal()
