@@ -26,37 +26,37 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     name = spec.model.name if spec.model else spec.task.testbed
     if name is None:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-    behaviours, features = _asked(spec)
+    kinds, features = _asked(spec)
     if not spec.task.testbed:
         columns, _ = asked_columns(spec.task)
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
     n_layers = _n_layers(name, base)
     rows = []
+    of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
     for pattern in spec.read.hooks:
         sites = _n_sites(pattern, n_layers)
         rows += [
-            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": "linear, nonlinear"}
+            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": of_features}
             for feature in features
         ]
         rows += [
             {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
-            for behaviour in behaviours
+            for behaviour in kinds
         ]
         rows += [
             {"kind": f"without {span}", "what": behaviour, "hooks": pattern, "sites": sites, "levels": "as fitted"}
             for span in spec.read.delete
-            for behaviour in behaviours
+            for behaviour in kinds
         ]
         if spec.transfer and (spec.task.domain or spec.task.testbed):
             rows += [
                 {"kind": "transfer", "what": behaviour, "hooks": pattern, "sites": sites,
                  "levels": ", ".join(spec.transfer.levels)}
-                for behaviour in behaviours
+                for behaviour in kinds
             ]  # fmt: skip
     if spec.replace:
-        external = {b.name for b in spec.task.behaviours if b.kind in ("label", "generation")}
-        asked = spec.replace.behaviours or tuple(name for name in behaviours if name not in external)
+        asked = spec.replace.behaviours_of(kinds)
         read = [pattern for pattern in spec.read.hooks if pattern.endswith("hook_resid_post")] or spec.read.hooks
         for pattern in spec.replace.hooks or read:
             rows += [
@@ -92,16 +92,17 @@ def _check_text(spec: JobSpec) -> None:
             raise BadInput(f"{where} names '{name}'; the spans that the task will have are {known}.")
 
 
-def _asked(spec: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of behaviours and features, in a file's spec or a testbed."""
+def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Kinds of the behaviours by name, and names of the features that are read, in a file's spec or a testbed."""
     if not spec.task.testbed:
-        return tuple(b.name for b in spec.task.behaviours), tuple(f.name for f in spec.task.features)
+        kinds = {b.name: b.kind for b in spec.task.behaviours}
+        return kinds, spec.read.features_of([f.name for f in spec.task.features])
     from probekit.testbeds import NAMES, check_name
 
     check_name(spec.task.testbed)
-    known = {name: (("next_move_law", "edge_mass"), ("mine_yours", "black_white")) for name in NAMES}
-    behaviours, features = known[spec.task.testbed]
-    return behaviours, features if spec.read.features is None else spec.read.features
+    known = {name: ({"next_move_law": "law", "edge_mass": "groups"}, ("mine_yours", "black_white")) for name in NAMES}
+    kinds, features = known[spec.task.testbed]
+    return kinds, spec.read.features_of(features)
 
 
 def _n_layers(name: str, base: Path) -> int | None:

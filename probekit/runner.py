@@ -116,37 +116,27 @@ class Job:
         spec = self.spec
         hooks = [hook.name for hook in self.model.hooks(spec.read.hooks)]
         behaviours = [behaviour.name for behaviour in self.task.behaviours]
-        features = list(self.task.features) if spec.read.features is None else list(spec.read.features)
-        for name in features:
-            if name not in self.task.features:
-                known = ", ".join(self.task.features) or "none"
-                raise BadInput(f"read.features names '{name}'; the task's features are: {known}.")
+        features = spec.read.features_of(list(self.task.features))
         out = []
         for hook in hooks:
             out += [Cell("feature", name, (hook,)) for name in features]
             out += [Cell("read", name, (hook,)) for name in behaviours]
         out += [Cell("selected", name, tuple(hooks)) for name in behaviours]
         if spec.replace:
-            out += self._replace_cells(spec.replace, hooks, behaviours)
+            out += self._replace_cells(spec.replace, hooks)
         return out
 
-    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str], behaviours: Sequence[str]) -> list[Cell]:
+    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
         left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
         chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
         for hook in chain:
             self.model.check_writable(hook)
             if hook not in read_hooks:
                 raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
-        external = {b.name for b in self.task.behaviours if b.kind in ("label", "generation")}
-        asked = spec.behaviours or tuple(name for name in behaviours if name not in external)
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
         out = []
-        for behaviour in asked:
-            if behaviour not in behaviours or behaviour in external:
-                raise BadInput(
-                    f"replace.behaviours has '{behaviour}', which is no behaviour that one forward pass shows."
-                )
+        for behaviour in spec.behaviours_of({b.name: b.kind for b in self.task.behaviours}):
             out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
             if len(chain) > 1:
                 out += [Cell("replace", behaviour, chain, domain) for domain in moved]

@@ -1,6 +1,7 @@
 """JobSpec: what a batch job asks for. Read from strict TOML: an unknown key is an error that names the nearest."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -169,6 +170,13 @@ class ReadSpec(_Strict):
     floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
     features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
 
+    def features_of(self, known: Sequence[str]) -> tuple[str, ...]:
+        """The features that are read, of those that the task has. Raises BadInput for another."""
+        for name in self.features or ():
+            if name not in known:
+                raise BadInput(f"read.features names '{name}'; the task's features are: {', '.join(known) or 'none'}.")
+        return tuple(known) if self.features is None else self.features
+
 
 class ReplaceSpec(_Strict):
     """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2.
@@ -185,6 +193,14 @@ class ReplaceSpec(_Strict):
     arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
         "single:random", "single:matched", "chain:random", "chain:matched",
     )  # fmt: skip
+
+    def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
+        """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
+        shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation"))
+        for name in self.behaviours:
+            if name not in shown:
+                raise BadInput(f"replace.behaviours has '{name}', which is no behaviour that one forward pass shows.")
+        return self.behaviours or shown
 
 
 class TransferSpec(_Strict):
