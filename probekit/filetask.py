@@ -34,6 +34,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
     asked, text = asked_columns(spec)
+    check_bos(spec, "as_is" if encoder is None else encoder.bos)
     source, places = spec.source, parse_places(spec.position)
     columns = read_columns(base / str(spec.file), asked, text)
     columns = columns.first(spec.n_examples, spec.domain) if spec.n_examples else columns
@@ -83,6 +84,15 @@ def _check_unique(entries: Sequence, what: str) -> None:
     twice = [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]
     if twice:
         raise BadInput(f"the task names the {what} '{twice[0]}' twice: give each a name of its own.")
+
+
+def check_bos(spec: TaskSpec, bos: str) -> None:
+    """Raise BadInput for a policy that would not be followed: token ids are read as they are."""
+    if spec.tokens is not None and bos != "as_is":
+        raise BadInput(
+            f"bos = '{bos}' is a policy for text, and this task reads token ids from column '{spec.tokens}': leave it "
+            "out; the ids have a BOS or they have none."
+        )
 
 
 def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:

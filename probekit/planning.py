@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probekit.columns import check_columns
 from probekit.errors import BadInput
-from probekit.filetask import asked_columns, templates
+from probekit.filetask import asked_columns, check_bos, templates
 from probekit.folders import beside, model_folder
 from probekit.positions import parse_places
 from probekit.spec import JobSpec
@@ -29,6 +29,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     kinds, features = _asked(spec)
     if not spec.task.testbed:
         columns, _ = asked_columns(spec.task)
+        check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
     n_layers = _n_layers(name, base)

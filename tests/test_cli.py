@@ -114,6 +114,10 @@ PLANNED = {
     "no behaviours": ({"task": TASK.partition("[[")[0]}, "names no behaviours"),
     "a label replaced": ({"read": READ + '[replace]\nbehaviours = ["label"]\n'}, "which is no behaviour that"),
     "unknown feature": ({"read": READ + 'features = ["colour"]\n'}, "read.features names 'colour'"),
+    "BOS for token ids": (
+        {"task": TASK.replace('text = "text"', 'tokens = "text"'), "name": 'MODEL"\nbos = "none'},
+        "bos = 'none' is a policy for text",
+    ),
     "no model folder": ({"name": "./nowhere"}, "no model folder ./nowhere"),
     "no config": ({"name": "empty"}, "empty has no config.json"),
     "no weights": ({"name": "bare"}, "bare has no safetensors weights"),
@@ -123,13 +127,14 @@ PLANNED = {
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 @pytest.mark.parametrize("wrong", list(PLANNED))
-def test_what_cannot_run_is_not_planned_either(job, call, tmp_path, wrong, command):
+def test_what_cannot_run_is_not_planned_either(job, call, tmp_path, model, wrong, command):
     for name, config in {"empty": None, "bare": "{}", "odd": "[no"}.items():
         (tmp_path / name).mkdir()
         if config:
             (tmp_path / name / "config.json").write_text(config)
     (tmp_path / "odd" / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     changes, expected = PLANNED[wrong]
+    changes |= {"name": changes.get("name", "MODEL").replace("MODEL", str(model))}
     code, out, error = call(command, job(**changes))
     assert (code, out) == (2, ""), error
     assert expected in one_sentence(error)
