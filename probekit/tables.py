@@ -548,9 +548,8 @@ def _defused(cell: object) -> object:
 def _known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.0)
-        raise BadInput(
-            f"no {what} '{name}'." + (f" Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "")
-        )
+        hint = f"Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "There is none of that kind here."
+        raise BadInput(f"no {what} '{name}'. {hint}")
 
 
 def _pick(

@@ -38,6 +38,8 @@ def test_leak_map_has_one_cell_per_site_and_label_in_forward_order(frame):
 def test_selection_is_never_silent(frame):
     with pytest.raises(BadInput, match="Did you mean 'next_move'"):
         tables.table("leak_map", frame, behaviour="nextmove")
+    with pytest.raises(BadInput, match=r"no level 'linear'\. There is none of that kind here\."):
+        tables.table("transfer_matrix", frame[frame["metric"] == "read"], level="linear")
     with pytest.raises(BadInput, match="Did you mean 'frontier'"):
         tables.table("fronteer", frame)
     with pytest.raises(BadInput, match="no selection 'behavior'. Did you mean 'behaviour'"):
