@@ -244,8 +244,8 @@ def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]
     )
     if not turns or not good:
         raise BadInput(
-            f"{columns.row(i)} has no chat in column '{column}': give a list of messages, each with a `role` and a "
-            "`content` that are texts."
+            f"{columns.row(i)} has no chat in column '{column}': give a list of messages (in CSV as JSON), each with a "
+            "`role` and a `content` that are texts."
         )
     return [(turn["role"], Prompt(turn["content"])) for turn in turns]
 

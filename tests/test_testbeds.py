@@ -170,6 +170,14 @@ def test_unknown_testbeds_name_the_nearest():
     assert NAMES == ("othello-6x6",)
 
 
+def test_a_file_of_texts_asks_for_the_model_that_reads_them(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,ids,truth\n" + "".join(f"a b,1 2,{i % 2}\n" for i in range(8)))
+    behaviours = [{"name": "truth", "kind": "label", "column": "truth"}]
+    with pytest.raises(BadInput, match="`text` makes text, which a model's tokenizer reads: give model="):
+        load_task(tmp_path / "rows.csv", text="prompt", behaviours=behaviours)
+    assert len(load_task(tmp_path / "rows.csv", tokens="ids", behaviours=behaviours).tokens) == 8
+
+
 # The bundled model ----------------------------------------------------------------------------------------------------
 
 FOLDER = bundled_folder("othello-6x6")
