@@ -246,6 +246,7 @@ class JobSpec(_Strict):
         return validate(cls, raw, where)
 
 
+_EITHER = ("str", "int")  # pydantic's names of the types of a union, at the end of a problem's place
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -260,14 +261,23 @@ def validate(model: type[_Model], raw: dict, where: str) -> _Model:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one."""
+    """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one.
+
+    Of a value that fits none of several types, what each of them asks for.
+    """
     problems = error.errors()
     # A misspelt required key is both missing and extra: the extra one says what to correct.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return f"{place}: {first['msg']}."
     *parents, key = first["loc"]
+    if first["type"] != "extra_forbidden":
+        said = [first["msg"]]
+        if key in _EITHER:
+            said += [p["msg"] for p in problems if p["loc"][: len(parents)] == tuple(parents)]
+        else:
+            parents.append(key)
+        told = dict.fromkeys(message.replace("valid tuple", "list") for message in said)
+        return f"{'.'.join(map(str, parents))}: {', or '.join(told)}."
+    place = ".".join(str(part) for part in first["loc"])
     for parent in parents:
         if isinstance(parent, str) and parent in model.model_fields:
             model = _model_in(model.model_fields[parent].annotation) or model
