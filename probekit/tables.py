@@ -345,7 +345,10 @@ def deletion(
         zip(found["value"], found["bits"], strict=True), strict=True)}  # fmt: skip
 
     def of(row: pd.Series, metric: str, control: str) -> tuple[float, float]:
-        return known.get(_key((metric, *(row[name] for name in keys), control)), (float("nan"), float("nan")))
+        nothing = (float("nan"), float("nan"))
+        if (metric, control, row["level"], row["floor"]) == ("read", "", "baseline", "strong"):
+            nothing = (float("nan") if pd.isna(row["value"]) else 1.0, row["floor_bits"])  # by definition, read or not
+        return known.get(_key((metric, *(row[name] for name in keys), control)), nothing)
 
     tidy = _tidy(found[found["metric"] == "read"])
     tidy = tidy.loc[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
@@ -645,7 +648,8 @@ def _tidy(rows: pd.DataFrame, more: Sequence[str] = ()) -> pd.DataFrame:
     rows["site"] = rows["hook"].map({hook: site_label(hook) for hook in sites})
     rows["site_order"] = rows["hook"].map({hook: i for i, hook in enumerate(sites)})
     rows["level_order"] = rows["level"].map({level: i for i, level in enumerate(steps)})
-    plain = rows[rows["control"] == ""] if "control" in rows else rows
+    plain = rows[rows["source"] != ""]  # what is NA for want of a fit names none
+    plain = plain[plain["control"] == ""] if "control" in rows else plain
     ambiguous = {level for level, group in plain.groupby("level") if group["source"].nunique() > 1}
     rows["label"] = [
         vocabulary(level, source if level in ambiguous else "")

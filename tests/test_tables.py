@@ -173,6 +173,20 @@ def test_deletion_lists_every_behaviour_unless_one_is_named(frame):
     assert "behaviour" not in printed(tables.deletion_text(alone))
 
 
+def test_deletion_knows_the_floor_on_whole_texts_though_it_was_not_read(frame):
+    at = frame[frame["control"] == "deleted:field:tag"].head(1).assign(level="baseline", source="")
+    row = tables.deletion(at).iloc[0]
+    assert (row["whole"], row["bits_whole"], row["fall"]) == (1, row["floor_bits"], pytest.approx(row["value"] - 1))
+    assert "nan" not in printed(tables.deletion_text(tables.deletion(at)))
+
+
+def test_a_source_is_named_only_beside_another(frame):
+    read = frame[(frame["level"] == "linear") & (frame["behaviour"] == "next_move")]
+    first = read.index[0]
+    failed = read.assign(source=read["source"].where(read.index != first, ""))
+    assert set(tables.leak(failed)["label"]) == {"linear"}
+
+
 def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):
     found = tables.group_leakage(frame)
     assert len(found) and (found["level"] == "linear").all()
