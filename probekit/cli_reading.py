@@ -92,7 +92,7 @@ def ls(
         for row in found:
             cells = f"{row['done']}/{row['total']}" if row["total"] else "?"
             updated = str(row["updated"] or "").split("+")[0].replace("T", " ")
-            reason = shorten(row["reason"], 60, placeholder=" ...")
+            reason = shorten(row["reason"], 90, placeholder=" ...")
             shown = (row["run"], row["state"], cells, str(row["failed"] or ""), row["model"] or "", updated, reason)
             table.add_row(*(Text(str(cell), overflow="fold") for cell in shown))
         Console().print(table)

@@ -227,7 +227,7 @@ def _measure_cells(
             # One cell that cannot be measured must not cost the others; its error is kept and the exit code says so.
             said = f"{cell.label}: {type(error).__name__}: {error}"
             kept = writer.write_log("".join([f"{said}\n", *format_exception(error)]))
-            todo = f"all else is measured; the traceback is in {kept}, and without that folder it is tried again"
+            todo = f"all else is measured; the traceback is in {kept}; remove that folder and run again to retry it"
             log.warning("failed: %s; %s.", said.rstrip("."), todo)
             writer.write_cell(key, [], [], error=said, seconds=0.0)
             continue
