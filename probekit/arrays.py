@@ -71,8 +71,6 @@ def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadInput(f"behaviour '{name}' has labels that are not finite, the first at row {_first_bad(array)}.")
     classes, code = np.unique(array, return_inverse=True)
-    if len(classes) < 2:
-        raise BadInput(f"behaviour '{name}' has one class ('{classes[0]}'): there is nothing to explain.")
     if len(classes) > n // 2:
         raise BadInput(
             f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law instead."

@@ -139,7 +139,8 @@ def remove(root: Path, key: str) -> list[Entry]:
     _key_folder(root, key)
     found = [entry for entry in entries(root) if entry.key == key]
     if found and found[0].pins:
-        raise BadInput(f"{key} is pinned ({', '.join(found[0].pins)}): `probekit cache pin --off` first.")
+        labels = ", ".join(found[0].pins)
+        raise BadInput(f"{key} is pinned by {labels}: `probekit cache pin {key[:12]} --off --label NAME` lets it go.")
     for entry in found:
         if not _delete(root, entry.path):
             raise BadInput(f"{key} is being written by another process: stop that first.")

@@ -134,7 +134,8 @@ def capture(
         raise BadInput(f"{model.name} ran out of memory on what cannot be halved: shorten the texts.") from None
     key = run.key
     sites = Sites(where, key, names)
-    behaviours = {rule.spec.name: run.behaviour(rule) for rule in rules} | written
+    settled = {rule.spec.name: run.settled(rule) for rule in rules}
+    behaviours = {name: behaviour for name, (_, behaviour) in settled.items()} | written
     for spec in task.behaviours:
         if spec.kind == "label":
             behaviours[spec.name] = task.labels[spec.column or spec.name]
@@ -155,9 +156,8 @@ def capture(
         fingerprint=key,
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
     )
-    settled = {rule.spec.name: run.settled(rule) for rule in rules}
-    laws = {name: rule.law for name, rule in settled.items()}
-    asked = [settled[spec.name].fixed() if spec.name in settled else spec for spec in task.behaviours]
+    laws = {name: rule.law for name, (rule, _) in settled.items()}
+    asked = [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours]
     return Activations(sites, observations, run.audit(names), laws, asked)
 
 
@@ -279,17 +279,21 @@ class _Run:
         for group in laws.values():
             group.seal()
 
-    def behaviour(self, rule: Rule) -> Behaviour:
-        """A stored law under its own name and outcome names."""
-        rule = self.settled(rule)
-        law = self.store.read(self.key, rule.stored_as).numpy()
-        assert rule.names is not None
-        covered = float(1 - law[:, -1].mean()) if rule.names[-1] == "rest" and rule.spec.tokens is None else 1.0
-        return Behaviour(rule.spec.name, law, rule.names, covered if rule.spec.kind in ("law", "argmax") else 1.0)
+    def settled(self, rule: Rule) -> tuple[Rule, Behaviour]:
+        """The rule with the outcomes that were found, and the stored law under its own name and outcome names.
 
-    def settled(self, rule: Rule) -> Rule:
-        """The rule with the outcomes that were kept."""
-        return rule.keeping(self._kept(rule) or (), self.model) if rule.groups is None else rule
+        Of a large vocabulary, tokens that are kept and have no mass at any row are no outcomes: they count as `rest`.
+        """
+        law = self.store.read(self.key, rule.stored_as)
+        if rule.groups is None:
+            kept, occurs = self._kept(rule) or (), law.sum(0) > 0
+            occurs[-1] = True  # where a replaced network's other tokens go
+            found = [token for token, some in zip(kept, occurs[:-1].tolist(), strict=True) if some]
+            rule, law = rule.keeping(found, self.model), law[:, occurs]
+        assert rule.names is not None
+        reduced = rule.spec.kind in ("law", "argmax") and rule.names[-1] == "rest" and rule.spec.tokens is None
+        covered = float(1 - law[:, -1].mean()) if reduced else 1.0
+        return rule, Behaviour(rule.spec.name, law.numpy(), rule.names, covered)
 
     def audit(self, names: Sequence[str]) -> dict[str, Any]:
         """The audit kept with the first site, and what can be counted in the tokens."""

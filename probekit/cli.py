@@ -85,10 +85,11 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
             return
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("kind", "what", "hooks", "sites", "levels", title=f"{job.name} (spec {job.id})")
         for row in planned:
-            table.add_row(*(str("?" if cell is None else cell) for cell in row.values()))
+            table.add_row(*(Text(str("?" if cell is None else cell), overflow="fold") for cell in row.values()))
         Console().print(table)
         if text:
             typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")

@@ -119,16 +119,16 @@ def gc(
     with reporting("cache gc", as_json):
         from probekit import cache as room
 
-        limit = room.parse_bytes(budget)
-        deleted, remaining = room.gc(_root(store), limit, dry_run)
+        root, limit = _root(store), room.parse_bytes(budget)
+        deleted, remaining = room.gc(root, limit, dry_run)
+        over = {} if remaining <= limit else {"error": _over(root, remaining, limit)}
         if as_json:
             rows = [entry.row() for entry in deleted]
-            print_json("cache gc", remaining <= limit, rows, dry_run=dry_run, bytes=remaining, budget=limit)
+            print_json("cache gc", not over, rows, dry_run=dry_run, bytes=remaining, budget=limit, **over)
             return
         if deleted:
             _print(deleted, "would be deleted" if dry_run else "deleted")
-        over = "" if remaining <= limit else "; what is left is pinned or in use"
-        typer.echo(f"{_size(remaining)} remain of a budget of {_size(limit)}{over}.")
+        typer.echo(over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}."))
 
 
 @cache.command("pin")
@@ -188,6 +188,16 @@ def _find(root: Path, start: str) -> str:
         found = f"{len(keys)} keys start with '{start}'" if keys else f"no key starts with '{start}'"
         raise BadInput(f"{found}: `probekit cache ls` lists them.")
     return keys[0]
+
+
+def _over(root: Path, remaining: int, budget: int) -> str:
+    """Why a budget is not met."""
+    from probekit.cache import entries
+
+    pins = ", ".join(sorted({label for entry in entries(root) for label in entry.pins}))
+    let_go = "`probekit cache pin --off --label NAME` lets go of what NAME pinned"
+    why = f"pinned by {pins}, or being written: {let_go}" if pins else "being written: wait for that"
+    return f"{_size(remaining)} remain of a budget of {_size(budget)}; they are {why}."
 
 
 def _print(found: "list[Entry]", title: str) -> None:

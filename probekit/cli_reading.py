@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +73,7 @@ def ls(
                 "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),
                 "updated": run.status.get("updated"),
                 "problem": run.problem,
+                "reason": _reason(run),
                 "path": str(run.path),
             }
             for run in list_runs(root)
@@ -86,11 +88,12 @@ def ls(
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*("run", "state", "cells", "failed", "model", "updated (UTC)"))
+        table = Table(*("run", "state", "cells", "failed", "model", "updated (UTC)", "reason"))
         for row in found:
             cells = f"{row['done']}/{row['total']}" if row["total"] else "?"
             updated = str(row["updated"] or "").split("+")[0].replace("T", " ")
-            shown = (row["run"], row["state"], cells, str(row["failed"] or ""), row["model"] or "", updated)
+            reason = shorten(row["reason"], 90, placeholder=" ...")
+            shown = (row["run"], row["state"], cells, str(row["failed"] or ""), row["model"] or "", updated, reason)
             table.add_row(*(Text(str(cell), overflow="fold") for cell in shown))
         Console().print(table)
         for row in found:
@@ -138,7 +141,7 @@ def show(
             title = f"{found.name}: FBU of {first['behaviour']}, {first['fit_domain']} (0 explains all, 1 adds nothing)"
             console.print(tables.leak_text(frame, title))
             behaviours, domains = tables.behaviours(found.records), tables.domains(found.records)
-            without = tables.deletion(found.records, **_given(behaviour=behaviour, domain=domain))
+            without = tables.deletion(found.records, **_given(behaviour=first["behaviour"], domain=domain))
             if len(without):
                 console.print(tables.deletion_text(without, "as fitted on whole texts, with a span deleted"))
             console.print(f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}", markup=False)
@@ -210,8 +213,8 @@ def judge(
         chosen = _k(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
-        site = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
-        hook = site if hook is None else hook
+        if hook is None:
+            hook = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
         asked = list(claims.CLAIMS) if claim is None else [claim]
         losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
         judged = {
@@ -317,6 +320,15 @@ def _state(run: Any) -> str:
         return "complete"
     broken = "broken" in run.problem or "not a run folder" in run.problem
     return "broken" if broken else str(run.status.get("state", "unknown"))
+
+
+def _reason(run: Any) -> str:
+    """Why a run is broken, could not go on or lacks cells; empty for one that is whole or was only stopped."""
+    if _state(run) == "broken":
+        return run.problem
+    failed = [str(cell["error"]) for cell in run.status.get("failed", [])]
+    others = f" ({len(failed) - 1} more)" if len(failed) > 1 else ""
+    return str(run.status.get("error", "")) or "".join([*failed[:1], others])
 
 
 def _k(text: str | None) -> int | str | None:

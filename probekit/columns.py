@@ -4,9 +4,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from pyarrow import csv, parquet
 
 from probekit.errors import BadInput
 
+HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
 LEAST_ROWS = 3  # fit, selection and test sides each need a group
 
 
@@ -33,22 +36,28 @@ class Columns:
         """Row `i` in words, for a sentence."""
         return f"{self.path} row {self.numbers[i]}"
 
+    def check_present(self, i: int, column: str, value: object) -> None:
+        """Raise BadInput where a value of row `i` is missing."""
+        if missing(value):
+            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+
     def present(self, column: str) -> list:
         """The column's values, none missing."""
         for i, value in enumerate(self.values[column]):
-            if missing(value):
-                raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+            self.check_present(i, column, value)
+        return self.values[column]
+
+    def present_as(self, kinds: type | UnionType, column: str, where: str, give: str) -> list:
+        """The column's values, none missing and each one of `kinds`; where, give: two parts of the sentence if not."""
+        for i, value in enumerate(self.present(column)):
+            if not isinstance(value, kinds):
+                raise BadInput(f"{self.row(i)} has a {type(value).__name__} in {where}: give {give}.")
         return self.values[column]
 
     def names(self, column: str, what: str) -> list[str]:
         """The column as names. what: what it was asked as."""
-        for i, value in enumerate(self.present(column)):
-            if not isinstance(value, str | int | bool):
-                raise BadInput(
-                    f"{self.row(i)} has a {type(value).__name__} in the {what} column '{column}': give a name or "
-                    "number."
-                )
-        return [str(value) for value in self.values[column]]
+        found = self.present_as(str | int | bool, column, f"the {what} column '{column}'", "a name or number")
+        return [str(value) for value in found]
 
     def integers(self, i: int, column: str, what: str, single: bool = False) -> np.ndarray:
         """Row `i` of a column of integers from 0 on: a list, or numbers separated by spaces. what: `token ids`, ...
@@ -56,8 +65,7 @@ class Columns:
         single: a number by itself is a list of one.
         """
         value = self.values[column][i]
-        if missing(value):
-            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        self.check_present(i, column, value)
         value = [value] if single and not isinstance(value, str | list | np.ndarray) else value
         try:
             found = np.array([int(part) for part in value.split()] if isinstance(value, str) else value)
@@ -97,21 +105,35 @@ def as_list(value: Any) -> list | None:
 def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> Columns:
     """The columns that `asked` names (column -> what for). as_text: columns of a CSV that are not guessed at."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise BadInput(f"{path} is not read: known files end in {', '.join(readers)}; convert it to one of these.")
+    with _reading(path, tuple(readers)) as kind:
+        values, n_rows = readers[kind](path, asked, as_text)
+    if not n_rows:
+        raise BadInput(f"{path} has no rows: give a file with at least {LEAST_ROWS} of them.")
+    return Columns(path, values, range(1, n_rows + 1))
+
+
+def check_columns(path: Path, asked: Mapping[str, str]) -> None:
+    """Raise BadInput where the file lacks a column that `asked` names; no more is read than that takes."""
+    readers = {".csv": _names_of_csv, ".jsonl": _names_of_jsonl, ".parquet": _names_of_parquet}
+    with _reading(path, tuple(readers)) as kind:
+        _require(path, readers[kind](path, asked), asked)
+
+
+@contextmanager
+def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
+    """The kind of file that is to be read; what the library that reads it says becomes one sentence."""
+    kind = path.suffix.lower()
+    if kind not in known:
+        raise BadInput(f"{path} is not read: known files end in {', '.join(known)}; convert it to one of these.")
     if not path.is_file():
         raise BadInput(f"no file {path}: give a path relative to the spec file, or an absolute one.")
     if not path.stat().st_size:
         raise BadInput(f"{path} is empty: give a file with at least {LEAST_ROWS} rows.")
     try:
-        values, n_rows = reader(path, asked, as_text)
+        yield kind
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first = str(error).partition("\n")[0].rstrip(".")
-        raise BadInput(f"{path} cannot be read as {path.suffix[1:]}: {first}; repair or convert it.") from None
-    if not n_rows:
-        raise BadInput(f"{path} has no rows: give a file with at least {LEAST_ROWS} of them.")
-    return Columns(path, values, range(1, n_rows + 1))
+        raise BadInput(f"{path} cannot be read as {kind[1:]}: {first}; repair or convert it.") from None
 
 
 def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None:
@@ -151,8 +173,38 @@ def _from_table(path: Path, table: pa.Table, asked: Mapping[str, str]) -> tuple[
     return columns, table.num_rows
 
 
+def _names_of_csv(path: Path, asked: Mapping[str, str]) -> list[str]:
+    read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, HEADER_BYTES))
+    with csv.open_csv(path, read, csv.ParseOptions(newlines_in_values=True)) as file:
+        return file.schema.names
+
+
+def _names_of_parquet(path: Path, asked: Mapping[str, str]) -> list[str]:
+    with parquet.ParquetFile(path) as file:
+        return file.schema_arrow.names
+
+
+def _names_of_jsonl(path: Path, asked: Mapping[str, str]) -> list[str]:
+    """Names of the first rows, as far as needed to see those asked for: a row may leave out what is empty."""
+    names: dict[str, None] = {}
+    for row in _objects(path):
+        names.update(dict.fromkeys(row))
+        if asked.keys() <= names.keys():
+            break
+    return list(names)
+
+
 def _read_jsonl(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
     rows, names = [], {}
+    for row in _objects(path):
+        names.update(dict.fromkeys(row))
+        rows.append({column: row.get(column) for column in asked})
+    if rows:
+        _require(path, list(names), asked)
+    return {column: [row[column] for row in rows] for column in asked}, len(rows)
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
@@ -161,11 +213,7 @@ def _read_jsonl(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) ->
             raise BadInput(f"{path} line {number} is not JSON ({reason}): write one object per line.") from None
         if not isinstance(row, dict):
             raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
-        names.update(dict.fromkeys(row))
-        rows.append({column: row.get(column) for column in asked})
-    if rows:
-        _require(path, list(names), asked)
-    return {column: [row[column] for row in rows] for column in asked}, len(rows)
+        yield row
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -7,14 +7,14 @@ beginning-of-sequence token that it adds is position 0.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.answers import behaviour_of
+from probekit.answers import behaviour_of, check_keys
 from probekit.columns import LEAST_ROWS, Columns, as_list, missing, read_columns
 from probekit.encoding import Encoder
 from probekit.errors import BadInput
@@ -22,7 +22,7 @@ from probekit.positions import Place, parse_places, token_spans
 from probekit.prompts import Prompt, Template, render_chat
 from probekit.records import digest
 from probekit.spec import BehaviourEntry, TaskSpec
-from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task
+from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
 
 Rows = list[tuple[int, Any]]  # (row of the file, value) for each place that is read
 
@@ -33,12 +33,10 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     encoder: the model's tokenizer with its policies; None where token ids are read. A label or feature that is a list
     has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
-    if spec.file is None:
-        raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
-    if spec.n_positions is not None:
-        raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
+    asked, text = asked_columns(spec)
+    check_bos(spec, "as_is" if encoder is None else encoder.bos)
     source, places = spec.source, parse_places(spec.position)
-    columns = read_columns(base / spec.file, *_asked(spec, places))
+    columns = read_columns(base / str(spec.file), asked, text)
     columns = columns.first(spec.n_examples, spec.domain) if spec.n_examples else columns
     domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
     _check_ids(columns, spec.id)
@@ -52,9 +50,10 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     positions = _positions(places, columns, examples, kept, audit)
     labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if entry.kind == "label"}
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
+    if len(labels) == len(spec.behaviours):  # what the model does is not known yet
+        _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
-    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder)
-                  for entry in _unique(spec.behaviours, "behaviour")]  # fmt: skip
+    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder) for entry in spec.behaviours]
     return Task(
         name=columns.path.stem,
         tokens=tokens,
@@ -62,8 +61,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         group=_groups(columns, spec.group, domain),
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
-        features={entry.name: _feature(entry.name, entry.column, columns, positions)
-                  for entry in _unique(spec.features, "feature")},
+        features={entry.name: _feature(entry.name, entry.column, columns, positions) for entry in spec.features},
         labels=labels,
         fingerprint=_fingerprint(spec, columns.path, tokens, positions),
         spans=_kept_spans(examples, kept),
@@ -82,17 +80,37 @@ def _fingerprint(spec: TaskSpec, path: Path, tokens: Sequence[NDArray], position
     )
 
 
-def _unique(entries: Sequence, what: str) -> Sequence:
-    if what == "behaviour" and not entries:
-        raise BadInput("the task names no behaviours: there is nothing to explain; add [[task.behaviours]].")
+def _check_unique(entries: Sequence, what: str) -> None:
     twice = [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]
     if twice:
         raise BadInput(f"the task names the {what} '{twice[0]}' twice: give each a name of its own.")
-    return entries
 
 
-def _asked(spec: TaskSpec, places: Sequence[Place]) -> tuple[dict[str, str], list[str]]:
-    """(column -> what it was asked as, for messages; columns that are text whatever they look like)."""
+def check_bos(spec: TaskSpec, bos: str) -> None:
+    """Raise BadInput for a policy that would not be followed: token ids are read as they are."""
+    if spec.tokens is not None and bos != "as_is":
+        raise BadInput(
+            f"bos = '{bos}' is a policy for text, and this task reads token ids from column '{spec.tokens}': leave it "
+            "out; the ids have a BOS or they have none."
+        )
+
+
+def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
+    """(column -> what it was asked as, for messages; columns that are text whatever they look like).
+
+    Raises BadInput for what is wrong with a file's task whatever its file holds.
+    """
+    if spec.file is None:
+        raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
+    if spec.n_positions is not None:
+        raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
+    if not spec.behaviours:
+        raise BadInput("the task names no behaviours: there is nothing to explain; add [[task.behaviours]].")
+    _check_unique(spec.behaviours, "behaviour")
+    _check_unique(spec.features, "feature")
+    for entry in spec.behaviours:
+        check_keys(entry)
+    places = parse_places(spec.position)
     asked: dict[str, str] = {}
     for entry in spec.behaviours:
         for column in (entry.column, entry.answers, entry.correct, entry.wrong):
@@ -202,22 +220,13 @@ def _texts(columns: Columns, column: str) -> list[str]:
     for i, text in enumerate(columns.values[column]):
         if missing(text) or text == "":
             raise BadInput(f"{columns.row(i)} has an empty text in column '{column}': fill it in or drop the row.")
-        if not isinstance(text, str):
-            raise BadInput(
-                f"{columns.row(i)} has a {type(text).__name__} in the text column '{column}': give a string."
-            )
-    return columns.values[column]
+    return columns.present_as(str, column, f"the text column '{column}'", "a string")
 
 
 def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written."""
-    for i, value in enumerate(columns.present(column)):
-        if not isinstance(value, str | int | float):
-            raise BadInput(
-                f"{columns.row(i)} has a {type(value).__name__} in column '{column}', a field of the template: give a "
-                "text or a number."
-            )
-    return [str(value) for value in columns.values[column]]
+    where = f"column '{column}', a field of the template"
+    return [str(value) for value in columns.present_as(str | int | float, column, where, "a text or a number")]
 
 
 def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
@@ -235,8 +244,8 @@ def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]
     )
     if not turns or not good:
         raise BadInput(
-            f"{columns.row(i)} has no chat in column '{column}': give a list of messages, each with a `role` and a "
-            "`content` that are texts."
+            f"{columns.row(i)} has no chat in column '{column}': give a list of messages (in CSV as JSON), each with a "
+            "`role` and a `content` that are texts."
         )
     return [(turn["role"], Prompt(turn["content"])) for turn in turns]
 
@@ -366,8 +375,7 @@ def _per_place(column: str, columns: Columns, positions: Sequence[NDArray]) -> R
             )
         out += [(i, each) for each in ([value] * len(places) if listed is None else listed)]
     for i, value in out:
-        if missing(value):
-            raise BadInput(f"{columns.row(i)} has no value in column '{column}': fill it in or drop the row.")
+        columns.check_present(i, column, value)
     return [(i, value.item() if isinstance(value, np.generic) else value) for i, value in out]
 
 
@@ -380,10 +388,6 @@ def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDAr
     values = [value for _, value in rows]
     numbers = all(isinstance(value, int) for value in values)
     known = sorted(set(values)) if numbers else sorted({str(value) for value in values})
-    if len(known) < 2:
-        raise BadInput(
-            f"{columns.path}: '{name}' has one class ('{known[0]}') in column '{column}': give rows of another too."
-        )
     number = {value: i for i, value in enumerate(known)}
     labels = np.array([number[value if numbers else str(value)] for value in values], dtype=np.int64)
     return labels, tuple(str(value) for value in known)
@@ -391,8 +395,7 @@ def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDAr
 
 def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]) -> Behaviour:
     """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
-    if entry.column is None:
-        raise BadInput(f"the label behaviour '{entry.name}' names no column: give `column`.")
+    assert entry.column is not None  # as `check_keys` saw
     rows = _per_place(entry.column, columns, positions)
     if any(isinstance(value, float) for _, value in rows):
         return _fractions(entry.name, entry.column, columns, rows)
@@ -409,6 +412,13 @@ def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]
     return Behaviour(entry.name, np.eye(len(names), dtype=np.float32)[labels], names)
 
 
+def _check_varies(labels: Mapping[str, Behaviour], columns: Columns, domain: NDArray[np.str_]) -> None:
+    try:
+        find_constant(labels, domain, list(dict.fromkeys(domain.tolist())))
+    except BadInput as error:
+        raise BadInput(f"{columns.path}: {error}") from None
+
+
 def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
     for i, value in rows:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -416,15 +426,16 @@ def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviou
                 f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1]."
             )
     second = np.array([value for _, value in rows], dtype=np.float32)
-    if second.min() == second.max():
-        raise BadInput(
-            f"{columns.path}: '{name}' is {rows[0][1]} in every row of column '{column}': there is nothing to explain."
-        )
     return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))
 
 
 def _feature(name: str, column: str, columns: Columns, positions: Sequence[NDArray]) -> Feature:
     labels, classes = _classes(name, column, columns, _per_place(column, columns, positions))
+    if len(classes) < 2:
+        only = ", ".join(classes)
+        raise BadInput(
+            f"{columns.path}: feature '{name}' has one class ('{only}') in column '{column}': give rows of another too."
+        )
     if len(classes) > MAX_OUTCOMES:
         raise BadInput(
             f"{columns.path}: feature '{name}' has {len(classes)} classes in column '{column}': give at most "

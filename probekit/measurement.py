@@ -48,7 +48,7 @@ from probekit.sites import Site as SiteOfTable
 from probekit.sites import across_sites
 from probekit.spec import ReadSpec, TransferSpec, validate
 from probekit.stats import Clusters, check_rows, permute_groups, permute_within, split_by_group
-from probekit.task import Behaviour, Observations
+from probekit.task import Behaviour, Observations, find_constant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,9 +105,7 @@ class Measurement:
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._decoders: dict[tuple[str, str, str, int], Decoder] = {}
-        for domain in observations.domains:
-            for behaviour in observations.behaviours.values():
-                _check_classes(behaviour, domain, observations.domain == domain)
+        self.constant = find_constant(observations.behaviours, observations.domain, self.domains)
 
     @cached_property
     def domains(self) -> list[str]:
@@ -160,10 +158,29 @@ class Measurement:
             _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
+        if behaviour in self.constant:
+            levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self._hypotheses_for(behaviour))]
+            places = [
+                {"hook": hook, "level": level, "fit_domain": domain, "test_domain": domain}
+                for domain in self.domains
+                for level in levels
+            ]
+            return self.nothing_to_explain(behaviour, places)
         cell = _Cell(self, hook, behaviour)
         for fold in range(self.n_folds):
             self._read_fold(cell, fold, x, twin, deleted or {})
         return cell.finish()
+
+    def nothing_to_explain(self, behaviour: str, places: Sequence[dict[str, Any]]) -> Outcome:
+        """NA at each of these coordinates, `test_domain` among them, of a behaviour that is the same at every row."""
+        records = []
+        for coordinates in places:
+            at = self.observations.domain == coordinates["test_domain"]
+            n, groups = int(at.sum()), len(np.unique(self.observations.group[at]))
+            nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
+            place = _Place(self.observations.behaviours[behaviour], self.domains[0])
+            records.append(self.record(place, nothing, **({"metric": "read"} | coordinates)))
+        return Outcome(records)
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
         """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets (first fold)."""
@@ -197,6 +214,8 @@ class Measurement:
 
         outcomes: hook -> read cell of this behaviour, or as much of it as a run kept.
         """
+        if behaviour in self.constant:
+            return Outcome(), []
         domain = self.domains[0]
         pool = self.pool(behaviour, domain)
         parts = [
@@ -555,7 +574,7 @@ class Measurement:
             if feature not in self.observations.features:
                 known = ", ".join(self.observations.features) or "none"
                 raise BadInput(f"no feature '{feature}' in the task: it has {known}.")
-            some = next(iter(self.observations.behaviours), None)
+            some = next((name for name in self.observations.behaviours if name not in self.constant), None)
             if some is not None and self.n_folds > 1:
                 setting = self.setting(some, domain, fold)
                 index, split = setting.index, setting.split
@@ -695,7 +714,7 @@ class _Cell:
     _scores: dict[tuple, _Score] = field(default_factory=dict)
     _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
     _outcome: Outcome = field(default_factory=Outcome)
-    _missing: dict[str, tuple[Record, Estimate]] = field(default_factory=dict)
+    _missing: dict[str, Record] = field(default_factory=dict)
 
     def keep(self, name: str, fold: int, values: NDArray) -> None:
         """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
@@ -735,11 +754,11 @@ class _Cell:
     def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
         """An NA record with its reason."""
         n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
-        nothing = Estimate(None, None, None, None, None, None, None, None, n, groups, reason, note)
+        nothing = Estimate.missing(reason, note, n, groups)
         record = self.measurement.record(
             setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more
         )
-        self._missing.setdefault(record.id, (record, nothing))
+        self._missing.setdefault(record.id, record)
 
     def finish(self) -> Outcome:
         """One record for each number, from the rows of all folds; NA where a fold is missing."""
@@ -750,7 +769,7 @@ class _Cell:
             told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
             if len(score.folds) < n_folds:
                 note = f"fitted in {len(score.folds)} of {n_folds} folds"
-                estimate = Estimate(None, None, None, None, None, None, None, None, 0, 0, "not_converged", note)
+                estimate = Estimate.missing("not_converged", note)
                 partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
             else:
                 names = score.folds[0]
@@ -760,7 +779,7 @@ class _Cell:
             if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
                 record = replace(record, raw=float(rows["raw"].mean()))
             self._outcome.add(record, estimate, pool.clusters)
-        for record, _ in self._missing.values():
+        for record in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
                 self._outcome.records.append(record)
         for name, folds in self._kept.items():
@@ -826,16 +845,6 @@ def _check_finite(x: Tensor, hook: str) -> None:
     if bool(bad.any()):
         raise BadInput(
             f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}."
-        )
-
-
-def _check_classes(behaviour: Behaviour, domain: str, rows: NDArray[np.bool_]) -> None:
-    law = behaviour.law[rows]
-    if len(law) and float(law.mean(0).max()) > 1 - 1e-9:
-        only = behaviour.outcomes[int(law.mean(0).argmax())]
-        raise BadInput(
-            f"behaviour '{behaviour.name}' has one class ('{only}') in domain '{domain}': there is nothing to explain. "
-            "Give rows of at least two."
         )
 
 

@@ -1,58 +1,63 @@
-"""Plan: what a spec would measure, told without loading a model and without torch."""
+"""Plan: what a spec would measure, told without loading a model and without torch.
+
+What can be known so cheaply is checked: that the data file has the columns asked for, that a local model is one.
+"""
 
 import fnmatch
 import json
 from pathlib import Path
 
-from probekit.answers import check_keys
+from probekit.columns import check_columns
 from probekit.errors import BadInput
-from probekit.filetask import templates
+from probekit.filetask import asked_columns, check_bos, templates
+from probekit.folders import beside, model_folder
 from probekit.positions import parse_places
 from probekit.spec import JobSpec
 
-_TESTBEDS = Path(__file__).parent / "testbeds"
 _LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
 
 
 def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     """One row per group of cells: kind, behaviour or feature, hook pattern, how many sites, and what is measured there.
 
-    Layers come from a local config.json; for a hub name they are unknown until the model is loaded (None).
+    Layers come from a local config.json; for a hub name they are unknown until the model is loaded (None). Raises
+    BadInput for a job that cannot run as far as the names of its file's columns and its model's folder can tell.
     """
     name = spec.model.name if spec.model else spec.task.testbed
     if name is None:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-    if spec.task.file and not (base / spec.task.file).is_file():
-        raise BadInput(f"the spec's task names the file '{spec.task.file}': there is none in the folder '{base}'.")
-    if spec.task.file:
+    kinds, features = _asked(spec)
+    if not spec.task.testbed:
+        columns, _ = asked_columns(spec.task)
+        check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
+        check_columns(base / str(spec.task.file), columns)
     n_layers = _n_layers(name, base)
-    behaviours, features = _asked(spec)
     rows = []
+    of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
     for pattern in spec.read.hooks:
         sites = _n_sites(pattern, n_layers)
         rows += [
-            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": "linear, nonlinear"}
+            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": of_features}
             for feature in features
         ]
         rows += [
             {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
-            for behaviour in behaviours
+            for behaviour in kinds
         ]
         rows += [
             {"kind": f"without {span}", "what": behaviour, "hooks": pattern, "sites": sites, "levels": "as fitted"}
             for span in spec.read.delete
-            for behaviour in behaviours
+            for behaviour in kinds
         ]
         if spec.transfer and (spec.task.domain or spec.task.testbed):
             rows += [
                 {"kind": "transfer", "what": behaviour, "hooks": pattern, "sites": sites,
                  "levels": ", ".join(spec.transfer.levels)}
-                for behaviour in behaviours
+                for behaviour in kinds
             ]  # fmt: skip
     if spec.replace:
-        external = {b.name for b in spec.task.behaviours if b.kind in ("label", "generation")}
-        asked = spec.replace.behaviours or tuple(name for name in behaviours if name not in external)
+        asked = spec.replace.behaviours_of(kinds)
         read = [pattern for pattern in spec.read.hooks if pattern.endswith("hook_resid_post")] or spec.read.hooks
         for pattern in spec.replace.hooks or read:
             rows += [
@@ -86,29 +91,31 @@ def _check_text(spec: JobSpec) -> None:
         open_ended = spec.task.messages is not None and (name.startswith("role:") or ":" not in name)
         if name not in marks and not open_ended and [m.partition(":")[2] for m in marks].count(name) != 1:
             raise BadInput(f"{where} names '{name}'; the spans that the task will have are {known}.")
-    for entry in spec.task.behaviours:
-        check_keys(entry)
 
 
-def _asked(spec: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of behaviours and features, in a file's spec or a testbed."""
+def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Kinds of the behaviours by name, and names of the features that are read, in a file's spec or a testbed."""
     if not spec.task.testbed:
-        return tuple(b.name for b in spec.task.behaviours), tuple(f.name for f in spec.task.features)
+        kinds = {b.name: b.kind for b in spec.task.behaviours}
+        return kinds, spec.read.features_of([f.name for f in spec.task.features])
     from probekit.testbeds import NAMES, check_name
 
     check_name(spec.task.testbed)
-    known = {name: (("next_move_law", "edge_mass"), ("mine_yours", "black_white")) for name in NAMES}
-    behaviours, features = known[spec.task.testbed]
-    return behaviours, features if spec.read.features is None else spec.read.features
+    known = {name: ({"next_move_law": "law", "edge_mass": "groups"}, ("mine_yours", "black_white")) for name in NAMES}
+    kinds, features = known[spec.task.testbed]
+    return kinds, spec.read.features_of(features)
 
 
 def _n_layers(name: str, base: Path) -> int | None:
-    places = [base / name, *(config.parent for config in _TESTBEDS.glob(f"*/{name}/config.json"))]
-    for place in places:
-        if (place / "config.json").is_file():
-            config = json.loads((place / "config.json").read_text())
-            return next((config[key] for key in _LAYER_KEYS if key in config), None)
-    return None
+    """As config.json says; None for a name of the hub. Raises BadInput for a folder that is no model."""
+    folder = model_folder(beside(name, base))
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return next((config[key] for key in _LAYER_KEYS if key in config), None)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{name}: config.json cannot be used ({error}).") from None
 
 
 def _n_sites(pattern: str, n_layers: int | None) -> int | None:

@@ -4,6 +4,7 @@
         spec.json               what was asked; a folder belongs to one spec
         status.json             running | interrupted | failed | complete, counts and failed cells; advisory only
         cells-<worker>.jsonl    one fsynced line per finished cell, until the run is finished
+        log-<worker>.txt        tracebacks of failed cells, for people; no part of the seal
         tables/<name>.parquet   example tables        directions/<name>.safetensors   tensors
         records.parquet  losses.parquet  cells.parquet
         manifest.json           written last: present means complete and, from then on, never written to again
@@ -158,6 +159,13 @@ class RunWriter:
         self._writable()
         arrays = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
         self._side("directions", f"{_name(name)}.safetensors", save(arrays))
+
+    def write_log(self, text: str) -> Path:
+        """Append to the folder's log, which is for people and no part of what is sealed; its path."""
+        self._writable()
+        path = self.path / f"log-{self.worker}.txt"
+        _append(path, text.rstrip("\n").encode() + b"\n")
+        return path
 
     def interrupt(self) -> None:
         """Note that the user stopped; everything finished stays and the same spec resumes."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
+from probekit.folders import beside
 from probekit.hookpoint import HookPoint
 from probekit.interventions import orthonormal
 from probekit.levels import Hypothesis
@@ -33,7 +35,7 @@ from probekit.rundir import Run, RunWriter, open_run
 from probekit.sites import SITE_COLUMNS
 from probekit.spans import delete_span, find_span
 from probekit.spec import JobSpec, ReplaceSpec
-from probekit.task import Task
+from probekit.task import Task, find_constant
 from probekit.testbeds import load_testbed
 
 log = logging.getLogger(__name__)
@@ -79,9 +81,8 @@ class Job:
         name = spec.model.name if spec.model else spec.task.testbed
         if name is None:
             raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-        local = base / name
         asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
-        model = load_model(local if local.is_dir() else name, device=device, **asked)
+        model = load_model(beside(name, base), device=device, **asked)
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)
@@ -115,37 +116,27 @@ class Job:
         spec = self.spec
         hooks = [hook.name for hook in self.model.hooks(spec.read.hooks)]
         behaviours = [behaviour.name for behaviour in self.task.behaviours]
-        features = list(self.task.features) if spec.read.features is None else list(spec.read.features)
-        for name in features:
-            if name not in self.task.features:
-                known = ", ".join(self.task.features) or "none"
-                raise BadInput(f"read.features names '{name}'; the task's features are: {known}.")
+        features = spec.read.features_of(list(self.task.features))
         out = []
         for hook in hooks:
             out += [Cell("feature", name, (hook,)) for name in features]
             out += [Cell("read", name, (hook,)) for name in behaviours]
         out += [Cell("selected", name, tuple(hooks)) for name in behaviours]
         if spec.replace:
-            out += self._replace_cells(spec.replace, hooks, behaviours)
+            out += self._replace_cells(spec.replace, hooks)
         return out
 
-    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str], behaviours: Sequence[str]) -> list[Cell]:
+    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
         left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
         chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
         for hook in chain:
             self.model.check_writable(hook)
             if hook not in read_hooks:
                 raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
-        external = {b.name for b in self.task.behaviours if b.kind in ("label", "generation")}
-        asked = spec.behaviours or tuple(name for name in behaviours if name not in external)
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
         out = []
-        for behaviour in asked:
-            if behaviour not in behaviours or behaviour in external:
-                raise BadInput(
-                    f"replace.behaviours has '{behaviour}', which is no behaviour that one forward pass shows."
-                )
+        for behaviour in spec.behaviours_of({b.name: b.kind for b in self.task.behaviours}):
             out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
             if len(chain) > 1:
                 out += [Cell("replace", behaviour, chain, domain) for domain in moved]
@@ -170,6 +161,7 @@ def run_job(
         spec = JobSpec.read_toml(Path(spec))
     job = Job.load(spec, base or Path(), device)
     cells = job.cells()
+    _check_labels(job)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
@@ -233,8 +225,11 @@ def _measure_cells(
             raise
         except (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
             # One cell that cannot be measured must not cost the others; its error is kept and the exit code says so.
-            log.exception("cell failed: %s", cell.label)
-            writer.write_cell(key, [], [], error=f"{cell.label}: {type(error).__name__}: {error}", seconds=0.0)
+            said = f"{cell.label}: {type(error).__name__}: {error}"
+            kept = writer.write_log("".join([f"{said}\n", *format_exception(error)]))
+            todo = f"all else is measured; the traceback is in {kept}; remove that folder and run again to retry it"
+            log.warning("failed: %s; %s.", said.rstrip("."), todo)
+            writer.write_cell(key, [], [], error=said, seconds=0.0)
             continue
         if outcome.tensors:
             writer.write_tensors(_tensor_name(cell), outcome.tensors)
@@ -246,6 +241,16 @@ def _measure_cells(
     writer.write_table("worst_examples", work.worst_examples(cells))
     writer.write_table("sites", work.sites(cells))
     writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
+
+
+def _check_labels(job: Job) -> None:
+    """Refuse, before anything is captured, a job whose behaviours are known already and leave nothing to explain."""
+    task = job.task
+    labels = {b.name: task.labels[b.column or b.name] for b in task.behaviours if b.kind == "label"}
+    if len(labels) == len(task.behaviours):
+        domain = np.asarray(task.domain)[task.row_example]
+        domains = list(dict.fromkeys(task.domain.tolist()))
+        find_constant(labels, domain, domains if job.spec.transfer else domains[:1])
 
 
 class _Work:
@@ -334,9 +339,14 @@ class _Work:
     def _replace(self, cell: Cell) -> Outcome:
         spec = self.job.spec.replace
         assert spec is not None
+        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
+        if cell.what in self.measurement.constant:
+            told = {"metric": "replace", "hook": name, "test_domain": cell.domain}
+            arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
+            places = [told | {"level": level, "arm": arm} for level in spec.levels for arm in arms]
+            return self.measurement.nothing_to_explain(cell.what, places)
         if self._replacement is None:
             self._replacement = Replacement(self.job.model, self.job.task, self.activations, self.measurement, spec)
-        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
         return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))
 
     def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
@@ -405,6 +415,9 @@ def _manifest(
     floors = {}
     read = [(cell.what, domain) for cell in job.cells() if cell.kind == "read" for domain in measurement.domains]
     for behaviour, domain in dict.fromkeys(read):
+        if behaviour in measurement.constant:
+            floors[f"{behaviour} {domain}"] = {"constant": measurement.constant[behaviour]}
+            continue
         # A resumed run may not have needed this setting again; its floors belong to the run all the same.
         try:
             setting = measurement.setting(behaviour, domain)

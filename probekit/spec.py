@@ -1,6 +1,7 @@
 """JobSpec: what a batch job asks for. Read from strict TOML: an unknown key is an error that names the nearest."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -169,6 +170,13 @@ class ReadSpec(_Strict):
     floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
     features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
 
+    def features_of(self, known: Sequence[str]) -> tuple[str, ...]:
+        """The features that are read, of those that the task has. Raises BadInput for another."""
+        for name in self.features or ():
+            if name not in known:
+                raise BadInput(f"read.features names '{name}'; the task's features are: {', '.join(known) or 'none'}.")
+        return tuple(known) if self.features is None else self.features
+
 
 class ReplaceSpec(_Strict):
     """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2.
@@ -185,6 +193,14 @@ class ReplaceSpec(_Strict):
     arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
         "single:random", "single:matched", "chain:random", "chain:matched",
     )  # fmt: skip
+
+    def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
+        """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
+        shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation"))
+        for name in self.behaviours:
+            if name not in shown:
+                raise BadInput(f"replace.behaviours has '{name}', which is no behaviour that one forward pass shows.")
+        return self.behaviours or shown
 
 
 class TransferSpec(_Strict):
@@ -230,6 +246,7 @@ class JobSpec(_Strict):
         return validate(cls, raw, where)
 
 
+_EITHER = ("str", "int")  # pydantic's names of the types of a union, at the end of a problem's place
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -244,14 +261,23 @@ def validate(model: type[_Model], raw: dict, where: str) -> _Model:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one."""
+    """The first problem of a pydantic error, as one sentence; an unknown key names the nearest known one.
+
+    Of a value that fits none of several types, what each of them asks for.
+    """
     problems = error.errors()
     # A misspelt required key is both missing and extra: the extra one says what to correct.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return f"{place}: {first['msg']}."
     *parents, key = first["loc"]
+    if first["type"] != "extra_forbidden":
+        said = [first["msg"]]
+        if key in _EITHER:
+            said += [p["msg"] for p in problems if p["loc"][: len(parents)] == tuple(parents)]
+        else:
+            parents.append(key)
+        told = dict.fromkeys(message.replace("valid tuple", "list") for message in said)
+        return f"{'.'.join(map(str, parents))}: {', or '.join(told)}."
+    place = ".".join(str(part) for part in first["loc"])
     for parent in parents:
         if isinstance(parent, str) and parent in model.model_fields:
             model = _model_in(model.model_fields[parent].annotation) or model

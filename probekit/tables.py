@@ -2,8 +2,8 @@
 a terminal or a spreadsheet shows.
 
 Every function takes the frame that `read_run` returns and a selection. What is not selected is taken by one rule, the
-same everywhere: the first behaviour, its first domain, the position "all" (else the first), the lowest seeds. Nothing
-here picks by value: that would be selecting on the test set.
+same everywhere: the first behaviour (`deletion` lists all), its first domain, the position "all" (else the first), the
+lowest seeds. Nothing here picks by value: that would be selecting on the test set.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -333,17 +333,22 @@ def deletion(
 ) -> pd.DataFrame:
     """FBU of each reader on whole texts and with a span deleted: `whole`, `value`, and their difference `fall`.
 
-    One row per hook point, level, floor and span; `auroc_whole` and `auroc` where they were measured.
+    One row per behaviour (all of them when none is named), hook point, level, floor and span; `auroc_whole` and `auroc`
+    where they were measured.
     """
-    found = _pick(frame, behaviour=behaviour, metric=("read", "auroc"), floor=None, control=None, position=position)
-    found = _at_domain(found, domain, seen=True)
-    keys = ["hook", "level", "source", "k", "floor"]
+    selection = {"metric": ("read", "auroc"), "floor": None, "control": None, "position": position}
+    names = [behaviour] if behaviour else behaviours(frame) or [None]
+    found = pd.concat([_at_domain(_pick(frame, behaviour=name, **selection), domain, seen=True) for name in names])
+    keys = ["behaviour", "hook", "level", "source", "k", "floor"]
     known = {_key(key): figures for *key, figures in zip(
         found["metric"], *(found[name] for name in keys), found["control"],
         zip(found["value"], found["bits"], strict=True), strict=True)}  # fmt: skip
 
     def of(row: pd.Series, metric: str, control: str) -> tuple[float, float]:
-        return known.get(_key((metric, *(row[name] for name in keys), control)), (float("nan"), float("nan")))
+        nothing = (float("nan"), float("nan"))
+        if (metric, control, row["level"], row["floor"]) == ("read", "", "baseline", "strong"):
+            nothing = (float("nan") if pd.isna(row["value"]) else 1.0, row["floor_bits"])  # by definition, read or not
+        return known.get(_key((metric, *(row[name] for name in keys), control)), nothing)
 
     tidy = _tidy(found[found["metric"] == "read"])
     tidy = tidy.loc[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
@@ -355,7 +360,9 @@ def deletion(
     # Stored as a leak on a base of 1/2.
     tidy["auroc_whole"] = [1 - of(row, "auroc", "")[0] / 2 for row in each]
     tidy["auroc"] = [1 - of(row, "auroc", row["control"])[0] / 2 for row in each]
-    return tidy.sort_values(["span", "floor", "level_order", "site_order"], ignore_index=True)
+    tidy["behaviour_order"] = tidy["behaviour"].map({name: i for i, name in enumerate(names)})
+    order = ["behaviour_order", "span", "floor", "level_order", "site_order"]
+    return tidy.sort_values(order, ignore_index=True).drop(columns="behaviour_order")
 
 
 def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
@@ -363,12 +370,15 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("deleted", "site", "level", "floor", "FBU whole", "FBU deleted [95 %]", "bits", "AUROC", title=title)
+    several = frame["behaviour"].nunique() > 1
+    told = ("deleted", "site", "level", "floor", "FBU whole", "FBU deleted [95 %]", "bits", "AUROC")
+    table = Table(*(["behaviour"] if several else []), *told, title=title)
     for _, row in frame.iterrows():
         whole = "NA" if pd.isna(row["whole"]) else f"{row['whole']:.2f}"
         bits = f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
         area = "" if pd.isna(row["auroc"]) else f"{row['auroc_whole']:.2f} -> {row['auroc']:.2f}"
         cells = (row["span"], row["site"], row["label"], row["floor"], whole, value_text(row), bits, area)
+        cells = (row["behaviour"], *cells) if several else cells
         table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
     return table
 
@@ -541,9 +551,8 @@ def _defused(cell: object) -> object:
 def _known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.0)
-        raise BadInput(
-            f"no {what} '{name}'." + (f" Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "")
-        )
+        hint = f"Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "There is none of that kind here."
+        raise BadInput(f"no {what} '{name}'. {hint}")
 
 
 def _pick(
@@ -639,7 +648,8 @@ def _tidy(rows: pd.DataFrame, more: Sequence[str] = ()) -> pd.DataFrame:
     rows["site"] = rows["hook"].map({hook: site_label(hook) for hook in sites})
     rows["site_order"] = rows["hook"].map({hook: i for i, hook in enumerate(sites)})
     rows["level_order"] = rows["level"].map({level: i for i, level in enumerate(steps)})
-    plain = rows[rows["control"] == ""] if "control" in rows else rows
+    plain = rows[rows["source"] != ""]  # what is NA for want of a fit names none
+    plain = plain[plain["control"] == ""] if "control" in rows else plain
     ambiguous = {level for level, group in plain.groupby("level") if group["source"].nunique() > 1}
     rows["label"] = [
         vocabulary(level, source if level in ambiguous else "")

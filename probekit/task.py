@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 
-MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, and `rest`
+ALIKE = 1e-6  # laws of two rows that differ by less are one
+MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,27 @@ class Behaviour:
             )
         if len(self.law) and (not np.isfinite(self.law).all() or abs(self.law.sum(1) - 1).max() > 1e-3):
             raise BadInput(f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1.")
+
+
+def find_constant(
+    behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], domains: Sequence[str]
+) -> dict[str, str]:
+    """Behaviours that leave nothing to explain, each with what it is: in each of `domains` the same at every row.
+
+    domain [n]: of each row. Raises BadInput when all of them are, and there are some.
+    """
+    rows = [domain == name for name in domains]
+    found: dict[str, str] = {}
+    for name, behaviour in behaviours.items():
+        if rows and all(np.ptp(behaviour.law[at], axis=0).max() < ALIKE for at in rows):
+            kept = {behaviour.outcomes[int(behaviour.law[at][0].argmax())]: behaviour.law[at][0].max() for at in rows}
+            sure = min(kept.values()) > 1 - ALIKE
+            found[name] = f"one class ({', '.join(map(repr, kept))})" if sure else "one law at every row"
+    if found and len(found) == len(behaviours):
+        said = "; ".join(f"behaviour '{name}' has {what}" for name, what in found.items())
+        where = " and ".join(f"'{name}'" for name in domains)
+        raise BadInput(f"there is nothing to explain in domain {where}: {said}. Give rows of another class too.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -178,10 +200,11 @@ class Task:
 
 
 def reduce_law(name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES) -> Behaviour:
-    """Keep the `most` outcomes of largest mean mass and add `rest`; the mass that is kept is recorded."""
+    """Keep the `most` outcomes of largest mean mass, of those that have any, and `rest`; the mass kept is recorded."""
     if law.shape[1] <= most + 1:
         return Behaviour(name, law, tuple(outcomes))
-    keep = np.sort(np.argsort(-law.mean(0))[:most])
+    mass = law.mean(0)
+    keep = np.sort(np.argsort(-mass)[: min(most, int((mass > 0).sum()))])
     kept = law[:, keep]
     rest = np.clip(1 - kept.sum(1, keepdims=True), 0, None)
     return Behaviour(

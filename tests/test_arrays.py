@@ -52,6 +52,9 @@ def test_a_law_stays_as_it_is_and_a_large_one_is_reduced():
     assert np.allclose(reduced.law.sum(1), 1, atol=1e-5)
     assert reduced.covered == pytest.approx(np.sort(wide.mean(0))[-64:].sum(), abs=1e-5)
     assert np.allclose(reduced.law[:, 0], wide[:, int(reduced.outcomes[0])])
+    few = as_behaviour("b", np.eye(200)[[3, 150, 7] * 4], 12)
+    assert (few.outcomes, few.covered) == (("3", "7", "150", "rest"), 1.0)
+    assert np.array_equal(few.law, np.eye(4)[[0, 2, 1] * 4])
 
 
 def test_features_share_classes_over_targets():

@@ -148,13 +148,24 @@ def test_gc_keeps_what_is_pinned_and_what_is_open(root):
     assert {entry.key for entry in cache.entries(root)} == {KEY, "a" * 16}
     with pytest.raises(BadInput, match="being written by another process"):
         cache.remove(root, "a" * 16)
-    with pytest.raises(BadInput, match=r"is pinned \(run-1\)"):
+    with pytest.raises(BadInput, match=rf"is pinned by run-1: `probekit cache pin {KEY[:12]} --off --label NAME`"):
         cache.remove(root, KEY)
     group.write(0, N, {"z": torch.ones(N, 4)}, ROWS)
     group.seal()
     del group
     cache.unpin(root, KEY, "run-1")
     assert cache.gc(root, 0)[1] == 0
+
+
+@pytest.mark.parametrize("how", [["--dry-run"], []])
+def test_gc_says_why_a_budget_is_not_met(root, how):
+    cache.pin(root, KEY, "run-1")
+    cache.pin(root, OTHER, "me")
+    code, body = invoke("gc", "--budget", "0", *how, "--store", root)
+    assert (code, body["ok"], body["rows"]) == (0, False, [])
+    assert "remain of a budget of 0 B; they are pinned by me, run-1, or being written" in body["error"]
+    assert body["error"] in CliRunner().invoke(app, ["cache", "gc", "--budget", "0", *how, "--store", str(root)]).output
+    assert "error" not in invoke("gc", "--budget", "1GB", *how, "--store", root)[1]
 
 
 def test_gc_clears_what_a_crash_and_damage_left(root):

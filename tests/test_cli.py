@@ -106,6 +106,55 @@ def test_a_mistake_in_a_job_is_one_sentence_and_exit_code_2(job, call, wrong):
     assert out == ""
 
 
+PLANNED = {
+    "missing column": ({"task": TASK.replace('column = "label"', 'column = "lable"')}, "did you mean 'label'?"),
+    "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
+    "an empty file": ({"csv": ""}, "is empty"),
+    "no task": ({"task": ""}, "names no file"),
+    "no behaviours": ({"task": TASK.partition("[[")[0]}, "names no behaviours"),
+    "a label replaced": ({"read": READ + '[replace]\nbehaviours = ["label"]\n'}, "which is no behaviour that"),
+    "unknown feature": ({"read": READ + 'features = ["colour"]\n'}, "read.features names 'colour'"),
+    "BOS for token ids": (
+        {"task": TASK.replace('text = "text"', 'tokens = "text"'), "name": 'MODEL"\nbos = "none'},
+        "bos = 'none' is a policy for text",
+    ),
+    "no model folder": ({"name": "./nowhere"}, "no model folder ./nowhere"),
+    "no config": ({"name": "empty"}, "empty has no config.json"),
+    "no weights": ({"name": "bare"}, "bare has no safetensors weights"),
+    "a config that is none": ({"name": "odd"}, "odd: config.json cannot be used"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("wrong", list(PLANNED))
+def test_what_cannot_run_is_not_planned_either(job, call, tmp_path, model, wrong, command):
+    for name, config in {"empty": None, "bare": "{}", "odd": "[no"}.items():
+        (tmp_path / name).mkdir()
+        if config:
+            (tmp_path / name / "config.json").write_text(config)
+    (tmp_path / "odd" / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    changes, expected = PLANNED[wrong]
+    changes |= {"name": changes.get("name", "MODEL").replace("MODEL", str(model))}
+    code, out, error = call(command, job(**changes))
+    assert (code, out) == (2, ""), error
+    assert expected in one_sentence(error)
+
+
+def test_a_plan_lists_what_a_run_measures(job, call, monkeypatch):
+    from probekit.runner import Job
+    from probekit.spec import JobSpec
+
+    features = "".join(f'[[task.features]]\nname = "{name}"\ncolumn = "label"\n' for name in ("kind", "other"))
+    path = job(task=TASK + features, read=READ + 'features = ["kind"]\n')
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = json.loads(call("plan", path, "--json")[1])["rows"]
+    cells = Job.load(JobSpec.read_toml(path), path.parent).cells()
+    assert [(row["kind"], row["what"]) for row in rows] == [("feature", "kind"), ("read", "label")]
+    assert {(cell.kind, cell.what) for cell in cells} == {("feature", "kind"), ("read", "label"), ("selected", "label")}
+    assert rows[0]["levels"] == "linear"
+    assert "…" not in call("plan", path)[1], "cells are folded, never cut"
+
+
 def test_a_missing_spec_and_one_that_is_not_toml(call, tmp_path):
     code, _, error = call("run", tmp_path / "none.toml")
     assert code == 2 and "no spec file" in one_sentence(error)

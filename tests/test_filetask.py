@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
+from probekit import columns
+from probekit.columns import check_columns
 from probekit.encoding import Encoder
 from probekit.errors import BadInput
 from probekit.filetask import read_file_task
@@ -291,6 +293,26 @@ def test_a_damaged_file_is_no_traceback(tmp_path, file, content):
     assert "cannot be read as" in message(tmp_path, content, file=file)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_columns_are_checked_by_their_names_alone(tmp_path, suffix):
+    path = write(tmp_path / f"data.{suffix}", ROWS)
+    check_columns(path, {"text": "text", "label": "'truth'"})
+    with pytest.raises(BadInput, match=r"has no column 'txt' \(asked for as text\): did you mean 'text'"):
+        check_columns(path, {"txt": "text"})
+    with pytest.raises(BadInput, match="no file .*nowhere"):
+        check_columns(tmp_path / f"nowhere.{suffix}", {})
+
+
+def test_names_are_found_without_reading_the_rows(tmp_path, monkeypatch):
+    (tmp_path / "data.csv").write_bytes(b'\xef\xbb\xbftext,"la\nbel"\n' + b"a,1\n" * 10_000 + b"a,1,2\n")
+    monkeypatch.setattr(columns, "HEADER_BYTES", 1000)
+    check_columns(tmp_path / "data.csv", {"text": "text", "la\nbel": "'truth'"})
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n{"text": "a", "tag": "b"}\nno JSON\n')
+    check_columns(tmp_path / "data.jsonl", {"text": "text", "tag": "span 'tag'"})
+    with pytest.raises(BadInput, match="line 3 is not JSON"):
+        check_columns(tmp_path / "data.jsonl", {"text": "text", "tga": "span 'tag'"})
+
+
 # Mistakes: rows
 
 
@@ -374,8 +396,8 @@ def test_a_label_that_is_not_a_number_in_json(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (["x"] * 10, "'truth' has one class ('x') in column 'label'"),
-        ([0.5] * 10, "'truth' is 0.5 in every row"),
+        (["x"] * 10, "there is nothing to explain in domain 'all': behaviour 'truth' has one class ('x')."),
+        ([0.5] * 10, "behaviour 'truth' has one law at every row"),
         ([0.5] * 9 + [1.5], "row 10 has 1.5 for 'truth'"),
         ([0.5] * 9 + ["x"], "row 10 has 'x' for 'truth'"),
         ([0, 1] * 4 + [0, [[1]]], "row 10 has [1] for 'truth'"),
@@ -386,9 +408,21 @@ def test_a_label_that_is_no_law(tmp_path, values, words):
     assert words in message(tmp_path, column("label", values))
 
 
+def test_a_label_that_never_varies_is_no_mistake_beside_another(tmp_path):
+    other = {**LABEL, "name": "always", "column": "same"}
+    rows = [{**row, "same": "x"} for row in ROWS]
+    for behaviours in ([LABEL, other], [{"name": "next", "kind": "law"}, other]):
+        write(tmp_path / "data.jsonl", rows)
+        task = read_file_task(spec(file="data.jsonl", behaviours=behaviours), tmp_path, tokeniser)
+        always = task.labels["always"]
+        assert (always.outcomes, always.law.tolist()) == (("x",), [[1.0]] * len(ROWS))
+
+
 def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     feature = [{"name": "f", "column": "chance"}]
     assert "row 1 has 0.0 for 'f' in column 'chance': give a class" in message(tmp_path, ROWS, features=feature)
+    found = message(tmp_path, column("colour", ["red"] * 10), features=[{"name": "f", "column": "colour"}])
+    assert "feature 'f' has one class ('red') in column 'colour'" in found
     many = [{"text": "a", "label": i % 2, "chance": i} for i in range(65)]
     assert "feature 'f' has 65 classes" in message(tmp_path, many, features=feature)
     assert "names the feature 'f' twice" in message(
@@ -412,7 +446,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
         ({"kind": "groups"}, "takes `sets`"),
         ({"kind": "groups", "tokens": [1]}, "of kind groups takes no `tokens`: it takes `sets`"),
         ({"kind": "law", "column": "label"}, "of kind law takes no `column`"),
-        ({"kind": "label"}, "names no column: give `column`"),
+        ({"kind": "label"}, "of kind label needs `column`"),
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from probekit import cli_reading
 from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
-from probekit.rundir import read_run
+from probekit.rundir import RunWriter, read_run
 from probekit.tables import TOGETHER
 from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
 
@@ -60,6 +60,23 @@ def test_ls_lists_all_states(tmp_path):
     assert not body["ok"] and "not finished" in body["error"] and body["rows"] == []
     partial = json.loads(command("show", "half", "--runs", str(tmp_path), "--partial", "--json"))
     assert partial["rows"] and partial["problem"]
+
+
+def test_ls_says_why_a_run_failed(tmp_path):
+    write_run(tmp_path, "good", 2, domains=("random",))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "manifest.json").write_text("{")
+    refused = RunWriter.open(tmp_path, "refused", {"name": "refused"}, 4)
+    refused.fail("every behaviour has one outcome in all of the rows that were given; so there is nothing to explain.")
+    holes = RunWriter.open(tmp_path, "holes", {"name": "holes"}, 4)
+    for cell in "ab":
+        holes.write_cell(cell, [], [], error=f"read {cell}: FitError: no end", seconds=0.0)
+    told = {row["run"]: row["reason"] for row in json.loads(command("ls", str(tmp_path), "--json"))["rows"]}
+    assert told["good"] == "" and "bad is broken" in told["bad"].replace("/manifest.json", "")
+    assert told["refused"].startswith("every behaviour has one") and told["refused"].endswith("to explain.")
+    assert told["holes"] == "read a: FitError: no end (1 more)"
+    shown = " ".join(command("ls", str(tmp_path)).split())
+    assert "reason" in shown and "every" in shown and "to explain" not in shown
 
 
 def test_show_and_figure(tmp_path):
@@ -155,6 +172,19 @@ def test_the_claims_page_and_the_command_say_the_same(page):
     ]
     assert on_page == [(row["measure"], row["verdict"]) for row in told]
     assert {"NA"} < {verdict for _, verdict in on_page}
+
+
+def test_a_claim_at_a_named_place_asks_nothing_of_the_selected_one(tmp_path):
+    at = {"behaviour": "b", "fit_domain": "all", "test_domain": "all", "n": 400, "groups": 100}
+    figures = {"value": 0.02, "low": 0.01, "high": 0.03, "bits": 0.02, "floor_bits": 1.0, "ceiling_bits": 0.0}
+    at |= figures | {"level": "directions", "source": "pca", "k": 4}
+    writer = RunWriter.open(tmp_path, "chain", {"name": "chain"}, 1)
+    writer.write_cell("c", [Record(metric="replace", arm="chain:random", **at)], [], seconds=0.0)
+    writer.finish({})
+    given = ["chain", "--runs", str(tmp_path), "--level", "directions", "--json"]
+    told = json.loads(command("judge", *given, "--hook", "", "--claim", "the model uses it"))
+    assert (told["hook"], told["rows"][0]["verdict"]) == ("", "passed")
+    assert "no level" in json.loads(command("judge", *given, code=2))["error"]
 
 
 @pytest.mark.parametrize("name", [None, "frontier", "provenance"])

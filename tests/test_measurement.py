@@ -449,9 +449,13 @@ MISTAKES = {
         "Did you mean 'nonlinear'",
     ),
     "unknown option": ({"behaviour": S[:, 0], "level": ("linear",)}, "Did you mean 'levels'"),
-    "one class in a domain": (
-        {"behaviour": np.r_[S[:150, 0], np.ones(150)], "domains": np.repeat(["a", "b"], 150)},
-        "one class .* in domain 'b'",
+    "several behaviours of one class": (
+        {"behaviour": {"a": np.ones(300), "b": np.full((300, 2), 0.5)}},
+        r"nothing to explain in domain 'all': behaviour 'a' has one class \('1.0'\); behaviour 'b' has one law",
+    ),
+    "one class in each domain": (
+        {"behaviour": np.repeat([0, 1], 150), "domains": np.repeat(["a", "b"], 150)},
+        r"in domain 'a' and 'b': behaviour 'behaviour' has one class \('0', '1'\)",
     ),
     "unknown feature": (
         {"behaviour": S[:, 0], "features": {"a": S[:, 0]}, "hypotheses": hypotheses(xor_rule)}, "no feature 'b'",
@@ -541,6 +545,45 @@ def test_a_hypothesis_speaks_of_all_behaviours_that_fit_it():
     silent = spoken[spoken["behaviour"] == "three"]
     assert set(silent["na_reason"]) == {"not_defined"}
     assert silent["note"].str.contains("one column per outcome").all()
+
+
+def test_a_behaviour_that_never_varies_is_na_and_costs_no_other():
+    """Also where it comes first and its folds would be everybody's, and as a law of a single column."""
+    given = {"features": {"a": S[:, 0], "b": S[:, 1]}, "hypotheses": hypotheses(xor_rule), "types": S[:, 1],
+             "levels": ("baseline", "linear"), "outer_folds": 2, "groups": np.arange(300) // 2}  # fmt: skip
+    moving = {**QUICK, "controls": ("permuted", "control_task", "row_split")}
+    always = {"first": np.ones(300), "fraction": np.full((300, 2), 0.5)}
+    alone = pk.measure(X, behaviour={"two": S.prod(1)}, **given, **moving)
+    frame = pk.measure(X, behaviour=always | {"two": S.prod(1)}, **given, **moving)
+    rest = frame[~frame["behaviour"].isin(always)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, alone)
+    said = {"first": "one class ('1.0')", "fraction": "one law at every row"}
+    for name, note in said.items():
+        rows = frame[frame["behaviour"] == name]
+        assert rows["level"].tolist() == ["baseline", "linear", "hypothesis:xor_rule"]
+        assert set(rows["na_reason"]) == {"small_denominator"} and set(rows["note"]) == {note}
+        assert rows["value"].isna().all() and set(rows["n"]) == {300} and set(rows["groups"]) == {150}
+
+
+def test_a_behaviour_that_never_varies_is_na_in_every_domain():
+    domain = np.repeat(["a", "b"], [100, 200])
+    laws = {"always": np.ones(300), "two": S[:, 0]}
+    frame = pk.measure(X, behaviour=laws, domains=domain, levels=("linear",), **QUICK)
+    rows = frame[frame["behaviour"] == "always"]
+    assert rows[["fit_domain", "test_domain", "n"]].to_numpy().tolist() == [["a", "a", 100], ["b", "b", 200]]
+
+
+@pytest.mark.parametrize("still", ["a", "b"])
+def test_a_behaviour_that_varies_in_one_domain_alone_is_measured_there(still):
+    domain = np.repeat(["a", "b"], 300)
+    x, s = signs(600, 2, 22)
+    label = np.where(domain == still, 1, s[:, 0])
+    frame = pk.measure(x, behaviour=label, domains=domain, levels=("linear",), **QUICK)
+    for name in ("a", "b"):
+        record = one(frame, level="linear", fit_domain=name, test_domain=name)
+        assert record["na_reason"] == ("small_denominator" if name == still else "")
+        assert pd.isna(record["value"]) if name == still else record["value"] < 0.05
+    assert set(frame.query("metric == 'transfer' and test_domain == @still")["na_reason"]) == {"absent_in_test_domain"}
 
 
 @pytest.mark.parametrize("where", ["random_readers", "Site.prepare", "fit_calibration"])

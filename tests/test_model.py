@@ -11,7 +11,8 @@ import torch
 
 import checkpoints
 from probekit.errors import BadInput, UnknownHook
-from probekit.model import Prefix, bundled_folder, check_model, load_model
+from probekit.folders import bundled_folder
+from probekit.model import Prefix, check_model, load_model
 
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 

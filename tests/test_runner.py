@@ -301,7 +301,57 @@ def test_replace_cells_keep_what_read_cells_left_behind(small, tmp_path):
     assert rows["value"].notna().all()
 
 
-def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypatch, capsys):
+ALWAYS = '[[task.behaviours]]\nname = "always"\nkind = "choice"\ntokens = ["nine", "he"]\n'
+
+
+def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, monkeypatch):
+    """What the model does is known once it has been run: here it always says the same."""
+    from probekit.laws import Rule
+
+    read = 'levels = ["linear", "directions"]\nks = [1]\ncontrols = []\ndecomposition = false\nfloors = ["strong"]\n'
+    more = '[replace]\nks = [1]\nrows = 16\ndonors = 4\nbehaviours = ["choice", "always"]\n'
+    hooks = '"blocks.1.hook_resid_post", "blocks.2.hook_resid_post"'
+    path = write_job(tmp_path, small, hooks=hooks, read=read, more=more)
+    path.write_text(path.read_text().replace("[[task.behaviours]]", ALWAYS + "[[task.behaviours]]", 1))
+    plain = Rule.law
+
+    def law(rule, logits, rows=None):
+        found = plain(rule, logits, rows)
+        return torch.eye(2)[[0] * len(found)] if rule.spec.name == "always" else found
+
+    monkeypatch.setattr(Rule, "law", law)
+    run = go(path, tmp_path)
+    assert not run.manifest["cells"]["failed"]
+    rows = run.records[run.records["behaviour"] == "always"]
+    assert set(rows["metric"]) == {"read", "replace"} and set(rows["na_reason"]) == {"small_denominator"}
+    assert set(rows["note"]) == {"one class ('nine')"} and rows["id"].is_unique
+    assert set(rows["arm"]) == {"", "single:random", "single:matched", "chain:random", "chain:matched"}
+    assert run.manifest["provenance"]["floors"]["always seen"] == {"constant": "one class ('nine')"}
+    assert (run.records.query("behaviour == 'choice' and metric == 'read'")["na_reason"] == "").all()
+
+
+@pytest.mark.parametrize("transfer", ["", '[transfer]\nlevels = ["linear"]\n'])
+def test_where_no_label_varies_nothing_is_captured(small, tmp_path, transfer):
+    path = write_job(tmp_path, small, domains=("seen", "new"), more=transfer)
+    text = path.read_text()
+    start, stop = text.index("[[task.behaviours]]"), text.index('[[task.behaviours]]\nname = "label"')
+    path.write_text(text[:start] + text[stop:])
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    for row in rows:  # varies in the domain that is not measured without [transfer]
+        row["label"] = "yes" if row["domain"] == "seen" else row["label"]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        out = csv.DictWriter(file, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+    if transfer:
+        assert len(go(path, tmp_path).records)
+        return
+    with pytest.raises(BadInput, match=r"in domain 'seen': behaviour 'label' has one class \('yes'\)"):
+        go(path, tmp_path)
+    assert not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()
+
+
+def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypatch, capsys, caplog):
     from probekit import cli
 
     path = write_job(tmp_path, small)
@@ -322,7 +372,13 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert run.manifest["cells"]["ok"] == 7
     (failed,) = run.manifest["cells"]["failed"]
     assert failed["error"] == "read label at blocks.1.hook_resid_post: RuntimeError: planted"
-    assert failed["error"] in capsys.readouterr().err
+    log = run.path / "log-0.txt"
+    # what a terminal gets: the warning at once, and its first half again below the tables
+    (said,) = caplog.records
+    assert f"failed: {failed['error']}; all else is measured; the traceback is in {log}" in said.getMessage()
+    assert said.exc_info is None
+    assert f"failed: {failed['error']}\n" in capsys.readouterr().err
+    assert "Traceback" in log.read_text() and failed["error"] in log.read_text()
     others = run.records.groupby("behaviour")["hook"].nunique()
     assert others["choice"] == 3 and others["label"] == 2
 

@@ -102,6 +102,9 @@ def test_an_unknown_key_is_named_with_the_nearest_at_each_depth(tmp_path, old, n
         ('name = "demo"\n', "", "name: Field required"),
         ("[replace]", "[replace]\ndonors = 1", "replace.donors: Input should be greater than or equal to 2"),
         ('testbed = "othello-6x6"', "testbed = 3", "task.testbed: Input should be a valid string"),
+        ("n_examples = 100", "position = 3", "position: Input should be a valid string, or Input should be a list."),
+        ("n_examples = 100", 'spans = { w = ["a"] }', "spans.w: Input should be a valid string, or Field required."),
+        ("sets = {a = [1, 2]", "sets = {a = [1.5]", "behaviours.1.sets.a.0: Input should be a valid integer, got a"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_place(tmp_path, old, new, words):

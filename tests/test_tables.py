@@ -38,6 +38,8 @@ def test_leak_map_has_one_cell_per_site_and_label_in_forward_order(frame):
 def test_selection_is_never_silent(frame):
     with pytest.raises(BadInput, match="Did you mean 'next_move'"):
         tables.table("leak_map", frame, behaviour="nextmove")
+    with pytest.raises(BadInput, match=r"no level 'linear'\. There is none of that kind here\."):
+        tables.table("transfer_matrix", frame[frame["metric"] == "read"], level="linear")
     with pytest.raises(BadInput, match="Did you mean 'frontier'"):
         tables.table("fronteer", frame)
     with pytest.raises(BadInput, match="no selection 'behavior'. Did you mean 'behaviour'"):
@@ -157,6 +159,32 @@ def test_deletion_is_what_whole_texts_had_and_the_others_lack(frame):
         whole = at.loc[(at["control"] == "") & (at["floor"] == row.floor), "value"].item()
         without = at.loc[at["control"] == "deleted:field:tag", "value"].item()
         assert (row.whole, row.value, row.fall) == pytest.approx((whole, without, without - whole))
+
+
+def test_deletion_lists_every_behaviour_unless_one_is_named(frame):
+    found = tables.deletion(frame)
+    assert list(dict.fromkeys(found["behaviour"])) == tables.behaviours(frame) == ["next_move", "pass_or_play"]
+    for name, rows in found.groupby("behaviour"):
+        alone = tables.deletion(frame, behaviour=name)
+        pd.testing.assert_frame_equal(rows.reset_index(drop=True), alone, check_dtype=False)
+    shown = printed(tables.deletion_text(found), 160).splitlines()
+    assert any("behaviour" in line for line in shown[:3])
+    assert sum("pass_or_play" in line for line in shown) == len(found) / 2
+    assert "behaviour" not in printed(tables.deletion_text(alone))
+
+
+def test_deletion_knows_the_floor_on_whole_texts_though_it_was_not_read(frame):
+    at = frame[frame["control"] == "deleted:field:tag"].head(1).assign(level="baseline", source="")
+    row = tables.deletion(at).iloc[0]
+    assert (row["whole"], row["bits_whole"], row["fall"]) == (1, row["floor_bits"], pytest.approx(row["value"] - 1))
+    assert "nan" not in printed(tables.deletion_text(tables.deletion(at)))
+
+
+def test_a_source_is_named_only_beside_another(frame):
+    read = frame[(frame["level"] == "linear") & (frame["behaviour"] == "next_move")]
+    first = read.index[0]
+    failed = read.assign(source=read["source"].where(read.index != first, ""))
+    assert set(tables.leak(failed)["label"]) == {"linear"}
 
 
 def test_group_leakage_is_what_a_split_by_row_would_have_claimed(frame):

@@ -7,7 +7,8 @@ import pytest
 
 from probekit import capture, load_task
 from probekit.errors import BadInput
-from probekit.model import bundled_folder, load_model
+from probekit.folders import bundled_folder
+from probekit.model import load_model
 from probekit.testbeds import NAMES, load_testbed
 from probekit.testbeds.othello.game import Geometry, generate, legal_moves, play, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS, legal_uniform
@@ -167,6 +168,14 @@ def test_unknown_testbeds_name_the_nearest():
     with pytest.raises(BadInput, match="no task 'othello'"):
         load_task("othello")
     assert NAMES == ("othello-6x6",)
+
+
+def test_a_file_of_texts_asks_for_the_model_that_reads_them(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,ids,truth\n" + "".join(f"a b,1 2,{i % 2}\n" for i in range(8)))
+    behaviours = [{"name": "truth", "kind": "label", "column": "truth"}]
+    with pytest.raises(BadInput, match="`text` makes text, which a model's tokenizer reads: give model="):
+        load_task(tmp_path / "rows.csv", text="prompt", behaviours=behaviours)
+    assert len(load_task(tmp_path / "rows.csv", tokens="ids", behaviours=behaviours).tokens) == 8
 
 
 # The bundled model ----------------------------------------------------------------------------------------------------

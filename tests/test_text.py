@@ -296,7 +296,7 @@ MISTAKES = [
      [ROWS[0], {**ROWS[1], "start": None}, *ROWS[2:]], "row 2 has no 'span:x': it has nothing that has a name"),
     ({"text": "text", "generation_prompt": True}, ROWS, "`generation_prompt` belongs to a chat"),
     ({"chat": []}, ROWS, "`chat` has no turns"),
-    ({"messages": "q"}, ROWS, "row 1 has no chat in column 'q'"),
+    ({"messages": "q"}, ROWS, "row 1 has no chat in column 'q': give a list of messages (in CSV as JSON)"),
     ({"messages": "chat"}, [ROWS[0], {**ROWS[1], "chat": [{"role": "user"}]}, *ROWS[2:]], "row 2 has no chat"),
     ({"messages": "chat"}, [ROWS[0], {**ROWS[1], "chat": []}, *ROWS[2:]], "row 2 has no chat in column 'chat'"),
     ({"messages": "chat", "position": "role:tool"}, ROWS, "row 1 has no 'role:tool': it has role:"),

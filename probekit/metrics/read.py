@@ -33,6 +33,11 @@ class Estimate:
     numerator: NDArray[np.float64] | None = None
     denominator: NDArray[np.float64] | None = None
 
+    @classmethod
+    def missing(cls, reason: str, note: str = "", n: int = 0, groups: int = 0) -> "Estimate":
+        """No value, and why: one of `records.NA_REASONS`."""
+        return cls(None, None, None, None, None, None, None, None, n, groups, reason, note)
+
 
 def fbu(bits: NDArray, floor_bits: NDArray, ceiling_bits: NDArray, clusters: Clusters) -> Estimate:
     """FBU(q) = (S(q) - S(ceiling)) / (S(floor) - S(ceiling)); each argument [n], bits per row.

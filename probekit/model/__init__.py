@@ -23,17 +23,18 @@ from torch import Tensor
 
 from probekit.encoding import BOS, Encoder, Tokenised
 from probekit.errors import BadInput, UnknownHook
+from probekit.folders import model_folder
 from probekit.hookpoint import HookPoint, expand
 from probekit.model.audit import BACKENDS, STREAM, TOLERANCE, Backend, check_model, choose_backend, library_versions
 from probekit.model.generation import generate
-from probekit.model.loading import bundled_folder, first_line, load_tokenizer, load_weights, local_folder, plain_config
+from probekit.model.loading import check_weights, first_line, load_tokenizer, load_weights, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
 from probekit.model.reading import Batch, Room, out_of_memory, stream
 from probekit.records import canonical
 
 __all__ = [
-    "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "bundled_folder", "check_model", "choose_backend",
+    "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "check_model", "choose_backend",
     "generate", "library_versions", "load_model", "out_of_memory", "plant_model",
 ]  # fmt: skip
 
@@ -71,7 +72,9 @@ def load_model(
     if bos not in BOS:
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
     name = str(name_or_folder)
-    folder = bundled_folder(name) or local_folder(name)
+    folder = model_folder(name)
+    if folder:
+        check_weights(folder)
     source = str(folder) if folder else name
     hf = load_weights(name, source, folder is not None, revision, DTYPES[dtype])
     tokenizer = load_tokenizer(source, folder, revision)

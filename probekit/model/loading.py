@@ -1,7 +1,6 @@
 """Checkpoints: from a name or a folder to a model and its tokenizer. Safetensors alone; no remote code is run."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +8,17 @@ import torch
 
 from probekit.errors import BadInput
 
-_TESTBEDS = Path(__file__).parent.parent / "testbeds"
 
-
-def bundled_folder(name: str) -> Path | None:
-    """The folder of a bundled model such as `othello-6x6`, or None."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        return None
-    return next((c.parent for c in sorted(_TESTBEDS.glob(f"*/{name}/config.json"))), None)
-
-
-def local_folder(name: str) -> Path | None:
-    """The folder that `name` means, or None for a name of the hub; raises BadInput for a path that is no model."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise BadInput(
-                f"no model folder {name}: give a folder, a bundled testbed or a name of the Hugging Face hub."
-            )
-        return None
-    if not path.is_dir():
-        raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights.")
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
+def check_weights(folder: Path) -> None:
+    """Raise BadInput for a shard whose header cannot be read."""
     from safetensors import SafetensorError, safe_open
 
-    for shard in shards:
+    for shard in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(shard, "pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{shard} is damaged ({error}): fetch or save it again.") from None
-    return path
 
 
 def load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:

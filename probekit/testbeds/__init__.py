@@ -55,5 +55,7 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
         known = ", ".join(NAMES)
         raise BadInput(f"no task '{source}': give a CSV, JSONL or Parquet file, or a bundled testbed ({known}).")
     spec = validate(TaskSpec, {"file": path.name, **columns}, "load_task")
+    if model is None and spec.tokens is None:
+        raise BadInput(f"`{spec.source}` makes text, which a model's tokenizer reads: give model= or a tokens= column.")
     encoder = None if model is None or model.tokenizer is None else model.encoder
     return read_file_task(spec, path.parent, encoder)
