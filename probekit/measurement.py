@@ -6,8 +6,8 @@ outer fold is fitted anew; a number is made once, from the test rows of all fold
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.collector import Collector, Outcome, with_losses
 from probekit.deletion import Deleted, log_odds, strong_floor
 from probekit.diagnostics import (
     NULL_ROWS,
@@ -31,18 +32,10 @@ from probekit.fit.core import calibrate, cross_entropy, fit_calibration
 from probekit.fit.readers import Reader, Site, decompose, fit_level, random_readers
 from probekit.hookpoint import HookPoint
 from probekit.hypotheses import Decoder, Mixture, OtherOutcomes
-from probekit.inference import (
-    auroc_interval,
-    auroc_leak,
-    auroc_rows,
-    extrapolated_ratio,
-    permutation_plan,
-    refusal,
-)
+from probekit.inference import permutation_plan, refusal
 from probekit.levels import Hypothesis, Level
-from probekit.metrics.read import Estimate, fbu, ratio, share
-from probekit.metrics.transfer import difference, transfer
-from probekit.records import Losses, Record
+from probekit.metrics.read import Estimate, fbu, ratio
+from probekit.records import Record
 from probekit.setting import Pool, Setting, bits_of, moved_logits, prepare_settings
 from probekit.sites import Site as SiteOfTable
 from probekit.sites import across_sites
@@ -55,31 +48,6 @@ if TYPE_CHECKING:
 
 PLATT_LABELS = 50
 ON_WEAK = "the strong floor on the weak scale"
-AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
-N_WORST = 20  # rows per cell that are kept for the table of worst examples
-
-
-@dataclass
-class Outcome:
-    """What a cell gives: records, the group sums behind them, and tensors worth keeping."""
-
-    records: list[Record] = field(default_factory=list)
-    losses: list[Losses] = field(default_factory=list)
-    tensors: dict[str, NDArray] = field(default_factory=dict)
-
-    def add(self, record: Record, estimate: Estimate, clusters: Clusters) -> None:
-        """Keep a record and, where it has a value, its group sums."""
-        self.records.append(record)
-        if record.value is not None and estimate.numerator is not None and estimate.denominator is not None:
-            self.losses.append(
-                Losses(
-                    record.id,
-                    [str(name) for name in clusters.names],
-                    estimate.numerator.tolist(),
-                    estimate.denominator.tolist(),
-                    clusters.sizes.tolist(),
-                )
-            )
 
 
 class Measurement:
@@ -160,7 +128,7 @@ class Measurement:
             _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
-        cell = _Cell(self, hook, behaviour)
+        cell = Collector(hook, behaviour, self.domains[0], self.n_folds, partial(self.pool, behaviour), self.record)
         for fold in range(self.n_folds):
             self._read_fold(cell, fold, x, twin, deleted or {})
         return cell.finish()
@@ -202,7 +170,7 @@ class Measurement:
         parts = [
             SiteOfTable(hook, record, losses, outcome.tensors)
             for hook, outcome in outcomes.items()
-            for record, losses in _with_losses(outcome)
+            for record, losses in with_losses(outcome)
             if record.metric == "read" and record.control == "" and record.floor == "strong"
             and record.test_domain == domain
         ]  # fmt: skip
@@ -243,7 +211,7 @@ class Measurement:
     # ------------------------------------------------------------------------------------------------- one outer fold
 
     def _read_fold(
-        self, cell: "_Cell", fold: int, x: Tensor, twin: Tensor | None, deleted: Mapping[str, Tensor]
+        self, cell: Collector, fold: int, x: Tensor, twin: Tensor | None, deleted: Mapping[str, Tensor]
     ) -> None:
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         try:
@@ -288,7 +256,7 @@ class Measurement:
         return setting.site(x, self.seeds[0], self.read.lambdas, floor)
 
     def _read_levels(
-        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float
+        self, cell: Collector, setting: Setting, site: Site, x: Tensor, effective: float
     ) -> Iterator[Reader]:
         test = setting.side(x, "test")
         for name in self.read.levels:
@@ -311,7 +279,7 @@ class Measurement:
             except FitError as error:
                 cell.missing(setting, level.name, "not_converged", str(error))
 
-    def _beside(self, cell: "_Cell", setting: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+    def _beside(self, cell: Collector, setting: Setting, site: Site, reader: Reader, x: Tensor) -> None:
         """What is kept of a reader beside its loss: directions, selection loss, losses under permutation, AUROC."""
         key = f"{reader.level}/{reader.source}/{reader.k}"
         if reader.directions is not None and reader.source != "pca" and setting.fold == 0:
@@ -342,7 +310,7 @@ class Measurement:
             self._plans[key] = rows, plan
         return self._plans[key]
 
-    def _auroc(self, cell: "_Cell", home: Setting, there: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+    def _auroc(self, cell: Collector, home: Setting, there: Setting, site: Site, reader: Reader, x: Tensor) -> None:
         """AUROC of the mean difference, where the behaviour is one of two outcomes for certain."""
         law = there.behaviour.law[there.rows("test")]
         if law.shape[1] != 2 or np.minimum(law[:, 0], law[:, 1]).max() > 1e-6 or np.ptp(law[:, 1]) == 0:
@@ -360,7 +328,7 @@ class Measurement:
         )
 
     def _controls(
-        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, twin: Tensor | None, effective: float
+        self, cell: Collector, setting: Setting, site: Site, x: Tensor, twin: Tensor | None, effective: float
     ) -> None:
         asked = self.read.controls
         enough = not _refused(effective, x.shape[1], "linear")[0]
@@ -396,7 +364,9 @@ class Measurement:
     def _twin_setting(self, setting: Setting, unit: str) -> Setting:
         return self.pool(setting.behaviour.name, setting.domain, unit).settings[setting.fold]
 
-    def _control_levels(self, cell: "_Cell", setting: Setting, x: Tensor, control: str, levels: Sequence[str]) -> None:
+    def _control_levels(
+        self, cell: Collector, setting: Setting, x: Tensor, control: str, levels: Sequence[str]
+    ) -> None:
         test = setting.side(x, "test")
         unit = {"row_split": "row", "control_task": "task"}.get(control, "group")
         try:
@@ -408,7 +378,7 @@ class Measurement:
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), control=control)
 
-    def _weak_floor(self, cell: "_Cell", setting: Setting, x: Tensor) -> list[Reader]:
+    def _weak_floor(self, cell: Collector, setting: Setting, x: Tensor) -> list[Reader]:
         """The readers on the weak scale: `linear`, where it could be fitted, and the strong floor."""
         if "weak" not in self.read.floors:
             return []
@@ -425,7 +395,7 @@ class Measurement:
         return [*readers, strong]
 
     def _without(
-        self, cell: "_Cell", setting: Setting, x: Tensor, readers: Sequence[Reader], weak: Sequence[Reader],
+        self, cell: Collector, setting: Setting, x: Tensor, readers: Sequence[Reader], weak: Sequence[Reader],
         deleted: Mapping[str, Tensor],
     ) -> None:  # fmt: skip
         """Every reader on the test rows with a span deleted. On the weak scale also as an AUROC of its log odds."""
@@ -449,7 +419,7 @@ class Measurement:
                             floor="weak", control=told, note="of the log odds",
                         )  # fmt: skip
 
-    def _extrapolate(self, cell: "_Cell", setting: Setting, x: Tensor, d: int) -> None:
+    def _extrapolate(self, cell: Collector, setting: Setting, x: Tensor, d: int) -> None:
         for name in ("direction", "linear"):
             if name not in self.read.levels:
                 continue
@@ -466,7 +436,7 @@ class Measurement:
                 k = 1 if level == "direction" else None
                 cell.put(setting, "extrapolated", rows | sized, metric="extrapolated", level=level, source=source, k=k)
 
-    def _online(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
+    def _online(self, cell: Collector, setting: Setting, x: Tensor) -> None:
         """In the first fold: all folds would send nearly the same rows."""
         if setting.fold:
             return
@@ -486,7 +456,7 @@ class Measurement:
                     setting, estimate, clusters, metric="code_length", level=told, source=source, k=at_k, note=note
                 )
 
-    def _decompose(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float) -> None:
+    def _decompose(self, cell: Collector, setting: Setting, site: Site, x: Tensor, effective: float) -> None:
         read = self.read
         if _refused(effective, x.shape[1], "linear")[0]:
             return
@@ -509,7 +479,7 @@ class Measurement:
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
     def _hypothesis(
-        self, cell: "_Cell", hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader]
+        self, cell: Collector, hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader]
     ) -> None:
         """The stated hypothesis with decoded and with true features, frozen on the seen domain, in every domain."""
         seen = self.setting(cell.behaviour, self.domains[0], fold)
@@ -566,7 +536,9 @@ class Measurement:
             self._decoders[key] = Decoder.fit(labels, index, split, x, self.read.lambdas[::2])
         return self._decoders[key]
 
-    def _transfer(self, cell: "_Cell", x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader]) -> None:
+    def _transfer(
+        self, cell: Collector, x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader]
+    ) -> None:
         """Every asked level fitted in each domain and applied in every other one."""
         assert self.transfer is not None
         levels = [level for level in map(Level.parse, self.transfer.levels) if level.family != "hypothesis"]
@@ -594,7 +566,7 @@ class Measurement:
                     self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted)
 
     def _transfer_pair(
-        self, cell: "_Cell", x: Tensor, fold: int, pair: tuple[str, str], site: Site, fitted: dict[str, list[Reader]]
+        self, cell: Collector, x: Tensor, fold: int, pair: tuple[str, str], site: Site, fitted: dict[str, list[Reader]]
     ) -> None:
         a, b = pair
         here, there = self.setting(cell.behaviour, a, fold), self.setting(cell.behaviour, b, fold)
@@ -631,167 +603,6 @@ def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
         return "", ""
     found = refusal(effective, d, level == "direction")
     return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
-
-
-# ------------------------------------------------------------------------------------------------- pooling over folds
-
-
-def _extrapolated(clusters: Clusters, **rows: NDArray) -> Estimate:
-    """S_inf beside the same floor and ceiling; sizes are means over folds, in rows per coordinate."""
-    bits = [name for name in rows if name.startswith("bits")]
-    sums = np.stack([clusters.sums(rows[name]) for name in bits])
-    sizes = np.array([rows[f"size{i}"].mean() for i in range(len(bits))])
-    largest = fbu(rows[bits[-1]], rows["floor"], rows["ceiling"], clusters)
-    if largest.na_reason:
-        return largest
-    value, low, high = extrapolated_ratio(
-        sums, sizes, clusters.sums(rows["floor"]), clusters.sums(rows["ceiling"]), 1, clusters.weights
-    )
-    nothing = {"bits": None, "p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}
-    return replace(largest, value=value, low=low, high=high, **nothing)
-
-
-def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
-    value, low, high = auroc_interval(score, label, clusters)
-    leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
-    fewest, asked = int(min(label.sum(), len(label) - label.sum())), auroc_rows(AUROC_WITHIN)
-    note = f"{fewest} rows of the rarer class, {asked} of each tell it to +-{AUROC_WITHIN:g}" if fewest < asked else ""
-    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names), note=note)
-
-
-_KINDS: Mapping[str, Callable[..., Estimate]] = {
-    "fbu": lambda clusters, bits, floor, ceiling: fbu(bits, floor, ceiling, clusters),
-    "share": lambda clusters, before, after, floor, ceiling: share(before, after, floor, ceiling, clusters),
-    "transfer": lambda clusters, moved, direct, floor, ceiling, raw=None: transfer(
-        moved, direct, floor, ceiling, clusters
-    ),
-    "difference": lambda clusters, first, second: difference(first, second, clusters),
-    "extrapolated": _extrapolated,
-    "auroc": _auroc_leak,
-}
-
-
-@dataclass
-class _Score:
-    """One number in the making: what is computed, where it stands, and the test rows of each fold that has come."""
-
-    kind: str
-    setting: Setting
-    unit: str
-    coordinates: dict[str, Any]
-    extra: dict[str, Any]
-    notes: list[str]
-    folds: dict[int, dict[str, NDArray]] = field(default_factory=dict)
-
-
-@dataclass
-class _Cell:
-    """Collects the rows of one (hook, behaviour) over folds, and makes records of them."""
-
-    measurement: Measurement
-    hook: str
-    behaviour: str
-    tensors: dict[str, NDArray] = field(default_factory=dict)
-    _scores: dict[tuple, _Score] = field(default_factory=dict)
-    _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
-    _outcome: Outcome = field(default_factory=Outcome)
-    _missing: dict[str, tuple[Record, Estimate]] = field(default_factory=dict)
-
-    def keep(self, name: str, fold: int, values: NDArray) -> None:
-        """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
-        self._kept.setdefault(name, {})[fold] = values
-
-    def ends(self, setting: Setting, floor: str = "strong") -> dict[str, NDArray]:
-        """Both ends of the scale on a setting's test rows."""
-        return {"floor": setting.floor_bits(floor), "ceiling": setting.test_ceiling}
-
-    def put(
-        self, setting: Setting, kind: str, rows: dict[str, NDArray], *, unit: str = "group", note: str = "",
-        extra: Mapping[str, Any] | None = None, **coordinates: Any,
-    ) -> None:  # fmt: skip
-        """Rows of one fold. extra: coordinates that may differ between folds, of which the first fold's are told."""
-        coordinates = {"metric": "read", "hook": self.hook, **coordinates}
-        key = (setting.domain, *sorted((name, str(value)) for name, value in coordinates.items()))
-        score = self._scores.setdefault(key, _Score(kind, setting, unit, coordinates, dict(extra or {}), []))
-        score.folds[setting.fold] = rows
-        if note and note not in score.notes:
-            score.notes.append(note)
-
-    def score(
-        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "",
-        unit: str = "group", **more: Any,
-    ) -> None:  # fmt: skip
-        """FBU of a reader's test bits."""
-        self.put(
-            setting, "fbu", {"bits": bits} | self.ends(setting, floor), unit=unit, note=reader.note or note,
-            extra={"parameters": reader.parameters}, level=reader.level, source=reader.source, k=reader.k, floor=floor,
-            **more,
-        )  # fmt: skip
-
-    def add(self, setting: Setting, estimate: Estimate, clusters: Clusters, **coordinates: Any) -> None:
-        """A finished estimate."""
-        self._outcome.add(self.measurement.record(setting, estimate, hook=self.hook, **coordinates), estimate, clusters)
-
-    def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
-        """An NA record with its reason."""
-        n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
-        nothing = Estimate(None, None, None, None, None, None, None, None, n, groups, reason, note)
-        record = self.measurement.record(
-            setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more
-        )
-        self._missing.setdefault(record.id, (record, nothing))
-
-    def finish(self) -> Outcome:
-        """One record for each number, from the rows of all folds; NA where a fold is missing."""
-        n_folds = self.measurement.n_folds
-        partial = set()
-        for score in self._scores.values():
-            pool = self.measurement.pool(self.behaviour, score.setting.domain, score.unit)
-            told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
-            if len(score.folds) < n_folds:
-                note = f"fitted in {len(score.folds)} of {n_folds} folds"
-                estimate = Estimate(None, None, None, None, None, None, None, None, 0, 0, "not_converged", note)
-                partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
-            else:
-                names = score.folds[0]
-                rows = {name: np.concatenate([score.folds[fold][name] for fold in range(n_folds)]) for name in names}
-                estimate = _KINDS[score.kind](pool.clusters, **rows)
-            record = self.measurement.record(score.setting, estimate, **told)
-            if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
-                record = replace(record, raw=float(rows["raw"].mean()))
-            self._outcome.add(record, estimate, pool.clusters)
-        for record, _ in self._missing.values():
-            if (record.metric, record.level, record.control, record.floor) not in partial:
-                self._outcome.records.append(record)
-        for name, folds in self._kept.items():
-            if len(folds) == n_folds:
-                self.tensors[name] = np.stack([folds[fold] for fold in range(n_folds)])
-        self.tensors |= self._worst_rows()
-        self._outcome.tensors = self.tensors
-        return self._outcome
-
-    def _worst_rows(self) -> dict[str, NDArray]:
-        """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
-        domain = self.measurement.domains[0]
-        for score in self._scores.values():
-            told = score.coordinates
-            plain = told["metric"] == "read" and not told.get("control") and told.get("floor") == "strong"
-            if plain and told["level"] == "linear" and score.setting.domain == domain:
-                settings = self.measurement.pool(self.behaviour, domain).settings
-                at = np.concatenate([settings[fold].rows("test") for fold in sorted(score.folds)])
-                missed = np.concatenate(
-                    [score.folds[fold]["bits"] - score.folds[fold]["ceiling"] for fold in sorted(score.folds)]
-                )
-                worst = np.argsort(-missed)[:N_WORST]
-                return {"worst_rows": at[worst], "worst_bits": missed[worst]}
-        return {}
-
-
-def _with_losses(outcome: Outcome) -> Iterator[tuple[Record, Losses]]:
-    losses = {loss.record: loss for loss in outcome.losses}
-    for record in outcome.records:
-        if record.id in losses:
-            yield record, losses[record.id]
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ import torch
 
 from probekit.cache import pin
 from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_without
+from probekit.collector import Outcome
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
 from probekit.hookpoint import HookPoint
 from probekit.interventions import orthonormal
 from probekit.levels import Hypothesis
-from probekit.measurement import Measurement, Outcome, to_tensor
+from probekit.measurement import Measurement, to_tensor
 from probekit.model import Model, load_model
 from probekit.records import digest
 from probekit.replacement import Abstraction, Replacement, abstractions_at
