@@ -86,9 +86,11 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("kind", "what", "hooks", "sites", "levels", title=f"{job.name} (spec {job.id})")
+        several = len({row["position"] for row in planned}) > 1
+        columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
+        table = Table(*columns, title=f"{job.name} (spec {job.id})")
         for row in planned:
-            table.add_row(*(str("?" if cell is None else cell) for cell in row.values()))
+            table.add_row(*(str("?" if row[name] is None else row[name]) for name in columns))
         Console().print(table)
         if text:
             typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")

@@ -67,7 +67,8 @@ class Collector:
     """Collects the rows of one (hook, behaviour) over folds, and makes records of them.
 
     home: the seen domain. pool: (domain, unit of splitting) -> the folds that rows come from. record: a Record from a
-    setting, an estimate and further coordinates.
+    setting, an estimate and further coordinates. spans: what readers are also tried without, each with the function
+    that says why that cannot be told in a domain.
     """
 
     hook: str
@@ -76,6 +77,7 @@ class Collector:
     n_folds: int
     pool: Callable[[str, str], Pool]
     record: Callable[..., Record]
+    spans: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     tensors: dict[str, NDArray] = field(default_factory=dict)
     _scores: dict[tuple, _Score] = field(default_factory=dict)
     _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
@@ -147,12 +149,30 @@ class Collector:
         for record, _ in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
                 self._outcome.records.append(record)
+        self._outcome.records += self._never_deleted()
         for name, folds in self._kept.items():
             if len(folds) == self.n_folds:
                 self.tensors[name] = np.stack([folds[fold] for fold in range(self.n_folds)])
         self.tensors |= self._worst_rows()
         self._outcome.tensors = self.tensors
         return self._outcome
+
+    def _never_deleted(self) -> list[Record]:
+        """NA, with the reason, beside every number that was not measured without a span."""
+        known = {record.id for record in self._outcome.records}
+        out = []
+        for record in self._outcome.records:
+            if record.control or record.metric not in ("read", "transfer") or record.level == "prior":
+                continue
+            for span, why_not in self.spans.items():
+                why = why_not(record.test_domain)
+                nothing = {"na_reason": "not_defined", "note": why} if why else (
+                    {"na_reason": record.na_reason or "not_converged"})  # fmt: skip
+                figures = dict.fromkeys(("value", "low", "high", "raw", "bits", "p99_bits", "worst_group"))
+                made = replace(record, control=f"deleted:{span}", **figures, **nothing)
+                if made.id not in known:
+                    out.append(made)
+        return out
 
     def _worst_rows(self) -> dict[str, NDArray]:
         """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""

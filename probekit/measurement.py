@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.collector import Collector, Outcome, with_losses
-from probekit.deletion import Deleted, log_odds, strong_floor
+from probekit.deletion import Deleted, Deletions, log_odds, strong_floor
 from probekit.diagnostics import (
     NULL_ROWS,
     control_task,
@@ -41,7 +41,7 @@ from probekit.sites import Site as SiteOfTable
 from probekit.sites import across_sites
 from probekit.spec import ReadSpec, TransferSpec, validate
 from probekit.stats import Clusters, check_rows, permute_groups, permute_within, split_by_group
-from probekit.task import Behaviour, Observations
+from probekit.task import Behaviour, Observations, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +61,9 @@ class Measurement:
         hypotheses: Sequence[Hypothesis] = (),
         seeds: tuple[int, int, int] = (0, 0, 0),
         n_bootstrap: int = 2_000,
-        deleted: Mapping[str, Observations] | None = None,
+        deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
+        """deleted: by span, what was seen without it; None where this is what was read."""
         self.deleted = dict(deleted or {})
         self.observations = observations
         self.read = read
@@ -73,9 +74,8 @@ class Measurement:
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._decoders: dict[tuple[str, str, str, int], Decoder] = {}
-        for domain in observations.domains:
-            for behaviour in observations.behaviours.values():
-                _check_classes(behaviour, domain, observations.domain == domain)
+        if not observations.rules:  # else they were checked together
+            check_classes(observations)
 
     @cached_property
     def domains(self) -> list[str]:
@@ -128,9 +128,13 @@ class Measurement:
             _check_finite(twin, f"{hook} of the random twin")
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
-        cell = Collector(hook, behaviour, self.domains[0], self.n_folds, partial(self.pool, behaviour), self.record)
+        told = {span: None if seen is None else (seen, (deleted or {})[span]) for span, seen in self.deleted.items()}
+        without = Deletions(told)
+        spans = {span: partial(without.why_not, span) for span in told}
+        pool = partial(self.pool, behaviour)
+        cell = Collector(hook, behaviour, self.domains[0], self.n_folds, pool, self.record, spans)
         for fold in range(self.n_folds):
-            self._read_fold(cell, fold, x, twin, deleted or {})
+            self._read_fold(cell, fold, x, twin, without)
         return cell.finish()
 
     def feature_cell(self, hook: str, feature: str, x: Float[Tensor, "n d"]) -> Outcome:
@@ -198,6 +202,7 @@ class Measurement:
             "fit_domain": setting.domain,
             "test_domain": setting.domain,
             "layer": hook.layer,
+            "position": self.observations.place,
             "seed_probe": self.seeds[0],
             "seed_data": self.seeds[1],
             "seed_model": self.seeds[2],
@@ -210,9 +215,7 @@ class Measurement:
 
     # ------------------------------------------------------------------------------------------------- one outer fold
 
-    def _read_fold(
-        self, cell: Collector, fold: int, x: Tensor, twin: Tensor | None, deleted: Mapping[str, Tensor]
-    ) -> None:
+    def _read_fold(self, cell: Collector, fold: int, x: Tensor, twin: Tensor | None, without: Deletions) -> None:
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         try:
             site = self._site(seen, x)
@@ -227,7 +230,8 @@ class Measurement:
         cell.keep("select_bits", fold, np.array([float(linear_bits)]))
         self._controls(cell, seen, site, x, twin, effective)
         weak = self._weak_floor(cell, seen, x)
-        self._without(cell, seen, x, readers, weak, deleted)
+        for control, there in without.at(seen):
+            self._deleted(cell, control, there, x, readers, weak)
         if self.read.extrapolate:
             self._extrapolate(cell, seen, x, site.d)
         if self.read.online_orders:
@@ -237,7 +241,7 @@ class Measurement:
         for hypothesis in self._hypotheses_for(cell.behaviour):
             level = f"hypothesis:{hypothesis.name}"
             try:
-                self._hypothesis(cell, hypothesis, x, fold, readers)
+                self._hypothesis(cell, hypothesis, x, fold, readers, without)
             except OtherOutcomes as error:
                 # Stated for no behaviour in particular, it may simply not speak of this one.
                 if hypothesis.behaviour:
@@ -247,7 +251,7 @@ class Measurement:
                 cell.missing(seen, level, "not_converged", str(error))
         if self.transfer and len(self.domains) > 1:
             try:
-                self._transfer(cell, x, fold, sites, readers)
+                self._transfer(cell, x, fold, sites, readers, without)
             except FitError as error:
                 cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
 
@@ -394,30 +398,29 @@ class Measurement:
         cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note=ON_WEAK)
         return [*readers, strong]
 
-    def _without(
-        self, cell: Collector, setting: Setting, x: Tensor, readers: Sequence[Reader], weak: Sequence[Reader],
-        deleted: Mapping[str, Tensor],
+    def _deleted(
+        self, cell: Collector, control: str, there: Deleted, x: Tensor, readers: Sequence[Reader],
+        weak: Sequence[Reader],
     ) -> None:  # fmt: skip
         """Every reader on the test rows with a span deleted. On the weak scale also as an AUROC of its log odds."""
-        for span, moved in deleted.items():
-            there, control = Deleted.of(setting, self.deleted[span], moved), f"deleted:{span}"
-            known = [reader for reader in readers if reader.level != "prior"]
-            if all(reader.level != "baseline" for reader in known):
-                known.append(strong_floor(setting))
-            for reader in known:
-                cell.score(setting, reader, there.bits(reader), control=control)
-            for reader in weak:
-                # The strong floor's own logits are its offset, whatever scale it is told on.
-                own = "strong" if reader.level == "baseline" else "weak"
-                note = ON_WEAK if reader.level == "baseline" else ""
-                cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
-                sides = {"": setting.side(x, "test", own), control: there.sides[own]}
-                for told, side in sides.items():
-                    if (rows := log_odds(reader, side)) is not None:
-                        cell.put(
-                            setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
-                            floor="weak", control=told, note="of the log odds",
-                        )  # fmt: skip
+        setting = there.setting
+        known = [reader for reader in readers if reader.level != "prior"]
+        if all(reader.level != "baseline" for reader in known):
+            known.append(strong_floor(setting))
+        for reader in known:
+            cell.score(setting, reader, there.bits(reader), control=control)
+        for reader in weak:
+            # The strong floor's own logits are its offset, whatever scale it is told on.
+            own = "strong" if reader.level == "baseline" else "weak"
+            note = ON_WEAK if reader.level == "baseline" else ""
+            cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
+            sides = {"": setting.side(x, "test", own), control: there.sides[own]}
+            for told, side in sides.items():
+                if (rows := log_odds(reader, side)) is not None:
+                    cell.put(
+                        setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
+                        floor="weak", control=told, note="of the log odds",
+                    )  # fmt: skip
 
     def _extrapolate(self, cell: Collector, setting: Setting, x: Tensor, d: int) -> None:
         for name in ("direction", "linear"):
@@ -479,8 +482,9 @@ class Measurement:
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
     def _hypothesis(
-        self, cell: Collector, hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader]
-    ) -> None:
+        self, cell: Collector, hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader],
+        without: Deletions,
+    ) -> None:  # fmt: skip
         """The stated hypothesis with decoded and with true features, frozen on the seen domain, in every domain."""
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         linear = next((reader for reader in readers if reader.level == "linear"), None)
@@ -490,18 +494,21 @@ class Measurement:
             told: dict[str, Any] = {"level": level, "source": source}
             extra = {"k": frozen.k, "parameters": frozen.parameters}
             note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
+            moved = {"fit_domain": seen.domain, "metric": "transfer", "arm": "raw"}
             for domain in self.domains:
                 there = self.setting(cell.behaviour, domain, fold)
-                bits = frozen.bits(there, x)
-                ends = cell.ends(there)
-                if domain == seen.domain:
-                    cell.put(there, "fbu", {"bits": bits} | ends, extra=extra, note=note, **told)
-                else:
-                    direct = self._mixture(hypothesis, source, cell.hook, x, there).bits(there, x)
-                    cell.put(there, "fbu", {"bits": direct} | ends, extra=extra, note=note, **told)
-                    rows = {"moved": bits, "direct": direct} | ends
-                    cell.put(there, "transfer", rows, fit_domain=seen.domain, metric="transfer", arm="raw", extra=extra,
-                             **told)  # fmt: skip
+                bits, ends = frozen.bits(there, x), cell.ends(there)
+                own = frozen if domain == seen.domain else self._mixture(hypothesis, source, cell.hook, x, there)
+                direct = own.bits(there, x)
+                cell.put(there, "fbu", {"bits": direct} | ends, extra=extra, note=note, **told)
+                for control, gone in without.at(there):
+                    rows = {"bits": own.bits_without(gone)} | ends
+                    cell.put(there, "fbu", rows, extra=extra, note=note, control=control, **told)
+                if own is not frozen:
+                    cell.put(there, "transfer", {"moved": bits, "direct": direct} | ends, extra=extra, **moved, **told)
+                    for control, gone in without.at(there, seen):
+                        rows = {"moved": frozen.bits_without(gone), "direct": direct} | ends
+                        cell.put(there, "transfer", rows, extra=extra, control=control, **moved, **told)
                 if linear is not None and self.transfer is not None:
                     logits = moved_logits(linear, seen, there, x, self.observations, "test")
                     rows = {"first": bits, "second": bits_of(cross_entropy(logits, there.test_law))}
@@ -537,8 +544,9 @@ class Measurement:
         return self._decoders[key]
 
     def _transfer(
-        self, cell: Collector, x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader]
-    ) -> None:
+        self, cell: Collector, x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader],
+        without: Deletions,
+    ) -> None:  # fmt: skip
         """Every asked level fitted in each domain and applied in every other one."""
         assert self.transfer is not None
         levels = [level for level in map(Level.parse, self.transfer.levels) if level.family != "hypothesis"]
@@ -560,18 +568,21 @@ class Measurement:
                 for reader in fit_level(sites[domain], level, self.read.ks):
                     cell.score(setting, reader, bits_of(reader.bits(test)))
                     fitted[domain].append(reader)
+            for control, there in without.at(setting):
+                self._deleted(cell, control, there, x, fitted[domain], ())
         for a in self.domains:
             for b in self.domains:
                 if a != b:
-                    self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted)
+                    self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted, without)
 
     def _transfer_pair(
-        self, cell: Collector, x: Tensor, fold: int, pair: tuple[str, str], site: Site, fitted: dict[str, list[Reader]]
-    ) -> None:
+        self, cell: Collector, x: Tensor, fold: int, pair: tuple[str, str], site: Site,
+        fitted: dict[str, list[Reader]], without: Deletions,
+    ) -> None:  # fmt: skip
         a, b = pair
         here, there = self.setting(cell.behaviour, a, fold), self.setting(cell.behaviour, b, fold)
         direct = {(r.level, r.source, r.k): r for r in fitted[b]}
-        test = there.side(x, "test")
+        test, deleted = there.side(x, "test"), list(without.at(there, here))
         for reader in fitted[a]:
             same = direct.get((reader.level, reader.source, reader.k))
             if same is None or reader.level in ("prior", "baseline"):
@@ -583,18 +594,25 @@ class Measurement:
             fit_rows = moved_logits(reader, here, there, x, self.observations, "fit")
             fit_law = there.law[..., torch.from_numpy(there.split.fit)]
             few = np.random.default_rng([self.seeds[1], 8]).permutation(len(there.split.fit))[:PLATT_LABELS]
-            arms = {
-                "raw": raw,
-                "refit": calibrate(raw, fit_calibration(fit_rows, fit_law)),
-                "platt50": calibrate(raw, fit_calibration(fit_rows[..., few], fit_law[..., few])),
+            thetas = {
+                "raw": None, "refit": fit_calibration(fit_rows, fit_law),
+                "platt50": fit_calibration(fit_rows[..., few], fit_law[..., few]),
+            }  # fmt: skip
+            told = {"level": reader.level, "source": reader.source, "k": reader.k, "fit_domain": a}
+            texts = {"": (raw, test.law, lambda bits: bits)} | {
+                control: (gone.logits(reader), gone.sides["strong"].law, gone.missed) for control, gone in deleted
             }
-            values = {arm: bits_of(cross_entropy(logits, test.law)) for arm, logits in arms.items()}
-            for arm, bits in values.items():
-                rows = {"moved": bits, "direct": best, "raw": values["raw"]} | cell.ends(there)
-                cell.put(
-                    there, "transfer", rows, metric="transfer", arm=arm, level=reader.level, source=reader.source,
-                    k=reader.k, fit_domain=a, extra={"parameters": reader.parameters},
-                )  # fmt: skip
+            for control, (logits, law, missed) in texts.items():
+                values = {
+                    arm: missed(bits_of(cross_entropy(logits if theta is None else calibrate(logits, theta), law)))
+                    for arm, theta in thetas.items()
+                }
+                for arm, bits in values.items():
+                    rows = {"moved": bits, "direct": best, "raw": values["raw"]} | cell.ends(there)
+                    cell.put(
+                        there, "transfer", rows, metric="transfer", arm=arm, control=control,
+                        extra={"parameters": reader.parameters}, **told,
+                    )  # fmt: skip
 
 
 def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
@@ -640,14 +658,33 @@ def _check_finite(x: Tensor, hook: str) -> None:
         )
 
 
-def _check_classes(behaviour: Behaviour, domain: str, rows: NDArray[np.bool_]) -> None:
-    law = behaviour.law[rows]
-    if len(law) and float(law.mean(0).max()) > 1 - 1e-9:
-        only = behaviour.outcomes[int(law.mean(0).argmax())]
-        raise BadInput(
-            f"behaviour '{behaviour.name}' has one class ('{only}') in domain '{domain}': there is nothing to explain. "
-            "Give rows of at least two."
-        )
+def check_classes(observations: Observations) -> None:
+    """Raise BadInput for a behaviour that has one class in a domain, at all places that are read together."""
+    for domain in observations.domains:
+        rows = observations.domain == domain
+        for behaviour in observations.behaviours.values():
+            law = behaviour.law[rows]
+            if len(law) and float(law.mean(0).max()) > 1 - 1e-9:
+                only = behaviour.outcomes[int(law.mean(0).argmax())]
+                raise BadInput(
+                    f"behaviour '{behaviour.name}' has one class ('{only}') in domain '{domain}': there is nothing to "
+                    "explain. Give rows of at least two."
+                )
+
+
+def measurements_of(
+    observations: Observations, deleted: Mapping[str, Observations], *arguments: Any
+) -> dict[str, Measurement]:
+    """A Measurement of each place that is measured apart; groups are split alike at all of them.
+
+    deleted: by span, what was seen without it. arguments: those of `Measurement` in between. Raises BadInput.
+    """
+    check_classes(observations)
+    out = {}
+    for place in observations.places:
+        without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
+        out[place] = Measurement(observations.at(place), *arguments, deleted=without)
+    return out
 
 
 def measure(
@@ -698,28 +735,30 @@ def measure(
     for span, found in without.items():
         if not hasattr(found, "observations") or set(sites) - set(found.sites):
             raise BadInput(f"deleted['{span}'] must be what `capture_without` returned, at the same hook points.")
+    seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
-    measurement = Measurement(observations, spec, moving, hypotheses, (seed_probe, seed_data, 0), n_bootstrap, told)
+    measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
     records: list[Record] = []
-    kept: dict[str, dict[str, Outcome]] = {name: {} for name in observations.behaviours}
+    kept: dict[tuple[str, str], dict[str, Outcome]] = {}
     for hook in sites:
-        x = to_tensor(sites[hook])
-        other = to_tensor(twins[hook]) if hook in twins else None
-        for feature in observations.features if spec.features is None else spec.features:
-            records += measurement.feature_cell(hook, feature, x).records
-        for name in observations.behaviours:
-            if progress:
-                progress(f"{hook} {name}")
-            outcome = measurement.read_cell(
-                hook, name, x, other, {s: to_tensor(w.sites[hook]) for s, w in without.items()}
-            )
-            records += outcome.records
-            kept[name][hook] = outcome
+        x, other = to_tensor(sites[hook]), to_tensor(twins[hook]) if hook in twins else None
+        moved = {span: to_tensor(found.sites[hook]) for span, found in without.items()}
+        for place, measurement in measurements.items():
+            rows = read_at(observations, place)
+            for feature in observations.features if spec.features is None else spec.features:
+                records += measurement.feature_cell(hook, feature, x[rows]).records
+            for name in observations.behaviours:
+                if progress:
+                    progress(f"{hook} {name}" + (f" {place}" if len(measurements) > 1 else ""))
+                gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
+                outcome = measurement.read_cell(hook, name, x[rows], None if other is None else other[rows], gone)
+                records += outcome.records
+                kept.setdefault((place, name), {})[hook] = outcome
     table: list[dict] = []
-    for name, outcomes in kept.items():
-        outcome, rows = measurement.selected(name, outcomes)
+    for (place, name), outcomes in kept.items():
+        outcome, found = measurements[place].selected(name, outcomes)
         records += outcome.records
-        table += rows
+        table += found
     frame = pd.DataFrame([record.row() for record in records])
     together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
@@ -728,3 +767,9 @@ def measure(
 def to_tensor(values: Any) -> Float[Tensor, "n d"]:
     """A site's rows as a tensor, without a copy where there is none to make."""
     return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+
+
+def read_at(observations: Observations, place: str) -> slice | Tensor:
+    """Index of the rows that are read at `place`; a slice, which copies nothing, where that is all of them."""
+    rows = named(observations.rules, (place,), len(observations))
+    return slice(None) if rows.all() else torch.from_numpy(np.flatnonzero(rows))
