@@ -155,7 +155,7 @@ def capture(
         chosen, said = _settle(model, task, backend, names, rules, where)
         run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, rules, progress)
-        kept = where, run.key, run.spec, run.rows
+        kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, _writing(spec, progress))
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
