@@ -713,7 +713,8 @@ def measure(
     floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels};
     types [n]: what a control task gives random labels to, such as the token that was read.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
-    returned for it: every reader is also tried there. transfer: levels moved between domains.
+    returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
+    several rules of positions is measured at each apart, on the same groups; the column `position` says which.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
