@@ -210,6 +210,24 @@ def test_true_features_survive_the_deletion(elsewhere):
         assert told[(*at, "deleted:field:tag")] == pytest.approx(told[(*at, "")], abs=1e-6)
 
 
+def test_a_hypothesis_that_never_looked_at_the_span_stays(planted):
+    task = plant_task("word", 1_500)
+    words = np.array([tokens[2] % 2 for tokens in task.tokens])
+    feature = Feature("word", words[:, None].astype(np.int64), ("0", "1"), ("word",))
+    blind = {"position": np.ones((len(words), 1), np.float32)}
+    task = dataclasses.replace(task, features={"word": feature}, floor_inputs=blind)
+    whole = capture(planted, task, HOOK, store=None)
+    deleted = {}
+    for name in ("field:tag", "field:word"):
+        without = capture_without(planted, task, name, whole, store=None)
+        blinded = dataclasses.replace(without.observations, floor_inputs=blind)
+        deleted[name] = dataclasses.replace(without, observations=blinded)
+    rule = Hypothesis("by_word", ("word",), lambda f: np.eye(2)[f["word"][:, 0]])
+    found = pk.measure(whole, deleted=deleted, hypotheses=[rule], **READ)
+    told = found.query("level == 'hypothesis:by_word' and source == 'decoded'").set_index("control")["value"]
+    assert told["deleted:field:tag"] < told[""] + 0.1 < 0.2 and told["deleted:field:word"] > 0.8
+
+
 def test_a_domain_without_the_span_is_na_with_its_reason(elsewhere):
     deleted = elsewhere[elsewhere["control"] == "deleted:field:tag"]
     bare = deleted[deleted["test_domain"] == "bare"]

@@ -311,6 +311,23 @@ def test_a_job_measures_every_rule_and_captures_once(job, run):
     assert len(run.table("sites").query("behaviour == 'truth'")["record"].unique()) >= 3 * 2
 
 
+def test_a_job_s_rule_is_the_job_with_that_rule_alone(job, run):
+    """Read, transferred, selected, deleted and replaced: the rows, donors and edits of one rule, and of no other."""
+    folder = job.parent
+    alone = job.read_text().replace('position = ["field:tag", "field:city", "last"]', 'position = "last"')
+    (folder / "alone.toml").write_text(alone.replace('name = "places"', 'name = "alone"', 1))
+    theirs = pk.run_job(folder / "alone.toml", root=folder / "runs", store=folder / "store").records
+    left, right = (
+        coordinates(frame[~frame["arm"].str.contains("matched")], "behaviour")  # matched up to rounding
+        for frame in (run.records[run.records["position"] == "last"], theirs)
+    )
+    assert left.index.is_unique and left.index.equals(right.index) and "replace" in left.index.get_level_values(0)
+    assert (left["na_reason"] == right["na_reason"]).all() and left["value"].notna().sum() > 30
+    for column in ("value", "bits", "floor_bits", "n", "groups"):
+        a, b = left[column].astype(float), right[column].astype(float)
+        assert np.allclose(a, b, atol=0.01, rtol=0.01, equal_nan=True), column
+
+
 def test_deletion_is_na_where_it_is_what_is_read(run):
     deleted = run.records[run.records["control"] == "deleted:field:tag"]
     assert set(deleted["metric"]) == {"read", "transfer", "auroc"}
