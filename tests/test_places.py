@@ -390,6 +390,7 @@ def test_capture_without_keeps_the_rules_that_do_not_read_the_span(planted):
     assert BOS not in without.observations.types
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of streamlit's own tester
 def test_the_command_line_and_the_page_select_a_position(run, monkeypatch):
     from typer.testing import CliRunner
 
@@ -412,8 +413,8 @@ def test_the_command_line_and_the_page_select_a_position(run, monkeypatch):
     values = {}
     for place in PLACES:
         test = AppTest.from_file(str(page), default_timeout=60)
-        test.query_params["position"] = place
-        test.query_params["behaviour"] = "truth"
+        for key, value in {"run": run.name, "behaviour": "truth", "position": place}.items():
+            test.query_params[key] = value
         test.run()
         for name in ("leak_map", "layer_curves", "transfer", "ontology", "claims", "frontier"):
             test.switch_page(f"views/{name}.py").run()
