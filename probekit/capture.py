@@ -28,7 +28,7 @@ from probekit.shards import Range, Shape
 from probekit.spans import delete_span
 from probekit.store import Store, row_ranges
 from probekit.surface import surface_features
-from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task
+from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Observations, Task, named
 from probekit.writing import Writer
 
 DEFAULT_STORE = "cached_activations"
@@ -91,6 +91,38 @@ class Activations:
     laws: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     behaviours: Sequence[BehaviourSpec] = ()
 
+    def at(self, *places: str) -> "Activations":
+        """The rows that any of these rules of positions names."""
+        read = named(self.observations.rules, places, len(self.observations))
+        rows = np.flatnonzero(read)
+
+        def of_these(law: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return lambda logits, at=None: law(logits) if at is None else law(logits, rows[at])
+
+        return replace(
+            self,
+            sites=_Some(self.sites, torch.from_numpy(rows)),
+            observations=self.observations.at(*places),
+            laws={name: of_these(law) for name, law in self.laws.items()},
+            behaviours=tuple(spec.rows(read) for spec in self.behaviours),
+        )
+
+
+class _Some(Mapping[str, Tensor]):
+    """Some of the rows of every site, taken when asked for."""
+
+    def __init__(self, sites: Mapping[str, Tensor], rows: Tensor) -> None:
+        self._sites, self._rows = sites, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._sites[name][self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
 
 def capture(
     model: Model,
@@ -123,7 +155,7 @@ def capture(
         chosen, said = _settle(model, task, backend, names, rules, where)
         run = _Run(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, rules, progress)
-        kept = where, run.key, run.spec, run.rows
+        kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, _writing(spec, progress))
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
     except KeyboardInterrupt:
@@ -155,6 +187,7 @@ def capture(
         revision=model.revision,
         fingerprint=key,
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
+        rules=task.rules,
     )
     laws = {name: rule.law for name, (rule, _) in settled.items()}
     asked = [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours]
@@ -167,13 +200,18 @@ def capture_without(
     """What `whole`, the capture of `task`, would have been without the tokens of a named span (`spans.delete_span`).
 
     The same hook points, outcomes and columns of the floor's inputs, so that what was fitted on whole texts can be
-    applied. filler: a token in place of each deleted one. how: `store` and other arguments of `capture`.
+    applied; of several rules of positions, those that do not read the span. filler: a token in place of each deleted
+    one. how: `store` and other arguments of `capture`.
     """
     encoder = model.encoder if model.tokenizer is not None else None
     deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
+    whole = whole.at(*deleted.rules) if deleted.rules else whole
     inputs = surface_features(deleted, model.d_vocab, model.embed, like=task)
     asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
-    return capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
+    found = capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
+    changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
+    touched = np.array(changed)[found.observations.example]
+    return replace(found, observations=replace(found.observations, touched=touched))
 
 
 def activation_key(model: Model, task: Task, backend: str) -> str:
@@ -468,6 +506,10 @@ def _check_task(task: Task) -> None:
         )
     if not sum(len(p) for p in task.positions):
         raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
+    for rule, rows in task.rules.items():
+        if len(rows) != len(task.row_position) or len(np.unique(task.row_example[rows])) < n:
+            # else splits by group would differ between rules, and so would what is compared
+            raise BadInput(f"task '{task.name}': the rule '{rule}' must name at least one row of each example ({n}).")
     for spec in task.behaviours:
         if spec.kind == "label" and (spec.column or spec.name) not in task.labels:
             raise BadInput(

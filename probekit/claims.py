@@ -172,7 +172,9 @@ def _least(value: float) -> str:
     return "" if pd.isna(value) else number(value) if value >= 0.005 else "< .01"
 
 
-def selected_hook(records: pd.DataFrame, *, behaviour: str, level: str, domain: str | None = None) -> str:
+def selected_hook(
+    records: pd.DataFrame, *, behaviour: str, level: str, domain: str | None = None, position: str | None = None
+) -> str:
     """The hook point that selection rows preferred for a level; the last one read where nothing was selected.
 
     A claim about a hook point that was picked by its test rows would be a claim about luck. Raises BadInput for a
@@ -181,7 +183,7 @@ def selected_hook(records: pd.DataFrame, *, behaviour: str, level: str, domain: 
     _known("behaviour", behaviour, list(records["behaviour"].unique()))
     rows = records[records["behaviour"] == behaviour]
     domain = domain or domains(rows)[0]
-    rows = _lowest_seeds(rows[(rows["fit_domain"] == domain) & (rows["control"] == "")])
+    rows = _at_position(_lowest_seeds(rows[(rows["fit_domain"] == domain) & (rows["control"] == "")]), position)
     _known("level", level, levels(rows, "read"))
     chosen = rows[(rows["metric"] == "selected") & (rows["level"] == level) & rows["value"].notna()]
     if len(chosen):

@@ -87,9 +87,12 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("kind", "what", "hooks", "sites", "levels", title=f"{job.name} (spec {job.id})")
+        several = len({row["position"] for row in planned}) > 1
+        columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
+        table = Table(*columns, title=f"{job.name} (spec {job.id})")
         for row in planned:
-            table.add_row(*(Text(str("?" if cell is None else cell), overflow="fold") for cell in row.values()))
+            cells = ("?" if row[name] is None else row[name] for name in columns)
+            table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
         Console().print(table)
         if text:
             typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")

@@ -24,6 +24,9 @@ JSON_SCHEMA_VERSION = 1
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RootOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 _RUN_HELP = "A run folder, a run's name, or 'latest'."
+PositionOption = Annotated[
+    str | None, typer.Option(help="A rule of positions, of a run with several; the first one when left out.")
+]
 
 
 def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
@@ -106,6 +109,7 @@ def show(
     table: Annotated[str, typer.Option("--table", help="Which table; `leak_map` prints as a grid.")] = "leak_map",
     behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
+    position: PositionOption = None,
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
@@ -123,7 +127,7 @@ def show(
             extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
             print_json("show", not found.problem, rows(found.records), **extra)
             return
-        chosen = _given(behaviour=behaviour, domain=domain, metric=metric, k=_k(k))
+        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, k=_k(k))
         frame = tables.table(table, found.records, **chosen)
         if csv:
             typer.echo(tables.to_csv(frame), nl=False)
@@ -138,13 +142,18 @@ def show(
             return
         if table == "leak_map":
             first = frame.iloc[0]
-            title = f"{found.name}: FBU of {first['behaviour']}, {first['fit_domain']} (0 explains all, 1 adds nothing)"
+            shown, places = str(first["position"]), tables.positions(found.records, first["behaviour"])
+            where = f"{first['fit_domain']}, read at {shown}" if len(places) > 1 else first["fit_domain"]
+            title = f"{found.name}: FBU of {first['behaviour']}, {where} (0 explains all, 1 adds nothing)"
             console.print(tables.leak_text(frame, title))
             behaviours, domains = tables.behaviours(found.records), tables.domains(found.records)
-            without = tables.deletion(found.records, **_given(behaviour=first["behaviour"], domain=domain))
+            told = {"behaviour": first["behaviour"], "domain": domain, "position": position}
+            without = tables.deletion(found.records, **_given(**told))
             if len(without):
                 console.print(tables.deletion_text(without, "as fitted on whole texts, with a span deleted"))
-            console.print(f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}", markup=False)
+            known = f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}"
+            several = f"; positions: {', '.join(places)} (--position)" if len(places) > 1 else ""
+            console.print(known + several, markup=False)
             if said := tables.extraction(found.records):
                 console.print(said, markup=False, highlight=False)
         elif table == "deletion":
@@ -161,6 +170,7 @@ def figure(
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook point, for the figures of one.")] = None,
     level: Annotated[str | None, typer.Option(help="Level, for the figures of one.")] = None,
+    position: PositionOption = None,
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
     arm: Annotated[str | None, typer.Option(help="chain:matched, linear_first, refit, ...")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
@@ -174,7 +184,8 @@ def figure(
         from probekit.rundir import find_run, open_run
 
         found = open_run(find_run(run, root))
-        chosen = _given(behaviour=behaviour, domain=domain, hook=hook, level=level, metric=metric, arm=arm, k=_k(k))
+        picked = {"behaviour": behaviour, "domain": domain, "hook": hook, "level": level, "position": position}
+        chosen = _given(**picked, metric=metric, arm=arm, k=_k(k))
         made = figures.figure(kind, found.records, template="dark" if dark else "light", **chosen)
         path = out or Path(f"{found.name}-{kind}.html")
         try:
@@ -196,6 +207,7 @@ def judge(
     level: Annotated[str, typer.Option(help="Level that the claim is about.")] = "linear",
     source: Annotated[str | None, typer.Option(help="Source of directions, where there are several.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k, for the levels that have several.")] = None,
+    position: PositionOption = None,
     margin: Annotated[float, typer.Option("--margin", help="FBU below which nothing is said to leak.")] = 0.1,
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,
@@ -214,16 +226,14 @@ def judge(
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
         if hook is None:
-            hook = claims.selected_hook(found.records, behaviour=behaviour, level=level, domain=domain)
+            at = {"behaviour": behaviour, "level": level, "domain": domain, "position": position}
+            hook = claims.selected_hook(found.records, **at)
         asked = list(claims.CLAIMS) if claim is None else [claim]
         losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
         judged = {
-            name: claims.judge(
-                found.records, losses, name, behaviour=behaviour, hook=hook, level=level, source=source,
-                k=chosen, domain=domain, margin=margin,
-            )
+            name: claims.judge(found.records, losses, name, **at, hook=hook, source=source, k=chosen, margin=margin)
             for name in asked
-        }  # fmt: skip
+        }
         if as_json:
             told = [{"claim": name, **row} for name, frame in judged.items() for row in rows(frame)]
             print_json("judge", True, told, run=found.name, behaviour=behaviour, hook=hook, level=level)
@@ -231,7 +241,8 @@ def judge(
         from rich.console import Console
 
         console = Console()
-        console.print(f"{found.name}: {behaviour}, {level} at {hook or 'all sites'}, margin {margin:g}", markup=False)
+        where = (hook or "all sites") + (f", read at {position}" if position else "")
+        console.print(f"{found.name}: {behaviour}, {level} at {where}, margin {margin:g}", markup=False)
         for name, frame in judged.items():
             console.print(tables.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
 

@@ -621,15 +621,38 @@ def floor_switch(frame: pd.DataFrame, *, template: Template = "light", **selecti
             "probekit run SPEC with a weak floor beside the strong one",
             template,
         )
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
-    at = {site: i for i, site in enumerate(sites)}
-    figure = go.Figure()
     looks = {
         "strong": (_PALETTES[template]["blue"], "circle", "solid", "strong floor: the best input-only reader"),
         "weak": (_ORANGE, "square", "dash", "weak floor: position alone"),
     }
-    for floor, part in shown.groupby("floor", sort=False):
-        colour, marker, dash, name = looks[str(floor)]
+    return _one_reader(table, shown, "floor", looks, "How much would a weak floor have claimed?", template)
+
+
+def by_position(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
+    """FBU by site of one level, a curve with its interval per rule of positions."""
+    table = _table("by_position", frame, selection)
+    shown = table[table["value"].notna()]
+    if shown.empty:
+        return _empty("This level was not read at any hook point.", "probekit run SPEC", template)
+    styles = ((_PALETTES[template]["blue"], "solid"), (_ORANGE, "dash"), (_GREEN, "dot"), (_PURPLE, "longdash"),
+              (_RED, "dashdot"), (_SKY, "longdashdot"))  # fmt: skip
+    looks = {}
+    for i, name in enumerate(shown["position"].unique()):
+        colour, dash = styles[i % len(styles)]
+        looks[name] = colour, _SIMPLE_MARKERS[i % len(_SIMPLE_MARKERS)], dash, f"read at {_escape(str(name))}"
+    return _one_reader(table, shown, "position", looks, "At which token does it become readable?", template)
+
+
+def _one_reader(
+    table: pd.DataFrame, shown: pd.DataFrame, column: str, looks: Mapping[str, tuple[str, str, str, str]],
+    title: str, template: Template,
+) -> go.Figure:  # fmt: skip
+    """One level by site, a curve per value of `column`. looks: colour, marker, dash and name of each."""
+    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
+    at = {site: i for i, site in enumerate(sites)}
+    figure = go.Figure()
+    for value, part in shown.groupby(column, sort=False):
+        colour, marker, dash, name = looks[str(value)]
         x = part["site"].map(at)
         _ribbon(figure, x, part, colour, name)
         figure.add_trace(
@@ -641,14 +664,14 @@ def floor_switch(frame: pd.DataFrame, *, template: Template = "light", **selecti
                 mode="lines+markers" if len(sites) <= 24 else "lines",
                 line={"color": colour, "width": 2.2, "dash": dash},
                 marker={"symbol": marker, "size": 8},
-                customdata=[_hover(r, f"{r['floor']} floor") for _, r in part.iterrows()],
+                customdata=[_hover(r, f"{column}: {value}") for _, r in part.iterrows()],
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
     _dress(
         figure,
         template,
-        "How much would a weak floor have claimed?",
+        title,
         _subtitle(table, str(table["label"].iloc[0])),
         height=440,
         note=_fbu_axis(figure, shown["value"]),
@@ -722,6 +745,7 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
     "transfer_matrix": transfer_matrix,
     "ontology": ontology,
     "floor_switch": floor_switch,
+    "by_position": by_position,
 }
 
 
@@ -863,7 +887,9 @@ def _empty(missing: str, command: str, template: Template) -> go.Figure:
 
 def _subtitle(table: pd.DataFrame, extra: str = "") -> str:
     first = table.iloc[0]
-    words = [str(first["behaviour"]).replace("_", " "), f"fitted on {first['fit_domain']}", extra]
+    several = table["position"].nunique() > 1 or first["position"] == "all"
+    place = "" if several else f"read at {first['position']}"
+    words = [str(first["behaviour"]).replace("_", " "), f"fitted on {first['fit_domain']}", place, extra]
     return _escape(", ".join(word for word in words if word))
 
 

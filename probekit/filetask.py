@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         else _read_text(spec, source, columns, encoder, audit)
     )
     kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
-    positions = _positions(places, columns, examples, kept, audit)
+    positions, rules = _positions(places, columns, examples, kept, audit)
     labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if entry.kind == "label"}
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
@@ -66,6 +67,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         fingerprint=_fingerprint(spec, columns.path, tokens, positions),
         spans=_kept_spans(examples, kept),
         audit=audit,
+        rules=rules,
     )  # fmt: skip
 
 
@@ -313,26 +315,25 @@ def _kept_spans(examples: _Examples, kept: Sequence[int]) -> dict[str, list[NDAr
 
 def _positions(
     places: Sequence[Place], columns: Columns, examples: _Examples, kept: Sequence[int], audit: dict[str, Any]
-) -> list[NDArray[np.int64]]:
-    """Rule after rule, a token that several name read once; how many rows each gave is counted."""
+) -> tuple[list[NDArray[np.int64]], dict[str, NDArray[np.bool_]]]:
+    """(positions, which rows each of several rules names): rule after rule, a token that several name read once."""
     if examples.spans is None and any(place.kind == "mark" for place in places):
         marked = next(place.text for place in places if place.kind == "mark")
         raise BadInput(
             f"position '{marked}' needs text and a fast tokenizer, which says the characters of each token: use "
             "column:<name> or mask:<name>."
         )
-    counts: Counter = Counter()
-    positions = []
+    positions, named = [], {place.text: [] for place in places}
     for i, (ids, n_kept) in enumerate(zip(examples.tokens, kept, strict=True)):
-        found: dict[int, None] = {}
-        for place in places:
-            at = place.at(columns, i, len(ids), examples.spans[i] if examples.spans else {}, n_kept)
-            counts[place.text] += len(at)
-            found |= dict.fromkeys(at)
-        positions.append(np.array(list(found), dtype=np.int64))
-    audit["positions"] = {place.text: counts[place.text] for place in places}
-    audit["n_named_twice"] = counts.total() - sum(map(len, positions))
-    return positions
+        spans = examples.spans[i] if examples.spans else {}
+        found = {place.text: place.at(columns, i, len(ids), spans, n_kept) for place in places}
+        positions.append(np.array(list(dict.fromkeys(chain(*found.values()))), dtype=np.int64))
+        for name, at in found.items():
+            named[name].append(np.isin(positions[-1], at))
+    rules = {name: np.concatenate(parts) for name, parts in named.items()}
+    audit["positions"] = {name: int(rows.sum()) for name, rows in rules.items()}
+    audit["n_named_twice"] = sum(audit["positions"].values()) - sum(map(len, positions))
+    return positions, rules if len(rules) > 1 else {}
 
 
 def _check_ids(columns: Columns, column: str | None) -> None:

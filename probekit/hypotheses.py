@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.deletion import Deleted
 from probekit.fit.core import Frame, Readout, Rows, fit_frame, fit_path
 from probekit.fit.mlp import fit_mlp
 from probekit.levels import Hypothesis
@@ -114,22 +115,34 @@ class Mixture:
         key = there.domain, there.fold, which
         if key not in self._cache:
             rows = there.rows(which)
-            features = {
-                name: self.observations.features[name].labels[rows]
-                if decoder is None
-                else decoder.predict(x[torch.from_numpy(rows)])
-                for name, decoder in self.decoders.items()
-            }
-            rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
-            law = there.behaviour.law[rows].astype(np.float64)
-            if rule.shape != law.shape:
-                raise OtherOutcomes(
-                    f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
-                    f"'{there.behaviour.name}' of shape {law.shape}: one column per outcome is needed."
-                )
             logits = floor_logits(self.home, there, self.observations, which)
-            floor = torch.softmax(logits, 0)[:, 0].T.double().numpy()
-            self._cache[key] = np.where(rule.sum(1, keepdims=True) > 0, rule, floor), floor, law
-        rule, floor, law = self._cache[key]
+            self._cache[key] = self._parts(rows, x, logits, there.behaviour.law[rows].astype(np.float64))
+        return self._mixed(*self._cache[key])
+
+    def bits_without(self, deleted: Deleted) -> NDArray[np.float64]:
+        """The same with a span deleted: features are decoded from what is left, true ones stay what they were."""
+        parts = self._parts(deleted.rows, deleted.x, deleted.sides["strong"].offset, deleted.law)
+        return deleted.missed(self._mixed(*parts))
+
+    def _parts(
+        self, rows: NDArray[np.int64], x: Tensor, floor_logits: Tensor, law: NDArray[np.float64]
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """(the rule's law, or the floor's where it allows nothing; the floor's; the behaviour's), each [n, k]."""
+        features = {
+            name: self.observations.features[name].labels[rows]
+            if decoder is None
+            else decoder.predict(x[torch.from_numpy(rows)])
+            for name, decoder in self.decoders.items()
+        }
+        rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
+        if rule.shape != law.shape:
+            raise OtherOutcomes(
+                f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
+                f"'{self.home.behaviour.name}' of shape {law.shape}: one column per outcome is needed."
+            )
+        floor = torch.softmax(floor_logits, 0)[:, 0].T.double().numpy()
+        return np.where(rule.sum(1, keepdims=True) > 0, rule, floor), floor, law
+
+    def _mixed(self, rule: NDArray, floor: NDArray, law: NDArray) -> NDArray[np.float64]:
         q = (1 - self.eps) * rule + self.eps * floor
         return -(law * np.log2(np.maximum(q, TINY))).sum(1)

@@ -6,8 +6,8 @@ outer fold is fitted anew; a number is made once, from the test rows of all fold
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.deletion import Deleted, log_odds, strong_floor
+from probekit.collector import Collector, Outcome, with_losses
+from probekit.deletion import Deleted, Deletions, log_odds, strong_floor
 from probekit.diagnostics import (
     NULL_ROWS,
     control_task,
@@ -31,55 +32,22 @@ from probekit.fit.core import calibrate, cross_entropy, fit_calibration
 from probekit.fit.readers import Reader, Site, decompose, fit_level, random_readers
 from probekit.hookpoint import HookPoint
 from probekit.hypotheses import Decoder, Mixture, OtherOutcomes
-from probekit.inference import (
-    auroc_interval,
-    auroc_leak,
-    auroc_rows,
-    extrapolated_ratio,
-    permutation_plan,
-    refusal,
-)
+from probekit.inference import permutation_plan, refusal
 from probekit.levels import Hypothesis, Level
-from probekit.metrics.read import Estimate, fbu, ratio, share
-from probekit.metrics.transfer import difference, transfer
-from probekit.records import Losses, Record
+from probekit.metrics.read import Estimate, fbu, ratio
+from probekit.records import Record
 from probekit.setting import Pool, Setting, bits_of, moved_logits, prepare_settings
 from probekit.sites import Site as SiteOfTable
 from probekit.sites import across_sites
 from probekit.spec import ReadSpec, TransferSpec, validate
 from probekit.stats import Clusters, check_rows, permute_groups, permute_within, split_by_group
-from probekit.task import Behaviour, Observations, find_constant
+from probekit.task import Behaviour, Observations, constants, find_constant, named
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLATT_LABELS = 50
 ON_WEAK = "the strong floor on the weak scale"
-AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
-N_WORST = 20  # rows per cell that are kept for the table of worst examples
-
-
-@dataclass
-class Outcome:
-    """What a cell gives: records, the group sums behind them, and tensors worth keeping."""
-
-    records: list[Record] = field(default_factory=list)
-    losses: list[Losses] = field(default_factory=list)
-    tensors: dict[str, NDArray] = field(default_factory=dict)
-
-    def add(self, record: Record, estimate: Estimate, clusters: Clusters) -> None:
-        """Keep a record and, where it has a value, its group sums."""
-        self.records.append(record)
-        if record.value is not None and estimate.numerator is not None and estimate.denominator is not None:
-            self.losses.append(
-                Losses(
-                    record.id,
-                    [str(name) for name in clusters.names],
-                    estimate.numerator.tolist(),
-                    estimate.denominator.tolist(),
-                    clusters.sizes.tolist(),
-                )
-            )
 
 
 class Measurement:
@@ -93,8 +61,9 @@ class Measurement:
         hypotheses: Sequence[Hypothesis] = (),
         seeds: tuple[int, int, int] = (0, 0, 0),
         n_bootstrap: int = 2_000,
-        deleted: Mapping[str, Observations] | None = None,
+        deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
+        """deleted: by span, what was seen without it; None where this is what was read."""
         self.deleted = dict(deleted or {})
         self.observations = observations
         self.read = read
@@ -105,7 +74,9 @@ class Measurement:
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._decoders: dict[tuple[str, str, str, int], Decoder] = {}
-        self.constant = find_constant(observations.behaviours, observations.domain, self.domains)
+        # Several rules of positions are looked at together, by whoever takes them apart.
+        look = constants if observations.rules else find_constant
+        self.constant = look(observations.behaviours, observations.domain, self.domains)
 
     @cached_property
     def domains(self) -> list[str]:
@@ -166,9 +137,13 @@ class Measurement:
                 for level in levels
             ]
             return self.nothing_to_explain(behaviour, places)
-        cell = _Cell(self, hook, behaviour)
+        told = {span: None if seen is None else (seen, (deleted or {})[span]) for span, seen in self.deleted.items()}
+        without = Deletions(told)
+        spans = {span: partial(without.why_not, span) for span in told}
+        pool = partial(self.pool, behaviour)
+        cell = Collector(hook, behaviour, self.domains[0], self.n_folds, pool, self.record, spans)
         for fold in range(self.n_folds):
-            self._read_fold(cell, fold, x, twin, deleted or {})
+            self._read_fold(cell, fold, x, twin, without)
         return cell.finish()
 
     def nothing_to_explain(self, behaviour: str, places: Sequence[dict[str, Any]]) -> Outcome:
@@ -221,7 +196,7 @@ class Measurement:
         parts = [
             SiteOfTable(hook, record, losses, outcome.tensors)
             for hook, outcome in outcomes.items()
-            for record, losses in _with_losses(outcome)
+            for record, losses in with_losses(outcome)
             if record.metric == "read" and record.control == "" and record.floor == "strong"
             and record.test_domain == domain
         ]  # fmt: skip
@@ -249,6 +224,7 @@ class Measurement:
             "fit_domain": setting.domain,
             "test_domain": setting.domain,
             "layer": hook.layer,
+            "position": self.observations.place,
             "seed_probe": self.seeds[0],
             "seed_data": self.seeds[1],
             "seed_model": self.seeds[2],
@@ -261,9 +237,7 @@ class Measurement:
 
     # ------------------------------------------------------------------------------------------------- one outer fold
 
-    def _read_fold(
-        self, cell: "_Cell", fold: int, x: Tensor, twin: Tensor | None, deleted: Mapping[str, Tensor]
-    ) -> None:
+    def _read_fold(self, cell: Collector, fold: int, x: Tensor, twin: Tensor | None, without: Deletions) -> None:
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         try:
             site = self._site(seen, x)
@@ -278,7 +252,8 @@ class Measurement:
         cell.keep("select_bits", fold, np.array([float(linear_bits)]))
         self._controls(cell, seen, site, x, twin, effective)
         weak = self._weak_floor(cell, seen, x)
-        self._without(cell, seen, x, readers, weak, deleted)
+        for control, there in without.at(seen):
+            self._deleted(cell, control, there, x, readers, weak)
         if self.read.extrapolate:
             self._extrapolate(cell, seen, x, site.d)
         if self.read.online_orders:
@@ -288,7 +263,7 @@ class Measurement:
         for hypothesis in self._hypotheses_for(cell.behaviour):
             level = f"hypothesis:{hypothesis.name}"
             try:
-                self._hypothesis(cell, hypothesis, x, fold, readers)
+                self._hypothesis(cell, hypothesis, x, fold, readers, without)
             except OtherOutcomes as error:
                 # Stated for no behaviour in particular, it may simply not speak of this one.
                 if hypothesis.behaviour:
@@ -298,7 +273,7 @@ class Measurement:
                 cell.missing(seen, level, "not_converged", str(error))
         if self.transfer and len(self.domains) > 1:
             try:
-                self._transfer(cell, x, fold, sites, readers)
+                self._transfer(cell, x, fold, sites, readers, without)
             except FitError as error:
                 cell.missing(seen, "linear", "not_converged", str(error), metric="transfer", arm="raw")
 
@@ -307,7 +282,7 @@ class Measurement:
         return setting.site(x, self.seeds[0], self.read.lambdas, floor)
 
     def _read_levels(
-        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float
+        self, cell: Collector, setting: Setting, site: Site, x: Tensor, effective: float
     ) -> Iterator[Reader]:
         test = setting.side(x, "test")
         for name in self.read.levels:
@@ -330,7 +305,7 @@ class Measurement:
             except FitError as error:
                 cell.missing(setting, level.name, "not_converged", str(error))
 
-    def _beside(self, cell: "_Cell", setting: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+    def _beside(self, cell: Collector, setting: Setting, site: Site, reader: Reader, x: Tensor) -> None:
         """What is kept of a reader beside its loss: directions, selection loss, losses under permutation, AUROC."""
         key = f"{reader.level}/{reader.source}/{reader.k}"
         if reader.directions is not None and reader.source != "pca" and setting.fold == 0:
@@ -361,7 +336,7 @@ class Measurement:
             self._plans[key] = rows, plan
         return self._plans[key]
 
-    def _auroc(self, cell: "_Cell", home: Setting, there: Setting, site: Site, reader: Reader, x: Tensor) -> None:
+    def _auroc(self, cell: Collector, home: Setting, there: Setting, site: Site, reader: Reader, x: Tensor) -> None:
         """AUROC of the mean difference, where the behaviour is one of two outcomes for certain."""
         law = there.behaviour.law[there.rows("test")]
         if law.shape[1] != 2 or np.minimum(law[:, 0], law[:, 1]).max() > 1e-6 or np.ptp(law[:, 1]) == 0:
@@ -379,7 +354,7 @@ class Measurement:
         )
 
     def _controls(
-        self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, twin: Tensor | None, effective: float
+        self, cell: Collector, setting: Setting, site: Site, x: Tensor, twin: Tensor | None, effective: float
     ) -> None:
         asked = self.read.controls
         enough = not _refused(effective, x.shape[1], "linear")[0]
@@ -415,7 +390,9 @@ class Measurement:
     def _twin_setting(self, setting: Setting, unit: str) -> Setting:
         return self.pool(setting.behaviour.name, setting.domain, unit).settings[setting.fold]
 
-    def _control_levels(self, cell: "_Cell", setting: Setting, x: Tensor, control: str, levels: Sequence[str]) -> None:
+    def _control_levels(
+        self, cell: Collector, setting: Setting, x: Tensor, control: str, levels: Sequence[str]
+    ) -> None:
         test = setting.side(x, "test")
         unit = {"row_split": "row", "control_task": "task"}.get(control, "group")
         try:
@@ -427,7 +404,7 @@ class Measurement:
         except FitError as error:
             cell.missing(setting, "linear", "not_converged", str(error), control=control)
 
-    def _weak_floor(self, cell: "_Cell", setting: Setting, x: Tensor) -> list[Reader]:
+    def _weak_floor(self, cell: Collector, setting: Setting, x: Tensor) -> list[Reader]:
         """The readers on the weak scale: `linear`, where it could be fitted, and the strong floor."""
         if "weak" not in self.read.floors:
             return []
@@ -443,32 +420,31 @@ class Measurement:
         cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note=ON_WEAK)
         return [*readers, strong]
 
-    def _without(
-        self, cell: "_Cell", setting: Setting, x: Tensor, readers: Sequence[Reader], weak: Sequence[Reader],
-        deleted: Mapping[str, Tensor],
+    def _deleted(
+        self, cell: Collector, control: str, there: Deleted, x: Tensor, readers: Sequence[Reader],
+        weak: Sequence[Reader],
     ) -> None:  # fmt: skip
         """Every reader on the test rows with a span deleted. On the weak scale also as an AUROC of its log odds."""
-        for span, moved in deleted.items():
-            there, control = Deleted.of(setting, self.deleted[span], moved), f"deleted:{span}"
-            known = [reader for reader in readers if reader.level != "prior"]
-            if all(reader.level != "baseline" for reader in known):
-                known.append(strong_floor(setting))
-            for reader in known:
-                cell.score(setting, reader, there.bits(reader), control=control)
-            for reader in weak:
-                # The strong floor's own logits are its offset, whatever scale it is told on.
-                own = "strong" if reader.level == "baseline" else "weak"
-                note = ON_WEAK if reader.level == "baseline" else ""
-                cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
-                sides = {"": setting.side(x, "test", own), control: there.sides[own]}
-                for told, side in sides.items():
-                    if (rows := log_odds(reader, side)) is not None:
-                        cell.put(
-                            setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
-                            floor="weak", control=told, note="of the log odds",
-                        )  # fmt: skip
+        setting = there.setting
+        known = [reader for reader in readers if reader.level != "prior"]
+        if all(reader.level != "baseline" for reader in known):
+            known.append(strong_floor(setting))
+        for reader in known:
+            cell.score(setting, reader, there.bits(reader), control=control)
+        for reader in weak:
+            # The strong floor's own logits are its offset, whatever scale it is told on.
+            own = "strong" if reader.level == "baseline" else "weak"
+            note = ON_WEAK if reader.level == "baseline" else ""
+            cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
+            sides = {"": setting.side(x, "test", own), control: there.sides[own]}
+            for told, side in sides.items():
+                if (rows := log_odds(reader, side)) is not None:
+                    cell.put(
+                        setting, "auroc", rows, metric="auroc", level=reader.level, source=reader.source, k=None,
+                        floor="weak", control=told, note="of the log odds",
+                    )  # fmt: skip
 
-    def _extrapolate(self, cell: "_Cell", setting: Setting, x: Tensor, d: int) -> None:
+    def _extrapolate(self, cell: Collector, setting: Setting, x: Tensor, d: int) -> None:
         for name in ("direction", "linear"):
             if name not in self.read.levels:
                 continue
@@ -485,7 +461,7 @@ class Measurement:
                 k = 1 if level == "direction" else None
                 cell.put(setting, "extrapolated", rows | sized, metric="extrapolated", level=level, source=source, k=k)
 
-    def _online(self, cell: "_Cell", setting: Setting, x: Tensor) -> None:
+    def _online(self, cell: Collector, setting: Setting, x: Tensor) -> None:
         """In the first fold: all folds would send nearly the same rows."""
         if setting.fold:
             return
@@ -505,7 +481,7 @@ class Measurement:
                     setting, estimate, clusters, metric="code_length", level=told, source=source, k=at_k, note=note
                 )
 
-    def _decompose(self, cell: "_Cell", setting: Setting, site: Site, x: Tensor, effective: float) -> None:
+    def _decompose(self, cell: Collector, setting: Setting, site: Site, x: Tensor, effective: float) -> None:
         read = self.read
         if _refused(effective, x.shape[1], "linear")[0]:
             return
@@ -528,8 +504,9 @@ class Measurement:
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
     def _hypothesis(
-        self, cell: "_Cell", hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader]
-    ) -> None:
+        self, cell: Collector, hypothesis: Hypothesis, x: Tensor, fold: int, readers: Sequence[Reader],
+        without: Deletions,
+    ) -> None:  # fmt: skip
         """The stated hypothesis with decoded and with true features, frozen on the seen domain, in every domain."""
         seen = self.setting(cell.behaviour, self.domains[0], fold)
         linear = next((reader for reader in readers if reader.level == "linear"), None)
@@ -539,18 +516,21 @@ class Measurement:
             told: dict[str, Any] = {"level": level, "source": source}
             extra = {"k": frozen.k, "parameters": frozen.parameters}
             note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
+            moved = {"fit_domain": seen.domain, "metric": "transfer", "arm": "raw"}
             for domain in self.domains:
                 there = self.setting(cell.behaviour, domain, fold)
-                bits = frozen.bits(there, x)
-                ends = cell.ends(there)
-                if domain == seen.domain:
-                    cell.put(there, "fbu", {"bits": bits} | ends, extra=extra, note=note, **told)
-                else:
-                    direct = self._mixture(hypothesis, source, cell.hook, x, there).bits(there, x)
-                    cell.put(there, "fbu", {"bits": direct} | ends, extra=extra, note=note, **told)
-                    rows = {"moved": bits, "direct": direct} | ends
-                    cell.put(there, "transfer", rows, fit_domain=seen.domain, metric="transfer", arm="raw", extra=extra,
-                             **told)  # fmt: skip
+                bits, ends = frozen.bits(there, x), cell.ends(there)
+                own = frozen if domain == seen.domain else self._mixture(hypothesis, source, cell.hook, x, there)
+                direct = own.bits(there, x)
+                cell.put(there, "fbu", {"bits": direct} | ends, extra=extra, note=note, **told)
+                for control, gone in without.at(there):
+                    rows = {"bits": own.bits_without(gone)} | ends
+                    cell.put(there, "fbu", rows, extra=extra, note=note, control=control, **told)
+                if own is not frozen:
+                    cell.put(there, "transfer", {"moved": bits, "direct": direct} | ends, extra=extra, **moved, **told)
+                    for control, gone in without.at(there, seen):
+                        rows = {"moved": frozen.bits_without(gone), "direct": direct} | ends
+                        cell.put(there, "transfer", rows, extra=extra, control=control, **moved, **told)
                 if linear is not None and self.transfer is not None:
                     logits = moved_logits(linear, seen, there, x, self.observations, "test")
                     rows = {"first": bits, "second": bits_of(cross_entropy(logits, there.test_law))}
@@ -585,7 +565,10 @@ class Measurement:
             self._decoders[key] = Decoder.fit(labels, index, split, x, self.read.lambdas[::2])
         return self._decoders[key]
 
-    def _transfer(self, cell: "_Cell", x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader]) -> None:
+    def _transfer(
+        self, cell: Collector, x: Tensor, fold: int, sites: dict[str, Site], readers: Sequence[Reader],
+        without: Deletions,
+    ) -> None:  # fmt: skip
         """Every asked level fitted in each domain and applied in every other one."""
         assert self.transfer is not None
         levels = [level for level in map(Level.parse, self.transfer.levels) if level.family != "hypothesis"]
@@ -607,18 +590,21 @@ class Measurement:
                 for reader in fit_level(sites[domain], level, self.read.ks):
                     cell.score(setting, reader, bits_of(reader.bits(test)))
                     fitted[domain].append(reader)
+            for control, there in without.at(setting):
+                self._deleted(cell, control, there, x, fitted[domain], ())
         for a in self.domains:
             for b in self.domains:
                 if a != b:
-                    self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted)
+                    self._transfer_pair(cell, x, fold, (a, b), sites[a], fitted, without)
 
     def _transfer_pair(
-        self, cell: "_Cell", x: Tensor, fold: int, pair: tuple[str, str], site: Site, fitted: dict[str, list[Reader]]
-    ) -> None:
+        self, cell: Collector, x: Tensor, fold: int, pair: tuple[str, str], site: Site,
+        fitted: dict[str, list[Reader]], without: Deletions,
+    ) -> None:  # fmt: skip
         a, b = pair
         here, there = self.setting(cell.behaviour, a, fold), self.setting(cell.behaviour, b, fold)
         direct = {(r.level, r.source, r.k): r for r in fitted[b]}
-        test = there.side(x, "test")
+        test, deleted = there.side(x, "test"), list(without.at(there, here))
         for reader in fitted[a]:
             same = direct.get((reader.level, reader.source, reader.k))
             if same is None or reader.level in ("prior", "baseline"):
@@ -630,18 +616,25 @@ class Measurement:
             fit_rows = moved_logits(reader, here, there, x, self.observations, "fit")
             fit_law = there.law[..., torch.from_numpy(there.split.fit)]
             few = np.random.default_rng([self.seeds[1], 8]).permutation(len(there.split.fit))[:PLATT_LABELS]
-            arms = {
-                "raw": raw,
-                "refit": calibrate(raw, fit_calibration(fit_rows, fit_law)),
-                "platt50": calibrate(raw, fit_calibration(fit_rows[..., few], fit_law[..., few])),
+            thetas = {
+                "raw": None, "refit": fit_calibration(fit_rows, fit_law),
+                "platt50": fit_calibration(fit_rows[..., few], fit_law[..., few]),
+            }  # fmt: skip
+            told = {"level": reader.level, "source": reader.source, "k": reader.k, "fit_domain": a}
+            texts = {"": (raw, test.law, lambda bits: bits)} | {
+                control: (gone.logits(reader), gone.sides["strong"].law, gone.missed) for control, gone in deleted
             }
-            values = {arm: bits_of(cross_entropy(logits, test.law)) for arm, logits in arms.items()}
-            for arm, bits in values.items():
-                rows = {"moved": bits, "direct": best, "raw": values["raw"]} | cell.ends(there)
-                cell.put(
-                    there, "transfer", rows, metric="transfer", arm=arm, level=reader.level, source=reader.source,
-                    k=reader.k, fit_domain=a, extra={"parameters": reader.parameters},
-                )  # fmt: skip
+            for control, (logits, law, missed) in texts.items():
+                values = {
+                    arm: missed(bits_of(cross_entropy(logits if theta is None else calibrate(logits, theta), law)))
+                    for arm, theta in thetas.items()
+                }
+                for arm, bits in values.items():
+                    rows = {"moved": bits, "direct": best, "raw": values["raw"]} | cell.ends(there)
+                    cell.put(
+                        there, "transfer", rows, metric="transfer", arm=arm, control=control,
+                        extra={"parameters": reader.parameters}, **told,
+                    )  # fmt: skip
 
 
 def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
@@ -650,167 +643,6 @@ def _refused(effective: float, d: int, level: str) -> tuple[str, str]:
         return "", ""
     found = refusal(effective, d, level == "direction")
     return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
-
-
-# ------------------------------------------------------------------------------------------------- pooling over folds
-
-
-def _extrapolated(clusters: Clusters, **rows: NDArray) -> Estimate:
-    """S_inf beside the same floor and ceiling; sizes are means over folds, in rows per coordinate."""
-    bits = [name for name in rows if name.startswith("bits")]
-    sums = np.stack([clusters.sums(rows[name]) for name in bits])
-    sizes = np.array([rows[f"size{i}"].mean() for i in range(len(bits))])
-    largest = fbu(rows[bits[-1]], rows["floor"], rows["ceiling"], clusters)
-    if largest.na_reason:
-        return largest
-    value, low, high = extrapolated_ratio(
-        sums, sizes, clusters.sums(rows["floor"]), clusters.sums(rows["ceiling"]), 1, clusters.weights
-    )
-    nothing = {"bits": None, "p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}
-    return replace(largest, value=value, low=low, high=high, **nothing)
-
-
-def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
-    value, low, high = auroc_interval(score, label, clusters)
-    leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
-    fewest, asked = int(min(label.sum(), len(label) - label.sum())), auroc_rows(AUROC_WITHIN)
-    note = f"{fewest} rows of the rarer class, {asked} of each tell it to +-{AUROC_WITHIN:g}" if fewest < asked else ""
-    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names), note=note)
-
-
-_KINDS: Mapping[str, Callable[..., Estimate]] = {
-    "fbu": lambda clusters, bits, floor, ceiling: fbu(bits, floor, ceiling, clusters),
-    "share": lambda clusters, before, after, floor, ceiling: share(before, after, floor, ceiling, clusters),
-    "transfer": lambda clusters, moved, direct, floor, ceiling, raw=None: transfer(
-        moved, direct, floor, ceiling, clusters
-    ),
-    "difference": lambda clusters, first, second: difference(first, second, clusters),
-    "extrapolated": _extrapolated,
-    "auroc": _auroc_leak,
-}
-
-
-@dataclass
-class _Score:
-    """One number in the making: what is computed, where it stands, and the test rows of each fold that has come."""
-
-    kind: str
-    setting: Setting
-    unit: str
-    coordinates: dict[str, Any]
-    extra: dict[str, Any]
-    notes: list[str]
-    folds: dict[int, dict[str, NDArray]] = field(default_factory=dict)
-
-
-@dataclass
-class _Cell:
-    """Collects the rows of one (hook, behaviour) over folds, and makes records of them."""
-
-    measurement: Measurement
-    hook: str
-    behaviour: str
-    tensors: dict[str, NDArray] = field(default_factory=dict)
-    _scores: dict[tuple, _Score] = field(default_factory=dict)
-    _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
-    _outcome: Outcome = field(default_factory=Outcome)
-    _missing: dict[str, Record] = field(default_factory=dict)
-
-    def keep(self, name: str, fold: int, values: NDArray) -> None:
-        """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
-        self._kept.setdefault(name, {})[fold] = values
-
-    def ends(self, setting: Setting, floor: str = "strong") -> dict[str, NDArray]:
-        """Both ends of the scale on a setting's test rows."""
-        return {"floor": setting.floor_bits(floor), "ceiling": setting.test_ceiling}
-
-    def put(
-        self, setting: Setting, kind: str, rows: dict[str, NDArray], *, unit: str = "group", note: str = "",
-        extra: Mapping[str, Any] | None = None, **coordinates: Any,
-    ) -> None:  # fmt: skip
-        """Rows of one fold. extra: coordinates that may differ between folds, of which the first fold's are told."""
-        coordinates = {"metric": "read", "hook": self.hook, **coordinates}
-        key = (setting.domain, *sorted((name, str(value)) for name, value in coordinates.items()))
-        score = self._scores.setdefault(key, _Score(kind, setting, unit, coordinates, dict(extra or {}), []))
-        score.folds[setting.fold] = rows
-        if note and note not in score.notes:
-            score.notes.append(note)
-
-    def score(
-        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "",
-        unit: str = "group", **more: Any,
-    ) -> None:  # fmt: skip
-        """FBU of a reader's test bits."""
-        self.put(
-            setting, "fbu", {"bits": bits} | self.ends(setting, floor), unit=unit, note=reader.note or note,
-            extra={"parameters": reader.parameters}, level=reader.level, source=reader.source, k=reader.k, floor=floor,
-            **more,
-        )  # fmt: skip
-
-    def add(self, setting: Setting, estimate: Estimate, clusters: Clusters, **coordinates: Any) -> None:
-        """A finished estimate."""
-        self._outcome.add(self.measurement.record(setting, estimate, hook=self.hook, **coordinates), estimate, clusters)
-
-    def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
-        """An NA record with its reason."""
-        n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
-        nothing = Estimate.missing(reason, note, n, groups)
-        record = self.measurement.record(
-            setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more
-        )
-        self._missing.setdefault(record.id, record)
-
-    def finish(self) -> Outcome:
-        """One record for each number, from the rows of all folds; NA where a fold is missing."""
-        n_folds = self.measurement.n_folds
-        partial = set()
-        for score in self._scores.values():
-            pool = self.measurement.pool(self.behaviour, score.setting.domain, score.unit)
-            told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
-            if len(score.folds) < n_folds:
-                note = f"fitted in {len(score.folds)} of {n_folds} folds"
-                estimate = Estimate.missing("not_converged", note)
-                partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
-            else:
-                names = score.folds[0]
-                rows = {name: np.concatenate([score.folds[fold][name] for fold in range(n_folds)]) for name in names}
-                estimate = _KINDS[score.kind](pool.clusters, **rows)
-            record = self.measurement.record(score.setting, estimate, **told)
-            if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
-                record = replace(record, raw=float(rows["raw"].mean()))
-            self._outcome.add(record, estimate, pool.clusters)
-        for record in self._missing.values():
-            if (record.metric, record.level, record.control, record.floor) not in partial:
-                self._outcome.records.append(record)
-        for name, folds in self._kept.items():
-            if len(folds) == n_folds:
-                self.tensors[name] = np.stack([folds[fold] for fold in range(n_folds)])
-        self.tensors |= self._worst_rows()
-        self._outcome.tensors = self.tensors
-        return self._outcome
-
-    def _worst_rows(self) -> dict[str, NDArray]:
-        """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
-        domain = self.measurement.domains[0]
-        for score in self._scores.values():
-            told = score.coordinates
-            plain = told["metric"] == "read" and not told.get("control") and told.get("floor") == "strong"
-            if plain and told["level"] == "linear" and score.setting.domain == domain:
-                settings = self.measurement.pool(self.behaviour, domain).settings
-                at = np.concatenate([settings[fold].rows("test") for fold in sorted(score.folds)])
-                missed = np.concatenate(
-                    [score.folds[fold]["bits"] - score.folds[fold]["ceiling"] for fold in sorted(score.folds)]
-                )
-                worst = np.argsort(-missed)[:N_WORST]
-                return {"worst_rows": at[worst], "worst_bits": missed[worst]}
-        return {}
-
-
-def _with_losses(outcome: Outcome) -> Iterator[tuple[Record, Losses]]:
-    losses = {loss.record: loss for loss in outcome.losses}
-    for record in outcome.records:
-        if record.id in losses:
-            yield record, losses[record.id]
 
 
 @dataclass(frozen=True)
@@ -848,6 +680,21 @@ def _check_finite(x: Tensor, hook: str) -> None:
         )
 
 
+def measurements_of(
+    observations: Observations, deleted: Mapping[str, Observations], *arguments: Any
+) -> dict[str, Measurement]:
+    """A Measurement of each place that is measured apart; groups are split alike at all of them.
+
+    deleted: by span, what was seen without it. arguments: those of `Measurement` in between. Raises BadInput.
+    """
+    out = {}
+    for place in observations.places:
+        without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
+        out[place] = Measurement(observations.at(place), *arguments, deleted=without)
+    find_constant(observations.behaviours, observations.domain, out[observations.places[0]].domains)
+    return out
+
+
 def measure(
     activations: Any,
     *,
@@ -874,7 +721,8 @@ def measure(
     floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels};
     types [n]: what a control task gives random labels to, such as the token that was read.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
-    returned for it: every reader is also tried there. transfer: levels moved between domains.
+    returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
+    several rules of positions is measured at each apart, on the same groups; the column `position` says which.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
@@ -896,28 +744,30 @@ def measure(
     for span, found in without.items():
         if not hasattr(found, "observations") or set(sites) - set(found.sites):
             raise BadInput(f"deleted['{span}'] must be what `capture_without` returned, at the same hook points.")
+    seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
-    measurement = Measurement(observations, spec, moving, hypotheses, (seed_probe, seed_data, 0), n_bootstrap, told)
+    measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
     records: list[Record] = []
-    kept: dict[str, dict[str, Outcome]] = {name: {} for name in observations.behaviours}
+    kept: dict[tuple[str, str], dict[str, Outcome]] = {}
     for hook in sites:
-        x = to_tensor(sites[hook])
-        other = to_tensor(twins[hook]) if hook in twins else None
-        for feature in observations.features if spec.features is None else spec.features:
-            records += measurement.feature_cell(hook, feature, x).records
-        for name in observations.behaviours:
-            if progress:
-                progress(f"{hook} {name}")
-            outcome = measurement.read_cell(
-                hook, name, x, other, {s: to_tensor(w.sites[hook]) for s, w in without.items()}
-            )
-            records += outcome.records
-            kept[name][hook] = outcome
+        x, other = to_tensor(sites[hook]), to_tensor(twins[hook]) if hook in twins else None
+        moved = {span: to_tensor(found.sites[hook]) for span, found in without.items()}
+        for place, measurement in measurements.items():
+            rows = read_at(observations, place)
+            for feature in observations.features if spec.features is None else spec.features:
+                records += measurement.feature_cell(hook, feature, x[rows]).records
+            for name in observations.behaviours:
+                if progress:
+                    progress(f"{hook} {name}" + (f" {place}" if len(measurements) > 1 else ""))
+                gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
+                outcome = measurement.read_cell(hook, name, x[rows], None if other is None else other[rows], gone)
+                records += outcome.records
+                kept.setdefault((place, name), {})[hook] = outcome
     table: list[dict] = []
-    for name, outcomes in kept.items():
-        outcome, rows = measurement.selected(name, outcomes)
+    for (place, name), outcomes in kept.items():
+        outcome, found = measurements[place].selected(name, outcomes)
         records += outcome.records
-        table += rows
+        table += found
     frame = pd.DataFrame([record.row() for record in records])
     together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
@@ -926,3 +776,9 @@ def measure(
 def to_tensor(values: Any) -> Float[Tensor, "n d"]:
     """A site's rows as a tensor, without a copy where there is none to make."""
     return values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+
+
+def read_at(observations: Observations, place: str) -> slice | Tensor:
+    """Index of the rows that are read at `place`; a slice, which copies nothing, where that is all of them."""
+    rows = named(observations.rules, (place,), len(observations))
+    return slice(None) if rows.all() else torch.from_numpy(np.flatnonzero(rows))

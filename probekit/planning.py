@@ -13,15 +13,17 @@ from probekit.filetask import asked_columns, check_bos, templates
 from probekit.folders import beside, model_folder
 from probekit.positions import parse_places
 from probekit.spec import JobSpec
+from probekit.task import ALL
 
 _LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
 
 
 def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
-    """One row per group of cells: kind, behaviour or feature, hook pattern, how many sites, and what is measured there.
+    """One row per group of cells: kind, behaviour or feature, hook pattern, how many sites, what is measured there.
 
-    Layers come from a local config.json; for a hub name they are unknown until the model is loaded (None). Raises
-    BadInput for a job that cannot run as far as the names of its file's columns and its model's folder can tell.
+    position: the rule whose rows are measured, of a file with several, else `all`. Layers come from a local
+    config.json; for a hub name they are unknown until the model is loaded (None). Raises BadInput for a job that cannot
+    run as far as the names of its file's columns and its model's folder can tell.
     """
     name = spec.model.name if spec.model else spec.task.testbed
     if name is None:
@@ -67,7 +69,8 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                 }
                 for behaviour in asked
             ]  # fmt: skip
-    return rows
+    places = text_of(spec).get("positions", [])
+    return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
 
 
 def text_of(spec: JobSpec) -> dict:

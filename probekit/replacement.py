@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.capture import Activations
+from probekit.collector import Outcome
 from probekit.errors import BadInput
 from probekit.interventions import keep_only, orthonormal
-from probekit.measurement import Measurement, Outcome, Setting, to_tensor
+from probekit.measurement import Measurement, to_tensor
 from probekit.metrics.read import Estimate
 from probekit.metrics.replace import fbu_replace, match_donors, random_donors
 from probekit.model import Model, Prefix
+from probekit.setting import Setting
 from probekit.spec import ReplaceSpec
 from probekit.stats import Clusters
 from probekit.task import Task

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 
 from probekit.cache import pin
 from probekit.capture import DEFAULT_STORE, Activations, Step, capture, capture_without
+from probekit.collector import Outcome
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.filetask import read_file_task
 from probekit.fit.core import fit_frame
@@ -27,7 +29,7 @@ from probekit.folders import beside
 from probekit.hookpoint import HookPoint
 from probekit.interventions import orthonormal
 from probekit.levels import Hypothesis
-from probekit.measurement import Measurement, Outcome, to_tensor
+from probekit.measurement import Measurement, measurements_of, read_at
 from probekit.model import Model, load_model
 from probekit.records import digest
 from probekit.replacement import Abstraction, Replacement, abstractions_at
@@ -35,7 +37,7 @@ from probekit.rundir import Run, RunWriter, open_run
 from probekit.sites import SITE_COLUMNS
 from probekit.spans import delete_span, find_span
 from probekit.spec import JobSpec, ReplaceSpec
-from probekit.task import Task, find_constant
+from probekit.task import ALL, Task, find_constant
 from probekit.testbeds import load_testbed
 
 log = logging.getLogger(__name__)
@@ -46,23 +48,27 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone."""
+    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone.
+
+    place: the rule of positions whose rows are measured, where there are several.
+    """
 
     kind: str
     what: str
     hooks: tuple[str, ...]
     domain: str = ""
+    place: str = ALL
 
     @property
     def label(self) -> str:
         """For people: what is being measured."""
         several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
-        place = self.hooks[0] if len(self.hooks) == 1 else several
-        return " ".join(filter(None, (self.kind, self.what, "at", place, self.domain)))
+        hook = self.hooks[0] if len(self.hooks) == 1 else several
+        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, _read_at(self.place))))
 
     def id(self, inputs: str) -> str:
         """Digest of the cell and of everything that its numbers depend on."""
-        return digest({"version": CELL_VERSION, "inputs": inputs, **asdict(self)})
+        return digest({"version": CELL_VERSION, "inputs": inputs, **_parts(self)})
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class Job:
                 "task": self.task.fingerprint,
                 "hypotheses": [[h.name, h.source_hash] for h in self.hypotheses],
             }
+            # with several, what was measured before they were told apart is another run
+            | ({"places": list(self.task.rules)} if self.task.rules else {})
         )
 
     @property
@@ -118,10 +126,12 @@ class Job:
         behaviours = [behaviour.name for behaviour in self.task.behaviours]
         features = spec.read.features_of(list(self.task.features))
         out = []
+        places = list(self.task.rules) or [ALL]
         for hook in hooks:
-            out += [Cell("feature", name, (hook,)) for name in features]
-            out += [Cell("read", name, (hook,)) for name in behaviours]
-        out += [Cell("selected", name, tuple(hooks)) for name in behaviours]
+            for place in places:
+                out += [Cell("feature", name, (hook,), place=place) for name in features]
+                out += [Cell("read", name, (hook,), place=place) for name in behaviours]
+        out += [Cell("selected", name, tuple(hooks), place=place) for place in places for name in behaviours]
         if spec.replace:
             out += self._replace_cells(spec.replace, hooks)
         return out
@@ -137,9 +147,10 @@ class Job:
         moved = domains if self.spec.transfer else domains[:1]
         out = []
         for behaviour in spec.behaviours_of({b.name: b.kind for b in self.task.behaviours}):
-            out += [Cell("replace", behaviour, (hook,), domains[0]) for hook in chain]
-            if len(chain) > 1:
-                out += [Cell("replace", behaviour, chain, domain) for domain in moved]
+            for place in self.task.rules or [ALL]:
+                out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
+                if len(chain) > 1:
+                    out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
         return out
 
 
@@ -206,13 +217,12 @@ def _measure_cells(
     seeds = (spec.seed_probe, spec.seed_data, 0)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
     texts = {span: found.observations for span, found in deleted.items()}
-    measurement = Measurement(
-        activations.observations, spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap, texts
-    )
+    asked = spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap
+    measurements = measurements_of(activations.observations, texts, *asked)
     # Not before it is known that something can be measured: what a refused run captured may go.
     for found in filter(None, (activations, twin, *deleted.values())):
         pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
-    work = _Work(job, activations, twin, measurement, writer, deleted)
+    work = _Work(job, activations, twin, measurements, writer, deleted)
     for i, cell in enumerate(cells):
         say(cell.label, i, len(cells))
         key = cell.id(inputs)
@@ -240,7 +250,7 @@ def _measure_cells(
     timings["all"] = time.monotonic() - started
     writer.write_table("worst_examples", work.worst_examples(cells))
     writer.write_table("sites", work.sites(cells))
-    writer.finish(_manifest(job, activations, measurement, timings, work.selected(cells)))
+    writer.finish(_manifest(job, activations, measurements, timings, work.selected(cells)))
 
 
 def _check_labels(job: Job) -> None:
@@ -257,36 +267,37 @@ class _Work:
     """Measures cells one after another; activations of the last hook are kept between cells of that hook."""
 
     def __init__(
-        self, job: Job, activations: Activations, twin: Activations | None, measurement: Measurement,
+        self, job: Job, activations: Activations, twin: Activations | None, measurements: Mapping[str, Measurement],
         writer: RunWriter, deleted: Mapping[str, Activations],
     ) -> None:  # fmt: skip
         self.job, self.activations, self.twin, self.deleted = job, activations, twin, deleted
-        self.measurement, self.writer = measurement, writer
+        self.measurements, self.writer = measurements, writer
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]] | None = None
-        self._replacement: Replacement | None = None
-        self._frames: dict[str, torch.Tensor] = {}
-        self._curves: dict[str, list[dict]] = {}
+        self._replacements: dict[str, Replacement] = {}
+        self._frames: dict[tuple[str, str], torch.Tensor] = {}
+        self._curves: dict[tuple[str, str], list[dict]] = {}
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
         if cell.kind == "replace":
             return self._replace(cell)
         if cell.kind == "selected":
-            outcome, self._curves[cell.what] = self.measurement.selected(cell.what, self._read_outcomes(cell))
+            found = self._read_outcomes(cell)
+            outcome, self._curves[cell.what, cell.place] = self.measurements[cell.place].selected(cell.what, found)
             return outcome
-        x, twin, deleted = self._site(cell.hooks[0])
+        x, twin, deleted = self._site(cell.hooks[0], cell.place)
         if cell.kind == "feature":
-            return self.measurement.feature_cell(cell.hooks[0], cell.what, x)
-        return self.measurement.read_cell(cell.hooks[0], cell.what, x, twin, deleted)
+            return self.measurements[cell.place].feature_cell(cell.hooks[0], cell.what, x)
+        return self.measurements[cell.place].read_cell(cell.hooks[0], cell.what, x, twin, deleted)
 
     def sites(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """Every level's curve over the hook points with its simultaneous band and p-values."""
         rows = []
         for cell in cells:
             if cell.kind == "selected":
-                if cell.what not in self._curves:  # done before this process began
+                if (cell.what, cell.place) not in self._curves:  # done before this process began
                     self.measure(cell)
-                rows += self._curves[cell.what]
+                rows += self._curves[cell.what, cell.place]
         return pd.DataFrame(rows, columns=list(SITE_COLUMNS))
 
     def _read_outcomes(self, cell: Cell) -> dict[str, Outcome]:
@@ -294,26 +305,27 @@ class _Work:
         kept = self.writer.finished()
         out = {}
         for hook in cell.hooks:
-            read = Cell("read", cell.what, (hook,))
+            read = Cell("read", cell.what, (hook,), place=cell.place)
             records, losses = kept.get(read.id(self.job.inputs), ([], []))
             out[hook] = Outcome(records, losses, self._tensors(read))
         return out
 
     def selected(self, cells: Sequence[Cell]) -> dict[str, str]:
-        """For each behaviour the hook point whose linear readout did best on the selection rows."""
+        """For each behaviour and place the hook point whose linear readout did best on the selection rows."""
         best: dict[str, tuple[float, str]] = {}
         for cell in cells:
             if cell.kind == "read":
-                bits = self._tensors(cell).get("select_bits")
+                bits, name = self._tensors(cell).get("select_bits"), f"{cell.what} {_read_at(cell.place)}".strip()
                 if bits is not None:
-                    best[cell.what] = min(best.get(cell.what, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
+                    best[name] = min(best.get(name, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
 
     def worst_examples(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """The test rows that `linear` misses most at each site: where they are, what was read, likeliest outcome."""
-        observations, rows = self.measurement.observations, []
+        rows = []
         for cell in cells:
             kept = self._tensors(cell) if cell.kind == "read" else {}
+            observations = self.measurements[cell.place].observations
             behaviour = observations.behaviours.get(cell.what)
             for row, bits in zip(kept.get("worst_rows", ()), kept.get("worst_bits", ()), strict=True):
                 assert behaviour is not None
@@ -322,59 +334,69 @@ class _Work:
                     {
                         "hook": cell.hooks[0], "behaviour": cell.what, "domain": str(observations.domain[row]),
                         "group": str(observations.group[row]), "example": example, "position": position,
+                        "rule": cell.place,
                         "missed_bits": float(bits), "outcome": behaviour.outcomes[int(behaviour.law[row].argmax())],
                         "tokens": " ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]),
                     }
                 )  # fmt: skip
-        names = ("hook", "behaviour", "domain", "group", "example", "position", "missed_bits", "outcome", "tokens")
-        return pd.DataFrame(rows, columns=list(names))
+        names = ["hook", "behaviour", "domain", "group", "example", "position", "missed_bits", "outcome", "tokens"]
+        return pd.DataFrame(rows, columns=[*names, "rule"])
 
-    def _site(self, hook: str) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
+    def _site(self, hook: str, place: str) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Activations of the rows that are read at `place`, the twin's, and those of texts without a span."""
         if self._loaded is None or self._loaded[0] != hook:
-            twin = to_tensor(self.twin.sites[hook]) if self.twin else None
-            deleted = {span: to_tensor(found.sites[hook]) for span, found in self.deleted.items()}
-            self._loaded = hook, to_tensor(self.activations.sites[hook]), twin, deleted
-        return self._loaded[1:]
+            twin = self.twin.sites[hook] if self.twin else None
+            self._loaded = hook, self.activations.sites[hook], twin, {s: d.sites[hook] for s, d in self.deleted.items()}
+        _, x, twin, deleted = self._loaded
+        rows, texts = read_at(self.activations.observations, place), self.deleted
+        moved = {span: deleted[span][read_at(texts[span].observations, place)] for span in deleted
+                 if place in texts[span].observations.places}  # fmt: skip
+        return x[rows], None if twin is None else twin[rows], moved
 
     def _replace(self, cell: Cell) -> Outcome:
-        spec = self.job.spec.replace
+        spec, place = self.job.spec.replace, cell.place
         assert spec is not None
         name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
-        if cell.what in self.measurement.constant:
+        measurement = self.measurements[place]
+        if cell.what in measurement.constant:
             told = {"metric": "replace", "hook": name, "test_domain": cell.domain}
             arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
             places = [told | {"level": level, "arm": arm} for level in spec.levels for arm in arms]
-            return self.measurement.nothing_to_explain(cell.what, places)
-        if self._replacement is None:
-            self._replacement = Replacement(self.job.model, self.job.task, self.activations, self.measurement, spec)
-        return self._replacement.cell(cell.what, cell.domain, cell.hooks, name, list(self._abstractions(cell, spec)))
+            return measurement.nothing_to_explain(cell.what, places)
+        if place not in self._replacements:
+            seen = self.job.task.at(place), self.activations.at(place), measurement
+            self._replacements[place] = Replacement(self.job.model, *seen, spec)
+        asked = list(self._abstractions(cell, spec))
+        return self._replacements[place].cell(cell.what, cell.domain, cell.hooks, name, asked)
 
     def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
-        found = {hook: self._tensors(Cell("read", cell.what, (hook,))) for hook in cell.hooks}
+        found = {hook: self._tensors(Cell("read", cell.what, (hook,), place=cell.place)) for hook in cell.hooks}
         missing = [hook for hook in cell.hooks if not found[hook]]
         if missing:
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
-        frames = {hook: self._principal(hook, cell.what) for hook in cell.hooks}
+        frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         yield from abstractions_at(cell.hooks, found, widths, spec, frames, self.job.spec.seed_probe)
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):
                 yield from self._hypothesis(cell, hypothesis, widths)
 
-    def _principal(self, hook: str, behaviour: str) -> torch.Tensor:
+    def _principal(self, hook: str, behaviour: str, place: str) -> torch.Tensor:
         """Principal directions [d, r] of the seen domain's fit rows: the same for every behaviour, found once."""
-        if hook not in self._frames:
-            seen = self.measurement.setting(behaviour, self.measurement.domains[0])
-            x = to_tensor(self.activations.sites[hook])
-            self._frames[hook] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
-        return self._frames[hook]
+        if (hook, place) not in self._frames:
+            measurement = self.measurements[place]
+            seen = measurement.setting(behaviour, measurement.domains[0])
+            x = self.activations.sites[hook][read_at(self.activations.observations, place)]
+            self._frames[hook, place] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
+        return self._frames[hook, place]
 
     def _hypothesis(self, cell: Cell, hypothesis: Hypothesis, widths: dict[str, int]) -> Iterator[Abstraction]:
         """The subspace that the features are decoded from, and donors that agree on the features themselves."""
         level = f"hypothesis:{hypothesis.name}"
         bases = {}
         for hook in cell.hooks:
-            parts = [self._tensors(Cell("feature", name, (hook,))).get(name) for name in hypothesis.features]
+            cells = [Cell("feature", name, (hook,), place=cell.place) for name in hypothesis.features]
+            parts = [self._tensors(feature).get(feature.what) for feature in cells]
             if any(part is None for part in parts):
                 return
             directions = torch.from_numpy(np.concatenate([np.asarray(part) for part in parts], axis=1))
@@ -405,27 +427,39 @@ def _tensor_name(cell: Cell) -> str:
     return (
         "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80]
         + "-"
-        + digest([cell.kind, cell.what, cell.hooks])[:8]
+        + digest([cell.kind, cell.what, cell.hooks, *([] if cell.place == ALL else [cell.place])])[:8]
     )
 
 
+def _parts(cell: Cell) -> dict[str, Any]:
+    """What tells cells apart; the place only where there are several, so that it is no part of older ids."""
+    return {name: value for name, value in asdict(cell).items() if (name, value) != ("place", ALL)}
+
+
+def _read_at(place: str) -> str:
+    """For people, where several rules of positions are measured apart."""
+    return "" if place == ALL else f"read at {place}"
+
+
 def _manifest(
-    job: Job, activations: Activations, measurement: Measurement, timings: dict[str, float], selected: dict
-) -> dict[str, Any]:
-    floors = {}
-    read = [(cell.what, domain) for cell in job.cells() if cell.kind == "read" for domain in measurement.domains]
-    for behaviour, domain in dict.fromkeys(read):
-        if behaviour in measurement.constant:
-            floors[f"{behaviour} {domain}"] = {"constant": measurement.constant[behaviour]}
-            continue
+    job: Job, activations: Activations, measurements: Mapping[str, Measurement], timings: dict[str, float],
+    selected: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    floors, measurement = {}, next(iter(measurements.values()))
+    read = [(cell.what, cell.place) for cell in job.cells() if cell.kind == "read"]
+    for (behaviour, place), domain in product(dict.fromkeys(read), measurement.domains):
         # A resumed run may not have needed this setting again; its floors belong to the run all the same.
+        at = f"{behaviour} {domain} {_read_at(place)}".strip()
+        if behaviour in measurements[place].constant:
+            floors[at] = {"constant": measurements[place].constant[behaviour]}
+            continue
         try:
-            setting = measurement.setting(behaviour, domain)
+            setting = measurements[place].setting(behaviour, domain)
         except FitError as error:  # every cell of it has failed, and says so
-            floors[f"{behaviour} {domain}"] = {"error": str(error)}
+            floors[at] = {"error": str(error)}
             continue
         for name, (floor, _) in setting.floors.items():
-            floors[f"{behaviour} {domain} {name}"] = {
+            floors[f"{at} {name}"] = {
                 "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,
                 "bits": float(setting.floor_bits(name).mean()), "ceiling_bits": float(setting.test_ceiling.mean()),
             }  # fmt: skip

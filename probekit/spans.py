@@ -14,20 +14,24 @@ def delete_span(task: Task, span: str, filler: int | None = None) -> Task:
     """The task without the tokens of every stretch called `span`, or with the token `filler` in place of each of them.
 
     span: a name of `task.spans` such as `field:tag`, or what stands behind its colon where only one has it. Positions
-    move with their tokens. Raises BadInput where nothing would be deleted, or a token that is read.
+    move with their tokens; of several rules of positions, those that read the span are left out. Raises BadInput where
+    nothing would be deleted, or what is read by every rule.
     """
     name = find_span(task.spans, span)
     gone = [_covered(len(tokens), spans) for tokens, spans in zip(task.tokens, task.spans[name], strict=True)]
     n_deleted = int(sum(mask.sum() for mask in gone))
     if not n_deleted:
         raise BadInput(f"the span '{name}' is empty in every row of task '{task.name}': there is nothing to delete.")
-    for row, (mask, positions) in enumerate(zip(gone, task.positions, strict=True), 1):
-        if mask[positions].any():
-            read = int(np.asarray(positions)[mask[positions]][0])
-            raise BadInput(
-                f"task '{task.name}' is read at token {read} of its example {row}, which belongs to '{name}': read it "
-                "elsewhere, behind what is deleted."
-            )
+    lost = np.concatenate([mask[positions] for mask, positions in zip(gone, task.positions, strict=True)])
+    if lost.any():
+        left = [rule for rule, rows in task.rules.items() if not lost[rows].any()]
+        if left:
+            return delete_span(task.at(*left), name, filler)
+        row = int(lost.argmax())
+        raise BadInput(
+            f"task '{task.name}' is read at token {task.row_position[row]} of its example {task.row_example[row] + 1}, "
+            f"which belongs to '{name}': read it elsewhere, behind what is deleted."
+        )
     audit = {
         "span": name, "filler": filler, "n_tokens_deleted": n_deleted,
         "n_examples_changed": int(sum(mask.any() for mask in gone)),

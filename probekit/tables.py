@@ -51,6 +51,12 @@ def domains(frame: pd.DataFrame, behaviour: str | None = None) -> list[str]:
     return list(rows["fit_domain"].unique())
 
 
+def positions(frame: pd.DataFrame, behaviour: str | None = None) -> list[str]:
+    """The rules of positions that were measured apart, in the order written; "all" alone where there is one."""
+    rows = frame if behaviour is None else frame[frame["behaviour"] == behaviour]
+    return list(rows["position"].unique())
+
+
 def hooks(frame: pd.DataFrame, metric: str = "read", arm: str | None = None) -> list[str]:
     """Hook points with records of this metric, in forward order; "" (all sites at once) is left out."""
     rows = frame[(frame["metric"] == metric) & (frame["hook"] != "")]
@@ -292,6 +298,26 @@ def ontology(frame: pd.DataFrame, *, domain: str | None = None, position: str | 
     return tidy.sort_values(["control", "feature", "level_order", "site_order"], ignore_index=True)
 
 
+def by_position(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    floor: str = "strong",
+    level: str | None = None,
+    k: int | None = None,
+) -> pd.DataFrame:
+    """FBU by site of one level at every rule of positions: the same groups are tested at each, so curves compare."""
+    behaviour = behaviour or next(iter(behaviours(frame)), "")
+    parts = [_tidy(frame.head(0))]
+    for name in positions(frame, behaviour):
+        rows = _pick(frame, behaviour=behaviour, metric="read", floor=floor, position=name)
+        rows = _at_domain(rows[rows["level"] == _one_level(rows, level, levels(rows))], domain, seen=True)
+        tidy = _at_k(_tidy(rows), default_k(frame) if k is None else k)
+        parts.append(tidy.drop_duplicates("site"))  # one source of it, the first
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
 def floor_switch(
     frame: pd.DataFrame,
     *,
@@ -303,9 +329,7 @@ def floor_switch(
     """FBU by site of one level on the strong floor and on the weak one: what a weak floor would have claimed."""
     rows = _pick(frame, behaviour=behaviour, metric="read", floor=None, position=position)
     both = [name for name in levels(rows) if rows.loc[rows["level"] == name, "floor"].nunique() == 2]
-    if level is not None:
-        _known("level", level, levels(rows))
-    level = level or ("linear" if "linear" in both else both[-1] if both else "")
+    level = _one_level(rows, level, both)
     tidy = _tidy(_at_domain(rows[rows["level"] == level], domain, seen=True))
     first = tidy.drop_duplicates(["floor", "site"])  # one source and k of it, the first
     return first.sort_values(["floor", "site_order"], ignore_index=True)
@@ -331,15 +355,18 @@ def group_leakage(
 def deletion(
     frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
 ) -> pd.DataFrame:
-    """FBU of each reader on whole texts and with a span deleted: `whole`, `value`, and their difference `fall`.
+    """What each reader fitted in a domain leaves on whole texts and with a span deleted: `whole`, `value`, and `fall`.
 
-    One row per behaviour (all of them when none is named), hook point, level, floor and span; `auroc_whole` and `auroc`
-    where they were measured.
+    One row per behaviour (all of them when none is named), hook point, level, floor and span, FBU of where it was
+    fitted, and for each other domain and arm (metric `transfer`) its T there; `auroc_whole` and `auroc` where they were
+    measured.
     """
-    selection = {"metric": ("read", "auroc"), "floor": None, "control": None, "position": position}
+    selection = {"metric": ("read", "auroc", "transfer"), "floor": None, "control": None, "position": position}
     names = [behaviour] if behaviour else behaviours(frame) or [None]
-    found = pd.concat([_at_domain(_pick(frame, behaviour=name, **selection), domain, seen=True) for name in names])
-    keys = ["behaviour", "hook", "level", "source", "k", "floor"]
+    picked = [_pick(frame, behaviour=name, **selection) for name in names]
+    found = pd.concat([one[one["fit_domain"] == _domain(one, domain)] for one in picked])
+    found = found[(found["metric"] == "transfer") | (found["test_domain"] == found["fit_domain"])]
+    keys = ["behaviour", "arm", "test_domain", "hook", "level", "source", "k", "floor"]
     known = {_key(key): figures for *key, figures in zip(
         found["metric"], *(found[name] for name in keys), found["control"],
         zip(found["value"], found["bits"], strict=True), strict=True)}  # fmt: skip
@@ -350,36 +377,43 @@ def deletion(
             nothing = (float("nan") if pd.isna(row["value"]) else 1.0, row["floor_bits"])  # by definition, read or not
         return known.get(_key((metric, *(row[name] for name in keys), control)), nothing)
 
-    tidy = _tidy(found[found["metric"] == "read"])
+    tidy = _tidy(found[found["metric"] != "auroc"])
     tidy = tidy.loc[tidy["control"].str.startswith("deleted:")].reset_index(drop=True)
     each = [row for _, row in tidy.iterrows()]
     tidy["span"] = tidy["control"].str.removeprefix("deleted:")
-    tidy["whole"] = [of(row, "read", "")[0] for row in each]
-    tidy["bits_whole"] = [of(row, "read", "")[1] for row in each]
+    tidy["whole"] = [of(row, row["metric"], "")[0] for row in each]
+    tidy["bits_whole"] = [of(row, row["metric"], "")[1] for row in each]
     tidy["fall"] = tidy["value"].astype(float) - tidy["whole"].astype(float)
     # Stored as a leak on a base of 1/2.
     tidy["auroc_whole"] = [1 - of(row, "auroc", "")[0] / 2 for row in each]
     tidy["auroc"] = [1 - of(row, "auroc", row["control"])[0] / 2 for row in each]
     tidy["behaviour_order"] = tidy["behaviour"].map({name: i for i, name in enumerate(names)})
-    order = ["behaviour_order", "span", "floor", "level_order", "site_order"]
+    order = ["behaviour_order", "span", "metric", "test_domain", "arm", "floor", "level_order", "site_order"]
     return tidy.sort_values(order, ignore_index=True).drop(columns="behaviour_order")
 
 
 def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
-    """`deletion` for the terminal: what each reader left unexplained before and after, in FBU, bits and AUROC."""
+    """`deletion` for the terminal: what each reader left unexplained before and after, in FBU, bits and AUROC.
+
+    Rows of another domain than the one fitted on hold T in place of FBU, after one temperature and intercepts.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    several = frame["behaviour"].nunique() > 1
-    told = ("deleted", "site", "level", "floor", "FBU whole", "FBU deleted [95 %]", "bits", "AUROC")
-    table = Table(*(["behaviour"] if several else []), *told, title=title)
-    for _, row in frame.iterrows():
+    several, moved = frame["behaviour"].nunique() > 1, frame["metric"] == "transfer"
+    arms = frame["arm"].where(~frame["level"].str.startswith("hypothesis:"), "refit")  # a hypothesis moves as it is
+    shown = frame[~moved | (arms == "refit")]
+    value = "FBU, or T elsewhere," if moved.any() else "FBU"
+    columns = ["site", "level", "floor", f"{value} whole", f"{value} deleted [95 %]", "bits", "AUROC"]
+    first = [*(["behaviour"] if several else []), "deleted", *(["domain"] if moved.any() else [])]
+    table = Table(*first, *columns, title=title)
+    for _, row in shown.iterrows():
         whole = "NA" if pd.isna(row["whole"]) else f"{row['whole']:.2f}"
-        bits = f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
+        bits = "" if pd.isna(row["bits"]) else f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
         area = "" if pd.isna(row["auroc"]) else f"{row['auroc_whole']:.2f} -> {row['auroc']:.2f}"
-        cells = (row["span"], row["site"], row["label"], row["floor"], whole, value_text(row), bits, area)
-        cells = (row["behaviour"], *cells) if several else cells
-        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
+        cells = [row["site"], row["label"], row["floor"], whole, value_text(row), bits, area]
+        place = [*([row["behaviour"]] if several else []), row["span"], *([row["test_domain"]] if moved.any() else [])]
+        table.add_row(*(Text(str(cell), overflow="fold") for cell in (*place, *cells)))
     return table
 
 
@@ -430,7 +464,8 @@ def extraction(frame: pd.DataFrame) -> str:
 KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
     "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,
-    "floor_switch": floor_switch, "group_leakage": group_leakage, "deletion": deletion, "provenance": provenance,
+    "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage, "deletion": deletion,
+    "provenance": provenance,
 }  # fmt: skip
 
 
@@ -489,7 +524,7 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
 
     columns = (
         "behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
-        "control",
+        "control", "position",
     )  # fmt: skip
     shown = [name for name in columns if name in frame and frame[name].astype(str).nunique() > 1]
     if "situation" in shown:
@@ -574,6 +609,14 @@ def _pick(
     for column, wanted in (("floor", floor), ("control", control), ("arm", arm)):
         rows = rows if wanted is None else rows[rows[column] == wanted]
     return _at_position(_lowest_seeds(rows), position)
+
+
+def _one_level(rows: pd.DataFrame, level: str | None, among: Sequence[str]) -> str:
+    """The level asked for; without one `linear`, or the richest of `among`."""
+    if level is not None:
+        _known("level", level, levels(rows))
+        return level
+    return "linear" if "linear" in among else among[-1] if among else ""
 
 
 def _lowest_seeds(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from probekit.errors import BadInput
 
 ALIKE = 1e-6  # laws of two rows that differ by less are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
+ALL = "all"  # the place of rows that one rule of positions named, whatever it is
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class BehaviourSpec:
     column: str | None = None
     row_tokens: NDArray[np.int64] | None = None
     generation: "Generation | None" = None
+
+    def rows(self, index: NDArray) -> "BehaviourSpec":
+        """The same, asked of the rows at `index` alone."""
+        return self if self.row_tokens is None else replace(self, row_tokens=self.row_tokens[index])
 
 
 NO_MATCH = "no match"
@@ -89,9 +94,19 @@ class Behaviour:
 def find_constant(
     behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], domains: Sequence[str]
 ) -> dict[str, str]:
+    """As `constants`. Raises BadInput when all behaviours are, and there are some."""
+    found = constants(behaviours, domain, domains)
+    if found and len(found) == len(behaviours):
+        said = "; ".join(f"behaviour '{name}' has {what}" for name, what in found.items())
+        where = " and ".join(f"'{name}'" for name in domains)
+        raise BadInput(f"there is nothing to explain in domain {where}: {said}. Give rows of another class too.")
+    return found
+
+
+def constants(behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], domains: Sequence[str]) -> dict[str, str]:
     """Behaviours that leave nothing to explain, each with what it is: in each of `domains` the same at every row.
 
-    domain [n]: of each row. Raises BadInput when all of them are, and there are some.
+    domain [n]: of each row.
     """
     rows = [domain == name for name in domains]
     found: dict[str, str] = {}
@@ -100,10 +115,6 @@ def find_constant(
             kept = {behaviour.outcomes[int(behaviour.law[at][0].argmax())]: behaviour.law[at][0].max() for at in rows}
             sure = min(kept.values()) > 1 - ALIKE
             found[name] = f"one class ({', '.join(map(repr, kept))})" if sure else "one law at every row"
-    if found and len(found) == len(behaviours):
-        said = "; ".join(f"behaviour '{name}' has {what}" for name, what in found.items())
-        where = " and ".join(f"'{name}'" for name in domains)
-        raise BadInput(f"there is nothing to explain in domain {where}: {said}. Give rows of another class too.")
     return found
 
 
@@ -123,6 +134,8 @@ class Observations:
 
     floor_inputs: named blocks [n, width] that the input-only reader may use; the weak floor sees `position` alone.
     types: what a control task gives random labels to (the token that is read); None where nothing is known of it.
+    rules: which rows each of several rules of positions names [n]; empty where there is one. touched: where a span was
+    deleted, which rows' texts had it [n].
     """
 
     example: NDArray[np.int64]
@@ -137,9 +150,26 @@ class Observations:
     revision: str = ""
     fingerprint: str = ""
     types: NDArray[np.int64] | None = None
+    rules: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    touched: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.example)
+
+    @property
+    def places(self) -> list[str]:
+        """What is measured apart: each rule of positions; `all` where there is one."""
+        return list(self.rules) or [ALL]
+
+    @property
+    def place(self) -> str:
+        """The rule that all rows come from; `all` where there is one, or where several are still together."""
+        return self.places[0] if len(self.places) == 1 else ALL
+
+    def at(self, *places: str) -> "Observations":
+        """The rows that any of these rules names."""
+        rows = self.rows(named(self.rules, places, len(self)))
+        return replace(rows, rules={name: mask for name, mask in rows.rules.items() if name in places})
 
     @property
     def domains(self) -> list[str]:
@@ -161,6 +191,8 @@ class Observations:
             features=take[1],
             floor_inputs={name: block[index] for name, block in self.floor_inputs.items()},
             types=None if self.types is None else self.types[index],
+            rules={name: rows[index] for name, rows in self.rules.items()},
+            touched=None if self.touched is None else self.touched[index],
         )
 
 
@@ -172,6 +204,7 @@ class Task:
     read. group, domain: one per example. features and labels are per row; labels hold the columns that `label`
     behaviours name. floor_inputs: per row, None for the automatic ones (position, length, last tokens, bag of tokens).
     spans: name of a stretch of text (`field:question`) -> first and last-plus-one token of each [m, 2], per example.
+    rules: where several rules say what is read, which rows each names [n_rows]; they are measured apart.
     audit: how the examples were made: what was rendered, added, cut and counted, as plain JSON values.
     """
 
@@ -187,6 +220,22 @@ class Task:
     fingerprint: str = ""
     spans: Mapping[str, Sequence[NDArray[np.int64]]] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def at(self, *places: str) -> "Task":
+        """The same examples, read where any of these rules says."""
+        read = named(self.rules, places, len(self.row_position))
+        apart = np.split(read, np.cumsum([len(p) for p in self.positions])[:-1])
+        inputs = self.floor_inputs
+        return replace(
+            self,
+            positions=[np.asarray(p)[keep] for p, keep in zip(self.positions, apart, strict=True)],
+            behaviours=tuple(spec.rows(read) for spec in self.behaviours),
+            features={name: replace(f, labels=f.labels[read]) for name, f in self.features.items()},
+            labels={name: replace(b, law=b.law[read]) for name, b in self.labels.items()},
+            floor_inputs=None if inputs is None else {name: block[read] for name, block in inputs.items()},
+            rules={name: rows[read] for name, rows in self.rules.items() if name in places},
+        )
 
     @property
     def row_example(self) -> NDArray[np.int64]:
@@ -197,6 +246,15 @@ class Task:
     def row_position(self) -> NDArray[np.int64]:
         """Token position of each row: [n_rows]."""
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
+
+
+def named(rules: Mapping[str, NDArray[np.bool_]], places: Sequence[str], n: int) -> NDArray[np.bool_]:
+    """Which of `n` rows any of these rules names; without rules, the place of all rows is `all`. Raises BadInput."""
+    known = rules or {ALL: np.ones(n, dtype=np.bool_)}
+    for place in places:
+        if place not in known:
+            raise BadInput(f"nothing is read at '{place}': the task is read at {', '.join(known)}.")
+    return np.logical_or.reduce([known[place] for place in places])
 
 
 def reduce_law(name: str, law: NDArray[np.float32], outcomes: Sequence[str], most: int = MAX_OUTCOMES) -> Behaviour:

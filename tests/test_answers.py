@@ -10,10 +10,12 @@ from transformers import AutoModelForCausalLM
 
 import checkpoints
 from probekit.capture import capture
+from probekit.continuation import stored_as
 from probekit.encoding import Encoder
 from probekit.errors import BadInput
 from probekit.filetask import read_file_task
-from probekit.model import generate, load_model, plant_model
+from probekit.model import Model, generate, load_model, manner, plant_model
+from probekit.model.generation import Manner
 from probekit.spec import TaskSpec
 from probekit.store import Store
 from probekit.task import Generation
@@ -89,6 +91,92 @@ def test_what_is_generated_is_what_the_library_generates(checkpoint, tiny, archi
         assert mine[:stop] == theirs[:stop]
         assert set(mine[stop:]) <= {2}
     assert len({tuple(row) for row in ours.tolist()}) > 1
+
+
+def margins(hf, row, written):
+    """How far the likeliest token is ahead of the next one at each step, in logits of the library's forward alone."""
+    ids = torch.cat([torch.as_tensor(row), written])[None, :-1]
+    with torch.no_grad():
+        best = hf(ids).logits[0, len(row) - 1 :].topk(2).values
+    return best[:, 0] - best[:, 1]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "neox", "gemma2"])
+def test_the_plain_forward_writes_what_the_bridge_writes(checkpoint, tiny, architecture):
+    """Rows of many lengths, padded on the left in one batch, against rows of one length through the bridge.
+
+    Where two tokens are nearly as likely, rounding decides: rows are compared up to their first step at which the
+    likeliest is less than 1e-4 ahead (rounding moves logits of this size by about 1e-6), and few may end so.
+    """
+    model, n = tiny(architecture), 14
+    assert (manner(model, "hf"), manner(model, "bridge")) == (Manner(True, True), Manner(True, False))
+    hf = AutoModelForCausalLM.from_pretrained(checkpoint(architecture)).eval()
+    draw = np.random.default_rng(2)
+    rows = [draw.integers(4, model.d_vocab, length) for length in (3, 17, 9, 1, 30, 9, 12, 2, 24, 5, 7, 21)]
+    ours = generate(model, rows, n, backend="hf")[:, 0]
+    n_compared = 0
+    for row, mine in zip(rows, ours, strict=True):
+        theirs = generate(model, [row], n)[0, 0]
+        close = (margins(hf, row, theirs) < 1e-4).nonzero().flatten()
+        sure = int(close[0]) if len(close) else n
+        assert mine[:sure].tolist() == theirs[:sure].tolist()
+        n_compared += sure
+    assert n_compared > 0.9 * n * len(rows)
+    assert len({tuple(row) for row in ours.tolist()}) > 6
+    with pytest.raises(BadInput, match="writes after rows of one length only by its bridge forward"):
+        generate(model, rows, n)
+
+
+def test_padding_is_only_trusted_where_it_holds(monkeypatch):
+    """A forward that is not told the places of left-padded tokens, and one whose cache is wrong, are found by trial."""
+    model = Model(checkpoints.build("gpt2", 42), name="tiny")
+    plain, forward = model._plain, model._forward
+
+    def deaf(ids, mask, keep=None, **given):
+        places = given.pop("position_ids", None)
+        start = 0 if places is None else mask.shape[1] - ids.shape[1]
+        naive = torch.arange(start, mask.shape[1]).expand(len(ids), -1)
+        return forward(ids, mask, keep, position_ids=naive, **given)
+
+    monkeypatch.setattr(model, "_forward", deaf)
+    assert manner(model, "hf") == Manner(True, False)
+    plain.writes = None
+
+    def forgetful(ids, mask, keep=None, **given):
+        if given.get("past_key_values") is not None and ids.shape[1] == 1:
+            raise TypeError("no cache")
+        return forward(ids, mask, keep, **given)
+
+    monkeypatch.setattr(model, "_forward", forgetful)
+    assert manner(model, "hf") == Manner(False, True)
+    tokens = [np.array([5, 9, 7]), np.array([8, 6])]
+    uncached = generate(model, tokens, 4, backend="hf")
+    monkeypatch.setattr(model, "_forward", forward)
+    plain.writes = None
+    assert torch.equal(uncached, generate(model, tokens, 4, backend="hf"))
+
+
+@pytest.mark.parametrize("backend", ["hf", "bridge"])
+def test_a_generation_is_written_by_the_forward_that_the_key_names(tiny, tmp_path, monkeypatch, backend):
+    model, ran = tiny("llama"), []
+    task = task_of(tmp_path, model, [{**BEGINS, "samples": 2}])
+    forward = model._forward
+    monkeypatch.setattr(model, "_forward", lambda ids, mask, keep=None, backend="bridge", **given: ran.append(
+        (backend, len(ids), bool(mask.min() == 0), given.get("use_cache", False))) or forward(
+            ids, mask, keep, backend=backend, **given))  # fmt: skip
+    manner(model, backend)
+    found = capture(model, task, HOOK, store=tmp_path / "store", backend=backend)
+    written = [run for run in ran if run[3]]  # those of two lengths of prompt, three tokens each
+    n_lengths = len({len(tokens) for tokens in task.tokens})
+    assert {run[0] for run in written[-3:]} == {backend}
+    padded = [run for run in written[-3:] if run[2]]
+    assert bool(padded) == (backend == "hf") and n_lengths > 1
+    assert max(run[1] for run in written[-3:]) == (24 if backend == "hf" else 6)
+    # A law that was written through the bridge below the same key is not taken for it.
+    spec = task.behaviours[0].generation
+    names = Store(tmp_path / "store").names(found.observations.fingerprint)
+    assert stored_as(spec, model, backend) in names
+    assert stored_as(spec, model, "hf") != stored_as(spec, model, "bridge") == stored_as(spec, model)
 
 
 def test_samples_follow_the_law_and_their_row_s_seed_alone(tiny):

@@ -1,20 +1,23 @@
 """Span deletion: tasks with a stretch taken away, and plants whose label is, or is not, nothing but a tag."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 import probekit as pk
 from probekit import tables
 from probekit.capture import capture, capture_without
 from probekit.errors import BadInput
+from probekit.levels import Hypothesis
 from probekit.model import plant_model
 from probekit.records import Record
 from probekit.spans import delete_span
-from probekit.task import Behaviour, BehaviourSpec, Task
+from probekit.task import Behaviour, BehaviourSpec, Feature, Task
 
 D, N_WORDS = 16, 60
 TAGS, WORDS = (0, 1), tuple(range(2, 2 + N_WORDS))
@@ -164,6 +167,111 @@ def test_readers_beyond_a_floor_that_cannot_see_the_tag(planted):
     assert weak["auroc_whole"] > 0.99 and weak["auroc"] < 0.6
     assert set(table["span"]) == {"field:tag"}
     assert "without field:tag" in pk.figure("layer_curves", records).to_json()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(planted):
+    """Two domains and one without tags, all with the tag as their label, a floor that cannot see it, a hypothesis."""
+    task, names = plant_task("tag", 2_700), np.repeat(["seen", "unseen", "bare"], [1_200, 900, 600])
+    tags = np.array([tokens[1] for tokens in task.tokens])
+    spans = [span((1, 2)) if name != "bare" else span() for name in names]
+    blind = {"position": np.ones((len(names), 1), np.float32)}
+    task = dataclasses.replace(
+        task, domain=names, floor_inputs=blind, spans={"field:tag": spans},
+        features={"tag": Feature("tag", tags[:, None].astype(np.int64), ("0", "1"), ("tag",))},
+    )  # fmt: skip
+    rule = Hypothesis("by_tag", ("tag",), lambda f: np.eye(2)[f["tag"][:, 0]])
+    whole = capture(planted, task, HOOK, store=None)
+    without = capture_without(planted, task, "field:tag", whole, store=None)
+    assert without.observations.touched.tolist() == (names != "bare").tolist()
+    blinded = dataclasses.replace(without.observations, floor_inputs=blind)
+    deleted = {"field:tag": dataclasses.replace(without, observations=blinded)}
+    return pk.measure(whole, deleted=deleted, hypotheses=[rule], transfer=("direction", "linear"), **READ)
+
+
+@pytest.mark.parametrize("level", ["direction", "linear", "hypothesis:by_tag"])
+def test_unseen_domains_and_hypotheses_fall_with_the_tag_too(elsewhere, level):
+    own = elsewhere.query("level == @level and floor == 'strong' and source != 'true'")
+    for metric in ("read", "transfer"):
+        rows = own[(own["metric"] == metric) & (own["test_domain"] != "bare")]
+        whole, without = (rows[rows["control"] == control] for control in ("", "deleted:field:tag"))
+        assert len(whole) == len(without) > 0
+        assert set(zip(whole["fit_domain"], whole["test_domain"], strict=True)) == set(
+            zip(without["fit_domain"], without["test_domain"], strict=True)
+        )
+        refitted = without[without["arm"] != "platt50"]
+        assert (whole["value"] < 0.15).all() and (refitted["value"] > 0.8).all()
+
+
+def test_true_features_survive_the_deletion(elsewhere):
+    true = elsewhere.query("level == 'hypothesis:by_tag' and source == 'true' and metric in ('read', 'transfer')")
+    told = true[true["test_domain"] != "bare"].set_index(["metric", "test_domain", "control"])["value"]
+    for at in {key[:2] for key in told.index}:
+        assert told[(*at, "deleted:field:tag")] == pytest.approx(told[(*at, "")], abs=1e-6)
+
+
+def test_a_hypothesis_that_never_looked_at_the_span_stays(planted):
+    task = plant_task("word", 1_500)
+    words = np.array([tokens[2] % 2 for tokens in task.tokens])
+    feature = Feature("word", words[:, None].astype(np.int64), ("0", "1"), ("word",))
+    blind = {"position": np.ones((len(words), 1), np.float32)}
+    task = dataclasses.replace(task, features={"word": feature}, floor_inputs=blind)
+    whole = capture(planted, task, HOOK, store=None)
+    deleted = {}
+    for name in ("field:tag", "field:word"):
+        without = capture_without(planted, task, name, whole, store=None)
+        blinded = dataclasses.replace(without.observations, floor_inputs=blind)
+        deleted[name] = dataclasses.replace(without, observations=blinded)
+    rule = Hypothesis("by_word", ("word",), lambda f: np.eye(2)[f["word"][:, 0]])
+    found = pk.measure(whole, deleted=deleted, hypotheses=[rule], **READ)
+    told = found.query("level == 'hypothesis:by_word' and source == 'decoded'").set_index("control")["value"]
+    assert told["deleted:field:tag"] < told[""] + 0.1 < 0.2 and told["deleted:field:word"] > 0.8
+
+
+def test_a_domain_without_the_span_is_na_with_its_reason(elsewhere):
+    deleted = elsewhere[elsewhere["control"] == "deleted:field:tag"]
+    bare = deleted[deleted["test_domain"] == "bare"]
+    assert set(bare["na_reason"]) == {"not_defined"}
+    assert set(bare["note"]) == {"no text of domain 'bare' has 'field:tag'"}
+    assert {"read", "transfer"} == set(bare["metric"])
+    assert not (deleted.loc[deleted["test_domain"] != "bare", "na_reason"] == "not_defined").any()
+
+
+def test_nothing_that_is_measured_on_whole_texts_is_silently_absent_without_a_span(elsewhere):
+    names = ["metric", "arm", "hook", "level", "source", "k", "parameters", "floor", "fit_domain", "test_domain"]
+    loss = elsewhere[elsewhere["metric"].isin(["read", "transfer"]) & (elsewhere["level"] != "prior")]
+    keys = {control: set(map(tuple, rows[names].fillna(-1).to_numpy())) for control, rows in loss.groupby("control")}
+    assert len(keys[""]) > 20 and keys[""] == keys["deleted:field:tag"]
+
+
+def test_a_level_that_is_refused_is_refused_without_the_span(planted):
+    task = plant_task("tag", 120)  # 60 fit rows for 16 coordinates
+    blind = dataclasses.replace(task, floor_inputs={"position": np.ones((120, 1), np.float32)})
+    whole = capture(planted, blind, HOOK, store=None)
+    without = capture_without(planted, task, "tag", whole, store=None)
+    blinded = dataclasses.replace(without.observations, floor_inputs=blind.floor_inputs)
+    deleted = {"field:tag": dataclasses.replace(without, observations=blinded)}
+    found = pk.measure(whole, deleted=deleted, **(READ | {"floors": ("strong",)}))
+    rows = found.query("level == 'linear' and metric == 'read'").set_index("control")
+    assert rows.loc["", "na_reason"] == rows.loc["deleted:field:tag", "na_reason"] == "too_few_rows"
+    assert rows.loc["", "note"] == rows.loc["deleted:field:tag", "note"]
+
+
+def test_the_table_tells_fbu_at_home_and_t_elsewhere(elsewhere):
+    table = tables.table("deletion", elsewhere)
+    home = table[table["metric"] == "read"]
+    assert set(home["test_domain"]) == {"seen"} and set(table["metric"]) == {"read", "transfer"}
+    away = table[(table["metric"] == "transfer") & (table["test_domain"] == "unseen")]
+    assert set(away["arm"]) == {"raw", "refit", "platt50"} and away["fall"].notna().all()
+    other = tables.table("deletion", elsewhere, domain="unseen")
+    assert set(other.loc[other["metric"] == "read", "test_domain"]) == {"unseen"}
+    out = io.StringIO()
+    Console(file=out, width=200).print(tables.deletion_text(table))
+    assert "unseen" in out.getvalue() and "NA (not defined)" in out.getvalue()
+    assert "FBU, or T elsewhere, whole" in out.getvalue()
+    # Nothing but deleted rows, and none of them in what is about whole texts.
+    assert set(tables.transfer_matrix(elsewhere)["control"]) == {""}
+    assert set(tables.leak(elsewhere, domain="unseen")["control"]) == {""}
 
 
 def test_what_the_model_does_is_asked_of_the_deleted_text(planted):

@@ -281,6 +281,19 @@ def test_frame_is_a_rotation_of_known_variance():
     assert frame.variance.median() == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", [59, 75, 86])
+def test_a_few_texts_in_many_columns_have_a_frame(seed):
+    """LAPACK's divide and conquer gives up on their covariances: a template filled in eight ways has such columns."""
+    rng = np.random.default_rng(seed)
+    texts, columns = rng.integers(0, 3, (8, 26)), rng.choice(840, 26, replace=False)
+    x = np.zeros((120, 840), np.float32)
+    x[:, columns] = texts[rng.integers(0, 8, 120)]
+    frame = fit_frame(torch.from_numpy(x))
+    z = frame.apply(torch.from_numpy(x))
+    assert z.shape[1] == np.linalg.matrix_rank(x - x.mean(0)) == 7
+    assert torch.allclose(torch.cov(z.T, correction=0), torch.diag(frame.variance), atol=1e-3)
+
+
 def test_a_thousandfold_dimension_does_not_hide_the_others():
     g = torch.Generator().manual_seed(8)
     x = torch.randn(1200, 4, generator=g)

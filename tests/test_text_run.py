@@ -151,6 +151,7 @@ n_permutations = 0
     assert audit["n_generation_prompts"] == 240 and audit["n_bos"] == {"1": 240}
     records = open_run.records.query("behaviour == 'writes' and level == 'linear' and metric == 'read'")
     assert set(records["control"]) == {"", "deleted:role:system"}
+    assert set(records["position"]) == {"role:user", "last"} and len(records) == 2 * 2 * 2  # of two floors
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,12 @@ class View:
     frame: pd.DataFrame
     behaviour: str
     domain: str
+    position: str
     template: figures.Template
 
     @property
     def chosen(self) -> dict[str, str]:
-        return {"behaviour": self.behaviour, "domain": self.domain}
+        return {"behaviour": self.behaviour, "domain": self.domain, "position": self.position}
 
 
 def root() -> Path:
@@ -67,7 +68,7 @@ def pick(label: str, options: Sequence[Any], key: str, *, default: Any = None, s
 
 
 def sidebar() -> None:
-    """Run, behaviour and domain: chosen once, for all pages."""
+    """Run, behaviour, domain and position: chosen once, for all pages."""
     found = data.runs(root())
     with st.sidebar:
         if not found:
@@ -82,6 +83,9 @@ def sidebar() -> None:
             return
         behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour")
         pick("Fitted on domain", tables.domains(frame, behaviour), "domain")
+        places = tables.positions(frame, behaviour)
+        if len(places) > 1:
+            pick("Read at", places, "position", default=_first_position(places))
         model = (
             (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed") or "no model named"
         )
@@ -108,7 +112,15 @@ def view() -> View:
     behaviour = behaviour if behaviour in names else names[0]
     fitted = tables.domains(frame, behaviour)
     domain = st.session_state.get("domain")
-    return View(run, frame, behaviour, domain if domain in fitted else fitted[0], template())
+    places = tables.positions(frame, behaviour)
+    position = st.session_state.get("position")
+    position = position if position in places else _first_position(places)
+    return View(run, frame, behaviour, domain if domain in fitted else fitted[0], position, template())
+
+
+def _first_position(places: Sequence[str]) -> str:
+    """What tables take where none is said."""
+    return "all" if "all" in places else places[0]
 
 
 def no_runs() -> None:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import scipy.linalg
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,13 +56,22 @@ def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
     mean, moment = _moments(x, block)
     if not bool(torch.isfinite(moment).all()):
         raise FitError(f"activations of {len(x)} rows x {x.shape[1]} coordinates are not all finite.")
-    values, vectors = torch.linalg.eigh(moment)
+    values, vectors = _eigh(moment)
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
     if len(kept) == 0 or float(values[-1]) <= 0:
         kept = torch.tensor([x.shape[1] - 1], device=x.device)
     unit = values[kept].median().clamp_min(1e-30).sqrt()
     return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
+
+
+def _eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Eigenvalues, ascending, and eigenvectors. Divide and conquer fails on one in a hundred matrices of low rank."""
+    try:
+        return torch.linalg.eigh(moment)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        values, vectors = scipy.linalg.eigh(moment.cpu().numpy(), driver="ev")
+        return torch.from_numpy(values).to(moment.device), torch.from_numpy(vectors).to(moment.device)
 
 
 def _moments(x: Float[Tensor, "n d"], block: int) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:

@@ -26,16 +26,16 @@ from probekit.errors import BadInput, UnknownHook
 from probekit.folders import model_folder
 from probekit.hookpoint import HookPoint, expand
 from probekit.model.audit import BACKENDS, STREAM, TOLERANCE, Backend, check_model, choose_backend, library_versions
-from probekit.model.generation import generate
+from probekit.model.generation import generate, manner
 from probekit.model.loading import check_weights, first_line, load_tokenizer, load_weights, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
-from probekit.model.reading import Batch, Room, out_of_memory, stream
+from probekit.model.reading import Batch, Room, batches, out_of_memory, stream
 from probekit.records import canonical
 
 __all__ = [
-    "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "check_model", "choose_backend",
-    "generate", "library_versions", "load_model", "out_of_memory", "plant_model",
+    "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "batches", "check_model", "choose_backend",
+    "generate", "library_versions", "load_model", "manner", "out_of_memory", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]

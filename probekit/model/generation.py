@@ -1,76 +1,138 @@
 """Generation: what a model writes next, token by token, by our own loop, so that a draw depends on its seed alone."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput
+from probekit.model.audit import TOLERANCE
 
 if TYPE_CHECKING:
     from probekit.model import Model
 
 
-def generate(
-    model: "Model", tokens: Int[Tensor, "b t"], n_tokens: int, draws: Float[Tensor, "b m n"] | None = None,
-    temperature: float = 1.0,
-) -> Int[Tensor, "b m n"]:  # fmt: skip
-    """`n_tokens` after each of B rows of equal length. After an end-of-sequence token a row repeats it.
+@dataclass(frozen=True)
+class Manner:
+    """How a forward writes: with a cache of keys and values, and with shorter rows padded on the left, or without."""
 
-    draws: uniform numbers in [0, 1), one per row, sample and step, by which tokens are drawn from the law at
-    `temperature`; None takes the likeliest token, once (m = 1). Raises BadInput for rows that outgrow the context.
+    cached: bool
+    padded: bool
+
+
+def manner(model: "Model", backend: str) -> Manner:
+    """Found by trial on first use: the cheapest manner whose logits are those of each row run alone.
+
+    Only the library's plain forward (`hf`) is padded: the bridge's attention has been silently wrong on such rows.
     """
-    b, length = tokens.shape
+    if backend != "hf" or model._plain is None:
+        model.prefix(torch.zeros(1, 1, dtype=torch.long))
+        return Manner(model._method != "full", False)
+    if model._plain.writes is None:
+        model._check_clean()
+        tried = (Manner(cached, padded) for cached, padded in ((True, True), (True, False), (False, True)))
+        model._plain.writes = next((how for how in tried if _holds(model, how)), Manner(False, False))
+    return model._plain.writes
+
+
+def generate(
+    model: "Model", tokens: Sequence[NDArray | Tensor] | Int[Tensor, "b t"], n_tokens: int,
+    draws: Float[Tensor, "b m n"] | None = None, temperature: float = 1.0, backend: str = "bridge",
+) -> Int[Tensor, "b m n"]:  # fmt: skip
+    """`n_tokens` after each of B rows, of equal length unless the `manner` of the backend is padded.
+
+    After an end-of-sequence token a row repeats it. draws: uniform numbers in [0, 1), one per row, sample and step, by
+    which tokens are drawn from the law at `temperature`; None takes the likeliest token, once (m = 1). backend:
+    `bridge`, or `hf` for the library's plain forward. Raises BadInput for rows that outgrow the context.
+    """
+    rows = [torch.as_tensor(row).long() for row in tokens]
+    b, length = len(rows), max(map(len, rows))
     if length + n_tokens - 1 > model.n_ctx:
         raise BadInput(
             f"{n_tokens} tokens after {length} are more than the {model.n_ctx} that {model.name} reads: ask for fewer, "
             "or shorten the text."
         )
+    how = manner(model, backend)
+    if not how.padded and min(map(len, rows)) < length:
+        raise BadInput(f"{model.name} writes after rows of one length only by its {backend} forward: sort them first.")
     m = 1 if draws is None else draws.shape[1]
     ends = torch.tensor(_ends(model), dtype=torch.long, device=model.device)
-    ids = tokens.to(model.device).repeat_interleave(m, 0)
+    state = _State(model, rows, m, backend, how)
     ended = torch.zeros(b * m, dtype=torch.bool, device=model.device)
-    state = _State(model, tokens.to(model.device), m)
     for step in range(n_tokens):
         at = None if draws is None else draws[..., step].reshape(-1).to(model.device)
         new = _pick(state.logits, at, temperature)
-        new = torch.where(ended, ids[:, -1], new)
-        ids = torch.cat([ids, new[:, None]], 1)
+        new = torch.where(ended, state.ids[:, -1], new)
         ended |= torch.isin(new, ends)
-        if step + 1 < n_tokens:
-            state.feed(ids)
-    return ids[:, length:].reshape(b, m, n_tokens).cpu()
+        state.feed(new, last=step + 1 == n_tokens)
+    return state.ids[:, length:].reshape(b, m, n_tokens).cpu()
 
 
 class _State:
-    """The logits after the last token, from a cache of keys and values where the model has one that is exact."""
+    """Rows as they grow, each `m` times, and the logits after their last token."""
 
-    def __init__(self, model: "Model", tokens: Tensor, m: int) -> None:
+    def __init__(self, model: "Model", rows: Sequence[Tensor], m: int, backend: str, how: Manner) -> None:
         from transformers import DynamicCache
 
-        self.model = model
-        model.prefix(tokens[:1])  # settles by trial, on first use, whether a cache reproduces the plain forward
-        self.cache = None if model._method == "full" else DynamicCache(config=model._hf.config)
-        self.logits = self._run(tokens, tokens).repeat_interleave(m, 0)
+        self.model, self.backend, self.how = model, backend, how
+        longest = max(map(len, rows))
+        # On the left, so that every row goes on at one and the same column.
+        ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=model._pad) for row in rows])
+        mask = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
+        self.ids, self.mask = ids.to(model.device), mask.long().to(model.device)
+        self.cache = DynamicCache(config=model._hf.config) if how.cached else None
+        self.logits = self._run(self.ids).repeat_interleave(m, 0)
+        self.ids, self.mask = self.ids.repeat_interleave(m, 0), self.mask.repeat_interleave(m, 0)
         if self.cache is not None and m > 1:
             self.cache.batch_repeat_interleave(m)
 
-    def feed(self, ids: Tensor) -> None:
-        """One token further."""
-        self.logits = self._run(ids, ids if self.cache is None else ids[:, -1:])
+    def feed(self, new: Int[Tensor, " b_m"], last: bool = False) -> None:
+        """One token further; nothing is asked of the model behind the last one."""
+        self.ids = torch.cat([self.ids, new[:, None]], 1)
+        self.mask = torch.cat([self.mask, torch.ones_like(new)[:, None]], 1)
+        if not last:
+            self.logits = self._run(self.ids if self.cache is None else self.ids[:, -1:])
 
-    def _run(self, ids: Tensor, new: Tensor) -> Tensor:
-        given = {}
-        if self.cache is not None:
-            place = torch.arange(ids.shape[1] - new.shape[1], ids.shape[1], device=ids.device).expand(len(ids), -1)
-            given = {"past_key_values": self.cache, "use_cache": True, "position_ids": place}
-        with self.model._hooked({}):
-            keep = torch.tensor([new.shape[1] - 1], device=ids.device)
-            logits = self.model._forward(new, torch.ones_like(ids), keep, **given)[:, -1].float()
+    def _run(self, new: Tensor) -> Tensor:
+        given: dict[str, Any] = {} if self.cache is None else {"past_key_values": self.cache, "use_cache": True}
+        if self.how.cached or self.how.padded:
+            given["position_ids"] = (self.mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
+        with self.model._hooked({}, self.backend):
+            keep = torch.tensor([new.shape[1] - 1], device=new.device)
+            logits = self.model._forward(new, self.mask, keep, backend=self.backend, **given)[:, -1].float()
         if not torch.isfinite(logits).all():
             raise BadInput(f"{self.model.name} gives logits that are not finite while it writes: use another dtype.")
         return logits
+
+
+def _holds(model: "Model", how: Manner) -> bool:
+    """Whether logits after two rows, and after one token more, are those of the plain forward on each row alone."""
+    longest = max(1, min(model.n_ctx - 1, 24))
+    drawn = np.random.default_rng(0).integers(0, model.d_vocab, (2, longest + 1))
+    short = max(1, longest // 2) if how.padded else longest
+    rows = [torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1, : short + 1])]
+    try:
+        state = _State(model, [row[:-1] for row in rows], 1, "hf", how)
+        found = [state.logits]
+        state.feed(torch.stack([row[-1] for row in rows]).to(model.device))
+        found.append(state.logits)
+    # an architecture without this kind of cache, or without positions to be told
+    except (BadInput, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+        return False
+    for logits, cut in zip(found, (-1, None), strict=True):
+        for i, row in enumerate(rows):
+            ids = row[None, :cut].to(model.device)
+            with model._hooked({}, "hf"):
+                truth = model._forward(ids, torch.ones_like(ids), backend="hf")[0, -1].float()
+            limit = TOLERANCE[model.dtype] * max(1.0, float(truth.abs().max()))
+            if not float((logits[i] - truth).abs().max()) <= limit:  # NaN holds nothing
+                return False
+    return True
 
 
 def _pick(logits: Tensor, draws: Tensor | None, temperature: float) -> Tensor:

@@ -26,6 +26,7 @@ class Plain:
             self.hf.set_attn_implementation("sdpa")
         self._paths = {id(module): path for path, module in hf.named_modules()}
         self.places: dict[str, Place] = {}
+        self.writes: Any = None  # the `generation.Manner` that was found by trial
 
     @property
     def attention(self) -> str:

@@ -28,7 +28,7 @@ with left:
     level = state.pick("Level", known, "level", default="linear", show=tables.vocabulary)
 at_level = rows[(rows["level"] == level) & (rows["control"] == "") & rows["metric"].isin(("read", "replace"))]
 with middle:
-    best = claims.selected_hook(view.frame, behaviour=view.behaviour, level=level, domain=view.domain)
+    best = claims.selected_hook(view.frame, level=level, **view.chosen)
     hook = state.pick("At", tables.hooks(at_level, "read"), "hook", default=best, show=tables.site_label)
 with right:
     margin = state.pick("Margin", [str(m) for m in MARGINS], "margin", default="0.1")
@@ -50,9 +50,8 @@ losses = view.run.losses_of(*at_hook["id"])
 for name, claim in claims.CLAIMS.items():
     try:
         judged = claims.judge(
-            view.frame, losses, claim, behaviour=view.behaviour, hook=hook, level=level, source=source,
-            k=k, domain=view.domain, margin=float(margin),
-        )  # fmt: skip
+            view.frame, losses, claim, hook=hook, level=level, source=source, k=k, margin=float(margin), **view.chosen
+        )
     except BadInput as error:
         st.warning(state.plain(error))
         continue

@@ -50,3 +50,16 @@ state.chart(
 )
 if metric == "read" and (line := tables.selected_site(view.frame, **view.chosen)):
     st.caption(state.plain(line))
+if len(tables.positions(view.frame, view.behaviour)) > 1:
+    chosen = {"behaviour": view.behaviour, "domain": view.domain}
+    left, _ = st.columns([1, 2])
+    with left:
+        level = state.pick("Level at every position", available, "level", default="linear", show=tables.vocabulary)
+    state.chart(
+        view,
+        "by_position",
+        "One level at every rule of positions, tested on the same groups: where the curves part, the behaviour is "
+        "readable at one token before it is at the other.",
+        **chosen,
+        level=level,
+    )

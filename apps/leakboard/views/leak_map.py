@@ -112,6 +112,7 @@ with left:
         & (view.frame["behaviour"] == view.behaviour)
         & (view.frame["fit_domain"] == view.domain)
         & (view.frame["test_domain"] == view.domain)
+        & (view.frame["position"] == view.position)
         & (view.frame["arm"] == row["arm"])
         & (view.frame["floor"] == row["floor"])
         & (view.frame["k"].isna() | view.frame["k"].isin([] if pd.isna(row["k"]) else [row["k"]]))

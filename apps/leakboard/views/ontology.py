@@ -17,6 +17,7 @@ state.chart(
     "The same facts named in two ways: where a linear reader fails and a nonlinear one succeeds, the leak belongs to "
     "the words and not to the model.",
     domain=view.domain if view.domain in fitted else None,
+    position=view.position,
 )
 both = view.frame[
     (view.frame["metric"] == "read") & (view.frame["behaviour"] == view.behaviour) & (view.frame["floor"] == "weak")

@@ -10,7 +10,7 @@ from probekit import tables
 st.title("Transfer")
 view = state.view()
 rows = view.frame[(view.frame["metric"] == "transfer") & (view.frame["behaviour"] == view.behaviour)]
-selection: dict = {"behaviour": view.behaviour}
+selection: dict = {"behaviour": view.behaviour, "position": view.position}
 if len(rows):
     left, middle, right = st.columns(3)
     arms = [arm for arm in tables.TRANSFER_ARMS if arm in set(rows["arm"])]
@@ -29,7 +29,7 @@ state.chart(
     "the floor there. If 50 labels repair it, the calibration moved and not the direction.",
     **selection,
 )
-crossing = tables.crossing(view.frame, behaviour=view.behaviour)
+crossing = tables.crossing(view.frame, behaviour=view.behaviour, position=view.position)
 if len(crossing):
     st.subheader("Crossing test")
     st.caption(
