@@ -22,7 +22,16 @@ from probekit.continuation import continuation
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.laws import Rule
-from probekit.model import Backend, Batch, Model, check_model, choose_backend, library_versions, out_of_memory
+from probekit.model import (
+    Backend,
+    Batch,
+    Model,
+    check_model,
+    choose_backend,
+    library_versions,
+    most_tokens,
+    out_of_memory,
+)
 from probekit.records import digest
 from probekit.shards import Range, Shape
 from probekit.spans import delete_span
@@ -138,11 +147,11 @@ def capture(
     """Activations and behaviour of `model` at every row of `task`.
 
     hooks: names or patterns such as `blocks.*.hook_resid_post`. store: a store or its folder; None keeps all in memory.
-    batch_tokens: padded tokens per forward. progress gets a `Step` after each batch. backend: `bridge`, `hf` (the
-    library's plain forward, under the same names and a key of its own) or `auto`, `hf` where `choose_backend` finds
-    both alike for every hook asked. Behaviours over a vocabulary of more than 65 tokens need one more pass over the
-    logits, to find the outcomes of largest mean mass. Without behaviours of the model's own output the forward ends
-    behind the last hook that is missing.
+    batch_tokens: padded tokens per forward, at most: on a CPU it is fewer where the widest activation would take more
+    than 12 MiB. progress gets a `Step` after each batch. backend: `bridge`, `hf` (the library's plain forward, under
+    the same names and a key of its own) or `auto`, `hf` where `choose_backend` finds both alike for every hook asked.
+    Behaviours over a vocabulary of more than 65 tokens need one more pass over the logits, to find the outcomes of
+    largest mean mass. Without behaviours of the model's own output the forward ends behind the last missing hook.
     Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
     shards are kept and the same call resumes.
     """
@@ -276,7 +285,8 @@ class _Run:
     def __init__(self, model: Model, task: Task, store: "Store | _Memory", backend: Backend, spec: dict[str, Any],
                  shard_rows: int) -> None:  # fmt: skip
         self.model, self.task, self.store, self.backend, self.spec = model, task, store, backend, spec
-        self.key, self.batch_tokens, self.shard_rows = digest(spec["parts"], 32), spec["batch_tokens"], shard_rows
+        self.key, self.shard_rows = digest(spec["parts"], 32), shard_rows
+        self.batch_tokens = most_tokens(model, spec["batch_tokens"])
         self.example, self.position = task.row_example, task.row_position
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))

@@ -110,7 +110,7 @@ def capture(
     ] = "each",
     sequences: Annotated[int | None, typer.Option(min=1, help="In place of what the cases have.")] = None,
     tokens: Annotated[int | None, typer.Option(min=2, max=1024, help="Per sequence, likewise.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each case, likewise.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each capture is made, 11 blocks each time.")] = 1,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,9 +123,9 @@ def capture(
 
         size = QUICK if quick else FULL
         runs = {name: (sequences or n, tokens or length) for name, (n, length) in size.runs.items()}
-        size = replace(size, runs=runs, n_rounds={name: rounds or n for name, n in size.n_rounds.items()})
+        size = replace(size, runs=runs, rounds=rounds)
         found: list[dict] = []
-        beside: dict[str, list[dict]] = {"peaks": [], "rounds": []}
+        beside: dict[str, list[dict]] = {"peaks": [], "blocks": []}
 
         def note(kind: str, one: dict) -> None:
             beside[kind].append(one)

@@ -14,7 +14,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 from probekit.fit.moments import Accumulator, Moments
 from probekit.hookpoint import HookPoint
-from probekit.model import Batch, Model, choose_backend
+from probekit.model import Batch, Model, choose_backend, most_tokens
 from probekit.task import Task
 
 
@@ -56,7 +56,8 @@ def stream_statistics(
             sums[name].merge(part)
 
     chosen = choose_backend(model, backend, names, task.tokens).name
-    model.stream(task.tokens, names, task.positions, each, batch_tokens=batch_tokens, backend=chosen)
+    most = most_tokens(model, batch_tokens)
+    model.stream(task.tokens, names, task.positions, each, batch_tokens=most, backend=chosen)
     return {name: found.moments() for name, found in sums.items()}
 
 

@@ -3,6 +3,7 @@
 There are two sets of buffers, one being filled and one being written, so that memory does not grow with the rows.
 """
 
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,7 +55,7 @@ class Writer:
         for name in names:
             if name not in held or len(held[name]) < n:
                 held.pop(name, None)  # freed before its successor is asked for
-                held[name] = torch.empty(n, self._widths[name], dtype=self._dtype, pin_memory=self._pinned)
+                held[name] = self._buffer(n, self._widths[name])
         return held
 
     def begin(self, start: int, stop: int, sinks: Mapping[Sink, Sequence[str]]) -> None:
@@ -83,6 +84,16 @@ class Writer:
             self._open.__exit__(*sys.exc_info())
             raise
         self._open.__exit__(kind, error, trace)
+
+    def _buffer(self, n: int, width: int) -> Tensor:
+        if self._pinned:
+            return torch.empty(n, width, dtype=self._dtype, pin_memory=True)
+        # Pages of their own, which the system gets back at the end: malloc keeps what lies between a forward's tensors.
+        try:
+            pages = mmap.mmap(-1, n * width * self._dtype.itemsize, access=mmap.ACCESS_COPY)
+        except OSError:
+            raise MemoryError from None
+        return torch.frombuffer(pages, dtype=self._dtype).view(n, width)
 
     def _submit(self, function: Any, *args: Any) -> Future:
         self._check()

@@ -2,19 +2,21 @@
 
 import errno
 import functools
+import mmap
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import checkpoints
-from probekit import shards
+from probekit import shards, writing
 from probekit.capture import _Run, capture
 from probekit.errors import BadInput, Interrupted, ProbekitError, StoreError, UnknownHook
 from probekit.laws import Rule
-from probekit.model import Model
+from probekit.model import Model, check_model, most_tokens, reading
 from probekit.task import BehaviourSpec
 from probekit.writing import Writer
 from test_capture import task_of
@@ -195,6 +197,59 @@ def test_buffers_do_not_grow_with_the_rows(tmp_path, monkeypatch):
         capture(model, task, HOOKS, store=tmp_path / str(n), batch_tokens=20, shard_rows=70)
         assert len(held) == 2
         assert set(held.values()) == {20 * 3 * 32 * 4}
+
+
+def test_buffers_that_memory_has_no_room_for_are_answered_by_smaller_batches(tmp_path, monkeypatch):
+    model, task, plain, asked = large(), task_of(n=8, n_ids=90), mmap.mmap, []
+    truth = capture(model, task, HOOKS, store=None, backend="hf")
+
+    def tight(handle, size, **how):
+        asked.append(size)
+        if size > 4 * 32 * 4:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return plain(handle, size, **how)
+
+    monkeypatch.setattr(writing, "mmap", SimpleNamespace(mmap=tight, ACCESS_COPY=mmap.ACCESS_COPY))
+    same(capture(model, task, HOOKS, store=tmp_path, backend="hf"), truth)
+    assert max(asked) > 4 * 32 * 4 >= asked[-1]
+
+
+def test_forwards_on_a_cpu_keep_tensors_small_enough_to_be_reused(monkeypatch):
+    """In captures alone: the audit compares two examples in one batch, however long they are."""
+    model, task = large(), task_of(n=8, n_ids=90)
+    widest, longest = max(model.widths.values()), max(map(len, task.tokens))
+    assert most_tokens(model, 4096) == 4096
+    monkeypatch.setattr(reading, "_WIDEST", widest * 4 * longest)
+    assert most_tokens(model, 4096) == longest
+    assert most_tokens(model, 5) == 5
+    check_model(model, task.tokens)  # the write tests are done
+    shapes, forward = [], model._forward
+
+    def noted(ids, *args, **how):
+        shapes.append(ids.shape)
+        return forward(ids, *args, **how)
+
+    monkeypatch.setattr(model, "_forward", noted)
+    capture(model, task, HOOKS, store=None, backend="bridge")
+    audit, passed = shapes[:2], shapes[2:]
+    assert [n for n, _ in audit] == [2, 1] and sum(n for n, _ in passed) == len(task.tokens)
+    assert audit[0].numel() > longest >= max(shape.numel() for shape in passed)
+    monkeypatch.setattr(Model, "device", torch.device("cuda"))
+    assert most_tokens(model, 4096) == 4096
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_only_values_that_are_not_finite_are_refused(dtype):
+    """Also where the sum of finite values is not, or infinities cancel."""
+    rows, huge = np.arange(5) + 10, torch.finfo(dtype).max
+    values = torch.full((5, 8), huge, dtype=dtype)
+    reading._refuse_not_finite(values, rows, "found")
+    reading._refuse_not_finite(torch.zeros(5, 8, dtype=dtype), rows, "found")
+    for wrong in ((torch.inf, 1.0), (torch.nan, 1.0), (torch.inf, -torch.inf)):
+        values = torch.zeros(5, 8, dtype=dtype)
+        values[3, 2:4] = torch.tensor(wrong, dtype=dtype)
+        with pytest.raises(BadInput, match="found row 13: use another dtype"):
+            reading._refuse_not_finite(values, rows, "found")
 
 
 def one_sentence(error):

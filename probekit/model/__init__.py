@@ -30,12 +30,12 @@ from probekit.model.generation import generate, manner
 from probekit.model.loading import check_weights, first_line, load_tokenizer, load_weights, plain_config
 from probekit.model.plain import Plain
 from probekit.model.planted import Planted
-from probekit.model.reading import Batch, Room, batches, out_of_memory, stream
+from probekit.model.reading import Batch, Room, batches, most_tokens, out_of_memory, stream
 from probekit.records import canonical
 
 __all__ = [
     "BACKENDS", "Backend", "Batch", "Model", "Prefix", "Tokenised", "batches", "check_model", "choose_backend",
-    "generate", "library_versions", "load_model", "manner", "out_of_memory", "plant_model",
+    "generate", "library_versions", "load_model", "manner", "most_tokens", "out_of_memory", "plant_model",
 ]  # fmt: skip
 
 Edit = Callable[[Tensor], Tensor]
