@@ -225,8 +225,8 @@ def judge(
         chosen = _k(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
+        at = {"behaviour": behaviour, "level": level, "domain": domain, "position": position}
         if hook is None:
-            at = {"behaviour": behaviour, "level": level, "domain": domain, "position": position}
             hook = claims.selected_hook(found.records, **at)
         asked = list(claims.CLAIMS) if claim is None else [claim]
         losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
