@@ -132,9 +132,10 @@ class Measurement:
         if behaviour in self.constant:
             levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self._hypotheses_for(behaviour))]
             places = [
-                {"hook": hook, "level": level, "fit_domain": domain, "test_domain": domain}
+                {"hook": hook, "level": level, "fit_domain": domain, "test_domain": domain, "control": control}
                 for domain in self.domains
                 for level in levels
+                for control in ("", *(f"deleted:{span}" for span in self.deleted if level != "prior"))
             ]
             return self.nothing_to_explain(behaviour, places)
         told = {span: None if seen is None else (seen, (deleted or {})[span]) for span, seen in self.deleted.items()}

@@ -400,20 +400,19 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    several, moved = frame["behaviour"].nunique() > 1, frame["metric"] == "transfer"
+    moved = frame["metric"] == "transfer"
     arms = frame["arm"].where(~frame["level"].str.startswith("hypothesis:"), "refit")  # a hypothesis moves as it is
-    shown = frame[~moved | (arms == "refit")]
     value = "FBU, or T elsewhere," if moved.any() else "FBU"
-    columns = ["site", "level", "floor", f"{value} whole", f"{value} deleted [95 %]", "bits", "AUROC"]
-    first = [*(["behaviour"] if several else []), "deleted", *(["domain"] if moved.any() else [])]
-    table = Table(*first, *columns, title=title)
-    for _, row in shown.iterrows():
+    columns = {"behaviour": "behaviour"} if frame["behaviour"].nunique() > 1 else {}
+    columns |= {"span": "deleted"} | ({"test_domain": "domain"} if moved.any() else {})
+    columns |= {"site": "site", "label": "level", "floor": "floor"}
+    table = Table(*columns.values(), f"{value} whole", f"{value} deleted [95 %]", "bits", "AUROC", title=title)
+    for _, row in frame[~moved | (arms == "refit")].iterrows():
         whole = "NA" if pd.isna(row["whole"]) else f"{row['whole']:.2f}"
         bits = "" if pd.isna(row["bits"]) else f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
         area = "" if pd.isna(row["auroc"]) else f"{row['auroc_whole']:.2f} -> {row['auroc']:.2f}"
-        cells = [row["site"], row["label"], row["floor"], whole, value_text(row), bits, area]
-        place = [*([row["behaviour"]] if several else []), row["span"], *([row["test_domain"]] if moved.any() else [])]
-        table.add_row(*(Text(str(cell), overflow="fold") for cell in (*place, *cells)))
+        cells = (*(row[name] for name in columns), whole, value_text(row), bits, area)
+        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
     return table
 
 

@@ -257,6 +257,21 @@ def test_a_level_that_is_refused_is_refused_without_the_span(planted):
     assert rows.loc["", "note"] == rows.loc["deleted:field:tag", "note"]
 
 
+def test_a_behaviour_that_never_varies_is_na_without_the_span_too(planted):
+    task = plant_task("word", 400)
+    never = Behaviour("never", np.tile(np.float32([1, 0]), (400, 1)), ("0", "1"))
+    asked = (*task.behaviours, BehaviourSpec("never", "label", outcomes=("0", "1"), column="never"))
+    task = dataclasses.replace(task, behaviours=asked, labels=task.labels | {"never": never})
+    whole = capture(planted, task, HOOK, store=None)
+    deleted = {"field:tag": capture_without(planted, task, "tag", whole, store=None)}
+    found = pk.measure(whole, deleted=deleted, **(READ | {"levels": ("prior", "baseline", "linear")}))
+    rows = found.query("behaviour == 'never'")
+    assert set(zip(rows["level"], rows["control"], strict=True)) == {
+        ("prior", ""), *((level, control) for level in ("baseline", "linear") for control in ("", "deleted:field:tag"))
+    }  # fmt: skip
+    assert set(rows["na_reason"]) == {"small_denominator"}
+
+
 def test_the_table_tells_fbu_at_home_and_t_elsewhere(elsewhere):
     table = tables.table("deletion", elsewhere)
     home = table[table["metric"] == "read"]

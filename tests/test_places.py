@@ -268,7 +268,7 @@ PLACES = ["field:tag", "field:city", "last"]
 def job(tmp_path_factory):
     """A job read at three rules, one of which is what is deleted, in two domains."""
     folder = tmp_path_factory.mktemp("places")
-    sharpen(checkpoints.write(folder / "plain", "gpt2", d_model=8, n_layers=3), folder / "sharp", 300.0)
+    sharpen(checkpoints.write(folder / "plain", "gpt2", d_model=8, n_layers=3), folder / "sharp", 30.0)
     draw, words = random.Random(0), [w for s in checkpoints.SENTENCES for w in s.split()]
     with (folder / "rows.jsonl").open("w") as file:
         for i in range(700):
