@@ -141,6 +141,26 @@ def test_more_directions_than_there_are_do_not_fit_noise(kind):
         assert float(Rows(seen[1], test.law).bits(loose).mean()) > bits[2] + 0.05
 
 
+def test_nothing_is_read_where_there_is_nothing():
+    """Labels of pure chance beside a floor that knows their law: what many starts and stops find on rows held out."""
+    excess, naive = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x = torch.tensor(rng.normal(size=(1_600, 8)), dtype=torch.float32)
+        law = torch.nn.functional.one_hot(torch.tensor(rng.integers(0, 2, 1_600)), 2).T[:, None].float().contiguous()
+        sides = [Side(x[p], law[..., p], torch.zeros_like(law[..., p])) for p in (slice(600), slice(600, 800))]
+        site = Site.prepare(*sides, seed)
+        test = Rows(site.frame.apply(x[800:]), law[..., 800:], torch.zeros_like(law[..., 800:]))
+        excess.append(float(fit_alone("quadratic", 2, site).bits(test).mean()) - 1)
+        kept = simple._tells
+        simple._tells = lambda *_: True
+        naive.append(float(fit_alone("quadratic", 2, site).bits(test).mean()) - 1)
+        simple._tells = kept
+    assert np.mean(excess) < 0.6 * np.mean(naive)
+    assert np.mean(naive) > 0.002
+    assert np.median(excess) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_a_wider_function_starts_as_the_narrower_one(kind):
     """Before a step is taken, the function of two directions on four of them gives the same laws."""

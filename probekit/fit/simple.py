@@ -121,10 +121,28 @@ def fit_simples(
             if again < bits + GAIN:
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted)
+        if select.offset is not None and not _tells(cross_entropy(select.offset, select.law), found.bits(select)):
+            found = replace(found, readout=_nothing(found.readout))
         idle = 0 if bits < lowest - GAIN else idle + 1
         lowest = min(lowest, bits)
         out[k] = found
     return out
+
+
+def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
+    """Whether rows held out gain more than one standard error beyond the floor.
+
+    Stops and starts were chosen on these rows, so that where there is nothing to find the lowest of many losses is
+    below the floor's by chance (the one-standard-error rule, Breiman et al. 1984).
+    """
+    gain = (floor_bits - bits).mean(0)
+    return float(gain.mean()) > float(gain.std()) / math.sqrt(len(gain))
+
+
+def _nothing(readout: Readout) -> Readout:
+    """The floor itself."""
+    still = torch.zeros_like(readout.weight), torch.zeros_like(readout.bias), torch.ones_like(readout.scale)
+    return Readout(*still, torch.full_like(readout.ridge, math.inf))
 
 
 def _own_readout(parameters: Parameters, rows: Rows) -> Readout:
