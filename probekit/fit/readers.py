@@ -322,10 +322,8 @@ def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> 
         start = fit_readout(rows[0].z, rows[0].law, rows[0].offset, variance, ridge, tolerance=1e-4)
     found = fit_low_rank(rows[0], start, variance, most)
     if name == "simple":
-        # The path to k finds more than a start at k would.
-        ks = [2**i for i in range(most.bit_length()) if 2**i < most] + [most]
         region = Region.of(rows[0], rows[1], variance, found, site.seed)
-        fitted = fit_simples(simple, ks, rows[0], rows[1], variance, region, site.lambdas)[most]
+        fitted = fit_simples(simple, (most,), rows[0], rows[1], variance, region, site.lambdas)[most]
         return [fitted.logits(r) for r in rows]
     seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
     readout = fit_path(seen[0], seen[1], None, site.lambdas)
