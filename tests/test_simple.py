@@ -35,7 +35,7 @@ def plant(bits: int, nuisance: float, seed: int, d: int = 8):
 
 def fit_alone(kind: str, k: int, site: Site) -> Simple:
     """One class at one k, without the path of smaller ones."""
-    return fit_simples(kind, (k,), *site.rows, site.frame.variance, site.region)[k]
+    return fit_simples(kind, (k,), *site.rows, site.region)[k]
 
 
 def loss(kind: str, k: int, sides: list[Side], seed: int = 0) -> float:
@@ -126,7 +126,7 @@ def test_more_directions_than_there_are_do_not_fit_noise(kind):
     fit, select, test = noisy_xor(8_000, 100, 0)
     site = Site.prepare(fit, select, 0)
     rows = Rows(site.frame.apply(test.x), test.law, test.offset)
-    path = fit_simples(kind, (1, 2, 4, 8), *site.rows, site.frame.variance, site.region)
+    path = fit_simples(kind, (1, 2, 4, 8), *site.rows, site.region)
     bits = {k: float(fitted.bits(rows).mean()) for k, fitted in path.items()}
     assert bits[2] < 0.43
     assert bits[8] < bits[2] + 0.02
@@ -166,7 +166,7 @@ def test_a_wider_function_starts_as_the_narrower_one(kind):
     """Before a step is taken, the function of two directions on four of them gives the same laws."""
     fit, select, _ = plant(2, 0.5, 0)
     site = Site.prepare(fit, select, 0)
-    narrow = simple._fitted(kind, 2, None, site.region, site.frame.variance.sqrt())
+    narrow = simple._fitted(kind, 2, None, site.region)
     wide = simple._widened(kind, 4, narrow, site.region)
     assert wide["directions"].shape == (1, site.d, 4)
     rows = site.region.far[1]
@@ -234,7 +234,7 @@ def test_feature_counts_and_laws_of_every_class(kind):
     for k in (1, 3):
         # Fewer linear directions than k: the rest are drawn.
         region = Region.of(*site.rows, site.frame.variance, torch.eye(site.d)[:, :1], 0)
-        fitted = fit_simples(kind, (k,), *site.rows, site.frame.variance, region)[k]
+        fitted = fit_simples(kind, (k,), *site.rows, region)[k]
         z = site.frame.apply(test.x)
         assert fitted.features(z).shape == (len(z), n_features(kind, k))
         assert fitted.directions.shape == (site.d, k)

@@ -11,7 +11,7 @@ class axis first ([k_class, target, n]): a softmax over a short last axis costs 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import scipy.linalg
 import torch
@@ -101,6 +101,11 @@ class Readout:
     scale: Float[Tensor, " t"]
     ridge: Float[Tensor, " t"]
 
+    @classmethod
+    def nothing(cls, k: int, t: int, r: int, like: Tensor) -> "Readout":
+        """What adds nothing to the floor: an infinite ridge."""
+        return cls(like.new_zeros(k, t, r), like.new_zeros(k, t), like.new_ones(t), like.new_full((t,), math.inf))
+
     def logits(self, z: Float[Tensor, "n r"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
         """Logits of rows, class axis first."""
         k, t, r = self.weight.shape
@@ -162,7 +167,7 @@ def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, toleranc
     k, t, n = setup.law.shape
     per_target = torch.as_tensor(ridge, dtype=setup.z.dtype, device=setup.z.device).expand(t)
     if k == 1:  # one outcome: nothing to fit
-        return _floor_itself(setup, per_target)
+        return replace(Readout.nothing(k, t, setup.z.shape[1], setup.z), ridge=per_target.clone())
     known = None if start is None else _pack(start)
     if setup.products is not None:
         w, certificate = minimise_newton(setup.products, setup.law, setup.offset, per_target[None], known, tolerance)
@@ -176,14 +181,6 @@ def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, toleranc
             f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
         )
     return _unpack(w, per_target)
-
-
-def _floor_itself(setup: _Setup, ridge: Tensor) -> Readout:
-    """The readout that adds nothing to the floor."""
-    k, t, _ = setup.law.shape
-    return Readout(
-        setup.z.new_zeros(k, t, setup.z.shape[1]), setup.z.new_zeros(k, t), setup.z.new_ones(t), ridge.clone()
-    )
 
 
 def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
@@ -244,7 +241,7 @@ def fit_path(
     _check_finite(fit.z, fit.law, fit.offset)
     setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
     k, t, _ = fit.law.shape
-    floor = _floor_itself(setup, fit.z.new_full((t,), math.inf))
+    floor = Readout.nothing(k, t, fit.z.shape[1], fit.z)
     if k == 1:
         return floor
     path = _path_at_once if setup.products is not None else _path_in_turn

@@ -180,7 +180,7 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
                 yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            found = fit_simples(level.member, asked, *site.rows, site.frame.variance, site.region, site.lambdas)
+            found = fit_simples(level.member, asked, *site.rows, site.region, site.lambdas)
             for k, fitted in found.items():
                 yield _simple(site, level, k, fitted, free)
         case "linear":
@@ -323,7 +323,7 @@ def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> 
     found = fit_low_rank(rows[0], start, variance, most)
     if name == "simple":
         region = Region.of(rows[0], rows[1], variance, found, site.seed)
-        fitted = fit_simples(simple, (most,), rows[0], rows[1], variance, region, site.lambdas)[most]
+        fitted = fit_simples(simple, (most,), rows[0], rows[1], region, site.lambdas)[most]
         return [fitted.logits(r) for r in rows]
     seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
     readout = fit_path(seen[0], seen[1], None, site.lambdas)

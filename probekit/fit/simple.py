@@ -95,7 +95,6 @@ def fit_simples(
     ks: Sequence[int],
     fit: Rows,
     select: Rows,
-    variance: Float[Tensor, " r"],
     region: Region,
     lambdas: Sequence[float] = LAMBDAS,
 ) -> dict[int, Simple]:
@@ -103,13 +102,13 @@ def fit_simples(
 
     Once PATIENCE of them in a row have gained nothing on the selection rows, the rest are the last one, wider.
     """
-    spread, out = variance.sqrt(), {}
+    out = {}
     before: Parameters | None = None
     lowest, idle = math.inf, 0
     for k in sorted(set(ks)):
         ended = idle >= PATIENCE
-        before = _widened(kind, k, before, region) if before and ended else _fitted(kind, k, before, region, spread)
-        directions = before["directions"][0] / spread[:, None]
+        before = _widened(kind, k, before, region) if before and ended else _fitted(kind, k, before, region)
+        directions = before["directions"][0] / region.spread[:, None]
         shape = {name: before[name][0] for name in ("cuts", "inner", "inner_bias") if name in before}
         found = Simple(kind, directions, shape, _own_readout(before, fit))
         seen = [Rows(found.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
@@ -122,7 +121,7 @@ def fit_simples(
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted)
         if select.offset is not None and not _tells(cross_entropy(select.offset, select.law), found.bits(select)):
-            found = replace(found, readout=_nothing(found.readout))
+            found = replace(found, readout=Readout.nothing(*found.readout.weight.shape, like=found.readout.weight))
         idle = 0 if bits < lowest - GAIN else idle + 1
         lowest = min(lowest, bits)
         out[k] = found
@@ -139,12 +138,6 @@ def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool
     return float(gain.mean()) > float(gain.std()) / math.sqrt(len(gain))
 
 
-def _nothing(readout: Readout) -> Readout:
-    """The floor itself."""
-    still = torch.zeros_like(readout.weight), torch.zeros_like(readout.bias), torch.ones_like(readout.scale)
-    return Readout(*still, torch.full_like(readout.ridge, math.inf))
-
-
 def _own_readout(parameters: Parameters, rows: Rows) -> Readout:
     n_class, t, _ = rows.law.shape
     out, scale = parameters["out"][0], parameters["scale"][0, 0, :, 0]
@@ -157,7 +150,7 @@ def _outputs_of(readout: Readout) -> Parameters:
     return {"out": weight[None], "bias": bias[None], "scale": scale[None, None]}
 
 
-def _fitted(kind: str, k: int, before: Parameters | None, region: Region, spread: Float[Tensor, " r"]) -> Parameters:
+def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Parameters:
     """Parameters of the best function of k directions, whitened, with one start; before: those of a smaller k."""
     near = region.near
     pack, points = _starts(kind, k, region)
@@ -165,7 +158,7 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region, spread
         losses = [_losses_of(kind, pack, rows, steepness) for rows in near]
         points, seen = descend(losses[0], points, steps, losses[1])
         directions = region.basis @ pack.unpack(points)["directions"]
-        points = points[(seen + _lean(directions, spread)).argsort()[:kept]]
+        points = points[(seen + _lean(directions, region.spread)).argsort()[:kept]]
     inside = pack.unpack(points)
     pack = _Pack.of(kind, k, len(region.basis), near[0])
     points = pack.pack(inside | {"directions": region.basis @ inside["directions"]})
@@ -180,7 +173,7 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region, spread
         hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points)]
         moved = torch.cat([pack.pack(parameters) for parameters in hard])
         seen = _losses(kind, pack.unpack(moved), region.far[1])
-    return pack.unpack(moved[(seen + _lean(pack.unpack(moved)["directions"], spread)).argsort()[:1]])
+    return pack.unpack(moved[(seen + _lean(pack.unpack(moved)["directions"], region.spread)).argsort()[:1]])
 
 
 def _lean(directions: Float[Tensor, "s r k"], spread: Float[Tensor, " r"]) -> Float[Tensor, " s"]:

@@ -31,10 +31,11 @@ MAX_K = 8  # beyond it a class of all products is no longer a simple function
 class Region:
     """What joint fits at one site share. `near` rows are in coordinates of the basis, `far` ones in whitened ones.
 
-    basis [r, q], orthonormal in whitened coordinates; linear, even, third: directions in it. Each pair of rows is what
-    is fitted and what decides.
+    spread [r]: by which frame coordinates are divided to be white; basis [r, q], orthonormal in whitened coordinates;
+    linear, even, third: directions in it. Each pair of rows is what is fitted and what decides.
     """
 
+    spread: Float[Tensor, " r"]
     basis: Float[Tensor, "r q"]
     linear: Float[Tensor, "q l"]
     even: Float[Tensor, "q e"]
@@ -65,7 +66,7 @@ class Region:
         some = take(far[0], slice(SMALL)), take(far[1], slice(2 * SMALL))
         near = some[0].along(basis), some[1].along(basis)
         linear, even, third = (basis.T @ part for part in parts)
-        return cls(basis, linear, even, third, near, far, seed)
+        return cls(spread, basis, linear, even, third, near, far, seed)
 
     def fresh(self, k: int) -> Float[Tensor, "s q k"]:
         """Directions to start from, unit columns: linear, even, turned even, third with linear, and a mixture."""

@@ -228,10 +228,7 @@ def fit_streamed_path(
     mean = fit.sample(RUN * SAMPLE_PER_WIDTH[1]).to(law.device).mean(0)
     unit = _unit(fit, mean)
     k, t, _ = law.shape
-    nothing = Readout(
-        mean.new_zeros(k, t, fit.d), mean.new_zeros(k, t), mean.new_ones(t), mean.new_full((t,), math.inf)
-    )
-    best, current = RawReadout(mean, nothing), None
+    best, current = RawReadout(mean, Readout.nothing(k, t, fit.d, mean)), None
     lowest = last = _streamed_bits(best, select, select_law, select_offset)
     for i, ridge in enumerate(sorted(lambdas, reverse=True)):
         try:
