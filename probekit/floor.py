@@ -17,17 +17,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.fit.core import (
-    LAMBDAS,
-    Frame,
-    Readout,
-    Rows,
-    calibrate,
-    cross_entropy,
-    fit_frame,
-    fit_path,
-)
+from probekit.fit.core import Frame, Readout, Rows, calibrate, cross_entropy, fit_frame
 from probekit.fit.mlp import Mlp, fit_mlp
+from probekit.fit.path import LAMBDAS, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.stats import Split, folds_by_group
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.deletion import Deleted
-from probekit.fit.core import Frame, Readout, Rows, fit_frame, fit_path
+from probekit.fit.core import Frame, Readout, Rows, fit_frame
 from probekit.fit.mlp import fit_mlp
+from probekit.fit.path import fit_path
 from probekit.levels import Hypothesis
 from probekit.setting import Setting, floor_logits
 from probekit.stats import Split

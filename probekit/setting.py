@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probekit.errors import BadInput
 from probekit.fit.core import cross_entropy, entropy
-from probekit.fit.nested import Pair
+from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.floor import Floor, fit_floor
 from probekit.stats import Clusters, Split, splits_by_group

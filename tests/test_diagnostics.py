@@ -9,7 +9,8 @@ import probekit as pk
 from probekit.arrays import as_activations
 from probekit.diagnostics import effective_fit_rows, permuted_gains
 from probekit.errors import BadInput
-from probekit.fit.core import LAMBDAS, cross_entropy
+from probekit.fit.core import cross_entropy
+from probekit.fit.path import LAMBDAS
 from probekit.fit.platt import fit_platt
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.inference import permutation_plan

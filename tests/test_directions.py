@@ -7,7 +7,7 @@ from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from probekit.fit.core import Rows, entropy, fit_frame, fit_path, fit_readout
+from probekit.fit.core import Rows, entropy, fit_frame, fit_readout
 from probekit.fit.directions import (
     fit_low_rank,
     fit_rank_curve,
@@ -18,6 +18,7 @@ from probekit.fit.directions import (
     rank_neurons,
     residual_moment,
 )
+from probekit.fit.path import fit_path
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.levels import Level
 

@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import FitError
 from probekit.fit.core import (
-    LAMBDAS,
     TOLERANCE,
     Rows,
     calibrate,
@@ -19,9 +18,9 @@ from probekit.fit.core import (
     entropy,
     fit_calibration,
     fit_frame,
-    fit_path,
     fit_readout,
 )
+from probekit.fit.path import LAMBDAS, fit_path
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.levels import Level
 

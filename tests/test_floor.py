@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import probekit as pk
-from probekit.fit.core import Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_frame, fit_path, fit_readout
+from probekit.fit.core import Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_frame, fit_readout
+from probekit.fit.path import fit_path
 from probekit.floor import fit_floor, stack
 from probekit.metrics.read import fbu
 from probekit.stats import Clusters, split_by_group

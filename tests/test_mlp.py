@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from probekit.errors import BadInput
-from probekit.fit.core import Rows, cross_entropy, fit_path
+from probekit.fit.core import Rows, cross_entropy
 from probekit.fit.mlp import fit_mlp, fit_mlps
+from probekit.fit.path import fit_path
 
 
 def one_hot(label, k: int = 2) -> torch.Tensor:

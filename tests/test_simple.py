@@ -8,8 +8,9 @@ import torch
 from sklearn.preprocessing import PolynomialFeatures
 
 from probekit.fit import simple
-from probekit.fit.core import Rows, cross_entropy, fit_path
+from probekit.fit.core import Rows, cross_entropy
 from probekit.fit.directions import fit_low_rank
+from probekit.fit.path import fit_path
 from probekit.fit.pursuit import best_cuts
 from probekit.fit.readers import Side, Site
 from probekit.fit.simple import Simple, fit_simples, n_features

@@ -9,7 +9,8 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import FitError
-from probekit.fit.core import TOLERANCE, Rows, fit_frame, fit_path, fit_readout
+from probekit.fit.core import TOLERANCE, Rows, fit_frame, fit_readout
+from probekit.fit.path import fit_path
 from probekit.fit.solver import STALLED, Products, Resident, class_basis, minimise, minimise_newton, newton_is_cheaper
 
 SHAPES = [(60, 90), (400, 1), (300, 8), (1500, 40)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.core import Rows, cross_entropy, fit_frame, fit_path, fit_readout
+from probekit.fit.core import Rows, cross_entropy, fit_frame, fit_readout
+from probekit.fit.path import fit_path
 from probekit.fit.stream import RUN, Source, fit_streamed, fit_streamed_path
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

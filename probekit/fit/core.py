@@ -10,19 +10,18 @@ class axis first ([k_class, target, n]): a softmax over a short last axis costs 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import scipy.linalg
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
 from probekit.fit.solver import STALLED, Products, Resident, minimise, minimise_newton, newton_is_cheaper
 
-LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-BATCH_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
+NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
 TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
 
 
@@ -106,6 +105,25 @@ class Readout:
         """What adds nothing to the floor: an infinite ridge."""
         return cls(like.new_zeros(k, t, r), like.new_zeros(k, t), like.new_ones(t), like.new_full((t,), math.inf))
 
+    @classmethod
+    def cat(cls, parts: Sequence["Readout"]) -> "Readout":
+        """The targets of all parts, one after the other."""
+        return parts[0] if len(parts) == 1 else cls(
+            torch.cat([one.weight for one in parts], 1), torch.cat([one.bias for one in parts], 1),
+            torch.cat([one.scale for one in parts]), torch.cat([one.ridge for one in parts]),
+        )  # fmt: skip
+
+    def take(self, targets: Int[Tensor, " m"]) -> "Readout":
+        """Some of the targets, in the order given."""
+        return Readout(self.weight[:, targets], self.bias[:, targets], self.scale[targets], self.ridge[targets])
+
+    def put(self, targets: Int[Tensor, " m"], other: "Readout") -> "Readout":
+        """The same with other readouts in the place of some targets."""
+        return Readout(
+            self.weight.index_copy(1, targets, other.weight), self.bias.index_copy(1, targets, other.bias),
+            self.scale.index_copy(0, targets, other.scale), self.ridge.index_copy(0, targets, other.ridge),
+        )  # fmt: skip
+
     def logits(self, z: Float[Tensor, "n r"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
         """Logits of rows, class axis first."""
         k, t, r = self.weight.shape
@@ -121,84 +139,6 @@ def cross_entropy(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -
 def entropy(law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
     """Entropy of each law in bits."""
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
-
-
-@torch.no_grad()
-def fit_readout(
-    z: Float[Tensor, "n r"],
-    law: Float[Tensor, "k t n"],
-    offset: Float[Tensor, "k t n"] | None,
-    variance: Float[Tensor, " r"],
-    ridge: float | Float[Tensor, " t"],
-    start: Readout | None = None,
-    tolerance: float = TOLERANCE,
-) -> Readout:
-    """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
-
-    A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
-    decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
-    """
-    _check_finite(z, law, offset)
-    return _solve(_Setup.of(z, law, offset, variance), ridge, start, tolerance)
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """A problem whose ridge is still open, and what its solver needs to be made once."""
-
-    z: Tensor
-    law: Tensor
-    offset: Tensor | None
-    variance: Tensor
-    products: Products | None
-
-    @classmethod
-    def of(cls, z: Tensor, law: Tensor, offset: Tensor | None, variance: Tensor) -> "_Setup":
-        small = newton_is_cheaper(z, len(law))
-        return cls(z, law, offset, variance, Products.of(z, variance) if small else None)
-
-    def take(self, targets: Tensor) -> "_Setup":
-        """The same problem of some targets."""
-        offset = None if self.offset is None else self.offset[:, targets]
-        return _Setup(self.z, self.law[:, targets], offset, self.variance, self.products)
-
-
-def _solve(setup: _Setup, ridge: float | Tensor, start: Readout | None, tolerance: float) -> Readout:
-    k, t, n = setup.law.shape
-    per_target = torch.as_tensor(ridge, dtype=setup.z.dtype, device=setup.z.device).expand(t)
-    if k == 1:  # one outcome: nothing to fit
-        return replace(Readout.nothing(k, t, setup.z.shape[1], setup.z), ridge=per_target.clone())
-    known = None if start is None else _pack(start)
-    if setup.products is not None:
-        w, certificate = minimise_newton(setup.products, setup.law, setup.offset, per_target[None], known, tolerance)
-        if bool((certificate <= STALLED * tolerance).all()):
-            return _unpack(w[:, 0], per_target)
-    rows = Resident.of(setup.z, (k - 1) * t)
-    w, certificate = minimise(rows, setup.law, setup.offset, setup.variance, per_target, known, tolerance)
-    if not bool((certificate <= STALLED * tolerance).all()):
-        raise FitError(
-            f"a linear readout of {n} rows x {setup.z.shape[1]} coordinates did not converge: its decrement is "
-            f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
-        )
-    return _unpack(w, per_target)
-
-
-def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
-    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
-        # A sum is finite unless an entry is not, or the sum overflows, which the slower question tells apart.
-        if given is not None and not bool(torch.isfinite(given.sum())) and not bool(torch.isfinite(given).all()):
-            raise FitError(f"a linear readout was given {name} that are not finite.")
-
-
-def _pack(readout: Readout) -> Float[Tensor, "k t r2"]:
-    k, t, r = readout.weight.shape
-    out = torch.zeros(k, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
-    out[..., :-2], out[..., -2], out[0, :, -1] = readout.weight, readout.bias, readout.scale
-    return out
-
-
-def _unpack(w: Float[Tensor, "k t r2"], ridge: Float[Tensor, " t"]) -> Readout:
-    return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
 
 
 @dataclass(frozen=True)
@@ -224,148 +164,109 @@ class Rows:
 
 
 @torch.no_grad()
-def fit_path(
-    fit: Rows,
-    select: Rows,
-    variance: Float[Tensor, " r"] | None = None,
-    lambdas: Sequence[float] = LAMBDAS,
+def fit_readout(
+    z: Float[Tensor, "n r"],
+    law: Float[Tensor, "k t n"],
+    offset: Float[Tensor, "k t n"] | None,
+    variance: Float[Tensor, " r"],
+    ridge: float | Float[Tensor, " t"],
+    start: Readout | None = None,
     tolerance: float = TOLERANCE,
 ) -> Readout:
-    """The readout of the ridge, per target, that does best on the selection rows.
+    """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
 
-    The path starts at the floor itself (infinite ridge), which a reader must be able to fall back on. Small problems
-    solve all ridges at once; others go from large to small, each target until its selection loss rises.
+    A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
+    decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
     """
-    if variance is None:
-        variance = fit.z.var(0, correction=0).clamp_min(1e-12)
-    _check_finite(fit.z, fit.law, fit.offset)
-    setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
-    k, t, _ = fit.law.shape
-    floor = Readout.nothing(k, t, fit.z.shape[1], fit.z)
-    if k == 1:
-        return floor
-    path = _path_at_once if setup.products is not None else _path_in_turn
-    return path(setup, select, floor, sorted(lambdas, reverse=True), tolerance)
+    setup = Setup.of(Rows(z, law, offset), variance)
+    per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
+    found, certificate = setup.solve(per_target[None], start, tolerance)
+    if not bool((certificate <= STALLED * tolerance).all()):
+        raise FitError(
+            f"a linear readout of {len(z)} rows x {z.shape[1]} coordinates did not converge: its decrement is "
+            f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
+        )
+    return found
 
 
-def _path_at_once(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
-    """Every ridge by Newton's method."""
-    t = setup.law.shape[1]
-    found = _newton_path(setup, lambdas, tolerance)
-    if found is None:
-        # Not even the largest ridge: the block solver says why, or does better.
-        return _path_in_turn(setup, select, best, lambdas, tolerance)
-    # All ridges are scored as if they were targets of their own.
-    together, reached = found
-    times = len(lambdas)
-    beside = None if select.offset is None else select.offset.repeat(1, times, 1)
-    repeated = Rows(select.z, select.law.repeat(1, times, 1), beside)
-    bits = repeated.bits(together).mean(-1).view(-1, t)
-    # The smallest ridges of nearly separable data may have no minimum within reach.
-    bits = torch.where(reached, bits, math.inf)
-    lowest, which = bits.min(0)
-    at = which * t + torch.arange(t, device=which.device)
-    return better(best, _pick(together, at), lowest < select.bits(best).mean(-1))
+@dataclass(frozen=True)
+class Setup:
+    """A problem whose ridges are still open, and what its solver needs to be made once."""
+
+    rows: Rows
+    variance: Float[Tensor, " r"]
+    products: Products | None
+
+    @classmethod
+    def of(cls, rows: Rows, variance: Float[Tensor, " r"] | None = None) -> "Setup":
+        """Raises FitError where something is not finite."""
+        _check_finite(rows.z, rows.law, rows.offset)
+        if variance is None:
+            variance = rows.z.var(0, correction=0).clamp_min(1e-12)
+        return cls(rows, variance, Products.of(rows.z, variance) if newton_is_cheaper(rows.z, len(rows.law)) else None)
+
+    def take(self, targets: Int[Tensor, " m"]) -> "Setup":
+        """The same problem of some targets."""
+        rows = self.rows
+        if len(targets) == rows.law.shape[1]:
+            return self
+        offset = None if rows.offset is None else rows.offset[:, targets]
+        return replace(self, rows=Rows(rows.z, rows.law[:, targets], offset))
+
+    def weighed(self, weights: Float[Tensor, "c n"]) -> "Setup":
+        """Copies of every target, one after the other, in each of which the rows have weights of their own."""
+        rows = self.rows
+        law = (rows.law[:, None] * weights[:, None]).flatten(1, 2)
+        offset = None if rows.offset is None else rows.offset.repeat(1, len(weights), 1)
+        return replace(self, rows=Rows(rows.z, law, offset))
+
+    def solve(
+        self, ridges: Float[Tensor, "l t"], start: Readout | None, tolerance: float
+    ) -> tuple[Readout, Float[Tensor, "l t"]]:
+        """Readouts of all targets at every ridge, ridges one after the other, and their certificates (nats).
+
+        start: readouts of all targets, at one ridge.
+        """
+        z, law, offset = self.rows.z, self.rows.law, self.rows.offset
+        (k, t, n), times = law.shape, len(ridges)
+        if k == 1:  # one outcome: nothing to fit
+            nothing = Readout.nothing(k, times * t, z.shape[1], z)
+            return replace(nothing, ridge=ridges.flatten()), torch.zeros_like(ridges)
+        known = None if start is None else _pack(start)
+        if self.products is not None:
+            chunk, found = max(1, NEWTON_ENTRIES // (n * times * (k - 1))), []
+            for at in torch.arange(t, device=z.device).split(chunk):
+                beside = None if offset is None else offset[:, at]
+                begin = None if known is None else known[:, at]
+                found.append(minimise_newton(self.products, law[:, at], beside, ridges[:, at], begin, tolerance))
+            w, certificate = (torch.cat(parts, -1 - (i == 0)) for i, parts in enumerate(zip(*found, strict=True)))
+            # Where not even the largest ridge is reached, the solver over blocks does better or says why.
+            if bool((certificate[0] <= STALLED * tolerance).all()):
+                return _unpack(w.flatten(1, 2), ridges.flatten()), certificate
+        if times > 1:
+            law, offset = law.repeat(1, times, 1), None if offset is None else offset.repeat(1, times, 1)
+            known = None if known is None else known.repeat(1, times, 1)
+        rows = Resident.of(z, (k - 1) * t * times)
+        w, certificate = minimise(rows, law, offset, self.variance, ridges.flatten(), known, tolerance)
+        return _unpack(w, ridges.flatten()), certificate.view(times, t)
 
 
-def _newton_path(setup: _Setup, lambdas: Sequence[float], tolerance: float) -> tuple[Readout, Tensor] | None:
-    """Readouts of all ridges, largest first, as targets one after the other, and which were reached [ridge, target].
-
-    One batch in chunks of targets that keep it small; None where not even the largest ridge was reached.
-    """
-    k, t, n = setup.law.shape
-    ridges = torch.tensor(lambdas, dtype=setup.z.dtype, device=setup.z.device)
-    chunk = max(1, BATCH_ENTRIES // (n * len(lambdas) * (k - 1)))
-    found = []
-    for targets in torch.arange(t, device=setup.z.device).split(chunk):
-        part = setup.take(targets)
-        assert part.products is not None
-        found.append(minimise_newton(part.products, part.law, part.offset, ridges, None, tolerance))
-    w, certificate = (torch.cat(parts, -1 - (i == 0)) for i, parts in enumerate(zip(*found, strict=True)))
-    reached = certificate <= STALLED * tolerance
-    return (_unpack(w.flatten(1, 2), ridges.repeat_interleave(t)), reached) if bool(reached[0].all()) else None
+def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
+    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
+        # A sum is finite unless an entry is not, or the sum overflows, which the slower question tells apart.
+        if given is not None and not bool(torch.isfinite(given.sum())) and not bool(torch.isfinite(given).all()):
+            raise FitError(f"a linear readout was given {name} that are not finite.")
 
 
-@torch.no_grad()
-def ridge_path(
-    fit: Rows, variance: Float[Tensor, " r"], lambdas: Sequence[float], tolerance: float = TOLERANCE
-) -> Iterator[Readout]:
-    """Readouts of all targets at each ridge, largest first, as far as there is a minimum within reach.
-
-    Small problems solve all at once; others one when it is asked for, from the one before. Raises FitError where not
-    even the largest ridge has a minimum within reach.
-    """
-    _check_finite(fit.z, fit.law, fit.offset)
-    setup = _Setup.of(fit.z, fit.law, fit.offset, variance)
-    asked, t = sorted(lambdas, reverse=True), fit.law.shape[1]
-    found = _newton_path(setup, asked, tolerance) if setup.products is not None and len(fit.law) > 1 else None
-    if found is not None:
-        together, reached = found
-        for i in range(len(asked)):
-            if not bool(reached[i].all()):
-                return
-            yield _pick(together, slice(i * t, (i + 1) * t))
-        return
-    current: Readout | None = None
-    for ridge in asked:
-        try:
-            current = _solve(setup, ridge, current, tolerance)
-        except FitError:
-            # The smallest ridges of nearly separable data may have no minimum within reach.
-            if current is None:
-                raise
-            return
-        yield current
+def _pack(readout: Readout) -> Float[Tensor, "k t r2"]:
+    k, t, r = readout.weight.shape
+    out = torch.zeros(k, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
+    out[..., :-2], out[..., -2], out[0, :, -1] = readout.weight, readout.bias, readout.scale
+    return out
 
 
-def _pick(readout: Readout, targets: Tensor | slice) -> Readout:
-    return Readout(readout.weight[:, targets], readout.bias[:, targets], readout.scale[targets], readout.ridge[targets])
-
-
-def _path_in_turn(setup: _Setup, select: Rows, best: Readout, lambdas: Sequence[float], tolerance: float) -> Readout:
-    """Warm-started from ridge to ridge; a target whose selection loss has risen leaves the path."""
-    t = setup.law.shape[1]
-    best_bits = last = select.bits(best).mean(-1)
-    alive = torch.arange(t, device=setup.z.device)
-    current: Readout | None = None
-    for i, ridge in enumerate(lambdas):
-        part = setup if len(alive) == t else setup.take(alive)
-        try:
-            current = _solve(part, ridge, current, tolerance)
-        except FitError:
-            # The smallest ridges of nearly separable data may have no minimum within reach: the path ends before them.
-            if current is None:
-                raise
-            break
-        seen = select if len(alive) == t else Rows(
-            select.z, select.law[:, alive], None if select.offset is None else select.offset[:, alive]
-        )  # fmt: skip
-        bits = last.clone()
-        bits[alive] = seen.bits(current).mean(-1)
-        gained = bits < best_bits
-        whole = Readout(*(getattr(best, name).clone() for name in ("weight", "bias", "scale", "ridge")))
-        whole.weight[:, alive], whole.bias[:, alive] = current.weight, current.bias
-        whole.scale[alive], whole.ridge[alive] = current.scale, current.ridge
-        best, best_bits = better(best, whole, gained), torch.minimum(bits, best_bits)
-        if i >= 2:
-            going = bits[alive] < last[alive]
-            alive = alive[going]
-            if not len(alive):
-                break
-            current = Readout(current.weight[:, going], current.bias[:, going], current.scale[going],
-                              current.ridge[going])  # fmt: skip
-        last = bits
-    return best
-
-
-def better(first: Readout, second: Readout, which: Tensor) -> Readout:
-    """The second readout where `which` [target] says so."""
-    return Readout(
-        torch.where(which[:, None], second.weight, first.weight),
-        torch.where(which, second.bias, first.bias),
-        torch.where(which, second.scale, first.scale),
-        torch.where(which, second.ridge, first.ridge),
-    )
+def _unpack(w: Float[Tensor, "k t r2"], ridge: Float[Tensor, " t"]) -> Readout:
+    return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
 
 
 def fit_calibration(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t k1"]:

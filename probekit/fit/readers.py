@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_path, fit_readout
+from probekit.fit.core import Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_readout
 from probekit.fit.directions import (
     fit_low_rank,
     fit_rank_curve,
@@ -24,7 +24,7 @@ from probekit.fit.directions import (
     rank_neurons,
 )
 from probekit.fit.mlp import fit_mlp, fit_mlps
-from probekit.fit.nested import Pair, fit_nested, join
+from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path, join
 from probekit.fit.platt import fit_platt
 from probekit.fit.simple import Simple, fit_simples, n_features
 from probekit.fit.starts import MAX_K, Region

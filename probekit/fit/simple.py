@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path
+from probekit.fit.core import Readout, Rows, cross_entropy
 from probekit.fit.descent import descend
-from probekit.fit.nested import take
+from probekit.fit.path import LAMBDAS, fit_path, take
 from probekit.fit.pursuit import best_cuts
 from probekit.fit.starts import Region
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.fit.core import Rows
-from probekit.fit.nested import take
+from probekit.fit.path import take
 from probekit.fit.pursuit import Cells, find_cells
 
 SMALL = 2_048  # rows for starts: enough to tell good ones from bad

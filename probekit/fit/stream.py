@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.core import LAMBDAS, TOLERANCE, Readout, better, cross_entropy, fit_frame
+from probekit.fit.core import TOLERANCE, Readout, cross_entropy, fit_frame
+from probekit.fit.path import LAMBDAS, walk
 from probekit.fit.solver import STALLED, Precondition, Resident, class_basis, minimise
 
 MEMORY = 2**30  # bytes
@@ -161,43 +162,9 @@ def fit_streamed(
     but law and offset, on whose device everything is computed; what one target needs per row (12 bytes per class but
     one) must fit in half of it. Raises FitError when a certificate is not reached, and BadInput for a memory too small.
     """
-    k, t, n = law.shape
-    if n != source.n:
-        raise BadInput(f"the law has {n} rows, the source {source.n}.")
-    per_target = 12 * (k - 1) * n
-    at_once = memory // 2 // max(per_target, 1)
-    if k < 2 or at_once < 1:
-        raise BadInput(
-            f"{n:,} rows with {k} classes need {2 * per_target / 2**20:,.0f} MiB for one target; memory is "
-            f"{memory / 2**20:,.0f} MiB, and a law needs two classes."
-        )
-    least, widest = (rows * source.d for rows in SAMPLE_PER_WIDTH)
-    room = memory // 4 // (4 * source.d)
-    most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
-    rows = source.sample(most).to(law.device)
-    if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
-        raise FitError(NOT_FINITE)
-    mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
-    unit = _unit(source, mean) if unit is None else unit
-    rows -= mean
-    # Where all rows fit into the room of a sample they are upcast once.
-    blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
-    streamed = _Streamed(source, mean, rotation, blocks)
-    whole = rows if len(rows) == n else None
-    if whole is None and n <= room:
-        whole = torch.sub(source.read(0, n).to(law.device), mean).to(mean.dtype)
-    ridges = torch.full((t,), ridge * unit**2, dtype=rows.dtype, device=rows.device)
-    seen = torch.cat([torch.arange(*run) for run in source.runs(most)]).to(law.device)
-    problem = _Streaming(streamed, whole, rows, seen, variance, tolerance)
-    parts = []
-    for targets in torch.arange(t, device=law.device).split(at_once):
-        theirs = None if offset is None else offset[:, targets]
-        w = None if start is None else _inner(start, targets, rotation)
-        parts.append(problem.solve(law[:, targets], theirs, ridges[targets], w))
-    w = torch.cat(parts, 1)
-    weight = w[..., :-2] if rotation is None else w[..., :-2] @ rotation.T
-    out = Readout(weight.contiguous(), w[..., -2].clone(), w[0, :, -1].clone(), torch.full_like(ridges, ridge))
-    return RawReadout(mean, out)
+    problem = _Streaming.of(source, law, offset, unit, memory, tolerance)
+    targets = torch.arange(law.shape[1], device=law.device)
+    return RawReadout(problem.mean, problem.solve(ridge, targets, None if start is None else start.readout))
 
 
 @torch.no_grad()
@@ -225,36 +192,10 @@ def fit_streamed_path(
             f"selection rows are {select.n} x {select.d}, but their law has {select_law.shape[2]} rows and rows to fit "
             f"are {fit.d} wide."
         )
-    mean = fit.sample(RUN * SAMPLE_PER_WIDTH[1]).to(law.device).mean(0)
-    unit = _unit(fit, mean)
+    problem = _Streaming.of(fit, law, offset, None, memory, tolerance)
     k, t, _ = law.shape
-    best, current = RawReadout(mean, Readout.nothing(k, t, fit.d, mean)), None
-    lowest = last = _streamed_bits(best, select, select_law, select_offset)
-    for i, ridge in enumerate(sorted(lambdas, reverse=True)):
-        try:
-            current = fit_streamed(fit, law, offset, ridge, unit, memory, tolerance, current)
-        except FitError:
-            if current is None:
-                raise
-            break
-        bits = _streamed_bits(current, select, select_law, select_offset)
-        best = RawReadout(current.mean, better(best.readout, current.readout, bits < lowest))
-        if i >= 2 and bool((bits >= last).all()):
-            break
-        lowest, last = torch.minimum(bits, lowest), bits
-    return best
-
-
-def _streamed_bits(readout: RawReadout, source: Source, law: Tensor, offset: Tensor | None) -> Float[Tensor, " t"]:
-    """Mean bits of every target over the rows of a source."""
-    step = max(64, BLOCK_BYTES // (4 * source.d))
-    total = torch.zeros(law.shape[1], dtype=torch.float64, device=law.device)
-    for start in range(0, source.n, step):
-        at = slice(start, min(source.n, start + step))
-        beside = None if offset is None else offset[..., at]
-        logits = readout.logits(source.read(at.start, at.stop).to(law.device), beside)
-        total += cross_entropy(logits, law[..., at]).sum(-1)
-    return total / source.n
+    held_out = _HeldOut(problem, select, select_law, select_offset)
+    return RawReadout(problem.mean, walk(held_out, Readout.nothing(k, t, fit.d, problem.mean), lambdas))
 
 
 def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -271,17 +212,76 @@ def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Ten
 
 @dataclass(frozen=True)
 class _Streaming:
-    """What all targets share: all rows, streamed or in memory, and the sample with its numbers `seen`."""
+    """All targets of a source: all rows, streamed or in memory, and the sample with its numbers `seen`.
+
+    A readout of it sees x - mean. unit: by which a ridge takes activations to be divided; at_once: targets that fit
+    into memory together.
+    """
 
     streamed: _Streamed
     whole: Tensor | None
     sample: Tensor
     seen: Tensor
     variance: Tensor
+    unit: float
+    law: Tensor
+    offset: Tensor | None
+    at_once: int
     tolerance: float
 
-    def solve(self, law: Tensor, offset: Tensor | None, ridges: Tensor, start: Tensor | None) -> Tensor:
-        """Parameters of some targets, from the sample's to those of all rows. Raises FitError."""
+    @classmethod
+    def of(
+        cls, source: Source, law: Tensor, offset: Tensor | None, unit: float | None, memory: int, tolerance: float
+    ) -> "_Streaming":
+        """Read the sample, and all rows where they fit into its room. Raises BadInput and FitError."""
+        k, t, n = law.shape
+        if n != source.n:
+            raise BadInput(f"the law has {n} rows, the source {source.n}.")
+        per_target = 12 * (k - 1) * n
+        at_once = memory // 2 // max(per_target, 1)
+        if k < 2 or at_once < 1:
+            raise BadInput(
+                f"{n:,} rows with {k} classes need {2 * per_target / 2**20:,.0f} MiB for one target; memory is "
+                f"{memory / 2**20:,.0f} MiB, and a law needs two classes."
+            )
+        least, widest = (rows * source.d for rows in SAMPLE_PER_WIDTH)
+        room = memory // 4 // (4 * source.d)
+        most = max(RUN, min(room, max(least, min(widest, n // SAMPLE_SHARE))))
+        rows = source.sample(most).to(law.device)
+        if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
+            raise FitError(NOT_FINITE)
+        mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
+        rows -= mean
+        blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
+        # Where all rows fit into the room of a sample they are upcast once.
+        whole = rows if len(rows) == n else None
+        if whole is None and n <= room:
+            whole = torch.sub(source.read(0, n).to(law.device), mean).to(mean.dtype)
+        seen = torch.cat([torch.arange(*run) for run in source.runs(most)]).to(law.device)
+        unit = _unit(source, mean) if unit is None else unit
+        streamed = _Streamed(source, mean, rotation, blocks)
+        return cls(streamed, whole, rows, seen, variance, unit, law, offset, at_once, tolerance)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.streamed.mean
+
+    def solve(self, ridge: float, targets: Tensor, start: Readout | None) -> Readout:
+        """Readouts of some targets; start: theirs. Raises FitError."""
+        rotation = self.streamed.rotation
+        ridges = torch.full((len(targets),), ridge, dtype=self.sample.dtype, device=self.sample.device)
+        known = None if start is None else _inner(start, rotation)
+        parts = []
+        for at in torch.arange(len(targets), device=targets.device).split(self.at_once):
+            begin = None if known is None else known[:, at]
+            parts.append(self._solve(targets[at], ridges[at] * self.unit**2, begin))
+        w = torch.cat(parts, 1)
+        weight = w[..., :-2] if rotation is None else w[..., :-2] @ rotation.T
+        return Readout(weight.contiguous(), w[..., -2].clone(), w[0, :, -1].clone(), ridges)
+
+    def _solve(self, targets: Tensor, ridges: Tensor, start: Tensor | None) -> Tensor:
+        """Parameters of as many targets as fit into memory, from the sample's to those of all rows."""
+        law, offset = self.law[:, targets], None if self.offset is None else self.offset[:, targets]
         k, t, n = law.shape
         outputs = (k - 1) * t
         metric = None
@@ -305,6 +305,43 @@ class _Streaming:
                 f"{float(certificate.max()):.1e} nats, asked {self.tolerance:.0e}. Use a larger ridge."
             )
         return w
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Rows to fit and rows held out, both read in blocks, as a problem for `walk`: one ridge at a time."""
+
+    problem: _Streaming
+    source: Source
+    law: Tensor
+    offset: Tensor | None
+
+    @property
+    def t(self) -> int:
+        return self.law.shape[1]
+
+    def at_once(self, m: int) -> int:
+        return 1
+
+    def fit(self, ridges: Sequence[float], targets: Tensor, start: Readout | None) -> tuple[Readout, Tensor]:
+        try:
+            found, reached = self.problem.solve(ridges[0], targets, start), True
+        except FitError:
+            if start is None:
+                raise
+            found, reached = start, False
+        return found, torch.full((1, len(targets)), reached, device=targets.device)
+
+    def bits(self, found: Readout, targets: Tensor) -> Float[Tensor, "1 m"]:
+        readout = RawReadout(self.problem.mean, found)
+        step = max(64, BLOCK_BYTES // (4 * self.source.d))
+        total = torch.zeros(1, len(targets), dtype=torch.float64, device=targets.device)
+        for first in range(0, self.source.n, step):
+            at = slice(first, min(self.source.n, first + step))
+            beside = None if self.offset is None else self.offset[:, targets, at]
+            logits = readout.logits(self.source.read(at.start, at.stop).to(targets.device), beside)
+            total += cross_entropy(logits, self.law[:, targets, at]).sum(-1)
+        return total / self.source.n
 
 
 @dataclass
@@ -392,11 +429,9 @@ def _unit(source: Source, mean: Tensor) -> float:
     return math.sqrt(max(float(values[values > float(values[-1]) * 1e-12].median()), 1e-30))
 
 
-def _inner(start: RawReadout, targets: Tensor, rotation: Tensor | None) -> Tensor:
+def _inner(start: Readout, rotation: Tensor | None) -> Float[Tensor, "k t r2"]:
     """A known readout as parameters of the problem."""
-    known = start.readout
-    weight = known.weight[:, targets]
-    weight = weight if rotation is None else weight @ rotation
+    weight = start.weight if rotation is None else start.weight @ rotation
     out = torch.zeros(*weight.shape[:2], weight.shape[2] + 2, dtype=weight.dtype, device=weight.device)
-    out[..., :-2], out[..., -2], out[0, :, -1] = weight, known.bias[:, targets], known.scale[targets]
+    out[..., :-2], out[..., -2], out[0, :, -1] = weight, start.bias, start.scale
     return out

@@ -1,0 +1,216 @@
+"""Which ridge: a path from the floor down, chosen on rows held out, or over inner folds.
+
+One walk decides for all readouts, in memory and streamed alike. What is small beside the rows is solved together:
+inner folds are targets of one problem, in which rows held out weigh nothing, and so are the ridges of a stretch of the
+path, since for few outputs reading the rows costs more than the arithmetic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probekit.errors import FitError
+from probekit.fit.core import TOLERANCE, Readout, Rows, Setup, fit_readout
+from probekit.fit.solver import STALLED
+
+LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
+STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
+AT_ONCE = 2**22  # logits per ridge and fold that are held at once in a stretch
+FOLDS_AT_ONCE = 2**24  # logits of one ridge, above which folds are solved in turn
+
+Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """Readouts at given ridges, and what they lose on rows held out.
+
+    t targets are chosen for; each may be fitted in several copies, one per fold. A set of readouts lists ridges, in
+    each of them copies, and in each of these the targets asked for.
+    """
+
+    @property
+    def t(self) -> int:
+        """Targets."""
+        ...
+
+    def at_once(self, m: int) -> int:
+        """Ridges that are best solved together, for m targets."""
+        ...
+
+    def fit(
+        self, ridges: Sequence[float], targets: Int[Tensor, " m"], start: Readout | None
+    ) -> tuple[Readout, Bool[Tensor, "l m"]]:
+        """Readouts, and which have a minimum within reach; start: those of one ridge."""
+        ...
+
+    def bits(self, found: Readout, targets: Int[Tensor, " m"]) -> Float[Tensor, "l m"]:
+        """Mean loss on rows held out."""
+        ...
+
+
+def walk(problem: Problem, floor: Readout, lambdas: Sequence[float]) -> Readout:
+    """Of every target the readouts, in all their copies, of the ridge that loses least on rows held out.
+
+    floor: what adds nothing to the floor, where the path starts (infinite ridge), which a reader must be able to fall
+    back on. From the largest ridge down, each target until its loss rises or a ridge has no minimum within reach, as
+    the smallest of nearly separable rows. Raises FitError where the largest has none.
+    """
+    t, copies = problem.t, floor.weight.shape[1] // problem.t
+    best, alive = floor, torch.arange(t, device=floor.weight.device)
+    lowest = problem.bits(floor, alive)[0].clone()
+    last = lowest.clone()
+    waiting, tried = sorted(lambdas, reverse=True), 0
+    start: Readout | None = None
+    while waiting and len(alive):
+        size, m = problem.at_once(len(alive)), len(alive)
+        ridges, waiting = waiting[:size], waiting[size:]
+        found, reached = problem.fit(ridges, alive, start)
+        if start is None and not bool(reached[0].all()):
+            raise FitError(f"a linear readout has no minimum within reach at ridge {ridges[0]:g}. Use a larger one.")
+        bits = problem.bits(found, alive)
+        going = torch.ones_like(alive, dtype=torch.bool)
+        for i in range(len(ridges)):
+            going = going & reached[i]
+            gained = going & (bits[i] < lowest[alive])
+            best = best.put(_places(alive[gained], copies, t), found.take(_places(gained, copies, m, i)))
+            lowest[alive] = torch.where(gained, bits[i], lowest[alive])
+            going &= (bits[i] < last[alive]) | (tried < PATIENCE)
+            last[alive] = bits[i]
+            tried += 1
+        start = found.take(_places(going, copies, m, len(ridges) - 1))
+        alive = alive[going]
+    return best
+
+
+def _places(targets: Tensor, copies: int, m: int, ridge: int = 0) -> Int[Tensor, " _"]:
+    """Where the copies of some of m targets stand in a set of readouts; targets: numbers, or a mask."""
+    if targets.dtype == torch.bool:
+        targets = torch.nonzero(targets).flatten()
+    copy = torch.arange(copies, device=targets.device) + ridge * copies
+    return (copy[:, None] * m + targets).flatten()
+
+
+@torch.no_grad()
+def fit_path(
+    fit: Rows,
+    select: Rows,
+    variance: Float[Tensor, " r"] | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    tolerance: float = TOLERANCE,
+) -> Readout:
+    """The readout of the ridge, per target, that does best on the selection rows, from the floor itself on."""
+    k, t, _ = fit.law.shape
+    floor = Readout.nothing(k, t, fit.z.shape[1], fit.z)
+    if k == 1:  # one outcome: nothing to fit
+        return floor
+    setup = Setup.of(fit, variance)
+    return walk(_InMemory(setup, None, (select,), tolerance), floor, lambdas)
+
+
+@torch.no_grad()
+def fit_nested(
+    fit: Rows,
+    select: Rows,
+    inner: Sequence[Pair] = (),
+    variance: Float[Tensor, " r"] | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    tolerance: float = TOLERANCE,
+) -> Readout:
+    """Without `inner`, `fit_path`. With it the ridge that does best on average over pairs, then fitted on all rows.
+
+    inner: positions in the rows of fit and then select, to fit and to be held out. Infinite ridge is the floor itself.
+    """
+    k, t, _ = fit.law.shape
+    if not inner or k == 1:
+        return fit_path(fit, select, variance, lambdas, tolerance)
+    whole = join(fit, select)
+    setup, r = Setup.of(whole, variance), fit.z.shape[1]
+    folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
+    for weight, (inside, _) in zip(folds, inner, strict=True):
+        # The mean over rows inside is a mean over all rows in which the others weigh nothing.
+        weight[inside] = len(whole.z) / len(inside)
+    problem = _InMemory(setup, folds, tuple(take(whole, outside) for _, outside in inner), tolerance)
+    chosen = walk(problem, Readout.nothing(k, len(inner) * t, r, whole.z), lambdas)
+    ridge = chosen.ridge[:t]
+    known = torch.isfinite(ridge)
+    floor = Readout.nothing(k, t, r, whole.z)
+    if not bool(known.any()):
+        return floor
+    targets = torch.nonzero(known).flatten()
+    # The folds' own readouts lie around the one of all rows.
+    start = Readout(*(part.unflatten(-1 if part.ndim < 3 else 1, (len(inner), t)).mean(axis) for part, axis in (
+        (chosen.weight, 1), (chosen.bias, 1), (chosen.scale, 0), (chosen.ridge, 0))))  # fmt: skip
+    found = fit_readout(
+        whole.z, whole.law[:, targets], None if whole.offset is None else whole.offset[:, targets], setup.variance,
+        ridge[targets], start.take(targets), tolerance,
+    )  # fmt: skip
+    return floor.put(targets, found)
+
+
+def join(fit: Rows, select: Rows) -> Rows:
+    """Rows of both sides, one after the other."""
+    offset = None
+    if fit.offset is not None and select.offset is not None:
+        offset = torch.cat([fit.offset, select.offset], -1)
+    return Rows(torch.cat([fit.z, select.z]), torch.cat([fit.law, select.law], -1), offset)
+
+
+def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
+    """Some of the rows."""
+    return Rows(rows.z[at], rows.law[..., at], None if rows.offset is None else rows.offset[..., at])
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """folds [copy, n]: what each row weighs in each copy, None for one copy of even weights; held_out: of each copy."""
+
+    setup: Setup
+    folds: Tensor | None
+    held_out: tuple[Rows, ...]
+    tolerance: float
+
+    @property
+    def t(self) -> int:
+        return self.setup.rows.law.shape[1]
+
+    def at_once(self, m: int) -> int:
+        return max(1, min(STRETCH, AT_ONCE // (self._entries(m) * len(self.held_out))))
+
+    def _entries(self, m: int) -> int:
+        k, _, n = self.setup.rows.law.shape
+        return (k - 1) * m * n
+
+    def fit(
+        self, ridges: Sequence[float], targets: Tensor, start: Readout | None
+    ) -> tuple[Readout, Bool[Tensor, "l m"]]:
+        m, copies, setup = len(targets), len(self.held_out), self.setup.take(targets)
+        asked = torch.tensor(ridges, dtype=setup.variance.dtype, device=targets.device)[:, None]
+        if self.folds is None:
+            found, certificate = setup.solve(asked.expand(-1, m), start, self.tolerance)
+        else:
+            # More than one group only where ridges come singly, so that one follows the other.
+            parts = []
+            for group in torch.arange(copies, device=targets.device).split(max(1, FOLDS_AT_ONCE // self._entries(m))):
+                begin = None if start is None else start.take((group[:, None] * m + torch.arange(m)).flatten())
+                here = setup.weighed(self.folds[group])
+                parts.append(here.solve(asked.expand(-1, len(group) * m), begin, self.tolerance))
+            readouts, certificates = zip(*parts, strict=True)
+            found, certificate = Readout.cat(readouts), torch.cat(certificates, 1)
+        return found, (certificate <= STALLED * self.tolerance).view(len(ridges), copies, m).all(1)
+
+    def bits(self, found: Readout, targets: Tensor) -> Tensor:
+        m, copies = len(targets), len(self.held_out)
+        times = found.weight.shape[1] // (copies * m)
+        places = torch.arange(times * copies * m, device=targets.device).view(times, copies, m)
+        total = torch.zeros(times, m, dtype=found.weight.dtype, device=targets.device)
+        for rows, at in zip(self.held_out, places.unbind(1), strict=True):
+            some = targets.repeat(times)
+            beside = None if rows.offset is None else rows.offset[:, some]
+            total += Rows(rows.z, rows.law[:, some], beside).bits(found.take(at.flatten())).mean(-1).view(times, m)
+        return total / copies
