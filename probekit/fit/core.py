@@ -22,6 +22,7 @@ from probekit.errors import FitError
 from probekit.fit.solver import STALLED, Products, Resident, minimise, minimise_newton, newton_is_cheaper
 
 NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
+CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
 
 
@@ -43,23 +44,26 @@ class Frame:
 
     def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
         """Rows along raw directions `rotation @ v` as `apply(x) @ v` would have them, without rotating every row."""
-        return (x.float() - self.mean) @ directions
+        # Centred block by block: a copy of all rows costs more than the product.
+        return torch.cat([(rows.float() - self.mean) @ directions for rows in x.split(CENTRED)])
 
 
 def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
-    """Mean and eigenbasis by one streamed pass in float64; scaled so that the median variance over directions is 1.
+    """The frame of rows, by one streamed pass in float64. Raises FitError where they are not finite."""
+    return frame_of(*moments(x, block))
+
+
+def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
+    """The frame of rows of this mean and covariance, scaled so that the median variance over directions is 1.
 
     The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
     as large as the rest, and beside their mean everything else would be regularised away.
     """
-    mean, moment = _moments(x, block)
-    if not bool(torch.isfinite(moment).all()):
-        raise FitError(f"activations of {len(x)} rows x {x.shape[1]} coordinates are not all finite.")
     values, vectors = _eigh(moment)
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
     if len(kept) == 0 or float(values[-1]) <= 0:
-        kept = torch.tensor([x.shape[1] - 1], device=x.device)
+        kept = torch.tensor([len(mean) - 1], device=mean.device)
     unit = values[kept].median().clamp_min(1e-30).sqrt()
     return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
 
@@ -73,8 +77,11 @@ def _eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tens
         return torch.from_numpy(values).to(moment.device), torch.from_numpy(vectors).to(moment.device)
 
 
-def _moments(x: Float[Tensor, "n d"], block: int) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Mean and covariance in float64, one pass over the rows, shifted by an early mean so that nothing cancels."""
+def moments(x: Float[Tensor, "n d"], block: int = 4_096) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and covariance in float64, one pass over the rows, shifted by an early mean so that nothing cancels.
+
+    Raises FitError where the rows are not finite.
+    """
     n, d = x.shape
     shift = x[:block].double().mean(0)
     total = torch.zeros(d, dtype=torch.float64, device=x.device)
@@ -87,6 +94,8 @@ def _moments(x: Float[Tensor, "n d"], block: int) -> tuple[Float[Tensor, " d"], 
         for start, stop in zip(panels, [*panels[1:], d], strict=True):
             moment[start:stop, start:].addmm_(centred[:, start:stop].T, centred[:, start:])
     moment = moment.triu() + moment.triu(1).T
+    if not bool(torch.isfinite(moment).all()):
+        raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")
     delta = total / n
     return shift + delta, moment / n - torch.outer(delta, delta)
 

@@ -11,18 +11,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import Frame, Readout, Rows
+from probekit.fit.core import CENTRED, Frame, Readout, Rows
 
 MAX_STEPS = 60  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
 
 
 def residual_moment(rows: Rows) -> Float[Tensor, "r kt"]:
     """E[z (law - floor's law)^T]: where one gradient step from the floor would look; the mean difference, for laws."""
-    k, t, n = rows.law.shape
+    return ((_residual(rows) @ rows.z) / len(rows.z)).T
+
+
+def _residual(rows: Rows) -> Float[Tensor, "kt n"]:
     guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
     residual = rows.law - guess * rows.law.sum(0)
-    residual = residual - residual.mean(-1, keepdim=True)
-    return ((residual.reshape(k * t, n) @ rows.z) / n).T
+    return (residual - residual.mean(-1, keepdim=True)).flatten(0, 1)
 
 
 def mean_difference(rows: Rows) -> Float[Tensor, "r 1"]:
@@ -49,9 +51,15 @@ def rank_neurons(x: Float[Tensor, "n d"], rows: Rows, mean: Float[Tensor, " d"])
 
     x are the raw coordinates of `rows`. Chosen on the rows given (the fit fold), once; ties by coordinate number.
     """
-    centred = x.float() - mean
-    gradient = residual_moment(Rows(centred, rows.law, rows.offset))
-    score = (gradient**2).sum(1) / centred.var(0, correction=0).clamp_min(1e-12)
+    residual = _residual(rows)
+    gradient, squares, total = x.new_zeros(len(residual), x.shape[1]), mean.double() * 0, mean.double() * 0
+    for block, missed in zip(x.split(CENTRED), residual.split(CENTRED, 1), strict=True):
+        centred = block.float() - mean
+        gradient += missed @ centred
+        squares += (centred**2).sum(0)
+        total += centred.sum(0)
+    variance = squares / len(x) - (total / len(x)) ** 2
+    score = ((gradient / len(x)) ** 2).sum(0) / variance.clamp_min(1e-12)
     return torch.sort(score, descending=True, stable=True).indices
 
 
@@ -68,11 +76,12 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
         weight = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
-    k = min(k, len(s))
+    most = min(len(s), (n_class - 1) * t)
+    k = min(k, most)
     # The factors live in the whitened frame, where the loss bends alike in every direction.
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
     bias = full.bias.reshape(n_class * t)
-    if k < min(weight.shape):
+    if k < most:  # a full rank is the full readout
         left = _refine(rows, [left, right, bias, full.scale], spread, ridge.repeat(n_class))[0]
     return torch.linalg.qr(left / spread[:, None])[0]
 
@@ -92,7 +101,7 @@ def fit_rank_curve(
         target = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     target = spread[:, None] * target
-    most = min(target.shape)
+    most = min(r, (n_class - 1) * t)
     left, right = target[:, :0], target[:0]
     factors = [left, right, full.bias.reshape(n_class * t), full.scale]
     out: dict[int, Tensor] = {}
@@ -103,7 +112,7 @@ def fit_rank_curve(
         factors[0] = torch.cat([factors[0], u[:, :new] * s[:new].sqrt()], 1)
         factors[1] = torch.cat([factors[1], s[:new].sqrt()[:, None] * v[:new]])
         if k == most:
-            out[k] = torch.linalg.qr(torch.linalg.svd(target, full_matrices=False)[0] / spread[:, None])[0]
+            out[k] = torch.linalg.qr(torch.linalg.svd(target, full_matrices=False)[0][:, :k] / spread[:, None])[0]
             break
         factors = _refine(rows, factors, spread, ridge)
         out[k] = torch.linalg.qr(factors[0] / spread[:, None])[0]

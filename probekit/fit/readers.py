@@ -13,7 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import Frame, Readout, Rows, calibrate, cross_entropy, fit_frame, fit_readout
+from probekit.fit.core import (
+    Frame,
+    Readout,
+    Rows,
+    calibrate,
+    cross_entropy,
+    fit_frame,
+    fit_readout,
+    frame_of,
+    moments,
+)
 from probekit.fit.directions import (
     fit_low_rank,
     fit_rank_curve,
@@ -163,21 +173,21 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
         case "baseline":
             yield Reader("baseline", "", None, 0, lambda x, offset: offset)
         case "neurons":
-            for k in _upto(ks, site.fit.x.shape[1]):
-                yield _neurons(site, k, free)
+            yield from _neurons(site, _upto(ks, site.fit.x.shape[1]), free)
         case "direction":
-            for source, direction in (
-                ("mean_difference", mean_difference(site.training)),
-                ("lda", lda(site.training, site.frame.variance)),
-                ("logistic", site.low_rank(1)),
-            ):
-                yield subspace_reader(site, "direction", source, site.back(direction), free)
+            sources = {
+                "mean_difference": mean_difference(site.training),
+                "lda": lda(site.training, site.frame.variance),
+                "logistic": site.low_rank(1),
+            }
+            for source, direction in sources.items():
+                yield from _along(site, "direction", source, site.back(direction), (1,), free)
         case "directions":
             asked = _upto(ks, min(site.d, free))
-            for found in fit_rank_curve(site.training, site.linear, site.frame.variance, asked).values():
-                yield subspace_reader(site, "directions", "behaviour", site.back(found), free)
-            for k in _upto(ks, site.d):
-                yield subspace_reader(site, "directions", "pca", site.back(pca(site.frame, k)), free)
+            for k, found in fit_rank_curve(site.training, site.linear, site.frame.variance, asked).items():
+                yield from _along(site, "directions", "behaviour", site.back(found), (k,), free)
+            asked = _upto(ks, site.d)
+            yield from _along(site, "directions", "pca", site.back(pca(site.frame, asked[-1])), asked, free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
             found = fit_simples(level.member, asked, *site.rows, site.region, site.lambdas)
@@ -192,9 +202,9 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
 def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]:
     """The control: readouts of k random directions."""
     n_class, t, _ = site.fit.law.shape
-    basis = random_directions(site.fit.x.shape[1], max(_upto(ks, site.d)), seed).to(site.fit.x.device)
-    for k in _upto(ks, site.d):
-        reader = subspace_reader(site, "directions", "random", basis[:, :k], (n_class - 1) * t)
+    asked = _upto(ks, site.d)
+    basis = random_directions(site.fit.x.shape[1], asked[-1], seed).to(site.fit.x.device)
+    for reader in _along(site, "directions", "random", basis, asked, (n_class - 1) * t):
         yield site.calibrated(reader)
 
 
@@ -208,30 +218,58 @@ def _prior(site: Site, free: int) -> Reader:
     return Reader("prior", "", None, free, lambda x, offset: prior[..., None].expand_as(offset))
 
 
-def subspace_reader(site: Site, level: str, source: str, directions: Float[Tensor, "d k"], free: int) -> Reader:
-    """A linear readout of x @ directions, beside the floor."""
-    d, k = directions.shape
-    looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
-    logits = _logits_of(site, lambda x: x.float() @ directions)
-    return Reader(level, source, k, looked_for + (k + 1) * free, logits, directions)
+def _along(
+    site: Site, level: str, source: str, directions: Float[Tensor, "d k"], ks: Sequence[int], free: int
+) -> Iterator[Reader]:
+    """Linear readouts of the first k of some directions, beside the floor, for every k."""
+    d = len(directions)
+    seen = [site.frame.along(side.x, directions) for side in (site.fit, site.select)]
+    for k, readout in _prefixes(site, seen[0], seen[1], ks):
+        looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
+        logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
+        yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
 
 
-def _neurons(site: Site, k: int, free: int) -> Reader:
-    picked = site.neurons[:k]
-    axes = torch.eye(site.fit.x.shape[1], device=site.fit.x.device)[:, picked]
-    return Reader("neurons", "score", k, k + (k + 1) * free, _logits_of(site, lambda x: x[:, picked].float()), axes)
+def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
+    """Linear readouts of the k coordinates that tell most on their own, for every k."""
+    picked = site.neurons[: ks[-1]]
+    mean = site.frame.mean[picked]
+    seen = [side.x[:, picked].float() - mean for side in (site.fit, site.select)]
+    for k, readout in _prefixes(site, seen[0], seen[1], ks):
+        axes = torch.eye(len(site.frame.mean), device=picked.device)[:, picked[:k]]
+
+        def logits(x: Tensor, offset: Tensor, k: int = k, readout: Readout = readout) -> Tensor:
+            return readout.logits(x[:, picked[:k]].float() - mean[:k], offset)
+
+        yield Reader("neurons", "score", k, k + (k + 1) * free, logits, axes)
 
 
-def _logits_of(site: Site, seen: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Logits of a linear readout of what is seen of raw activations, beside the floor."""
-    fit, select = (seen(side.x) for side in (site.fit, site.select))
-    frame = fit_frame(torch.cat([fit, select]) if site.inner else fit)
-    rows = (
-        Rows(frame.apply(fit), site.fit.law, site.fit.offset),
-        Rows(frame.apply(select), site.select.law, site.select.offset),
-    )
-    readout = fit_nested(*rows, site.inner, frame.variance, site.lambdas)
-    return lambda x, offset: readout.logits(frame.apply(seen(x)), offset)
+def _prefixes(
+    site: Site, fit: Float[Tensor, "n k"], select: Float[Tensor, "m k"], ks: Sequence[int]
+) -> Iterator[tuple[int, Readout]]:
+    """Readouts of the first k columns of what is seen of both sides' rows, each with a frame of its own."""
+    mean, moment = moments(torch.cat([fit, select]) if site.inner else fit)
+    for k in ks:
+        frame = frame_of(mean[:k], moment[:k, :k])
+        rows = (
+            Rows(frame.apply(fit[:, :k]), site.fit.law, site.fit.offset),
+            Rows(frame.apply(select[:, :k]), site.select.law, site.select.offset),
+        )
+        found = fit_nested(*rows, site.inner, frame.variance, site.lambdas)
+        weight = found.weight @ frame.rotation.T
+        yield k, replace(found, weight=weight, bias=found.bias - weight @ frame.mean)
+
+
+def _on_raw(site: Site, readout: Readout) -> Callable[[Tensor, Tensor], Tensor]:
+    """Logits of a readout whose weights see centred activations."""
+    k, t, d = readout.weight.shape
+    weight = readout.weight.reshape(k * t, d).T
+
+    def logits(x: Tensor, offset: Tensor) -> Tensor:
+        linear = site.frame.along(x, weight).T.reshape(k, t, -1)
+        return linear + readout.bias[..., None] + readout.scale[:, None] * offset
+
+    return logits
 
 
 def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Reader:
@@ -247,11 +285,7 @@ def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Read
 
 def _linear(site: Site, free: int) -> Reader:
     raw = replace(site.linear, weight=site.linear.weight @ site.frame.rotation.T)
-
-    def logits(x: Tensor, offset: Tensor) -> Tensor:
-        return raw.logits(x.float() - site.frame.mean, offset)
-
-    return Reader("linear", "behaviour", None, (site.d + 1) * free, logits)
+    return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw))
 
 
 def _nonlinear(site: Site) -> Reader:
