@@ -32,8 +32,9 @@ LEVELS = (
 )  # fmt: skip
 LEVEL_PREFIXES = ("simple:", "hypothesis:")
 SOURCES = (
-    "", "behaviour", "mean_difference", "lda", "logistic", "score", "pca", "random", "joint", "mlp",
+    "", "behaviour", "mean_difference", "lda", "logistic", "beam", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
+    "score",  # neurons of older runs, each chosen for itself
 )  # fmt: skip
 CONTROLS = (
     "", "random_directions", "permuted_in_group", "permuted_groups", "random_twin",

@@ -238,7 +238,7 @@ def abstractions_at(
         top = max(int(other[2]) for other in keys if other[:2] == (level, source))
         asked = level in spec.levels and (int(k) in spec.ks or (int(k) == top < max(spec.ks)))
         key = "|".join((level, source, k))
-        if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "score"):
+        if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "beam"):
             bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook][key]))) for hook in hooks}
             yield Abstraction(level, source, int(k), bases)
     for k in spec.ks:

@@ -1,11 +1,15 @@
 """Directions: planted subspaces, scikit-learn and SciPy as judges."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LinearRegression
 
 from probekit.fit.core import Rows, entropy, fit_frame, fit_readout
 from probekit.fit.directions import (
@@ -14,8 +18,8 @@ from probekit.fit.directions import (
     lda,
     mean_difference,
     pca,
+    pick_neurons,
     random_directions,
-    rank_neurons,
     residual_moment,
 )
 from probekit.fit.path import fit_path
@@ -165,6 +169,12 @@ def test_pca_spans_what_scikit_learn_spans():
         assert subspace_angles(ours, PCA(k).fit(x.numpy()).components_.T).max() < 1e-3
 
 
+def picked(x, rows: Rows, k: int) -> torch.Tensor:
+    """Neurons of raw activations x [n, d]; the activations of `rows` do not count."""
+    frame = fit_frame(tensor(x))
+    return pick_neurons(frame, residual_moment(Rows(frame.apply(tensor(x)), rows.law, rows.offset)), (k,))[k]
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_planted_neurons_are_found_whatever_their_scale(k):
     rng = np.random.default_rng(10 + k)
@@ -173,7 +183,7 @@ def test_planted_neurons_are_found_whatever_their_scale(k):
     score = ((x - x.mean(0)) / x.std(0))[:, planted].sum(1)
     law = one_hot((score > 0).astype(int))
     rows = Rows(tensor(x), law, torch.zeros_like(law))
-    found = rank_neurons(tensor(x), rows, tensor(x.mean(0)))[:k]
+    found = picked(x, rows, k)
     assert set(found.tolist()) == set(planted.tolist())
     # Naive: the raw mean difference picks the loudest coordinates.
     gap = np.abs(x[score > 0].mean(0) - x[score <= 0].mean(0))
@@ -186,8 +196,48 @@ def test_neurons_are_those_the_floor_does_not_know():
     law = torch.softmax(tensor(np.stack([3 * x[:, 4] + x[:, 2], np.zeros(2000)]))[:, None], 0)
     known = tensor(np.stack([3 * x[:, 4], np.zeros(2000)]))[:, None]
     rows = [Rows(tensor(x), law, offset) for offset in (None, known)]
-    picked = [rank_neurons(tensor(x), r, tensor(x.mean(0)))[:1].tolist() for r in rows]
-    assert picked == [[4], [2]]
+    assert [picked(x, r, 1).tolist() for r in rows] == [[4], [2]]
+
+
+@pytest.mark.parametrize("n_class", [2, 3])
+def test_neurons_are_the_best_of_all_subsets(n_class):
+    """Least squares over every subset, of classes spread over coordinates of correlated noise; greedy does worse."""
+    worse = 0
+    for seed in range(4):
+        rng = np.random.default_rng(20 + seed)
+        label = rng.integers(0, n_class, 800)
+        noise = rng.normal(size=(800, 9)) @ rng.normal(size=(9, 9)) + 0.3 * rng.normal(size=(800, 9))
+        x = 2 * rng.choice([-1, 1], (n_class, 9))[label] + noise + 3
+        target = np.eye(n_class)[label]
+
+        def gain(at: Sequence[int], x=x, target=target) -> float:
+            explained = LinearRegression().fit(x[:, at], target).predict(x[:, at])
+            return float(((explained - target.mean(0)) ** 2).sum())
+
+        greedy: list[int] = []
+        for k in (1, 2, 3):
+            greedy.append(max(set(range(9)) - set(greedy), key=lambda j: gain([*greedy, j])))
+            best = max(combinations(range(9), k), key=lambda at: gain(list(at)))
+            found = picked(x, Rows(tensor(x), one_hot(label, n_class)), k)
+            assert set(found.tolist()) == set(best), k
+            worse += gain(greedy) < gain(list(best)) - 1e-6
+    assert worse >= 2
+
+
+def test_a_copy_is_not_taken_and_what_takes_off_noise_is():
+    """s + noise, a fainter copy of it, and the noise alone, which says nothing by itself: naive ranks take the copy."""
+    rng = np.random.default_rng(13)
+    s, noise, other = rng.integers(0, 2, 2000) * 2 - 1.0, rng.normal(size=2000), rng.normal(size=(2000, 4))
+    x = np.concatenate([np.stack([s + noise, s + noise + 0.3 * other[:, 0], 50 * noise], 1), other[:, 1:]], 1)
+    x = np.concatenate([x, np.full((2000, 1), 5.0), x[:, :1] + x[:, 2:3]], 1)
+    law = one_hot((s > 0).astype(int))
+    rows = Rows(tensor(x), law)
+    assert picked(x, rows, 1).tolist() == [0]
+    assert set(picked(x, rows, 2).tolist()) <= {0, 2, 7}, "with the noise, or with the sum that contains it"
+    found = picked(x, rows, 8).tolist()
+    assert sorted(found) == list(range(8)) and 6 in found[6:], "what is constant or a sum of others comes last"
+    alone = [abs(np.corrcoef(column, s)[0, 1]) if column.std() else 0.0 for column in x.T]
+    assert np.argsort(alone)[::-1][1] == 1
 
 
 def test_random_directions_are_orthonormal_and_nested():

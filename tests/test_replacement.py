@@ -188,14 +188,14 @@ def test_labels_and_too_few_donors_are_refused(bench):
 
 def test_abstractions_of_a_spec(bench):
     one, two = (np.eye(D, k, dtype=np.float32) for k in (1, 2))
-    left = {"directions|behaviour|1": one, "neurons|score|2": two, "direction|lda|1": one, "select_bits": np.zeros(1)}
+    left = {"directions|behaviour|1": one, "neurons|beam|2": two, "direction|lda|1": one, "select_bits": np.zeros(1)}
     found = dict.fromkeys(HOOKS, left)
     spec = ReplaceSpec(levels=("directions", "neurons"), ks=(1, 2, 99))
     frames = {hook: torch.eye(D) for hook in HOOKS}
     made = list(abstractions_at(HOOKS, found, dict.fromkeys(HOOKS, D), spec, frames, 0))
     assert [(a.level, a.source, a.k, a.control) for a in made] == [
         ("directions", "random", 0, "random_directions"), ("directions", "behaviour", 1, ""),
-        ("neurons", "score", 2, ""),
+        ("neurons", "beam", 2, ""),
         ("directions", "pca", 1, ""), ("directions", "random", 1, "random_directions"),
         ("directions", "pca", 2, ""), ("directions", "random", 2, "random_directions"),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Directions: where a readout may look. Named sources of k directions at a site, and the reduced-rank fit.
 
 A direction set is a matrix [d, k] in the site's own coordinates; features are x @ directions. Sources: `behaviour`
-(supervised, reduced-rank multinomial), `mean_difference`, `lda`, `logistic` (k = 1), `pca`, `random`, and `score` (of
+(supervised, reduced-rank multinomial), `mean_difference`, `lda`, `logistic` (k = 1), `pca`, `random`, and `beam` (of
 neurons).
 """
 
@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import CENTRED, Frame, Readout, Rows
+from probekit.fit.core import Frame, Readout, Rows
 
+BEAM, BEAM_K = 16, 8  # sets of neurons that are grown at once, and up to which size
 MAX_STEPS = 60  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
 
 
@@ -46,21 +47,54 @@ def random_directions(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
     return torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :k]
 
 
-def rank_neurons(x: Float[Tensor, "n d"], rows: Rows, mean: Float[Tensor, " d"]) -> Int[Tensor, " d"]:
-    """Coordinates by the score statistic at the floor, largest first: squared gradient over the coordinate's variance.
+def pick_neurons(frame: Frame, gradient: Float[Tensor, "r kt"], ks: Sequence[int]) -> dict[int, Int[Tensor, " k"]]:
+    """The k coordinates that together gain most, to second order at the floor, for every k; they need not be nested.
 
-    x are the raw coordinates of `rows`. Chosen on the rows given (the fit fold), once; ties by coordinate number.
+    gradient: `residual_moment` of the rows of the frame. What a set gains is the sum of its score statistics, squared
+    gradient over variance, each after what those before it explain (orthogonal least squares, Chen, Billings and Luo
+    1989); sets grow in a beam, since the best pair need not contain the best neuron, and past BEAM_K singly. Ties go to
+    the lower number; coordinates that are constant, or sums of those taken, come last.
     """
-    residual = _residual(rows)
-    gradient, squares, total = x.new_zeros(len(residual), x.shape[1]), mean.double() * 0, mean.double() * 0
-    for block, missed in zip(x.split(CENTRED), residual.split(CENTRED, 1), strict=True):
-        centred = block.float() - mean
-        gradient += missed @ centred
-        squares += (centred**2).sum(0)
-        total += centred.sum(0)
-    variance = squares / len(x) - (total / len(x)) ** 2
-    score = ((gradient / len(x)) ** 2).sum(0) / variance.clamp_min(1e-12)
-    return torch.sort(score, descending=True, stable=True).indices
+    # Sums over rows alone decide: covariance = spread @ spread.T.
+    basis = frame.rotation.double() / (frame.rotation.double() ** 2).sum(0, keepdim=True)
+    spread = basis * frame.variance.double().sqrt()
+    least = 1e-9 * (spread**2).sum(1)
+    left, own = (basis @ gradient.double())[None], (spread**2).sum(1)[None]  # [set, d, kt], [set, d]
+    known = own.new_zeros(1, own.shape[1], 0)  # the explained part of every coordinate's covariance, a column per pick
+    picked, gained = torch.empty(1, 0, dtype=torch.long, device=own.device), own.new_zeros(1)
+    out: dict[int, Tensor] = {}
+    for i in range(max(ks)):
+        gain = torch.where(own > least, (left**2).sum(2) / own.clamp_min(1e-300), -1.0)
+        gain.scatter_(1, picked, -2.0)
+        at = _best_sets(picked, gained[:, None] + gain, BEAM if i < BEAM_K else 1)
+        parent, new = at // own.shape[1], at % own.shape[1]
+        rows = torch.arange(len(at), device=at.device)
+        left, own, known = left[parent], own[parent], known[parent]
+        fresh = own[rows, new] > least[new]
+        root = torch.where(fresh, own[rows, new], 1.0).sqrt()[:, None]
+        column = spread[new] @ spread.T - torch.einsum("sdi,si->sd", known, known[rows, new])
+        column = torch.where(fresh[:, None], column / root, 0.0)
+        gained = gained[parent] + torch.where(fresh, gain[parent, new], 0.0)
+        left = left - column[..., None] * (left[rows, new] / root)[:, None]
+        own, known = own - column**2, torch.cat([known, column[..., None]], 2)
+        picked = torch.cat([picked[parent], new[:, None]], 1)
+        if i + 1 in ks:
+            out[i + 1] = picked[0]
+    return out
+
+
+def _best_sets(picked: Int[Tensor, "s i"], total: Float[Tensor, "s d"], width: int) -> Int[Tensor, " _"]:
+    """The extensions, numbered set by set, of the largest totals, every set of coordinates once, best first."""
+    order = torch.sort(total.flatten(), descending=True, stable=True).indices
+    seen: set[frozenset[int]] = set()
+    kept: list[int] = []
+    # A set is reached from at most as many others as it has members.
+    for at in order[: width * (picked.shape[1] + 1)].tolist():
+        members = frozenset([*picked[at // total.shape[1]].tolist(), at % total.shape[1]])
+        if len(members) > picked.shape[1] and members not in seen and len(kept) < width:
+            seen.add(members)
+            kept.append(at)
+    return torch.tensor(kept, device=total.device)
 
 
 def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: int) -> Float[Tensor, "r k"]:

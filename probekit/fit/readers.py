@@ -5,7 +5,7 @@ on the same rows beside the same floor; ridge, class restarts and early stops ar
 temperature with intercepts is fitted on the calibration rows, kept only where the selection rows gain by it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -30,8 +30,9 @@ from probekit.fit.directions import (
     lda,
     mean_difference,
     pca,
+    pick_neurons,
     random_directions,
-    rank_neurons,
+    residual_moment,
 )
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path, join
@@ -131,12 +132,6 @@ class Site:
             parameters=reader.parameters + free,
         )
 
-    @cached_property
-    def neurons(self) -> Int[Tensor, " d"]:
-        """Coordinates by how much they tell on their own, most first."""
-        x = torch.cat([self.fit.x, self.select.x]) if self.inner else self.fit.x
-        return rank_neurons(x, self.training, self.frame.mean)
-
     def low_rank(self, k: int) -> Float[Tensor, "r k"]:
         """Directions of the rank-k multinomial, found once."""
         if k not in self.known:
@@ -224,36 +219,39 @@ def _along(
     """Linear readouts of the first k of some directions, beside the floor, for every k."""
     d = len(directions)
     seen = [site.frame.along(side.x, directions) for side in (site.fit, site.select)]
-    for k, readout in _prefixes(site, seen[0], seen[1], ks):
+    for k, readout in _subsets(site, seen[0], seen[1], {k: slice(k) for k in ks}):
         looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
         yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
 
 
 def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
-    """Linear readouts of the k coordinates that tell most on their own, for every k."""
-    picked = site.neurons[: ks[-1]]
-    mean = site.frame.mean[picked]
-    seen = [side.x[:, picked].float() - mean for side in (site.fit, site.select)]
-    for k, readout in _prefixes(site, seen[0], seen[1], ks):
-        axes = torch.eye(len(site.frame.mean), device=picked.device)[:, picked[:k]]
+    """Linear readouts of the k coordinates that together tell most, for every k."""
+    picked = pick_neurons(site.frame, residual_moment(site.training), ks)
+    every, place = torch.cat(list(picked.values())).unique(return_inverse=True)
+    mean = site.frame.mean[every]
+    seen = [side.x[:, every].float() - mean for side in (site.fit, site.select)]
+    sets = dict(zip(picked, place.split([len(at) for at in picked.values()]), strict=True))
+    for k, readout in _subsets(site, seen[0], seen[1], sets):
+        at = picked[k]
 
-        def logits(x: Tensor, offset: Tensor, k: int = k, readout: Readout = readout) -> Tensor:
-            return readout.logits(x[:, picked[:k]].float() - mean[:k], offset)
+        def logits(x: Tensor, offset: Tensor, at: Tensor = at, readout: Readout = readout) -> Tensor:
+            return readout.logits(x[:, at].float() - site.frame.mean[at], offset)
 
-        yield Reader("neurons", "score", k, k + (k + 1) * free, logits, axes)
+        axes = torch.eye(len(site.frame.mean), device=at.device)[:, at]
+        yield Reader("neurons", "beam", k, k + (k + 1) * free, logits, axes)
 
 
-def _prefixes(
-    site: Site, fit: Float[Tensor, "n k"], select: Float[Tensor, "m k"], ks: Sequence[int]
+def _subsets(
+    site: Site, fit: Float[Tensor, "n k"], select: Float[Tensor, "m k"], sets: Mapping[int, Int[Tensor, " _"] | slice]
 ) -> Iterator[tuple[int, Readout]]:
-    """Readouts of the first k columns of what is seen of both sides' rows, each with a frame of its own."""
+    """Readouts of sets of columns of what is seen of both sides' rows, each with a frame of its own."""
     mean, moment = moments(torch.cat([fit, select]) if site.inner else fit)
-    for k in ks:
-        frame = frame_of(mean[:k], moment[:k, :k])
+    for k, at in sets.items():
+        frame = frame_of(mean[at], moment[at][:, at])
         rows = (
-            Rows(frame.apply(fit[:, :k]), site.fit.law, site.fit.offset),
-            Rows(frame.apply(select[:, :k]), site.select.law, site.select.offset),
+            Rows(frame.apply(fit[:, at]), site.fit.law, site.fit.offset),
+            Rows(frame.apply(select[:, at]), site.select.law, site.select.offset),
         )
         found = fit_nested(*rows, site.inner, frame.variance, site.lambdas)
         weight = found.weight @ frame.rotation.T
