@@ -42,7 +42,7 @@ from probekit.testbeds import load_testbed
 
 log = logging.getLogger(__name__)
 
-CELL_VERSION = 3  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+CELL_VERSION = 4  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
 Progress = Callable[[str, int, int], None]
 
 
