@@ -1,6 +1,7 @@
 """`probekit cache`: the commands that look after the store. Only `why`, which loads a model, needs torch.
 
-Exit codes of `verify`: 0 all is whole, 1 something is damaged, 2 it could not be looked at.
+Exit codes of `verify`: 0 all is whole, 1 something is damaged, 2 it could not be looked at. Of `gc`: 0 the store is
+within the budget (or would be), 1 what may not be deleted is more than that.
 """
 
 from pathlib import Path
@@ -125,10 +126,13 @@ def gc(
         if as_json:
             rows = [entry.row() for entry in deleted]
             print_json("cache gc", not over, rows, dry_run=dry_run, bytes=remaining, budget=limit, **over)
-            return
-        if deleted:
-            _print(deleted, "would be deleted" if dry_run else "deleted")
-        typer.echo(over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}."))
+        else:
+            if deleted:
+                _print(deleted, "would be deleted" if dry_run else "deleted")
+            said = over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}.")
+            typer.echo(said, err=bool(over))
+    if over:
+        raise typer.Exit(1)
 
 
 @cache.command("pin")
