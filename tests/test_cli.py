@@ -111,6 +111,10 @@ PLANNED = {
     "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
     "an empty file": ({"csv": ""}, "is empty"),
     "no task": ({"task": ""}, "names no file"),
+    "a testbed and a file": (
+        {"task": 'testbed = "othello-6x6"\n' + TASK},
+        "both the testbed 'othello-6x6' and the file",
+    ),
     "no behaviours": ({"task": TASK.partition("[[")[0]}, "names no behaviours"),
     "a label replaced": ({"read": READ + '[replace]\nbehaviours = ["label"]\n'}, "which is no behaviour that"),
     "unknown feature": ({"read": READ + 'features = ["colour"]\n'}, "read.features names 'colour'"),
