@@ -1,6 +1,7 @@
 """`probekit cache`: the commands that look after the store. Only `why`, which loads a model, needs torch.
 
-Exit codes of `verify`: 0 all is whole, 1 something is damaged, 2 it could not be looked at.
+Exit codes of `verify`: 0 all is whole, 1 something is damaged, 2 it could not be looked at. Of `gc`: 0 the store is
+within the budget (or would be), 1 what may not be deleted is more than that.
 """
 
 from pathlib import Path
@@ -125,10 +126,13 @@ def gc(
         if as_json:
             rows = [entry.row() for entry in deleted]
             print_json("cache gc", not over, rows, dry_run=dry_run, bytes=remaining, budget=limit, **over)
-            return
-        if deleted:
-            _print(deleted, "would be deleted" if dry_run else "deleted")
-        typer.echo(over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}."))
+        else:
+            if deleted:
+                _print(deleted, "would be deleted" if dry_run else "deleted")
+            said = over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}.")
+            typer.echo(said, err=bool(over))
+    if over:
+        raise typer.Exit(1)
 
 
 @cache.command("pin")
@@ -201,16 +205,26 @@ def _over(root: Path, remaining: int, budget: int) -> str:
 
 
 def _print(found: "list[Entry]", title: str) -> None:
+    """A table that fits into 80 columns: what is short and compared in columns, what is long in lines of its own."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("key", "state", "size", "rows", "names", "model", "task", "pins", title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("key", "state", "size", "rows"):
+        table.add_column(name, justify="right" if name in ("size", "rows") else "left", no_wrap=True)
+    table.add_column("what", overflow="fold")
     for entry in found:
-        names = ", ".join(entry.names[:2]) + (f" and {len(entry.names) - 2} more" if len(entry.names) > 2 else "")
-        cells = (entry.key[:12], entry.state, _size(entry.n_bytes), f"{entry.n_rows:,}", names,
-                 entry.spec.get("model") or "", entry.spec.get("task") or "", ", ".join(entry.pins))  # fmt: skip
-        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
+        first, *others = entry.names or ("nothing",)
+        model, task = entry.spec.get("model"), entry.spec.get("task")
+        what = [
+            " on ".join(str(part) for part in (model, task) if part),
+            first + (f" and {len(others)} more" if others else ""),
+            "pinned by " + ", ".join(entry.pins) if entry.pins else "",
+        ]
+        cells = entry.key[:12], entry.state, _size(entry.n_bytes), f"{entry.n_rows:,}", "\n".join(filter(None, what))
+        table.add_row(*map(Text, cells))
     Console().print(table)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.fit.readers import Reader
-from probekit.inference import auroc_interval, auroc_leak, auroc_rows, extrapolated_ratio
-from probekit.metrics.read import Estimate, fbu, share
+from probekit.inference import at_infinity, auroc_interval, auroc_leak, auroc_rows
+from probekit.metrics.read import Estimate, Ratio, estimates, fbu, share
 from probekit.metrics.transfer import difference, transfer
 from probekit.records import Losses, Record
 from probekit.setting import Pool, Setting
@@ -34,7 +34,7 @@ class Outcome:
             self.losses.append(
                 Losses(
                     record.id,
-                    [str(name) for name in clusters.names],
+                    clusters.labels,
                     estimate.numerator.tolist(),
                     estimate.denominator.tolist(),
                     clusters.sizes.tolist(),
@@ -60,6 +60,12 @@ class _Score:
     extra: dict[str, Any]
     notes: list[str]
     folds: dict[int, dict[str, NDArray]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, NDArray]:
+        """Everything that came, the folds one after the other as in their pool."""
+        folds = [self.folds[fold] for fold in sorted(self.folds)]
+        return {name: np.concatenate([rows[name] for rows in folds]) for name in folds[0]}
 
 
 @dataclass
@@ -121,31 +127,24 @@ class Collector:
 
     def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
         """An NA record with its reason."""
-        n, groups = len(setting.split.test), len(np.unique(setting.group[setting.split.test]))
-        nothing = Estimate.missing(reason, note, n, groups)
+        nothing = Estimate.missing(reason, note, len(setting.split.test), setting.n_test_groups)
         record = self.record(setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more)
         self._missing.setdefault(record.id, record)
 
     def finish(self) -> Outcome:
         """One record for each number, from the rows of all folds; NA where a fold is missing."""
-        partial = set()
-        for score in self._scores.values():
-            pool = self.pool(score.setting.domain, score.unit)
+        partial, found = set(), self._estimates()
+        for key, score in self._scores.items():
             told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
-            if len(score.folds) < self.n_folds:
+            estimate = found.get(key)
+            if estimate is None:
                 note = f"fitted in {len(score.folds)} of {self.n_folds} folds"
                 estimate = Estimate.missing("not_converged", note)
                 partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
-            else:
-                names = score.folds[0]
-                rows = {
-                    name: np.concatenate([score.folds[fold][name] for fold in range(self.n_folds)]) for name in names
-                }
-                estimate = _KINDS[score.kind](pool.clusters, **rows)
             record = self.record(score.setting, estimate, **told)
-            if "raw" in score.folds[next(iter(score.folds))] and record.value is not None:
-                record = replace(record, raw=float(rows["raw"].mean()))
-            self._outcome.add(record, estimate, pool.clusters)
+            if "raw" in score.folds[score.setting.fold] and record.value is not None:
+                record = replace(record, raw=float(score.rows["raw"].mean()))
+            self._outcome.add(record, estimate, self.pool(score.setting.domain, score.unit).clusters)
         for record in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
                 self._outcome.records.append(record)
@@ -156,6 +155,24 @@ class Collector:
         self.tensors |= self._worst_rows()
         self._outcome.tensors = self.tensors
         return self._outcome
+
+    def _estimates(self) -> dict[tuple, Estimate]:
+        """Of every score that all folds gave rows to; those of one pool are resampled together."""
+        out: dict[tuple, Estimate] = {}
+        together: dict[tuple[str, str], dict[tuple, _Score]] = {}
+        for key, score in self._scores.items():
+            place = score.setting.domain, score.unit
+            if len(score.folds) == self.n_folds and score.kind == "auroc":
+                out[key] = _auroc_leak(self.pool(*place).clusters, **score.rows)
+            elif len(score.folds) == self.n_folds:
+                together.setdefault(place, {})[key] = score
+        for place, scores in together.items():
+            ratios = (_RATIOS[score.kind](**score.rows) for score in scores.values())
+            for (key, score), estimate in zip(
+                scores.items(), estimates(ratios, self.pool(*place).clusters), strict=True
+            ):
+                out[key] = replace(estimate, **_OF_NO_ROW) if score.kind == "extrapolated" else estimate
+        return out
 
     def _never_deleted(self) -> list[Record]:
         """NA, with the reason, beside every number that was not measured without a span."""
@@ -193,19 +210,11 @@ class Collector:
 # From rows to estimates
 
 
-def _extrapolated(clusters: Clusters, **rows: NDArray) -> Estimate:
+def _extrapolated(floor: NDArray, ceiling: NDArray, **rows: NDArray) -> Ratio:
     """S_inf beside the same floor and ceiling; sizes are means over folds, in rows per coordinate."""
-    bits = [name for name in rows if name.startswith("bits")]
-    sums = np.stack([clusters.sums(rows[name]) for name in bits])
+    bits = np.stack([rows[name] for name in rows if name.startswith("bits")])
     sizes = np.array([rows[f"size{i}"].mean() for i in range(len(bits))])
-    largest = fbu(rows[bits[-1]], rows["floor"], rows["ceiling"], clusters)
-    if largest.na_reason:
-        return largest
-    value, low, high = extrapolated_ratio(
-        sums, sizes, clusters.sums(rows["floor"]), clusters.sums(rows["ceiling"]), 1, clusters.weights
-    )
-    nothing = {"bits": None, "p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}
-    return replace(largest, value=value, low=low, high=high, **nothing)
+    return Ratio(at_infinity(bits, sizes, 1) - ceiling, floor - ceiling, floor_bits=floor, ceiling_bits=ceiling)
 
 
 def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
@@ -216,13 +225,12 @@ def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
     return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names), note=note)
 
 
-_KINDS: Mapping[str, Callable[..., Estimate]] = {
-    "fbu": lambda clusters, bits, floor, ceiling: fbu(bits, floor, ceiling, clusters),
-    "share": lambda clusters, before, after, floor, ceiling: share(before, after, floor, ceiling, clusters),
-    "transfer": lambda clusters, moved, direct, floor, ceiling, raw=None: transfer(
-        moved, direct, floor, ceiling, clusters
-    ),
-    "difference": lambda clusters, first, second: difference(first, second, clusters),
+_RATIOS: Mapping[str, Callable[..., Ratio]] = {
+    "fbu": fbu,
+    "share": share,
+    "transfer": lambda moved, direct, floor, ceiling, raw=None: transfer(moved, direct, floor, ceiling),
+    "difference": difference,
     "extrapolated": _extrapolated,
-    "auroc": _auroc_leak,
 }
+# No reader has the losses that a limit is made of, so that nothing is told of their tail and no group sum is kept.
+_OF_NO_ROW = {"p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}

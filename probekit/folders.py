@@ -9,9 +9,20 @@ _TESTBEDS = Path(__file__).parent / "testbeds"
 
 
 def beside(name: str, base: Path) -> str:
-    """A model's name as a spec in the folder `base` means it: a folder there before anything else."""
-    local = base / name
-    return str(local) if local.is_dir() else name
+    """A model's name as a spec in the folder `base` means it: a folder there before anything else.
+
+    Raises BadInput where only the current directory has such a folder: what a spec means does not depend on where it is
+    run from.
+    """
+    local, here = base / name, Path.cwd() / name
+    if local.is_dir():
+        return str(local)
+    if here.is_dir() and not Path(name).is_absolute() and bundled_folder(name) is None:
+        raise BadInput(
+            f"no model folder {local}: a spec names folders relative to itself. There is {here}; if that one is meant, "
+            "give its whole path."
+        )
+    return name
 
 
 def model_folder(name: str) -> Path | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from probekit.errors import BadInput, TooFewRows
-from probekit.stats import Clusters
+from probekit.stats import Clusters, resampled
 
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -34,7 +34,8 @@ def simultaneous_band(
     A site without spread gets a band of no width and does not count; without denominator, NaN.
     """
     _check_sites(numerator, denominator, weights)
-    value, replicates = _ratios(numerator, denominator, weights)
+    value, drawn = _ratios(numerator, denominator, weights)
+    replicates = drawn.T
     value = np.where(np.isfinite(value), value, np.nan)
     low, high = value.copy(), value.copy()
     n_groups = weights.shape[1]
@@ -171,31 +172,29 @@ def _check_sites(numerator: NDArray, denominator: NDArray, weights: NDArray) -> 
 def _ratios(
     numerator: NDArray, denominator: NDArray, weights: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ratio of each site [n_sites] and of each draw [n_bootstrap, n_sites]; not finite where nothing was to explain."""
-    drawn = weights.astype(np.float64)
+    """Each ratio [m], and the same of each draw [m, n_bootstrap]; not finite where nothing was to explain.
+
+    numerator, denominator [m, n_groups].
+    """
+    drawn = resampled(np.concatenate([numerator, denominator]), weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = numerator.sum(1) / denominator.sum(1)
-        return np.asarray(value, dtype=np.float64), (drawn @ numerator.T) / (drawn @ denominator.T)
+        return np.asarray(value, dtype=np.float64), drawn[: len(numerator)] / drawn[len(numerator) :]
 
 
 # ------------------------------------------------------------------------------------------------ extrapolation in n
 
 
-def extrapolated_ratio(
-    bits: NDArray, n_fit: NDArray, floor: NDArray, ceiling: NDArray, d: int, weights: NDArray
-) -> tuple[float, float, float]:
-    """FBU at infinitely many fit rows, from S(n) = S_inf + b d / n: (value, low, high).
+def at_infinity(bits: NDArray, n_fit: NDArray, d: int) -> NDArray[np.float64]:
+    """The loss at infinitely many fit rows, from S(n) = S_inf + b d / n: [m, ...] -> [...].
 
     The line is fitted by least squares weighted with n, since the scatter of a fit falls as 1 / n; the bias of a
     regularised or plain logistic fit is proportional to d / n from about four rows per coordinate (measurement.md 1).
-    bits [m, n_groups]: sums over the same test groups of the losses of readers fitted on n_fit [m] rows (nested
-    subsets, see `nested_rows`); floor, ceiling [n_groups]. S_inf is a fixed linear combination of the m losses, so its
-    interval is the cluster bootstrap of the losses themselves. It spans the draw of test rows, not that of fit rows.
+    bits [m, ...]: losses on the same test rows of readers fitted on n_fit [m] rows (nested subsets, see `nested_rows`).
+    S_inf is a fixed linear combination of the m losses, row by row, so its interval is the cluster bootstrap of the
+    losses themselves. It spans the draw of test rows, not that of fit rows.
     """
-    numerator = _line(n_fit, d)[0] @ bits - ceiling
-    denominator = floor - ceiling
-    low, high = ratio_interval(numerator, denominator, weights)
-    return float(numerator.sum() / denominator.sum()), low, high
+    return np.tensordot(_line(n_fit, d)[0], bits, 1)
 
 
 def nested_rows(group: NDArray, d: int, seed: int, sizes: tuple[int, ...] = SIZES) -> tuple[NDArray[np.int64], ...]:
@@ -263,9 +262,13 @@ class Bootstrap:
     @classmethod
     def of_ratio(cls, numerator: NDArray, denominator: NDArray, weights: NDArray) -> "Bootstrap":
         """Of sum(numerator) / sum(denominator) over groups, paired."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            replicates = (weights @ numerator) / (weights @ denominator)
-        return cls.of(float(numerator.sum() / denominator.sum()), replicates, _left_out(numerator, denominator))
+        return cls.of_ratios(numerator[None], denominator[None], weights)[0]
+
+    @classmethod
+    def of_ratios(cls, numerator: NDArray, denominator: NDArray, weights: NDArray) -> "list[Bootstrap]":
+        """The same of many ratios at once, which costs little more than one: each [m, n_groups]."""
+        parts = *_ratios(numerator, denominator, weights), _left_out(numerator, denominator)
+        return [cls.of(float(value), drawn, left_out) for value, drawn, left_out in zip(*parts, strict=True)]
 
     @property
     def known(self) -> bool:
@@ -322,7 +325,14 @@ def ratio_interval(
 
     numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
     """
-    return Bootstrap.of_ratio(numerator, denominator, weights).interval(level)
+    return ratio_intervals(numerator[None], denominator[None], weights, level)[0]
+
+
+def ratio_intervals(
+    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
+) -> list[tuple[float, float]]:
+    """The same of many ratios over the same groups at once: numerator, denominator [m, n_groups]."""
+    return [drawn.interval(level) for drawn in Bootstrap.of_ratios(numerator, denominator, weights)]
 
 
 def _left_out(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ from probekit.hookpoint import HookPoint
 from probekit.hypotheses import Decoder, Mixture, OtherOutcomes
 from probekit.inference import permutation_plan, refusal
 from probekit.levels import Hypothesis, Level
-from probekit.metrics.read import Estimate, fbu, ratio
+from probekit.metrics.read import Estimate, Ratio, estimates, fbu
 from probekit.records import Record
 from probekit.setting import Pool, Setting, bits_of, moved_logits, prepare_settings
 from probekit.sites import Site as SiteOfTable
@@ -173,9 +173,8 @@ class Measurement:
             predictions.append(("nonlinear", "mlp", decoder.predict_nonlinear(x, at, self.seeds[0])))
         majority = np.array([np.bincount(column).argmax() for column in labels[index[split.fit]].T])
         predictions.append(("prior", "", np.broadcast_to(majority, labels[at].shape)))
-        for level, source, predicted in predictions:
-            right = (predicted == labels[at]).mean(1)
-            estimate = ratio(right, np.ones(len(right)), clusters)
+        ratios = [Ratio((predicted == labels[at]).mean(1), np.ones(len(at))) for *_, predicted in predictions]
+        for (level, source, _), estimate in zip(predictions, estimates(ratios, clusters), strict=True):
             record = self.record(
                 _feature_setting(feature, domain), estimate, hook=hook, level=level, source=source, metric="accuracy"
             )
@@ -475,9 +474,9 @@ class Measurement:
             clusters = Clusters.of(setting.group[rows], self.n_bootstrap, self.seeds[1])
             at = torch.from_numpy(rows)
             floor = bits_of(cross_entropy(setting.floors["strong"][1][..., at], setting.law[..., at]))
-            for (told, source, at_k), bits in found.items():
-                estimate = fbu(bits, floor, setting.ceiling[rows], clusters)
-                note = f"mean of {self.read.online_orders} orders"
+            ratios = [fbu(bits, floor, setting.ceiling[rows]) for bits in found.values()]
+            note = f"mean of {self.read.online_orders} orders"
+            for (told, source, at_k), estimate in zip(found, estimates(ratios, clusters), strict=True):
                 cell.add(
                     setting, estimate, clusters, metric="code_length", level=told, source=source, k=at_k, note=note
                 )

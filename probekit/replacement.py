@@ -19,7 +19,7 @@ from probekit.collector import Outcome
 from probekit.errors import BadInput
 from probekit.interventions import keep_only, orthonormal
 from probekit.measurement import Measurement, to_tensor
-from probekit.metrics.read import Estimate
+from probekit.metrics.read import estimates
 from probekit.metrics.replace import fbu_replace, match_donors, random_donors
 from probekit.model import Model, Prefix
 from probekit.setting import Setting
@@ -55,7 +55,6 @@ class _Rows:
     group: NDArray
     pool_group: NDArray
     law: NDArray[np.float64]
-    available: NDArray[np.float64]
     floor: NDArray[np.float64]
     ceiling: NDArray[np.float64]
     clusters: Clusters
@@ -88,10 +87,8 @@ class Replacement:
         for abstraction in abstractions:
             for donors, arm in self._donors(abstraction, rows, hooks, where):
                 edited = self._run(behaviour, rows, prefixes, hooks, abstraction, donors)
-                for estimate, kind in zip(
-                    fbu_replace(rows.law, edited, rows.available, rows.clusters), ("", ":pair"), strict=True
-                ):
-                    estimate = _with_floor(estimate, rows)
+                ratios = fbu_replace(rows.law, edited, rows.floor, rows.ceiling)
+                for estimate, kind in zip(estimates(ratios, rows.clusters), ("", ":pair"), strict=True):
                     record = self.measurement.record(
                         setting, estimate, metric="replace", arm=arm + kind, hook=name, level=abstraction.level,
                         source=abstraction.source, k=abstraction.k, control=abstraction.control,
@@ -131,16 +128,14 @@ class Replacement:
         if len(rows) < 2 or len(pool) <= self.spec.donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {self.spec.donors} donors from.")
         observations = self.measurement.observations
-        floor, ceiling = setting.floor_bits()[picked], setting.test_ceiling[picked]
         return _Rows(
             rows=rows,
             pool=pool,
             group=observations.group[rows],
             pool_group=observations.group[pool],
             law=setting.behaviour.law[rows].astype(np.float64),
-            available=floor - ceiling,
-            floor=floor,
-            ceiling=ceiling,
+            floor=setting.floor_bits()[picked],
+            ceiling=setting.test_ceiling[picked],
             clusters=Clusters.of(observations.group[rows], self.measurement.n_bootstrap, self.measurement.seeds[1]),
         )
 
@@ -246,9 +241,3 @@ def abstractions_at(
             yield Abstraction("directions", "pca", k, {hook: orthonormal(frames[hook][:, :k]) for hook in hooks})
             draw = {hook: random_directions(sites[hook], k, seed + i) for i, hook in enumerate(hooks)}
             yield Abstraction("directions", "random", k, draw, "random_directions")
-
-
-def _with_floor(estimate: Estimate, rows: _Rows) -> Estimate:
-    return Estimate(
-        **{**estimate.__dict__, "floor_bits": float(rows.floor.mean()), "ceiling_bits": float(rows.ceiling.mean())}
-    )

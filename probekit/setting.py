@@ -69,16 +69,26 @@ class Setting:
 
     def floor_bits(self, floor: str = "strong") -> NDArray[np.float64]:
         """The floor's bits on test rows."""
-        at = torch.from_numpy(self.split.test)
-        return bits_of(cross_entropy(self.floors[floor][1][..., at], self.law[..., at]))
+        return self._floor_bits[floor]
 
-    @property
+    @cached_property
+    def _floor_bits(self) -> dict[str, NDArray[np.float64]]:
+        at = torch.from_numpy(self.split.test)
+        return {name: bits_of(cross_entropy(said[..., at], self.test_law)) for name, (_, said) in self.floors.items()}
+
+    @cached_property
     def test_ceiling(self) -> NDArray[np.float64]:
+        """The ceiling's bits on test rows."""
         return self.ceiling[self.split.test]
 
-    @property
+    @cached_property
     def test_law(self) -> Float[Tensor, "k 1 n_test"]:
         return self.law[..., torch.from_numpy(self.split.test)]
+
+    @cached_property
+    def n_test_groups(self) -> int:
+        """Groups with test rows."""
+        return len(np.unique(self.group[self.split.test]))
 
 
 def prepare_settings(

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from probekit.errors import BadInput
@@ -117,6 +118,14 @@ class TaskSpec(_Strict):
     features: tuple[FeatureEntry, ...] = ()
     n_examples: int | None = Field(default=None, gt=0)  # per domain, for testbeds and as a cap for files
     n_positions: int | None = Field(default=None, gt=0)  # read per example, for testbeds
+
+    @model_validator(mode="after")
+    def _one_task(self) -> "TaskSpec":
+        if self.testbed is not None and self.file is not None:
+            raise BadInput(
+                f"the task names both the testbed '{self.testbed}' and the file '{self.file}': leave one of them out."
+            )
+        return self
 
     @property
     def source(self) -> str:

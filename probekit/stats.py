@@ -1,6 +1,7 @@
 """Splits by whole group, permutations, and the draws of groups behind every interval. NumPy only."""
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from probekit.errors import BadInput, TooFewRows
 FRACTIONS = (0.5, 0.15, 0.1, 0.25)  # fit, select, calibrate, test
 MIN_DENOMINATOR = 0.05  # of the unit: a ratio over less is NA
 FEW_CLUSTERS = 20  # below this an interval is marked
+DRAWS_AT_ONCE = 128  # of which the weights are widened to float64: a block that stays in the cache
 
 
 @dataclass(frozen=True)
@@ -162,17 +164,45 @@ class Clusters:
     def of(cls, group: NDArray, n_bootstrap: int, seed: int) -> "Clusters":
         """Draw whole groups with replacement."""
         names, code = np.unique(group, return_inverse=True)
-        generator = np.random.default_rng([seed, 4])
-        g = len(names)
-        weights = generator.multinomial(g, np.full(g, 1 / g), size=n_bootstrap).astype(np.float32)
-        return cls(code, names, weights)
+        return cls(code, names, _drawn(len(names), n_bootstrap, seed))
 
     def sums(self, rows: NDArray) -> NDArray[np.float64]:
         """Sum of a per-row quantity over each group: [n] -> [n_groups]."""
         weights = np.asarray(rows, dtype=np.float64)
         return np.bincount(self.code, weights=weights, minlength=len(self.names)).astype(np.float64)
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Rows in each group."""
         return np.bincount(self.code, minlength=len(self.names))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Names of the groups as records keep them."""
+        return [str(name) for name in self.names]
+
+
+@lru_cache(maxsize=4)
+def _drawn(n_groups: int, n_bootstrap: int, seed: int) -> NDArray[np.float32]:
+    """How often each of n groups is drawn: [n_bootstrap, n_groups]. Pools of equally many groups share one array."""
+    generator = np.random.default_rng([seed, 4])
+    weights = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+def resampled(sums: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Each sum over groups in each draw: sums [m, n_groups], weights [n_bootstrap, n_groups] -> [m, n_bootstrap].
+
+    One matrix product, because one sum at a time is bound by reading the weights. Equal sums are resampled once: the
+    columns of a product may differ in their last digits, and a ratio of equal sums has to be exactly 1 in every draw.
+    """
+    places: dict[bytes, int] = {}
+    at = [places.setdefault(row.tobytes(), len(places)) for row in sums]
+    different = np.empty((len(places), sums.shape[1]))
+    different[at] = sums
+    out = np.empty((len(places), len(weights)))
+    for start in range(0, len(weights), DRAWS_AT_ONCE):
+        some = slice(start, start + DRAWS_AT_ONCE)
+        out[:, some] = different @ weights[some].astype(np.float64).T
+    return out[at]

@@ -49,6 +49,27 @@ def test_ls_lists_groups_with_what_they_hold(root):
     assert KEY[:6] in plain.output
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_ls_fits_a_narrow_terminal_without_breaking_what_is_compared(tmp_path, width):
+    long = {
+        "parts": {},
+        "model": "/home/someone/models/Qwen2.5-1.5B-Instruct",
+        "task": "statements/of [many] cities.csv",
+    }
+    names = {f"blocks.{layer}.ln2.hook_normalized": torch.ones(N, 4) for layer in range(3)}
+    Store(tmp_path).write(KEY, long, names, ROWS)
+    cache.pin(tmp_path, KEY, "demo-20250203-1c2f3a")
+    printed = CliRunner().invoke(app, ["cache", "ls", "--store", str(tmp_path)], env={"COLUMNS": str(width)}).output
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= width
+    row = next(line.split() for line in lines if line.startswith(KEY[:12]))
+    assert row[1] == "complete" and row[3] in ("KB", "B") and row[4] == str(N)
+    start = next(line.index("what") for line in lines if "what" in line)
+    told = "".join(line[start:] for line in lines).replace(" ", "")
+    assert f"{long['model']}on{long['task']}".replace(" ", "") in told
+    assert "blocks.0.ln2.hook_normalizedand2more" in told and "pinnedbydemo-20250203-1c2f3a" in told
+
+
 def test_ls_starts_without_torch(root):
     code = f"""
 import sys
@@ -162,10 +183,12 @@ def test_gc_says_why_a_budget_is_not_met(root, how):
     cache.pin(root, KEY, "run-1")
     cache.pin(root, OTHER, "me")
     code, body = invoke("gc", "--budget", "0", *how, "--store", root)
-    assert (code, body["ok"], body["rows"]) == (0, False, [])
+    assert (code, body["ok"], body["rows"]) == (1, False, [])
     assert "remain of a budget of 0 B; they are pinned by me, run-1, or being written" in body["error"]
-    assert body["error"] in CliRunner().invoke(app, ["cache", "gc", "--budget", "0", *how, "--store", str(root)]).output
-    assert "error" not in invoke("gc", "--budget", "1GB", *how, "--store", root)[1]
+    plain = CliRunner().invoke(app, ["cache", "gc", "--budget", "0", *how, "--store", str(root)])
+    assert (plain.exit_code, plain.stderr.strip()) == (1, body["error"])
+    code, body = invoke("gc", "--budget", "1GB", *how, "--store", root)
+    assert (code, body["ok"], "error" in body) == (0, True, False)
 
 
 def test_gc_clears_what_a_crash_and_damage_left(root):

@@ -1,6 +1,7 @@
 """The command line: mistakes are one sentence and an exit code, `--json` is one object, reading needs no torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -111,6 +112,10 @@ PLANNED = {
     "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
     "an empty file": ({"csv": ""}, "is empty"),
     "no task": ({"task": ""}, "names no file"),
+    "a testbed and a file": (
+        {"task": 'testbed = "othello-6x6"\n' + TASK},
+        "both the testbed 'othello-6x6' and the file",
+    ),
     "no behaviours": ({"task": TASK.partition("[[")[0]}, "names no behaviours"),
     "a label replaced": ({"read": READ + '[replace]\nbehaviours = ["label"]\n'}, "which is no behaviour that"),
     "unknown feature": ({"read": READ + 'features = ["colour"]\n'}, "read.features names 'colour'"),
@@ -138,6 +143,24 @@ def test_what_cannot_run_is_not_planned_either(job, call, tmp_path, model, wrong
     code, out, error = call(command, job(**changes))
     assert (code, out) == (2, ""), error
     assert expected in one_sentence(error)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("name", ["./mine", "mine", "sub/mine"])
+def test_a_model_folder_is_beside_the_spec_and_is_not_looked_for_elsewhere(job, call, tmp_path, model, command, name):
+    spec = job(name=name)
+    (tmp_path / "specs").mkdir()
+    for file in (spec, tmp_path / "rows.csv"):
+        file.rename(tmp_path / "specs" / file.name)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copytree(model, tmp_path / name)  # `call` runs in tmp_path
+    code, out, error = call(command, tmp_path / "specs" / spec.name)
+    assert (code, out) == (2, "")
+    said = one_sentence(error)
+    assert f"no model folder {tmp_path / 'specs' / name}: " in said and f"There is {tmp_path / name};" in said
+    (tmp_path / "specs" / name).parent.mkdir(exist_ok=True)
+    shutil.move(tmp_path / name, tmp_path / "specs" / name)
+    assert call(command, tmp_path / "specs" / spec.name)[0] == 0
 
 
 def test_a_plan_lists_what_a_run_measures(job, call, monkeypatch):

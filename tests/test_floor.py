@@ -9,7 +9,7 @@ import probekit as pk
 from probekit.fit.core import Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_frame, fit_readout
 from probekit.fit.path import fit_path
 from probekit.floor import fit_floor, stack
-from probekit.metrics.read import fbu
+from probekit.metrics.read import estimates, fbu
 from probekit.stats import Clusters, split_by_group
 
 
@@ -79,7 +79,7 @@ def test_cross_fitting_keeps_probes_of_noise_at_one():
             else:
                 probe = fit_readout(rows[0].z, rows[0].law, rows[0].offset, rows[0].z.var(0), 1e-1)
             floor_bits, none = bits(logits[..., split.test], law[..., split.test]), np.zeros(len(split.test))
-            out.append(fbu(rows[2].bits(probe)[0].double().numpy(), floor_bits, none, clusters))
+            out += estimates([fbu(rows[2].bits(probe)[0].double().numpy(), floor_bits, none)], clusters)
     assert all(e.low <= 1 <= e.high for e in ours), [(e.low, e.high) for e in ours]
     assert max(abs(e.value - 1) for e in ours) < 0.05
     assert min(e.low for e in naive) > 1, "the coefficient learnt beside an overfitted floor is about 2 instead of 1"

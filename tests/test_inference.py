@@ -12,6 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from probekit.errors import BadInput, TooFewRows
 from probekit.inference import (
     Bootstrap,
+    at_infinity,
     auroc_interval,
     auroc_leak,
     auroc_rows,
@@ -19,13 +20,13 @@ from probekit.inference import (
     effective_rows,
     equivalence,
     equivalence_of_interval,
-    extrapolated_ratio,
     icc,
     max_t,
     nested_rows,
     online_blocks,
     permutation_plan,
     ratio_interval,
+    ratio_intervals,
     refusal,
     simultaneous_band,
     smallest_detectable,
@@ -284,23 +285,19 @@ def test_best_site_takes_each_fold_s_own_choice():
 # ------------------------------------------------------------------------------------------------------ extrapolation
 
 
-ENDS = np.ones(30), np.zeros(30)  # floor and ceiling of one bit
-
-
 @given(st.floats(0, 2), st.floats(-1, 5), st.integers(1, 300))
 def test_a_line_in_d_over_n_is_recovered_exactly(limit, slope, d):
     n_fit = np.array([4, 8, 16]) * d
     bits = np.tile((limit + slope * d / n_fit)[:, None], 30)
-    assert extrapolated_ratio(bits, n_fit, *ENDS, d, weights_of(30))[0] == pytest.approx(limit, abs=1e-9)
+    assert at_infinity(bits, n_fit, d) == pytest.approx(np.full(30, limit), abs=1e-9)
 
 
 def test_the_fit_is_weighted_least_squares():
     n_fit, bits = np.array([130, 260, 500]), np.array([0.52, 0.43, 0.41])
     _, intercept = np.polyfit(32 / n_fit, bits, 1, w=np.sqrt(n_fit))
-    found = extrapolated_ratio(np.tile(bits[:, None], 30), n_fit, *ENDS, 32, weights_of(30))
-    assert found[0] == pytest.approx(intercept)
+    assert at_infinity(bits, n_fit, 32) == pytest.approx(intercept)
     with pytest.raises(BadInput, match="at least two sizes"):
-        extrapolated_ratio(np.ones((2, 30)), np.array([64, 64]), *ENDS, 4, weights_of(30))
+        at_infinity(np.ones((2, 30)), np.array([64, 64]), 4)
 
 
 def test_an_extrapolated_ratio_is_relative_to_floor_and_ceiling():
@@ -308,8 +305,8 @@ def test_an_extrapolated_ratio_is_relative_to_floor_and_ceiling():
     floor, ceiling = 1 + rng.random(30), 0.3 * rng.random(30)
     n_fit = np.array([64, 128, 256])
     bits = ceiling + 0.25 * (floor - ceiling) + 1.5 * (16 / n_fit)[:, None]
-    found = extrapolated_ratio(bits, n_fit, floor, ceiling, 16, weights_of(30))
-    assert found == pytest.approx((0.25, 0.25, 0.25))
+    found = ratio_interval(at_infinity(bits, n_fit, 16) - ceiling, floor - ceiling, weights_of(30))
+    assert found == pytest.approx((0.25, 0.25))
 
 
 @given(st.lists(st.integers(0, 60), min_size=36, max_size=80).map(np.array), seeds)
@@ -360,11 +357,11 @@ def test_extrapolation_comes_nearer_to_the_truth_than_any_finite_fit():
             sizes.append(len(part))
         clusters = Clusters.of(test, 300, seed)
         bits, sizes = np.array(bits), np.array(sizes)
-        sums = np.stack([clusters.sums(row) for row in bits])
-        ones, zeros = np.ones(n_test), np.zeros(n_test)
-        value, low, high = extrapolated_ratio(sums, sizes, ones, zeros, d, clusters.weights)
+        limit, ones = clusters.sums(at_infinity(bits, sizes, d)), np.ones(n_test)
+        value = limit.mean()
+        low, high = ratio_interval(limit, ones, clusters.weights)
         assert low < value < high
-        raw_low, raw_high = ratio_interval(sums[-1], ones, clusters.weights)
+        raw_low, raw_high = ratio_interval(clusters.sums(bits[-1]), ones, clusters.weights)
         errors.append([value - truth, bits[-1].mean() - truth])
         inside += raw_low <= truth <= raw_high
         wide.append(high - low)
@@ -388,6 +385,30 @@ def test_a_p_value_is_alpha_where_the_limit_of_the_interval_lies(seed, level):
     low, high = drawn.interval(level)
     assert drawn.p_above(high) == pytest.approx((1 - level) / 2, abs=0.01)
     assert drawn.p_below(low) == pytest.approx((1 - level) / 2, abs=0.01)
+
+
+@settings(max_examples=30)
+@given(seeds, st.integers(2, 300), st.integers(1, 7))
+def test_many_intervals_at_once_are_those_of_each_ratio_alone(seed, n_groups, m):
+    """Against draws made one sum at a time; some ratios are constant or have nothing to explain in some draws."""
+    rng = np.random.default_rng(seed)
+    weights = weights_of(n_groups, 300, seed)
+    numerator, denominator = rng.exponential(size=(m, n_groups)), 1 + rng.random((m, n_groups))
+    numerator[0] = denominator[0]
+    denominator[-1, 1:] = 0
+    many = Bootstrap.of_ratios(numerator, denominator, weights)
+    for a, b, found, interval in zip(
+        numerator, denominator, many, ratio_intervals(numerator, denominator, weights), strict=True
+    ):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            replicates, left_out = (weights @ a) / (weights @ b), (a.sum() - a) / (b.sum() - b)
+        alone = Bootstrap.of(a.sum() / b.sum(), replicates, left_out)
+        assert found.replicates == pytest.approx(alone.replicates, rel=1e-12)
+        told = [found.value, found.bias, found.acceleration, *interval]
+        expected = [alone.value, alone.bias, alone.acceleration, *alone.interval()]
+        assert told == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    if m > 1:
+        assert ratio_intervals(numerator, denominator, weights)[0] == (1, 1)
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.15, 0.2])

@@ -607,3 +607,33 @@ def test_progress_is_told_per_cell():
         {"a": X, "b": X}, behaviour={"p": S[:, 0], "q": S[:, 1]}, levels=("prior",), progress=told.append, **QUICK
     )
     assert told == ["a p", "a q", "b p", "b q"]
+
+
+def test_all_numbers_of_a_pool_are_resampled_in_one_product(monkeypatch):
+    """Two domains and a row split are three pools; every interval is the one that its own group sums give."""
+    from probekit import inference
+    from probekit.arrays import as_activations
+    from probekit.measurement import Measurement, to_tensor
+    from probekit.spec import ReadSpec, TransferSpec
+
+    x, s = signs(1600, 2, 7)
+    domains, groups = np.repeat(["seen", "unseen"], 800), np.arange(1600) // 4
+    hook = "blocks.0.hook_resid_post"
+    sites, observations = as_activations({hook: x}, {"b": flipped(s[:, 0], 0.1, 8)}, None, groups, domains, None)
+    read = ReadSpec(hooks=(hook,), levels=("prior", "direction", "linear"), ks=(1,), controls=("row_split",),
+                    floors=("strong",), n_permutations=0)  # fmt: skip
+    measurement = Measurement(observations, read, TransferSpec(levels=("linear",)), n_bootstrap=300)
+    seen = []
+    plain = inference.resampled
+    monkeypatch.setattr(inference, "resampled", lambda sums, weights: seen.append(len(sums)) or plain(sums, weights))
+    outcome = measurement.read_cell(hook, "b", to_tensor(sites[hook]), None)
+    valued = [record for record in outcome.records if record.value is not None and record.metric != "auroc"]
+    assert len(seen) == 3 and sum(seen) == 2 * len(valued) > 40
+    losses = {loss.record: loss for loss in outcome.losses}
+    kept = [record for record in valued if record.metric != "extrapolated"]
+    assert {record.metric for record in kept} == {"read", "transfer", "decomposition"}
+    for record in kept:
+        sums, unit = losses[record.id], "row" if record.control == "row_split" else "group"
+        weights = measurement.pool("b", record.test_domain, unit).clusters.weights
+        told = inference.ratio_interval(np.array(sums.numerator), np.array(sums.denominator), weights)
+        assert told == pytest.approx((record.low, record.high), rel=1e-9, abs=1e-12)

@@ -1,5 +1,8 @@
 """The metrics as formulas: values computed by hand, and the cases that a simpler formula gets wrong."""
 
+from dataclasses import asdict
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy as nats
 
 from probekit.errors import BadInput
-from probekit.metrics.read import fbu, ratio, shares
+from probekit.metrics.read import Estimate, Ratio, estimates, fbu, share
 from probekit.metrics.replace import fbu_replace, kl_bits, match_donors, mixture_kl, random_donors
 from probekit.metrics.transfer import difference, transfer
 from probekit.stats import Clusters
@@ -16,6 +19,11 @@ from probekit.stats import Clusters
 
 def single(n: int) -> Clusters:
     return Clusters.of(np.arange(n), 300, 0)
+
+
+def made(ratio: Ratio, clusters: Clusters | None = None) -> Estimate:
+    """One estimate; every row is its own group unless clusters say otherwise."""
+    return estimates([ratio], clusters or single(len(ratio.missed)))[0]
 
 
 def constant(value: float, n: int = 40) -> np.ndarray:
@@ -27,7 +35,7 @@ def constant(value: float, n: int = 40) -> np.ndarray:
     [(0.0, 1.0, 0.0, 0.0), (1.0, 1.0, 0.0, 1.0), (0.5, 1.0, 0.2, 0.375), (3.0, 1.5, 0.5, 2.5), (0.4, 1.0, 0.5, -0.2)],
 )
 def test_fbu_by_hand_and_never_clipped(bits, floor, ceiling, value):
-    estimate = fbu(constant(bits), constant(floor), constant(ceiling), single(40))
+    estimate = made(fbu(constant(bits), constant(floor), constant(ceiling)))
     assert estimate.value == pytest.approx(value)
     assert (estimate.low, estimate.high) == pytest.approx((value, value))
     assert (estimate.bits, estimate.floor_bits, estimate.ceiling_bits) == pytest.approx((bits, floor, ceiling))
@@ -38,7 +46,7 @@ def test_fbu_by_hand_and_never_clipped(bits, floor, ceiling, value):
 def test_fbu_is_the_ratio_of_means_not_the_mean_of_ratios():
     floor = np.tile([0.1, 2.0], 30)
     bits = np.tile([0.2, 1.0], 30)
-    estimate = fbu(bits, floor, np.zeros(60), single(60))
+    estimate = made(fbu(bits, floor, np.zeros(60)))
     assert estimate.value == pytest.approx(1.2 / 2.1)
     assert np.mean(bits / floor) == pytest.approx(1.25)
 
@@ -51,31 +59,31 @@ def test_noisy_behaviour_is_scored_against_its_own_entropy():
     law = np.stack([p, 1 - p], 1)
     ceiling = -(law * np.log2(law)).sum(1)
     floor = -(law * np.log2(law.mean(0))).sum(1)
-    estimate = fbu(ceiling, floor, ceiling, single(400))
+    estimate = made(fbu(ceiling, floor, ceiling))
     assert estimate.ceiling_bits == pytest.approx(0.469, abs=1e-3)
     assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
-    assert fbu(ceiling, floor, np.zeros(400), single(400)).value == pytest.approx(0.469, abs=5e-3)
+    assert made(fbu(ceiling, floor, np.zeros(400))).value == pytest.approx(0.469, abs=5e-3)
 
 
 def test_na_below_a_twentieth_of_a_bit():
-    assert fbu(constant(0.2), constant(0.249), constant(0.2), single(40)).na_reason == "small_denominator"
-    na = fbu(constant(0.9), constant(0.24), constant(0.2), single(40))
+    assert made(fbu(constant(0.2), constant(0.249), constant(0.2))).na_reason == "small_denominator"
+    na = made(fbu(constant(0.9), constant(0.24), constant(0.2)))
     assert (na.value, na.low, na.high) == (None, None, None)
     assert (na.bits, na.floor_bits, na.p99_bits) == pytest.approx((0.9, 0.24, 0.7))
-    assert fbu(constant(0.2), constant(0.2501), constant(0.2), single(40)).na_reason == ""
-    assert fbu(constant(0.2), constant(0.1), constant(0.2), single(40)).na_reason == "small_denominator"
+    assert made(fbu(constant(0.2), constant(0.2501), constant(0.2))).na_reason == ""
+    assert made(fbu(constant(0.2), constant(0.1), constant(0.2))).na_reason == "small_denominator"
 
 
 def test_tail_and_worst_group_show_what_the_mean_hides():
     missed = np.zeros(1000)
     missed[:20] = 5.0
     group = np.repeat(np.arange(50), 20)
-    estimate = ratio(missed, np.ones(1000), Clusters.of(group, 500, 0))
+    estimate = made(Ratio(missed, np.ones(1000)), Clusters.of(group, 500, 0))
     assert estimate.value == pytest.approx(0.1)
     assert estimate.p99_bits == 5.0
     assert estimate.worst_group == 5.0
     assert estimate.high > 0.2
-    few = ratio(missed, np.ones(1000), Clusters.of(np.repeat(np.arange(10), 100), 500, 0))
+    few = made(Ratio(missed, np.ones(1000)), Clusters.of(np.repeat(np.arange(10), 100), 500, 0))
     assert "fewer than 20 clusters" in few.note
 
 
@@ -83,10 +91,30 @@ def test_interval_can_be_recomputed_from_the_group_sums():
     rng = np.random.default_rng(1)
     group = np.repeat(np.arange(30), 4)
     missed, available = rng.random(120), 1 + rng.random(120)
-    estimate = ratio(missed, available, Clusters.of(group, 500, 0))
+    estimate = made(Ratio(missed, available), Clusters.of(group, 500, 0))
     assert estimate.numerator.sum() / estimate.denominator.sum() == pytest.approx(estimate.value)
     assert estimate.low < estimate.value < estimate.high
     assert estimate.numerator[7] == pytest.approx(missed[group == 7].sum())
+
+
+def test_ratios_that_are_resampled_together_are_those_of_each_alone():
+    """NA among them too; and the rows can be thrown away as soon as they were seen."""
+    rng = np.random.default_rng(12)
+    clusters = Clusters.of(rng.integers(0, 50, 600), 500, 0)
+    floor, ceiling, reader = 1 + rng.random(600), 0.2 * rng.random(600), rng.random(600)
+    ratios = [
+        fbu(reader, floor, ceiling), fbu(floor, floor, ceiling), share(floor, reader, floor, ceiling),
+        share(reader, floor, floor, ceiling), transfer(floor, floor, floor, ceiling), difference(reader, floor),
+    ]  # fmt: skip
+    together = estimates(iter(ratios), clusters)
+    for ratio, found in zip(ratios, together, strict=True):
+        for name, alone in asdict(made(ratio, clusters)).items():
+            close = pytest.approx(alone, rel=1e-12, abs=1e-12) if isinstance(alone, float) else alone
+            assert np.array_equal(getattr(found, name), alone) or getattr(found, name) == close, name
+    assert [e.na_reason for e in together] == ["", "", "", "", "absent_in_test_domain", ""]
+    assert ["negative" in e.note for e in together] == [False, False, False, True, False, False]
+    assert (together[1].value, together[1].low, together[1].high) == (1, 1, 1)
+    assert estimates([], clusters) == []
 
 
 losses = st.integers(1, 5).flatmap(lambda m: arrays(float, (m + 2, 24), elements=st.floats(0, 8)))
@@ -96,21 +124,24 @@ losses = st.integers(1, 5).flatmap(lambda m: arrays(float, (m + 2, 24), elements
 def test_shares_telescope_to_one(ladder):
     floor, *bits, ceiling = ladder
     floor = floor + ceiling + 0.1
-    found = shares(bits, floor, ceiling, Clusters.of(np.arange(24), 200, 0))
+    steps = pairwise([floor, *bits, ceiling])
+    found = estimates([share(before, after, floor, ceiling) for before, after in steps], single(24))
     assert len(found) == len(bits) + 1
-    assert sum(share.value for share in found) == pytest.approx(1, abs=1e-9)
-    assert found[-1].value == pytest.approx(fbu(bits[-1], floor, ceiling, single(24)).value, abs=1e-12)
+    assert sum(part.value for part in found) == pytest.approx(1, abs=1e-9)
+    assert found[-1].value == pytest.approx(made(fbu(bits[-1], floor, ceiling)).value, abs=1e-12)
 
 
 def test_a_share_that_misleads_is_kept_negative_and_flagged():
     rng = np.random.default_rng(2)
     floor = 1 + 0.1 * rng.random(100)
-    first, second, third = shares([floor - 0.4, floor - 0.2], floor, np.zeros(100), single(100))
+    ladder, none = [floor, floor - 0.4, floor - 0.2, np.zeros(100)], np.zeros(100)
+    steps = [share(before, after, floor, none) for before, after in pairwise(ladder)]
+    first, second, third = estimates(steps, single(100))
     assert first.note == third.note == ""
     assert second.value == pytest.approx(-0.19, abs=0.01)
     assert "negative beyond 2 SE" in second.note
     wobble = rng.normal(size=100)
-    unsure = shares([floor + 0.01 * (wobble - wobble.mean()) + 1e-6], floor, np.zeros(100), single(100))[0]
+    unsure = made(share(floor, floor + 0.01 * (wobble - wobble.mean()) + 1e-6, floor, none))
     assert unsure.value < 0
     assert unsure.note == ""
 
@@ -143,7 +174,7 @@ def test_an_edit_that_changes_nothing_costs_nothing():
     law = dirichlet(rng, 60)
     edited = np.repeat(law[:, None], 16, 1)
     assert np.abs(mixture_kl(law, edited)).max() < 1e-12
-    mixed, per_donor = fbu_replace(law, edited, np.ones(60), single(60))
+    mixed, per_donor = map(made, fbu_replace(law, edited, np.ones(60), np.zeros(60)))
     assert (mixed.value, per_donor.value) == pytest.approx((0, 0))
     hard = np.eye(4)[rng.integers(0, 4, 60)]
     assert np.abs(mixture_kl(hard, np.repeat(hard[:, None], 16, 1))).max() == 0
@@ -154,7 +185,7 @@ def test_errors_that_cancel_in_the_mixture_show_per_donor():
     law = np.full((80, 2), 0.5)
     push = np.where(np.arange(16) % 2, 0.4, -0.4)
     edited = np.repeat(np.stack([0.5 + push, 0.5 - push], 1)[None], 80, 0)
-    mixed, per_donor = fbu_replace(law, edited, np.ones(80), single(80))
+    mixed, per_donor = map(made, fbu_replace(law, edited, np.ones(80), np.zeros(80)))
     # Donors dealt out evenly are better than chance, which is taken for luck.
     assert mixed.value == pytest.approx(0, abs=0.05)
     assert per_donor.value == pytest.approx(float(nats([0.5, 0.5], [0.9, 0.1], base=2)))
@@ -272,26 +303,26 @@ def test_few_rows_outside_the_group_are_never_filled_up_from_inside(outside):
 
 def test_transfer_by_hand():
     floor, ceiling, direct = constant(1.0), constant(0.0), constant(0.2)
-    assert transfer(direct, direct, floor, ceiling, single(40)).value == 0
-    assert transfer(floor, direct, floor, ceiling, single(40)).value == pytest.approx(1)
-    assert transfer(constant(2.0), direct, floor, ceiling, single(40)).value == pytest.approx(2.25)
-    half = transfer(constant(0.6), direct, floor, ceiling, single(40))
+    assert made(transfer(direct, direct, floor, ceiling)).value == 0
+    assert made(transfer(floor, direct, floor, ceiling)).value == pytest.approx(1)
+    assert made(transfer(constant(2.0), direct, floor, ceiling)).value == pytest.approx(2.25)
+    half = made(transfer(constant(0.6), direct, floor, ceiling))
     assert half.value == pytest.approx(0.5)
     assert (half.bits, half.floor_bits, half.ceiling_bits) == pytest.approx((0.6, 1.0, 0.0))
 
 
 def test_what_is_absent_in_the_test_domain_does_not_transfer_well_or_badly():
     """P4b: the direct fit finds nothing in B; a ratio there would be noise over noise."""
-    absent = transfer(constant(1.4), constant(0.97), constant(1.0), constant(0.0), single(40))
+    absent = made(transfer(constant(1.4), constant(0.97), constant(1.0), constant(0.0)))
     assert absent.na_reason == "absent_in_test_domain"
     assert absent.value is None
     # not even when the direct fit overfits below its floor
-    assert transfer(constant(1.4), constant(1.1), constant(1.0), constant(0.0), single(40)).value is None
+    assert made(transfer(constant(1.4), constant(1.1), constant(1.0), constant(0.0))).value is None
 
 
 def test_difference_is_in_bits_with_its_interval():
     rng = np.random.default_rng(8)
     first, second = rng.random(200), rng.random(200) + 0.3
-    estimate = difference(first, second, single(200))
+    estimate = made(difference(first, second))
     assert estimate.value == pytest.approx((first - second).mean())
     assert estimate.low < estimate.value < estimate.high < 0

@@ -105,7 +105,7 @@ def test_keeping_nothing_at_the_end_is_the_donors_own_behaviour(bench):
         assert np.allclose(bench.laws(nothing, hooks, arm), truth, atol=1e-4)
         record = bench.values(hooks, nothing)[arm]
         expected = mixture_kl(bench.law[bench.rows.rows].astype(float), truth.astype(float)).sum()
-        assert record.value == pytest.approx(expected / bench.rows.available.sum(), abs=1e-3)
+        assert record.value == pytest.approx(expected / (bench.rows.floor - bench.rows.ceiling).sum(), abs=1e-3)
         # with nothing kept all of the behaviour is lost, up to what few rows and donors can say
         assert record.value == pytest.approx(1.0, abs=0.35)
         assert set(bench.values(hooks, nothing)) == {arm, arm + ":pair"}  # an empty value matches nobody
@@ -309,7 +309,7 @@ def test_per_donor_values_are_the_mean_over_donors_of_the_loss(planted):
     abstraction = kept(1, hooks, inert)
     laws = bench.laws(abstraction, hooks, "single:random")
     truth = bench.law[bench.rows.rows].astype(float)
-    expected = kl_bits(truth[:, None], laws).mean(1).sum() / bench.rows.available.sum()
+    expected = kl_bits(truth[:, None], laws).mean(1).sum() / (bench.rows.floor - bench.rows.ceiling).sum()
     record = bench.values(hooks, abstraction)["single:random:pair"]
     assert record.value == pytest.approx(expected, rel=1e-6)
     assert record.floor_bits == pytest.approx(bench.rows.floor.mean())

@@ -384,12 +384,12 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
 
 
 def test_groups_without_anything_to_explain_warn_nobody():
-    from probekit.metrics.read import fbu
+    from probekit.metrics.read import estimates, fbu
     from probekit.stats import Clusters
 
     group = np.repeat(np.arange(5), 10)
     floor = (group == 4).astype(float)  # as where a rare class falls into one group
-    estimate = fbu(np.full(50, 0.1), floor, np.zeros(50), Clusters.of(group, 200, 0))
+    [estimate] = estimates([fbu(np.full(50, 0.1), floor, np.zeros(50))], Clusters.of(group, 200, 0))
     assert estimate.value == pytest.approx(0.5)
 
 

@@ -112,6 +112,11 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, old, new, words):
     assert words in message(tmp_path, FULL.replace(old, new, 1))
 
 
+def test_a_task_is_a_testbed_or_a_file_and_never_both(tmp_path):
+    found = message(tmp_path, FULL.replace("n_examples = 100", 'file = "own.csv"\ntext = "text"'))
+    assert found.endswith("names both the testbed 'othello-6x6' and the file 'own.csv': leave one of them out.")
+
+
 @pytest.mark.parametrize("table", ["read", "transfer"])
 def test_an_unknown_level_is_refused_before_anything_runs(tmp_path, table):
     text = FULL.replace('levels = ["linear", "simple:quadratic"]\n', "")

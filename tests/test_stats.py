@@ -13,6 +13,7 @@ from probekit.stats import (
     check_rows,
     folds_by_group,
     permute_within,
+    resampled,
     split_by_group,
     splits_by_group,
 )
@@ -146,6 +147,25 @@ def test_cluster_sums_and_sizes_are_those_of_the_rows(group):
     assert clusters.sums(value).tolist() == [value[group == name].sum() for name in clusters.names]
     assert clusters.sizes.tolist() == [(group == name).sum() for name in clusters.names]
     assert (clusters.weights.sum(1) == len(clusters.names)).all()
+
+
+def test_pools_of_as_many_groups_share_one_draw_and_nobody_changes_it():
+    first, second = Clusters.of(np.arange(30) // 2, 50, 3), Clusters.of(np.array(list("abcdefghijklmno")), 50, 3)
+    assert first.weights is second.weights
+    drawn = np.random.default_rng([3, 4]).multinomial(15, np.full(15, 1 / 15), size=50)
+    assert np.array_equal(first.weights, drawn)
+    assert not np.array_equal(first.weights, Clusters.of(np.arange(15), 50, 4).weights)
+    with pytest.raises(ValueError, match="read-only"):
+        first.weights[0, 0] = 7
+
+
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 300))
+def test_sums_that_are_resampled_together_are_those_of_each_alone(seed, m, n_bootstrap):
+    weights = Clusters.of(np.arange(40), n_bootstrap, seed).weights
+    sums = np.random.default_rng(seed).normal(size=(m, 40))
+    found = resampled(np.concatenate([sums, sums[::-1]]), weights)
+    assert found[:m] == pytest.approx(np.stack([weights @ row for row in sums]), rel=1e-12, abs=1e-12)
+    assert np.array_equal(found[:m], found[: m - 1 : -1]), "equal sums are to be equal to the last digit"
 
 
 def test_below_two_rows_per_coordinate_nothing_is_read():

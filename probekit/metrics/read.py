@@ -3,14 +3,13 @@
 Pure functions of per-row losses in bits; no model, store or file is known here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.inference import ratio_interval
+from probekit.inference import ratio_intervals
 from probekit.stats import FEW_CLUSTERS, MIN_DENOMINATOR, Clusters
 
 
@@ -39,67 +38,80 @@ class Estimate:
         return cls(None, None, None, None, None, None, None, None, n, groups, reason, note)
 
 
-def fbu(bits: NDArray, floor_bits: NDArray, ceiling_bits: NDArray, clusters: Clusters) -> Estimate:
-    """FBU(q) = (S(q) - S(ceiling)) / (S(floor) - S(ceiling)); each argument [n], bits per row.
+@dataclass(frozen=True)
+class Ratio:
+    """sum(missed) / sum(available) over rows, each [n], before anything is resampled; `estimates` does that.
 
-    Cluster bootstrap of the paired ratio. NA with reason `small_denominator` below .05 bit.
+    bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when less than
+    .05 bit per row is available. negative: the note of a value that is below -2 SE.
     """
-    missed = bits - ceiling_bits
-    return ratio(missed, floor_bits - ceiling_bits, clusters, bits, floor_bits, ceiling_bits)
+
+    missed: NDArray[np.float64]
+    available: NDArray[np.float64]
+    bits: NDArray[np.float64] | None = None
+    floor_bits: NDArray[np.float64] | None = None
+    ceiling_bits: NDArray[np.float64] | None = None
+    too_little: str = "small_denominator"
+    negative: str = ""
 
 
-def ratio(
-    missed: NDArray,
-    available: NDArray,
-    clusters: Clusters,
-    bits: NDArray | None = None,
-    floor_bits: NDArray | None = None,
-    ceiling_bits: NDArray | None = None,
-) -> Estimate:
-    """sum(missed) / sum(available) over rows, with interval, tail and worst group of what is missed."""
-    numerator, denominator = clusters.sums(missed), clusters.sums(available)
-    groups, n = len(clusters.names), len(missed)
-    value = low = high = None
-    reason = "" if denominator.sum() / n >= MIN_DENOMINATOR else "small_denominator"
-    if not reason:
-        value = float(numerator.sum() / denominator.sum())
-        low, high = ratio_interval(numerator, denominator, clusters.weights)
+def fbu(bits: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """FBU(q) = (S(q) - S(ceiling)) / (S(floor) - S(ceiling)); each [n], bits per row."""
+    return Ratio(bits - ceiling, floor - ceiling, bits, floor, ceiling)
+
+
+def share(before: NDArray, after: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """The part of S(floor) - S(ceiling) that one class takes, by which the losses fall from `before` to `after`.
+
+    Over nested models from the floor to the ceiling shares telescope: they sum to 1. One may be slightly negative on
+    test rows; it is stored so, and flagged below -2 SE.
+    """
+    negative = "negative beyond 2 SE: this class overfits"
+    return Ratio(before - after, floor - ceiling, after, floor, ceiling, negative=negative)
+
+
+def estimates(ratios: Iterable[Ratio], clusters: Clusters) -> list[Estimate]:
+    """Each ratio with its interval (paired cluster bootstrap), the tail and the worst group of what is missed.
+
+    All are over the same rows and are resampled together, which costs little more than one alone. Of each only its
+    group sums are held meanwhile. NA with the ratio's reason below .05 bit per row.
+    """
+    out, negative = [], []
+    for one in ratios:
+        out.append(_unresampled(one, clusters))
+        negative.append(one.negative)
+    told = [i for i, estimate in enumerate(out) if not estimate.na_reason]
+    if not told:
+        return out
+    sums = [np.stack([getattr(out[i], name) for i in told]) for name in ("numerator", "denominator")]
+    for i, (low, high) in zip(told, ratio_intervals(sums[0], sums[1], clusters.weights), strict=True):
+        out[i] = replace(out[i], low=low, high=high)
+        if negative[i] and out[i].value < min(0, -2 * (high - low) / 3.92):
+            out[i] = replace(out[i], note=negative[i])
+    return out
+
+
+def _unresampled(ratio: Ratio, clusters: Clusters) -> Estimate:
+    """All of an estimate but its interval."""
+    numerator, denominator = clusters.sums(ratio.missed), clusters.sums(ratio.available)
+    groups, n = len(clusters.names), len(ratio.missed)
+    enough = denominator.sum() / n >= MIN_DENOMINATOR
     return Estimate(
-        value=value,
-        low=low,
-        high=high,
-        bits=_mean(bits),
-        floor_bits=_mean(floor_bits),
-        ceiling_bits=_mean(ceiling_bits),
-        p99_bits=float(np.quantile(missed, 0.99)),
+        value=float(numerator.sum() / denominator.sum()) if enough else None,
+        low=None,
+        high=None,
+        bits=_mean(ratio.bits),
+        floor_bits=_mean(ratio.floor_bits),
+        ceiling_bits=_mean(ratio.ceiling_bits),
+        p99_bits=float(np.quantile(ratio.missed, 0.99)),
         worst_group=float((numerator / clusters.sizes).max()),
         n=n,
         groups=groups,
-        na_reason=reason,
+        na_reason="" if enough else ratio.too_little,
         note="fewer than 20 clusters: the interval is too short" if groups < FEW_CLUSTERS else "",
         numerator=numerator,
         denominator=denominator,
     )
-
-
-def shares(bits: Sequence[NDArray], floor_bits: NDArray, ceiling_bits: NDArray, clusters: Clusters) -> list[Estimate]:
-    """Decomposition of S(floor) - S(ceiling) over nested models, largest class last: telescoping shares that sum to 1.
-
-    bits: per-row losses of each nested model in the order they were added. One estimate per model and a last one for
-    what none of them finds. A share may be slightly negative on test rows; it is stored so, and flagged below -2 SE.
-    """
-    ladder = [floor_bits, *bits, ceiling_bits]
-    return [share(before, after, floor_bits, ceiling_bits, clusters) for before, after in pairwise(ladder)]
-
-
-def share(before: NDArray, after: NDArray, floor_bits: NDArray, ceiling_bits: NDArray, clusters: Clusters) -> Estimate:
-    """The part of S(floor) - S(ceiling) that one class takes; flagged where it is below -2 SE."""
-    found = ratio(before - after, floor_bits - ceiling_bits, clusters, after, floor_bits, ceiling_bits)
-    if found.value is not None and found.low is not None and found.high is not None:
-        error = (found.high - found.low) / 3.92
-        if found.value < min(0, -2 * error):
-            return replace(found, note="negative beyond 2 SE: this class overfits")
-    return found
 
 
 def _mean(rows: NDArray | None) -> float | None:

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.metrics.read import Estimate, ratio
-from probekit.stats import Clusters
+from probekit.metrics.read import Ratio
 
 TINY = 1e-12
 SAME = 1e-4  # squared distances below this, in units of the pool, are rounding of float32 readouts
@@ -48,15 +47,16 @@ def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
     return np.where(law > 0, law * (np.log(np.maximum(law, TINY)) + loss), 0).sum(-1) / np.log(2)
 
 
-def fbu_replace(law: NDArray, edited: NDArray, available: NDArray, clusters: Clusters) -> tuple[Estimate, Estimate]:
+def fbu_replace(law: NDArray, edited: NDArray, floor: NDArray, ceiling: NDArray) -> tuple[Ratio, Ratio]:
     """(FBU of the mixture over donors, FBU of the mean over donors of the per-donor loss).
 
-    law [n, k] unedited, edited [n, donor, k], available [n] = floor - ceiling bits of the same rows. The second
-    exposes errors that cancel in the mixture.
+    law [n, k] unedited, edited [n, donor, k]; floor, ceiling [n] bits of the same rows. The second exposes errors that
+    cancel in the mixture.
     """
     mixed = mixture_kl(law, edited)
     single = kl_bits(law[:, None], edited).mean(1)
-    return ratio(mixed, available, clusters, bits=mixed), ratio(single, available, clusters, bits=single)
+    available = floor - ceiling
+    return Ratio(mixed, available, mixed, floor, ceiling), Ratio(single, available, single, floor, ceiling)
 
 
 def match_donors(
