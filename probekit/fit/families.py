@@ -179,7 +179,8 @@ class Losses:
                 "scale": torch.zeros_like(given["scale"]),
             }
             if self.beside is not None:
-                out["scale"] = torch.einsum("sqtn,qtn->st", residual.view_as(law), self.beside)
+                each = zip(residual.view_as(law).unbind(2), self.beside.unbind(1), strict=True)
+                out["scale"] = torch.stack([rows.flatten(1) @ beside.flatten() for rows, beside in each], 1)
             along, shape = _features_slope(kind, s, given, self.steepness, features, weight @ residual)
             directions = (along.flatten(0, 1) @ self.rows.z).view(*along.shape[:2], -1).mT
             if kind in CUTS:

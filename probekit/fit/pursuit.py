@@ -7,6 +7,7 @@ varied. The search stays within the few coordinates that it is given (fit/starts
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from probekit.fit.core import Rows
 
 BINS = 32
-FINE = 192  # quantiles of the last search for cuts
+FINE = 64  # quantiles of the last search for cuts
 ROUNDS = 3
 POPULATION = 128
 ELITE = 16
@@ -61,7 +62,7 @@ def best_cuts(
     Found over FINE quantiles, then each cut in turn over the rows around it.
     """
     n, kt = law.shape
-    order = s.argsort()
+    order = _argsort(s)
     s = s[order]
     before = torch.nn.functional.pad(torch.cat([law, floor], 1)[order].double().cumsum(0), (0, 0, 1, 0))
     n_bins = min(FINE, n)
@@ -107,7 +108,7 @@ class _Scored:
         both = torch.cat([self.law, floor], 1)
         gains, cuts = [], []
         for part in candidates.split(step):
-            order = (part @ self.y.T).argsort(1)
+            order = _argsort(part @ self.y.T)
             binned = both[order].view(len(part), n_bins, n // n_bins, 2 * kt).sum(2)
             before = torch.nn.functional.pad(binned.cumsum(1), (0, 0, 1, 0))
             gain, at = _best_bins(before, kt, self.n_cuts)
@@ -122,10 +123,15 @@ class _Scored:
         return (s[at - 1] + s[at]) / 2
 
 
+def _argsort(s: Tensor) -> Tensor:
+    """Order along the last axis. NumPy sorts rows of floats in a fifth of the time that torch takes on a processor."""
+    return torch.from_numpy(np.argsort(s.numpy(), axis=-1)) if s.device.type == "cpu" else s.argsort(-1)
+
+
 def _told(sums: Tensor, kt: int) -> Tensor:
     """Sum of law log(law / floor) over rows of one cell, from sums [..., law and floor]: what its own law gains."""
-    law, floor = sums[..., :kt], sums[..., kt:]
-    return (torch.special.xlogy(law, law) - law * floor.clamp_min(1e-9).log()).sum(-1)
+    logs = sums.clamp_min(1e-9).log_()
+    return ((logs[..., :kt] - logs[..., kt:]) * sums[..., :kt]).sum(-1)
 
 
 def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "m q"]:

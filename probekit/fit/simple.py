@@ -42,6 +42,7 @@ RECUT_ROWS = 8_192
 PATIENCE = 2
 LEAN = 3e-3  # nats per e-fold of squared length
 GAIN = 1e-3  # bits on the selection rows that are no gain
+TOLERANCE = 2e-5  # nats of the last layer's certificate: its directions are known far less well
 BREATH = 1e-2  # of the first guess of the last layer: a ridge relative to the features' own variance
 
 
@@ -97,7 +98,7 @@ def fit_simples(
         bits = float(seen[1].bits(found.readout).mean())
         if not ended:
             # Stopped early, the layer that was fitted with its directions may hold out better than any ridge.
-            refitted = fit_path(seen[0], seen[1], lambdas=lambdas)
+            refitted = _last_layer(seen[0], seen[1], lambdas)
             again = float(seen[1].bits(refitted).mean())
             if again < bits + GAIN:
                 found, bits = replace(found, readout=refitted), again
@@ -108,6 +109,17 @@ def fit_simples(
         lowest = min(lowest, bits)
         out[k] = found
     return out
+
+
+def _last_layer(fit: Rows, select: Rows, lambdas: Sequence[float]) -> Readout:
+    """The convex readout of features, found in their eigenbasis: a ridge means the same there, and steps are few.
+
+    Features of the same few directions are nearly collinear, which costs a solver a hundred steps in their own axes.
+    """
+    centred = (fit.z - fit.z.mean(0)).double()
+    axes = torch.linalg.eigh(centred.T @ centred)[1].to(fit.z)
+    readout = fit_path(fit.along(axes), select.along(axes), lambdas=lambdas, tolerance=TOLERANCE)
+    return replace(readout, weight=readout.weight @ axes.T)
 
 
 def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
@@ -146,6 +158,7 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Par
     inside = pack.unpack(points)
     pack = Pack.of(kind, k, len(region.basis), near[0])
     points = pack.pack(inside | {"directions": region.basis @ inside["directions"]})
+    n_inside = len(points)
     if before is not None:
         points = torch.cat([points, pack.pack(_widened(kind, k, before, region))])
     some = take(region.far[0], slice(FREE_ROWS))
@@ -154,7 +167,7 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Par
     moved, seen = descend(losses, moved[seen.argsort()[:1]], FREE[1], held_out.values)
     if kind in CUTS:
         # Descent sees soft thresholds, which hard ones need not follow: both ends of the path get the best hard cuts.
-        hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points)]
+        hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points[:n_inside])]
         moved = torch.cat([pack.pack(parameters) for parameters in hard])
         seen = Losses.of(pack, region.far[1]).values(moved)
     return pack.unpack(moved[(seen + _lean(pack.unpack(moved)["directions"], region.spread)).argsort()[:1]])
