@@ -47,10 +47,8 @@ def descend(
         along = (s * y).sum(1)
         known = along > 1e-12
         curvature = torch.where(known, along / (y * y).sum(1).clamp_min(1e-20), curvature)
-        pair = (torch.where(known[:, None], part, 0.0).double()[:, None] for part in (s, y))
-        moves, changes = (
-            torch.cat([old[:, 1 - HISTORY :], new], 1) for old, new in zip((moves, changes), pair, strict=True)
-        )
+        s, y = (torch.where(known[:, None], part, 0.0).double()[:, None] for part in (s, y))
+        moves, changes = (torch.cat([old[:, 1 - HISTORY :], new], 1) for old, new in ((moves, s), (changes, y)))
         x, value, gradient = moved, torch.where(short, value, new), after
         if i % CHECK == CHECK - 1 or i == steps - 1:
             seen = check(x)

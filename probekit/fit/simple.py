@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy, fit_path
+from probekit.fit.core import LAMBDAS, Readout, Rows, cross_entropy
 from probekit.fit.descent import descend
 from probekit.fit.families import (
     CUTS,
@@ -30,6 +30,7 @@ from probekit.fit.families import (
     project,
     unit,
 )
+from probekit.fit.layer import refit_layer
 from probekit.fit.nested import take
 from probekit.fit.pursuit import best_cuts
 from probekit.fit.starts import Region
@@ -42,7 +43,6 @@ RECUT_ROWS = 8_192
 PATIENCE = 2
 LEAN = 3e-3  # nats per e-fold of squared length
 GAIN = 1e-3  # bits on the selection rows that are no gain
-TOLERANCE = 2e-5  # nats of the last layer's certificate: its directions are known far less well
 BREATH = 1e-2  # of the first guess of the last layer: a ridge relative to the features' own variance
 
 
@@ -57,12 +57,15 @@ class Simple:
 
     def features(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n f"]:
         """What the readout sees."""
-        return self.features_along(z @ self.directions)
+        return self._features(project(z, self.directions[None]))
 
     def features_along(self, s: Float[Tensor, "n k"]) -> Float[Tensor, "n f"]:
         """What the readout sees of rows along the directions."""
+        return self._features(s.T[None])
+
+    def _features(self, s: Float[Tensor, "1 k n"]) -> Float[Tensor, "n f"]:
         shape = {name: value[None] for name, value in self.shape.items()}
-        return features_of(self.kind, s.T[None], shape)[0].T.contiguous()
+        return features_of(self.kind, s, shape)[0].T.contiguous()
 
     def bits(self, rows: Rows) -> Float[Tensor, "t n"]:
         """Cross-entropy of rows under the fitted function."""
@@ -98,28 +101,19 @@ def fit_simples(
         bits = float(seen[1].bits(found.readout).mean())
         if not ended:
             # Stopped early, the layer that was fitted with its directions may hold out better than any ridge.
-            refitted = _last_layer(seen[0], seen[1], lambdas)
+            refitted = refit_layer(seen[0], seen[1], found.readout, lambdas)
             again = float(seen[1].bits(refitted).mean())
             if again < bits + GAIN:
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted, fit)
-        if select.offset is not None and not _tells(cross_entropy(select.offset, select.law), found.bits(select)):
+        if select.offset is not None and not _tells(
+            cross_entropy(select.offset, select.law), seen[1].bits(found.readout)
+        ):
             found = replace(found, readout=Readout.nothing(*found.readout.weight.shape, like=found.readout.weight))
         idle = 0 if bits < lowest - GAIN else idle + 1
         lowest = min(lowest, bits)
         out[k] = found
     return out
-
-
-def _last_layer(fit: Rows, select: Rows, lambdas: Sequence[float]) -> Readout:
-    """The convex readout of features, found in their eigenbasis: a ridge means the same there, and steps are few.
-
-    Features of the same few directions are nearly collinear, which costs a solver a hundred steps in their own axes.
-    """
-    centred = (fit.z - fit.z.mean(0)).double()
-    axes = torch.linalg.eigh(centred.T @ centred)[1].to(fit.z)
-    readout = fit_path(fit.along(axes), select.along(axes), lambdas=lambdas, tolerance=TOLERANCE)
-    return replace(readout, weight=readout.weight @ axes.T)
 
 
 def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
