@@ -54,8 +54,7 @@ def in_turn(whole: Rows, inner, variance, lambdas=LAMBDAS) -> torch.Tensor:
 def test_folds_solved_together_are_the_folds_in_turn(n, d, k, t, narrow, monkeypatch):
     """Newton's method and the solver over blocks; a floor beside; and folds too large to be solved together."""
     if narrow:
-        monkeypatch.setattr(path, "FOLDS_AT_ONCE", n)
-        monkeypatch.setattr(path, "AT_ONCE", n)
+        monkeypatch.setattr(path, "AT_ONCE", n * t * (k - 1) * 3)
     x, law = draw(n, d, k, t)
     frame = fit_frame(x)
     offset = torch.randn(k, t, n, generator=torch.Generator().manual_seed(1)) + 0.5 * law

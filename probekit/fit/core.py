@@ -115,12 +115,15 @@ class Readout:
         return cls(like.new_zeros(k, t, r), like.new_zeros(k, t), like.new_ones(t), like.new_full((t,), math.inf))
 
     @classmethod
-    def cat(cls, parts: Sequence["Readout"]) -> "Readout":
-        """The targets of all parts, one after the other."""
-        return parts[0] if len(parts) == 1 else cls(
-            torch.cat([one.weight for one in parts], 1), torch.cat([one.bias for one in parts], 1),
-            torch.cat([one.scale for one in parts]), torch.cat([one.ridge for one in parts]),
-        )  # fmt: skip
+    def interleave(cls, parts: Sequence["Readout"], blocks: int) -> "Readout":
+        """The targets of all parts, each of which lists so many blocks: the first block of all of them comes first."""
+
+        def together(name: str, axis: int) -> Tensor:
+            return torch.cat([getattr(one, name).unflatten(axis, (blocks, -1)) for one in parts], axis + 1).flatten(
+                axis, axis + 1
+            )
+
+        return cls(together("weight", 1), together("bias", 1), together("scale", 0), together("ridge", 0))
 
     def take(self, targets: Int[Tensor, " m"]) -> "Readout":
         """Some of the targets, in the order given."""
@@ -221,6 +224,13 @@ class Setup:
             return self
         offset = None if rows.offset is None else rows.offset[:, targets]
         return replace(self, rows=Rows(rows.z, rows.law[:, targets], offset))
+
+    def cut(self, at: Int[Tensor, " m"]) -> "Setup":
+        """The same problem on some of the rows."""
+        rows = self.rows
+        offset = None if rows.offset is None else rows.offset[..., at]
+        rows, products = Rows(rows.z[at], rows.law[..., at], offset), self.products
+        return Setup(rows, self.variance, None if products is None else Products.of(rows.z, self.variance))
 
     def weighed(self, weights: Float[Tensor, "c n"]) -> "Setup":
         """Copies of every target, one after the other, in each of which the rows have weights of their own."""

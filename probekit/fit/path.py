@@ -1,8 +1,8 @@
 """Which ridge: a path from the floor down, chosen on rows held out, or over inner folds.
 
-One walk decides for all readouts, in memory and streamed alike. What is small beside the rows is solved together:
-inner folds are targets of one problem, in which rows held out weigh nothing, and so are the ridges of a stretch of the
-path, since for few outputs reading the rows costs more than the arithmetic.
+One walk decides for all readouts, in memory and streamed alike. For few outputs reading the rows costs more than the
+arithmetic, so that these are solved together: inner folds are targets of one problem, in which rows held out weigh
+nothing, and so are the ridges of a stretch of the path.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from probekit.fit.solver import STALLED
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
 STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
-AT_ONCE = 2**22  # logits per ridge and fold that are held at once in a stretch
-FOLDS_AT_ONCE = 2**24  # logits of one ridge, above which folds are solved in turn
+OUTPUTS = 64  # logits per row up to which reading rows costs more than what is done with them
+AT_ONCE = 2**23  # logits of all rows that are held at once
 
 Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
 
@@ -180,28 +180,36 @@ class _InMemory:
         return self.setup.rows.law.shape[1]
 
     def at_once(self, m: int) -> int:
-        return max(1, min(STRETCH, AT_ONCE // (self._entries(m) * len(self.held_out))))
+        outputs = self._outputs(m) * (len(self.held_out) if self._together(m) else 1)
+        room = AT_ONCE // (outputs * len(self.setup.rows.z))
+        return max(1, min(STRETCH, room if self.setup.products is not None else min(room, OUTPUTS // outputs)))
 
-    def _entries(self, m: int) -> int:
-        k, _, n = self.setup.rows.law.shape
-        return (k - 1) * m * n
+    def _outputs(self, m: int) -> int:
+        return (len(self.setup.rows.law) - 1) * m
+
+    def _together(self, m: int) -> bool:
+        """Whether all folds are one problem; else each is solved on rows cut out for it."""
+        outputs = self._outputs(m) * len(self.held_out)
+        fits = outputs * len(self.setup.rows.z) <= AT_ONCE
+        return fits and (outputs <= OUTPUTS or self.setup.products is not None)
 
     def fit(
         self, ridges: Sequence[float], targets: Tensor, start: Readout | None
     ) -> tuple[Readout, Bool[Tensor, "l m"]]:
         m, copies, setup = len(targets), len(self.held_out), self.setup.take(targets)
-        asked = torch.tensor(ridges, dtype=setup.variance.dtype, device=targets.device)[:, None]
+        asked = torch.tensor(ridges, dtype=setup.variance.dtype, device=targets.device)[:, None].expand(-1, m)
         if self.folds is None:
-            found, certificate = setup.solve(asked.expand(-1, m), start, self.tolerance)
+            found, certificate = setup.solve(asked, start, self.tolerance)
+        elif self._together(m):
+            found, certificate = setup.weighed(self.folds).solve(asked.repeat(1, copies), start, self.tolerance)
         else:
-            # More than one group only where ridges come singly, so that one follows the other.
             parts = []
-            for group in torch.arange(copies, device=targets.device).split(max(1, FOLDS_AT_ONCE // self._entries(m))):
-                begin = None if start is None else start.take((group[:, None] * m + torch.arange(m)).flatten())
-                here = setup.weighed(self.folds[group])
-                parts.append(here.solve(asked.expand(-1, len(group) * m), begin, self.tolerance))
-            readouts, certificates = zip(*parts, strict=True)
-            found, certificate = Readout.cat(readouts), torch.cat(certificates, 1)
+            for i, weight in enumerate(self.folds):
+                here = setup.cut(torch.nonzero(weight).flatten())
+                begin = None if start is None else start.take(torch.arange(i * m, (i + 1) * m, device=targets.device))
+                parts.append(here.solve(asked, begin, self.tolerance))
+            found = Readout.interleave([one for one, _ in parts], len(ridges))
+            certificate = torch.cat([one for _, one in parts], 1)
         return found, (certificate <= STALLED * self.tolerance).view(len(ridges), copies, m).all(1)
 
     def bits(self, found: Readout, targets: Tensor) -> Tensor:
