@@ -107,7 +107,7 @@ def ls(
 def show(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     table: Annotated[str, typer.Option("--table", help="Which table; `leak_map` prints as a grid.")] = "leak_map",
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
@@ -166,7 +166,7 @@ def figure(
     kind: Annotated[str, typer.Argument(help="frontier, leak_map, decomposition, layer_curves, transfer_matrix, ...")],
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     out: Annotated[Path | None, typer.Option(help="FILE.html, .png or .svg; RUN-KIND.html when left out.")] = None,
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook point, for the figures of one.")] = None,
     level: Annotated[str | None, typer.Option(help="Level, for the figures of one.")] = None,
@@ -201,7 +201,7 @@ def figure(
 def judge(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     claim: Annotated[str | None, typer.Option("--claim", help="One claim; all of them when left out.")] = None,
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="The one chosen on selection rows when left out.")] = None,
     level: Annotated[str, typer.Option(help="Level that the claim is about.")] = "linear",
@@ -218,10 +218,9 @@ def judge(
         from probekit.rundir import find_run, open_run
 
         found = open_run(find_run(run, root))
-        behaviours = tables.behaviours(found.records)
-        if not behaviours:
+        if not tables.behaviours(found.records):
             raise BadInput(f"{found.name} holds no records of a behaviour: there is nothing to judge.")
-        behaviour = behaviour or behaviours[0]
+        behaviour = behaviour or tables.default_behaviour(found.records)
         chosen = _k(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")

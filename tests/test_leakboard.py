@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
 from probekit.rundir import RunWriter, read_run
 from probekit.tables import TOGETHER
-from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
+from tests.synthetic_run import BEHAVIOURS, records, shared_run, write_run
 
 APP = Path(__file__).parents[1] / "apps" / "leakboard" / "app.py"
 PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "claims", "ontology", "provenance")
@@ -229,6 +230,18 @@ def test_the_url_selects_and_nonsense_in_it_is_dropped(page):
     runs = shared_run().parent
     assert page(runs, behaviour=BEHAVIOURS[1]).selectbox(key="behaviour").value == BEHAVIOURS[1]
     assert page(runs, behaviour="<script>").selectbox(key="behaviour").value == BEHAVIOURS[0]
+
+
+def test_a_run_opens_on_a_behaviour_that_has_a_value(page, tmp_path):
+    made = records(2, domains=("random",))
+    nothing = {"value": None, "low": None, "high": None, "na_reason": "small_denominator"}
+    writer = RunWriter.open(tmp_path, "constant", {"name": "x"}, 1)
+    first_has_none = [replace(one, **nothing) if one.behaviour == BEHAVIOURS[0] else one for one in made]
+    writer.write_cell("a", first_has_none, [], seconds=0.0)
+    writer.finish({})
+    opened = page(tmp_path, "leak_map").selectbox(key="behaviour")
+    assert opened.options == list(BEHAVIOURS) and opened.value == BEHAVIOURS[1]
+    assert f"FBU of {BEHAVIOURS[1]}" in command("show", "constant", "--runs", str(tmp_path))
 
 
 def test_text_is_not_markup():
