@@ -175,6 +175,21 @@ def test_the_claims_page_and_the_command_say_the_same(page):
     assert {"NA"} < {verdict for _, verdict in on_page}
 
 
+def test_judge_says_in_a_line_each_which_claims_do_not_fit():
+    given = ["judge", str(shared_run()), "--level", "direction"]
+    lines = command(*given).splitlines()
+    assert any("the model uses it: NA" in line for line in lines)
+    told = [line for line in lines if "is left out" in line]
+    assert [line.split("'")[1] for line in told] == ["predicts in distribution", "predicts the unseen"]
+    assert all(line.endswith("say which source the claim is about.") for line in told)
+    body = json.loads(command(*given, "--json"))
+    assert body["ok"] and list(body["left_out"]) == ["predicts in distribution", "predicts the unseen"]
+    assert {row["claim"] for row in body["rows"]} == {"the model uses it"}
+    one = json.loads(command(*given, "--claim", "predicts the unseen", "--json", code=2))
+    assert (one["ok"], one["error"]) == (False, body["left_out"]["predicts the unseen"])
+    assert json.loads(command(*given, "--source", "logistic", "--json"))["rows"]
+
+
 def test_a_claim_at_a_named_place_asks_nothing_of_the_selected_one(tmp_path):
     at = {"behaviour": "b", "fit_domain": "all", "test_domain": "all", "n": 400, "groups": 100}
     figures = {"value": 0.02, "low": 0.01, "high": 0.03, "bits": 0.02, "floor_bits": 1.0, "ceiling_bits": 0.0}
