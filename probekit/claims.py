@@ -7,14 +7,15 @@ them (measurement.md section 5): a measure that a claim needs and that is NA mak
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from probekit.errors import BadInput
-from probekit.inference import Equivalence, equivalence, equivalence_of_interval
+from probekit.inference import Equivalence, check_margin, equivalence, equivalence_of_interval
 from probekit.stats import FEW_CLUSTERS, Clusters
 from probekit.tables import (
     NA_WORDS,
@@ -113,6 +114,7 @@ def judge(
     over their number, is NA when one is NA.
     Raises BadInput for a selection that the records do not have, or that leaves more than one record.
     """
+    check_margin(margin, alpha)
     if isinstance(claim, str):
         _known("claim", claim, list(CLAIMS))
         claim = CLAIMS[claim]
@@ -151,6 +153,24 @@ def judge(
     verdict, reason = _together(judged, failing, alpha)
     judged.append(_row(f"claim: {claim.name}", margin=margin, verdict=verdict, reason=reason))
     return pd.DataFrame(judged, columns=list(COLUMNS))
+
+
+def judge_each(
+    records: pd.DataFrame, losses: pd.DataFrame | None, names: Sequence[str], **selection: Any
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """({claim: what `judge` says}, {claim: why the selection does not fit it}), selection being the rest of `judge`'s.
+
+    Raises BadInput, with every reason, when it fits none.
+    """
+    judged, left_out = {}, {}
+    for name in names:
+        try:
+            judged[name] = judge(records, losses, name, **selection)
+        except BadInput as error:
+            left_out[name] = str(error)
+    if not judged:
+        raise BadInput(" ".join(dict.fromkeys(left_out.values())))
+    return judged, left_out
 
 
 def to_read(judged: pd.DataFrame) -> pd.DataFrame:

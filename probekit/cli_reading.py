@@ -107,7 +107,7 @@ def ls(
 def show(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     table: Annotated[str, typer.Option("--table", help="Which table; `leak_map` prints as a grid.")] = "leak_map",
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
@@ -166,7 +166,7 @@ def figure(
     kind: Annotated[str, typer.Argument(help="frontier, leak_map, decomposition, layer_curves, transfer_matrix, ...")],
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     out: Annotated[Path | None, typer.Option(help="FILE.html, .png or .svg; RUN-KIND.html when left out.")] = None,
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook point, for the figures of one.")] = None,
     level: Annotated[str | None, typer.Option(help="Level, for the figures of one.")] = None,
@@ -200,8 +200,10 @@ def figure(
 
 def judge(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
-    claim: Annotated[str | None, typer.Option("--claim", help="One claim; all of them when left out.")] = None,
-    behaviour: Annotated[str | None, typer.Option(help="The first one when left out.")] = None,
+    claim: Annotated[
+        str | None, typer.Option("--claim", help="One claim; all that fit what is selected when left out.")
+    ] = None,
+    behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="The one chosen on selection rows when left out.")] = None,
     level: Annotated[str, typer.Option(help="Level that the claim is about.")] = "linear",
@@ -218,10 +220,9 @@ def judge(
         from probekit.rundir import find_run, open_run
 
         found = open_run(find_run(run, root))
-        behaviours = tables.behaviours(found.records)
-        if not behaviours:
+        if not tables.behaviours(found.records):
             raise BadInput(f"{found.name} holds no records of a behaviour: there is nothing to judge.")
-        behaviour = behaviour or behaviours[0]
+        behaviour = behaviour or tables.default_behaviour(found.records)
         chosen = _k(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
@@ -230,13 +231,12 @@ def judge(
             hook = claims.selected_hook(found.records, **at)
         asked = list(claims.CLAIMS) if claim is None else [claim]
         losses = found.losses_of(*found.records.loc[found.records["hook"] == hook, "id"])
-        judged = {
-            name: claims.judge(found.records, losses, name, **at, hook=hook, source=source, k=chosen, margin=margin)
-            for name in asked
-        }
+        selection = {**at, "hook": hook, "source": source, "k": chosen, "margin": margin}
+        judged, left_out = claims.judge_each(found.records, losses, asked, **selection)
         if as_json:
             told = [{"claim": name, **row} for name, frame in judged.items() for row in rows(frame)]
-            print_json("judge", True, told, run=found.name, behaviour=behaviour, hook=hook, level=level)
+            where = {"run": found.name, "behaviour": behaviour, "hook": hook, "level": level}
+            print_json("judge", True, told, **where, left_out=left_out)
             return
         from rich.console import Console
 
@@ -245,6 +245,8 @@ def judge(
         console.print(f"{found.name}: {behaviour}, {level} at {where}, margin {margin:g}", markup=False)
         for name, frame in judged.items():
             console.print(tables.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
+        for name, why in left_out.items():
+            typer.echo(f"'{name}' is left out: {why}")
 
 
 def dashboard(

@@ -397,7 +397,7 @@ def equivalence(
     numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. `within` when both tests reject at alpha,
     `outside` when the ratio is shown to lie beyond one of the borders, else `undecided`: not shown is not shown absent.
     """
-    _check_margin(margin, alpha)
+    check_margin(margin, alpha)
     drawn = Bootstrap.of_ratio(numerator, denominator, weights)
     upper, lower = reference + margin, reference - margin
     at_most, at_least = drawn.p_below(upper), drawn.p_above(upper)
@@ -419,7 +419,7 @@ def equivalence_of_interval(
     level: float = 0.95,
 ) -> Equivalence:
     """The same from a value and its interval at `level` alone, each side of it read as a normal distribution's."""
-    _check_margin(margin, alpha)
+    check_margin(margin, alpha)
     z = float(ndtri((1 + level) / 2))
     below, above = max(value - low, 0.0) / z, max(high - value, 0.0) / z
     upper, lower = reference + margin, reference - margin
@@ -449,7 +449,7 @@ def smallest_detectable(
     two_sided False ("at most margin above the reference" alone) it is (z_(1-alpha) + z_power) SE. With n_groups the
     quantiles are Student's t. NaN when the error is.
     """
-    _check_margin(0.0, alpha)
+    check_margin(0.0, alpha)
     chances = np.array([1 - alpha, (1 + power) / 2 if two_sided else power])
     quantiles = ndtri(chances) if n_groups is None else stdtrit(max(1, n_groups - 1), chances)
     return float(quantiles.sum() * error)
@@ -459,7 +459,8 @@ def _verdict(p: float, beyond: float, alpha: float) -> str:
     return "within" if p <= alpha else "outside" if beyond <= alpha else "undecided"
 
 
-def _check_margin(margin: float, alpha: float) -> None:
+def check_margin(margin: float, alpha: float) -> None:
+    """Raise BadInput for a margin or a level of a test that cannot be one."""
     if not margin >= 0 or not 0 < alpha < 0.5:
         raise BadInput(f"a margin is at least 0 and alpha between 0 and .5; found {margin} and {alpha}.")
 

@@ -2,8 +2,8 @@
 a terminal or a spreadsheet shows.
 
 Every function takes the frame that `read_run` returns and a selection. What is not selected is taken by one rule, the
-same everywhere: the first behaviour (`deletion` lists all), its first domain, the position "all" (else the first), the
-lowest seeds. Nothing here picks by value: that would be selecting on the test set.
+same everywhere: the first behaviour that has any value (`deletion` lists all), its first domain, the position "all"
+(else the first), the lowest seeds. Nothing here picks by how large a value is: that would be selecting on the test set.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -43,6 +43,12 @@ _WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "le
 def behaviours(frame: pd.DataFrame) -> list[str]:
     """The behaviours measured, in the order written; features read as targets are left out."""
     return [name for name in frame["behaviour"].unique() if not name.startswith(_FEATURE)]
+
+
+def default_behaviour(frame: pd.DataFrame) -> str:
+    """The first behaviour with a value, so that one with nothing to explain hides no other; else the first, else ""."""
+    valued = behaviours(frame[frame["value"].notna() & (frame["control"] == "")])
+    return next(iter(valued or behaviours(frame)), "")
 
 
 def domains(frame: pd.DataFrame, behaviour: str | None = None) -> list[str]:
@@ -308,7 +314,7 @@ def by_position(
     k: int | None = None,
 ) -> pd.DataFrame:
     """FBU by site of one level at every rule of positions: the same groups are tested at each, so curves compare."""
-    behaviour = behaviour or next(iter(behaviours(frame)), "")
+    behaviour = behaviour or default_behaviour(frame)
     parts = [_tidy(frame.head(0))]
     for name in positions(frame, behaviour):
         rows = _pick(frame, behaviour=behaviour, metric="read", floor=floor, position=name)
@@ -600,10 +606,9 @@ def _pick(
     arm: str | None = None,
 ) -> pd.DataFrame:
     """Rows of one behaviour, at one position, with the lowest seeds; None for floor, control or arm takes them all."""
-    found = behaviours(frame)
     if behaviour is not None:
         _known("behaviour", behaviour, list(frame["behaviour"].unique()))
-    rows = frame[frame["behaviour"] == (behaviour or (found[0] if found else ""))]
+    rows = frame[frame["behaviour"] == (behaviour or default_behaviour(frame))]
     rows = rows[rows["metric"].isin([metric] if isinstance(metric, str) else list(metric))]
     for column, wanted in (("floor", floor), ("control", control), ("arm", arm)):
         rows = rows if wanted is None else rows[rows[column] == wanted]

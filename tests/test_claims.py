@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 import synthetic_run
-from probekit.claims import CLAIMS, COLUMNS, Claim, Need, judge, selected_hook, to_read
+from probekit.claims import CLAIMS, COLUMNS, Claim, Need, judge, judge_each, selected_hook, to_read
 from probekit.errors import BadInput
 from probekit.records import Losses, Record
 from probekit.rundir import open_run
@@ -227,6 +227,22 @@ def test_what_cannot_be_selected_is_said_in_one_sentence(selection, message):
     given = {"claim": "predicts in distribution", "behaviour": "next_move", "hook": "blocks.2.hook_resid_post"}
     with pytest.raises(BadInput, match=message.replace(".", r"\.")):
         judge(records, None, **{**given, "level": "directions", **selection})
+
+
+def test_claims_that_do_not_fit_a_selection_are_left_out_with_the_reason():
+    records = open_run(synthetic_run.shared_run()).records
+    at = {"behaviour": "next_move", "hook": "blocks.2.hook_resid_post", "level": "direction"}
+    judged, left_out = judge_each(records, None, list(CLAIMS), **at)
+    why = "direction was measured from mean_difference, logistic: say which source the claim is about."
+    assert left_out == {"predicts in distribution": why, "predicts the unseen": why}
+    assert list(judged) == ["the model uses it"]
+    assert judged["the model uses it"].equals(judge(records, None, "the model uses it", **at))
+    every, none = judge_each(records, None, list(CLAIMS), **at | {"level": "linear"})
+    assert (list(every), none) == (list(CLAIMS), {})
+    with pytest.raises(BadInput, match="^direction was measured from mean_difference, logistic: say which .* about.$"):
+        judge_each(records, None, list(left_out), **at)
+    with pytest.raises(BadInput, match="a margin is at least 0"):
+        judge_each(records, None, list(CLAIMS), **at, margin=-1)
 
 
 def test_two_runs_in_one_frame_are_told_apart():

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
 from probekit.rundir import RunWriter, read_run
 from probekit.tables import TOGETHER
-from tests.synthetic_run import BEHAVIOURS, shared_run, write_run
+from tests.synthetic_run import BEHAVIOURS, records, shared_run, write_run
 
 APP = Path(__file__).parents[1] / "apps" / "leakboard" / "app.py"
 PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "claims", "ontology", "provenance")
@@ -174,6 +175,21 @@ def test_the_claims_page_and_the_command_say_the_same(page):
     assert {"NA"} < {verdict for _, verdict in on_page}
 
 
+def test_judge_says_in_a_line_each_which_claims_do_not_fit():
+    given = ["judge", str(shared_run()), "--level", "direction"]
+    lines = command(*given).splitlines()
+    assert any("the model uses it: NA" in line for line in lines)
+    told = [line for line in lines if "is left out" in line]
+    assert [line.split("'")[1] for line in told] == ["predicts in distribution", "predicts the unseen"]
+    assert all(line.endswith("say which source the claim is about.") for line in told)
+    body = json.loads(command(*given, "--json"))
+    assert body["ok"] and list(body["left_out"]) == ["predicts in distribution", "predicts the unseen"]
+    assert {row["claim"] for row in body["rows"]} == {"the model uses it"}
+    one = json.loads(command(*given, "--claim", "predicts the unseen", "--json", code=2))
+    assert (one["ok"], one["error"]) == (False, body["left_out"]["predicts the unseen"])
+    assert json.loads(command(*given, "--source", "logistic", "--json"))["rows"]
+
+
 def test_a_claim_at_a_named_place_asks_nothing_of_the_selected_one(tmp_path):
     at = {"behaviour": "b", "fit_domain": "all", "test_domain": "all", "n": 400, "groups": 100}
     figures = {"value": 0.02, "low": 0.01, "high": 0.03, "bits": 0.02, "floor_bits": 1.0, "ceiling_bits": 0.0}
@@ -229,6 +245,18 @@ def test_the_url_selects_and_nonsense_in_it_is_dropped(page):
     runs = shared_run().parent
     assert page(runs, behaviour=BEHAVIOURS[1]).selectbox(key="behaviour").value == BEHAVIOURS[1]
     assert page(runs, behaviour="<script>").selectbox(key="behaviour").value == BEHAVIOURS[0]
+
+
+def test_a_run_opens_on_a_behaviour_that_has_a_value(page, tmp_path):
+    made = records(2, domains=("random",))
+    nothing = {"value": None, "low": None, "high": None, "na_reason": "small_denominator"}
+    writer = RunWriter.open(tmp_path, "constant", {"name": "x"}, 1)
+    first_has_none = [replace(one, **nothing) if one.behaviour == BEHAVIOURS[0] else one for one in made]
+    writer.write_cell("a", first_has_none, [], seconds=0.0)
+    writer.finish({})
+    opened = page(tmp_path, "leak_map").selectbox(key="behaviour")
+    assert opened.options == list(BEHAVIOURS) and opened.value == BEHAVIOURS[1]
+    assert f"FBU of {BEHAVIOURS[1]}" in command("show", "constant", "--runs", str(tmp_path))
 
 
 def test_text_is_not_markup():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from probekit import tables
 from probekit.errors import BadInput
+from probekit.figures import figure
 from probekit.rundir import read_run
 from tests.synthetic_run import BEHAVIOURS, DOMAINS, KS, shared_run
 
@@ -48,6 +49,23 @@ def test_selection_is_never_silent(frame):
         tables.table("leak_map", frame, k=3)
     with pytest.raises(BadInput, match="domain"):
         tables.table("leak", frame, domain="mars")
+
+
+def test_a_behaviour_without_any_value_hides_no_other(frame):
+    """Its control may have one. Named, or alone, it is shown with its reasons all the same."""
+    first, second = BEHAVIOURS
+    empty = frame.copy()
+    gone = (empty["behaviour"] == first) & (empty["control"] == "")
+    empty.loc[gone, ["value", "low", "high"]] = float("nan")
+    empty.loc[gone, "na_reason"] = "small_denominator"
+    assert (tables.default_behaviour(frame), tables.default_behaviour(empty)) == (first, second)
+    for kind in ("leak_map", "decomposition", "frontier", "by_position", "floor_switch", "group_leakage"):
+        assert set(tables.table(kind, empty)["behaviour"]) == {second}, kind
+        assert set(tables.table(kind, frame)["behaviour"]) == {first}, kind
+        assert set(tables.table(kind, empty, behaviour=first)["behaviour"]) <= {first}, kind
+    assert "pass or play" in figure("leak_map", empty).layout.title.subtitle.text
+    assert set(tables.leak_map(empty[empty["behaviour"] == first])["behaviour"]) == {first}
+    assert tables.default_behaviour(frame.head(0)) == ""
 
 
 @pytest.mark.parametrize("arm", tables.ORDERS)

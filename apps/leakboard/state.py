@@ -81,7 +81,7 @@ def sidebar() -> None:
         frame = _records(run)
         if frame is None or frame.empty:
             return
-        behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour")
+        behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour", default=tables.default_behaviour(frame))
         pick("Fitted on domain", tables.domains(frame, behaviour), "domain")
         places = tables.positions(frame, behaviour)
         if len(places) > 1:
@@ -109,7 +109,7 @@ def view() -> View:
         raise AssertionError  # st.stop does not return
     names = tables.behaviours(frame)
     behaviour = st.session_state.get("behaviour")
-    behaviour = behaviour if behaviour in names else names[0]
+    behaviour = behaviour if behaviour in names else tables.default_behaviour(frame)
     fitted = tables.domains(frame, behaviour)
     domain = st.session_state.get("domain")
     places = tables.positions(frame, behaviour)
