@@ -244,3 +244,13 @@ def test_feature_counts_and_laws_of_every_class(kind):
         if "threshold" in kind:
             assert set(fitted.features(z).unique().tolist()) <= {0.0, 1.0}, "cells are hard once fitted"
     assert MAX_K >= 3
+
+
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_of_one_outcome_there_is_nothing_to_say(kind):
+    sides = [Side(side.x, torch.ones_like(side.law[:1]), side.offset[:1]) for side in plant(2, 0.5, 0)]
+    site = Site.prepare(*sides[:2], 0)
+    rows = Rows(site.frame.apply(sides[2].x), sides[2].law, sides[2].offset)
+    for k, fitted in fit_simples(kind, (1, 2), *site.rows, site.region).items():
+        assert fitted.directions.shape == (site.d, k)
+        assert float(fitted.bits(rows).abs().max()) == 0

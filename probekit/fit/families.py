@@ -104,8 +104,6 @@ class Contrasts:
 
 def _turned(matrix: Tensor, values: Tensor) -> Tensor:
     """A matrix along outcomes, the slower of the two axes that the last one of `values` holds."""
-    if matrix.shape[1] == 0:
-        return values.new_zeros(*values.shape[:-1], 0)
     return (matrix @ values.unflatten(-1, (matrix.shape[1], -1))).flatten(-2)
 
 

@@ -53,7 +53,7 @@ def _newton(fit: Rows, select: Rows, start: Readout, lambdas: Sequence[float]) -
     def objective(at: Tensor, logits: Tensor, penalty: Tensor) -> Tensor:
         return _nats(logits, mass, told) + 0.5 * (penalty * at**2).sum()
 
-    logits = x @ here.float()
+    logits = x @ here.to(x)
     for _ in range(STEPS):
         law = torch.sigmoid(logits)
         slope = (x.T @ (law * mass - told)).double() / n
@@ -61,22 +61,22 @@ def _newton(fit: Rows, select: Rows, start: Readout, lambdas: Sequence[float]) -
         slopes = slope + penalties * here
         hessians = curvature + torch.diag_embed(penalties)
         steps = -torch.linalg.solve(hessians, slopes)
-        lost = _nats((here + steps).float() @ held_out.T, select.law.sum(0)[0], select.law[0, 0])
+        lost = _nats((here + steps).to(x) @ held_out.T, select.law.sum(0)[0], select.law[0, 0])
         best = int(lost.argmin())
         step, penalty = steps[best], penalties[best]
         decrement = -0.5 * float(step @ slopes[best])
         before, length = objective(here, logits, penalty), 1.0
         for _ in range(HALVINGS):
             moved = here + length * step
-            logits = x @ moved.float()
+            logits = x @ moved.to(x)
             if bool(objective(moved, logits, penalty) <= before + TOLERANCE):
                 break
             length /= 2
         here = moved
         if decrement <= TOLERANCE:
-            half = here[: f + 1].float() / 2
+            half = here[: f + 1].to(x) / 2
             both = torch.stack([half, -half])
-            scale = here[f + 1 :].float() if fit.offset is not None else torch.ones_like(start.scale)
+            scale = here[f + 1 :].to(x) if fit.offset is not None else torch.ones_like(start.scale)
             return Readout(both[:, None, :f].contiguous(), both[:, f:], scale, ridges[best : best + 1].to(x))
     return None
 

@@ -88,6 +88,8 @@ def fit_simples(
 
     Once PATIENCE of them in a row have gained nothing on the selection rows, the rest are the last one, wider.
     """
+    if len(fit.law) == 1:
+        return {k: _of_one_outcome(kind, k, fit, region) for k in ks}
     out = {}
     before: Parameters | None = None
     lowest, idle = math.inf, 0
@@ -97,23 +99,30 @@ def fit_simples(
         directions = before["directions"][0] / region.spread[:, None]
         shape = {name: before[name][0] for name in ("cuts", "inner", "inner_bias") if name in before}
         found = Simple(kind, directions, shape, _own_readout(before, fit))
-        seen = [Rows(found.features(rows.z), rows.law, rows.offset) for rows in (fit, select)]
-        bits = float(seen[1].bits(found.readout).mean())
+        seen, held_out = (Rows(found.features(rows.z), rows.law, rows.offset) for rows in (fit, select))
+        bits = float(held_out.bits(found.readout).mean())
         if not ended:
             # Stopped early, the layer that was fitted with its directions may hold out better than any ridge.
-            refitted = refit_layer(seen[0], seen[1], found.readout, lambdas)
-            again = float(seen[1].bits(refitted).mean())
+            refitted = refit_layer(seen, held_out, found.readout, lambdas)
+            again = float(held_out.bits(refitted).mean())
             if again < bits + GAIN:
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted, fit)
-        if select.offset is not None and not _tells(
-            cross_entropy(select.offset, select.law), seen[1].bits(found.readout)
-        ):
+        told = held_out.bits(found.readout)
+        if select.offset is not None and not _tells(cross_entropy(select.offset, select.law), told):
             found = replace(found, readout=Readout.nothing(*found.readout.weight.shape, like=found.readout.weight))
         idle = 0 if bits < lowest - GAIN else idle + 1
         lowest = min(lowest, bits)
         out[k] = found
     return out
+
+
+def _of_one_outcome(kind: str, k: int, rows: Rows, region: Region) -> Simple:
+    """Nothing to fit: any directions and shape will do."""
+    directions = region.basis @ region.fresh(k)[0] / region.spread[:, None]
+    shape = _initial_shape(kind, k, 1, torch.Generator().manual_seed(region.seed), rows.z)
+    nothing = Readout.nothing(1, rows.law.shape[1], n_features(kind, k), rows.z)
+    return Simple(kind, directions, {name: value[0] for name, value in shape.items()}, nothing)
 
 
 def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
@@ -268,7 +277,10 @@ def _recut(kind: str, parameters: Parameters, rows: Rows) -> Parameters:
         out = contrasts.back(start["out"][0, j * c : (j + 1) * c])
         return (out.T @ cells).view_as(rows.law)
 
-    logits = _logits(kind, parameters, rows)[0]
+    logits = contrasts.back(parameters["bias"][0]).view(len(rows.law), -1, 1)
+    logits = logits + parameters["scale"][0][:, None] * rows.beside
+    for j in range(s.shape[1]):
+        logits = logits + told(j, parameters)
     lowest = cross_entropy(logits, rows.law).mean()
     for j in range(s.shape[1]):
         others = logits - told(j, parameters)
