@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from probekit.fit import layer
-from probekit.fit.core import LAMBDAS, Readout, Rows, fit_path, fit_readout
+from probekit.fit.core import Readout, Rows, fit_readout
 from probekit.fit.layer import refit_layer
+from probekit.fit.path import LAMBDAS, fit_path
 
 
 def rows(n: int, seed: int, with_floor: bool, weight: float = 1.0) -> Rows:
