@@ -15,12 +15,12 @@ FIRST = 0.3  # length of the first step of all, whose curvature nothing is known
 
 
 def descend(
-    losses: Losses, x: Float[Tensor, "s p"], steps: int, check: Callable[[Tensor], Tensor]
+    losses: Losses, x: Float[Tensor, "s p"], steps: int, check: Callable[[Tensor], Tensor], gain: float = 0.0
 ) -> tuple[Float[Tensor, "s p"], Float[Tensor, " s"]]:
     """Of every start's path downhill the point of lowest `check`, looked at every few iterations, and its check.
 
     check maps points [s, p] to what decides [s], again each of its own point alone. A start is itself such a point, so
-    that none is returned worse than it came. Ends early once no start has found a better point at two looks in a row.
+    that none is returned worse than it came. Ends early once two looks in a row have found no point better by `gain`.
     """
     value, slope_of = losses(x)
     gradient = slope_of()
@@ -52,7 +52,7 @@ def descend(
         x, value, gradient = moved, torch.where(short, value, new), after
         if i % CHECK == CHECK - 1 or i == steps - 1:
             seen = check(x)
-            better = seen < lowest
+            better = seen < lowest - gain
             kept, lowest = torch.where(better[:, None], x, kept), torch.where(better, seen, lowest)
             idle = 0 if bool(better.any()) else idle + 1
             if idle == 2:

@@ -5,16 +5,21 @@ A direction set is a matrix [d, k] in the site's own coordinates; features are x
 neurons).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.fit.core import Frame, Readout, Rows
+from probekit.fit.descent import descend
 
 BEAM, BEAM_K = 16, 8  # sets of neurons that are grown at once, and up to which size
-MAX_STEPS = 60  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
+MAX_STEPS, NO_GAIN = (
+    60,
+    1e-6,
+)  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
 
 
 def residual_moment(rows: Rows) -> Float[Tensor, "r kt"]:
@@ -155,26 +160,50 @@ def fit_rank_curve(
 
 def _refine(rows: Rows, start: list[Tensor], spread: Tensor, ridge: Tensor) -> list[Tensor]:
     """Move left and right factor, the bias and the floor's coefficient downhill together."""
-    n_class, t, n = rows.law.shape
-    factors = [f.clone(memory_format=torch.contiguous_format).requires_grad_() for f in start]
-    whitened = rows.z / spread
-    offset = torch.zeros_like(rows.law) if rows.offset is None else rows.offset
-    optimiser = torch.optim.LBFGS(
-        factors, max_iter=MAX_STEPS, history_size=10, tolerance_change=1e-7, line_search_fn="strong_wolfe"
-    )
+    factored = _Factored(rows, rows.z / spread, spread, ridge, [part.shape for part in start])
+    point = torch.cat([part.flatten() for part in start])[None]
+    return factored.parts(descend(factored, point, MAX_STEPS, lambda x: factored(x)[0], NO_GAIN)[0])
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        left, right, bias, scale = factors
-        logits = ((whitened @ left) @ right + bias).T.reshape(n_class, t, n) + scale[:, None] * offset
-        loss = (torch.logsumexp(logits, 0) * rows.law.sum(0) - (rows.law * logits).sum(0)).mean(-1).sum()
-        weight = (left @ right) / spread[:, None]
-        loss = loss + 0.5 * (ridge * weight**2).sum()
-        loss.backward()
-        return loss
 
-    optimiser.step(closure)
-    return [factor.detach() for factor in factors]
+@dataclass(frozen=True)
+class _Factored:
+    """Losses of weight = left @ right on whitened rows, for `descend`: nats, summed over targets, and the ridge."""
+
+    rows: Rows
+    whitened: Float[Tensor, "n r"]
+    spread: Float[Tensor, " r"]
+    ridge: Float[Tensor, " kt"]
+    shapes: list[torch.Size]
+
+    def parts(self, x: Float[Tensor, "1 p"]) -> list[Tensor]:
+        """Left and right factor, bias, and the floor's coefficient."""
+        parts = x[0].split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def __call__(self, x: Float[Tensor, "1 p"]) -> tuple[Float[Tensor, " 1"], Callable[[], Float[Tensor, "1 p"]]]:
+        left, right, bias, scale = self.parts(x)
+        law, beside, n = self.rows.law, self.rows.offset, len(self.whitened)
+        seen = self.whitened @ left
+        logits = torch.addmm(bias[:, None], right.T, seen.T).view_as(law)
+        if beside is not None:
+            logits = logits + scale[:, None] * beside
+        mass, total = law.sum(0), torch.logsumexp(logits, 0)
+        weight = (left @ right) / self.spread[:, None]
+        value = ((total * mass).sum() - (law * logits).sum()) / n + 0.5 * (self.ridge * weight**2).sum()
+
+        def slope() -> Tensor:
+            residual = ((torch.exp(logits - total) * mass - law) / n).flatten(0, 1)
+            pull = self.ridge * weight / self.spread[:, None]
+            floor = torch.zeros_like(scale) if beside is None else (residual.view_as(law) * beside).sum((0, 2))
+            parts = (
+                self.whitened.T @ (residual.T @ right.T) + pull @ right.T,
+                (residual @ seen).T + left.T @ pull,
+                residual.sum(1),
+                floor,
+            )
+            return torch.cat([part.flatten() for part in parts])[None]
+
+        return value[None], slope
 
 
 def pca(frame: Frame, k: int) -> Float[Tensor, "r k"]:
