@@ -43,14 +43,14 @@ class Size:
 
     targets: tuple[int, int, int]  # n, held out, targets
     sites: tuple[int, int, int, int]  # n, held out, d, sites
-    levels: tuple[int, int, int]  # n, d, sets of levels
+    levels: tuple[int, tuple[int, ...], int]  # n, each d, sets of levels
     ridge: float | None  # None: 1 / n, which is scikit-learn's C = 1
     repeats: int
     sampled: int
 
 
-FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), (50_000, 256, 3), None, 3, 1)
-QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), (1_200, 8, 1), 0.1, 1, 2)
+FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), (50_000, (256, 768), 3), None, 3, 1)
+QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), (1_200, (8,), 1), 0.1, 1, 2)
 
 
 def fit_bench(size: Size, cache: Path, install: bool, say: Say, cases: Sequence[str] = CASES) -> Iterator[Row]:
@@ -70,8 +70,9 @@ def fit_bench(size: Size, cache: Path, install: bool, say: Say, cases: Sequence[
             except ProbekitError as error:
                 say(f"{peer.name} is left out of '{problem.case}': {error}")
     if "levels" in cases:
-        n, d, n_sets = size.levels
-        yield from level_rows(drawn(n, 1, d, 1, size.ridge or 1 / n, targets.sites[0].fit), n_sets)
+        n, widths, n_sets = size.levels
+        for d in widths:
+            yield from level_rows(drawn(n, 1, d, 1, size.ridge or 1 / n, targets.sites[0].fit), n_sets)
 
 
 def _peers(cache: Path, install: bool, say: Say) -> Iterator[Peer]:
