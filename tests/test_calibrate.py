@@ -15,6 +15,7 @@ from probekit.calibrate import calibrate, estimate, judge, units
 from probekit.cli import app
 from probekit.errors import BadInput, Interrupted
 from probekit.fit import readers
+from probekit.fit.path import take
 from probekit.noise_study import false_positives
 from probekit.testbeds.ground_truth import CASES, noise_sites
 
@@ -93,9 +94,10 @@ def test_a_row_split_turns_the_suite_red(tmp_path):
 def test_without_platt_the_suite_turns_red(tmp_path, monkeypatch):
     """A direction whose scores are taken for logits as they are, nothing fitted to them."""
 
-    def as_it_is(fit, select, inner=(), variance=None, lambdas=(), **_):
+    def as_it_is(whole, n_fit, *_):
+        fit = take(whole, slice(n_fit))
         k, t, _ = fit.law.shape
-        centred = fit.law[..., :] - fit.law.mean(-1, keepdim=True)
+        centred = fit.law - fit.law.mean(-1, keepdim=True)
         weight = (centred.reshape(k * t, -1) @ fit.z).reshape(k, t, -1) / len(fit.z)
         ones = torch.ones(t)
         return readers.Readout(weight, torch.zeros(k, t), ones, ones)

@@ -268,11 +268,17 @@ def test_whole_result_is_invariant_to_rotation_shift_and_scale():
     assert results[0][-1] < results[0][0] - 0.1
 
 
-def test_frame_is_a_rotation_of_known_variance():
+def test_frame_is_a_rotation_of_known_variance(monkeypatch):
     g = torch.Generator().manual_seed(7)
     x = torch.randn(500, 6, generator=g) * torch.tensor([1000.0, 3, 2, 1, 0.5, 0.1]) + 20
-    frame = fit_frame(x, block=64)
+    monkeypatch.setattr("probekit.fit.core.MOMENT_BLOCK", 64)
+    monkeypatch.setattr("probekit.fit.core.CENTRED", 64)
+    frame = fit_frame(x)
+    parts = fit_frame(x[:130], x[130:])
+    assert torch.allclose(parts.variance, frame.variance, rtol=1e-5)
+    assert torch.allclose(parts.mean, frame.mean)
     z = frame.apply(x)
+    assert torch.allclose(frame.apply(x[:130], x[130:]), z, rtol=1e-4, atol=1e-4)
     gram = frame.rotation.T @ frame.rotation
     assert torch.allclose(gram / gram[0, 0], torch.eye(6), atol=1e-5)
     assert torch.allclose(torch.cov(z.T, correction=0), torch.diag(frame.variance), atol=2e-3)

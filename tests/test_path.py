@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 import probekit.fit.path as path
 from probekit.errors import FitError
 from probekit.fit.core import Readout, Rows, cross_entropy, fit_frame, fit_readout
-from probekit.fit.path import LAMBDAS, fit_nested, fit_path, join, take
+from probekit.fit.path import LAMBDAS, fit_nested, fit_path, take
 from probekit.fit.stream import Source, fit_streamed_path
 
 
@@ -26,6 +26,11 @@ def draw(n: int, d: int, k: int, t: int, gain: float = 2.0, steep: float = 1.0) 
 def halves(x: torch.Tensor, law: torch.Tensor, offset: torch.Tensor | None = None) -> tuple[Rows, Rows]:
     rows = Rows(x, law, offset)
     return take(rows, slice(0, len(x) // 2)), take(rows, slice(len(x) // 2, None))
+
+
+def join(fit: Rows, select: Rows) -> Rows:
+    offset = None if fit.offset is None or select.offset is None else torch.cat([fit.offset, select.offset], -1)
+    return Rows(torch.cat([fit.z, select.z]), torch.cat([fit.law, select.law], -1), offset)
 
 
 def pairs(n: int, folds: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -60,7 +65,7 @@ def test_folds_solved_together_are_the_folds_in_turn(n, d, k, t, narrow, monkeyp
     offset = torch.randn(k, t, n, generator=torch.Generator().manual_seed(1)) + 0.5 * law
     fit, select = halves(frame.apply(x), law, offset)
     whole, inner = join(fit, select), pairs(n, 4)
-    found = fit_nested(fit, select, inner, frame.variance)
+    found = fit_nested(whole, len(fit.z), inner, frame.variance)
     losses = in_turn(whole, inner, frame.variance)
     ridges = torch.tensor([math.inf, *LAMBDAS])
     for j in range(t):
@@ -95,7 +100,7 @@ def test_the_ridge_and_the_readout_are_those_of_scikit_learn(d):
         expected = lambdas[strengths.index(float(judge.C_))]
         one_split = len(inner) == 1
         ours = fit_path(fit, select, frame.variance, lambdas) if one_split else (
-            fit_nested(fit, select, inner, frame.variance, lambdas))  # fmt: skip
+            fit_nested(whole, len(fit.z), inner, frame.variance, lambdas))  # fmt: skip
         assert float(ours.ridge[0]) == pytest.approx(expected)
         assert expected not in (lambdas[0], lambdas[-1])
         rows = fit if one_split else whole
@@ -138,7 +143,7 @@ def test_behaviour_that_is_chance_keeps_the_floor_in_every_fold():
     law[:, 1] = draw(400, 20, 2, 1)[1][:, 0]
     frame = fit_frame(x)
     fit, select = halves(frame.apply(x), law, torch.zeros(2, 2, 400))
-    found = fit_nested(fit, select, pairs(400, 5), frame.variance)
+    found = fit_nested(join(fit, select), 200, pairs(400, 5), frame.variance)
     assert math.isinf(float(found.ridge[0])) and not bool(found.weight[:, 0].any())
     assert math.isfinite(float(found.ridge[1])) and bool(found.weight[:, 1].any())
     # Naive: without the floor on its path the reader of chance costs bits.
@@ -154,7 +159,7 @@ def test_separable_rows_end_their_path_before_ridges_without_a_minimum(d, folds)
     law = torch.nn.functional.one_hot((x[:, 0] > 0).long(), 2).T[:, None].float().contiguous()
     frame = fit_frame(x)
     fit, select = halves(frame.apply(x), law)
-    found = fit_nested(fit, select, pairs(800, folds) if folds else (), frame.variance, (*LAMBDAS, 1e-12))
+    found = fit_nested(join(fit, select), 400, pairs(800, folds) if folds else (), frame.variance, (*LAMBDAS, 1e-12))
     assert float(select.bits(found).mean()) < 0.25
     assert bool(torch.isfinite(found.weight).all())
 
@@ -169,5 +174,5 @@ def test_a_largest_ridge_without_a_minimum_is_an_error(monkeypatch):
 
 def test_one_outcome_is_nothing_to_choose():
     rows = Rows(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 40))
-    found = fit_nested(*halves(rows.z, rows.law), inner=pairs(40, 2))
+    found = fit_nested(rows, 20, pairs(40, 2))
     assert not bool(found.weight.any())

@@ -11,7 +11,7 @@ from probekit.arrays import as_activations
 from probekit.bench import Row
 from probekit.bench.problems import Problem
 from probekit.fit.core import Rows, fit_frame, fit_readout
-from probekit.fit.path import LAMBDAS, join, take
+from probekit.fit.path import LAMBDAS, take
 from probekit.levels import DEFAULT
 from probekit.measurement import Measurement
 from probekit.setting import Setting
@@ -94,8 +94,9 @@ def _in_turn(x: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
     setting = _setting(x, labels)
     started = time.perf_counter()
     fit, select, test = (setting.side(x, side) for side in ("fit", "select", "test"))
-    frame = fit_frame(torch.cat([fit.x, select.x]))
-    whole = join(*(Rows(frame.apply(side.x), side.law, side.offset) for side in (fit, select)))
+    frame = fit_frame(fit.x, select.x)
+    law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
+    whole = Rows(frame.apply(fit.x, select.x), law, offset)
     losses = torch.zeros(len(LAMBDAS))
     for inside, outside in setting.inner:
         rows, held_out = take(whole, inside), take(whole, outside)

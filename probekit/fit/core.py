@@ -22,6 +22,7 @@ from probekit.errors import FitError
 from probekit.fit.solver import STALLED, Products, Resident, minimise, minimise_newton, newton_is_cheaper
 
 NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
+MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
 CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
 
@@ -38,9 +39,14 @@ class Frame:
     rotation: Float[Tensor, "d r"]
     variance: Float[Tensor, " r"]
 
-    def apply(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n r"]:
-        """Rotate rows of activations."""
-        return (x.float() - self.mean) @ self.rotation
+    def apply(self, *parts: Float[Tensor, "_ d"]) -> Float[Tensor, "n r"]:
+        """Rotate rows of activations; those of several parts come one after the other."""
+        out = parts[0].new_empty(sum(map(len, parts)), self.rotation.shape[1], dtype=self.rotation.dtype)
+        at = 0
+        for rows in (rows for part in parts for rows in part.split(CENTRED)):
+            torch.mm(rows.float() - self.mean, self.rotation, out=out[at : at + len(rows)])
+            at += len(rows)
+        return out
 
     def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
         """Rows along raw directions `rotation @ v` as `apply(x) @ v` would have them, without rotating every row."""
@@ -48,9 +54,9 @@ class Frame:
         return torch.cat([(rows.float() - self.mean) @ directions for rows in x.split(CENTRED)])
 
 
-def fit_frame(x: Float[Tensor, "n d"], block: int = 4_096) -> Frame:
-    """The frame of rows, by one streamed pass in float64. Raises FitError where they are not finite."""
-    return frame_of(*moments(x, block))
+def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
+    """The frame of the rows of all parts, by one pass in float64. Raises FitError where they are not finite."""
+    return frame_of(*moments(*parts))
 
 
 def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
@@ -77,17 +83,17 @@ def _eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tens
         return torch.from_numpy(values).to(moment.device), torch.from_numpy(vectors).to(moment.device)
 
 
-def moments(x: Float[Tensor, "n d"], block: int = 4_096) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Mean and covariance in float64, one pass over the rows, shifted by an early mean so that nothing cancels.
+def moments(*parts: Float[Tensor, "_ d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Mean and covariance of the rows of all parts in float64, in one pass; an early mean is taken off before.
 
     Raises FitError where the rows are not finite.
     """
-    n, d = x.shape
-    shift = x[:block].double().mean(0)
-    total = torch.zeros(d, dtype=torch.float64, device=x.device)
-    moment = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    n, d = sum(map(len, parts)), parts[0].shape[1]
+    shift = parts[0][:MOMENT_BLOCK].double().mean(0)
+    total = torch.zeros(d, dtype=torch.float64, device=shift.device)
+    moment = torch.zeros(d, d, dtype=torch.float64, device=shift.device)
     panels = list(range(0, d, max(64, -(-d // 8))))
-    for rows in x.split(block):
+    for rows in (rows for part in parts for rows in part.split(MOMENT_BLOCK)):
         centred = rows.double() - shift
         total += centred.sum(0)
         # The upper triangle in panels: nearly half of the work of the whole.

@@ -115,22 +115,23 @@ def fit_path(
 
 @torch.no_grad()
 def fit_nested(
-    fit: Rows,
-    select: Rows,
+    whole: Rows,
+    n_fit: int,
     inner: Sequence[Pair] = (),
     variance: Float[Tensor, " r"] | None = None,
     lambdas: Sequence[float] = LAMBDAS,
     tolerance: float = TOLERANCE,
 ) -> Readout:
-    """Without `inner`, `fit_path`. With it the ridge that does best on average over pairs, then fitted on all rows.
+    """Without `inner`, `fit_path` of the first n_fit rows, chosen on the others.
 
-    inner: positions in the rows of fit and then select, to fit and to be held out. Infinite ridge is the floor itself.
+    With it the ridge that does best on average over pairs of positions, to fit and to be held out, then fitted on all
+    rows. Infinite ridge is the floor itself.
     """
-    k, t, _ = fit.law.shape
+    k, t, _ = whole.law.shape
     if not inner or k == 1:
+        fit, select = take(whole, slice(n_fit)), take(whole, slice(n_fit, None))
         return fit_path(fit, select, variance, lambdas, tolerance)
-    whole = join(fit, select)
-    setup, r = Setup.of(whole, variance), fit.z.shape[1]
+    setup, r = Setup.of(whole, variance), whole.z.shape[1]
     folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
     for weight, (inside, _) in zip(folds, inner, strict=True):
         # The mean over rows inside is a mean over all rows in which the others weigh nothing.
@@ -151,14 +152,6 @@ def fit_nested(
         ridge[targets], start.take(targets), tolerance,
     )  # fmt: skip
     return floor.put(targets, found)
-
-
-def join(fit: Rows, select: Rows) -> Rows:
-    """Rows of both sides, one after the other."""
-    offset = None
-    if fit.offset is not None and select.offset is not None:
-        offset = torch.cat([fit.offset, select.offset], -1)
-    return Rows(torch.cat([fit.z, select.z]), torch.cat([fit.law, select.law], -1), offset)
 
 
 def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:

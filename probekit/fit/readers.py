@@ -35,7 +35,7 @@ from probekit.fit.directions import (
     residual_moment,
 )
 from probekit.fit.mlp import fit_mlp, fit_mlps
-from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path, join
+from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.simple import Simple, fit_simples, n_features
 from probekit.fit.starts import MAX_K, Region
@@ -75,6 +75,7 @@ class Side:
 class Site:
     """One site ready for fitting: its sides, the frame of the training rows, both sides in it, the linear readout.
 
+    whole: the rows of fit and then select, in the frame.
     calibration: the side that temperatures are fitted on, None to leave readers as they were fitted. inner: pairs of
     positions in the rows of fit and then select, over which ridges are chosen; empty: fitted on `fit`, chosen on
     `select`. known: what `low_rank` has found.
@@ -83,7 +84,7 @@ class Site:
     fit: Side
     select: Side
     frame: Frame
-    rows: tuple[Rows, Rows]
+    whole: Rows
     linear: Readout
     seed: int
     lambdas: Sequence[float]
@@ -102,18 +103,25 @@ class Site:
         inner: Sequence[Pair] = (),
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame = fit_frame(torch.cat([fit.x, select.x]) if inner else fit.x)
-        rows = (
-            Rows(frame.apply(fit.x), fit.law, fit.offset),
-            Rows(frame.apply(select.x), select.law, select.offset),
+        frame = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x)
+        law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
+        whole = Rows(frame.apply(fit.x, select.x), law, offset)
+        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas)
+        return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
+
+    @property
+    def rows(self) -> tuple[Rows, Rows]:
+        """Both sides in the frame."""
+        n = len(self.fit.x)
+        return (
+            Rows(self.whole.z[:n], self.fit.law, self.fit.offset),
+            Rows(self.whole.z[n:], self.select.law, self.select.offset),
         )
-        linear = fit_nested(*rows, inner, frame.variance, lambdas)
-        return cls(fit, select, frame, rows, linear, seed, lambdas, calibration, inner)
 
     @property
     def training(self) -> Rows:
         """The rows that estimates are made from, in the frame: fit, and select too where ridges have inner folds."""
-        return join(*self.rows) if self.inner else self.rows[0]
+        return self.whole if self.inner else self.rows[0]
 
     def calibrated(self, reader: "Reader") -> "Reader":
         """The reader after its temperature and intercepts, if they help on the selection rows."""
@@ -218,8 +226,8 @@ def _along(
 ) -> Iterator[Reader]:
     """Linear readouts of the first k of some directions, beside the floor, for every k."""
     d = len(directions)
-    seen = [site.frame.along(side.x, directions) for side in (site.fit, site.select)]
-    for k, readout in _subsets(site, seen[0], seen[1], {k: slice(k) for k in ks}):
+    seen = torch.cat([site.frame.along(side.x, directions) for side in (site.fit, site.select)])
+    for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}):
         looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
         yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
@@ -230,9 +238,9 @@ def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
     picked = pick_neurons(site.frame, residual_moment(site.training), ks)
     every, place = torch.cat(list(picked.values())).unique(return_inverse=True)
     mean = site.frame.mean[every]
-    seen = [side.x[:, every].float() - mean for side in (site.fit, site.select)]
+    seen = torch.cat([side.x[:, every].float() - mean for side in (site.fit, site.select)])
     sets = dict(zip(picked, place.split([len(at) for at in picked.values()]), strict=True))
-    for k, readout in _subsets(site, seen[0], seen[1], sets):
+    for k, readout in _subsets(site, seen, sets):
         at = picked[k]
 
         def logits(x: Tensor, offset: Tensor, at: Tensor = at, readout: Readout = readout) -> Tensor:
@@ -243,17 +251,15 @@ def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
 
 
 def _subsets(
-    site: Site, fit: Float[Tensor, "n k"], select: Float[Tensor, "m k"], sets: Mapping[int, Int[Tensor, " _"] | slice]
+    site: Site, seen: Float[Tensor, "n k"], sets: Mapping[int, Int[Tensor, " _"] | slice]
 ) -> Iterator[tuple[int, Readout]]:
-    """Readouts of sets of columns of what is seen of both sides' rows, each with a frame of its own."""
-    mean, moment = moments(torch.cat([fit, select]) if site.inner else fit)
+    """Readouts of sets of columns of what is seen of the rows of fit and select, each with a frame of its own."""
+    n_fit, law, offset = len(site.fit.x), site.whole.law, site.whole.offset
+    mean, moment = moments(seen if site.inner else seen[:n_fit])
     for k, at in sets.items():
         frame = frame_of(mean[at], moment[at][:, at])
-        rows = (
-            Rows(frame.apply(fit[:, at]), site.fit.law, site.fit.offset),
-            Rows(frame.apply(select[:, at]), site.select.law, site.select.offset),
-        )
-        found = fit_nested(*rows, site.inner, frame.variance, site.lambdas)
+        rows = Rows(frame.apply(seen[:, at]), law, offset)
+        found = fit_nested(rows, n_fit, site.inner, frame.variance, site.lambdas)
         weight = found.weight @ frame.rotation.T
         yield k, replace(found, weight=weight, bias=found.bias - weight @ frame.mean)
 
