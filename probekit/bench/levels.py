@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,8 +124,8 @@ def _scikit_learn(x: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
     rows = np.concatenate([setting.rows("fit"), setting.rows("select")])
     pairs = [(inside.numpy(), outside.numpy()) for inside, outside in setting.inner]
     strengths = [2 / (len(rows) * ridge) for ridge in LAMBDAS]  # its one weight vector is our two of half the size
-    folded = LogisticRegressionCV(Cs=strengths, cv=pairs, scoring="neg_log_loss", max_iter=20_000)
-    model = make_pipeline(StandardScaler(), folded)
+    asked: dict[str, Any] = {"Cs": strengths, "cv": pairs, "scoring": "neg_log_loss", "max_iter": 20_000}
+    model = make_pipeline(StandardScaler(), LogisticRegressionCV(**asked))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # defaults that will change, none of which matters here
         started = time.perf_counter()
