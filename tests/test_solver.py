@@ -238,3 +238,29 @@ def test_the_accelerator_gives_the_numbers_of_the_processor(d):
         rows = Rows(frame.apply(fit[0]), fit[1]), Rows(frame.apply(select[0]), select[1])
         bits.append(float(rows[1].bits(fit_path(*rows, frame.variance)).mean()))
     assert bits[0] == pytest.approx(bits[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-3])
+def test_a_floor_that_is_nearly_constant_does_not_stop_newton(spread):
+    """Its coefficient and the intercept are nearly one number: rare outcomes, nearly separable, at every ridge."""
+    stalled = 0
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        rare = torch.rand(1_500, generator=g) < 0.02
+        z = (3 * rare + 0.2 * torch.randn(1_500, generator=g))[:, None]
+        law = one_hot(rare.long(), 2)
+        offset = torch.zeros_like(law)
+        offset[0] = 3.9 + spread * torch.randn(1, 1_500, generator=g)
+        ridges = torch.tensor([1.0, 0.1, 1e-2, 1e-3])
+        products = Products.of(z, z.var(0))
+        beside, certificate = minimise_newton(products, law, offset, ridges, None, TOLERANCE)
+        alone, _ = minimise_newton(products, law, None, ridges, None, TOLERANCE)
+        stalled += int((certificate > STALLED * TOLERANCE).sum())
+        for i, ridge in enumerate(ridges.tolist()):
+            weight, bias, scale = beside[:, i, 0, :-2], beside[:, i, 0, -2], beside[0, i, 0, -1]
+            if spread == 0:
+                # A constant is an intercept.
+                told = objective(z, law, weight, bias + scale * offset[:, 0, 0], ridge)
+                least = objective(z, law, alone[:, i, 0, :-2], alone[:, i, 0, -2], ridge)
+                assert told == pytest.approx(least, abs=5e-5)
+    assert stalled == 0

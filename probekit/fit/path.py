@@ -58,8 +58,8 @@ def walk(problem: Problem, floor: Readout, lambdas: Sequence[float]) -> Readout:
     """Of every target the readouts, in all their copies, of the ridge that loses least on rows held out.
 
     floor: what adds nothing to the floor, where the path starts (infinite ridge), which a reader must be able to fall
-    back on. From the largest ridge down, each target until its loss rises or a ridge has no minimum within reach, as
-    the smallest of nearly separable rows. Raises FitError where the largest has none.
+    back on. From the largest ridge down, each target until its loss rises or a stretch ends at a ridge that has no
+    minimum within reach, as the smallest of nearly separable rows. Raises FitError where the largest has none.
     """
     t, copies = problem.t, floor.weight.shape[1] // problem.t
     best, alive = floor, torch.arange(t, device=floor.weight.device)
@@ -76,13 +76,13 @@ def walk(problem: Problem, floor: Readout, lambdas: Sequence[float]) -> Readout:
         bits = problem.bits(found, alive)
         going = torch.ones_like(alive, dtype=torch.bool)
         for i in range(len(ridges)):
-            going = going & reached[i]
-            gained = going & (bits[i] < lowest[alive])
+            gained = going & reached[i] & (bits[i] < lowest[alive])
             best = best.put(_places(alive[gained], copies, t), found.take(_places(gained, copies, m, i)))
             lowest[alive] = torch.where(gained, bits[i], lowest[alive])
-            going &= (bits[i] < last[alive]) | (tried < PATIENCE)
-            last[alive] = bits[i]
+            going &= ~reached[i] | (bits[i] < last[alive]) | (tried < PATIENCE)
+            last[alive] = torch.where(reached[i], bits[i], last[alive])
             tried += 1
+        going &= reached[-1]
         start = found.take(_places(going, copies, m, len(ridges) - 1))
         alive = alive[going]
     return best

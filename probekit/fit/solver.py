@@ -484,7 +484,12 @@ def minimise_newton(
     q, n_ridge, c = k - 1, len(ridge), products.rows.shape[1]
     width = q * c + (offset is not None)
     free, mass = law[:-1], law.sum(0)
-    beside = None if offset is None else offset[:-1] - offset[-1]
+    beside, shift = None, law.new_zeros(q, t)
+    if offset is not None:
+        # Centred: a floor that is nearly constant is otherwise nearly an intercept, and float32 sees only their sum.
+        beside = offset[:-1] - offset[-1]
+        shift = beside.mean(-1)
+        beside = beside - shift[..., None]
     # In differences v = mix @ u a ridge on u is v^T (mix mix^T)^-1 v, and mix mix^T = 1 + 11^T.
     metric = torch.eye(q, dtype=torch.float64, device=law.device) - 1 / k
     stiff = torch.cat([1 / products.scale.double() ** 2, torch.zeros(1, dtype=torch.float64, device=law.device)])
@@ -494,12 +499,14 @@ def minimise_newton(
     w = torch.zeros(n_ridge, t, width, dtype=torch.float64, device=law.device)
     if offset is not None:
         w[..., -1] = 1.0
+        w[..., c - 1 : q * c : c] = shift.T.double()
     if start is not None:
         v = (start[:-1] - start[-1])[..., :-1].double()
         v[..., :-1] *= products.scale.double()
         w[..., : q * c] = v.transpose(0, 1).reshape(t, q * c)
         if offset is not None:
             w[..., -1] = start[0, :, -1].double()
+            w[..., c - 1 : q * c : c] += (start[0, :, -1] * shift).T.double()
     elif offset is None:
         prior = (law.mean(-1) / mass.mean(-1).clamp_min(1e-12)).clamp_min(1e-4).log()
         w[..., c - 1 :: c] = (prior[:-1] - prior[-1]).T.double()
@@ -576,6 +583,7 @@ def minimise_newton(
     v = torch.zeros(k, n_ridge, t, c + 1, dtype=law.dtype, device=law.device)
     free_w = w[..., : q * c].reshape(n_ridge, t, q, c).permute(2, 0, 1, 3).to(law.dtype)
     v[:-1, ..., :-1] = free_w
+    v[:-1, ..., -2] -= w[..., -1].to(law.dtype) * shift[:, None]
     v[..., : c - 1] /= products.scale
     v = v - v.mean(0)
     v[..., -1] = 0
