@@ -9,8 +9,11 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 import probekit.fit.path as path
 from probekit.errors import FitError
 from probekit.fit.core import Readout, Rows, cross_entropy, fit_frame, fit_readout
+from probekit.fit.directions import mean_difference
 from probekit.fit.path import LAMBDAS, fit_nested, fit_path, take
+from probekit.fit.readers import Side, Site, fit_level
 from probekit.fit.stream import Source, fit_streamed_path
+from probekit.levels import Level
 
 
 def draw(n: int, d: int, k: int, t: int, gain: float = 2.0, steep: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,3 +179,25 @@ def test_one_outcome_is_nothing_to_choose():
     rows = Rows(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 40))
     found = fit_nested(rows, 20, pairs(40, 2))
     assert not bool(found.weight.any())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_over_inner_folds_noise_is_not_followed(seed):
+    """Directions, neurons and functions that knew the rows held out by a fold would win there whatever they say."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(3_000, 48, generator=g)
+    law = torch.nn.functional.one_hot(torch.randint(5, (3_000,), generator=g), 5).T[:, None].float()
+    law = law.contiguous()
+    offset = law.mean(-1, keepdim=True).log().expand_as(law).contiguous()
+    fit, select, test = (Side(x[at], law[..., at], offset[..., at]) for at in (
+        slice(0, 1_000), slice(1_000, 1_500), slice(1_500, None)))  # fmt: skip
+    site = Site.prepare(fit, select, 0, inner=pairs(1_500, 5))
+    floor = float(cross_entropy(test.offset, test.law).mean())
+    for name in ("neurons", "direction", "directions", "simple:two_thresholds", "simple:quadratic", "linear"):
+        for reader in fit_level(site, Level.parse(name), (1, 4)):
+            assert float(reader.bits(test).mean()) < floor + 0.01, (name, reader.source, reader.k)
+    # Naive: a direction of all rows, whose ridge folds of the same rows choose.
+    leading = mean_difference(site.whole)
+    seen = Rows(site.whole.z @ leading, site.whole.law, site.whole.offset)
+    chosen = fit_nested(seen, 1_000, site.inner)
+    assert math.isfinite(float(chosen.ridge[0])), "it takes noise for a finding"

@@ -118,11 +118,6 @@ class Site:
             Rows(self.whole.z[n:], self.select.law, self.select.offset),
         )
 
-    @property
-    def training(self) -> Rows:
-        """The rows that estimates are made from, in the frame: fit, and select too where ridges have inner folds."""
-        return self.whole if self.inner else self.rows[0]
-
     def calibrated(self, reader: "Reader") -> "Reader":
         """The reader after its temperature and intercepts, if they help on the selection rows."""
         side = self.calibration
@@ -143,8 +138,22 @@ class Site:
     def low_rank(self, k: int) -> Float[Tensor, "r k"]:
         """Directions of the rank-k multinomial, found once."""
         if k not in self.known:
-            self.known[k] = fit_low_rank(self.training, self.linear, self.frame.variance, k)
+            self.known[k] = fit_low_rank(self.rows[0], self.unseen, self.frame.variance, k)
         return self.known[k]
+
+    @cached_property
+    def unseen(self) -> Readout:
+        """The linear readout that the selection rows have no part in.
+
+        What is found with the behaviour's help must be chosen on other rows: ridges of a direction that knows the rows
+        held out would follow noise. Over inner folds the linear readout itself has seen all of them.
+        """
+        known = torch.isfinite(self.linear.ridge)
+        if not self.inner or not bool(known.any()):
+            return self.linear
+        fit, ridge = self.rows[0], torch.where(known, self.linear.ridge, torch.ones_like(self.linear.ridge))
+        found = fit_readout(fit.z, fit.law, fit.offset, self.frame.variance, ridge, self.linear)
+        return self.linear.put(torch.nonzero(known).flatten(), found.take(torch.nonzero(known).flatten()))
 
     @cached_property
     def region(self) -> Region:
@@ -179,15 +188,15 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
             yield from _neurons(site, _upto(ks, site.fit.x.shape[1]), free)
         case "direction":
             sources = {
-                "mean_difference": mean_difference(site.training),
-                "lda": lda(site.training, site.frame.variance),
+                "mean_difference": mean_difference(site.rows[0]),
+                "lda": lda(site.rows[0], site.frame.variance),
                 "logistic": site.low_rank(1),
             }
             for source, direction in sources.items():
                 yield from _along(site, "direction", source, site.back(direction), (1,), free)
         case "directions":
             asked = _upto(ks, min(site.d, free))
-            for k, found in fit_rank_curve(site.training, site.linear, site.frame.variance, asked).items():
+            for k, found in fit_rank_curve(site.rows[0], site.unseen, site.frame.variance, asked).items():
                 yield from _along(site, "directions", "behaviour", site.back(found), (k,), free)
             asked = _upto(ks, site.d)
             yield from _along(site, "directions", "pca", site.back(pca(site.frame, asked[-1])), asked, free)
@@ -227,20 +236,21 @@ def _along(
     """Linear readouts of the first k of some directions, beside the floor, for every k."""
     d = len(directions)
     seen = torch.cat([site.frame.along(side.x, directions) for side in (site.fit, site.select)])
-    for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}):
-        looked_for = k * (d - k) if source in ("behaviour", "logistic", "mean_difference", "lda") else 0
+    supervised = source not in ("pca", "random")
+    for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}, supervised):
+        looked_for = k * (d - k) if supervised else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
         yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
 
 
 def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
     """Linear readouts of the k coordinates that together tell most, for every k."""
-    picked = pick_neurons(site.frame, residual_moment(site.training), ks)
+    picked = pick_neurons(site.frame, residual_moment(site.rows[0]), ks)
     every, place = torch.cat(list(picked.values())).unique(return_inverse=True)
     mean = site.frame.mean[every]
     seen = torch.cat([side.x[:, every].float() - mean for side in (site.fit, site.select)])
     sets = dict(zip(picked, place.split([len(at) for at in picked.values()]), strict=True))
-    for k, readout in _subsets(site, seen, sets):
+    for k, readout in _subsets(site, seen, sets, True):
         at = picked[k]
 
         def logits(x: Tensor, offset: Tensor, at: Tensor = at, readout: Readout = readout) -> Tensor:
@@ -251,15 +261,19 @@ def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
 
 
 def _subsets(
-    site: Site, seen: Float[Tensor, "n k"], sets: Mapping[int, Int[Tensor, " _"] | slice]
+    site: Site, seen: Float[Tensor, "n k"], sets: Mapping[int, Int[Tensor, " _"] | slice], supervised: bool
 ) -> Iterator[tuple[int, Readout]]:
-    """Readouts of sets of columns of what is seen of the rows of fit and select, each with a frame of its own."""
+    """Readouts of sets of columns of what is seen of the rows of fit and select, each with a frame of its own.
+
+    supervised: the columns were found with the behaviour of the fit rows, so that only the others may choose a ridge.
+    """
     n_fit, law, offset = len(site.fit.x), site.whole.law, site.whole.offset
-    mean, moment = moments(seen if site.inner else seen[:n_fit])
+    inner = () if supervised else site.inner
+    mean, moment = moments(seen if inner else seen[:n_fit])
     for k, at in sets.items():
         frame = frame_of(mean[at], moment[at][:, at])
         rows = Rows(frame.apply(seen[:, at]), law, offset)
-        found = fit_nested(rows, n_fit, site.inner, frame.variance, site.lambdas)
+        found = fit_nested(rows, n_fit, inner, frame.variance, site.lambdas)
         weight = found.weight @ frame.rotation.T
         yield k, replace(found, weight=weight, bias=found.bias - weight @ frame.mean)
 
@@ -353,7 +367,7 @@ def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> 
         return [linear.logits(r.z, r.offset) for r in rows]
     most = 1 if name == "direction" else min(k, len(variance))
     if name == "direction":
-        start = site.linear
+        start = site.unseen
     else:
         # Only directions to start from are wanted: one ridge, the site's own, and a loose certificate are enough.
         ridge = torch.where(torch.isfinite(site.linear.ridge), site.linear.ridge, torch.ones_like(site.linear.ridge))
