@@ -91,6 +91,8 @@ def calibrate(
             f"a calibration needs at least one seed and 200 rows; found {seeds} seeds and {list(sizes)} rows."
         )
     planned = units(only, seeds, sizes)
+    if not planned:
+        raise BadInput(f"nothing of {', '.join(only)} is measured yet: it waits for its metric (docs/calibration.md).")
     cases = list(dict.fromkeys(unit.case for unit in planned))
     spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
     writer = RunWriter.open(Path(root), f"calibration-{digest(spec, 8)}", spec, len(planned))

@@ -64,6 +64,8 @@ class Measurement:
         deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read."""
+        if n_bootstrap < 1:
+            raise BadInput(f"an interval is drawn from at least one bootstrap sample; n_bootstrap is {n_bootstrap}.")
         self.deleted = dict(deleted or {})
         self.observations = observations
         self.read = read

@@ -87,6 +87,11 @@ def default_k(frame: pd.DataFrame, metric: str = "read") -> int | None:
     return None if not found else 4 if 4 in found else found[(len(found) - 1) // 2]
 
 
+def _shown_k(frame: pd.DataFrame, rows: pd.DataFrame, metric: str = "read") -> int | None:
+    """The default k of the behaviours that are shown: one of two outcomes has fewer than one of many."""
+    return default_k(frame[frame["behaviour"].isin(rows["behaviour"])], metric)
+
+
 def site_label(hook: str) -> str:
     """`blocks.3.hook_resid_post` -> `3 resid_post`; "" is every site at once."""
     if not hook:
@@ -146,7 +151,7 @@ def leak_map(
         position=position,
         control=control,
     )
-    rows = _at_k(rows, default_k(frame, metric) if k is None else k)
+    rows = _at_k(rows, _shown_k(frame, rows, metric) if k is None else k)
     return rows[rows["hook"] != ""].reset_index(drop=True)
 
 
@@ -245,7 +250,7 @@ def layer_curves(
             _known("level", name, levels(rows, metric))
         rows = rows[rows["level"].isin(wanted)]
     rows = rows.assign(**{name: float("nan") for name in TOGETHER if name not in rows})
-    tidy = _at_k(_tidy(rows[rows["hook"] != ""], TOGETHER), default_k(frame, metric) if k is None else k)
+    tidy = _at_k(_tidy(rows[rows["hook"] != ""], TOGETHER), _shown_k(frame, rows, metric) if k is None else k)
     return tidy.sort_values(["control", "level_order", "source", "site_order"], ignore_index=True)
 
 
@@ -319,7 +324,7 @@ def by_position(
     for name in positions(frame, behaviour):
         rows = _pick(frame, behaviour=behaviour, metric="read", floor=floor, position=name)
         rows = _at_domain(rows[rows["level"] == _one_level(rows, level, levels(rows))], domain, seen=True)
-        tidy = _at_k(_tidy(rows), default_k(frame) if k is None else k)
+        tidy = _at_k(_tidy(rows), _shown_k(frame, rows) if k is None else k)
         parts.append(tidy.drop_duplicates("site"))  # one source of it, the first
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 

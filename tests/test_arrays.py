@@ -119,6 +119,9 @@ def test_a_file_measures_as_its_array_does(tmp_path):
         "behaviour": x[:, 0] > 0, "levels": ("linear",), "controls": (), "decomposition": False, "n_bootstrap": 200,
     }  # fmt: skip
     assert pk.measure(tmp_path / "activations.npy", **run).equals(pk.measure(x, **run))
+    for n in (0, -1):
+        with pytest.raises(BadInput, match=f"at least one bootstrap sample; n_bootstrap is {n}"):
+            pk.measure(x, **run | {"n_bootstrap": n})
 
 
 def test_broken_files_are_one_sentence(tmp_path):

@@ -188,6 +188,7 @@ def test_a_missing_number_is_red():
         (lambda: calibrate(seeds=0), "needs at least one seed and 200 rows"),
         (lambda: calibrate(sizes=(50,)), "needs at least one seed and 200 rows"),
         (lambda: noise_study.noise_study(0), "at least one seed"),
+        (lambda: calibrate(("P12",), seeds=1), "nothing of P12 is measured yet"),
     ],
 )
 def test_a_mistake_is_one_sentence(call, message):

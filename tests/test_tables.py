@@ -36,6 +36,18 @@ def test_leak_map_has_one_cell_per_site_and_label_in_forward_order(frame):
     assert (table["value"] > 1.5).any(), "what misleads is not clipped"
 
 
+def test_the_k_that_is_shown_is_one_of_the_behaviour_shown(frame):
+    """Two outcomes have one direction, whatever is asked; a default of both together may be neither's."""
+    first, second = BEHAVIOURS
+    levelled = frame["k"].notna() & (
+        frame["level"].isin(["neurons", "directions"]) | frame["level"].str.contains("simple")
+    )
+    both = frame[~levelled | (frame["k"] == frame["behaviour"].map({first: KS[-1], second: KS[0]}))]
+    for behaviour, k in ((first, KS[-1]), (second, KS[0])):
+        shown = tables.leak_map(both, behaviour=behaviour)
+        assert set(shown.loc[shown["level"] == "directions", "k"]) == {k}
+
+
 def test_selection_is_never_silent(frame):
     with pytest.raises(BadInput, match="Did you mean 'next_move'"):
         tables.table("leak_map", frame, behaviour="nextmove")
