@@ -410,9 +410,7 @@ def n_done(runs):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, tmp_path):
-    # Cells long enough that a busy machine sees one finished before the last is.
-    slow = 'levels = ["linear", "nonlinear"]\ncontrols = ["permuted"]\ndecomposition = false\nouter_folds = 3\n'
-    path = write_job(tmp_path, small, read=slow)
+    path = write_job(tmp_path, small)
     runs = tmp_path / "runs"
     command = [sys.executable, "-c", "from probekit.cli import main; main()", "run", str(path), "--runs", str(runs),
                "--store", str(tmp_path / "store")]  # fmt: skip
