@@ -415,7 +415,11 @@ def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, 
     command = [sys.executable, "-c", "from probekit.cli import main; main()", "run", str(path), "--runs", str(runs),
                "--store", str(tmp_path / "store")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    # Tests that a shell started in the background inherit a SIGINT that is ignored; a person's terminal does not.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 90
     while not n_done(runs) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
