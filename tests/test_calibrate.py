@@ -15,7 +15,7 @@ from probekit.calibrate import calibrate, estimate, judge, units
 from probekit.cli import app
 from probekit.errors import BadInput, Interrupted
 from probekit.fit import readers
-from probekit.fit.path import take
+from probekit.fit.core import take
 from probekit.noise_study import false_positives
 from probekit.testbeds.ground_truth import CASES, noise_sites
 

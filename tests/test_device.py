@@ -73,6 +73,8 @@ def test_nothing_is_left_on_the_processor():
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("pretend.py"))], capture_output=True, text=True, timeout=300
     )
+    # Such devices rest on a function of torch that is still experimental: older and later versions may lack it, and the
+    # test marked gpu asks the same of a real device.
     if "cannot import name '_setup_privateuseone_for_python_backend'" in done.stderr:
         pytest.skip("this version of torch has no devices written in Python")
     assert done.returncode == 0, done.stderr[-2_000:]

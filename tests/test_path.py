@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 import probekit.fit.path as path
 from probekit.errors import FitError
-from probekit.fit.core import Readout, Rows, cross_entropy, fit_frame, fit_readout
+from probekit.fit.core import Readout, Rows, cross_entropy, fit_frame, fit_readout, take
 from probekit.fit.directions import mean_difference
-from probekit.fit.path import LAMBDAS, fit_nested, fit_path, take
+from probekit.fit.path import LAMBDAS, fit_nested, fit_path
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.fit.stream import Source, fit_streamed_path
 from probekit.levels import Level

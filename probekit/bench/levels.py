@@ -11,8 +11,8 @@ import torch
 from probekit.arrays import as_activations
 from probekit.bench import Row
 from probekit.bench.problems import Problem
-from probekit.fit.core import Rows, fit_frame, fit_readout
-from probekit.fit.path import LAMBDAS, take
+from probekit.fit.core import Rows, fit_frame, fit_readout, take
+from probekit.fit.path import LAMBDAS
 from probekit.levels import DEFAULT
 from probekit.measurement import Measurement
 from probekit.setting import Setting

@@ -181,6 +181,11 @@ class Rows:
         return cross_entropy(readout.logits(self.z, self.offset), self.law)
 
 
+def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
+    """Some of the rows."""
+    return Rows(rows.z[at], rows.law[..., at], None if rows.offset is None else rows.offset[..., at])
+
+
 @torch.no_grad()
 def fit_readout(
     z: Float[Tensor, "n r"],
@@ -233,10 +238,8 @@ class Setup:
 
     def cut(self, at: Int[Tensor, " m"]) -> "Setup":
         """The same problem on some of the rows."""
-        rows = self.rows
-        offset = None if rows.offset is None else rows.offset[..., at]
-        rows, products = Rows(rows.z[at], rows.law[..., at], offset), self.products
-        return Setup(rows, self.variance, None if products is None else Products.of(rows.z, self.variance))
+        rows = take(self.rows, at)
+        return replace(self, rows=rows, products=None if self.products is None else Products.of(rows.z, self.variance))
 
     def weighed(self, weights: Float[Tensor, "c n"]) -> "Setup":
         """Copies of every target, one after the other, in each of which the rows have weights of their own."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.core import TOLERANCE, Readout, Rows, Setup, fit_readout
+from probekit.fit.core import TOLERANCE, Readout, Rows, Setup, fit_readout, take
 from probekit.fit.solver import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -145,18 +145,14 @@ def fit_nested(
         return floor
     targets = torch.nonzero(known).flatten()
     # The folds' own readouts lie around the one of all rows.
-    start = Readout(*(part.unflatten(-1 if part.ndim < 3 else 1, (len(inner), t)).mean(axis) for part, axis in (
-        (chosen.weight, 1), (chosen.bias, 1), (chosen.scale, 0), (chosen.ridge, 0))))  # fmt: skip
+    shape = len(inner), t
+    weight, bias = (part.unflatten(1, shape).mean(1) for part in (chosen.weight, chosen.bias))
+    start = Readout(weight, bias, chosen.scale.view(shape).mean(0), ridge)
     found = fit_readout(
         whole.z, whole.law[:, targets], None if whole.offset is None else whole.offset[:, targets], setup.variance,
         ridge[targets], start.take(targets), tolerance,
     )  # fmt: skip
     return floor.put(targets, found)
-
-
-def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
-    """Some of the rows."""
-    return Rows(rows.z[at], rows.law[..., at], None if rows.offset is None else rows.offset[..., at])
 
 
 @dataclass(frozen=True)

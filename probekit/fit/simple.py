@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import Readout, Rows, cross_entropy
+from probekit.fit.core import Readout, Rows, cross_entropy, take
 from probekit.fit.descent import descend
 from probekit.fit.families import (
     CUTS,
@@ -31,7 +31,7 @@ from probekit.fit.families import (
     unit,
 )
 from probekit.fit.layer import refit_layer
-from probekit.fit.path import LAMBDAS, take
+from probekit.fit.path import LAMBDAS
 from probekit.fit.pursuit import best_cuts
 from probekit.fit.starts import Region
 

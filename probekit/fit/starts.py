@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.core import Rows
-from probekit.fit.path import take
+from probekit.fit.core import Rows, take
 from probekit.fit.pursuit import Cells, find_cells
 
 SMALL = 2_048  # rows for starts: enough to tell good ones from bad
