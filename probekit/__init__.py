@@ -3,14 +3,13 @@
 The public names, resolved when first used: importing this package costs nothing and loads neither torch nor pandas.
 """
 
-import sys
 from importlib import import_module, metadata
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from probekit.capture import Activations, capture, capture_without
-    from probekit.claims import CLAIMS, Claim, Need, judge
+    from probekit.activations.activations import Activations
+    from probekit.activations.capture import capture, capture_without
+    from probekit.activations.statistics import stream_statistics
     from probekit.errors import (
         BadInput,
         FitError,
@@ -22,18 +21,18 @@ if TYPE_CHECKING:
         TooFewRows,
         UnknownHook,
     )
-    from probekit.figures import figure
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.spans import delete_span
+    from probekit.jobs.measure import measure
+    from probekit.jobs.runner import run_job
     from probekit.levels import Hypothesis, Level
-    from probekit.measurement import measure
-    from probekit.model import load_model
-    from probekit.onepass import stream_statistics
+    from probekit.model.model import load_model
     from probekit.records import Record
-    from probekit.rundir import open_run, read_run
-    from probekit.runner import run_job
-    from probekit.spans import delete_span
+    from probekit.results.claims import CLAIMS, Claim, Need, judge
+    from probekit.results.figures import figure
+    from probekit.results.tables import table
     from probekit.spec import JobSpec
-    from probekit.tables import table
+    from probekit.storage.runs import open_run, read_run
     from probekit.task import Behaviour, BehaviourSpec, Feature, Observations, Task
     from probekit.testbeds import load_task
 
@@ -77,14 +76,13 @@ __all__ = [
     "stream_statistics",
     "table",
 ]
-
 _HOME = {
-    "CLAIMS": "claims",
-    "Activations": "capture",
+    "CLAIMS": "results.claims",
+    "Activations": "activations.activations",
     "BadInput": "errors",
     "Behaviour": "task",
     "BehaviourSpec": "task",
-    "Claim": "claims",
+    "Claim": "results.claims",
     "Feature": "task",
     "FitError": "errors",
     "HookPoint": "hookpoint",
@@ -93,7 +91,7 @@ _HOME = {
     "JobSpec": "spec",
     "Level": "levels",
     "MissingExtra": "errors",
-    "Need": "claims",
+    "Need": "results.claims",
     "Observations": "task",
     "ProbekitError": "errors",
     "Record": "records",
@@ -102,19 +100,19 @@ _HOME = {
     "Task": "task",
     "TooFewRows": "errors",
     "UnknownHook": "errors",
-    "capture": "capture",
-    "capture_without": "capture",
-    "delete_span": "spans",
-    "figure": "figures",
-    "judge": "claims",
-    "load_model": "model",
+    "capture": "activations.capture",
+    "capture_without": "activations.capture",
+    "delete_span": "inputs.spans",
+    "figure": "results.figures",
+    "judge": "results.claims",
+    "load_model": "model.model",
     "load_task": "testbeds",
-    "measure": "measurement",
-    "open_run": "rundir",
-    "read_run": "rundir",
-    "run_job": "runner",
-    "stream_statistics": "onepass",
-    "table": "tables",
+    "measure": "jobs.measure",
+    "open_run": "storage.runs",
+    "read_run": "storage.runs",
+    "run_job": "jobs.runner",
+    "stream_statistics": "activations.statistics",
+    "table": "results.tables",
 }
 
 
@@ -130,14 +128,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__, "__version__"])
-
-
-class _Package(ModuleType):
-    """Importing the module `probekit.capture` binds it to the name of the function `capture`: the function stays."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

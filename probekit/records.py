@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from probekit.errors import BadInput
 
 SCHEMA_VERSION = 1
-
 METRICS = (
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
     "selected",  # read at the site of each fold that its selection rows prefer

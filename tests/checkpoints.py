@@ -115,3 +115,15 @@ def rewrite_config(folder: Path, **changes: object) -> None:
     """Change fields of a checkpoint's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def sharpen(folder, to, factor=12.0):
+    """The checkpoint with a larger final norm: a random model is hardly ever sure of anything."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf = AutoModelForCausalLM.from_pretrained(folder)
+    norm = hf.model.norm if hasattr(hf, "model") else hf.transformer.ln_f
+    norm.weight.data.mul_(factor)
+    hf.save_pretrained(to)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(to)
+    return to

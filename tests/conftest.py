@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from probekit.model import Model
+    from probekit.model.model import Model
 
 settings.register_profile("probekit", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("probekit")
@@ -38,6 +38,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
     """`tiny("gpt2")`: the same as a loaded model, shared by all tests: do not change it."""
-    from probekit.model import load_model
+    from probekit.model.model import load_model
 
     return functools.cache(lambda architecture: load_model(checkpoint(architecture)))

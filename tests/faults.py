@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from probekit import cache
 from probekit.errors import StoreError
-from probekit.shards import Shape
-from probekit.store import Store, row_ranges
+from probekit.storage import cache
+from probekit.storage.shards import Shape
+from probekit.storage.store import Store, row_ranges
 
 KEY = "0123456789abcdef"
 N = 10

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from probekit.records import Losses, Record
-from probekit.rundir import RunWriter
+from probekit.storage.runwriter import RunWriter
 
 KS = (1, 2, 4, 8, 16, 32)
 DOMAINS = ("random", "championship", "endgame")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from probekit.rundir import Run, open_run
+from probekit.storage.runs import Run, open_run
 
 
 def runs(root: Path) -> list[Run]:

@@ -18,9 +18,11 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import data
-from probekit import figures, tables
 from probekit.errors import ProbekitError
-from probekit.rundir import Run
+from probekit.results import figures, looks, tables
+from probekit.results import selection as selection_of
+from probekit.results import text as text_of
+from probekit.storage.runs import Run
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class View:
     behaviour: str
     domain: str
     position: str
-    template: figures.Template
+    template: looks.Template
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -46,7 +48,7 @@ def root() -> Path:
     return parser.parse_known_args(sys.argv[1:])[0].runs
 
 
-def template() -> figures.Template:
+def template() -> looks.Template:
     """The viewer's theme."""
     return "dark" if st.context.theme.type == "dark" else "light"
 
@@ -81,9 +83,11 @@ def sidebar() -> None:
         frame = _records(run)
         if frame is None or frame.empty:
             return
-        behaviour = pick("Behaviour", tables.behaviours(frame), "behaviour", default=tables.default_behaviour(frame))
-        pick("Fitted on domain", tables.domains(frame, behaviour), "domain")
-        places = tables.positions(frame, behaviour)
+        behaviour = pick(
+            "Behaviour", selection_of.behaviours(frame), "behaviour", default=selection_of.default_behaviour(frame)
+        )
+        pick("Fitted on domain", selection_of.domains(frame, behaviour), "domain")
+        places = selection_of.positions(frame, behaviour)
         if len(places) > 1:
             pick("Read at", places, "position", default=_first_position(places))
         model = (
@@ -102,17 +106,17 @@ def view() -> View:
     frame = _records(run)
     if run.problem or frame is None:
         problem(run, frame)
-    if frame is None or frame.empty or not tables.behaviours(frame):
+    if frame is None or frame.empty or not selection_of.behaviours(frame):
         if not run.problem:
             st.text("This run holds no records of a behaviour, so there is nothing to show.")
         st.stop()
         raise AssertionError  # st.stop does not return
-    names = tables.behaviours(frame)
+    names = selection_of.behaviours(frame)
     behaviour = st.session_state.get("behaviour")
-    behaviour = behaviour if behaviour in names else tables.default_behaviour(frame)
-    fitted = tables.domains(frame, behaviour)
+    behaviour = behaviour if behaviour in names else selection_of.default_behaviour(frame)
+    fitted = selection_of.domains(frame, behaviour)
     domain = st.session_state.get("domain")
-    places = tables.positions(frame, behaviour)
+    places = selection_of.positions(frame, behaviour)
     position = st.session_state.get("position")
     position = position if position in places else _first_position(places)
     return View(run, frame, behaviour, domain if domain in fitted else fitted[0], position, template())
@@ -157,7 +161,7 @@ def chart(view: View, kind: str, caption: str, **selection: Any) -> None:
         st.plotly_chart(
             figures.figure(kind, view.frame, template=view.template, **selection),
             theme=None,
-            config=figures.CONFIG,
+            config=looks.CONFIG,
             key=f"figure-{kind}",
             alt=caption,
         )
@@ -171,7 +175,7 @@ def numbers(table: pd.DataFrame, name: str) -> None:
     shown = table.drop(columns=[column for column in hidden if column in table])
     with st.expander("The numbers"):
         st.dataframe(shown, hide_index=True, width="stretch", height=320)
-        st.download_button("Download CSV", tables.to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}")
+        st.download_button("Download CSV", text_of.to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}")
 
 
 def _records(run: Run) -> pd.DataFrame | None:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import Frame, Readout, Rows
-from probekit.fit.descent import descend
+from probekit.fit.frame import Frame
+from probekit.fit.readout import Readout, Rows
+from probekit.fit.solvers.descent import descend
 
 BEAM, BEAM_K = 16, 8  # sets of neurons that are grown at once, and up to which size
 MAX_STEPS, NO_GAIN = (

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import BadInput
-from probekit.fit.core import Rows, cross_entropy
+from probekit.fit.readout import Rows, cross_entropy
 
 WIDTH = 256
 RATE = 2e-3

@@ -14,15 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.core import TOLERANCE, Readout, Rows, Setup, fit_readout, take
-from probekit.fit.solver import STALLED
+from probekit.fit.readout import TOLERANCE, Readout, Rows, Setup, fit_readout, take
+from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
 STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
 OUTPUTS = 64  # logits per row up to which reading rows costs more than what is done with them
 AT_ONCE = 2**23  # logits of all rows that are held at once
-
 Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
 
 

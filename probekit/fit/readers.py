@@ -13,17 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.core import (
-    Frame,
-    Readout,
-    Rows,
-    calibrate,
-    cross_entropy,
-    fit_frame,
-    fit_readout,
-    frame_of,
-    moments,
-)
 from probekit.fit.directions import (
     fit_low_rank,
     fit_rank_curve,
@@ -34,11 +23,13 @@ from probekit.fit.directions import (
     random_directions,
     residual_moment,
 )
+from probekit.fit.frame import Frame, fit_frame, frame_of, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
-from probekit.fit.simple import Simple, fit_simples, n_features
-from probekit.fit.starts import MAX_K, Region
+from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, fit_readout
+from probekit.fit.simple.joint import Simple, fit_simples, n_features
+from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.metrics.read import Ratio
+from probekit.metrics.ratios import Ratio
 
 TINY = 1e-12
 SAME = 1e-4  # squared distances below this, in units of the pool, are rounding of float32 readouts

@@ -15,7 +15,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
 
 if TYPE_CHECKING:
-    from probekit.model import Model
+    from probekit.model.model import Model
 
 BACKENDS = ("auto", "bridge", "hf")
 LIBRARIES = ("torch", "transformers", "transformer-lens")

@@ -14,7 +14,7 @@ from probekit.errors import BadInput
 from probekit.model.audit import TOLERANCE
 
 if TYPE_CHECKING:
-    from probekit.model import Model
+    from probekit.model.model import Model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 
 if TYPE_CHECKING:
-    from probekit.model import Model
+    from probekit.model.model import Model
 
 Room = Callable[[int], Mapping[str, Tensor]]
 

@@ -9,7 +9,7 @@ from probekit.errors import BadInput
 
 if TYPE_CHECKING:
     from probekit.levels import Hypothesis
-    from probekit.model import Model
+    from probekit.model.model import Model
     from probekit.task import Task
 
 NAMES = ("othello-6x6",)
@@ -47,7 +47,7 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     """
     if str(source) in NAMES:
         return load_testbed(str(source), seed=seed, **columns).task
-    from probekit.filetask import read_file_task
+    from probekit.inputs.filetask import read_file_task
     from probekit.spec import TaskSpec, validate
 
     path = Path(source)

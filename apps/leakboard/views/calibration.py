@@ -5,8 +5,8 @@
 import streamlit as st
 
 from leakboard import data, state
-from probekit import figures
 from probekit.errors import ProbekitError
+from probekit.results import curves, looks
 
 st.title("Calibration")
 found = data.runs(state.root() / "calibration")
@@ -31,9 +31,9 @@ caption = (
 )
 with st.container(border=True):
     st.plotly_chart(
-        figures.calibration(frame, template=state.template()),
+        curves.calibration(frame, template=state.template()),
         theme=None,
-        config=figures.CONFIG,
+        config=looks.CONFIG,
         key="figure-calibration",
         alt=caption,
     )

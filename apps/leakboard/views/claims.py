@@ -5,8 +5,8 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import claims, tables
 from probekit.errors import BadInput
+from probekit.results import claims, selection
 
 MARGINS = (0.02, 0.05, 0.1, 0.2)
 COLOUR = {"holds": "green", "fails": "red", "undecided": "orange", "NA": "gray"}
@@ -19,17 +19,17 @@ WORDS = {
 st.title("Claims")
 view = state.view()
 rows = view.frame[(view.frame["behaviour"] == view.behaviour) & (view.frame["fit_domain"] == view.domain)]
-known = [level for level in tables.levels(rows, "read") if level not in ("prior", "baseline")]
+known = [level for level in selection.levels(rows, "read") if level not in ("prior", "baseline")]
 if not known:
     st.text("Nothing was read in this domain, so there is nothing to claim.")
     st.stop()
 left, middle, right = st.columns(3)
 with left:
-    level = state.pick("Level", known, "level", default="linear", show=tables.vocabulary)
+    level = state.pick("Level", known, "level", default="linear", show=selection.vocabulary)
 at_level = rows[(rows["level"] == level) & (rows["control"] == "") & rows["metric"].isin(("read", "replace"))]
 with middle:
     best = claims.selected_hook(view.frame, level=level, **view.chosen)
-    hook = state.pick("At", tables.hooks(at_level, "read"), "hook", default=best, show=tables.site_label)
+    hook = state.pick("At", selection.hooks(at_level, "read"), "hook", default=best, show=selection.site_label)
 with right:
     margin = state.pick("Margin", [str(m) for m in MARGINS], "margin", default="0.1")
 here = at_level[at_level["hook"] == hook]
@@ -42,7 +42,7 @@ with middle:
     k = state.pick("k", ks, "k") if len(ks) > 1 else None
 st.caption(
     "A claim holds when every measure in it passes an equivalence test at the margin; `detectable` is the smallest "
-    f"FBU that this many rows could have told from 0. {state.plain(tables.site_label(best))} is the place that "
+    f"FBU that this many rows could have told from 0. {state.plain(selection.site_label(best))} is the place that "
     "selection rows prefer: a place picked by its test rows would be luck."
 )
 at_hook = view.frame[(view.frame["behaviour"] == view.behaviour) & (view.frame["hook"] == hook)]

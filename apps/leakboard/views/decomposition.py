@@ -5,7 +5,7 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import selection
 
 st.title("Decomposition")
 view = state.view()
@@ -13,12 +13,12 @@ words = {"linear_first": "linear classes first", "simple_first": "simple functio
 arm = (
     st.segmented_control(
         "Order in which classes are added",
-        tables.ORDERS,
-        default=tables.ORDERS[0],
+        selection.ORDERS,
+        default=selection.ORDERS[0],
         key="order",
         format_func=words.__getitem__,
     )
-    or tables.ORDERS[0]
+    or selection.ORDERS[0]
 )
 state.chart(
     view,

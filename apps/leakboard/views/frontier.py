@@ -5,12 +5,12 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import selection as selection_of
 
 st.title("Frontier")
 view = state.view()
 rows = view.frame[(view.frame["metric"] == "replace") & (view.frame["behaviour"] == view.behaviour)]
-arms = [arm for arm in tables.REPLACE_ARMS if arm in set(rows["arm"])]
+arms = [arm for arm in selection_of.REPLACE_ARMS if arm in set(rows["arm"])]
 names = {
     "chain": "all sites",
     "single": "one site",
@@ -28,9 +28,11 @@ if arms:
         )
     selection["arm"] = arm
     if arm.startswith("single"):
-        hooks = tables.hooks(rows, "replace", arm)
+        hooks = selection_of.hooks(rows, "replace", arm)
         with right:
-            selection["hook"] = state.pick("At", hooks, "hook", default=hooks[len(hooks) // 2], show=tables.site_label)
+            selection["hook"] = state.pick(
+                "At", hooks, "hook", default=hooks[len(hooks) // 2], show=selection_of.site_label
+            )
 state.chart(
     view,
     "frontier",

@@ -5,7 +5,7 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import selection, text
 
 st.title("Layer curves")
 view = state.view()
@@ -19,17 +19,17 @@ with left:
         "metric",
         show={"read": "read: is it there?", "replace": "replace: does it run on it?"}.__getitem__,
     )
-several = tables.ks(mine, metric)
+several = selection.ks(mine, metric)
 with middle:
     k = (
-        state.pick("k, for levels with several", several, "k", default=tables.default_k(mine, metric))
+        state.pick("k, for levels with several", several, "k", default=selection.default_k(mine, metric))
         if several
         else None
     )
-available = [name for name in tables.levels(mine, metric) if name not in ("prior", "baseline")]
+available = [name for name in selection.levels(mine, metric) if name not in ("prior", "baseline")]
 with right:
     wanted = st.multiselect(
-        "Levels", available, key=f"levels-{metric}", format_func=tables.vocabulary, placeholder="all of them"
+        "Levels", available, key=f"levels-{metric}", format_func=selection.vocabulary, placeholder="all of them"
     )
 arm = (
     next((a for a in ("single:matched", "single:random") if a in set(mine["arm"])), None)
@@ -48,13 +48,13 @@ state.chart(
     arm=arm,
     level=levels,
 )
-if metric == "read" and (line := tables.selected_site(view.frame, **view.chosen)):
+if metric == "read" and (line := text.selected_site(view.frame, **view.chosen)):
     st.caption(state.plain(line))
-if len(tables.positions(view.frame, view.behaviour)) > 1:
+if len(selection.positions(view.frame, view.behaviour)) > 1:
     chosen = {"behaviour": view.behaviour, "domain": view.domain}
     left, _ = st.columns([1, 2])
     with left:
-        level = state.pick("Level at every position", available, "level", default="linear", show=tables.vocabulary)
+        level = state.pick("Level at every position", available, "level", default="linear", show=selection.vocabulary)
     state.chart(
         view,
         "by_position",

@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import data, state
-from probekit import figures, tables
+from probekit.results import looks, maps, tables, text
+from probekit.results import selection as selection_of
 
 st.title("Leak map")
 view = state.view()
@@ -22,10 +23,10 @@ with left:
 rows = view.frame[
     (view.frame["metric"] == metric) & (view.frame["behaviour"] == view.behaviour) & (view.frame["hook"] != "")
 ]
-several = tables.ks(rows, metric)
+several = selection_of.ks(rows, metric)
 with middle:
     k = (
-        state.pick("k, for levels with several", [*several, "all"], "k", default=tables.default_k(rows, metric))
+        state.pick("k, for levels with several", [*several, "all"], "k", default=selection_of.default_k(rows, metric))
         if several
         else None
     )
@@ -52,9 +53,9 @@ caption = (
 )
 with st.container(border=True):
     st.plotly_chart(
-        figures.leak_map(view.frame, template=view.template, **selection),
+        maps.leak_map(view.frame, template=view.template, **selection),
         theme=None,
-        config=figures.CONFIG,
+        config=looks.CONFIG,
         key="map",
         on_select=clicked,
         selection_mode="points",
@@ -69,7 +70,7 @@ hooks = list(table.sort_values("site_order")["hook"].unique())
 labels = list(table.sort_values("level_order", kind="stable")["label"].unique())
 left, right = st.columns(2)
 with left:
-    hook = state.pick("Hook point", hooks, "hook", default=hooks[-1], show=tables.site_label)
+    hook = state.pick("Hook point", hooks, "hook", default=hooks[-1], show=selection_of.site_label)
 with right:
     label = state.pick("Level", labels, "cell", default="linear")
 cell = table[(table["hook"] == hook) & (table["label"] == label)]
@@ -83,7 +84,7 @@ def bits(value: float) -> str:
     return "NA" if pd.isna(value) else f"{value:.3f}"
 
 
-st.markdown(f"#### FBU {state.plain(tables.value_text(row))}")
+st.markdown(f"#### FBU {state.plain(text.value_text(row))}")
 figures_of_cell = st.columns(7)
 for column, (name, value, why) in zip(
     figures_of_cell,
@@ -123,9 +124,9 @@ with left:
         st.dataframe(
             pd.DataFrame(
                 {
-                    "control": [figures.control_words(name) for name in controls["control"]],
-                    "level": [tables.vocabulary(level) for level in controls["level"]],
-                    "FBU": [tables.value_text(r) for _, r in controls.iterrows()],
+                    "control": [looks.control_words(name) for name in controls["control"]],
+                    "level": [selection_of.vocabulary(level) for level in controls["level"]],
+                    "FBU": [text.value_text(r) for _, r in controls.iterrows()],
                 }
             ),
             hide_index=True,

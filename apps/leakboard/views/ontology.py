@@ -5,7 +5,7 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import selection, tables, text
 
 st.title("Ontology and floors")
 view = state.view()
@@ -26,8 +26,8 @@ level = None
 if len(both):
     left, _ = st.columns([1, 2])
     with left:
-        levels = tables.levels(both)
-        level = state.pick("Level", levels, "level", default="linear", show=tables.vocabulary)
+        levels = selection.levels(both)
+        level = state.pick("Level", levels, "level", default="linear", show=selection.vocabulary)
 state.chart(
     view,
     "floor_switch",
@@ -43,6 +43,6 @@ if len(gap):
         "The same reader with rows of a group on both sides of the split: the gap is what it would have claimed by "
         "remembering groups."
     )
-    by_group = [tables.value_text(row) for _, row in gap.iterrows()]
+    by_group = [text.value_text(row) for _, row in gap.iterrows()]
     shown = gap.assign(by_group=by_group, by_row=gap["value_by_row"])
     st.dataframe(shown[["site", "label", "by_group", "by_row", "gap"]], hide_index=True, width="stretch")

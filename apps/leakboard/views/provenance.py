@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import tables
 
 st.title("Provenance")
 view = state.view()

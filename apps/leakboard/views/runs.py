@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import data, state
-from probekit import tables
+from probekit.results import selection, tables, text
 
 st.title("Runs")
 found = data.runs(state.root())
@@ -62,17 +62,17 @@ columns[1].metric(
 linear = last[last["level"] == "linear"]
 columns[2].metric(
     "Linear, last site",
-    tables.value_text(linear.iloc[0]).split(" ")[0] if len(linear) else "NA",
+    text.value_text(linear.iloc[0]).split(" ")[0] if len(linear) else "NA",
     help="FBU of a linear reader of the last hook point.",
 )
 stated = replaced[replaced["level"].str.startswith("hypothesis:")]
 columns[3].metric(
     "Stated hypothesis, replaced",
-    tables.value_text(stated.iloc[0]).split(" ")[0] if len(stated) else "NA",
+    text.value_text(stated.iloc[0]).split(" ")[0] if len(stated) else "NA",
     help="FBU when the model keeps only the hypothesis' features; NA when none was stated.",
 )
-behaviours, domains = tables.behaviours(view.frame), tables.domains(view.frame)
+behaviours, domains = selection.behaviours(view.frame), selection.domains(view.frame)
 st.text(
     f"{len(behaviours)} behaviours: {', '.join(behaviours)}\n{len(domains)} domains: {', '.join(domains)}\n"
-    f"{len(tables.hooks(view.frame))} hook points, {len(tables.levels(view.frame))} levels"
+    f"{len(selection.hooks(view.frame))} hook points, {len(selection.levels(view.frame))} levels"
 )

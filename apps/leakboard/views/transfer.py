@@ -5,7 +5,8 @@
 import streamlit as st
 
 from leakboard import state
-from probekit import tables
+from probekit.results import selection as selection_of
+from probekit.results import tables, text
 
 st.title("Transfer")
 view = state.view()
@@ -13,15 +14,19 @@ rows = view.frame[(view.frame["metric"] == "transfer") & (view.frame["behaviour"
 selection: dict = {"behaviour": view.behaviour, "position": view.position}
 if len(rows):
     left, middle, right = st.columns(3)
-    arms = [arm for arm in tables.TRANSFER_ARMS if arm in set(rows["arm"])]
+    arms = [arm for arm in selection_of.TRANSFER_ARMS if arm in set(rows["arm"])]
     words = {"raw": "as fitted", "refit": "after one temperature and intercepts", "platt50": "after 50 labels"}
-    hooks = tables.hooks(rows, "transfer")
+    hooks = selection_of.hooks(rows, "transfer")
     with left:
         selection["arm"] = state.pick("Applied", arms, "applied", show=words.__getitem__)
     with middle:
-        selection["hook"] = state.pick("At", hooks, "hook", default=hooks[len(hooks) // 2], show=tables.site_label)
+        selection["hook"] = state.pick(
+            "At", hooks, "hook", default=hooks[len(hooks) // 2], show=selection_of.site_label
+        )
     with right:
-        selection["level"] = state.pick("Level", tables.levels(rows, "transfer"), "level", show=tables.vocabulary)
+        selection["level"] = state.pick(
+            "Level", selection_of.levels(rows, "transfer"), "level", show=selection_of.vocabulary
+        )
 state.chart(
     view,
     "transfer_matrix",
@@ -36,5 +41,5 @@ if len(crossing):
         "Coarse but general: with everything frozen, does the coarser level lose at home and win away? Bits per "
         "example; below 0 the coarser level wins."
     )
-    shown = crossing.assign(difference=[tables.value_text(row) for _, row in crossing.iterrows()])
+    shown = crossing.assign(difference=[text.value_text(row) for _, row in crossing.iterrows()])
     st.dataframe(shown[["label", "site", "fit_domain", "test_domain", "difference"]], hide_index=True, width="stretch")

@@ -32,7 +32,6 @@ __all__ = [
     "noise_sites",
     "settle",
 ]
-
 CASES = {
     case.name: replace(case, network=NETWORKS[case.name][0], truths=case.truths + NETWORKS[case.name][1])
     if case.name in NETWORKS

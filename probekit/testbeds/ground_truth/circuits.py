@@ -19,13 +19,12 @@ from probekit.testbeds.ground_truth.case import Case, Kind, Truth
 from probekit.testbeds.ground_truth.exact import binary_entropy, interaction_share, states
 
 if TYPE_CHECKING:
-    from probekit.model import Model
-    from probekit.replacement import Abstraction
+    from probekit.model.interventions import Abstraction
+    from probekit.model.model import Model
     from probekit.task import Task
 
 Array = NDArray[np.float64]
 Keep = Mapping[str, Array]
-
 ANSWERS, QUERY, FIRST = (0, 1), 2, 3  # token ids: two answers, the query, then (i, b) as FIRST + 2 i + b
 SITE = "blocks.0.hook_resid_post"
 TINY = 1e-300
@@ -162,7 +161,7 @@ class Network:
         """The transformer, run through TransformerLens."""
         import torch
 
-        from probekit.model import plant_model
+        from probekit.model.model import plant_model
 
         n_places, d = self.embed.shape
         width = max(layer.read.shape[1] for layer in self.layers)
@@ -220,7 +219,7 @@ class Network:
         """What `Replacement.cell` keeps: the stated directions."""
         import torch
 
-        from probekit.replacement import Abstraction
+        from probekit.model.interventions import Abstraction
 
         bases = {hook: torch.from_numpy(basis).float() for hook, basis in self.keeps[keep].items()}
         return Abstraction("directions", "features", next(iter(bases.values())).shape[1], bases)
@@ -554,7 +553,6 @@ NETWORKS = {
         ),
     ),
 }
-
 PLANTED = (
     Case(
         "P5",

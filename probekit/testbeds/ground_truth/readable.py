@@ -28,7 +28,6 @@ from probekit.testbeds.ground_truth.exact import (
 Array = NDArray[np.float64]
 Law = Callable[[Array, Parameters], Array]
 Score = Callable[[Array, Array], float]
-
 REVERSED = "reversed"
 # Unit vectors of a tight frame, 6 in 3 dimensions: the diagonals of an icosahedron, one sign of each.
 _GOLDEN = (1 + 5**0.5) / 2
@@ -379,7 +378,6 @@ READ_P4B = Truth("read", "linear", _value(1.0), "one", fit_domain=UNSEEN, test_d
 CROSSED = Truth(
     "crossing", "hypothesis:coarse", _crossing(UNSEEN), "interior", arm="raw", source="true", test_domain=UNSEEN
 )
-
 READABLE = (
     Case(
         "P1",

@@ -201,7 +201,6 @@ FED_BACK = Truth("feedback", "directions", lambda p: 1 - 1 / (p.setting["T"] - p
 VACUOUS = Truth(
     "replace", "nonlinear", lambda network: 1.0, "one", 1, "iia", "features", control="random_twin", keep="both"
 )
-
 WAITING = (
     Case(
         "P12",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
-
 EVALUATION_SEED = 2**40  # no training step reaches this number, so evaluation games are never trained on
 CHECKPOINT_RATIO = 1.6  # evaluated and kept at 50, 80, 128, ... steps: about 12 in a run, evenly spaced in log compute
 

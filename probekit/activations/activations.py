@@ -1,0 +1,78 @@
+"""Activations: rows at hook points and what was observed beside them, read from a store when asked for."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.storage.memory import Memory
+from probekit.storage.store import Store
+from probekit.task import BehaviourSpec, Observations, named
+
+
+class Sites(Mapping[str, Tensor]):
+    """Hook point -> activations [n_rows, width], read and verified one at a time when asked for, never kept."""
+
+    def __init__(self, store: "Store | Memory", key: str, names: Sequence[str]) -> None:
+        self._store, self._key, self._names = store, key, tuple(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._store.read(self._key, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
+
+    laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
+    for [n] to its law [n, k]. behaviours: as they were asked, with the outcomes that large laws were found to have.
+    """
+
+    sites: Mapping[str, Tensor]
+    observations: Observations
+    audit: dict[str, Any]
+    laws: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    behaviours: Sequence[BehaviourSpec] = ()
+
+    def at(self, *places: str) -> "Activations":
+        """The rows that any of these rules of positions names."""
+        read = named(self.observations.rules, places, len(self.observations))
+        rows = np.flatnonzero(read)
+
+        def of_these(law: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return lambda logits, at=None: law(logits) if at is None else law(logits, rows[at])
+
+        return replace(
+            self,
+            sites=_Some(self.sites, torch.from_numpy(rows)),
+            observations=self.observations.at(*places),
+            laws={name: of_these(law) for name, law in self.laws.items()},
+            behaviours=tuple(spec.rows(read) for spec in self.behaviours),
+        )
+
+
+class _Some(Mapping[str, Tensor]):
+    """Some of the rows of every site, taken when asked for."""
+
+    def __init__(self, sites: Mapping[str, Tensor], rows: Tensor) -> None:
+        self._sites, self._rows = sites, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._sites[name][self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)

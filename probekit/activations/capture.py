@@ -1,0 +1,143 @@
+"""Capture: run a model over a task, its activations streaming into the store, its behaviour reduced in the same pass.
+
+Rows follow the task's order exactly. The key is what went into the model, so a second call with the same inputs reads
+the store and runs nothing, and a call that was interrupted goes on where it stopped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.activations.activations import Activations, Sites
+from probekit.activations.continuation import continuation
+from probekit.activations.keys import settle
+from probekit.activations.laws import Rule
+from probekit.activations.passes import SHARD_ROWS, CapturePass, Progress, telling_of_writing
+from probekit.errors import BadInput, Interrupted
+from probekit.hookpoint import HookPoint
+from probekit.inputs.behaviours import one_token
+from probekit.inputs.spans import delete_span
+from probekit.inputs.surface import surface_features
+from probekit.model.model import Model
+from probekit.model.reading import out_of_memory
+from probekit.storage.memory import Memory
+from probekit.storage.store import Store
+from probekit.task import Observations, Task
+
+DEFAULT_STORE = "cached_activations"
+
+
+def capture(
+    model: Model,
+    task: Task,
+    hooks: str | HookPoint | Sequence[str | HookPoint],
+    *,
+    store: Store | str | Path | None = DEFAULT_STORE,
+    batch_tokens: int = 4096,
+    progress: Progress | None = None,
+    shard_rows: int = SHARD_ROWS,
+    backend: str = "auto",
+) -> Activations:
+    """Activations and behaviour of `model` at every row of `task`.
+
+    hooks: names or patterns such as `blocks.*.hook_resid_post`. store: a store or its folder; None keeps all in memory.
+    batch_tokens: padded tokens per forward, at most: on a CPU it is fewer where the widest activation would take more
+    than 12 MiB. progress gets a `Step` after each batch. backend: `bridge`, `hf` (the library's plain forward, under
+    the same names and a key of its own) or `auto`, `hf` where `choose_backend` finds both alike for every hook asked.
+    Behaviours over a vocabulary of more than 65 tokens need one more pass over the logits, to find the outcomes of
+    largest mean mass. Without behaviours of the model's own output the forward ends behind the last missing hook.
+    Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
+    shards are kept and the same call resumes.
+    """
+    names = [hook.name for hook in model.hooks(hooks)]
+    _check_task(task)
+    model.check_tokens(task.tokens, task.positions)
+    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
+    where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
+    try:
+        chosen, said = settle(model, task, backend, names, rules, where)
+        run = CapturePass(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
+        run.fill(names, rules, progress)
+        kept = where, run.key, run.spec, run.rows, chosen.name
+        written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, telling_of_writing(spec, progress))
+                   for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise BadInput(f"{model.name} ran out of memory on what cannot be halved: shorten the texts.") from None
+    key = run.key
+    sites = Sites(where, key, names)
+    settled = {rule.spec.name: run.settled(rule) for rule in rules}
+    behaviours = {name: behaviour for name, (_, behaviour) in settled.items()} | written
+    for spec in task.behaviours:
+        if spec.kind == "label":
+            behaviours[spec.name] = task.labels[spec.column or spec.name]
+    example = task.row_example
+    observations = Observations(
+        example=example,
+        position=task.row_position.astype(np.int64),
+        group=np.asarray(task.group)[example],
+        domain=np.asarray(task.domain)[example],
+        behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
+        features=task.features,
+        floor_inputs=surface_features(task, model.d_vocab, model.embed)
+        if task.floor_inputs is None
+        else task.floor_inputs,
+        task=task.name,
+        model=model.name,
+        revision=model.revision,
+        fingerprint=key,
+        types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
+        rules=task.rules,
+    )
+    laws = {name: rule.law for name, (rule, _) in settled.items()}
+    asked = [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours]
+    return Activations(sites, observations, run.audit(names), laws, asked)
+
+
+def capture_without(
+    model: Model, task: Task, span: str, whole: Activations, *, filler: int | str | None = None, **how: Any
+) -> Activations:
+    """What `whole`, the capture of `task`, would have been without the tokens of a named span (`spans.delete_span`).
+
+    The same hook points, outcomes and columns of the floor's inputs, so that what was fitted on whole texts can be
+    applied; of several rules of positions, those that do not read the span. filler: a token in place of each deleted
+    one. how: `store` and other arguments of `capture`.
+    """
+    encoder = model.encoder if model.tokenizer is not None else None
+    deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
+    whole = whole.at(*deleted.rules) if deleted.rules else whole
+    inputs = surface_features(deleted, model.d_vocab, model.embed, like=task)
+    asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
+    found = capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
+    changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
+    touched = np.array(changed)[found.observations.example]
+    return replace(found, observations=replace(found.observations, touched=touched))
+
+
+def _check_task(task: Task) -> None:
+    n = len(task.tokens)
+    if not n or not len(task.positions) == len(task.group) == len(task.domain) == n:
+        raise BadInput(
+            f"task '{task.name}' needs positions, group and domain for each of its {n} examples; found "
+            f"{len(task.positions)}, {len(task.group)} and {len(task.domain)}."
+        )
+    if not sum(len(p) for p in task.positions):
+        raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
+    for rule, rows in task.rules.items():
+        if len(rows) != len(task.row_position) or len(np.unique(task.row_example[rows])) < n:
+            # else splits by group would differ between rules, and so would what is compared
+            raise BadInput(f"task '{task.name}': the rule '{rule}' must name at least one row of each example ({n}).")
+    for spec in task.behaviours:
+        if spec.kind == "label" and (spec.column or spec.name) not in task.labels:
+            raise BadInput(
+                f"behaviour '{spec.name}' reads label '{spec.column or spec.name}', which task '{task.name}' lacks; "
+                f"it has {', '.join(task.labels) or 'none'}."
+            )
+    if len({spec.name for spec in task.behaviours}) < len(task.behaviours):
+        raise BadInput(f"task '{task.name}' names two behaviours alike.")

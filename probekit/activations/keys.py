@@ -1,0 +1,74 @@
+"""Keys: what went into the model, digested; two captures share rows only if all of it is equal."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.activations.laws import Rule
+from probekit.model.audit import Backend, choose_backend, library_versions
+from probekit.model.model import Model
+from probekit.records import digest
+from probekit.storage.memory import Memory
+from probekit.storage.store import Store
+from probekit.task import Task
+
+KEY_VERSION = 3  # raise when the meaning of a stored row changes
+
+
+def activation_key(model: Model, task: Task, backend: str) -> str:
+    """Digest of all that went into the model and decides its activations; hook names are not part of it."""
+    return digest(capture_spec(model, task, backend)["parts"], 32)
+
+
+def capture_spec(model: Model, task: Task, backend: str) -> dict[str, Any]:
+    """`parts`, which the key is the digest of; around them what explains a key to people and decides nothing.
+
+    backend: `bridge` or `hf`. They agree up to rounding and are told apart, so that no entry holds rows of both.
+    """
+    versions = library_versions()
+    parts = {
+        "key_version": KEY_VERSION,
+        "weights_and_config": model.fingerprint,
+        "mode": "plain",
+        "dtype": str(model.dtype),
+        "tokens": digest_rows(task.tokens),  # ids without padding; the mask follows from the lengths
+        "positions": digest_rows(task.positions),
+        "padding": "right",
+        "n_rows": int(sum(len(p) for p in task.positions)),
+        # libraries have changed the meaning of the same call between minor versions
+        "libraries": {name: ".".join(v.split(".")[:2]) for name, v in versions.items()},
+    }
+    said = {"model": model.name, "revision": model.revision, "task": task.name, "versions": versions, "parts": parts}
+    return _through(said, model, backend)
+
+
+def _through(said: dict[str, Any], model: Model, backend: str) -> dict[str, Any]:
+    return said | {"parts": said["parts"] | {"backend": backend, "attention": model.attention(backend)}}
+
+
+def digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
+    hasher = hashlib.sha256()
+    for row in rows:
+        values = np.ascontiguousarray(row, dtype="<i8")
+        hasher.update(len(values).to_bytes(8, "little"))
+        hasher.update(values.tobytes())
+    return hasher.hexdigest()
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    model: Model, task: Task, asked: str, names: Sequence[str], rules: Sequence[Rule], store: "Store | Memory"
+) -> tuple[Backend, dict[str, Any]]:
+    """The backend and its `capture_spec`. What is complete in the store settles it: there they were compared before."""
+    said, wanted = capture_spec(model, task, "bridge"), {*names, *(rule.stored_as for rule in rules)}
+    for backend in {"auto": ("hf", "bridge"), "hf": ("hf",)}.get(asked, ()):
+        found = _through(said, model, backend)
+        if wanted <= set(store.names(digest(found["parts"], 32))):
+            return Backend(backend), found
+    chosen = choose_backend(model, asked, names, task.tokens)
+    return chosen, _through(said, model, chosen.name)

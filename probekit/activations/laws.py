@@ -1,0 +1,127 @@
+"""Laws: how a model's logits become rows of a behaviour's law, in the same pass that reads its activations."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.model.model import Model
+from probekit.records import digest
+from probekit.task import MAX_OUTCOMES, BehaviourSpec, Task
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
+class Rule:
+    """One behaviour's way from logits to its law. groups: a tuple of tokens per outcome, None until they are found."""
+
+    spec: BehaviourSpec
+    groups: tuple[tuple[int, ...], ...] | None
+    names: tuple[str, ...] | None
+    d_vocab: int
+    width: int
+
+    @classmethod
+    def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Rule":
+        """Check a behaviour against the model's vocabulary."""
+        vocab = model.d_vocab
+        where = f"behaviour '{spec.name}' ({spec.kind})"
+        if spec.row_tokens is not None:
+            return cls._row_by_row(spec, spec.row_tokens, where, vocab, task)
+        if spec.kind == "groups":
+            if not spec.sets:
+                raise BadInput(f"{where} needs `sets`: named sets of tokens.")
+            groups, names = tuple(tuple(s) for s in spec.sets.values()), tuple(spec.sets)
+        elif spec.kind in ("law", "argmax", "choice", "logit_diff"):
+            if spec.tokens is None and spec.kind in ("choice", "logit_diff"):
+                raise BadInput(f"{where} needs `tokens`.")
+            if spec.tokens is None and vocab > MAX_OUTCOMES + 1:
+                return cls(spec, None, None, vocab, MAX_OUTCOMES + 1)
+            tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
+            groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
+        else:
+            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups, generation and label.")
+        flat = [token for group in groups for token in group]
+        if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
+            raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")
+        if len(names) != len(groups):
+            raise BadInput(f"{where} has {len(groups)} outcomes and {len(names)} names for them.")
+        if spec.kind == "logit_diff" and len(groups) != 2:
+            raise BadInput(f"{where} compares two tokens; found {len(groups)}.")
+        return cls(spec, groups, names, vocab, 0).sized()
+
+    @classmethod
+    def _row_by_row(cls, spec: BehaviourSpec, tokens: NDArray[np.int64], where: str, vocab: int, task: Task) -> "Rule":
+        n_rows = len(task.row_example)
+        if spec.kind not in ("choice", "logit_diff") or tokens.ndim != 2 or len(tokens) != n_rows:
+            raise BadInput(
+                f"{where}: answers by row are for choice and logit_diff, [{n_rows}, k]; found {list(tokens.shape)}."
+            )
+        k = tokens.shape[1]
+        ordered = np.sort(tokens, axis=1)
+        if k < 2 or tokens.min() < 0 or tokens.max() >= vocab or (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise BadInput(f"{where}: a row's answers must be two or more, differ and lie in 0 to {vocab - 1}.")
+        if spec.kind == "logit_diff" and k != 2:
+            raise BadInput(f"{where} compares two tokens; found {k}.")
+        names = tuple(spec.outcomes or (f"answer {i + 1}" for i in range(k)))
+        if len(names) != k:
+            raise BadInput(f"{where} has {k} outcomes and {len(names)} names for them.")
+        return cls(spec, (), names, vocab, k)
+
+    def sized(self) -> "Rule":
+        """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
+        assert self.groups is not None and self.names is not None
+        whole = sum(map(len, self.groups)) == self.d_vocab or self.spec.kind in ("choice", "logit_diff")
+        names = self.names if whole else (*self.names, "rest")
+        return Rule(self.spec, self.groups, names, self.d_vocab, len(names))
+
+    def keeping(self, kept: Sequence[int], model: Model) -> "Rule":
+        """Over a large vocabulary: each kept token an outcome, all others `rest`."""
+        groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
+        return Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
+
+    def fixed(self) -> BehaviourSpec:
+        """The behaviour with the outcomes that were kept, so that another text is asked for the same ones."""
+        if self.spec.kind not in ("law", "argmax") or self.spec.tokens is not None or self.width == self.d_vocab:
+            return self.spec
+        tokens = tuple(group[0] for group in self.groups or ())
+        return replace(self.spec, tokens=tokens, outcomes=(self.names or ())[: len(tokens)])
+
+    @property
+    def stored_as(self) -> str:
+        """Name in the store: two behaviours that ask the same of the logits share their rows."""
+        sets = [list(s) for s in self.spec.sets.values()] if self.spec.kind == "groups" and self.spec.sets else None
+        kind = "choice" if self.spec.kind == "logit_diff" else self.spec.kind
+        tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
+        asked = {"kind": kind, "tokens": tokens, "sets": sets}
+        if self.spec.row_tokens is not None:
+            rows = np.ascontiguousarray(self.spec.row_tokens, dtype="<i8")
+            asked["row_tokens"] = [list(rows.shape), hashlib.sha256(rows.tobytes()).hexdigest()]
+        return "behaviour." + digest(asked)
+
+    def mass(self, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " d_vocab"]:
+        """Sum over rows of what decides which outcomes of a large vocabulary are kept."""
+        if self.spec.kind == "argmax":
+            return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
+        return torch.softmax(logits, -1).sum(0).double()
+
+    def law(self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None) -> Float[Tensor, "n k"]:
+        """Rows on the simplex over the outcomes. rows: which of the task's, asked for where answers differ by row."""
+        assert self.groups is not None
+        if self.spec.row_tokens is not None:
+            if rows is None:
+                raise BadInput(f"the answers of behaviour '{self.spec.name}' differ from row to row: say which rows.")
+            return torch.softmax(logits.gather(1, torch.from_numpy(self.spec.row_tokens[rows])), -1)
+        if self.spec.kind in ("choice", "logit_diff"):
+            return torch.softmax(logits[:, [g[0] for g in self.groups]], -1)
+        column = torch.full((self.d_vocab,), self.width - 1)
+        for i, group in enumerate(self.groups):
+            column[list(group)] = i
+        if self.spec.kind == "argmax":
+            return torch.nn.functional.one_hot(column[logits.argmax(-1)], self.width).float()
+        return torch.zeros(len(logits), self.width).index_add_(1, column, torch.softmax(logits, -1))

@@ -1,0 +1,218 @@
+"""Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from probekit.cli.bench import bench
+from probekit.cli.cache import cache
+from probekit.cli.calibrate import calibrate
+from probekit.cli.out import JsonOption, print_json, progress, reporting, rows
+from probekit.cli.reading import register
+from probekit.errors import Interrupted, ProbekitError
+
+if TYPE_CHECKING:
+    from probekit.storage.runs import Run
+
+
+app = typer.Typer(
+    name="probekit",
+    help="How much of a network's behaviour does an abstraction of it leave unexplained? (FBU: 0 all explained, "
+    "1 no better than reading the input alone.)",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+testbed = typer.Typer(help="Train and export the bundled models.", no_args_is_help=True)
+
+
+app.add_typer(testbed, name="testbed")
+
+
+app.add_typer(bench, name="bench")
+
+
+app.add_typer(cache, name="cache")
+
+
+register(app)
+
+
+app.command("calibrate")(calibrate)
+
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+SpecArgument = Annotated[Path, typer.Argument(help="A job in TOML.")]
+DEMO_SPEC = Path(__file__).parents[1] / "jobs" / "demo.toml"
+STORE = Path("cached_activations")
+
+
+def main() -> None:
+    """Entry point: a ProbekitError is one sentence on stderr and its exit code; anything else is a bug and shows so."""
+    try:
+        app()
+    except ProbekitError as error:
+        typer.echo(f"probekit: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("probekit: stopped.", err=True)
+        raise SystemExit(Interrupted.exit_code) from None
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    runs: RunsOption = Path("runs"),
+    store: StoreOption = STORE,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a job; a stopped one resumes, a finished one is shown."""
+    with reporting("run", as_json):
+        failed = _measure("run", spec, runs, store, device, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
+    """Say what a job would measure, without loading a model."""
+    with reporting("plan", as_json):
+        from probekit.jobs.plan import plan_rows, text_of
+        from probekit.spec import JobSpec
+
+        job = JobSpec.read_toml(spec)
+        planned, text = plan_rows(job, spec.parent), text_of(job)
+        if as_json:
+            print_json("plan", True, planned, spec=job.id, text=text)
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        several = len({row["position"] for row in planned}) > 1
+        columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
+        table = Table(*columns, title=f"{job.name} (spec {job.id})")
+        for row in planned:
+            cells = ("?" if row[name] is None else row[name] for name in columns)
+            table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
+        Console().print(table)
+        if text:
+            typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
+
+
+@app.command()
+def demo(
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Stop after the table.")] = False,
+    runs: RunsOption = Path("runs"),
+    store: StoreOption = STORE,
+    device: DeviceOption = "cpu",
+    port: Annotated[int, typer.Option(help="Of the leakboard.")] = 8501,
+    as_json: JsonOption = False,
+) -> None:
+    """A ten-second case that fools three usual methods, then the bundled Othello-GPT; ends in the leakboard."""
+    with reporting("demo", as_json):
+        if not as_json:
+            _print_xor()
+        failed = _measure("demo", DEMO_SPEC, runs, store, device, as_json)
+    if failed:
+        raise typer.Exit(1)
+    if not no_serve and not as_json:
+        from probekit.cli.dashboard import dashboard
+
+        dashboard(runs, port=port)
+
+
+@testbed.command("train")
+def train(
+    name: Annotated[str, typer.Argument(help="othello-6x6 or othello-8x8.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints; a stopped training resumes from it.")],
+    steps: Annotated[int | None, typer.Option(help="The recipe's when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides weights and games.")] = 0,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a bundled model again, from its recipe."""
+    with reporting("testbed train", as_json):
+        from dataclasses import replace
+
+        from probekit.testbeds.othello.train import recipe
+        from probekit.testbeds.othello.train import train as train_rows
+
+        chosen = replace(recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
+        kept = []
+        for row in train_rows(chosen, out, device):
+            kept.append(row)
+            figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key != "step")
+            typer.echo(f"step {row['step']}/{chosen.steps}  {figures}", err=True)
+        if as_json:
+            print_json("testbed train", True, kept, out=str(out))
+
+
+@testbed.command("export")
+def export(
+    training: Annotated[Path, typer.Argument(help="A training folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
+) -> None:
+    """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
+    from probekit.testbeds.othello.train import export as write
+
+    typer.echo(str(write(training, folder)))
+
+
+def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool) -> list[dict]:
+    """Measure a job and show what it found; returns its failed cells."""
+    found = _run(spec, runs, store, device)
+    failed = _failed(found)
+    if as_json:
+        print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
+    else:
+        _print_run(found)
+    return failed
+
+
+def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
+    from probekit.spec import JobSpec
+
+    JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
+    from probekit.jobs.runner import run_job
+
+    return run_job(spec, root=runs, store=store, device=device, progress=progress())
+
+
+def _failed(found: "Run") -> list[dict]:
+    return (found.manifest or {}).get("cells", {}).get("failed", [])
+
+
+def _print_xor() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from probekit.proofs.demo import xor_table
+
+    table = Table("method", "what it says", "figure", title="A behaviour that two directions decide exactly: s1 XOR s2")
+    for row in xor_table().itertuples(index=False):
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _print_run(found: "Run") -> None:
+    from rich.console import Console
+
+    from probekit.results import selection, tables
+    from probekit.results import text as text_of
+
+    records = found.records
+    for behaviour in selection.behaviours(records):
+        frame = tables.leak_map(records, behaviour=behaviour)
+        title = f"FBU of {behaviour}, {frame.iloc[0]['fit_domain']} (0 explains all, 1 adds nothing to the input)"
+        # A file or a pipe has no width of its own, and the table has a column per level.
+        Console(width=None if sys.stdout.isatty() else 180).print(text_of.leak_text(frame, title))
+    for failure in _failed(found):
+        typer.echo(f"failed: {failure['error']}", err=True)
+    typer.echo(f"run: {found.path}")
+    typer.echo("look: probekit dashboard")

@@ -1,0 +1,243 @@
+"""Readout: multinomial logistic regression beside a floor, many targets at once; every fit is certified.
+
+The floor's logits enter with a fitted coefficient, one number per target. Held at 1, a rich floor would be noise that a
+linear readout of complete activations cannot cancel: a family must be able to ignore what it is given (the optional
+ignorance of Xu et al. 2020), or conditioning on more information would make readers worse.
+
+Arrays keep the class axis first ([k_class, target, n]): a softmax over a short last axis costs more than the matrix
+products.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probekit.errors import FitError
+from probekit.fit.solvers.blocks import Resident
+from probekit.fit.solvers.lbfgs import STALLED, minimise
+from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
+
+NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
+TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
+
+
+@dataclass(frozen=True)
+class Readout:
+    """logits = scale * offset + z @ weight + bias; weight [class, target, r], bias [class, target], others [target]."""
+
+    weight: Float[Tensor, "k t r"]
+    bias: Float[Tensor, "k t"]
+    scale: Float[Tensor, " t"]
+    ridge: Float[Tensor, " t"]
+
+    @classmethod
+    def nothing(cls, k: int, t: int, r: int, like: Tensor) -> "Readout":
+        """What adds nothing to the floor: an infinite ridge."""
+        return cls(like.new_zeros(k, t, r), like.new_zeros(k, t), like.new_ones(t), like.new_full((t,), math.inf))
+
+    @classmethod
+    def interleave(cls, parts: Sequence["Readout"], blocks: int) -> "Readout":
+        """The targets of all parts, each of which lists so many blocks: the first block of all of them comes first."""
+
+        def together(name: str, axis: int) -> Tensor:
+            return torch.cat([getattr(one, name).unflatten(axis, (blocks, -1)) for one in parts], axis + 1).flatten(
+                axis, axis + 1
+            )
+
+        return cls(together("weight", 1), together("bias", 1), together("scale", 0), together("ridge", 0))
+
+    def take(self, targets: Int[Tensor, " m"]) -> "Readout":
+        """Some of the targets, in the order given."""
+        return Readout(self.weight[:, targets], self.bias[:, targets], self.scale[targets], self.ridge[targets])
+
+    def put(self, targets: Int[Tensor, " m"], other: "Readout") -> "Readout":
+        """The same with other readouts in the place of some targets."""
+        return Readout(
+            self.weight.index_copy(1, targets, other.weight), self.bias.index_copy(1, targets, other.bias),
+            self.scale.index_copy(0, targets, other.scale), self.ridge.index_copy(0, targets, other.ridge),
+        )  # fmt: skip
+
+    def logits(self, z: Float[Tensor, "n r"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
+        """Logits of rows, class axis first."""
+        k, t, r = self.weight.shape
+        out = (self.weight.reshape(k * t, r) @ z.T).reshape(k, t, -1) + self.bias[..., None]
+        return out if offset is None else out + self.scale[:, None] * offset
+
+
+def cross_entropy(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
+    """-sum_k law log softmax(logits), in bits, per target and row."""
+    return (torch.logsumexp(logits, 0) * law.sum(0) - (law * logits).sum(0)) / math.log(2)
+
+
+def entropy(law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
+    """Entropy of each law in bits."""
+    return -torch.special.xlogy(law, law).sum(0) / math.log(2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a readout is fitted or tested on: z [n, r], law and offset [class, target, n]."""
+
+    z: Float[Tensor, "n r"]
+    law: Float[Tensor, "k t n"]
+    offset: Float[Tensor, "k t n"] | None = None
+
+    @property
+    def beside(self) -> Float[Tensor, "k t n"]:
+        """The floor's logits, zeros where there is none."""
+        return torch.zeros_like(self.law) if self.offset is None else self.offset
+
+    def along(self, directions: Float[Tensor, "r k"]) -> "Rows":
+        """The same rows seen along directions alone."""
+        return Rows(self.z @ directions, self.law, self.offset)
+
+    def bits(self, readout: Readout) -> Float[Tensor, "t n"]:
+        """Cross-entropy of each row under a readout."""
+        return cross_entropy(readout.logits(self.z, self.offset), self.law)
+
+
+def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
+    """Some of the rows."""
+    return Rows(rows.z[at], rows.law[..., at], None if rows.offset is None else rows.offset[..., at])
+
+
+@torch.no_grad()
+def fit_readout(
+    z: Float[Tensor, "n r"],
+    law: Float[Tensor, "k t n"],
+    offset: Float[Tensor, "k t n"] | None,
+    variance: Float[Tensor, " r"],
+    ridge: float | Float[Tensor, " t"],
+    start: Readout | None = None,
+    tolerance: float = TOLERANCE,
+) -> Readout:
+    """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
+
+    A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
+    decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
+    """
+    setup = Setup.of(Rows(z, law, offset), variance)
+    per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
+    found, certificate = setup.solve(per_target[None], start, tolerance)
+    if not bool((certificate <= STALLED * tolerance).all()):
+        raise FitError(
+            f"a linear readout of {len(z)} rows x {z.shape[1]} coordinates did not converge: its decrement is "
+            f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A problem whose ridges are still open, and what its solver needs to be made once."""
+
+    rows: Rows
+    variance: Float[Tensor, " r"]
+    products: Products | None
+
+    @classmethod
+    def of(cls, rows: Rows, variance: Float[Tensor, " r"] | None = None) -> "Setup":
+        """Raises FitError where something is not finite."""
+        _check_finite(rows.z, rows.law, rows.offset)
+        if variance is None:
+            variance = rows.z.var(0, correction=0).clamp_min(1e-12)
+        return cls(rows, variance, Products.of(rows.z, variance) if newton_is_cheaper(rows.z, len(rows.law)) else None)
+
+    def take(self, targets: Int[Tensor, " m"]) -> "Setup":
+        """The same problem of some targets."""
+        rows = self.rows
+        if len(targets) == rows.law.shape[1]:
+            return self
+        offset = None if rows.offset is None else rows.offset[:, targets]
+        return replace(self, rows=Rows(rows.z, rows.law[:, targets], offset))
+
+    def cut(self, at: Int[Tensor, " m"]) -> "Setup":
+        """The same problem on some of the rows."""
+        rows = take(self.rows, at)
+        return replace(self, rows=rows, products=None if self.products is None else Products.of(rows.z, self.variance))
+
+    def weighed(self, weights: Float[Tensor, "c n"]) -> "Setup":
+        """Copies of every target, one after the other, in each of which the rows have weights of their own."""
+        rows = self.rows
+        law = (rows.law[:, None] * weights[:, None]).flatten(1, 2)
+        offset = None if rows.offset is None else rows.offset.repeat(1, len(weights), 1)
+        return replace(self, rows=Rows(rows.z, law, offset))
+
+    def solve(
+        self, ridges: Float[Tensor, "l t"], start: Readout | None, tolerance: float
+    ) -> tuple[Readout, Float[Tensor, "l t"]]:
+        """Readouts of all targets at every ridge, ridges one after the other, and their certificates (nats).
+
+        start: readouts of all targets, at one ridge.
+        """
+        z, law, offset = self.rows.z, self.rows.law, self.rows.offset
+        (k, t, n), times = law.shape, len(ridges)
+        if k == 1:  # one outcome: nothing to fit
+            nothing = Readout.nothing(k, times * t, z.shape[1], z)
+            return replace(nothing, ridge=ridges.flatten()), torch.zeros_like(ridges)
+        known = None if start is None else _pack(start)
+        if self.products is not None:
+            chunk, found = max(1, NEWTON_ENTRIES // (n * times * (k - 1))), []
+            for at in torch.arange(t, device=z.device).split(chunk):
+                beside = None if offset is None else offset[:, at]
+                begin = None if known is None else known[:, at]
+                found.append(minimise_newton(self.products, law[:, at], beside, ridges[:, at], begin, tolerance))
+            w, certificate = (torch.cat(parts, -1 - (i == 0)) for i, parts in enumerate(zip(*found, strict=True)))
+            # Where not even the largest ridge is reached, the solver over blocks does better or says why.
+            if bool((certificate[0] <= STALLED * tolerance).all()):
+                return _unpack(w.flatten(1, 2), ridges.flatten()), certificate
+        if times > 1:
+            law, offset = law.repeat(1, times, 1), None if offset is None else offset.repeat(1, times, 1)
+            known = None if known is None else known.repeat(1, times, 1)
+        rows = Resident.of(z, (k - 1) * t * times)
+        w, certificate = minimise(rows, law, offset, self.variance, ridges.flatten(), known, tolerance)
+        return _unpack(w, ridges.flatten()), certificate.view(times, t)
+
+
+def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
+    for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
+        # A sum is finite unless an entry is not, or the sum overflows, which the slower question tells apart.
+        if given is not None and not bool(torch.isfinite(given.sum())) and not bool(torch.isfinite(given).all()):
+            raise FitError(f"a linear readout was given {name} that are not finite.")
+
+
+def _pack(readout: Readout) -> Float[Tensor, "k t r2"]:
+    k, t, r = readout.weight.shape
+    out = torch.zeros(k, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
+    out[..., :-2], out[..., -2], out[0, :, -1] = readout.weight, readout.bias, readout.scale
+    return out
+
+
+def _unpack(w: Float[Tensor, "k t r2"], ridge: Float[Tensor, " t"]) -> Readout:
+    return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
+
+
+def fit_calibration(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t k1"]:
+    """One temperature and the intercepts (Platt 1999, for laws): [target, 1 + class], to be given to `calibrate`."""
+    k, t, _ = logits.shape
+    out = []
+    for i in range(t):
+        # A single coordinate shared by all classes: the logits themselves, with weight exp(a) on each.
+        theta = torch.zeros(1 + k, dtype=torch.float64, device=logits.device, requires_grad=True)
+        x, y = logits[:, i].double(), law[:, i].double()
+        optimiser = torch.optim.LBFGS([theta], max_iter=100, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+
+        def closure(theta=theta, x=x, y=y, optimiser=optimiser):
+            optimiser.zero_grad()
+            fitted = theta[0].exp() * x + theta[1:, None]
+            loss = (torch.logsumexp(fitted, 0) - (y * fitted).sum(0)).mean() + 1e-6 * (theta**2).sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        out.append(theta.detach().float())
+    return torch.stack(out)
+
+
+def calibrate(logits: Float[Tensor, "k t n"], theta: Float[Tensor, "t k1"]) -> Float[Tensor, "k t n"]:
+    """Apply a fitted temperature and intercepts."""
+    return theta[:, 0].exp()[:, None] * logits + theta[:, 1:].T[..., None]

@@ -1,0 +1,1 @@
+"""Small functions of a few directions, the directions and the function fitted jointly."""

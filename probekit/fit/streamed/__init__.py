@@ -1,0 +1,1 @@
+"""Fits over rows on disk, in bounded memory."""

@@ -1,0 +1,1 @@
+"""From a user's files and arrays to a Task: columns, texts, positions, behaviours. No torch."""

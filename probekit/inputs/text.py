@@ -1,0 +1,201 @@
+"""Text: templates and chats as prompts, with every field's characters; prompts as tokens under a policy for BOS."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.errors import BadInput
+from probekit.records import canonical
+
+Marks = dict[str, list[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and first and last-plus-one character of each stretch that has a name."""
+
+    text: str
+    marks: Marks = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Pieces of a text: (literal, False) or (name of a field, True)."""
+
+    parts: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """`Q: {question}`; a literal brace is doubled. Raises BadInput for anything that is no plain field."""
+        parts = []
+        try:
+            for literal, name, spec, conversion in Formatter().parse(text):
+                if literal:
+                    parts.append((literal, False))
+                if name is None:
+                    continue
+                if not name or spec or conversion or name.isdigit():
+                    raise BadInput(
+                        f"template {text!r} has the field '{{{name}{':' + spec if spec else ''}}}': a field is the "
+                        "name of a column in braces, and a literal brace is doubled."
+                    )
+                parts.append((name, True))
+        except ValueError as error:
+            raise BadInput(f"template {text!r} cannot be read ({error}): a literal brace is doubled.") from None
+        return cls(tuple(parts))
+
+    @property
+    def fields(self) -> list[str]:
+        """Columns that it is filled from, each once."""
+        return list(dict.fromkeys(name for name, is_field in self.parts if is_field))
+
+    def fill(self, values: Mapping[str, str]) -> Prompt:
+        """The text with every field's value, and where each stands."""
+        text, marks = "", Marks()
+        for part, is_field in self.parts:
+            piece = values[part] if is_field else part
+            if is_field:
+                marks.setdefault(f"field:{part}", []).append((len(text), len(text) + len(piece)))
+            text += piece
+        return Prompt(text, marks)
+
+
+def render_chat(turns: Sequence[tuple[str, Prompt]], render: Callable[[list[dict[str, str]]], str]) -> Prompt:
+    """The chat as `render` writes it, with the turns' own marks and `role:<role>` around each turn's content.
+
+    Where the content ends up is found by rendering once more with a sign at both ends of every mark. A chat template
+    that changes what a turn says (cuts a thought out of it, quotes it) leaves no marks. Blanks at both ends of a turn
+    are no part of its mark, since most templates drop them.
+    """
+    text = render([{"role": role, "content": prompt.text} for role, prompt in turns])
+    written = text + "".join(prompt.text for _, prompt in turns)
+    sign = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in written)
+    signed, order = [], []
+    for turn, (role, prompt) in enumerate(turns):
+        start = len(prompt.text) - len(prompt.text.lstrip())
+        stop = len(prompt.text.rstrip()) or start
+        here = [(f"role:{role}", start, stop)]
+        here += [(name, min(max(a, start), stop), min(max(b, start), stop))
+                 for name, places in prompt.marks.items() for a, b in places]  # fmt: skip
+        content, done = "", 0
+        for place, i, end in sorted(
+            (place, i, end) for i, mark in enumerate(here) for end, place in enumerate(mark[1:])
+        ):
+            content += prompt.text[done:place] + sign
+            done = place
+            order.append((here[i][0], (turn, i), end))
+        signed.append({"role": role, "content": content + prompt.text[done:]})
+    pieces = render(signed).split(sign)
+    if "".join(pieces) != text or len(pieces) != len(order) + 1:
+        return Prompt(text)
+    found: dict[tuple[int, int], list] = {}
+    position = 0
+    for piece, (name, mark, end) in zip(pieces, order, strict=False):
+        position += len(piece)
+        found.setdefault(mark, [name, 0, 0])[1 + end] = position
+    marks = Marks()
+    for name, start, stop in sorted(found.values(), key=lambda mark: mark[1:]):
+        marks.setdefault(name, []).append((start, stop))
+    return Prompt(text, marks)
+
+
+BOS = ("exactly_one", "none", "as_is")
+_AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times the memory of the ids
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Token ids per text, unpadded. shift: by how much a token's index moved against the tokenizer's own output.
+
+    n_bos: leading BOS tokens per row as they now stand. n_truncated: rows cut to the model's context length.
+    offsets: per text, first and last-plus-one character of each token [n, 2], both 0 for a token that stands for no
+    text; None where the tokenizer cannot tell (a slow one).
+    """
+
+    tokens: list[NDArray[np.int64]]
+    shift: NDArray[np.int64]
+    n_bos: NDArray[np.int64]
+    n_truncated: int = 0
+    offsets: list[NDArray[np.int64]] | None = None
+
+
+class Encoder:
+    """A tokenizer under a BOS policy. n_ctx: the longest row that the model reads, None for any."""
+
+    def __init__(self, tokenizer: Any, bos: str = "as_is", n_ctx: int | None = None, name: str = "the model") -> None:
+        if tokenizer is None:
+            raise BadInput(f"{name} has no tokenizer: give token ids in place of text.")
+        if bos not in BOS:
+            raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
+        self.tokenizer, self.bos, self.n_ctx, self.name = tokenizer, bos, n_ctx, name
+        if bos == "exactly_one" and tokenizer.bos_token_id is None:
+            raise BadInput(f"{name}'s tokenizer has no BOS token: use bos = 'as_is' or 'none'.")
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether characters can be mapped to tokens: only fast tokenizers can."""
+        return bool(self.tokenizer.is_fast)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the vocabulary: what turns ids back into text."""
+        return hashlib.sha256(canonical(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
+
+    def encode(self, texts: Sequence[str], special: bool = True) -> Tokenised:
+        """Tokenise under the policy.
+
+        exactly_one: leading BOS tokens become one, or one is put in front. none: leading ones are removed. as_is: what
+        the tokenizer gives. special: whether it adds its own special tokens; False for rendered chats, whose template
+        has put them there. Raises BadInput for a text without tokens.
+        """
+        tokens, offsets, shift, n_bos = [], [], [], []
+        bos = self.tokenizer.bos_token_id
+        for ids, places in self._raw(texts, special):
+            lead = next((i for i, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
+            keep = {"exactly_one": 1, "none": 0, "as_is": lead}[self.bos]
+            if not keep and not ids[lead:]:
+                raise BadInput(f"text {len(tokens)} gives no tokens: leave it out.")
+            tokens.append(np.asarray([bos] * keep + ids[lead:], np.int64))
+            offsets.append(np.asarray([(0, 0)] * keep + places[lead:], np.int64).reshape(-1, 2))
+            shift.append(keep - lead)
+            n_bos.append(keep)
+        return Tokenised(
+            tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), 0, offsets if self.has_offsets else None
+        )
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of a piece of text as it stands, with nothing put around it."""
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+
+    def chat(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool) -> str:
+        """Messages {role, content} as the tokenizer's own chat template writes them; BadInput has its reason."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise BadInput(f"{self.name}'s tokenizer has no chat template: use `template` or `text`.")
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except Exception as error:
+            # A chat template is a program of the tokenizer's makers and raises whatever it likes (jinja2, KeyError).
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            raise BadInput(f"{self.name}'s chat template refuses these messages ({reason}).") from None
+        return str(rendered)
+
+    def _raw(self, texts: Sequence[str], special: bool):
+        """(ids, offsets) of each text."""
+        for start in range(0, len(texts), _AT_ONCE):
+            got = self.tokenizer(
+                list(texts[start : start + _AT_ONCE]), add_special_tokens=special, verbose=False,
+                return_offsets_mapping=self.has_offsets,
+            )  # fmt: skip
+            ids = got["input_ids"]
+            yield from zip(ids, got["offset_mapping"] if self.has_offsets else map(_nowhere, ids), strict=True)
+
+
+def _nowhere(ids: Sequence[int]) -> list[tuple[int, int]]:
+    return [(0, 0)] * len(ids)

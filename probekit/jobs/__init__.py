@@ -1,0 +1,1 @@
+"""A spec becomes cells, cells become records in a run folder."""

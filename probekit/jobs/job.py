@@ -1,0 +1,138 @@
+"""Job: a spec with everything it names loaded, and the cells it consists of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probekit.errors import BadInput
+from probekit.hookpoint import HookPoint
+from probekit.inputs.filetask import read_file_task
+from probekit.inputs.folders import beside
+from probekit.inputs.spans import delete_span, find_span
+from probekit.levels import Hypothesis
+from probekit.model.model import Model, load_model
+from probekit.records import digest
+from probekit.spec import JobSpec, ReplaceSpec
+from probekit.task import ALL, Task
+from probekit.testbeds import load_testbed
+
+CELL_VERSION = 4  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone.
+
+    place: the rule of positions whose rows are measured, where there are several.
+    """
+
+    kind: str
+    what: str
+    hooks: tuple[str, ...]
+    domain: str = ""
+    place: str = ALL
+
+    @property
+    def label(self) -> str:
+        """For people: what is being measured."""
+        several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
+        hook = self.hooks[0] if len(self.hooks) == 1 else several
+        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, said_place(self.place))))
+
+    def id(self, inputs: str) -> str:
+        """Digest of the cell and of everything that its numbers depend on."""
+        return digest({"version": CELL_VERSION, "inputs": inputs, **_parts(self)})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with everything it names loaded."""
+
+    spec: JobSpec
+    model: Model
+    task: Task
+    hypotheses: tuple[Hypothesis, ...]
+    deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
+
+    @classmethod
+    def load(cls, spec: JobSpec, base: Path, device: str = "cpu") -> "Job":
+        """Load model, task and hypotheses; paths are relative to `base`, the spec file's folder."""
+        name = spec.model.name if spec.model else spec.task.testbed
+        if name is None:
+            raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
+        asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
+        model = load_model(beside(name, base), device=device, **asked)
+        hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
+        if spec.task.testbed:
+            bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)
+            task, hypotheses = bundled.task, [*bundled.hypotheses, *hypotheses]
+        else:
+            task = read_file_task(spec.task, base, model.encoder if model.tokenizer is not None else None)
+        # A span that cannot be deleted is told before anything is captured.
+        names = [find_span(task.spans, span) for span in spec.read.delete]
+        deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
+        return cls(spec, model, task, tuple(hypotheses), deleted)
+
+    @property
+    def inputs(self) -> str:
+        """Digest of all that decides the numbers: spec, weights, data and the source of every rule."""
+        return digest(
+            {
+                "spec": self.spec.id,
+                "model": self.model.fingerprint,
+                "task": self.task.fingerprint,
+                "hypotheses": [[h.name, h.source_hash] for h in self.hypotheses],
+            }
+            # with several, what was measured before they were told apart is another run
+            | ({"places": list(self.task.rules)} if self.task.rules else {})
+        )
+
+    @property
+    def run(self) -> str:
+        """Name of the run folder: the job's name and the start of its inputs' digest."""
+        return f"{self.spec.name}-{self.inputs[:8]}"
+
+    def cells(self) -> list[Cell]:
+        """All cells in the order they are measured; raises for a hook or behaviour that does not exist."""
+        spec = self.spec
+        hooks = [hook.name for hook in self.model.hooks(spec.read.hooks)]
+        behaviours = [behaviour.name for behaviour in self.task.behaviours]
+        features = spec.read.features_of(list(self.task.features))
+        out = []
+        places = list(self.task.rules) or [ALL]
+        for hook in hooks:
+            for place in places:
+                out += [Cell("feature", name, (hook,), place=place) for name in features]
+                out += [Cell("read", name, (hook,), place=place) for name in behaviours]
+        out += [Cell("selected", name, tuple(hooks), place=place) for place in places for name in behaviours]
+        if spec.replace:
+            out += self._replace_cells(spec.replace, hooks)
+        return out
+
+    def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
+        left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
+        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
+        for hook in chain:
+            self.model.check_writable(hook)
+            if hook not in read_hooks:
+                raise BadInput(f"replace.hooks has '{hook}', which read.hooks lacks: its directions come from there.")
+        domains = list(dict.fromkeys(self.task.domain.tolist()))
+        moved = domains if self.spec.transfer else domains[:1]
+        out = []
+        for behaviour in spec.behaviours_of({b.name: b.kind for b in self.task.behaviours}):
+            for place in self.task.rules or [ALL]:
+                out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
+                if len(chain) > 1:
+                    out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
+        return out
+
+
+def _parts(cell: Cell) -> dict[str, Any]:
+    """What tells cells apart; the place only where there are several, so that it is no part of older ids."""
+    return {name: value for name, value in asdict(cell).items() if (name, value) != ("place", ALL)}
+
+
+def said_place(place: str) -> str:
+    """For people, where several rules of positions are measured apart."""
+    return "" if place == ALL else f"read at {place}"

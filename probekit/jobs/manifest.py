@@ -1,0 +1,74 @@
+"""What a finished run says of itself: spec, inputs, versions, timings, audit."""
+
+from collections.abc import Mapping
+from importlib import metadata
+from itertools import product
+from typing import Any
+
+from probekit.activations.activations import Activations
+from probekit.errors import FitError
+from probekit.jobs.job import Job, said_place
+from probekit.measurement.cell import Measurement
+
+
+def manifest_of(
+    job: Job, activations: Activations, measurements: Mapping[str, Measurement], timings: dict[str, float],
+    selected: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    floors, measurement = {}, next(iter(measurements.values()))
+    read = [(cell.what, cell.place) for cell in job.cells() if cell.kind == "read"]
+    for (behaviour, place), domain in product(dict.fromkeys(read), measurement.domains):
+        # A resumed run may not have needed this setting again; its floors belong to the run all the same.
+        at = f"{behaviour} {domain} {said_place(place)}".strip()
+        if behaviour in measurements[place].constant:
+            floors[at] = {"constant": measurements[place].constant[behaviour]}
+            continue
+        try:
+            setting = measurements[place].setting(behaviour, domain)
+        except FitError as error:  # every cell of it has failed, and says so
+            floors[at] = {"error": str(error)}
+            continue
+        for name, (floor, _) in setting.floors.items():
+            floors[f"{at} {name}"] = {
+                "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,
+                "bits": float(setting.floor_bits(name).mean()), "ceiling_bits": float(setting.test_ceiling.mean()),
+            }  # fmt: skip
+    behaviours = activations.observations.behaviours.values()
+    return {
+        "inputs": job.inputs,
+        "model": {"name": job.model.name, "revision": job.model.revision, "fingerprint": job.model.fingerprint},
+        "task": {"name": job.task.name, "fingerprint": job.task.fingerprint, "n_rows": len(activations.observations)},
+        "behaviours": {b.name: {"n_outcomes": len(b.outcomes), "covered_mass": b.covered} for b in behaviours},
+        "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},
+        "floors": floors,
+        "selected": selected,
+        "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "audit": activations.audit | _asked_of_text(job),
+        "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
+    }
+
+
+def _asked_of_text(job: Job) -> dict[str, Any]:
+    """How the examples were made from text, and what was deleted from them."""
+    told = {"task": dict(job.task.audit), "deleted": dict(job.deleted)}
+    return {name: value for name, value in told.items() if value}
+
+
+_PACKAGES = (
+    "abstraction-probekit",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "numpy",
+    "scipy",
+    "pandas",
+    "safetensors",
+)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"

@@ -1,0 +1,130 @@
+"""Plan: what a spec would measure, told without loading a model and without torch.
+
+What can be known so cheaply is checked: that the data file has the columns asked for, that a local model is one.
+"""
+
+import fnmatch
+import json
+from pathlib import Path
+
+from probekit.errors import BadInput
+from probekit.inputs.columns import check_columns
+from probekit.inputs.filetask import asked_columns, check_bos, templates
+from probekit.inputs.folders import beside, model_folder
+from probekit.inputs.positions import parse_places
+from probekit.spec import JobSpec
+from probekit.task import ALL
+
+_LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+
+
+def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
+    """One row per group of cells: kind, behaviour or feature, hook pattern, how many sites, what is measured there.
+
+    position: the rule whose rows are measured, of a file with several, else `all`. Layers come from a local
+    config.json; for a hub name they are unknown until the model is loaded (None). Raises BadInput for a job that cannot
+    run as far as the names of its file's columns and its model's folder can tell.
+    """
+    name = spec.model.name if spec.model else spec.task.testbed
+    if name is None:
+        raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
+    kinds, features = _asked(spec)
+    if not spec.task.testbed:
+        columns, _ = asked_columns(spec.task)
+        check_bos(spec.task, spec.model.bos if spec.model else "as_is")
+        _check_text(spec)
+        check_columns(base / str(spec.task.file), columns)
+    n_layers = _n_layers(name, base)
+    rows = []
+    of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
+    for pattern in spec.read.hooks:
+        sites = _n_sites(pattern, n_layers)
+        rows += [
+            {"kind": "feature", "what": feature, "hooks": pattern, "sites": sites, "levels": of_features}
+            for feature in features
+        ]
+        rows += [
+            {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
+            for behaviour in kinds
+        ]
+        rows += [
+            {"kind": f"without {span}", "what": behaviour, "hooks": pattern, "sites": sites, "levels": "as fitted"}
+            for span in spec.read.delete
+            for behaviour in kinds
+        ]
+        if spec.transfer and (spec.task.domain or spec.task.testbed):
+            rows += [
+                {"kind": "transfer", "what": behaviour, "hooks": pattern, "sites": sites,
+                 "levels": ", ".join(spec.transfer.levels)}
+                for behaviour in kinds
+            ]  # fmt: skip
+    if spec.replace:
+        asked = spec.replace.behaviours_of(kinds)
+        read = [pattern for pattern in spec.read.hooks if pattern.endswith("hook_resid_post")] or spec.read.hooks
+        for pattern in spec.replace.hooks or read:
+            rows += [
+                {
+                    "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
+                    "levels": ", ".join(spec.replace.levels),
+                }
+                for behaviour in asked
+            ]  # fmt: skip
+    places = text_of(spec).get("positions", [])
+    return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
+
+
+def text_of(spec: JobSpec) -> dict:
+    """What of a file is read and where, for people: source, fields, positions; empty for a testbed."""
+    if not spec.task.file:
+        return {}
+    fields = dict.fromkeys(name for template in templates(spec.task) for name in template.fields)
+    where = [place.text for place in parse_places(spec.task.position)]
+    return {"file": spec.task.file, "source": spec.task.source, "fields": list(fields), "positions": where}
+
+
+def _check_text(spec: JobSpec) -> None:
+    """What can be known of a text task without reading it; every mistake is one BadInput sentence."""
+    told = text_of(spec)
+    marks = {f"field:{name}" for name in told["fields"]} | {f"span:{name}" for name in spec.task.spans}
+    marks |= {f"role:{turn.role}" for turn in spec.task.chat or ()}
+    known = ", ".join(sorted(marks)) or "none"
+    asked = [(place.name, "position") for place in parse_places(spec.task.position) if place.kind == "mark"]
+    asked += [(span, "read.delete") for span in spec.read.delete]
+    for name, where in asked:
+        open_ended = spec.task.messages is not None and (name.startswith("role:") or ":" not in name)
+        if name not in marks and not open_ended and [m.partition(":")[2] for m in marks].count(name) != 1:
+            raise BadInput(f"{where} names '{name}'; the spans that the task will have are {known}.")
+
+
+def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Kinds of the behaviours by name, and names of the features that are read, in a file's spec or a testbed."""
+    if not spec.task.testbed:
+        kinds = {b.name: b.kind for b in spec.task.behaviours}
+        return kinds, spec.read.features_of([f.name for f in spec.task.features])
+    from probekit.testbeds import NAMES, check_name
+
+    check_name(spec.task.testbed)
+    known = {name: ({"next_move_law": "law", "edge_mass": "groups"}, ("mine_yours", "black_white")) for name in NAMES}
+    kinds, features = known[spec.task.testbed]
+    return kinds, spec.read.features_of(features)
+
+
+def _n_layers(name: str, base: Path) -> int | None:
+    """As config.json says; None for a name of the hub. Raises BadInput for a folder that is no model."""
+    folder = model_folder(beside(name, base))
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return next((config[key] for key in _LAYER_KEYS if key in config), None)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{name}: config.json cannot be used ({error}).") from None
+
+
+def _n_sites(pattern: str, n_layers: int | None) -> int | None:
+    if "*" not in pattern:
+        return 1
+    if n_layers is None:
+        return None
+    rest = pattern.split(".", 2)[-1]
+    return len(fnmatch.filter([f"blocks.{i}.{rest}" for i in range(n_layers)], pattern))

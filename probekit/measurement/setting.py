@@ -1,0 +1,175 @@
+"""Setting: one behaviour in one domain and one outer fold; everything that a measurement shares but the activations.
+
+A Pool puts the test rows of all folds together: each row is scored once, by readers that never saw its group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.fit.floor import Floor, fit_floor
+from probekit.fit.path import Pair
+from probekit.fit.readers import Reader, Side, Site
+from probekit.fit.readout import cross_entropy, entropy
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.splits import Split, splits_by_group
+from probekit.task import Behaviour, Observations
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Rows, split and floors.
+
+    index [n]: rows of the observations; law, floors' logits [class, 1, n] follow it; ceiling [n] bits. split holds
+    positions in `index`. group [n] is the unit of the test; a row split has another unit of splitting (`unit`).
+    """
+
+    behaviour: Behaviour
+    domain: str
+    fold: int
+    index: NDArray[np.int64]
+    group: NDArray[np.int64]
+    split: Split
+    law: Float[Tensor, "k 1 n"]
+    ceiling: NDArray[np.float64]
+    floors: Mapping[str, tuple[Floor, Float[Tensor, "k 1 n"]]]
+
+    def rows(self, which: str) -> NDArray[np.int64]:
+        """Rows of the observations on one side."""
+        return self.index[getattr(self.split, which)]
+
+    def side(self, x: Float[Tensor, "n_all d"], which: str, floor: str = "strong") -> Side:
+        """Activations, law and floor logits of `fit`, `select`, `calibrate` or `test`."""
+        return self.at(x, getattr(self.split, which), floor)
+
+    def at(self, x: Float[Tensor, "n_all d"], positions: NDArray[np.int64], floor: str = "strong") -> Side:
+        """The same for any positions in `index`."""
+        at = torch.from_numpy(positions)
+        rows = torch.from_numpy(self.index)[at]
+        return Side(x[rows].float(), self.law[..., at], self.floors[floor][1][..., at])
+
+    def site(self, x: Float[Tensor, "n_all d"], seed: int, lambdas: Sequence[float], floor: str = "strong") -> Site:
+        """A site ready for fitting, on this setting's training rows."""
+        fit, select, calibrate = (self.side(x, which, floor) for which in ("fit", "select", "calibrate"))
+        return Site.prepare(fit, select, seed, lambdas, calibrate, self.inner)
+
+    @cached_property
+    def inner(self) -> tuple[Pair, ...]:
+        """The split's inner pairs as positions in the rows of fit and then select."""
+        place = np.empty(len(self.index), dtype=np.int64)
+        both = np.concatenate([self.split.fit, self.split.select])
+        place[both] = np.arange(len(both))
+        return tuple((torch.from_numpy(place[a]), torch.from_numpy(place[b])) for a, b in self.split.inner)
+
+    def floor_bits(self, floor: str = "strong") -> NDArray[np.float64]:
+        """The floor's bits on test rows."""
+        return self._floor_bits[floor]
+
+    @cached_property
+    def _floor_bits(self) -> dict[str, NDArray[np.float64]]:
+        at = torch.from_numpy(self.split.test)
+        return {name: bits_of(cross_entropy(said[..., at], self.test_law)) for name, (_, said) in self.floors.items()}
+
+    @cached_property
+    def test_ceiling(self) -> NDArray[np.float64]:
+        """The ceiling's bits on test rows."""
+        return self.ceiling[self.split.test]
+
+    @cached_property
+    def test_law(self) -> Float[Tensor, "k 1 n_test"]:
+        return self.law[..., torch.from_numpy(self.split.test)]
+
+    @cached_property
+    def n_test_groups(self) -> int:
+        """Groups with test rows."""
+        return len(np.unique(self.group[self.split.test]))
+
+
+def prepare_settings(
+    observations: Observations,
+    behaviour: Behaviour,
+    domain: str,
+    floors: Sequence[str],
+    seeds: tuple[int, int],
+    folds: tuple[int, int] = (1, 1),
+    unit: NDArray[np.int64] | None = None,
+) -> list[Setting]:
+    """Split a domain's rows and fit the floors of each outer fold. seeds: (probe, data); folds: (outer, inner).
+
+    unit: what is kept on one side [n_all]; the group when left out.
+    """
+    seed_probe, seed_data = seeds
+    index = np.flatnonzero(observations.domain == domain)
+    group = observations.group[index]
+    kept_together = group if unit is None else unit[index]
+    try:
+        splits = splits_by_group(kept_together, seed_data, *folds)
+    except BadInput as error:
+        raise BadInput(f"domain '{domain}': {error}") from None
+    # Rows sum to 1 but for rounding, or for what a caller's own law was allowed: fits take it for 1.
+    whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
+    law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
+    inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
+    ceiling = bits_of(entropy(law))
+    out = []
+    for fold, split in enumerate(splits):
+        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed_probe + fold) for name in floors}
+        out.append(Setting(behaviour, domain, fold, index, group, split, law, ceiling, fitted))
+    return out
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The test rows of every fold, one after the other, with the bootstrap over their groups.
+
+    fold_of_group [n_groups] follows `clusters.names`.
+    """
+
+    settings: tuple[Setting, ...]
+    clusters: Clusters
+    fold_of_group: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, settings: Sequence[Setting], n_bootstrap: int, seed: int) -> "Pool":
+        """Draw the bootstrap weights once, for every number measured on these rows."""
+        groups = np.concatenate([s.group[s.split.test] for s in settings])
+        clusters = Clusters.of(groups, n_bootstrap, seed)
+        fold = np.empty(len(clusters.names), dtype=np.int64)
+        fold[clusters.code] = np.repeat([s.fold for s in settings], [len(s.split.test) for s in settings])
+        return cls(tuple(settings), clusters, fold)
+
+    def constant_within_groups(self) -> bool:
+        """Whether all rows of a group behave alike, so that moving rows inside it changes nothing."""
+        first = self.settings[0]
+        law = first.behaviour.law[first.index]
+        _, start, code = np.unique(first.group, return_index=True, return_inverse=True)
+        return bool(np.abs(law - law[start][code]).max() < 1e-6)
+
+
+def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "k 1 n"]:
+    """Home's floor on the rows of `there`'s side: its honest logits where the two are one."""
+    at = getattr(there.split, which)
+    if home.domain == there.domain:
+        return home.floors["strong"][1][..., torch.from_numpy(at)]
+    inputs = {name: block[there.index[at]] for name, block in observations.floor_inputs.items()}
+    return home.floors["strong"][0].logits(inputs, len(at))
+
+
+def moved_logits(
+    reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str
+) -> Float[Tensor, "k 1 n"]:
+    """What a reader fitted at home says in another domain, beside home's floor."""
+    rows = torch.from_numpy(there.rows(which))
+    return reader.logits(x[rows].float(), floor_logits(home, there, observations, which))
+
+
+def bits_of(bits: Float[Tensor, "1 n"]) -> NDArray[np.float64]:
+    """Per-row bits of the one target that a behaviour has."""
+    return bits[0].double().cpu().numpy()

@@ -1,0 +1,215 @@
+"""Cluster bootstrap of paired ratios: whole groups are drawn; intervals are BCa (Efron 1987)."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr
+
+FEW_REPLICATES = 100  # finite bootstrap draws below which there is no interval
+SAME = 1e-9  # a permutation or a draw that changes nothing may differ in the last digits
+
+
+def ratios_of(
+    numerator: NDArray, denominator: NDArray, weights: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each ratio [m], and the same of each draw [m, n_bootstrap]; not finite where nothing was to explain.
+
+    numerator, denominator [m, n_groups].
+    """
+    drawn = resampled(np.concatenate([numerator, denominator]), weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = numerator.sum(1) / denominator.sum(1)
+        return np.asarray(value, dtype=np.float64), drawn[: len(numerator)] / drawn[len(numerator) :]
+
+
+# ---------------------------------------------------------------------------------------------------- one distribution
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Bootstrap distribution of one statistic, read as BCa (Efron 1987): an interval, or how far a bound lies out.
+
+    replicates, sorted and finite; bias and acceleration are BCa's z0 and a; n_groups were resampled.
+    """
+
+    value: float
+    replicates: NDArray[np.float64]
+    bias: float
+    acceleration: float
+    n_groups: int
+
+    @classmethod
+    def of(cls, value: float, replicates: NDArray, left_out: NDArray) -> "Bootstrap":
+        """replicates [n_bootstrap]; left_out [n_groups]: the statistic without each group. Those not finite go."""
+        n_groups = len(left_out)
+        drawn = np.sort(replicates[np.isfinite(replicates)].astype(np.float64))
+        left_out = left_out[np.isfinite(left_out)]
+        bias = acceleration = 0.0
+        if len(drawn) >= FEW_REPLICATES and len(left_out) >= 2:
+            bias = float(ndtri(_below(drawn, value)))
+            acceleration = acceleration_of(left_out)
+        return cls(value, drawn, bias, acceleration, n_groups)
+
+    @classmethod
+    def of_ratio(cls, numerator: NDArray, denominator: NDArray, weights: NDArray) -> "Bootstrap":
+        """Of sum(numerator) / sum(denominator) over groups, paired."""
+        return cls.of_ratios(numerator[None], denominator[None], weights)[0]
+
+    @classmethod
+    def of_ratios(cls, numerator: NDArray, denominator: NDArray, weights: NDArray) -> "list[Bootstrap]":
+        """The same of many ratios at once, which costs little more than one: each [m, n_groups]."""
+        parts = *ratios_of(numerator, denominator, weights), sums_left_out(numerator, denominator)
+        return [cls.of(float(value), drawn, left_out) for value, drawn, left_out in zip(*parts, strict=True)]
+
+    @property
+    def known(self) -> bool:
+        """Whether there were enough groups and draws to say anything about the spread."""
+        return len(self.replicates) >= FEW_REPLICATES and self.n_groups >= 2
+
+    @property
+    def error(self) -> float:
+        """Standard error, with the correction for few groups."""
+        if not self.known:
+            return float("nan")
+        spread = self.replicates.std()
+        exact = np.ptp(self.replicates) == 0 or spread < 1e-12 * max(1.0, abs(self.value))
+        return 0.0 if exact else float(spread * np.sqrt(self.n_groups / (self.n_groups - 1)))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """BCa interval; of no width when the spread is zero or unknown."""
+        if not self.known or np.ptp(self.replicates) == 0:
+            return self.value, self.value
+        z = ndtri(np.array([(1 - level) / 2, (1 + level) / 2])) + self.bias
+        low, high = np.quantile(self.replicates, ndtr(self.bias + z / (1 - self.acceleration * z)))
+        return float(low), float(high)
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of "the truth is at least `bound`"; 1 when the spread is unknown.
+
+        The level at which a BCa limit would lie at the bound, its normal deviate read as Student's t with one degree of
+        freedom less than groups: for a mean of normal group sums this is the t test.
+        """
+        t = self._deviate(bound)
+        return float(1 - stdtr(self.n_groups - 1, t)) if self.known else 1.0
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value of "the truth is at most `bound`"; 1 when the spread is unknown."""
+        t = self._deviate(bound)
+        return float(stdtr(self.n_groups - 1, t)) if self.known else 1.0
+
+    def _deviate(self, bound: float) -> float:
+        if not self.known:
+            return float("nan")
+        if self.error == 0:
+            return float(np.inf * np.sign(bound - self.value)) if abs(bound - self.value) > 1e-12 else 0.0
+        y = float(ndtri(_below(self.replicates, bound))) - self.bias
+        scale = 1 + self.acceleration * y
+        if scale <= 0:  # beyond the end of the BCa transformation
+            return float(np.inf * np.sign(y))
+        return (y / scale - self.bias) * float(np.sqrt((self.n_groups - 1) / self.n_groups))
+
+
+def ratio_interval(
+    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
+) -> tuple[float, float]:
+    """BCa interval of sum(numerator) / sum(denominator) over clusters, numerator and denominator paired.
+
+    numerator, denominator [n_groups]; weights [n_bootstrap, n_groups]. The acceleration is the jackknife's.
+    """
+    return ratio_intervals(numerator[None], denominator[None], weights, level)[0]
+
+
+def ratio_intervals(
+    numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95
+) -> list[tuple[float, float]]:
+    """The same of many ratios over the same groups at once: numerator, denominator [m, n_groups]."""
+    return [drawn.interval(level) for drawn in Bootstrap.of_ratios(numerator, denominator, weights)]
+
+
+def sums_left_out(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
+    """Ratios without each group in turn: [..., n_groups]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = denominator.sum(-1, keepdims=True) - denominator
+        return np.asarray((numerator.sum(-1, keepdims=True) - numerator) / rest, dtype=np.float64)
+
+
+def acceleration_of(left_out: NDArray[np.float64]) -> float:
+    """BCa's a from jackknife values: a sixth of the skewness of the statistic."""
+    spread = left_out[np.isfinite(left_out)]
+    spread = spread.mean() - spread
+    cubed = (spread**2).sum() ** 1.5
+    return float((spread**3).sum() / (6 * cubed)) if cubed > 0 else 0.0
+
+
+def _below(drawn: NDArray[np.float64], value: float) -> float:
+    """Share of sorted draws below a value, ties half; never nearer to 0 or 1 than half a draw."""
+    near = SAME * max(1e-3, abs(value))  # equal draws may differ in the last digits
+    first, last = np.searchsorted(drawn, value - near, "left"), np.searchsorted(drawn, value + near, "right")
+    share = (first + last) / 2 / len(drawn)
+    return float(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+
+
+MIN_DENOMINATOR = 0.05  # of the unit: a ratio over less is NA
+FEW_CLUSTERS = 20  # below this an interval is marked
+DRAWS_AT_ONCE = 128  # of which the weights are widened to float64: a block that stays in the cache
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Bootstrap weights over the groups of a set of rows, shared by every ratio measured on them.
+
+    code [n]: group of each row; names: group labels; weights [n_bootstrap, n_groups]: how often each group is drawn.
+    """
+
+    code: NDArray[np.int64]
+    names: NDArray
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, group: NDArray, n_bootstrap: int, seed: int) -> "Clusters":
+        """Draw whole groups with replacement."""
+        names, code = np.unique(group, return_inverse=True)
+        return cls(code, names, _drawn(len(names), n_bootstrap, seed))
+
+    def sums(self, rows: NDArray) -> NDArray[np.float64]:
+        """Sum of a per-row quantity over each group: [n] -> [n_groups]."""
+        weights = np.asarray(rows, dtype=np.float64)
+        return np.bincount(self.code, weights=weights, minlength=len(self.names)).astype(np.float64)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows in each group."""
+        return np.bincount(self.code, minlength=len(self.names))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Names of the groups as records keep them."""
+        return [str(name) for name in self.names]
+
+
+@lru_cache(maxsize=4)
+def _drawn(n_groups: int, n_bootstrap: int, seed: int) -> NDArray[np.float32]:
+    """How often each of n groups is drawn: [n_bootstrap, n_groups]. Pools of equally many groups share one array."""
+    generator = np.random.default_rng([seed, 4])
+    weights = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+def resampled(sums: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """Each sum over groups in each draw: sums [m, n_groups], weights [n_bootstrap, n_groups] -> [m, n_bootstrap].
+
+    One matrix product, because one sum at a time is bound by reading the weights. Equal sums are resampled once: the
+    columns of a product may differ in their last digits, and a ratio of equal sums has to be exactly 1 in every draw.
+    """
+    places: dict[bytes, int] = {}
+    at = [places.setdefault(row.tobytes(), len(places)) for row in sums]
+    different = np.empty((len(places), sums.shape[1]))
+    different[at] = sums
+    out = np.empty((len(places), len(weights)))
+    for start in range(0, len(weights), DRAWS_AT_ONCE):
+        some = slice(start, start + DRAWS_AT_ONCE)
+        out[:, some] = different @ weights[some].astype(np.float64).T
+    return out[at]

@@ -1,0 +1,128 @@
+"""Fractions of behaviour from losses per row: FBU, shares, transfer and differences, as estimates with intervals."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.metrics.bootstrap import FEW_CLUSTERS, MIN_DENOMINATOR, Clusters, ratio_intervals
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One ratio with everything that is printed beside it; the group sums let readers recompute the interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    bits: float | None
+    floor_bits: float | None
+    ceiling_bits: float | None
+    p99_bits: float | None
+    worst_group: float | None
+    n: int
+    groups: int
+    na_reason: str = ""
+    note: str = ""
+    numerator: NDArray[np.float64] | None = None
+    denominator: NDArray[np.float64] | None = None
+
+    @classmethod
+    def missing(cls, reason: str, note: str = "", n: int = 0, groups: int = 0) -> "Estimate":
+        """No value, and why: one of `records.NA_REASONS`."""
+        return cls(None, None, None, None, None, None, None, None, n, groups, reason, note)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """sum(missed) / sum(available) over rows, each [n], before anything is resampled; `estimates` does that.
+
+    bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when less than
+    .05 bit per row is available. negative: the note of a value that is below -2 SE.
+    """
+
+    missed: NDArray[np.float64]
+    available: NDArray[np.float64]
+    bits: NDArray[np.float64] | None = None
+    floor_bits: NDArray[np.float64] | None = None
+    ceiling_bits: NDArray[np.float64] | None = None
+    too_little: str = "small_denominator"
+    negative: str = ""
+
+
+def fbu(bits: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """FBU(q) = (S(q) - S(ceiling)) / (S(floor) - S(ceiling)); each [n], bits per row."""
+    return Ratio(bits - ceiling, floor - ceiling, bits, floor, ceiling)
+
+
+def share(before: NDArray, after: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """The part of S(floor) - S(ceiling) that one class takes, by which the losses fall from `before` to `after`.
+
+    Over nested models from the floor to the ceiling shares telescope: they sum to 1. One may be slightly negative on
+    test rows; it is stored so, and flagged below -2 SE.
+    """
+    negative = "negative beyond 2 SE: this class overfits"
+    return Ratio(before - after, floor - ceiling, after, floor, ceiling, negative=negative)
+
+
+def estimates(ratios: Iterable[Ratio], clusters: Clusters) -> list[Estimate]:
+    """Each ratio with its interval (paired cluster bootstrap), the tail and the worst group of what is missed.
+
+    All are over the same rows and are resampled together, which costs little more than one alone. Of each only its
+    group sums are held meanwhile. NA with the ratio's reason below .05 bit per row.
+    """
+    out, negative = [], []
+    for one in ratios:
+        out.append(_unresampled(one, clusters))
+        negative.append(one.negative)
+    told = [i for i, estimate in enumerate(out) if not estimate.na_reason]
+    if not told:
+        return out
+    sums = [np.stack([getattr(out[i], name) for i in told]) for name in ("numerator", "denominator")]
+    for i, (low, high) in zip(told, ratio_intervals(sums[0], sums[1], clusters.weights), strict=True):
+        out[i] = replace(out[i], low=low, high=high)
+        if negative[i] and out[i].value < min(0, -2 * (high - low) / 3.92):
+            out[i] = replace(out[i], note=negative[i])
+    return out
+
+
+def _unresampled(ratio: Ratio, clusters: Clusters) -> Estimate:
+    """All of an estimate but its interval."""
+    numerator, denominator = clusters.sums(ratio.missed), clusters.sums(ratio.available)
+    groups, n = len(clusters.names), len(ratio.missed)
+    enough = denominator.sum() / n >= MIN_DENOMINATOR
+    return Estimate(
+        value=float(numerator.sum() / denominator.sum()) if enough else None,
+        low=None,
+        high=None,
+        bits=_mean(ratio.bits),
+        floor_bits=_mean(ratio.floor_bits),
+        ceiling_bits=_mean(ratio.ceiling_bits),
+        p99_bits=float(np.quantile(ratio.missed, 0.99)),
+        worst_group=float((numerator / clusters.sizes).max()),
+        n=n,
+        groups=groups,
+        na_reason="" if enough else ratio.too_little,
+        note="fewer than 20 clusters: the interval is too short" if groups < FEW_CLUSTERS else "",
+        numerator=numerator,
+        denominator=denominator,
+    )
+
+
+def _mean(rows: NDArray | None) -> float | None:
+    return None if rows is None else float(np.mean(rows))
+
+
+def transfer(moved: NDArray, direct: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """T = (S_B(fitted on A) - S_B(fitted on B)) / (S_B(floor) - S_B(fitted on B)); each [n], bits per row of B.
+
+    0: nothing is lost by fitting elsewhere; 1: no better than B's floor. NA `absent_in_test_domain` when even the
+    direct fit finds less than .05 bit there.
+    """
+    return Ratio(moved - direct, floor - direct, moved, floor, ceiling, too_little="absent_in_test_domain")
+
+
+def difference(first: NDArray, second: NDArray) -> Ratio:
+    """Mean difference of two losses in bits: below 0 the first is the better reader."""
+    return Ratio(first - second, np.ones(len(first)), first)

@@ -1,0 +1,1 @@
+"""The instrument examines itself: known truths, pure noise, speed and agreement beside peers."""

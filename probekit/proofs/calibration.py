@@ -1,0 +1,157 @@
+"""Calibration: every wired truth of the ground-truth models, measured over seeds in a run folder."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probekit.errors import BadInput
+from probekit.jobs.engines import work_off
+from probekit.jobs.measure import measure
+from probekit.measurement.cell import Measurement
+from probekit.proofs.judging import judge
+from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
+from probekit.records import Losses, Record, digest
+from probekit.spec import ReadSpec, ReplaceSpec
+from probekit.storage.runs import Run, open_run
+from probekit.storage.runwriter import RunWriter
+from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, draw
+
+Estimator = Callable[[Case, int, int, bool], list[Record]]
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate(
+    only: Sequence[str] = (),
+    seeds: int = 100,
+    sizes: Sequence[int] = (SMALL, LARGE),
+    *,
+    root: Path | str = "runs",
+    n_workers: int = 1,
+    estimator: Estimator | None = None,
+    progress: Progress | None = None,
+) -> tuple[Run, pd.DataFrame]:
+    """Measure every wired truth of the cases; returns the run folder and one row per truth (see `judge`).
+
+    only: names of cases, all when empty. sizes: rows; intervals are judged at the smallest, values at the largest.
+    n_workers: processes. estimator: what is put in place of the kit's own `estimate`, to see a broken one turn red.
+    Raises BadInput for an unknown case; Interrupted on Ctrl-C, and the same call resumes.
+    """
+    if seeds < 1 or not sizes or min(sizes) < 200:
+        raise BadInput(
+            f"a calibration needs at least one seed and 200 rows; found {seeds} seeds and {list(sizes)} rows."
+        )
+    planned = units(only, seeds, sizes)
+    if not planned:
+        raise BadInput(f"nothing of {', '.join(only)} is measured yet: it waits for its metric (docs/calibration.md).")
+    cases = list(dict.fromkeys(unit.case for unit in planned))
+    spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
+    writer = RunWriter.open(Path(root), f"calibration-{digest(spec, 8)}", spec, len(planned))
+    if not writer.complete:
+
+        def keep(unit: Unit, records: list[Record], seconds: float) -> None:
+            writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
+
+        work = partial(_measure_unit, estimator=estimator or estimate)
+        work_off(work, planned, writer, keep, n_workers, progress)
+        rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
+        writer.write_table("calibration", rows)
+        writer.finish({"calibration": spec})
+    run = open_run(writer.path)
+    return run, run.table("calibration")
+
+
+def _measure_unit(unit: Unit, estimator: Estimator) -> tuple[Unit, list[Record], float]:
+    begun, case = time.monotonic(), CASES[unit.case]
+    tier_2 = unit.tier == 2
+    records = replaced(case, unit.n, unit.seed) if tier_2 else estimator(case, unit.n, unit.seed, unit.heavy)
+    told = {"task": f"ground_truth:{unit.case}:{unit.tier}", "revision": f"n={unit.n}", "seed_data": unit.seed}
+    kept = {record.id: record for record in (replace(record, **told) for record in records)}
+    return unit, list(kept.values()), time.monotonic() - begun
+
+
+def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
+    """The kit's records of a tier 1 case: every level that a truth names, on what the seed draws."""
+    truths = [truth for truth in case.truths if truth.tier == 1 and not truth.waits and (heavy or not is_heavy(truth))]
+    moved = [level for level in dict.fromkeys(truth.level for truth in truths if truth.metric == "transfer" or
+             truth.test_domain != SEEN) if not level.startswith("hypothesis:")]  # fmt: skip
+    domains = {truth.test_domain for truth in truths} | ({UNSEEN} if moved else set())
+    planted = draw(case.name, n, width_of(case), seed, varied=True, domains=len(domains | {SEEN}))
+    metrics = {truth.metric for truth in truths}
+    levels = [truth.level for truth in truths if truth.metric not in ("decomposition", "accuracy")]
+    levels = [level for level in dict.fromkeys(levels) if not level.startswith("hypothesis:")]
+    if "crossing" in metrics and "linear" not in levels:
+        levels.append("linear")
+    ks = {truth.k for truth in truths if truth.k and not truth.level.startswith("simple:")} or {1}
+    simple_ks = {
+        truth.k for truth in truths if truth.k and truth.metric != "decomposition" and truth.level.startswith("simple:")
+    }
+    sites = {"planted": planted.activations}
+    if "selected" in metrics:
+        generator = np.random.default_rng([seed, 30])
+        sites["noise"] = generator.normal(size=planted.activations.shape).astype(np.float32)
+    wants_features = "accuracy" in metrics or case.hypothesis is not None
+    frame = measure(
+        sites,
+        behaviour={"behaviour": planted.law},
+        groups=planted.group,
+        domains=planted.domain if len(np.unique(planted.domain)) > 1 else None,
+        features=planted.features if wants_features else None,
+        twin=None if planted.twin is None else {"planted": planted.twin},
+        hypotheses=[case.hypothesis(planted.parameters)] if case.hypothesis else [],
+        transfer=moved or ("linear",),
+        seed_probe=seed,
+        seed_data=seed,
+        n_bootstrap=1_000,
+        levels=tuple(levels) or ("linear",),
+        ks=tuple(sorted(ks)),
+        simple_ks=tuple(sorted(simple_ks)) or (1,),
+        controls=tuple({truth.control for truth in truths} & {"random_twin", "row_split"}),
+        decomposition="decomposition" in metrics,
+        floors=("strong",),
+        n_permutations=0,
+        extrapolate="extrapolated" in metrics,
+        online_orders=2 if "code_length" in metrics else 0,
+    )
+    return [_record(row) for row in frame.to_dict("records")]
+
+
+def replaced(case: Case, n: int, seed: int) -> list[Record]:
+    """Records of a tier 2 case: the planted transformer run with each stated abstraction kept, at n / 5 rows."""
+    from probekit.activations.capture import capture
+    from probekit.measurement.replacement import Replacement
+
+    assert case.network is not None
+    network = case.network(seed)
+    model, task = network.model(), network.task(n, seed)
+    hooks = sorted({hook for at in network.hooks.values() for hook in at})
+    activations = capture(model, task, hooks, store=None)
+    measurement = Measurement(
+        activations.observations, ReadSpec(floors=("strong",)), seeds=(seed, seed, 0), n_bootstrap=1_000
+    )
+    cells = Replacement(model, task, activations, measurement, ReplaceSpec(rows=n // 5))
+    out = []
+    for keep in dict.fromkeys(truth.keep for truth in case.truths if truth.keep and not truth.waits):
+        at = network.hooks[keep]
+        found = cells.cell("answer", SEEN, at, at[0] if len(at) == 1 else "", [network.abstraction(keep)]).records
+        out += [replace(record, note=f"keep {keep}", position=keep) for record in found]
+    return out
+
+
+def _record(row: dict[str, Any]) -> Record:
+    names = {f.name for f in fields(Record)}
+    plain: dict[str, Any] = {
+        key: None if isinstance(value, float) and np.isnan(value) else value
+        for key, value in row.items()
+        if key in names
+    }
+    for name in ("k", "parameters", "layer"):
+        plain[name] = None if plain[name] is None else int(plain[name])
+    return Record(**plain)

@@ -1,0 +1,1 @@
+"""From records to what people see: selections, tables, words, figures. No torch."""

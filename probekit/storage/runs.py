@@ -1,0 +1,279 @@
+"""Runs: folders of records opened for reading, without torch."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from probekit.errors import RunError
+from probekit.records import SCHEMA_VERSION, digest
+from probekit.storage.files import RUN_NAME, check_name, read_json, sha256_of
+from probekit.storage.lines import CELLS, LOSSES, MANIFEST, RECORDS, SITES, TOGETHER, record_frame, scan_lines
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read. `problem` is empty for a complete and intact one, else one sentence.
+
+    Frames are loaded on first use and checked against the manifest's digests then.
+    """
+
+    path: Path
+    manifest: dict | None
+    status: dict
+    problem: str = ""
+    torn: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec(self) -> dict:
+        """What was asked; empty when even that is unreadable."""
+        if self.manifest:
+            return self.manifest["spec"]
+        try:
+            return read_json(self.path / "spec.json")
+        except RunError:
+            return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever what can be read changes: the key that a page caches on."""
+        if self.manifest:
+            return self.manifest["digest"]
+        sizes = {f.name: f.stat().st_size for f in sorted(self.path.glob("cells-*.jsonl"))}
+        return digest({"path": str(self.path), "lines": sizes, "problem": self.problem})
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per record: `id`, the fields of Record, `seed` (the probe's). Numbers missing are NaN or NA.
+
+        With the run's table `sites` also what is said of a record's whole curve: band_low, band_high, p_max.
+        """
+        if self.manifest is None:
+            table = self._lines[0]
+        else:
+            table = self._parquet(RECORDS)
+        frame = record_frame(table)
+        if SITES in self.tables:
+            together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
+            together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
+            frame = frame.merge(together, how="left", on="id")
+        frame.attrs.update(path=str(self.path), manifest=self.manifest)
+        return frame
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """record, group, numerator, denominator, n: sums per group, all records. See `losses_of` for a few."""
+        return (self._lines[1] if self.manifest is None else self._parquet(LOSSES)).to_pandas()
+
+    def losses_of(self, *record_ids: str) -> pd.DataFrame:
+        """The losses of these records only, through DuckDB: a drill-down does not load the whole file."""
+        con = self._view
+        sql = 'select * from losses where record in (select unnest($ids)) order by record, "group"'
+        return con.cursor().execute(sql, {"ids": list(record_ids)}).df()
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """cell, ok, error, seconds: one row per unit of work."""
+        return (self._lines[2] if self.manifest is None else self._parquet(CELLS)).to_pandas()
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the example tables."""
+        if self.manifest is None:
+            return sorted(f.stem for f in (self.path / "tables").glob("*.parquet") if RUN_NAME.fullmatch(f.stem))
+        return sorted(Path(name).stem for name in self.manifest["files"] if name.startswith("tables/"))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """An example table by name."""
+        if name not in self.tables:
+            listed = ", ".join(self.tables) or "none"
+            raise RunError(f"{self.path} has no table '{name}'; it has {listed}.")
+        return self._parquet(f"tables/{name}.parquet").to_pandas()
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """Directions or probes written under `name`."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = self.path / "directions" / f"{check_name(name)}.safetensors"
+        try:
+            return load(self._checked(path))
+        except SafetensorError:
+            raise RunError(f"{path} is not a safetensors file.") from None
+
+    @cached_property
+    def _lines(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        return scan_lines(self.path).tables()
+
+    @cached_property
+    def _view(self) -> Any:
+        import duckdb
+
+        con = duckdb.connect(":memory:")
+        if self.manifest is None:
+            con.register("lines", self._lines[1])
+            con.execute("create table losses as select * from lines")  # what is registered is hidden from cursors
+        else:
+            path = self.path / LOSSES
+            self._checked(path)
+            con.execute(f"set allowed_paths = [{_quoted(str(path.resolve()))}]")  # settings take no parameters
+            con.read_parquet(str(path.resolve())).create_view("losses")
+        con.execute("set enable_external_access = false")
+        con.execute("set lock_configuration = true")
+        return con
+
+    def _parquet(self, name: str) -> pa.Table:
+        path = self.path / name
+        try:
+            return pq.read_table(pa.BufferReader(self._checked(path)))
+        except (pa.ArrowInvalid, OSError):
+            raise RunError(f"{path} is not readable as Parquet; remove the folder and run its spec again.") from None
+
+    def _checked(self, path: Path) -> bytes:
+        """The bytes of a file, compared with the manifest's digest when there is one."""
+        if path.is_symlink() or not path.is_file():
+            raise RunError(f"{path} is missing.")
+        data = path.read_bytes()
+        if self.manifest is not None:
+            entry = self.manifest["files"].get(path.relative_to(self.path).as_posix())
+            if entry is None:
+                raise RunError(f"{path} is not part of its run: the manifest does not name it.")
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise RunError(
+                    f"{path} does not match its manifest's digest; remove the folder and run its spec again."
+                )
+        return data
+
+
+def open_run(path: Path | str, *, partial: bool = False) -> Run:
+    """Open a run folder. Raises RunError, in one sentence, for one that is missing, unfinished or broken.
+
+    With `partial` only a missing folder raises: an unfinished or broken one comes back with `problem` set, and with
+    what can be read of it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"no run folder {path}; `probekit ls` lists the runs.")
+    status = _status_of(path)
+    try:
+        manifest = _manifest_of(path)
+    except RunError as error:
+        if partial:
+            return Run(path, None, status, str(error))
+        raise
+    if manifest is not None:
+        return Run(path, manifest, status)
+    if not (path / "spec.json").is_file():
+        problem, torn = f"{path} is not a run folder: it has neither a manifest nor a spec.json.", 0
+    else:
+        scan = scan_lines(path)
+        total = status.get("total")
+        torn = scan.torn
+        count = f"{len(scan.ok)} of {total} cells are" if total else f"{len(scan.ok)} cells are"
+        failed = f" and {len(scan.failed)} failed" if scan.failed else ""
+        problem = f"{path} is not finished: {count} done{failed}; `probekit run SPEC` goes on from there."
+    if partial:
+        return Run(path, None, status, problem, torn)
+    raise RunError(problem)
+
+
+def read_run(path: Path | str) -> pd.DataFrame:
+    """The records of a complete run; `attrs` has its path and manifest. Raises RunError as open_run does."""
+    return open_run(path).records
+
+
+def list_runs(root: Path | str = "runs") -> list[Run]:
+    """Every run folder under `root`, complete or not, the latest first. A root that does not exist holds no runs."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    runs = [
+        open_run(folder, partial=True)
+        for folder in root.iterdir()
+        if folder.is_dir() and not folder.is_symlink() and RUN_NAME.fullmatch(folder.name)
+        and any((folder / name).exists() for name in ("spec.json", MANIFEST, "status.json"))
+    ]  # fmt: skip
+    return sorted(runs, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
+
+
+def find_run(name: str, root: Path | str = "runs") -> Path:
+    """A run by path, by its name under `root`, or the most recent one for "latest"."""
+    if name == "latest":
+        runs = list_runs(root)
+        if not runs:
+            raise RunError(f"no runs under {root}; start one with `probekit run SPEC`.")
+        return runs[0].path
+    if RUN_NAME.fullmatch(name) and (Path(root) / name).is_dir():
+        return Path(root) / name
+    if Path(name).is_dir():
+        return Path(name)
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [run.name for run in list_runs(root)], n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else " `probekit ls` lists the runs."
+    raise RunError(f"no run '{name}', neither a folder nor a name under {root}.{hint}")
+
+
+def _status_of(path: Path) -> dict:
+    try:
+        status = read_json(path / "status.json")
+    except RunError:
+        return {"state": "unknown", "failed": []}
+    good = isinstance(status.get("state"), str) and isinstance(status.get("updated", ""), str)
+    return status if good and isinstance(status.get("failed", []), list) else {"state": "unknown", "failed": []}
+
+
+def _manifest_of(path: Path) -> dict | None:
+    """The manifest, checked strictly: schema, its own digest, and every file's presence and size. None without one."""
+    file = path / MANIFEST
+    if not file.exists():
+        return None
+    manifest = read_json(file)
+    types = {"schema_version": int, "run": str, "spec": dict, "spec_hash": str, "files": dict, "cells": dict,
+             "provenance": dict, "digest": str}  # fmt: skip
+    for key, kind in types.items():
+        if not isinstance(manifest.get(key), kind):
+            raise RunError(
+                f"{file} is broken: '{key}' is missing or of another type; remove the folder and run its spec again."
+            )
+    if manifest["schema_version"] > SCHEMA_VERSION:
+        raise RunError(
+            f"{path} was written with record schema {manifest['schema_version']} and this probekit reads up to "
+            f"{SCHEMA_VERSION}; upgrade probekit."
+        )
+    if manifest["digest"] != digest({key: value for key, value in manifest.items() if key != "digest"}, 64):
+        raise RunError(f"{file} is broken: it does not match its own digest; remove the folder and run its spec again.")
+    for name in (RECORDS, LOSSES, CELLS, "spec.json"):
+        if name not in manifest["files"]:
+            raise RunError(f"{file} is broken: it names no {name}; remove the folder and run its spec again.")
+    for name, entry in manifest["files"].items():
+        sealed = path / name
+        if not all(RUN_NAME.fullmatch(part) for part in Path(name).parts):
+            raise RunError(f"{file} is broken: it names '{name}', which is no plain file name.")
+        if sealed.is_symlink() or not sealed.is_file():
+            raise RunError(f"{path} is broken: {name} is missing; remove the folder and run its spec again.")
+        if sealed.stat().st_size != entry["bytes"]:
+            raise RunError(
+                f"{path} is broken: {name} has {sealed.stat().st_size} bytes and the manifest says {entry['bytes']}; "
+                "remove the folder and run its spec again."
+            )
+    if sha256_of(path / "spec.json") != manifest["files"]["spec.json"]["sha256"]:
+        raise RunError(f"{path} is broken: spec.json is not the manifest's; remove the folder and run its spec again.")
+    return manifest
+
+
+def _quoted(text: str) -> str:
+    """An SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,210 @@
+"""The floor: honest on rows that it was fitted on, blind to what it may not read, calibrated."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import probekit as pk
+from probekit.fit.floor import fit_floor, stack
+from probekit.fit.frame import fit_frame
+from probekit.fit.path import fit_path
+from probekit.fit.readout import Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_readout
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.ratios import estimates, fbu
+from probekit.metrics.splits import split_by_group
+
+
+def one_hot(label, k: int = 2) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.as_tensor(label), k).T[:, None].float().contiguous()
+
+
+def noisy_inputs(seed: int, n: int = 600, width: int = 60):
+    """A wide input that says a little about the label: a reader of it overfits its own fit rows badly."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, width)).astype(np.float32)
+    label = (x[:, :3].sum(1) + 1.5 * rng.normal(size=n) > 0).astype(int)
+    return x, label, rng
+
+
+def bits(logits, law) -> np.ndarray:
+    return cross_entropy(logits, law)[0].double().numpy()
+
+
+def test_logits_are_honest_on_the_rows_that_were_fitted():
+    x, label, _ = noisy_inputs(0)
+    law, split = one_hot(label), split_by_group(np.arange(600), 0)
+    floor, logits = fit_floor("strong", {"input": x}, law, np.arange(600), split, 0)
+    fit, test = (bits(logits[..., side], law[..., side]).mean() for side in (split.fit, split.test))
+    assert fit > test - 0.08
+    judge = LogisticRegression(C=1e3, max_iter=2000).fit(x[split.fit], label[split.fit])
+    overfitted = -judge.predict_log_proba(x[split.fit])[np.arange(len(split.fit)), label[split.fit]].mean() / np.log(2)
+    assert overfitted < test - 0.15, "the same family in its own sample looks far better than it is"
+    assert len(floor.members) == 4
+    assert floor.parameters > 60
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the one temperature is that of the members' mean: a single member, which the fit rows get, is sharper than "
+    "it knows (.13 bits worse on fit rows than on test rows where 60 inputs are read from 250 rows)",
+)
+def test_logits_are_as_good_on_the_rows_that_were_fitted_as_elsewhere():
+    x, label, _ = noisy_inputs(0)
+    law, split = one_hot(label), split_by_group(np.arange(600), 0)
+    _, logits = fit_floor("strong", {"input": x}, law, np.arange(600), split, 0)
+    fit, test = (bits(logits[..., side], law[..., side]).mean() for side in (split.fit, split.test))
+    assert abs(fit - test) < 0.08
+
+
+def test_cross_fitting_keeps_probes_of_noise_at_one():
+    """Beside an in-sample floor a probe inherits the floor's overfitting and pays for it in bits.
+
+    Unless it falls back on the floor itself, which the ridge path does: the naive probe here has one ridge.
+    """
+    ours, naive = [], []
+    for seed in range(3):
+        x, label, rng = noisy_inputs(seed, width=80)
+        law, group = one_hot(label), np.arange(600)
+        split = split_by_group(group, seed)
+        noise = torch.tensor(rng.normal(size=(600, 4)), dtype=torch.float32)
+        _, honest = fit_floor("strong", {"input": x}, law, group, split, seed)
+        frame = fit_frame(torch.tensor(x[split.fit]))
+        z = frame.apply(torch.tensor(x))
+        sides = [Rows(z[side], law[..., side]) for side in (split.fit, split.select)]
+        in_sample = fit_path(*sides, frame.variance).logits(z)
+        clusters = Clusters.of(group[split.test], 400, 0)
+        for logits, out in ((honest, ours), (in_sample, naive)):
+            rows = [Rows(noise[s], law[..., s], logits[..., s]) for s in (split.fit, split.select, split.test)]
+            if out is ours:
+                probe = fit_path(rows[0], rows[1])
+            else:
+                probe = fit_readout(rows[0].z, rows[0].law, rows[0].offset, rows[0].z.var(0), 1e-1)
+            floor_bits, none = bits(logits[..., split.test], law[..., split.test]), np.zeros(len(split.test))
+            out += estimates([fbu(rows[2].bits(probe)[0].double().numpy(), floor_bits, none)], clusters)
+    assert all(e.low <= 1 <= e.high for e in ours), [(e.low, e.high) for e in ours]
+    assert max(abs(e.value - 1) for e in ours) < 0.05
+    assert min(e.low for e in naive) > 1, "the coefficient learnt beside an overfitted floor is about 2 instead of 1"
+
+
+@pytest.mark.parametrize(("seed", "harm"), [(4, 0.05), (7, 0.05)])
+def test_a_floor_that_knows_nothing_does_no_harm(seed, harm):
+    """Noise beside noise explains nothing: FBU 1, not 7."""
+    rng = np.random.default_rng(seed)
+    x, noise, label = rng.normal(size=(600, 4)), rng.normal(size=(600, 1)), rng.permutation(np.arange(600) % 2)
+    frame = pk.measure(
+        x, behaviour=label, floor=noise, levels=("linear",), controls=(), decomposition=False, floors=("strong",),
+        n_bootstrap=200, seed_data=seed,
+    )  # fmt: skip
+    assert frame.loc[frame["metric"] == "read", "value"].item() == pytest.approx(1, abs=harm)
+
+
+def test_strong_floor_picks_the_family_that_selection_prefers():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(500, 3)).astype(np.float32)
+    group = np.arange(500)
+    split = split_by_group(group, 0)
+    for label, family in (((x[:, 0] * x[:, 1] > 0), "mlp"), ((x[:, 0] + rng.normal(size=500) > 0), None)):
+        law = one_hot(label.astype(int))
+        floor, logits = fit_floor("strong", {"input": x}, law, group, split, 0)
+        test = bits(logits[..., split.test], law[..., split.test]).mean()
+        if family:
+            assert floor.family == family
+            assert test < 0.4
+        else:
+            assert test < 0.85
+        assert floor.blocks == ("input",)
+        # a fitted floor gives the same logits again for rows outside the fit fold
+        again = floor.logits({"input": x[split.test]}, len(split.test))
+        assert torch.allclose(again, logits[..., split.test], atol=1e-4)
+
+
+def test_weak_floor_reads_the_position_alone():
+    rng = np.random.default_rng(2)
+    token, position = rng.integers(0, 2, 900), rng.integers(0, 2, 900)
+    label = np.where(rng.random(900) < 0.9, token, position)
+    inputs = {"token": token[:, None].astype(np.float32), "position": position[:, None].astype(np.float32)}
+    law, split = one_hot(label), split_by_group(np.arange(900), 0)
+    weak, logits = fit_floor("weak", inputs, law, np.arange(900), split, 0)
+    assert weak.blocks == ("position",)
+    changed = inputs | {"token": 1 - inputs["token"]}
+    assert torch.equal(weak.logits(inputs, 900), weak.logits(changed, 900))
+    strong, better = fit_floor("strong", inputs, law, np.arange(900), split, 0)
+    assert strong.blocks == ("token", "position")
+    assert bits(better, law)[split.test].mean() < bits(logits, law)[split.test].mean() - 0.3
+    assert not torch.equal(strong.logits(inputs, 900), strong.logits(changed, 900))
+
+
+def test_no_inputs_no_floor_but_the_prior():
+    law, split = one_hot(np.arange(90) % 3, 3), split_by_group(np.arange(90), 0)
+    for name, inputs in (("strong", {}), ("weak", {}), ("weak", {"token": np.ones((90, 1), np.float32)})):
+        floor, logits = fit_floor(name, inputs, law, np.arange(90), split, 0)
+        assert (floor.family, floor.members) == ("prior", ())
+        expected = law[..., split.fit].mean(-1)
+        assert torch.allclose(torch.softmax(logits, 0), expected[..., None].expand_as(logits), atol=1e-6)
+        assert floor.logits({}, 7).shape == (3, 1, 7)
+
+
+def test_calibrated_beyond_the_rows_that_were_fitted():
+    """No probe earns bits by recalibrating the floor: a temperature and intercepts on top gain nothing."""
+    x, label, _ = noisy_inputs(3, n=1000, width=60)
+    law, split = one_hot(label), split_by_group(np.arange(1000), 0)
+    _, logits = fit_floor("strong", {"input": x}, law, np.arange(1000), split, 0)
+    # On the hundred rows that it was calibrated on the prior leaves a hair; elsewhere they decide it only roughly.
+    for side, slack in ((split.calibrate, 5e-3), (split.test, 0.03)):
+        theta = fit_calibration(logits[..., side], law[..., side])
+        assert float(theta[0, 0]) == pytest.approx(0, abs=0.15 if slack < 0.01 else 0.5)
+        gain = bits(logits[..., side], law[..., side]) - bits(calibrate(logits[..., side], theta), law[..., side])
+        assert gain.mean() < slack
+
+
+@pytest.mark.xfail(strict=True, reason="a single member, which the fit rows get, is 11% sharper than it knows")
+def test_calibrated_on_fit_rows():
+    x, label, _ = noisy_inputs(3, n=1000, width=60)
+    law, split = one_hot(label), split_by_group(np.arange(1000), 0)
+    _, logits = fit_floor("strong", {"input": x}, law, np.arange(1000), split, 0)
+    theta = fit_calibration(logits[..., split.fit], law[..., split.fit])
+    assert float(theta[0, 0]) == pytest.approx(0, abs=0.01)
+
+
+def test_rows_of_a_group_never_vote_on_themselves():
+    """Every group has a random label that its input names: only a floor that saw the group could know it."""
+    rng = np.random.default_rng(4)
+    group = np.repeat(np.arange(16), 15)
+    label = rng.permutation(np.arange(16) % 2)[group]
+    name = np.eye(16, dtype=np.float32)[group]
+    law, split = one_hot(label), split_by_group(group, 0)
+    _, logits = fit_floor("strong", {"name": name}, law, group, split, 0)
+    assert bits(logits[..., split.fit], law[..., split.fit]).mean() > 0.9
+    rows = split_by_group(np.arange(240), 0)
+    _, leaked = fit_floor("strong", {"name": name}, law, np.arange(240), rows, 0)
+    assert bits(leaked[..., rows.fit], law[..., rows.fit]).mean() < 0.2, "a split by row hands the answer over"
+
+
+def test_a_floor_that_is_given_the_answer_leaves_nothing_to_explain():
+    rng = np.random.default_rng(5)
+    label = rng.integers(0, 2, 400)
+    x = np.stack([label + 0.1 * rng.normal(size=400), rng.normal(size=400)], 1)
+    frame = pk.measure(
+        x, behaviour=label, floor=label[:, None].astype(float), levels=("linear",), controls=(), decomposition=False,
+        floors=("strong",), n_bootstrap=200,
+    )  # fmt: skip
+    assert frame["value"].isna().all()
+    assert set(frame["na_reason"]) == {"small_denominator"}
+    assert (frame["floor_bits"] < 0.05).all()
+
+
+def test_a_group_alone_in_the_fit_fold_is_still_fitted():
+    rng = np.random.default_rng(6)
+    group = np.repeat(np.arange(4), 100)
+    x = rng.normal(size=(400, 2)).astype(np.float32)
+    law = torch.softmax(torch.tensor(np.stack([2 * x[:, 0], 0 * x[:, 0]]))[:, None], 0)
+    split = split_by_group(group, 0, (0.25, 0.25, 0.25, 0.25))
+    floor, logits = fit_floor("strong", {"input": x}, law, group, split, 0)
+    assert len(floor.members) == 1
+    assert float((cross_entropy(logits, law) - entropy(law)).mean()) < 0.05
+
+
+def test_blocks_are_stacked_in_order():
+    blocks = {"a": np.ones((3, 1)), "b": np.zeros((3, 2), dtype=np.int64)}
+    assert stack(blocks, ("b", "a")).tolist() == [[0, 0, 1]] * 3

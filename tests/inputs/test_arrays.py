@@ -1,0 +1,165 @@
+"""Arrays in, observations out: labels, laws, columns and files, with nothing lost on the way."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import probekit as pk
+from probekit.errors import BadInput
+from probekit.inputs.arrays import as_activations, as_behaviour, as_feature
+
+X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+LABELS = np.arange(12) % 3
+
+
+def observe(activations=X, behaviour=LABELS, floor=None, groups=None, domains=None, features=None):
+    return as_activations(activations, behaviour, floor, groups, domains, features)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=14, max_size=40).filter(lambda v: len(set(v)) > 1))
+def test_labels_become_one_hot_laws_and_back(labels):
+    behaviour = as_behaviour("b", labels, len(labels))
+    assert (behaviour.law.sum(1) == 1).all()
+    assert [int(behaviour.outcomes[i]) for i in behaviour.law.argmax(1)] == labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [list("aab" * 4), np.array([True, False, False] * 4), torch.arange(12) % 2, torch.arange(12) % 2 == 0, LABELS / 2],
+    ids=["text", "bool", "tensor", "bool tensor", "float"],
+)
+def test_labels_of_any_type(labels):
+    behaviour = as_behaviour("b", labels, 12)
+    code = np.unique(np.asarray(labels), return_inverse=True)[1]
+    assert np.array_equal(behaviour.law.argmax(1), code)
+    assert np.array_equal(as_feature("f", labels, 12).labels[:, 0], code)
+
+
+def test_a_law_stays_as_it_is_and_a_large_one_is_reduced():
+    law = np.random.default_rng(1).dirichlet(np.ones(5), 12)
+    kept = as_behaviour("b", law, 12)
+    assert np.allclose(kept.law, law)
+    assert (kept.outcomes, kept.covered) == (("0", "1", "2", "3", "4"), 1.0)
+    wide = np.random.default_rng(2).dirichlet(np.full(200, 0.05), 12)
+    reduced = as_behaviour("b", wide, 12)
+    assert reduced.law.shape == (12, 65)
+    assert reduced.outcomes[-1] == "rest"
+    assert np.allclose(reduced.law.sum(1), 1, atol=1e-5)
+    assert reduced.covered == pytest.approx(np.sort(wide.mean(0))[-64:].sum(), abs=1e-5)
+    assert np.allclose(reduced.law[:, 0], wide[:, int(reduced.outcomes[0])])
+    few = as_behaviour("b", np.eye(200)[[3, 150, 7] * 4], 12)
+    assert (few.outcomes, few.covered) == (("3", "7", "150", "rest"), 1.0)
+    assert np.array_equal(few.law, np.eye(4)[[0, 2, 1] * 4])
+
+
+def test_features_share_classes_over_targets():
+    labels = np.array([["mine", "empty"], ["yours", "mine"], ["empty", "empty"]])
+    feature = as_feature("board", labels, 3)
+    assert feature.classes == ("empty", "mine", "yours")
+    assert feature.targets == ("0", "1")
+    assert np.array_equal(np.array(feature.classes)[feature.labels], labels)
+
+
+def test_columns_have_defaults_and_names_of_any_type():
+    _, observations = observe()
+    assert observations.group.tolist() == list(range(12)), "every row its own group"
+    assert observations.domains == ["all"]
+    assert observations.floor_inputs == {}
+    assert len(observations) == 12
+    _, observations = observe(
+        groups=[f"game {i // 4}" for i in range(12)],
+        domains=["late"] * 5 + ["early"] * 7,
+        floor=LABELS,
+        features={"f": LABELS},
+    )
+    assert observations.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert observations.domains == ["late", "early"], "in order of first appearance"
+    assert observations.floor_inputs["input"].shape == (12, 1)
+    assert observations.features["f"].labels.shape == (12, 1)
+
+
+def test_several_sites_behaviours_and_floor_blocks():
+    sites, observations = observe({"a": X, "b": torch.tensor(X)}, {"p": LABELS, "q": LABELS % 2}, {"u": X, "v": LABELS})
+    assert list(sites) == ["a", "b"]
+    assert np.array_equal(sites["a"], sites["b"])
+    assert [len(b.outcomes) for b in observations.behaviours.values()] == [3, 2]
+    assert {name: block.shape for name, block in observations.floor_inputs.items()} == {"u": (12, 3), "v": (12, 1)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_of_any_precision_keep_their_values(dtype):
+    tensor = torch.tensor(X).to(dtype).requires_grad_()
+    sites, _ = observe(tensor)
+    assert np.array_equal(sites["activations"].astype(np.float64), tensor.detach().double().numpy())
+
+
+def test_files_hold_what_arrays_hold(tmp_path):
+    np.save(tmp_path / "resid.npy", X)
+    save_file({"first": X, "second": 2 * X}, tmp_path / "sites.safetensors")
+    sites, _ = observe(str(tmp_path / "resid.npy"))
+    assert list(sites) == ["resid"]
+    assert np.array_equal(sites["resid"], X)
+    sites, _ = observe(tmp_path / "sites.safetensors")
+    assert sorted(sites) == ["first", "second"]
+    assert np.array_equal(np.asarray(sites["second"]), 2 * X)
+    sites, _ = observe({"blocks.0.hook_resid_post": tmp_path / "resid.npy"})
+    assert np.array_equal(sites["blocks.0.hook_resid_post"], X)
+
+
+def test_a_file_measures_as_its_array_does(tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 3)).astype(np.float32)
+    np.save(tmp_path / "activations.npy", x)
+    run = {
+        "behaviour": x[:, 0] > 0, "levels": ("linear",), "controls": (), "decomposition": False, "n_bootstrap": 200,
+    }  # fmt: skip
+    assert pk.measure(tmp_path / "activations.npy", **run).equals(pk.measure(x, **run))
+    for n in (0, -1):
+        with pytest.raises(BadInput, match=f"at least one bootstrap sample; n_bootstrap is {n}"):
+            pk.measure(x, **run | {"n_bootstrap": n})
+
+
+def test_broken_files_are_one_sentence(tmp_path):
+    for name, content, message in (
+        ("missing.npy", None, "no activations file"),
+        ("text.csv", b"1,2", "read from .npy and .safetensors"),
+        ("torn.npy", b"\x93NUMPY\x01\x00", "no plain .npy array"),
+        ("torn.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "no valid safetensors"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=message) as caught:
+            observe(tmp_path / name)
+        assert str(caught.value).count("\n") == 0
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(BadInput, match="no plain .npy array"):
+        observe(tmp_path / "objects.npy")
+
+
+def test_an_empty_npy_is_one_sentence(tmp_path):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(BadInput):
+        observe(tmp_path / "empty.npy")
+
+
+def test_safetensors_without_a_tensor_is_one_sentence(tmp_path):
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(BadInput):
+        observe(tmp_path / "none.safetensors")
+
+
+def test_captured_activations_bring_their_own_behaviour():
+    captured = SimpleNamespace(sites={"a": X}, observations=observe()[1])
+    sites, observations = as_activations(captured, None, None, None, None, None)
+    assert sites["a"] is X
+    assert observations is captured.observations
+    with pytest.raises(BadInput, match="bring their own"):
+        as_activations(captured, LABELS, None, None, None, None)

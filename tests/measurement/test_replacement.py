@@ -1,0 +1,319 @@
+"""Replacement: keeping all changes nothing, keeping nothing is running the donor, and use is told from readability."""
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+from probekit import Feature, capture, load_model, measure
+from probekit.errors import BadInput
+from probekit.fit.directions import random_directions
+from probekit.measurement import replacement
+from probekit.measurement.cell import Measurement
+from probekit.measurement.replacement import Replacement, abstractions_at
+from probekit.metrics.replace import kl_bits, mixture_kl
+from probekit.model.interventions import Abstraction
+from probekit.spec import ReadSpec, ReplaceSpec
+from probekit.task import BehaviourSpec, Task
+
+D, N_LAYERS, N_VOCAB = 8, 3, 24
+HOOKS = tuple(f"blocks.{i}.hook_resid_post" for i in range(N_LAYERS))
+ARMS = {"single:random", "single:matched", "chain:random", "chain:matched"}
+
+
+def make_task(n=240, lengths=(4, 5, 6), features=None, seed=0, n_groups=24):
+    """Random tokens read at the last one; the floor is given nothing, so that it is the prior."""
+    generator = np.random.default_rng(seed)
+    tokens = [generator.integers(4, N_VOCAB, generator.choice(lengths)) for _ in range(n)]
+    return Task(
+        name="random", tokens=tokens, positions=[np.array([len(t) - 1]) for t in tokens], group=np.arange(n) % n_groups,
+        domain=np.full(n, "all"), behaviours=(BehaviourSpec("choice", "choice", tokens=(0, 1)),),
+        features={} if features is None else features(tokens), floor_inputs={},
+    )  # fmt: skip
+
+
+class Bench:
+    """A model and all that a replace cell needs of it."""
+
+    def __init__(self, model, task, **spec):
+        self.model, self.task = model, task
+        self.activations = capture(model, task, HOOKS, store=None)
+        self.seen = self.activations.observations
+        self.measurement = Measurement(self.seen, ReadSpec(floors=("strong",)), n_bootstrap=200)
+        self.spec = ReplaceSpec(**({"rows": 48, "donors": 16} | spec))
+        self.replacement = Replacement(model, task, self.activations, self.measurement, self.spec)
+        self.setting = self.measurement.setting("choice", "all")
+        self.rows = self.replacement._rows(self.setting)
+
+    def values(self, hooks, *abstractions):
+        """(level source k arm) -> record."""
+        hook = hooks[0] if len(hooks) == 1 else ""
+        records = self.replacement.cell("choice", "all", hooks, hook, abstractions).records
+        return {record.arm: record for record in records}
+
+    def donors(self, abstraction, hooks, arm):
+        where = "chain" if len(hooks) > 1 else "single"
+        found = {name: donors for donors, name in self.replacement._donors(abstraction, self.rows, hooks, where)}
+        return found[arm]
+
+    def laws(self, abstraction, hooks, arm):
+        """Laws of the edited network as the metric was handed them: [n, donor, k]."""
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            plain = replacement.fbu_replace
+            patch.setattr(replacement, "fbu_replace", lambda law, edited, *more: seen.append(edited) or plain(
+                law, edited, *more))  # fmt: skip
+            found = self.values(hooks, abstraction)
+        arms = [name for name in found if not name.endswith(":pair")]
+        return seen[arms.index(arm)]
+
+    @property
+    def law(self):
+        return self.seen.behaviours["choice"].law
+
+
+def kept(k, hooks, bases):
+    return Abstraction("directions", "random", k, dict.fromkeys(hooks, bases))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    hf = checkpoints.build("gpt2", N_VOCAB, n_layers=N_LAYERS, d_model=D, n_ctx=8)
+    hf.transformer.ln_f.weight.data.mul_(60)  # a random model is hardly ever sure of anything
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    hf.save_pretrained(folder)
+    return Bench(load_model(folder), make_task())
+
+
+@pytest.mark.parametrize("hooks", [HOOKS[:1], HOOKS[1:2], HOOKS[2:], HOOKS])
+def test_keeping_everything_changes_nothing_whatever_the_donors(bench, hooks):
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(1))).Q
+    found = bench.values(hooks, kept(D, hooks, rotation))
+    assert {arm.removesuffix(":pair") for arm in found} == {arm for arm in ARMS if arm.startswith(
+        "chain" if len(hooks) > 1 else "single")}  # fmt: skip
+    for record in found.values():
+        assert abs(record.value) < 1e-4, record
+        assert record.layer == (None if len(hooks) > 1 else HOOKS.index(hooks[0]))
+    laws = bench.laws(kept(D, hooks, rotation), hooks, next(iter(found)))
+    assert np.allclose(laws, bench.law[bench.rows.rows][:, None], atol=1e-4)
+
+
+def test_keeping_nothing_at_the_end_is_the_donors_own_behaviour(bench):
+    for hooks in (HOOKS[2:], HOOKS):  # in the chain, the last site overrides the others
+        nothing = kept(0, hooks, torch.zeros(D, 0))
+        arm = "single:random" if len(hooks) == 1 else "chain:random"
+        donors = bench.donors(nothing, hooks, arm)
+        truth = bench.law[bench.rows.pool[donors]]
+        assert np.allclose(bench.laws(nothing, hooks, arm), truth, atol=1e-4)
+        record = bench.values(hooks, nothing)[arm]
+        expected = mixture_kl(bench.law[bench.rows.rows].astype(float), truth.astype(float)).sum()
+        assert record.value == pytest.approx(expected / (bench.rows.floor - bench.rows.ceiling).sum(), abs=1e-3)
+        # with nothing kept all of the behaviour is lost, up to what few rows and donors can say
+        assert record.value == pytest.approx(1.0, abs=0.35)
+        assert set(bench.values(hooks, nothing)) == {arm, arm + ":pair"}  # an empty value matches nobody
+
+
+@pytest.mark.parametrize(("layer", "k"), [(0, 0), (1, 0), (0, 3), (1, 3)])
+def test_the_edited_network_is_the_librarys_with_a_hook_of_its_own(bench, layer, k):
+    basis = random_directions(D, k, 5) if k else torch.zeros(D, 0)
+    abstraction = kept(k, HOOKS[layer : layer + 1], basis)
+    donors = bench.donors(abstraction, HOOKS[layer : layer + 1], "single:random")[:, :4]
+    found = bench.laws(abstraction, HOOKS[layer : layer + 1], "single:random")
+    from transformers import GPT2LMHeadModel
+
+    judge = GPT2LMHeadModel.from_pretrained(bench.model._source).eval()
+    block = judge.transformer.h[layer]
+    acts = bench.activations.sites[HOOKS[layer]]
+    for i in range(0, len(bench.rows.rows), 7):
+        tokens = torch.from_numpy(bench.task.tokens[bench.rows.rows[i]])[None]
+        for j in range(donors.shape[1]):
+            donor = acts[int(bench.rows.pool[donors[i, j]])]
+
+            def write(module, args, output, donor=donor):
+                hidden = output[0] if isinstance(output, tuple) else output
+                new = hidden.clone()
+                inside = basis @ basis.T
+                new[:, -1] = hidden[:, -1] @ inside + donor @ (torch.eye(D) - inside)
+                return (new, *output[1:]) if isinstance(output, tuple) else new
+
+            handle = block.register_forward_hook(write)
+            with torch.inference_mode():
+                truth = judge(tokens).logits[0, -1, :2].softmax(0).numpy()
+            handle.remove()
+            assert np.allclose(found[i, j], truth, atol=1e-4)
+
+
+def test_a_chain_edits_what_the_edited_network_computed(bench):
+    """Keeping all at the later sites lets the loss at the first one through, unchanged."""
+    hooks = HOOKS[:2]
+    basis = random_directions(D, 2, 3)
+    chain = Abstraction("directions", "random", 2, {hooks[0]: basis, hooks[1]: torch.eye(D)})
+    alone = bench.laws(kept(2, hooks[:1], basis), hooks[:1], "single:random")
+    assert np.allclose(bench.laws(chain, hooks, "chain:random"), alone, atol=1e-4)  # the same donors are drawn
+    assert not np.allclose(alone, bench.law[bench.rows.rows][:, None], atol=1e-2)
+
+
+@pytest.mark.parametrize("hooks", [HOOKS[1:2], HOOKS])
+def test_matched_donors_are_nearest_in_the_subspace_and_of_other_groups(bench, hooks):
+    bases = {hook: random_directions(D, 2, 7 + i) for i, hook in enumerate(hooks)}
+    abstraction = Abstraction("directions", "random", 2, bases)
+    arm = "chain:matched" if len(hooks) > 1 else "single:matched"
+    donors = bench.donors(abstraction, hooks, arm)
+    rows, pool = bench.rows.rows, bench.rows.pool
+    readout = np.concatenate([(bench.activations.sites[h] @ bases[h]).numpy() for h in hooks], 1)
+    scale = readout[pool].std(0)
+    for i, row in enumerate(rows):
+        distance = np.linalg.norm((readout[pool] - readout[row]) / scale, axis=1)
+        allowed = np.flatnonzero(bench.seen.group[pool] != bench.seen.group[row])
+        nearest = np.sort(distance[allowed])[: bench.spec.donors]
+        assert np.allclose(np.sort(distance[donors[i]]), nearest, atol=1e-3)
+        assert len(set(donors[i])) == bench.spec.donors
+        assert (bench.seen.group[pool[donors[i]]] != bench.seen.group[row]).all()
+    drawn = bench.donors(abstraction, hooks, arm.replace("matched", "random"))
+    assert (bench.seen.group[pool[drawn]] != bench.seen.group[rows][:, None]).all()
+    assert all(len(set(row)) == bench.spec.donors for row in drawn)
+
+
+def test_rows_are_test_rows_and_donors_come_from_the_fit_side(bench):
+    split = bench.setting.split
+    assert set(bench.rows.rows) <= set(split.test) and set(bench.rows.pool) <= set(split.fit)
+    assert len(set(bench.rows.rows)) == len(bench.rows.rows) == 48
+    assert (np.diff(bench.task.row_position[bench.rows.rows]) >= 0).all()
+
+
+def test_labels_and_too_few_donors_are_refused(bench):
+    with pytest.raises(BadInput, match="is a label of the data"):
+        bench.replacement.cell("label", "all", HOOKS[:1], HOOKS[0], [])
+    with pytest.raises(BadInput, match="to draw 500 donors from"):
+        Bench(bench.model, bench.task, donors=500)
+
+
+def test_abstractions_of_a_spec(bench):
+    one, two = (np.eye(D, k, dtype=np.float32) for k in (1, 2))
+    left = {"directions|behaviour|1": one, "neurons|beam|2": two, "direction|lda|1": one, "select_bits": np.zeros(1)}
+    found = dict.fromkeys(HOOKS, left)
+    spec = ReplaceSpec(levels=("directions", "neurons"), ks=(1, 2, 99))
+    frames = {hook: torch.eye(D) for hook in HOOKS}
+    made = list(abstractions_at(HOOKS, found, dict.fromkeys(HOOKS, D), spec, frames, 0))
+    assert [(a.level, a.source, a.k, a.control) for a in made] == [
+        ("directions", "random", 0, "random_directions"), ("directions", "behaviour", 1, ""),
+        ("neurons", "beam", 2, ""),
+        ("directions", "pca", 1, ""), ("directions", "random", 1, "random_directions"),
+        ("directions", "pca", 2, ""), ("directions", "random", 2, "random_directions"),
+    ]  # fmt: skip
+    for abstraction in made:
+        assert set(abstraction.bases) == set(HOOKS)
+        for basis in abstraction.bases.values():
+            assert basis.shape == (D, abstraction.k)
+            assert torch.allclose(basis.T @ basis, torch.eye(abstraction.k), atol=1e-5)
+    draws = [made[-1].bases[hook] for hook in HOOKS]
+    assert not torch.allclose(draws[0], draws[1])  # each site has directions of its own
+
+
+# A network whose use is known ----------------------------------------------------------------------------------------
+
+
+def planted_signs(tokens):
+    """The sign that each text's last token carries."""
+    return np.array([1 if t[-1] % 2 else 0 for t in tokens])
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Attention and MLPs write nothing: the residual at a token is its embedding, s (used + inert) + noise.
+
+    The unembedding looks along `used` alone, so the behaviour is s, which `inert` tells just as well (plant P5).
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    generator = torch.Generator().manual_seed(0)
+    ones = torch.ones(D, 1)
+    # orthogonal to the vector of ones, which the final norm removes
+    frame = torch.linalg.qr(torch.cat([ones, torch.randn(D, D - 1, generator=generator)], 1)).Q[:, 1:]
+    used, inert, rest = frame[:, 0], frame[:, 1], frame[:, 2:]
+    config = GPT2Config(vocab_size=N_VOCAB, n_embd=D, n_layer=N_LAYERS, n_head=2, n_positions=8, bos_token_id=1,
+                        eos_token_id=2, tie_word_embeddings=False)  # fmt: skip
+    hf = GPT2LMHeadModel(config).eval()
+    sign = torch.arange(N_VOCAB) % 2 * 2.0 - 1
+    with torch.no_grad():
+        for block in hf.transformer.h:
+            for part in (block.attn.c_proj, block.mlp.c_proj):
+                part.weight.zero_()
+                part.bias.zero_()
+        hf.transformer.wpe.weight.zero_()
+        noise = torch.nn.functional.normalize(torch.randn(N_VOCAB, D - 2 - 1, generator=generator), dim=1)
+        hf.transformer.wte.weight.copy_(3 * sign[:, None] * (used + inert) + 2 * noise @ rest.T)
+        hf.lm_head.weight.zero_()
+        hf.lm_head.weight[0], hf.lm_head.weight[1] = 2 * used, -2 * used
+    folder = tmp_path_factory.mktemp("planted") / "planted"
+    hf.save_pretrained(folder)
+
+    def features(tokens):
+        return {"sign": Feature("sign", planted_signs(tokens)[:, None], ("minus", "plus"), ("sign",))}
+
+    bench = Bench(load_model(folder), make_task(n=480, features=features, n_groups=48), rows=96)
+    return bench, used[:, None], inert[:, None], rest[:, :1]
+
+
+def test_the_planted_network_is_what_it_should_be(planted):
+    bench, used, inert, _ = planted
+    sign = 2 * planted_signs(bench.task.tokens) - 1
+    for hook in HOOKS:
+        x = bench.activations.sites[hook]
+        for direction in (used, inert):
+            assert np.allclose((x @ direction)[:, 0].numpy(), 3 * sign, atol=1e-4)
+    assert (abs(bench.law[:, 0] - (sign > 0)) < 0.05).all()
+
+
+@pytest.mark.parametrize("hooks", [HOOKS[:1], HOOKS])
+def test_replace_tells_the_used_direction_from_the_inert_one(planted, hooks):
+    bench, used, inert, other = planted
+    where = "chain" if len(hooks) > 1 else "single"
+    random, matched = f"{where}:random", f"{where}:matched"
+    by = {name: bench.values(hooks, kept(1, hooks, basis)) for name, basis in
+          (("used", used), ("inert", inert), ("other", other))}  # fmt: skip
+    nothing = bench.values(hooks, kept(0, hooks, torch.zeros(D, 0)))
+    assert by["used"][random].value == pytest.approx(0, abs=0.02)
+    assert by["used"][matched].value == pytest.approx(0, abs=0.02)
+    assert nothing[random].value == pytest.approx(1, abs=0.15)
+    assert by["inert"][random].value == pytest.approx(1, abs=0.15)
+    assert by["other"][random].value == pytest.approx(1, abs=0.15)
+    # donors that agree on the inert direction agree on the used one: matching tests the claim of equivalence only
+    assert by["inert"][matched].value == pytest.approx(0, abs=0.02)
+    # per donor, half are wrong by many bits: the mixture hides how badly
+    assert by["inert"][random + ":pair"].value > 1.5
+
+
+def test_the_inert_direction_is_read_perfectly(planted):
+    bench, used, inert, _ = planted
+    x = bench.activations.sites[HOOKS[0]]
+    for direction in (used, inert):
+        found = measure((x @ direction).numpy(), behaviour=bench.law, groups=bench.seen.group, levels=("linear",),
+                        controls=(), decomposition=False, floors=("strong",), n_bootstrap=200)  # fmt: skip
+        assert found["value"].iloc[0] == pytest.approx(0, abs=0.03)
+
+
+def test_a_hypothesis_draws_donors_that_agree_on_its_features(planted):
+    bench, *_ = planted
+    hooks = HOOKS[:1]
+    stated = Abstraction("hypothesis:sign", "true", 0, {hooks[0]: torch.zeros(D, 0)}, features=("sign",))
+    found = bench.values(hooks, stated)
+    assert set(found) == {"single:matched", "single:matched:pair"}
+    assert found["single:matched"].value == pytest.approx(0, abs=0.02)
+    donors = bench.donors(stated, hooks, "single:matched")
+    sign = planted_signs(bench.task.tokens)
+    assert (sign[bench.rows.pool[donors]] == sign[bench.rows.rows][:, None]).all()
+
+
+def test_per_donor_values_are_the_mean_over_donors_of_the_loss(planted):
+    bench, _, inert, _ = planted
+    hooks = HOOKS[1:2]
+    abstraction = kept(1, hooks, inert)
+    laws = bench.laws(abstraction, hooks, "single:random")
+    truth = bench.law[bench.rows.rows].astype(float)
+    expected = kl_bits(truth[:, None], laws).mean(1).sum() / (bench.rows.floor - bench.rows.ceiling).sum()
+    record = bench.values(hooks, abstraction)["single:random:pair"]
+    assert record.value == pytest.approx(expected, rel=1e-6)
+    assert record.floor_bits == pytest.approx(bench.rows.floor.mean())
+    assert record.ceiling_bits == pytest.approx(bench.rows.ceiling.mean())
+    assert record.n == 96 and record.metric == "replace"
