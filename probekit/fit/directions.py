@@ -112,7 +112,7 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     Starts from the best rank-k approximation of the full readout in logit variance, then L-BFGS on both factors with
     the full readout's ridge. Returns the directions; their coefficients are refitted by the convex core.
     """
-    n_outcomes, t, r = full.weight.shape
+    n_outcomes, t, _ = full.weight.shape
     weight = rearrange(full.weight - full.weight.mean(0), "outcome t r -> r (outcome t)")
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge))
     if not bool(weight.any()):  # the floor alone did best: start from where one gradient step would look
