@@ -4,9 +4,8 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from probekit.errors import UnknownHook
+from probekit.errors import UnknownHook, nearest
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 # Order within a block in the forward pass, for axes and for sorting; parts not named here come after, by name.
@@ -59,6 +58,6 @@ def _unknown(asked: str, available: Sequence[str], model: str) -> str:
     point = HookPoint.parse(asked)
     if point.layer is not None and layers and point.layer not in layers:
         return f"{model} has no hook point '{asked}': it has {len(layers)} layers (0-{len(layers) - 1})."
-    near = get_close_matches(asked, available, n=1, cutoff=0.0)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(asked, available)
+    hint = f" Did you mean '{near}'?" if near else ""
     return f"{model} has no hook point '{asked}'.{hint}"

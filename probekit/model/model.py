@@ -5,7 +5,6 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput, UnknownHook
+from probekit.errors import BadInput, UnknownHook, nearest
 from probekit.hookpoint import HookPoint, expand
 from probekit.inputs.folders import model_folder
 from probekit.inputs.text import BOS, Encoder, Tokenised
@@ -423,7 +422,7 @@ class Model:
         point = HookPoint.parse(name)
         if point.layer is not None and point.layer >= self.n_layers:
             return f"{self.name} has no hook point '{name}': it has {self.n_layers} layers (0-{self.n_layers - 1})."
-        near = get_close_matches(name, self.hook_names, n=1, cutoff=0.0)[0]
+        near = nearest(name, self.hook_names)
         return f"{self.name} has no hook point '{name}'. Did you mean '{near}'?"
 
     def _find_hooks(self) -> tuple[dict[str, Any], dict[str, int]]:
