@@ -97,7 +97,7 @@ def pin(root: Path, key: str, label: str = "user") -> None:
     _key_folder(root, key)
     make_folders(root, root / "pins" / key)
     make_folders(root, root / "tmp")
-    publish(root, root / "pins" / key / label, label.encode())
+    publish(root / "tmp", root / "pins" / key / label, label.encode())
 
 
 def unpin(root: Path, key: str, label: str = "user") -> None:

@@ -168,7 +168,7 @@ class ShardWriter:
 
     def __init__(self, root: Path, folder: Path, layout: Layout) -> None:
         self.layout = layout
-        self._file = Temporary(root, folder / layout.file_name, layout.size)
+        self._file = Temporary(root / "tmp", folder / layout.file_name, layout.size)
         n_blocks = max(end for _, end in layout.blocks.values())
         self._table, self._known = np.zeros(n_blocks, np.uint64), np.zeros(n_blocks, bool)
         self._seen = np.zeros(layout.n, bool)
@@ -250,7 +250,7 @@ class Shard:
                 raise StoreError(f"{path} has {size:,} bytes in place of {layout.size:,}: `probekit cache verify`.")
             header = read_exactly(handle, layout.base, 0, path)
             if facts is None:
-                found = parse_json(header[8:], path)
+                found = parse_json(header[8:], path, StoreError)
                 found = found.get("__metadata__") if isinstance(found, dict) else None
                 facts = {n: f for n, f in found.items() if _is_fact(f)} if isinstance(found, dict) else {}
             if set(facts) != set(layout.shapes) or layout.header(facts) != header:

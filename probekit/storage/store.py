@@ -63,7 +63,7 @@ class Store:
             with suppress(OSError):  # the next line says what is wrong
                 os.makedirs(self.root, exist_ok=True)
             make_folders(self.root, self.root / "tmp")
-            publish(self.root, self.root / "STORE.json", canonical(FORMAT).encode())
+            publish(self.root / "tmp", self.root / "STORE.json", canonical(FORMAT).encode())
         open_root(self.root)
 
     def names(self, key: str) -> dict[str, Path]:
@@ -106,7 +106,7 @@ class Store:
         make_folders(self.root, self.root / "tmp")
         body = {"key": key, "shapes": plain(shapes), "ranges": [list(r) for r in ranges], "spec": dict(spec)}
         if not (folder / "spec.json").exists():
-            publish(self.root, folder / "spec.json", signed(body))
+            publish(self.root / "tmp", folder / "spec.json", signed(body))
         return Group(self, folder)
 
     def read(self, key: str, name: str) -> Tensor:
@@ -273,7 +273,9 @@ class Group:
         names = {name: self._body[name] for name in ("key", "shapes", "ranges")}
         facts = [dict(self._facts[span]) for span in self._layouts]
         publish(
-            self.store.root, self.folder / "MANIFEST.json", signed({**FORMAT, **names, "facts": facts, "note": note})
+            self.store.root / "tmp",
+            self.folder / "MANIFEST.json",
+            signed({**FORMAT, **names, "facts": facts, "note": note}),
         )
 
     def _verify(self, layout: Layout) -> None:
