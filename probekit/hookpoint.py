@@ -35,8 +35,27 @@ class HookPoint:
         layer = -1.0 if before else float("inf") if self.layer is None else float(self.layer)
         return layer, rank, self.name
 
+    @property
+    def label(self) -> str:
+        """For people: `3 resid_post`."""
+        part = self.part.replace("hook_", "")
+        return part if self.layer is None else f"{self.layer} {part}"
+
     def __str__(self) -> str:
         return self.name
+
+
+def after_blocks(hooks: Sequence[str]) -> list[str]:
+    """Those names or patterns that are the residual stream after a block, or all where none is."""
+    return [hook for hook in hooks if hook.endswith(f".{_PARTS[-1]}")] or list(hooks)
+
+
+def n_matches(pattern: str, n_layers: int) -> int:
+    """How many blocks of `n_layers` have the hook point that a pattern names; 1 for a plain name."""
+    if "*" not in pattern:
+        return 1
+    part = pattern.split(".", 2)[-1]
+    return len(fnmatch.filter([f"blocks.{i}.{part}" for i in range(n_layers)], pattern))
 
 
 def expand(asked: str | Iterable[str], available: Sequence[str], model: str = "the model") -> list[HookPoint]:

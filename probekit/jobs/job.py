@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from probekit.errors import BadInput
-from probekit.hookpoint import HookPoint
+from probekit.hookpoint import after_blocks
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.folders import beside
 from probekit.inputs.spans import delete_span, find_span
@@ -84,8 +84,8 @@ class Job:
         return out
 
     def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
-        left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
-        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
+        asked = [hook.name for hook in self.model.hooks(spec.hooks)] if spec.hooks else after_blocks(read_hooks)
+        chain = tuple(asked)
         for hook in chain:
             self.model.check_writable(hook)
             if hook not in read_hooks:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,9 +10,10 @@ from probekit.errors import BadInput
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
 from probekit.levels import Hypothesis, Level
-from probekit.measurement.cell import measurements_of, read_at, to_tensor
+from probekit.measurement.cell import Measurement, measurements_of, read_at, to_tensor
 from probekit.measurement.collector import Outcome
 from probekit.spec import ReadSpec, TransferSpec, validate
+from probekit.task import Observations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,32 +76,52 @@ def measure(
     cells = [Cell(kind, name, (hook,), place=place) for hook in sites for place in places
              for kind, asked in (("feature", wanted), ("read", names)) for name in asked]  # fmt: skip
     last = [Cell("selected", name, tuple(sites), place=place) for place in places for name in names]
-    kept, table = _Kept(), list[dict]()
-
-    @lru_cache(maxsize=1)  # a site is measured at every rule of positions before the next one
-    def at(hook: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        other = to_tensor(twins[hook]) if hook in twins else None
-        return to_tensor(sites[hook]), other, {span: to_tensor(found.sites[hook]) for span, found in without.items()}
-
-    def outcome_of(cell: Cell) -> Outcome:
-        place, measurement = cell.place, measurements[cell.place]
-        if cell.kind == "selected":
-            outcome, found = measurement.selected(cell.what, kept.read(cell))
-            table.extend(found)
-            return outcome
-        (x, other, moved), rows = at(cell.hooks[0]), read_at(observations, place)
-        if cell.kind == "feature":
-            return measurement.feature_cell(cell.hooks[0], cell.what, x[rows])
-        if progress:
-            progress(f"{cell.hooks[0]} {cell.what}" + (f" {place}" if len(places) > 1 else ""))
-        gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
-        return measurement.read_cell(cell.hooks[0], cell.what, x[rows], None if other is None else other[rows], gone)
-
-    work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(outcome_of, kept))
+    kept = _Kept()
+    bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
+    work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
     records = [record for outcome in kept.found.values() for record in outcome.records]
     frame = pd.DataFrame([record.row() for record in records])
-    together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max"])
+    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
+
+
+@dataclass
+class _Bench:
+    """What cells are measured on: sites in memory, one at a time as tensors. table: of the curves over sites."""
+
+    sites: Mapping[str, Any]
+    twins: Mapping[str, Any]
+    without: Mapping[str, Any]
+    observations: Observations
+    measurements: Mapping[str, Measurement]
+    kept: "_Kept"
+    progress: Callable[[str], None] | None
+    table: list[dict] = field(default_factory=list)
+    _at: tuple[str, tuple[Tensor, Tensor | None, dict[str, Tensor]]] | None = None
+
+    def measure(self, cell: Cell) -> Outcome:
+        place, measurement = cell.place, self.measurements[cell.place]
+        if cell.kind == "selected":
+            outcome, rows = measurement.selected(cell.what, self.kept.read(cell))
+            self.table += rows
+            return outcome
+        (x, twin, moved), rows = self._site(cell.hooks[0]), read_at(self.observations, place)
+        if cell.kind == "feature":
+            return measurement.feature_cell(cell.hooks[0], cell.what, x[rows])
+        if self.progress:
+            self.progress(f"{cell.hooks[0]} {cell.what}" + (f" {place}" if len(self.measurements) > 1 else ""))
+        told = {span: found.observations for span, found in self.without.items()}
+        gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
+        twin = None if twin is None else twin[rows]
+        return measurement.read_cell(cell.hooks[0], cell.what, x[rows], twin, gone)
+
+    def _site(self, hook: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Activations, the twin's, those without a span; kept while the same hook point is measured."""
+        if self._at is None or self._at[0] != hook:
+            twin = to_tensor(self.twins[hook]) if hook in self.twins else None
+            moved = {span: to_tensor(found.sites[hook]) for span, found in self.without.items()}
+            self._at = hook, (to_tensor(self.sites[hook]), twin, moved)
+        return self._at[1]
 
 
 @dataclass

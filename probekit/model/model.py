@@ -23,7 +23,7 @@ from probekit.model.audit import STREAM, TOLERANCE, Backend, choose_backend
 from probekit.model.forward import Plain
 from probekit.model.loading import check_weights, first_line, load_tokenizer, load_weights, plain_config
 from probekit.model.planted import Planted
-from probekit.model.reading import Batch, Room, stream
+from probekit.model.reading import Batch, Room, Skip, stream
 from probekit.records import canonical
 
 Edit = Callable[[Tensor], Tensor]
@@ -255,12 +255,13 @@ class Model:
         batch_tokens: int = 4096,
         backend: str = "bridge",
         room: Room | None = None,
+        skip: Skip | None = None,
     ) -> int:
         """`read`, batch by batch: see `reading.stream`. backend is `bridge` or `hf`; nothing is compared here."""
         self.check_readable(names)
         self.check_tokens(tokens, positions)
         return stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
-                      backend=backend, room=room)  # fmt: skip
+                      backend=backend, room=room, skip=skip)  # fmt: skip
 
     def check_readable(self, names: Sequence[str]) -> None:
         """Raise UnknownHook for a name that the model does not have."""

@@ -123,16 +123,10 @@ def judge(
 
     judged: list[dict] = []
     failing: list[float] = []
+    at = {"hook": hook, "level": level, "k": k, "source": source, "domain": domain}
     for need in claim.needs:
-        places = [domain]
-        if need.unseen:
-            at = (rows["metric"] == need.metric) & (rows["fit_domain"] == domain) & (rows["test_domain"] != domain)
-            places = list(rows.loc[at, "test_domain"].unique()) or [""]
-        for place in places:
-            row, p_fails = _judge_need(
-                need, rows, losses, hook=hook, level=level, k=k, source=source, domain=domain, place=place,
-                margin=margin, alpha=alpha, seed=seed,
-            )  # fmt: skip
+        for place in _places(rows, need, domain):
+            row, p_fails = _judge_need(need, rows, losses, **at, place=place, margin=margin, alpha=alpha, seed=seed)
             judged.append(row)
             if p_fails is not None:
                 failing.append(p_fails)
@@ -195,6 +189,14 @@ def selected_hook(
     if len(chosen):
         return str(chosen.sort_values("value")["hook"].iloc[0])
     return hooks(rows[rows["level"] == level], "read")[-1]
+
+
+def _places(rows: pd.DataFrame, need: Need, domain: str) -> list[str]:
+    """Test domains in which a need is judged: the fitted one, or each of the unseen; "" where none was measured."""
+    if not need.unseen:
+        return [domain]
+    at = (rows["metric"] == need.metric) & (rows["fit_domain"] == domain) & (rows["test_domain"] != domain)
+    return list(rows.loc[at, "test_domain"].unique()) or [""]
 
 
 def _judge_need(

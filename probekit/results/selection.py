@@ -86,9 +86,7 @@ def site_label(hook: str) -> str:
     """`blocks.3.hook_resid_post` -> `3 resid_post`; "" is every site at once."""
     if not hook:
         return "all sites"
-    point = HookPoint.parse(hook)
-    part = point.part.replace("hook_", "")
-    return part if point.layer is None else f"{point.layer} {part}"
+    return HookPoint.parse(hook).label
 
 
 def vocabulary(level: str, source: str = "") -> str:

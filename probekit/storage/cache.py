@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from probekit.errors import BadInput, StoreError
-from probekit.storage.files import changing, make_folders, publish, sync_folder
-from probekit.storage.shards import KEY, NAME, Shard, layouts, open_root, read_manifest, read_spec
+from probekit.storage.files import changing, is_held, make_folders, publish, sync_folder
+from probekit.storage.shards import KEY, NAME, NOTES, PART, Shard, layouts, open_root, read_manifest, read_spec
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,21 @@ def gc(root: Path, budget: int, dry_run: bool = False) -> tuple[list[Entry], int
     return deleted, remaining
 
 
+def left_behind(root: Path) -> int:
+    """Bytes that stopped captures left and nobody writes to: resuming goes on from them, gc removes them."""
+    found = 0
+    for folder in (root / "quarantine", root / "tmp"):
+        for path in folder.rglob("*") if folder.is_dir() else []:
+            with suppress(FileNotFoundError):
+                found += 0 if path.is_dir() or _has_writer(path) else path.lstat().st_size
+    return found
+
+
+def _has_writer(path: Path) -> bool:
+    """Whether a file in `tmp` is being written; the notes of a shard that is begun go with the shard."""
+    return is_held(path.with_suffix(PART) if path.suffix == NOTES else path)
+
+
 def parse_bytes(text: str) -> int:
     """`200GB`, `1.5 TiB`, `500000`. Raises BadInput for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
@@ -285,6 +300,8 @@ def _sweep(root: Path) -> None:
     for folder in (root / "quarantine", root / "tmp"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             with changing(path), suppress(FileNotFoundError), _locked(path) as free:
+                if _has_writer(path):
+                    continue
                 if free and path.is_dir():
                     shutil.rmtree(path)
                 elif free:

@@ -115,14 +115,22 @@ class Temporary:
     stays. error: what is raised when the system refuses.
 
     It is locked while its writer lives, so that `probekit cache gc` can tell what a crash left behind.
+    name: one that a later writer of the same file finds again, with what was written; `path` is then that, and is
+    another where a living writer has it.
     """
 
-    def __init__(self, folder: Path, final: Path, size: int, error: type[ProbekitError] = StoreError) -> None:
+    def __init__(
+        self, folder: Path, final: Path, size: int, error: type[ProbekitError] = StoreError, name: str = ""
+    ) -> None:
         self.final, self.size, self._error = final, size, error
-        self._path = folder / f".{os.getpid()}-{secrets.token_hex(8)}"
+        self.path = folder / (name or f".{os.getpid()}-{secrets.token_hex(8)}")
+        if name and self._take_over():
+            return
+        if name:
+            self.path = folder / f".{os.getpid()}-{secrets.token_hex(8)}"
         with self._reporting():
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.handle = os.open(self._path, flags, 0o444)
+            self.handle = os.open(self.path, flags, 0o600)
         try:
             with self._reporting():
                 fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,6 +139,34 @@ class Temporary:
             self.drop()
             raise
 
+    def _take_over(self) -> bool:
+        """Open the file of this name, what is there included; False when a living writer has it or it is not ours."""
+        with self._reporting():
+            self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with self._reporting():
+                try:
+                    fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(self.handle)
+                    return False
+                found = os.fstat(self.handle)
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # published, or swept away meanwhile
+                    self.drop()
+                    return False
+                if found.st_size != self.size:
+                    os.ftruncate(self.handle, 0)
+                os.posix_fallocate(self.handle, 0, self.size)
+        except BaseException:
+            self.drop()
+            raise
+        return True
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        with self._reporting():
+            os.fsync(self.handle)
+
     def write(self, data: memoryview | bytes, at: int) -> None:
         view = memoryview(data)
         with self._reporting():
@@ -138,25 +174,34 @@ class Temporary:
                 n = os.pwrite(self.handle, view, at)
                 view, at = view[n:], at + n
 
+    def replace(self) -> None:
+        """Sync and move over what is there under the final name: for notes, which say the same in other words."""
+        with self._reporting():
+            os.fsync(self.handle)
+            os.replace(self.path, self.final)
+
     def publish(self) -> bool:
         """Sync, link into place, sync the folder. False when another writer was first; its file stays.
 
         A sync that fails is not tried again: the system may have dropped the pages and would answer that all is well.
         """
         with self._reporting():
+            os.fchmod(self.handle, 0o444)
             os.fsync(self.handle)
             try:
-                os.link(self._path, self.final)
+                os.link(self.path, self.final)
             except FileExistsError:
                 return False
             sync_folder(self.final.parent, self._error)
             return True
 
-    def drop(self) -> None:
+    def drop(self, keep: bool = False) -> None:
+        """Let go of the file; it stays under its own name only to be taken over."""
+        if not keep:
+            with suppress(OSError):  # what stays behind is not locked, and gc removes it
+                os.unlink(self.path)
         with suppress(OSError):
             os.close(self.handle)
-        with suppress(OSError):  # what stays behind is not locked, and gc removes it
-            os.unlink(self._path)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
