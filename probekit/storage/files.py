@@ -122,7 +122,7 @@ class Temporary:
     def __init__(
         self, folder: Path, final: Path, size: int, error: type[ProbekitError] = StoreError, name: str = ""
     ) -> None:
-        self.final, self.size, self._error = final, size, error
+        self.final, self.size, self._error, self.is_sound = final, size, error, True
         self.path = folder / (name or f".{os.getpid()}-{secrets.token_hex(8)}")
         if name and self._take_over():
             return
@@ -163,9 +163,14 @@ class Temporary:
         return True
 
     def sync(self) -> None:
-        """Bring what was written to the disk."""
+        """Bring what was written to the disk.
+
+        A sync that fails is not tried again: the system may have dropped the pages and would answer that all is well.
+        """
         with self._reporting():
+            self.is_sound = False
             os.fsync(self.handle)
+            self.is_sound = True
 
     def write(self, data: memoryview | bytes, at: int) -> None:
         view = memoryview(data)
@@ -176,18 +181,16 @@ class Temporary:
 
     def replace(self) -> None:
         """Sync and move over what is there under the final name: for notes, which say the same in other words."""
+        self.sync()
         with self._reporting():
-            os.fsync(self.handle)
             os.replace(self.path, self.final)
 
     def publish(self) -> bool:
-        """Sync, link into place, sync the folder. False when another writer was first; its file stays.
-
-        A sync that fails is not tried again: the system may have dropped the pages and would answer that all is well.
-        """
+        """Sync, link into place, sync the folder. False when another writer was first; its file stays."""
         with self._reporting():
             os.fchmod(self.handle, 0o444)
-            os.fsync(self.handle)
+        self.sync()
+        with self._reporting():
             try:
                 os.link(self.path, self.final)
             except FileExistsError:

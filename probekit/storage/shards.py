@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -214,7 +214,7 @@ class ShardWriter:
                     self._put(first, n, data, write=False)
         except (StoreError, KeyError, TypeError, ValueError):
             pass  # notes that cannot be understood are of no use, and the rows are written again
-        self._is_noted = bool(self._written)
+        self._is_noted = True
 
     def _bytes_of(self, name: str, first: int, n: int) -> Bytes:
         shape = self.layout.shapes[name]
@@ -300,9 +300,10 @@ class ShardWriter:
 
     def drop(self) -> None:
         """Let go of the file; what is noted of one that was not published stays, for the next writer."""
-        keep = self._is_noted and not self._published
-        if self._notes is not None and not keep:
-            self._notes.unlink(missing_ok=True)
+        keep = self._is_noted and self._file.is_sound and not self._published
+        if self._notes is not None and self._is_noted and not keep:
+            with suppress(OSError):
+                os.unlink(self._notes)
         self._file.drop(keep)
 
 
