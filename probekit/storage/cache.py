@@ -299,9 +299,9 @@ def _sweep(root: Path) -> None:
     """Delete quarantined shards, and whatever in tmp has no living writer."""
     for folder in (root / "quarantine", root / "tmp"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if _has_writer(path):
+                continue
             with changing(path), suppress(FileNotFoundError), _locked(path) as free:
-                if _has_writer(path):
-                    continue
                 if free and path.is_dir():
                     shutil.rmtree(path)
                 elif free:
