@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from probekit.errors import BadInput
 from probekit.levels import Hypothesis, Level
 from probekit.measurement.cell import measurements_of, read_at, to_tensor
-from probekit.measurement.collector import Outcome
+from probekit.measurement.outcome import Outcome
+from probekit.measurement.sites import SiteRow
 from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec, validate
 
@@ -82,7 +83,7 @@ def measure(
                 outcome = measurement.read_cell(hook, name, x[rows], None if other is None else other[rows], gone)
                 records += outcome.records
                 kept.setdefault((place, name), {})[hook] = outcome
-    table: list[dict] = []
+    table: list[SiteRow] = []
     for (place, name), outcomes in kept.items():
         outcome, found = measurements[place].selected(name, outcomes)
         records += outcome.records

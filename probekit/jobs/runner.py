@@ -17,6 +17,7 @@ from probekit.jobs.job import Cell, Job
 from probekit.jobs.manifest import manifest_of
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
+from probekit.measurement.outcome import to_tensors
 from probekit.model.model import Model
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
@@ -115,8 +116,8 @@ def _measure_cells(
             log.warning("failed: %s; %s.", said.rstrip("."), todo)
             writer.write_cell(key, [], [], error=said, seconds=0.0)
             continue
-        if outcome.tensors:
-            writer.write_tensors(tensor_name(cell), outcome.tensors)
+        if tensors := to_tensors(outcome.kept):
+            writer.write_tensors(tensor_name(cell), tensors)
         seconds = time.monotonic() - begun
         timings[cell.label] = seconds
         writer.write_cell(key, outcome.records, outcome.losses, seconds=seconds)
