@@ -110,7 +110,7 @@ class Rule:
             return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
         return torch.softmax(logits, -1).sum(0).double()
 
-    def law(self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None) -> Float[Tensor, "n k"]:
+    def law(self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None) -> Float[Tensor, "n outcome"]:
         """Rows on the simplex over the outcomes. rows: which of the task's, asked for where answers differ by row."""
         assert self.groups is not None
         if self.spec.row_tokens is not None:

@@ -61,18 +61,18 @@ class Measurement(Study):
         """Accuracy of reading a named feature off a site, linear and by MLP, mean over its targets (first fold)."""
         _check_finite(x, hook)
         decoder = self._decoders.get(hook, feature, self.home, 0, x)
-        at = decoder.index[decoder.split.test]
-        labels = self.observations.features[feature].labels[at]
-        clusters = Clusters.of(self.observations.group[at], self.n_bootstrap, self.seeds.data)
+        rows = decoder.index[decoder.split.test]
+        labels = self.observations.features[feature].labels[rows]
+        clusters = Clusters.of(self.observations.group[rows], self.n_bootstrap, self.seeds.data)
         predicted = self._predictions(feature, decoder, x)
-        ratios = [Ratio((classes == labels).mean(1), np.ones(len(at))) for classes in predicted.values()]
+        ratios = [Ratio((classes == labels).mean(1), np.ones(len(rows))) for classes in predicted.values()]
         outcome = Outcome(kept=Decoded(feature, decoder.directions.numpy()))
         for (level, source), estimate in zip(predicted, estimates(ratios, clusters), strict=True):
-            told = Coordinates(
+            at = Coordinates(
                 level, source, metric="accuracy", behaviour=f"feature:{feature}", hook=hook,
                 fit_domain=self.home, test_domain=self.home,
             )  # fmt: skip
-            outcome.add(self.record(told, estimate.without_tail()), estimate, clusters)
+            outcome.add(self.record(at, estimate.without_tail()), estimate, clusters)
         return outcome
 
     def selected(self, behaviour: str, outcomes: Mapping[str, Outcome]) -> tuple[Outcome, list[SiteRow]]:

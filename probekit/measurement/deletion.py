@@ -79,7 +79,7 @@ class Deleted:
         """What is done without the span [n_test, n_outcomes]."""
         return self.sides["strong"].law[:, 0].T.double().numpy()
 
-    def logits(self, reader: Reader, floor: str = "strong") -> Float[Tensor, "k 1 n"]:
+    def logits(self, reader: Reader, floor: str = "strong") -> Float[Tensor, "outcome 1 n"]:
         """What a reader says here."""
         return reader.logits(self.sides[floor].x, self.sides[floor].offset)
 

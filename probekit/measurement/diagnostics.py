@@ -140,7 +140,7 @@ def permuted_gains(reader: Reader, side: Side, plan: NDArray[np.int64]) -> NDArr
     rows = max(1, NULL_ELEMENTS // own.numel())
     out = [cross_entropy(fixed + own, side.law).double().sum()[None]]
     for some in torch.from_numpy(plan).split(rows):
-        moved = own[:, 0][:, some] + fixed  # [k, permutation, n]
+        moved = own[:, 0][:, some] + fixed  # [outcome, permutation, n]
         out.append(cross_entropy(moved, side.law.expand_as(moved)).double().sum(-1))
     return -torch.cat(out).cpu().numpy()
 

@@ -172,7 +172,7 @@ class Mixture:
     def _parts(
         self, rows: NDArray[np.int64], x: Tensor, floor_logits: Tensor, law: NDArray[np.float64]
     ) -> tuple[NDArray, NDArray, NDArray]:
-        """(the rule's law, or the floor's where it allows nothing; the floor's; the behaviour's), each [n, k]."""
+        """(the rule's law, or the floor's where it allows nothing; the floor's; the behaviour's), each [n, outcome]."""
         features = {
             name: self.observations.features[name].labels[rows]
             if decoder is None

@@ -171,7 +171,7 @@ class Replacement:
         abstraction: Abstraction,
         donors: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Laws of the edited network: [n, donor, k]."""
+        """Laws of the edited network: [n, donor, outcome]."""
         law = self.activations.laws[behaviour]
         n_donors = donors.shape[1]
         out = []

@@ -30,7 +30,7 @@ ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effecti
 class Setting:
     """Rows, split and floors.
 
-    index [n]: rows of the observations; law, floors' logits [class, 1, n] follow it; ceiling [n] bits. split holds
+    index [n]: rows of the observations; law, floors' logits [outcome, 1, n] follow it; ceiling [n] bits. split holds
     positions in `index`. group [n] is the unit of the test. unit: `group`; `row` where groups are split too; `task`
     where labels are a control task's.
     """
@@ -41,9 +41,9 @@ class Setting:
     index: NDArray[np.int64]
     group: NDArray[np.int64]
     split: Split
-    law: Float[Tensor, "k 1 n"]
+    law: Float[Tensor, "outcome 1 n"]
     ceiling: NDArray[np.float64]
-    floors: Mapping[str, tuple[Floor, Float[Tensor, "k 1 n"]]]
+    floors: Mapping[str, tuple[Floor, Float[Tensor, "outcome 1 n"]]]
     unit: str = "group"
 
     def rows(self, which: str) -> NDArray[np.int64]:
@@ -92,7 +92,7 @@ class Setting:
         return self.ceiling[self.split.test]
 
     @cached_property
-    def test_law(self) -> Float[Tensor, "k 1 n_test"]:
+    def test_law(self) -> Float[Tensor, "outcome 1 n_test"]:
         return self.law[..., torch.from_numpy(self.split.test)]
 
     @cached_property
@@ -201,7 +201,7 @@ def effective_fit_rows(setting: Setting, site: Site) -> float:
     return effective_rows(group, float(behaviour * activation))
 
 
-def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "k 1 n"]:
+def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "outcome 1 n"]:
     """Home's floor on the rows of `there`'s side: its honest logits where the two are one."""
     at = getattr(there.split, which)
     if home.domain == there.domain:
@@ -212,7 +212,7 @@ def floor_logits(home: Setting, there: Setting, observations: Observations, whic
 
 def moved_logits(
     reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str
-) -> Float[Tensor, "k 1 n"]:
+) -> Float[Tensor, "outcome 1 n"]:
     """What a reader fitted at home says in another domain, beside home's floor."""
     rows = torch.from_numpy(there.rows(which))
     return reader.logits(x[rows].float(), floor_logits(home, there, observations, which))

@@ -89,7 +89,7 @@ def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[Rea
                 there.cell.put(there.setting, at, transfer, rows, raw=as_fitted)
 
 
-def _calibrations(reader: Reader, here: Fold, there: Setting) -> dict[str, Float[Tensor, "t k1"] | None]:
+def _calibrations(reader: Reader, here: Fold, there: Setting) -> dict[str, Float[Tensor, "t outcome1"] | None]:
     """By arm: as fitted, after a calibration on all fit rows of the other domain, and on a few of them."""
     logits = moved_logits(reader, here.setting, there, here.x, here.study.observations, "fit")
     law = there.law[..., torch.from_numpy(there.split.fit)]
