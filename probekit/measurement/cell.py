@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probekit.errors import BadInput, FitError
 from probekit.fit.readers import Reader, fit_level
-from probekit.levels import Level
+from probekit.levels import Hypothesis, Level
 from probekit.measurement.collector import Collector, Fold
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
@@ -29,6 +29,7 @@ from probekit.measurement.study import Study
 from probekit.measurement.transfer import measure_transfer
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Estimate, Ratio, estimates
+from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, find_constant, named
 
 
@@ -82,10 +83,10 @@ class Measurement(Study):
         """
         return across_sites(self, behaviour, outcomes)
 
-    def nothing_to_explain(self, behaviour: str, places: Sequence[Coordinates]) -> Outcome:
+    def nothing_to_explain(self, behaviour: str, asked: Sequence[Coordinates]) -> Outcome:
         """NA at each of these coordinates, `test_domain` among them, of a behaviour that is the same at every row."""
         records = []
-        for at in places:
+        for at in asked:
             rows = self.observations.domain == at.test_domain
             n, groups = int(rows.sum()), len(np.unique(self.observations.group[rows]))
             nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
@@ -99,13 +100,13 @@ class Measurement(Study):
 
     def _nothing_to_read(self, hook: str, behaviour: str) -> Outcome:
         levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self.hypotheses_for(behaviour))]
-        places = [
+        asked = [
             Coordinates(level, control=control, hook=hook, fit_domain=domain, test_domain=domain)
             for domain in self.domains
             for level in levels
             for control in ("", *(f"deleted:{span}" for span in self.deleted if level != "prior"))
         ]
-        return self.nothing_to_explain(behaviour, places)
+        return self.nothing_to_explain(behaviour, asked)
 
     def _predictions(self, feature: str, decoder: Decoder, x: Tensor) -> dict[tuple[str, str], NDArray[np.int64]]:
         """Classes of the test rows' targets by (level, source): [n_test, n_targets] each."""
@@ -187,16 +188,22 @@ def _read_weak_scale(fold: Fold) -> list[Reader]:
 
 
 def measurements_of(
-    observations: Observations, deleted: Mapping[str, Observations], *arguments: Any
+    observations: Observations,
+    deleted: Mapping[str, Observations],
+    read: ReadSpec,
+    transfer: TransferSpec | None = None,
+    hypotheses: Sequence[Hypothesis] = (),
+    seeds: tuple[int, int, int] = (0, 0, 0),
+    n_bootstrap: int = 2_000,
 ) -> dict[str, Measurement]:
     """A Measurement of each place that is measured apart; groups are split alike at all of them.
 
-    deleted: by span, what was seen without it. arguments: those of `Measurement` in between. Raises BadInput.
+    deleted: by span, what was seen without it. Raises BadInput.
     """
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
-        out[place] = Measurement(observations.at(place), *arguments, deleted=without)
+        out[place] = Measurement(observations.at(place), read, transfer, hypotheses, seeds, n_bootstrap, without)
     find_constant(observations.behaviours, observations.domain, out[observations.places[0]].domains)
     return out
 
