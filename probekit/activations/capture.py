@@ -60,8 +60,8 @@ def capture(
     ]
     where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
-        chosen, said = settle(model, task, backend, names, reductions, where)
-        run = CapturePass(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
+        chosen, description = settle(model, task, backend, names, reductions, where)
+        run = CapturePass(model, task, where, chosen, description | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, reductions, progress)
         kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, telling_of_writing(spec, progress))
