@@ -63,6 +63,13 @@ class _Score:
         return tuple(np.concatenate(parts, -1) for parts in zip(*folds, strict=True))
 
     @property
+    def ratio(self) -> Ratio:
+        """What all rows give, before anything is resampled."""
+        made = self.formula(*self.rows)
+        assert isinstance(made, Ratio)
+        return made
+
+    @property
     def mean_raw(self) -> float | None:
         return float(np.concatenate([self.raw[fold] for fold in sorted(self.raw)]).mean()) if self.raw else None
 
@@ -173,8 +180,8 @@ class Collector:
             else:
                 together.setdefault((score.setting.domain, score.setting.unit), []).append(score)
         for scores in together.values():
-            ratios = (score.formula(*score.rows) for score in scores)
-            found = estimates(ratios, self._pool_clusters(scores[0].setting))
+            # One after the other, so that the rows of only one are held.
+            found = estimates((score.ratio for score in scores), self._pool_clusters(scores[0].setting))
             out |= {score.coordinates: estimate for score, estimate in zip(scores, found, strict=True)}
         return out
 
