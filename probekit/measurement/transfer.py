@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probekit.errors import FitError
+from probekit.fit.platt import fit_platt
 from probekit.fit.readers import Reader, fit_level
-from probekit.fit.readout import calibrate, cross_entropy, fit_calibration
+from probekit.fit.readout import calibrate, cross_entropy
 from probekit.levels import Level
 from probekit.measurement.collector import Fold
 from probekit.measurement.controls import measure_deleted
 from probekit.measurement.diagnostics import measure_auroc
 from probekit.measurement.outcome import Coordinates, ReaderName
-from probekit.measurement.setting import Setting, bits_of, moved_logits
+from probekit.measurement.setting import bits_of, moved_logits
 from probekit.metrics.ratios import transfer
 
 PLATT_LABELS = 50
@@ -71,7 +73,7 @@ def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[Rea
             measure_auroc(here, there.setting, reader)
         best = bits_of(same.bits(test))
         raw = moved_logits(reader, here.setting, there.setting, here.x, here.study.observations, "test")
-        thetas = _calibrations(reader, here, there.setting)
+        thetas = _calibrations(reader, here, there)
         texts = {"": (raw, test.law, lambda bits: bits)} | {
             control: (gone.logits(reader), gone.sides["strong"].law, gone.missed) for control, gone in deleted
         }
@@ -81,20 +83,30 @@ def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[Rea
                 bits = as_fitted
                 if theta is not None:
                     bits = missed(bits_of(cross_entropy(calibrate(logits, theta), law)))
-                at = Coordinates(
-                    reader.level, reader.source, reader.k, "transfer", arm, control, fit_domain=here.setting.domain,
-                    parameters=reader.parameters,
-                )  # fmt: skip
                 rows = (bits, best, *there.setting.ends())
-                there.cell.put(there.setting, at, transfer, rows, raw=as_fitted)
+                there.cell.put(there.setting, _moved(reader, here, arm, control), transfer, rows, raw=as_fitted)
 
 
-def _calibrations(reader: Reader, here: Fold, there: Setting) -> dict[str, Float[Tensor, "t outcome1"] | None]:
-    """By arm: as fitted, after a calibration on all fit rows of the other domain, and on a few of them."""
-    logits = moved_logits(reader, here.setting, there, here.x, here.study.observations, "fit")
-    law = there.law[..., torch.from_numpy(there.split.fit)]
-    few = np.random.default_rng([here.study.seeds.data, 8]).permutation(len(there.split.fit))[:PLATT_LABELS]
-    return {
-        "raw": None, "refit": fit_calibration(logits, law),
-        "platt50": fit_calibration(logits[..., few], law[..., few]),
-    }  # fmt: skip
+def _calibrations(reader: Reader, here: Fold, there: Fold) -> dict[str, Float[Tensor, "t outcome1"] | None]:
+    """By arm: as fitted, after a calibration on all fit rows of the other domain, and on a few of them.
+
+    An arm whose calibration does not converge is NA and costs no other.
+    """
+    setting = there.setting
+    logits = moved_logits(reader, here.setting, setting, here.x, here.study.observations, "fit")
+    law = setting.law[..., torch.from_numpy(setting.split.fit)]
+    few = np.random.default_rng([here.study.seeds.data, 8]).permutation(len(setting.split.fit))[:PLATT_LABELS]
+    thetas: dict[str, Float[Tensor, "t outcome1"] | None] = {"raw": None}
+    for arm, rows in (("refit", slice(None)), ("platt50", few)):
+        try:
+            thetas[arm] = fit_platt(logits[..., rows], law[..., rows])
+        except FitError as error:
+            there.cell.missing(setting, _moved(reader, here, arm), "not_converged", str(error))
+    return thetas
+
+
+def _moved(reader: Reader, here: Fold, arm: str, control: str = "") -> Coordinates:
+    return Coordinates(
+        reader.level, reader.source, reader.k, "transfer", arm, control, fit_domain=here.setting.domain,
+        parameters=reader.parameters,
+    )  # fmt: skip
