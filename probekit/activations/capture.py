@@ -14,7 +14,7 @@ import numpy as np
 from probekit.activations.activations import Activations, Sites
 from probekit.activations.continuation import continuation
 from probekit.activations.keys import settle
-from probekit.activations.laws import Rule
+from probekit.activations.laws import Reduction
 from probekit.activations.passes import SHARD_ROWS, CapturePass, Progress, telling_of_writing
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
@@ -55,12 +55,14 @@ def capture(
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
     model.check_tokens(task.tokens, task.positions)
-    rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
+    reductions = [
+        Reduction.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")
+    ]
     where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
-        chosen, said = settle(model, task, backend, names, rules, where)
-        run = CapturePass(model, task, where, chosen, said | {"batch_tokens": batch_tokens}, shard_rows)
-        run.fill(names, rules, progress)
+        chosen, description = settle(model, task, backend, names, reductions, where)
+        run = CapturePass(model, task, where, chosen, description | {"batch_tokens": batch_tokens}, shard_rows)
+        run.fill(names, reductions, progress)
         kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, telling_of_writing(spec, progress))
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
@@ -72,7 +74,7 @@ def capture(
         raise BadInput(f"{model.name} ran out of memory on what cannot be halved: shorten the texts.") from None
     key = run.key
     sites = Sites(where, key, names)
-    settled = {rule.spec.name: run.settled(rule) for rule in rules}
+    settled = {reduction.spec.name: run.settled(reduction) for reduction in reductions}
     behaviours = {name: behaviour for name, (_, behaviour) in settled.items()} | written
     for spec in task.behaviours:
         if spec.kind == "label":
@@ -95,7 +97,7 @@ def capture(
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
         rules=task.rules,
     )
-    laws = {name: rule.law for name, (rule, _) in settled.items()}
+    laws = {name: reduction.law for name, (reduction, _) in settled.items()}
     asked = [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours]
     return Activations(sites, observations, run.audit(names), laws, asked)
 

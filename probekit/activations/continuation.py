@@ -34,12 +34,12 @@ def stored_as(generation: Generation, model: Model, backend: str = "bridge") -> 
 
 
 def continuation(
-    model: Model, task: Task, spec: BehaviourSpec, store: Any, key: str, told: Mapping[str, Any], rows: Tensor,
+    model: Model, task: Task, spec: BehaviourSpec, store: Any, key: str, description: Mapping[str, Any], rows: Tensor,
     backend: str = "bridge", batch_tokens: int = 4096, progress: Callable[[int, int], None] | None = None,
 ) -> Behaviour:  # fmt: skip
     """The share of a row's continuations that each outcome has: one-hot for the likeliest one.
 
-    store, key, told, rows: where `capture` keeps what it finds. backend: the forward that writes, that of the key.
+    store, key, description, rows: where `capture` keeps what it finds. backend: the forward that writes, the key's.
     Raises BadInput for a row that leaves no room to write.
     """
     made = spec.generation
@@ -53,7 +53,7 @@ def continuation(
         )
     name, shape = stored_as(made, model, backend), Shape(len(made.outcomes))
     if name not in store.names(key):
-        group = store.group(key, dict(told), {name: shape}, row_ranges(len(rows), {name: shape}, SHARD_ROWS))
+        group = store.group(key, dict(description), {name: shape}, row_ranges(len(rows), {name: shape}, SHARD_ROWS))
         for start, stop in group.missing():
             law = _count(model, task, made, np.arange(start, stop), batch_tokens, backend)
             with group.shard(start, stop) as stream:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.laws import Rule
+from probekit.activations.laws import Reduction
 from probekit.model.audit import Backend, choose_backend, library_versions
 from probekit.model.model import Model
 from probekit.records import digest
@@ -41,12 +41,12 @@ def capture_spec(model: Model, task: Task, backend: str) -> dict[str, Any]:
         # libraries have changed the meaning of the same call between minor versions
         "libraries": {name: ".".join(v.split(".")[:2]) for name, v in versions.items()},
     }
-    said = {"model": model.name, "revision": model.revision, "task": task.name, "versions": versions, "parts": parts}
-    return _through(said, model, backend)
+    names = {"model": model.name, "revision": model.revision, "task": task.name}
+    return _through(names | {"versions": versions, "parts": parts}, model, backend)
 
 
-def _through(said: dict[str, Any], model: Model, backend: str) -> dict[str, Any]:
-    return said | {"parts": said["parts"] | {"backend": backend, "attention": model.attention(backend)}}
+def _through(description: dict[str, Any], model: Model, backend: str) -> dict[str, Any]:
+    return description | {"parts": description["parts"] | {"backend": backend, "attention": model.attention(backend)}}
 
 
 def digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
@@ -62,13 +62,14 @@ def digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
 
 
 def settle(
-    model: Model, task: Task, asked: str, names: Sequence[str], rules: Sequence[Rule], store: "Store | Memory"
+    model: Model, task: Task, asked: str, names: Sequence[str], reductions: Sequence[Reduction], store: "Store | Memory"
 ) -> tuple[Backend, dict[str, Any]]:
     """The backend and its `capture_spec`. What is complete in the store settles it: there they were compared before."""
-    said, wanted = capture_spec(model, task, "bridge"), {*names, *(rule.stored_as for rule in rules)}
+    description = capture_spec(model, task, "bridge")
+    wanted = {*names, *(reduction.stored_as for reduction in reductions)}
     for backend in {"auto": ("hf", "bridge"), "hf": ("hf",)}.get(asked, ()):
-        found = _through(said, model, backend)
+        found = _through(description, model, backend)
         if wanted <= set(store.names(digest(found["parts"], 32))):
             return Backend(backend), found
     chosen = choose_backend(model, asked, names, task.tokens)
-    return chosen, _through(said, model, chosen.name)
+    return chosen, _through(description, model, chosen.name)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from probekit.activations.keys import digest_rows
-from probekit.activations.laws import Rule
+from probekit.activations.laws import Reduction
 from probekit.activations.writing import Writer
 from probekit.errors import BadInput
 from probekit.model.audit import Backend, check_model
@@ -59,57 +59,61 @@ class CapturePass:
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
 
-    def fill(self, names: Sequence[str], rules: Sequence[Rule], progress: Progress | None) -> None:
+    def fill(self, names: Sequence[str], reductions: Sequence[Reduction], progress: Progress | None) -> None:
         """Bring every hook point and every behaviour into the store."""
         complete = self.store.names(self.key)
         missing = [name for name in names if name not in complete]
-        unread = list({rule.stored_as: rule for rule in rules if rule.stored_as not in complete}.values())
+        unread = list(
+            {reduction.stored_as: reduction for reduction in reductions if reduction.stored_as not in complete}.values()
+        )
         if not missing and not unread:
             return
         audit = self._check(missing) if missing else None
         shapes = {name: Shape(self.model.widths[name], CODES[self.model.dtype]) for name in missing}
         # one set of ranges for all that is new, so that one pass fills it
-        ranges = self._ranges(shapes | {rule.stored_as: Shape(rule.width) for rule in unread})
+        ranges = self._ranges(shapes | {reduction.stored_as: Shape(reduction.width) for reduction in unread})
         sites = self.store.group(self.key, self.spec, shapes, ranges) if missing else None
         steps = _Steps(progress)
-        rules = self._find_outcomes(unread, ranges, steps)
+        reductions = self._find_outcomes(unread, ranges, steps)
         laws = {}
-        for rule in rules:
-            kept = [group[0] for group in rule.groups or ()] if rule.spec.kind != "groups" else None
-            laws[rule] = self.store.group(
-                self.key, self.spec | {"kept": kept}, {rule.stored_as: Shape(rule.width)}, ranges
+        for reduction in reductions:
+            kept = [group[0] for group in reduction.groups or ()] if reduction.spec.kind != "groups" else None
+            laws[reduction] = self.store.group(
+                self.key, self.spec | {"kept": kept}, {reduction.stored_as: Shape(reduction.width)}, ranges
             )
-        open_ranges: dict[Range, list[Rule | None]] = {}
-        for rule, group in [(None, sites), *laws.items()]:
+        open_ranges: dict[Range, list[Reduction | None]] = {}
+        for reduction, group in [(None, sites), *laws.items()]:
             for span in group.missing() if group else ():
-                open_ranges.setdefault(span, []).append(rule)
+                open_ranges.setdefault(span, []).append(reduction)
         steps.expect(self._size(span) for span in open_ranges)
         widths, pinned = {name: shape.width for name, shape in shapes.items()}, self.model.device.type == "cuda"
         with Writer(widths, self.model.dtype, self.rows, pinned) as writer:
             for span, asked in sorted(open_ranges.items(), key=lambda item: item[0]):
                 sinks = {sites: missing} if sites and None in asked else {}
-                sinks |= {laws[rule]: [rule.stored_as] for rule in asked if rule}
+                sinks |= {laws[reduction]: [reduction.stored_as] for reduction in asked if reduction}
                 self._pass(writer, span, missing if None in asked else [], sinks, [r for r in asked if r], steps)
         if sites:
             sites.seal(audit)
         for group in laws.values():
             group.seal()
 
-    def settled(self, rule: Rule) -> tuple[Rule, Behaviour]:
-        """The rule with the outcomes that were found, and the stored law under its own name and outcome names.
+    def settled(self, reduction: Reduction) -> tuple[Reduction, Behaviour]:
+        """The reduction with the outcomes that were found, and the stored law under its own name and outcome names.
 
         Of a large vocabulary, tokens that are kept and have no mass at any row are no outcomes: they count as `rest`.
         """
-        law = self.store.read(self.key, rule.stored_as)
-        if rule.groups is None:
-            kept, occurs = self._kept(rule) or (), law.sum(0) > 0
+        law = self.store.read(self.key, reduction.stored_as)
+        if reduction.groups is None:
+            kept, occurs = self._kept(reduction) or (), law.sum(0) > 0
             occurs[-1] = True  # where a replaced network's other tokens go
             found = [token for token, some in zip(kept, occurs[:-1].tolist(), strict=True) if some]
-            rule, law = rule.keeping(found, self.model), law[:, occurs]
-        assert rule.names is not None
-        reduced = rule.spec.kind in ("law", "argmax") and rule.names[-1] == "rest" and rule.spec.tokens is None
+            reduction, law = reduction.keeping(found, self.model), law[:, occurs]
+        assert reduction.names is not None
+        reduced = (
+            reduction.spec.kind in ("law", "argmax") and reduction.names[-1] == "rest" and reduction.spec.tokens is None
+        )
         covered = float(1 - law[:, -1].mean()) if reduced else 1.0
-        return rule, Behaviour(rule.spec.name, law.numpy(), rule.names, covered)
+        return reduction, Behaviour(reduction.spec.name, law.numpy(), reduction.names, covered)
 
     def audit(self, names: Sequence[str]) -> dict[str, Any]:
         """The audit kept with the first site, and what can be counted in the tokens."""
@@ -130,7 +134,7 @@ class CapturePass:
         return {"backend": self.backend.name, **(self.store.note(self.key, names[0]) if names else {}), **counts}
 
     def _pass(self, writer: Writer, span: Range, names: Sequence[str], sinks: Mapping[Any, Sequence[str]],
-              rules: Sequence[Rule], steps: "_Steps") -> None:  # fmt: skip
+              reductions: Sequence[Reduction], steps: "_Steps") -> None:  # fmt: skip
         """Run the rows of one range and write them to `sinks`, activations and laws from the same forward."""
         kept = writer.begin(*span, sinks)
 
@@ -142,11 +146,11 @@ class CapturePass:
 
         def each(batch: Batch) -> None:
             at, logits = span[0] + batch.rows, batch.logits
-            laws = {rule.stored_as: rule.law(logits, at) for rule in rules if logits is not None}
+            laws = {reduction.stored_as: reduction.law(logits, at) for reduction in reductions if logits is not None}
             writer.put(at, batch.values | laws)
             steps.add(len(batch.rows), batch.n_tokens)
 
-        self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names), skip=skip)
+        self._read(span, names, each, with_logits=bool(reductions), room=lambda n: writer.room(n, names), skip=skip)
         writer.end()
 
     def _read(self, span: Range, names: Sequence[str], each: Callable[[Batch], None], **how: Any) -> None:
@@ -175,14 +179,22 @@ class CapturePass:
             start = out[-1][1]
         return out
 
-    def _find_outcomes(self, rules: Sequence[Rule], ranges: Sequence[Range], steps: "_Steps") -> list[Rule]:
+    def _find_outcomes(
+        self, reductions: Sequence[Reduction], ranges: Sequence[Range], steps: "_Steps"
+    ) -> list[Reduction]:
         """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
-        kept = {rule: self._kept(rule) for rule in rules if rule.groups is None}
-        mass = {rule: torch.zeros(rule.d_vocab, dtype=torch.float64) for rule, found in kept.items() if found is None}
+        kept = {reduction: self._kept(reduction) for reduction in reductions if reduction.groups is None}
+        mass = {
+            reduction: torch.zeros(reduction.d_vocab, dtype=torch.float64)
+            for reduction, found in kept.items()
+            if found is None
+        }
 
         def add(batch: Batch) -> None:
             assert batch.logits is not None
-            found = [rule.mass(batch.logits) for rule in mass]  # all or nothing: a batch may have to be done again
+            found = [
+                reduction.mass(batch.logits) for reduction in mass
+            ]  # all or nothing: a batch may have to be done again
             for total, part in zip(mass.values(), found, strict=True):
                 total += part
             steps.add(len(batch.rows), batch.n_tokens)
@@ -191,13 +203,16 @@ class CapturePass:
             steps.expect(self._size(span) for span in ranges)
             for span in ranges:
                 self._read(span, [], add, with_logits=True)
-        for rule, total in mass.items():
-            kept[rule] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
-        return [rule.keeping(kept[rule] or (), self.model) if rule.groups is None else rule for rule in rules]
+        for reduction, total in mass.items():
+            kept[reduction] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
+        return [
+            reduction.keeping(kept[reduction] or (), self.model) if reduction.groups is None else reduction
+            for reduction in reductions
+        ]
 
-    def _kept(self, rule: Rule) -> list[int] | None:
+    def _kept(self, reduction: Reduction) -> list[int] | None:
         """Outcomes fixed by an earlier call: near ties must not fall differently when a capture is resumed."""
-        spec = self.store.spec_of(self.key, {rule.stored_as: Shape(rule.width)})
+        spec = self.store.spec_of(self.key, {reduction.stored_as: Shape(reduction.width)})
         return spec["kept"] if spec else None
 
     def _check(self, names: Sequence[str]) -> dict[str, Any]:

@@ -223,30 +223,6 @@ def _unpack(w: Float[Tensor, "outcome t r2"], ridge: Float[Tensor, " t"]) -> Rea
     return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
 
 
-def fit_calibration(
-    logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]
-) -> Float[Tensor, "t outcome1"]:
-    """One temperature and the intercepts (Platt 1999, for laws): [target, 1 + outcome], to be given to `calibrate`."""
-    n_outcomes, t, _ = logits.shape
-    out = []
-    for i in range(t):
-        # A single coordinate shared by all classes: the logits themselves, with weight exp(a) on each.
-        theta = torch.zeros(1 + n_outcomes, dtype=torch.float64, device=logits.device, requires_grad=True)
-        x, y = logits[:, i].double(), law[:, i].double()
-        optimiser = torch.optim.LBFGS([theta], max_iter=100, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
-
-        def closure(theta=theta, x=x, y=y, optimiser=optimiser):
-            optimiser.zero_grad()
-            fitted = theta[0].exp() * x + theta[1:, None]
-            loss = (torch.logsumexp(fitted, 0) - (y * fitted).sum(0)).mean() + 1e-6 * (theta**2).sum()
-            loss.backward()
-            return loss
-
-        optimiser.step(closure)
-        out.append(theta.detach().float())
-    return torch.stack(out)
-
-
 def calibrate(logits: Float[Tensor, "outcome t n"], theta: Float[Tensor, "t outcome1"]) -> Float[Tensor, "outcome t n"]:
     """Apply a fitted temperature and intercepts."""
     return theta[:, 0].exp()[:, None] * logits + theta[:, 1:].T[..., None]

@@ -11,7 +11,8 @@ from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
 from probekit.levels import Hypothesis, Level
 from probekit.measurement.cell import Measurement, measurements_of, read_at, to_tensor
-from probekit.measurement.collector import Outcome
+from probekit.measurement.outcome import Outcome
+from probekit.measurement.sites import SiteRow
 from probekit.spec import ReadSpec, TransferSpec, validate
 from probekit.task import Observations
 
@@ -96,7 +97,7 @@ class _Bench:
     measurements: Mapping[str, Measurement]
     kept: "_Kept"
     progress: Callable[[str], None] | None
-    table: list[dict] = field(default_factory=list)
+    table: list[SiteRow] = field(default_factory=list)
     _at: tuple[str, tuple[Tensor, Tensor | None, dict[str, Tensor]]] | None = None
 
     def measure(self, cell: Cell) -> Outcome:

@@ -19,7 +19,7 @@ from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
-from probekit.measurement.collector import Outcome
+from probekit.measurement.outcome import Outcome, to_tensors
 from probekit.model.model import Model
 from probekit.records import Losses, Record
 from probekit.spec import JobSpec
@@ -118,8 +118,8 @@ def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
 
 
 def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[list[Record], list[Losses]]:
-    if outcome.tensors:
-        writer.write_tensors(tensor_name(cell), outcome.tensors)
+    if tensors := to_tensors(outcome.kept):
+        writer.write_tensors(tensor_name(cell), tensors)
     return outcome.records, outcome.losses
 
 

@@ -13,9 +13,9 @@ from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
 from probekit.measurement.cell import Measurement, read_at
-from probekit.measurement.collector import Outcome
+from probekit.measurement.outcome import Coordinates, Kept, Outcome, decoded_of, kept_of
 from probekit.measurement.replacement import Replacement, abstractions_at
-from probekit.measurement.sites import SITE_COLUMNS
+from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
 from probekit.records import digest
 from probekit.spec import ReplaceSpec
@@ -35,7 +35,7 @@ class Work:
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]] | None = None
         self._replacements: dict[str, Replacement] = {}
         self._frames: dict[tuple[str, str], torch.Tensor] = {}
-        self._curves: dict[tuple[str, str], list[dict]] = {}
+        self._curves: dict[tuple[str, str], list[SiteRow]] = {}
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
@@ -67,7 +67,7 @@ class Work:
         for hook in cell.hooks:
             read = Cell("read", cell.what, (hook,), place=cell.place)
             records, losses = kept.get(read.id(self.job.inputs), ([], []))
-            out[hook] = Outcome(records, losses, self._tensors(read))
+            out[hook] = Outcome(records, losses, kept_of(self._tensors(read)))
         return out
 
     def selected(self, cells: Sequence[Cell]) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Work:
         best: dict[str, tuple[float, str]] = {}
         for cell in cells:
             if cell.kind == "read":
-                bits, name = self._tensors(cell).get("select_bits"), f"{cell.what} {said_place(cell.place)}".strip()
+                bits, name = kept_of(self._tensors(cell)).linear, f"{cell.what} {said_place(cell.place)}".strip()
                 if bits is not None:
                     best[name] = min(best.get(name, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
@@ -84,11 +84,12 @@ class Work:
         """The test rows that `linear` misses most at each site: where they are, what was read, likeliest outcome."""
         rows = []
         for cell in cells:
-            kept = self._tensors(cell) if cell.kind == "read" else {}
+            kept = kept_of(self._tensors(cell)) if cell.kind == "read" else Kept()
+            if kept.worst_rows is None or kept.worst_bits is None:
+                continue
             observations = self.measurements[cell.place].observations
-            behaviour = observations.behaviours.get(cell.what)
-            for row, bits in zip(kept.get("worst_rows", ()), kept.get("worst_bits", ()), strict=True):
-                assert behaviour is not None
+            behaviour = observations.behaviours[cell.what]
+            for row, bits in zip(kept.worst_rows, kept.worst_bits, strict=True):
                 example, position = int(observations.example[row]), int(observations.position[row])
                 rows.append(
                     {
@@ -119,10 +120,12 @@ class Work:
         name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
         measurement = self.measurements[place]
         if cell.what in measurement.constant:
-            told = {"metric": "replace", "hook": name, "test_domain": cell.domain}
             arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
-            places = [told | {"level": level, "arm": arm} for level in spec.levels for arm in arms]
-            return measurement.nothing_to_explain(cell.what, places)
+            asked = [
+                Coordinates(level, metric="replace", arm=arm, hook=name, test_domain=cell.domain)
+                for level in spec.levels for arm in arms
+            ]  # fmt: skip
+            return measurement.nothing_to_explain(cell.what, asked)
         if place not in self._replacements:
             seen = self.job.task.at(place), self.activations.at(place), measurement
             self._replacements[place] = Replacement(self.job.model, *seen, spec)
@@ -130,8 +133,9 @@ class Work:
         return self._replacements[place].cell(cell.what, cell.domain, cell.hooks, name, asked)
 
     def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
-        found = {hook: self._tensors(Cell("read", cell.what, (hook,), place=cell.place)) for hook in cell.hooks}
-        missing = [hook for hook in cell.hooks if not found[hook]]
+        cells = {hook: Cell("read", cell.what, (hook,), place=cell.place) for hook in cell.hooks}
+        found = {hook: kept_of(self._tensors(read)) for hook, read in cells.items()}
+        missing = [hook for hook in cell.hooks if found[hook].is_empty]
         if missing:
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
@@ -156,10 +160,13 @@ class Work:
         bases = {}
         for hook in cell.hooks:
             cells = [Cell("feature", name, (hook,), place=cell.place) for name in hypothesis.features]
-            parts = [self._tensors(feature).get(feature.what) for feature in cells]
-            if any(part is None for part in parts):
+            tensors = [self._tensors(feature) for feature in cells]
+            if not all(tensors):
                 return
-            directions = torch.from_numpy(np.concatenate([np.asarray(part) for part in parts], axis=1))
+            parts = [
+                decoded_of(name, found).directions for name, found in zip(hypothesis.features, tensors, strict=True)
+            ]
+            directions = torch.from_numpy(np.concatenate(parts, axis=1))
             bases[hook] = orthonormal(directions, tolerance=1e-4)
         rank = max(basis.shape[1] for basis in bases.values())
         yield Abstraction(level, "features", rank, bases)

@@ -1,177 +1,188 @@
-"""Collector: the test rows of one hook point and behaviour, gathered over folds until each number can be made once."""
+"""Collector: the test rows of one hook point and behaviour, gathered over folds until each number can be made once.
 
-from collections.abc import Callable, Iterator, Mapping
+Fold: one outer fold of such a cell, which is what every step of the measurement is handed.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
-from probekit.fit.readers import Reader
-from probekit.measurement.setting import Pool, Setting
+from probekit.fit.readers import Reader, Side, Site
+from probekit.measurement.deletion import Deletions
+from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName
+from probekit.measurement.setting import Setting, effective_fit_rows
+from probekit.measurement.study import Study
 from probekit.metrics.auroc import auroc_interval, auroc_leak, auroc_rows
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.ratios import Estimate, Ratio, difference, estimates, fbu, share, transfer
-from probekit.metrics.rows import at_infinity
-from probekit.records import Losses, Record
+from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.metrics.rows import refusal
+from probekit.records import Record
 
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
 N_WORST = 20  # rows per cell that are kept for the table of worst examples
 
 
-@dataclass
-class Outcome:
-    """What a cell gives: records, the group sums behind them, and tensors worth keeping."""
+@dataclass(frozen=True)
+class Separation:
+    """Scores of the test rows and whether each shows the second outcome [n]: what an AUROC is made of."""
 
-    records: list[Record] = field(default_factory=list)
-    losses: list[Losses] = field(default_factory=list)
-    tensors: dict[str, NDArray] = field(default_factory=dict)
+    score: NDArray[np.float64]
+    label: NDArray[np.float64]
 
-    def add(self, record: Record, estimate: Estimate, clusters: Clusters) -> None:
-        """Keep a record and, where it has a value, its group sums."""
-        self.records.append(record)
-        if record.value is not None and estimate.numerator is not None and estimate.denominator is not None:
-            self.losses.append(
-                Losses(
-                    record.id,
-                    clusters.labels,
-                    estimate.numerator.tolist(),
-                    estimate.denominator.tolist(),
-                    clusters.sizes.tolist(),
-                )
-            )
-
-
-def with_losses(outcome: Outcome) -> Iterator[tuple[Record, Losses]]:
-    losses = {loss.record: loss for loss in outcome.losses}
-    for record in outcome.records:
-        if record.id in losses:
-            yield record, losses[record.id]
+    def estimate(self, clusters: Clusters) -> Estimate:
+        """1 - (A - 1/2) / (1/2) with its interval; marked where too few rows are of the rarer class."""
+        value, low, high = auroc_interval(self.score, self.label, clusters)
+        leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
+        fewest = int(min(self.label.sum(), len(self.label) - self.label.sum()))
+        asked = auroc_rows(AUROC_WITHIN)
+        note = f"{fewest} rows of the rarer class, {asked} of each tell it to +-{AUROC_WITHIN:g}"
+        n, groups = len(self.score), len(clusters.names)
+        return Estimate(*leaks, None, None, None, None, None, n, groups, note=note if fewest < asked else "")
 
 
 @dataclass
 class _Score:
-    """One number in the making: what is computed, where it stands, and the test rows of each fold that has come."""
+    """One number in the making: where it stands, its formula, and the formula's arguments from each fold so far."""
 
-    kind: str
-    setting: Setting
-    unit: str
-    coordinates: dict[str, Any]
-    extra: dict[str, Any]
-    notes: list[str]
-    folds: dict[int, dict[str, NDArray]] = field(default_factory=dict)
+    coordinates: Coordinates
+    formula: Callable[..., Ratio] | type[Separation]
+    setting: Setting  # of the first fold that came
+    notes: list[str] = field(default_factory=list)
+    folds: dict[int, tuple[NDArray, ...]] = field(default_factory=dict)
+    raw: dict[int, NDArray] = field(default_factory=dict)
 
     @property
-    def rows(self) -> dict[str, NDArray]:
+    def rows(self) -> tuple[NDArray, ...]:
         """Everything that came, the folds one after the other as in their pool."""
         folds = [self.folds[fold] for fold in sorted(self.folds)]
-        return {name: np.concatenate([rows[name] for rows in folds]) for name in folds[0]}
+        return tuple(np.concatenate(parts, -1) for parts in zip(*folds, strict=True))
+
+    @property
+    def ratio(self) -> Ratio:
+        """What all rows give, before anything is resampled."""
+        made = self.formula(*self.rows)
+        assert isinstance(made, Ratio)
+        return made
+
+    @property
+    def mean_raw(self) -> float | None:
+        return float(np.concatenate([self.raw[fold] for fold in sorted(self.raw)]).mean()) if self.raw else None
 
 
 @dataclass
 class Collector:
-    """Collects the rows of one (hook, behaviour) over folds, and makes records of them.
+    """Collects the rows of one (hook, behaviour) over folds, and makes records of them."""
 
-    home: the seen domain. pool: (domain, unit of splitting) -> the folds that rows come from. record: a Record from a
-    setting, an estimate and further coordinates. spans: what readers are also tried without, each with the function
-    that says why that cannot be told in a domain.
-    """
-
+    study: Study
     hook: str
     behaviour: str
-    home: str
-    n_folds: int
-    pool: Callable[[str, str], Pool]
-    record: Callable[..., Record]
-    spans: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
-    tensors: dict[str, NDArray] = field(default_factory=dict)
-    _scores: dict[tuple, _Score] = field(default_factory=dict)
-    _kept: dict[str, dict[int, NDArray]] = field(default_factory=dict)
-    _outcome: Outcome = field(default_factory=Outcome)
+    without: Deletions
+    _scores: dict[Coordinates, _Score] = field(default_factory=dict)
     _missing: dict[str, Record] = field(default_factory=dict)
-
-    def keep(self, name: str, fold: int, values: NDArray) -> None:
-        """Numbers of one fold that end in the cell's tensors: [n_folds, ...]."""
-        self._kept.setdefault(name, {})[fold] = values
-
-    def ends(self, setting: Setting, floor: str = "strong") -> dict[str, NDArray]:
-        """Both ends of the scale on a setting's test rows."""
-        return {"floor": setting.floor_bits(floor), "ceiling": setting.test_ceiling}
+    _outcome: Outcome = field(default_factory=Outcome)
+    _directions: dict[ReaderName, NDArray] = field(default_factory=dict)
+    _select: dict[ReaderName, dict[int, float]] = field(default_factory=dict)
+    _null: dict[ReaderName, dict[int, NDArray]] = field(default_factory=dict)
+    _linear: dict[int, float] = field(default_factory=dict)
 
     def put(
-        self, setting: Setting, kind: str, rows: dict[str, NDArray], *, unit: str = "group", note: str = "",
-        extra: Mapping[str, Any] | None = None, **coordinates: Any,
+        self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
+        rows: tuple[NDArray, ...], *, raw: NDArray | None = None, note: str = "",
     ) -> None:  # fmt: skip
-        """Rows of one fold. extra: coordinates that may differ between folds, of which the first fold's are told."""
-        coordinates = {"metric": "read", "hook": self.hook, **coordinates}
-        key = (setting.domain, *sorted((name, str(value)) for name, value in coordinates.items()))
-        score = self._scores.setdefault(key, _Score(kind, setting, unit, coordinates, dict(extra or {}), []))
+        """Rows of one fold: the formula's arguments, the last axis over test rows. raw [n]: losses told beside it."""
+        at = self._complete(setting, at)
+        score = self._scores.setdefault(at, _Score(at, formula, setting))
         score.folds[setting.fold] = rows
+        if raw is not None:
+            score.raw[setting.fold] = raw
         if note and note not in score.notes:
             score.notes.append(note)
 
     def score(
-        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", note: str = "",
-        unit: str = "group", **more: Any,
+        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", control: str = "",
+        note: str = "",
     ) -> None:  # fmt: skip
         """FBU of a reader's test bits."""
-        self.put(
-            setting, "fbu", {"bits": bits} | self.ends(setting, floor), unit=unit, note=reader.note or note,
-            extra={"parameters": reader.parameters}, level=reader.level, source=reader.source, k=reader.k, floor=floor,
-            **more,
-        )  # fmt: skip
+        at = Coordinates(
+            reader.level, reader.source, reader.k, floor=floor, control=control, parameters=reader.parameters
+        )
+        self.put(setting, at, fbu, (bits, *setting.ends(floor)), note=reader.note or note)
 
-    def add(self, setting: Setting, estimate: Estimate, clusters: Clusters, **coordinates: Any) -> None:
+    def add(self, setting: Setting, at: Coordinates, estimate: Estimate, clusters: Clusters, note: str = "") -> None:
         """A finished estimate."""
-        self._outcome.add(self.record(setting, estimate, hook=self.hook, **coordinates), estimate, clusters)
+        self._outcome.add(self.study.record(self._complete(setting, at), estimate, note), estimate, clusters)
 
-    def missing(self, setting: Setting, level: str, reason: str, note: str = "", **more: Any) -> None:
+    def missing(self, setting: Setting, at: Coordinates, reason: str, note: str = "") -> None:
         """An NA record with its reason."""
         nothing = Estimate.missing(reason, note, len(setting.split.test), setting.n_test_groups)
-        record = self.record(setting, nothing, **{"metric": "read", "hook": self.hook, "level": level} | more)
+        record = self.study.record(self._complete(setting, at), nothing)
         self._missing.setdefault(record.id, record)
+
+    def keep_directions(self, reader: Reader) -> None:
+        """Where a reader looks, for cells that keep only that."""
+        assert reader.directions is not None
+        self._directions[ReaderName.of(reader)] = reader.directions.numpy()
+
+    def keep_select(self, fold: int, reader: Reader, bits: float) -> None:
+        """A reader's mean bits on the selection rows of a fold."""
+        self._select.setdefault(ReaderName.of(reader), {})[fold] = bits
+
+    def keep_null(self, fold: int, reader: Reader, gains: NDArray[np.float64]) -> None:
+        """A reader's gains on a fold's test rows, as observed and under each permutation."""
+        self._null.setdefault(ReaderName.of(reader), {})[fold] = gains
+
+    def keep_linear(self, fold: int, bits: float) -> None:
+        """Mean bits of the site's own linear readout on the selection rows of a fold."""
+        self._linear[fold] = bits
 
     def finish(self) -> Outcome:
         """One record for each number, from the rows of all folds; NA where a fold is missing."""
         partial, found = set(), self._estimates()
-        for key, score in self._scores.items():
-            told = {"note": "; ".join(score.notes)} | score.extra | score.coordinates
-            estimate = found.get(key)
+        for at, score in self._scores.items():
+            estimate = found.get(at)
             if estimate is None:
-                note = f"fitted in {len(score.folds)} of {self.n_folds} folds"
+                note = f"fitted in {len(score.folds)} of {self.study.n_folds} folds"
                 estimate = Estimate.missing("not_converged", note)
-                partial.add((told["metric"], told["level"], told.get("control", ""), told.get("floor", "strong")))
-            record = self.record(score.setting, estimate, **told)
-            if "raw" in score.folds[score.setting.fold] and record.value is not None:
-                record = replace(record, raw=float(score.rows["raw"].mean()))
-            self._outcome.add(record, estimate, self.pool(score.setting.domain, score.unit).clusters)
+                partial.add((at.metric, at.level, at.control, at.floor))
+            raw = None if estimate.value is None or estimate.na_reason else score.mean_raw
+            record = self.study.record(score.coordinates, estimate, "; ".join(score.notes), raw)
+            self._outcome.add(record, estimate, self._pool_clusters(score.setting))
         for record in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
                 self._outcome.records.append(record)
         self._outcome.records += self._never_deleted()
-        for name, folds in self._kept.items():
-            if len(folds) == self.n_folds:
-                self.tensors[name] = np.stack([folds[fold] for fold in range(self.n_folds)])
-        self.tensors |= self._worst_rows()
-        self._outcome.tensors = self.tensors
+        self._outcome.kept = self._kept()
         return self._outcome
 
-    def _estimates(self) -> dict[tuple, Estimate]:
+    def _complete(self, setting: Setting, at: Coordinates) -> Coordinates:
+        return replace(
+            at, behaviour=self.behaviour, hook=self.hook, fit_domain=at.fit_domain or setting.domain,
+            test_domain=setting.domain,
+        )  # fmt: skip
+
+    def _pool_clusters(self, setting: Setting) -> Clusters:
+        return self.study.pool(self.behaviour, setting.domain, setting.unit).clusters
+
+    def _estimates(self) -> dict[Coordinates, Estimate]:
         """Of every score that all folds gave rows to; those of one pool are resampled together."""
-        out: dict[tuple, Estimate] = {}
-        together: dict[tuple[str, str], dict[tuple, _Score]] = {}
-        for key, score in self._scores.items():
-            place = score.setting.domain, score.unit
-            if len(score.folds) == self.n_folds and score.kind == "auroc":
-                out[key] = _auroc_leak(self.pool(*place).clusters, **score.rows)
-            elif len(score.folds) == self.n_folds:
-                together.setdefault(place, {})[key] = score
-        for place, scores in together.items():
-            ratios = (_RATIOS[score.kind](**score.rows) for score in scores.values())
-            for (key, score), estimate in zip(
-                scores.items(), estimates(ratios, self.pool(*place).clusters), strict=True
-            ):
-                out[key] = replace(estimate, **_OF_NO_ROW) if score.kind == "extrapolated" else estimate
+        out: dict[Coordinates, Estimate] = {}
+        together: dict[tuple[str, str], list[_Score]] = {}
+        for at, score in self._scores.items():
+            if len(score.folds) < self.study.n_folds:
+                continue
+            if score.formula is Separation:
+                out[at] = Separation(*score.rows).estimate(self._pool_clusters(score.setting))
+            else:
+                together.setdefault((score.setting.domain, score.setting.unit), []).append(score)
+        for scores in together.values():
+            # One after the other, so that the rows of only one are held.
+            found = estimates((score.ratio for score in scores), self._pool_clusters(scores[0].setting))
+            out |= {score.coordinates: estimate for score, estimate in zip(scores, found, strict=True)}
         return out
 
     def _never_deleted(self) -> list[Record]:
@@ -181,58 +192,96 @@ class Collector:
         for record in self._outcome.records:
             if record.control or record.metric not in ("read", "transfer") or record.level == "prior":
                 continue
-            for span, why_not in self.spans.items():
-                why = why_not(record.test_domain)
-                nothing = {"na_reason": "not_defined", "note": why} if why else (
-                    {"na_reason": record.na_reason or "not_converged"})  # fmt: skip
-                figures = dict.fromkeys(("value", "low", "high", "raw", "bits", "p99_bits", "worst_group"))
-                made = replace(record, control=f"deleted:{span}", **figures, **nothing)
+            for span in self.without.seen:
+                why = self.without.why_not(span, record.test_domain)
+                made = replace(
+                    record, control=f"deleted:{span}", value=None, low=None, high=None, raw=None, bits=None,
+                    p99_bits=None, worst_group=None, note=why or record.note,
+                    na_reason="not_defined" if why else record.na_reason or "not_converged",
+                )  # fmt: skip
                 if made.id not in known:
                     out.append(made)
         return out
 
-    def _worst_rows(self) -> dict[str, NDArray]:
-        """Rows of the observations that the linear reader misses most, and by how many bits: means hide them."""
-        for score in self._scores.values():
-            told = score.coordinates
-            plain = told["metric"] == "read" and not told.get("control") and told.get("floor") == "strong"
-            if plain and told["level"] == "linear" and score.setting.domain == self.home:
-                settings = self.pool(self.home, "group").settings
-                at = np.concatenate([settings[fold].rows("test") for fold in sorted(score.folds)])
-                missed = np.concatenate(
-                    [score.folds[fold]["bits"] - score.folds[fold]["ceiling"] for fold in sorted(score.folds)]
-                )
-                worst = np.argsort(-missed)[:N_WORST]
-                return {"worst_rows": at[worst], "worst_bits": missed[worst]}
-        return {}
+    def _kept(self) -> Kept:
+        """What all folds gave; means hide the rows that the linear reader misses most, so these are kept too."""
+        n_folds = self.study.n_folds
+        select = {name: _in_order(folds) for name, folds in self._select.items() if len(folds) == n_folds}
+        null = {name: _in_order(folds) for name, folds in self._null.items() if len(folds) == n_folds}
+        linear = _in_order(self._linear) if len(self._linear) == n_folds else None
+        return Kept(self._directions, select, null, linear, *self._worst_rows())
+
+    def _worst_rows(self) -> tuple[NDArray, NDArray] | tuple[None, None]:
+        home = self.study.home
+        at = Coordinates("linear", "behaviour", None, behaviour=self.behaviour, hook=self.hook,
+                         fit_domain=home, test_domain=home)  # fmt: skip
+        if at not in self._scores:
+            return None, None
+        folds = self._scores[at].folds
+        rows = np.concatenate([self.study.setting(self.behaviour, home, fold).rows("test") for fold in sorted(folds)])
+        missed = np.concatenate([fbu(*folds[fold]).missed for fold in sorted(folds)])
+        worst = np.argsort(-missed)[:N_WORST]
+        return rows[worst], missed[worst]
 
 
-# From rows to estimates
+def _in_order(folds: Mapping[int, NDArray] | Mapping[int, float]) -> NDArray[np.float64]:
+    return np.stack([np.asarray(folds[fold]) for fold in sorted(folds)])
 
 
-def _extrapolated(floor: NDArray, ceiling: NDArray, **rows: NDArray) -> Ratio:
-    """S_inf beside the same floor and ceiling; sizes are means over folds, in rows per coordinate."""
-    bits = np.stack([rows[name] for name in rows if name.startswith("bits")])
-    sizes = np.array([rows[f"size{i}"].mean() for i in range(len(bits))])
-    return Ratio(at_infinity(bits, sizes, 1) - ceiling, floor - ceiling, floor_bits=floor, ceiling_bits=ceiling)
+# ------------------------------------------------------------------------------------------------- one fold of a cell
 
 
-def _auroc_leak(clusters: Clusters, score: NDArray, label: NDArray) -> Estimate:
-    value, low, high = auroc_interval(score, label, clusters)
-    leaks = auroc_leak(value), auroc_leak(high), auroc_leak(low)
-    fewest, asked = int(min(label.sum(), len(label) - label.sum())), auroc_rows(AUROC_WITHIN)
-    note = f"{fewest} rows of the rarer class, {asked} of each tell it to +-{AUROC_WITHIN:g}" if fewest < asked else ""
-    return Estimate(*leaks, None, None, None, None, None, len(score), len(clusters.names), note=note)
+@dataclass(frozen=True)
+class Fold:
+    """One outer fold of a cell in one domain: the rows and what they share, the site, and where numbers go.
 
+    x: activations of all rows of the observations; twin: those of the randomly initialised network.
+    """
 
-_RATIOS: Mapping[str, Callable[..., Ratio]] = {
-    "fbu": fbu,
-    "share": share,
-    "transfer": lambda moved, direct, floor, ceiling, raw=None: transfer(moved, direct, floor, ceiling),
-    "difference": difference,
-    "extrapolated": _extrapolated,
-}
+    study: Study
+    cell: Collector
+    setting: Setting
+    site: Site
+    x: Float[Tensor, "n d"]
+    twin: Float[Tensor, "n d"] | None
 
+    @classmethod
+    def of(
+        cls, cell: Collector, setting: Setting, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None = None
+    ) -> "Fold":
+        """With the site fitted. Raises TooFewRows and FitError."""
+        return cls(cell.study, cell, setting, cell.study.site(setting, x), x, twin)
 
-# No reader has the losses that a limit is made of, so that nothing is told of their tail and no group sum is kept.
-_OF_NO_ROW = {"p99_bits": None, "worst_group": None, "numerator": None, "denominator": None}
+    @property
+    def without(self) -> Deletions:
+        """The same rows with spans deleted."""
+        return self.cell.without
+
+    @property
+    def test(self) -> Side:
+        """Test rows beside the strong floor."""
+        return self.setting.side(self.x, "test")
+
+    def in_domain(self, domain: str) -> Setting:
+        """The same fold of the same behaviour in another domain."""
+        return self.study.setting(self.cell.behaviour, domain, self.setting.fold)
+
+    def of_unit(self, unit: str) -> Setting:
+        """The same fold of another pool: `row` or `task`."""
+        return self.study.setting(self.cell.behaviour, self.setting.domain, self.setting.fold, unit)
+
+    def refused(self, family: str) -> tuple[str, str]:
+        """(reason, note) of what the rows allow a level; both empty when they are enough."""
+        if family in ("prior", "baseline"):
+            return "", ""
+        found = refusal(self._effective_fit_rows, self.x.shape[1], family == "direction")
+        return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
+
+    @property
+    def linear_is_refused(self) -> bool:
+        """Whether the rows are too few for readers of all coordinates."""
+        return bool(self.refused("linear")[0])
+
+    @cached_property
+    def _effective_fit_rows(self) -> float:
+        return effective_fit_rows(self.setting, self.site)

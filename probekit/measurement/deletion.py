@@ -79,7 +79,7 @@ class Deleted:
         """What is done without the span [n_test, n_outcomes]."""
         return self.sides["strong"].law[:, 0].T.double().numpy()
 
-    def logits(self, reader: Reader, floor: str = "strong") -> Float[Tensor, "k 1 n"]:
+    def logits(self, reader: Reader, floor: str = "strong") -> Float[Tensor, "outcome 1 n"]:
         """What a reader says here."""
         return reader.logits(self.sides[floor].x, self.sides[floor].offset)
 
@@ -92,13 +92,13 @@ class Deleted:
         return bits - bits_of(entropy(self.sides["strong"].law)) + self.setting.test_ceiling
 
 
-def log_odds(reader: Reader, side: Side) -> dict[str, NDArray[np.float64]] | None:
+def log_odds(reader: Reader, side: Side) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Scores and labels for an AUROC, where the behaviour is one of two outcomes for certain; else None."""
     law = side.law[:, 0].double().numpy()
     if len(law) != 2 or np.minimum(*law).max() > 1e-6 or np.ptp(law[1]) == 0:
         return None
     logits = reader.logits(side.x, side.offset)[:, 0].double()
-    return {"score": (logits[1] - logits[0]).numpy(), "label": (law[1] > 0.5).astype(np.float64)}
+    return (logits[1] - logits[0]).numpy(), (law[1] > 0.5).astype(np.float64)
 
 
 def strong_floor(setting: Setting) -> Reader:

@@ -1,10 +1,9 @@
-"""What is asked of a reader beside its loss: chance, the limit of many rows, the length of its code, memorised types.
+"""What fills `Record.metric` beside `read`: AUROC, the limit of many rows, code length, shares of nested classes.
 
-Functions of one setting and one site; `measurement` decides which are run and pools them over folds.
+Each step is of one fold; the collector pools them. Also what sites are compared by: selection bits and permutations.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,61 +11,138 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import FitError
-from probekit.fit.readers import Reader, Side, Site, fit_level
+from probekit.errors import BadInput, FitError, TooFewRows
+from probekit.fit.readers import Reader, Side, Site, decompose, fit_level
 from probekit.fit.readout import cross_entropy
 from probekit.levels import Level
-from probekit.measurement.setting import Setting, bits_of, prepare_settings
-from probekit.metrics.rows import effective_rows, icc, nested_rows, online_blocks
-from probekit.task import Behaviour, Observations
+from probekit.measurement.collector import Fold, Separation
+from probekit.measurement.outcome import Coordinates, ReaderName
+from probekit.measurement.setting import Setting, bits_of
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.ratios import Ratio, estimates, fbu, share
+from probekit.metrics.rows import at_infinity, nested_rows, online_blocks
 
-NULL_ROWS = 20_000  # test rows of whole groups that permutations are drawn on
-NULL_ELEMENTS = 2**24  # logits held at once while they are
-ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effective number of rows
+NULL_ELEMENTS = 2**24  # logits held at once while activations are permuted
 SELECT_EVERY = 5  # one group in five of what an online code has seen chooses its ridge
+
+
+def keep_beside(fold: Fold, reader: Reader) -> None:
+    """What is kept of a reader beside its loss: directions, selection loss, losses under permutation; its AUROC."""
+    cell, setting = fold.cell, fold.setting
+    if reader.directions is not None and reader.source != "pca" and setting.fold == 0:
+        cell.keep_directions(reader)
+    cell.keep_select(setting.fold, reader, float(reader.bits(fold.site.select).mean()))
+    if fold.study.read.n_permutations and reader.level not in ("prior", "baseline"):
+        rows, plan = fold.study.plan(setting)
+        if len(plan):
+            gains = permuted_gains(reader, setting.at(fold.x, setting.split.test[rows]), plan)
+            cell.keep_null(setting.fold, reader, gains)
+    if reader.source == "mean_difference":
+        measure_auroc(fold, setting, reader)
+
+
+def measure_auroc(fold: Fold, there: Setting, reader: Reader) -> None:
+    """AUROC of the fold's mean difference on the test rows of `there`, where the behaviour is surely one of two."""
+    home, x = fold.setting, fold.x
+    law = there.behaviour.law[there.rows("test")]
+    if law.shape[1] != 2 or np.minimum(law[:, 0], law[:, 1]).max() > 1e-6 or np.ptp(law[:, 1]) == 0:
+        return
+    assert reader.directions is not None
+    direction = reader.directions[:, 0] / reader.directions.norm()
+    # Directions of folds are scored together: in units of their own fit rows, and pointing to the second outcome.
+    fitted = home.side(x, "fit").x @ direction
+    second = home.law[1, 0, torch.from_numpy(home.split.fit)]
+    sign = 1.0 if float(((fitted - fitted.mean()) * second).mean()) >= 0 else -1.0
+    score = sign * (there.side(x, "test").x @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)
+    at = Coordinates(reader.level, reader.source, 1, "auroc", fit_domain=home.domain)
+    fold.cell.put(there, at, Separation, (score.double().numpy(), (law[:, 1] > 0.5).astype(np.float64)))
+
+
+def measure_limit(fold: Fold) -> None:
+    """`direction` and `linear` in the limit of many fit rows, from fits of three sizes."""
+    study, setting, d = fold.study, fold.setting, fold.site.d
+    for name in ("direction", "linear"):
+        if name not in study.read.levels:
+            continue
+        try:
+            sizes, found = fits_of_three_sizes(setting, fold.x, d, Level(name), study.seeds.probe, study.read.lambdas)
+        except (FitError, BadInput) as error:
+            reason = "too_few_rows" if isinstance(error, TooFewRows) else "not_defined"
+            reason = "not_converged" if isinstance(error, FitError) else reason
+            fold.cell.missing(setting, Coordinates(name, metric="extrapolated"), reason, str(error))
+            continue
+        for (level, source), bits in found.items():
+            at = Coordinates(level, source, 1 if level == "direction" else None, "extrapolated")
+            sized = np.repeat(sizes[:, None] / d, len(bits[0]), axis=1)
+            fold.cell.put(setting, at, in_the_limit, (np.stack(bits), sized, *setting.ends()))
+
+
+def in_the_limit(bits: NDArray, sizes: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """S_inf beside the floor and ceiling [n]: bits [3, n] of fits of sizes [3, n], in rows per coordinate.
+
+    Sizes are the same for all rows of a fold, and their means over folds are what counts.
+    """
+    limit = at_infinity(bits, np.array([size.mean() for size in sizes]), 1)
+    return Ratio(limit - ceiling, floor - ceiling, floor_bits=floor, ceiling_bits=ceiling, of_reader=False)
+
+
+def measure_code_length(fold: Fold) -> None:
+    """The online code of every level, in the first fold: all folds would send nearly the same rows."""
+    study, setting, read = fold.study, fold.setting, fold.study.read
+    if setting.fold:
+        return
+    for level in map(Level.parse, read.levels):
+        if level.family in ("prior", "baseline", "nonlinear", "hypothesis"):
+            continue
+        k = max(read.simple_ks if level.family == "simple" else read.ks)
+        rows, found = online_code(setting, fold.x, level, k, study.seeds.probe, read.lambdas, read.online_orders)
+        clusters = Clusters.of(setting.group[rows], study.n_bootstrap, study.seeds.data)
+        floor = bits_of(cross_entropy(*_floor_and_law(setting, rows)))
+        ratios = [fbu(bits, floor, setting.ceiling[rows]) for bits in found.values()]
+        for name, estimate in zip(found, estimates(ratios, clusters), strict=True):
+            at = Coordinates(name.level, name.source, name.k, "code_length")
+            fold.cell.add(setting, at, estimate, clusters, f"mean of {read.online_orders} orders")
+
+
+def measure_shares(fold: Fold) -> None:
+    """Decomposition: what each class takes as nested models go from the floor to the ceiling, in both orders."""
+    read, setting = fold.study.read, fold.setting
+    if fold.linear_is_refused:
+        return
+    try:
+        found = decompose(fold.site, fold.test, read.decomposition_k, read.decomposition_simple)
+    except FitError as error:
+        at = Coordinates("absent", metric="decomposition", arm="linear_first")
+        fold.cell.missing(setting, at, "not_converged", str(error))
+        return
+    floor, ceiling = setting.ends()
+    for order, steps in found.items():
+        before = floor
+        for name, after in [*((name, bits_of(step)) for name, step in steps), ("absent", ceiling)]:
+            level = f"simple:{read.decomposition_simple}" if name == "simple" else name
+            k = {"direction": 1, "directions": read.decomposition_k, "simple": read.decomposition_k}.get(name)
+            at = Coordinates(level, "", k, "decomposition", order)
+            fold.cell.put(setting, at, share, (before, after, floor, ceiling))
+            before = after
+
+
+# ---------------------------------------------------------------------------------------------- what the steps ask for
 
 
 def permuted_gains(reader: Reader, side: Side, plan: NDArray[np.int64]) -> NDArray[np.float64]:
     """-bits summed over rows, as observed and with activations moved between rows: [1 + n_permutations].
 
     The reader is frozen. Its logits are a part that follows the row (the floor's) and one that moves with the
-    activations, so that no permutation needs a forward pass: plan [n_permutations, n] (`inference.permutation_plan`).
+    activations, so that no permutation needs a forward pass: plan [n_permutations, n] (`permutation_plan`).
     """
     own = reader.logits(side.x, torch.zeros_like(side.offset))
     fixed = reader.logits(side.x, side.offset) - own
     rows = max(1, NULL_ELEMENTS // own.numel())
     out = [cross_entropy(fixed + own, side.law).double().sum()[None]]
     for some in torch.from_numpy(plan).split(rows):
-        moved = own[:, 0][:, some] + fixed  # [k, permutation, n]
+        moved = own[:, 0][:, some] + fixed  # [outcome, permutation, n]
         out.append(cross_entropy(moved, side.law.expand_as(moved)).double().sum(-1))
     return -torch.cat(out).cpu().numpy()
-
-
-def whole_groups(group: NDArray, most: int, seed: int) -> NDArray[np.int64]:
-    """Positions of at most about `most` rows of whole groups, drawn at random; all rows when there are fewer."""
-    if len(group) <= most:
-        return np.arange(len(group))
-    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
-    order = np.random.default_rng([seed, 14]).permutation(len(counts))
-    kept = order[: max(1, int(np.searchsorted(np.cumsum(counts[order]), most, side="right")))]
-    return np.flatnonzero(np.isin(code, kept))
-
-
-def effective_fit_rows(setting: Setting, site: Site) -> float:
-    """Fit rows divided by the design effect of the score, 1 + (m - 1) icc(behaviour) icc(activation) (Moulton 1986).
-
-    The intra-group correlations are means over outcomes, weighted by their spread, and over leading frame coordinates.
-    """
-    rows = setting.rows("fit")
-    group = setting.group[setting.split.fit]
-    if len(np.unique(group)) == len(group):
-        return float(len(rows))
-    law = setting.behaviour.law[rows].astype(np.float64)
-    weight = law.var(0)
-    behaviour = np.average([max(0.0, icc(column, group)) for column in law.T], weights=weight + 1e-12)
-    z = site.rows[0].z[:, :ICC_COORDINATES].double().cpu().numpy()
-    activation = np.mean([max(0.0, icc(column, group)) for column in z.T])
-    return effective_rows(group, float(behaviour * activation))
 
 
 def fits_of_three_sizes(
@@ -92,7 +168,7 @@ def fits_of_three_sizes(
 
 def online_code(
     setting: Setting, x: Float[Tensor, "n d"], level: Level, k: int, seed: int, lambdas: Sequence[float], orders: int
-) -> tuple[NDArray[np.int64], dict[tuple[str, str, int | None], NDArray[np.float64]]]:
+) -> tuple[NDArray[np.int64], dict[ReaderName, NDArray[np.float64]]]:
     """Prequential code of the behaviour beside the floor: (rows, {reader: bits of each row, mean of orders}).
 
     Voita and Titov (2020): each block of whole groups is coded by a reader fitted on the blocks before it. What cannot
@@ -101,19 +177,18 @@ def online_code(
     rows = np.sort(np.concatenate([setting.split.fit, setting.split.select, setting.split.calibrate]))
     group = setting.group[rows]
     floor = bits_of(cross_entropy(*_floor_and_law(setting, rows)))
-    total: dict[tuple[str, str, int | None], NDArray[np.float64]] = {}
+    total: dict[ReaderName, NDArray[np.float64]] = {}
     for order in range(orders):
         blocks = online_blocks(group, seed + order)
-        coded: dict[tuple[str, str, int | None], NDArray[np.float64]] = {}
+        coded: dict[ReaderName, NDArray[np.float64]] = {}
         for i in range(1, len(blocks)):
             seen = np.concatenate(blocks[:i])
             readers = _online_readers(setting, x, rows[seen], level, k, seed + order, lambdas)
             block = setting.at(x, rows[blocks[i]])
             for reader in readers:
-                key = reader.level, reader.source, reader.k
-                coded.setdefault(key, floor.copy())[blocks[i]] = bits_of(reader.bits(block))
-        for key, bits in coded.items():
-            total[key] = total.get(key, np.zeros(len(rows))) + bits / orders
+                coded.setdefault(ReaderName.of(reader), floor.copy())[blocks[i]] = bits_of(reader.bits(block))
+        for name, bits in coded.items():
+            total[name] = total.get(name, np.zeros(len(rows))) + bits / orders
     return rows, total
 
 
@@ -135,25 +210,3 @@ def _online_readers(
 def _floor_and_law(setting: Setting, rows: NDArray) -> tuple[Tensor, Tensor]:
     at = torch.from_numpy(rows)
     return setting.floors["strong"][1][..., at], setting.law[..., at]
-
-
-def control_task(
-    observations: Observations,
-    behaviour: Behaviour,
-    domain: str,
-    seeds: tuple[int, int],
-    folds: tuple[int, int],
-) -> list[Setting]:
-    """The same rows with a random label for each type, drawn from the behaviour's mean law (Hewitt and Liang 2019).
-
-    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise.
-    """
-    assert observations.types is not None
-    at = observations.domain == domain
-    law = behaviour.law[at].mean(0).astype(np.float64)
-    names, code = np.unique(observations.types, return_inverse=True)
-    drawn = np.random.default_rng([seeds[1], 16]).choice(len(law), size=len(names), p=law / law.sum())
-    drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
-    labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
-    bare = replace(observations, floor_inputs={})
-    return prepare_settings(bare, replace(behaviour, law=labels), domain, ("strong",), seeds, folds)

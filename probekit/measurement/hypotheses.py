@@ -9,19 +9,23 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.errors import BadInput, FitError
 from probekit.fit.frame import Frame, fit_frame
 from probekit.fit.mlp import fit_mlp
 from probekit.fit.path import fit_path
-from probekit.fit.readout import Readout, Rows
+from probekit.fit.readers import Reader
+from probekit.fit.readout import Readout, Rows, cross_entropy
 from probekit.levels import Hypothesis
+from probekit.measurement.collector import Fold
 from probekit.measurement.deletion import Deleted
-from probekit.measurement.setting import Setting, floor_logits
-from probekit.metrics.splits import Split
+from probekit.measurement.outcome import Coordinates
+from probekit.measurement.setting import Setting, bits_of, floor_logits, moved_logits
+from probekit.measurement.study import Study
+from probekit.metrics.ratios import difference, fbu, transfer
+from probekit.metrics.splits import Split, split_by_group
 from probekit.task import Feature, Observations
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried
-
-
 # Of the MLP that reads features: many targets at once, and only their accuracy is asked.
 FEATURE_EPOCHS, FEATURE_STEPS = 10, 150
 TINY = 1e-30
@@ -60,6 +64,12 @@ class Decoder:
         k, t, r = self.readout.weight.shape
         return (k - 1) * t * (r + 1)
 
+    @property
+    def directions(self) -> Float[Tensor, "d kt"]:
+        """Where the readouts look, as directions on raw activations: of every class and target."""
+        weight = self.readout.weight  # [class, target, r]
+        return torch.einsum("ktr,dr->dkt", weight - weight.mean(0), self.frame.rotation).flatten(1)
+
     def predict(self, x: Float[Tensor, "n d"]) -> NDArray[np.int64]:
         """Most likely class of each target: [n, n_targets]."""
         return self.readout.logits(self.frame.apply(x)).argmax(0).T.numpy()
@@ -70,6 +80,37 @@ class Decoder:
         mlp = fit_mlp(*stacked, seed=seed, epochs=FEATURE_EPOCHS, min_steps=FEATURE_STEPS)
         z = self.frame.apply(x[torch.from_numpy(at)])
         return mlp.logits(z, self.readout.logits(z)).argmax(0).T.numpy()
+
+
+class Decoders:
+    """Decoders of the last hook point that was asked for, each fitted once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._hook = ""
+        self._found: dict[tuple[str, str, int], Decoder] = {}
+
+    def get(self, hook: str, feature: str, domain: str, fold: int, x: Float[Tensor, "n d"]) -> Decoder:
+        """A feature's decoder, on the rows of the behaviours where these have folds. Raises BadInput."""
+        if hook != self._hook:
+            self._hook, self._found = hook, {}
+        key = feature, domain, fold
+        if key not in self._found:
+            study, features = self.study, self.study.observations.features
+            if feature not in features:
+                raise BadInput(f"no feature '{feature}' in the task: it has {', '.join(features) or 'none'}.")
+            index, split = self._rows(domain, fold)
+            self._found[key] = Decoder.fit(features[feature], index, split, x, study.read.lambdas[::2])
+        return self._found[key]
+
+    def _rows(self, domain: str, fold: int) -> tuple[NDArray[np.int64], Split]:
+        study = self.study
+        some = next((name for name in study.observations.behaviours if name not in study.constant), None)
+        if some is not None and study.n_folds > 1:
+            setting = study.setting(some, domain, fold)
+            return setting.index, setting.split
+        index = np.flatnonzero(study.observations.domain == domain)
+        return index, split_by_group(study.observations.group[index], study.seeds.data)
 
 
 class OtherOutcomes(Exception):
@@ -131,7 +172,7 @@ class Mixture:
     def _parts(
         self, rows: NDArray[np.int64], x: Tensor, floor_logits: Tensor, law: NDArray[np.float64]
     ) -> tuple[NDArray, NDArray, NDArray]:
-        """(the rule's law, or the floor's where it allows nothing; the floor's; the behaviour's), each [n, k]."""
+        """(the rule's law, or the floor's where it allows nothing; the floor's; the behaviour's), each [n, outcome]."""
         features = {
             name: self.observations.features[name].labels[rows]
             if decoder is None
@@ -150,3 +191,63 @@ class Mixture:
     def _mixed(self, rule: NDArray, floor: NDArray, law: NDArray) -> NDArray[np.float64]:
         q = (1 - self.eps) * rule + self.eps * floor
         return -(law * np.log2(np.maximum(q, TINY))).sum(1)
+
+
+# -------------------------------------------------------------------------------------------------------------- steps
+
+
+def measure_hypotheses(fold: Fold, decoders: Decoders, readers: Sequence[Reader]) -> None:
+    """Every hypothesis that speaks of the behaviour, with decoded and with true features, in every domain.
+
+    fold: of the seen domain, where everything is fitted. readers: those fitted there, of which `linear` is compared.
+    """
+    for hypothesis in fold.study.hypotheses_for(fold.cell.behaviour):
+        at = Coordinates(level=f"hypothesis:{hypothesis.name}")
+        try:
+            for source in ("decoded", "true"):
+                _measure(fold, decoders, hypothesis, replace(at, source=source), readers)
+        except OtherOutcomes as error:
+            # Stated for no behaviour in particular, it may simply not speak of this one.
+            if hypothesis.behaviour:
+                raise BadInput(str(error)) from None
+            fold.cell.missing(fold.setting, at, "not_defined", str(error))
+        except FitError as error:
+            fold.cell.missing(fold.setting, at, "not_converged", str(error))
+
+
+def _measure(
+    fold: Fold, decoders: Decoders, hypothesis: Hypothesis, at: Coordinates, readers: Sequence[Reader]
+) -> None:
+    cell, study, seen, x = fold.cell, fold.study, fold.setting, fold.x
+    linear = next((reader for reader in readers if reader.level == "linear"), None)
+    frozen = _mixture(fold, decoders, hypothesis, at.source, seen)
+    at = replace(at, parameters=frozen.parameters, rank=frozen.k)
+    moved = replace(at, metric="transfer", arm="raw", fit_domain=seen.domain)
+    crossing = replace(moved, metric="crossing", parameters=None, rank=None)
+    note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
+    for domain in study.domains:
+        there = fold.in_domain(domain)
+        bits, ends = frozen.bits(there, x), there.ends()
+        own = frozen if domain == seen.domain else _mixture(fold, decoders, hypothesis, at.source, there)
+        direct = own.bits(there, x)
+        cell.put(there, at, fbu, (direct, *ends), note=note)
+        for control, gone in fold.without.at(there):
+            cell.put(there, replace(at, control=control), fbu, (own.bits_without(gone), *ends), note=note)
+        if own is not frozen:
+            cell.put(there, moved, transfer, (bits, direct, *ends))
+            for control, gone in fold.without.at(there, seen):
+                rows = (frozen.bits_without(gone), direct, *ends)
+                cell.put(there, replace(moved, control=control), transfer, rows)
+        if linear is not None and study.transfer is not None:
+            logits = moved_logits(linear, seen, there, x, study.observations, "test")
+            rows = (bits, bits_of(cross_entropy(logits, there.test_law)))
+            cell.put(there, crossing, difference, rows, note="bits above linear, both frozen on the seen domain")
+
+
+def _mixture(fold: Fold, decoders: Decoders, hypothesis: Hypothesis, source: str, home: Setting) -> Mixture:
+    """The hypothesis fitted on the rows of `home`, with features as decoded there or as they are."""
+    by_feature = {
+        name: None if source == "true" else decoders.get(fold.cell.hook, name, home.domain, home.fold, fold.x)
+        for name in hypothesis.features
+    }
+    return Mixture.fit(hypothesis, by_feature, fold.study.observations, home, fold.x)

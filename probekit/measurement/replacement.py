@@ -16,9 +16,10 @@ from torch import Tensor
 
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput
-from probekit.measurement.cell import Measurement, to_tensor
-from probekit.measurement.collector import Outcome
+from probekit.fit.directions import random_directions
+from probekit.measurement.outcome import Coordinates, Kept, Outcome
 from probekit.measurement.setting import Setting
+from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates
 from probekit.metrics.replace import fbu_replace, match_donors, random_donors
@@ -48,11 +49,9 @@ class _Rows:
 class Replacement:
     """Replace cells of one model and task, sharing rows, donors and prefixes."""
 
-    def __init__(
-        self, model: Model, task: Task, activations: Activations, measurement: Measurement, spec: ReplaceSpec
-    ) -> None:
+    def __init__(self, model: Model, task: Task, activations: Activations, study: Study, spec: ReplaceSpec) -> None:
         self.model, self.task, self.activations = model, task, activations
-        self.measurement, self.spec = measurement, spec
+        self.study, self.spec = study, spec
         self._example, self._position = task.row_example, task.row_position
         self._sites: dict[str, Float[Tensor, "n d"]] = {}
         self._drawn: tuple[tuple[str, str], _Rows, list[tuple[NDArray[np.int64], Prefix]]] | None = None
@@ -66,7 +65,7 @@ class Replacement:
                 f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data."
             )
         outcome = Outcome()
-        setting = self.measurement.setting(behaviour, domain)
+        setting = self.study.setting(behaviour, domain)
         rows, prefixes = self._prepared(setting)
         where = "chain" if len(hooks) > 1 else "single"
         for abstraction in abstractions:
@@ -74,17 +73,17 @@ class Replacement:
                 edited = self._run(behaviour, rows, prefixes, hooks, abstraction, donors)
                 ratios = fbu_replace(rows.law, edited, rows.floor, rows.ceiling)
                 for estimate, kind in zip(estimates(ratios, rows.clusters), ("", ":pair"), strict=True):
-                    record = self.measurement.record(
-                        setting, estimate, metric="replace", arm=arm + kind, hook=name, level=abstraction.level,
-                        source=abstraction.source, k=abstraction.k, control=abstraction.control,
-                        fit_domain=self.measurement.domains[0], parameters=None,
+                    at = Coordinates(
+                        abstraction.level, abstraction.source, abstraction.k, "replace", arm + kind,
+                        abstraction.control, behaviour=behaviour, hook=name, fit_domain=self.study.home,
+                        test_domain=domain,
                     )  # fmt: skip
-                    outcome.add(record, estimate, rows.clusters)
+                    outcome.add(self.study.record(at, estimate), estimate, rows.clusters)
         return outcome
 
     def _site(self, hook: str) -> Float[Tensor, "n d"]:
         if hook not in self._sites:
-            self._sites[hook] = to_tensor(self.activations.sites[hook]).float()
+            self._sites[hook] = self.activations.sites[hook].float()
         return self._sites[hook]
 
     def _prepared(self, setting: Setting) -> tuple[_Rows, list[tuple[NDArray[np.int64], Prefix]]]:
@@ -103,7 +102,7 @@ class Replacement:
 
     def _rows(self, setting: Setting) -> _Rows:
         """Test rows to run (drawn once per domain) and the donor pool; the first token has no prefix to run."""
-        generator = np.random.default_rng([self.measurement.seeds[1], 6])
+        generator = np.random.default_rng([self.study.seeds.data, 6])
         test = setting.split.test
         ordered = generator.permutation(len(test))[: self.spec.rows]
         # Rows of one position run together.
@@ -112,7 +111,7 @@ class Replacement:
         pool = setting.index[generator.permutation(setting.split.fit)[:POOL]]
         if len(rows) < 2 or len(pool) <= self.spec.donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {self.spec.donors} donors from.")
-        observations = self.measurement.observations
+        observations = self.study.observations
         return _Rows(
             rows=rows,
             pool=pool,
@@ -121,7 +120,7 @@ class Replacement:
             law=setting.behaviour.law[rows].astype(np.float64),
             floor=setting.floor_bits()[picked],
             ceiling=setting.test_ceiling[picked],
-            clusters=Clusters.of(observations.group[rows], self.measurement.n_bootstrap, self.measurement.seeds[1]),
+            clusters=Clusters.of(observations.group[rows], self.study.n_bootstrap, self.study.seeds.data),
         )
 
     def _donors(
@@ -129,16 +128,16 @@ class Replacement:
     ) -> Iterator[tuple[NDArray[np.int64], str]]:
         """(pool positions [n, donor], arm) for each asked arm; a hypothesis is only ever matched on its features."""
         for arm in self.spec.arms:
-            place, how = arm.split(":")
-            if place != where:
+            edited, how = arm.split(":")
+            if edited != where:
                 continue
             if how == "random":
                 if not abstraction.features:
-                    yield random_donors(rows.group, rows.pool_group, self.spec.donors, self.measurement.seeds[1]), arm
+                    yield random_donors(rows.group, rows.pool_group, self.spec.donors, self.study.seeds.data), arm
                 continue
             values, pool = self._values(abstraction, rows, hooks)
             if values.shape[1]:
-                seed, rounding = self.measurement.seeds[1], 0.0 if abstraction.features else self._rounding(hooks)
+                seed, rounding = self.study.seeds.data, 0.0 if abstraction.features else self._rounding(hooks)
                 donors = self.spec.donors
                 yield match_donors(values, pool, rows.group, rows.pool_group, donors, seed, rounding), arm
 
@@ -151,7 +150,7 @@ class Replacement:
         if abstraction.features:
             parts = []
             for name in abstraction.features:
-                feature = self.measurement.observations.features[name]
+                feature = self.study.observations.features[name]
                 one_hot = np.eye(len(feature.classes), dtype=np.float32)[feature.labels]
                 # Classes that never occur would be divided by a zero spread.
                 parts.append(one_hot.reshape(len(one_hot), -1))
@@ -172,7 +171,7 @@ class Replacement:
         abstraction: Abstraction,
         donors: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Laws of the edited network: [n, donor, k]."""
+        """Laws of the edited network: [n, donor, outcome]."""
         law = self.activations.laws[behaviour]
         n_donors = donors.shape[1]
         out = []
@@ -180,8 +179,8 @@ class Replacement:
             given = torch.from_numpy(rows.pool[donors[at]].ravel())
             edits = {hook: self._edit(hook, abstraction, given) for hook in hooks}
             logits = self.model.run_last(prefix, None, edits, n_repeat=n_donors)
-            told = np.repeat(rows.rows[at], n_donors)
-            out.append(law(logits.float().cpu(), told).double().numpy().reshape(len(at), n_donors, -1))
+            repeated = np.repeat(rows.rows[at], n_donors)
+            out.append(law(logits.float().cpu(), repeated).double().numpy().reshape(len(at), n_donors, -1))
         return np.concatenate(out)
 
     def _edit(self, hook: str, abstraction: Abstraction, given: Tensor):
@@ -197,7 +196,7 @@ class Replacement:
 
 def abstractions_at(
     hooks: Sequence[str],
-    found: Mapping[str, Mapping[str, NDArray]],
+    found: Mapping[str, Kept],
     sites: Mapping[str, int],
     spec: ReplaceSpec,
     frames: Mapping[str, Float[Tensor, "d r"]],
@@ -205,22 +204,22 @@ def abstractions_at(
 ) -> Iterator[Abstraction]:
     """The subspaces of a spec at the given hooks, from the directions that the read cells left behind.
 
-    found: hook -> {"level|source|k": directions [d, k]}; sites: hook -> d; frames: hook -> principal directions [d, r].
+    found: hook -> what its read cell kept; sites: hook -> d; frames: hook -> principal directions [d, r].
     With several hooks an abstraction is kept only where every hook has it.
     """
-    from probekit.fit.directions import random_directions
-
     empty = {hook: torch.zeros(sites[hook], 0) for hook in hooks}
     yield Abstraction("directions", "random", 0, empty, "random_directions")
-    keys = [tuple(key.split("|")) for key in found[hooks[0]] if "|" in key]
-    for level, source, k in keys:
+    first = found[hooks[0]].directions
+    for reader in first:
+        level, source, k = reader
+        if k is None or source not in ("behaviour", "joint", "beam"):
+            continue
         # The largest rank that exists stands for every larger k that is asked.
-        top = max(int(other[2]) for other in keys if other[:2] == (level, source))
-        asked = level in spec.levels and (int(k) in spec.ks or (int(k) == top < max(spec.ks)))
-        key = "|".join((level, source, k))
-        if asked and all(key in found[hook] for hook in hooks) and source in ("behaviour", "joint", "beam"):
-            bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook][key]))) for hook in hooks}
-            yield Abstraction(level, source, int(k), bases)
+        top = max(other.k or 0 for other in first if other[:2] == reader[:2])
+        asked = level in spec.levels and (k in spec.ks or (k == top < max(spec.ks)))
+        if asked and all(reader in found[hook].directions for hook in hooks):
+            bases = {hook: orthonormal(torch.from_numpy(np.array(found[hook].directions[reader]))) for hook in hooks}
+            yield Abstraction(level, source, k, bases)
     for k in spec.ks:
         if k < min(sites[hook] for hook in hooks):
             yield Abstraction("directions", "pca", k, {hook: orthonormal(frames[hook][:, :k]) for hook in hooks})

@@ -4,7 +4,7 @@ A Pool puts the test rows of all folds together: each row is scored once, by rea
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,16 +19,20 @@ from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.rows import effective_rows, icc
 from probekit.metrics.splits import Split, splits_by_group
 from probekit.task import Behaviour, Observations
+
+ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effective number of rows
 
 
 @dataclass(frozen=True)
 class Setting:
     """Rows, split and floors.
 
-    index [n]: rows of the observations; law, floors' logits [class, 1, n] follow it; ceiling [n] bits. split holds
-    positions in `index`. group [n] is the unit of the test; a row split has another unit of splitting (`unit`).
+    index [n]: rows of the observations; law, floors' logits [outcome, 1, n] follow it; ceiling [n] bits. split holds
+    positions in `index`. group [n] is the unit of the test. unit: `group`; `row` where groups are split too; `task`
+    where labels are a control task's.
     """
 
     behaviour: Behaviour
@@ -37,9 +41,10 @@ class Setting:
     index: NDArray[np.int64]
     group: NDArray[np.int64]
     split: Split
-    law: Float[Tensor, "k 1 n"]
+    law: Float[Tensor, "outcome 1 n"]
     ceiling: NDArray[np.float64]
-    floors: Mapping[str, tuple[Floor, Float[Tensor, "k 1 n"]]]
+    floors: Mapping[str, tuple[Floor, Float[Tensor, "outcome 1 n"]]]
+    unit: str = "group"
 
     def rows(self, which: str) -> NDArray[np.int64]:
         """Rows of the observations on one side."""
@@ -77,13 +82,17 @@ class Setting:
         at = torch.from_numpy(self.split.test)
         return {name: bits_of(cross_entropy(said[..., at], self.test_law)) for name, (_, said) in self.floors.items()}
 
+    def ends(self, floor: str = "strong") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Both ends of the scale on test rows: the floor's bits and the ceiling's."""
+        return self.floor_bits(floor), self.test_ceiling
+
     @cached_property
     def test_ceiling(self) -> NDArray[np.float64]:
         """The ceiling's bits on test rows."""
         return self.ceiling[self.split.test]
 
     @cached_property
-    def test_law(self) -> Float[Tensor, "k 1 n_test"]:
+    def test_law(self) -> Float[Tensor, "outcome 1 n_test"]:
         return self.law[..., torch.from_numpy(self.split.test)]
 
     @cached_property
@@ -99,16 +108,16 @@ def prepare_settings(
     floors: Sequence[str],
     seeds: tuple[int, int],
     folds: tuple[int, int] = (1, 1),
-    unit: NDArray[np.int64] | None = None,
+    unit: str = "group",
 ) -> list[Setting]:
     """Split a domain's rows and fit the floors of each outer fold. seeds: (probe, data); folds: (outer, inner).
 
-    unit: what is kept on one side [n_all]; the group when left out.
+    unit: as in Setting; rows of a group are kept on one side unless it is `row`.
     """
     seed_probe, seed_data = seeds
     index = np.flatnonzero(observations.domain == domain)
     group = observations.group[index]
-    kept_together = group if unit is None else unit[index]
+    kept_together = index if unit == "row" else group
     try:
         splits = splits_by_group(kept_together, seed_data, *folds)
     except BadInput as error:
@@ -121,8 +130,30 @@ def prepare_settings(
     out = []
     for fold, split in enumerate(splits):
         fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed_probe + fold) for name in floors}
-        out.append(Setting(behaviour, domain, fold, index, group, split, law, ceiling, fitted))
+        out.append(Setting(behaviour, domain, fold, index, group, split, law, ceiling, fitted, unit))
     return out
+
+
+def control_task(
+    observations: Observations,
+    behaviour: Behaviour,
+    domain: str,
+    seeds: tuple[int, int],
+    folds: tuple[int, int],
+) -> list[Setting]:
+    """The same rows with a random label for each type, drawn from the behaviour's mean law (Hewitt and Liang 2019).
+
+    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise.
+    """
+    assert observations.types is not None
+    at = observations.domain == domain
+    law = behaviour.law[at].mean(0).astype(np.float64)
+    names, code = np.unique(observations.types, return_inverse=True)
+    drawn = np.random.default_rng([seeds[1], 16]).choice(len(law), size=len(names), p=law / law.sum())
+    drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
+    labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
+    bare = replace(observations, floor_inputs={})
+    return prepare_settings(bare, replace(behaviour, law=labels), domain, ("strong",), seeds, folds, "task")
 
 
 @dataclass(frozen=True)
@@ -153,7 +184,24 @@ class Pool:
         return bool(np.abs(law - law[start][code]).max() < 1e-6)
 
 
-def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "k 1 n"]:
+def effective_fit_rows(setting: Setting, site: Site) -> float:
+    """Fit rows divided by the design effect of the score, 1 + (m - 1) icc(behaviour) icc(activation) (Moulton 1986).
+
+    The intra-group correlations are means over outcomes, weighted by their spread, and over leading frame coordinates.
+    """
+    rows = setting.rows("fit")
+    group = setting.group[setting.split.fit]
+    if len(np.unique(group)) == len(group):
+        return float(len(rows))
+    law = setting.behaviour.law[rows].astype(np.float64)
+    weight = law.var(0)
+    behaviour = np.average([max(0.0, icc(column, group)) for column in law.T], weights=weight + 1e-12)
+    z = site.rows[0].z[:, :ICC_COORDINATES].double().cpu().numpy()
+    activation = np.mean([max(0.0, icc(column, group)) for column in z.T])
+    return effective_rows(group, float(behaviour * activation))
+
+
+def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "outcome 1 n"]:
     """Home's floor on the rows of `there`'s side: its honest logits where the two are one."""
     at = getattr(there.split, which)
     if home.domain == there.domain:
@@ -164,7 +212,7 @@ def floor_logits(home: Setting, there: Setting, observations: Observations, whic
 
 def moved_logits(
     reader: Reader, home: Setting, there: Setting, x: Tensor, observations: Observations, which: str
-) -> Float[Tensor, "k 1 n"]:
+) -> Float[Tensor, "outcome 1 n"]:
     """What a reader fitted at home says in another domain, beside home's floor."""
     rows = torch.from_numpy(there.rows(which))
     return reader.logits(x[rows].float(), floor_logits(home, there, observations, which))

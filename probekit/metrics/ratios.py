@@ -33,13 +33,22 @@ class Estimate:
         """No value, and why: one of `records.NA_REASONS`."""
         return cls(None, None, None, None, None, None, None, None, n, groups, reason, note)
 
+    def without_tail(self) -> "Estimate":
+        """Nothing told of single rows or groups."""
+        return replace(self, p99_bits=None, worst_group=None)
+
+    def without_rows(self) -> "Estimate":
+        """Nor are group sums kept."""
+        return replace(self.without_tail(), numerator=None, denominator=None)
+
 
 @dataclass(frozen=True)
 class Ratio:
     """sum(missed) / sum(available) over rows, each [n], before anything is resampled; `estimates` does that.
 
     bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when less than
-    .05 bit per row is available. negative: the note of a value that is below -2 SE.
+    .05 bit per row is available. negative: the note of a value that is below -2 SE. of_reader: whether some reader has
+    these losses; else nothing is told of their tail and no group sum is kept.
     """
 
     missed: NDArray[np.float64]
@@ -49,6 +58,7 @@ class Ratio:
     ceiling_bits: NDArray[np.float64] | None = None
     too_little: str = "small_denominator"
     negative: str = ""
+    of_reader: bool = True
 
 
 def fbu(bits: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
@@ -72,19 +82,19 @@ def estimates(ratios: Iterable[Ratio], clusters: Clusters) -> list[Estimate]:
     All are over the same rows and are resampled together, which costs little more than one alone. Of each only its
     group sums are held meanwhile. NA with the ratio's reason below .05 bit per row.
     """
-    out, negative = [], []
+    out, negative, of_reader = [], [], []
     for one in ratios:
         out.append(_unresampled(one, clusters))
         negative.append(one.negative)
-    told = [i for i, estimate in enumerate(out) if not estimate.na_reason]
-    if not told:
-        return out
-    sums = [np.stack([getattr(out[i], name) for i in told]) for name in ("numerator", "denominator")]
-    for i, (low, high) in zip(told, ratio_intervals(sums[0], sums[1], clusters.weights), strict=True):
-        out[i] = replace(out[i], low=low, high=high)
-        if negative[i] and out[i].value < min(0, -2 * (high - low) / 3.92):
-            out[i] = replace(out[i], note=negative[i])
-    return out
+        of_reader.append(one.of_reader)
+    valued = [i for i, estimate in enumerate(out) if not estimate.na_reason]
+    if valued:
+        sums = [np.stack([getattr(out[i], name) for i in valued]) for name in ("numerator", "denominator")]
+        for i, (low, high) in zip(valued, ratio_intervals(sums[0], sums[1], clusters.weights), strict=True):
+            out[i] = replace(out[i], low=low, high=high)
+            if negative[i] and out[i].value < min(0, -2 * (high - low) / 3.92):
+                out[i] = replace(out[i], note=negative[i])
+    return [one if losses else one.without_rows() for one, losses in zip(out, of_reader, strict=True)]
 
 
 def _unresampled(ratio: Ratio, clusters: Clusters) -> Estimate:

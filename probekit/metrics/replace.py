@@ -19,7 +19,7 @@ def kl_bits(p: NDArray, q: NDArray) -> NDArray:
 
 
 def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
-    """KL(p || mean over all donors) per row, from M of them: law [n, k], edited [n, donor, k] -> [n], in bits.
+    """KL(p || mean over all donors) per row in bits [n], from M of them: law [n, outcome], edited [n, donor, outcome].
 
     -ln q = sum over j of (1 - q)^j / j, and (1 - q)^j has an unbiased estimate up to j = M, the mean of products over j
     different donors (Zhang 2012, Neural Computation 24, does the same for entropy). What is left, the powers above M,
@@ -50,8 +50,8 @@ def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
 def fbu_replace(law: NDArray, edited: NDArray, floor: NDArray, ceiling: NDArray) -> tuple[Ratio, Ratio]:
     """(FBU of the mixture over donors, FBU of the mean over donors of the per-donor loss).
 
-    law [n, k] unedited, edited [n, donor, k]; floor, ceiling [n] bits of the same rows. The second exposes errors that
-    cancel in the mixture.
+    law [n, outcome] unedited, edited [n, donor, outcome]; floor, ceiling [n] bits of the same rows. The second exposes
+    errors that cancel in the mixture.
     """
     mixed = mixture_kl(law, edited)
     single = kl_bits(law[:, None], edited).mean(1)

@@ -78,9 +78,9 @@ def false_positives(
         for few in sites:
             some = dict(list(outcomes.items())[:few])
             table = measurement.selected("behaviour", some)[1]
-            mine = [r for r in table if r["source"] in ("mean_difference", "behaviour")]
-            row[f"any_of_{few}"] = min(r["p_max"] for r in mine) <= ALPHA
-            row[f"naive_{few}"] = min(r["p_site"] for r in mine) <= ALPHA
+            mine = [r for r in table if r.source in ("mean_difference", "behaviour")]
+            row[f"any_of_{few}"] = min(r.p_max for r in mine if r.p_max is not None) <= ALPHA
+            row[f"naive_{few}"] = min(r.p_site for r in mine if r.p_site is not None) <= ALPHA
         yield row
 
 

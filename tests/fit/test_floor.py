@@ -9,7 +9,8 @@ import probekit as pk
 from probekit.fit.floor import fit_floor, stack
 from probekit.fit.frame import fit_frame
 from probekit.fit.path import fit_path
-from probekit.fit.readout import Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_readout
+from probekit.fit.platt import fit_platt
+from probekit.fit.readout import Rows, calibrate, cross_entropy, entropy, fit_readout
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates, fbu
 from probekit.metrics.splits import split_by_group
@@ -152,7 +153,7 @@ def test_calibrated_beyond_the_rows_that_were_fitted():
     _, logits = fit_floor("strong", {"input": x}, law, np.arange(1000), split, 0)
     # On the hundred rows that it was calibrated on the prior leaves a hair; elsewhere they decide it only roughly.
     for side, slack in ((split.calibrate, 5e-3), (split.test, 0.03)):
-        theta = fit_calibration(logits[..., side], law[..., side])
+        theta = fit_platt(logits[..., side], law[..., side])
         assert float(theta[0, 0]) == pytest.approx(0, abs=0.15 if slack < 0.01 else 0.5)
         gain = bits(logits[..., side], law[..., side]) - bits(calibrate(logits[..., side], theta), law[..., side])
         assert gain.mean() < slack
@@ -163,7 +164,7 @@ def test_calibrated_on_fit_rows():
     x, label, _ = noisy_inputs(3, n=1000, width=60)
     law, split = one_hot(label), split_by_group(np.arange(1000), 0)
     _, logits = fit_floor("strong", {"input": x}, law, np.arange(1000), split, 0)
-    theta = fit_calibration(logits[..., split.fit], law[..., split.fit])
+    theta = fit_platt(logits[..., split.fit], law[..., split.fit])
     assert float(theta[0, 0]) == pytest.approx(0, abs=0.01)
 
 

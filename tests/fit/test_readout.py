@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from probekit.errors import FitError
 from probekit.fit.frame import fit_frame
 from probekit.fit.path import LAMBDAS, fit_path
+from probekit.fit.platt import fit_platt
 from probekit.fit.readers import Side, Site, fit_level
-from probekit.fit.readout import TOLERANCE, Rows, calibrate, cross_entropy, entropy, fit_calibration, fit_readout
+from probekit.fit.readout import TOLERANCE, Rows, calibrate, cross_entropy, entropy, fit_readout
 from probekit.levels import Level
 
 
@@ -313,7 +314,7 @@ def test_calibration_recovers_temperature_and_intercepts():
     law = torch.softmax(truth, 0)
     temperature, shift = torch.tensor([4.0, 0.5]), torch.tensor([[1.0, -2.0, 1.0], [0.0, 0.5, -0.5]])
     wrong = truth * temperature[:, None] + shift.T[..., None]
-    theta = fit_calibration(wrong, law)
+    theta = fit_platt(wrong, law)
     assert torch.allclose(theta[:, 0].exp(), 1 / temperature, rtol=1e-2)
     intercepts = theta[:, 1:] - theta[:, 1:].mean(1, keepdim=True)
     assert torch.allclose(intercepts, -shift / temperature[:, None], atol=1e-2)
@@ -321,7 +322,7 @@ def test_calibration_recovers_temperature_and_intercepts():
     assert float(missed.mean()) < 1e-3
     assert float((cross_entropy(wrong, law) - entropy(law)).mean()) > 0.2
     # what is calibrated already stays as it is, and hard labels do as well as laws
-    assert torch.allclose(calibrate(truth, fit_calibration(truth, law)), truth, atol=1e-2)
+    assert torch.allclose(calibrate(truth, fit_platt(truth, law)), truth, atol=1e-2)
     drawn = torch.distributions.Categorical(probs=law.permute(1, 2, 0)).sample().T
     hard = torch.nn.functional.one_hot(drawn, 3).permute(2, 1, 0).float()
-    assert float((cross_entropy(calibrate(wrong, fit_calibration(wrong, hard)), law) - entropy(law)).mean()) < 5e-3
+    assert float((cross_entropy(calibrate(wrong, fit_platt(wrong, hard)), law) - entropy(law)).mean()) < 5e-3

@@ -586,7 +586,7 @@ def test_a_behaviour_that_varies_in_one_domain_alone_is_measured_there(still):
     assert set(frame.query("metric == 'transfer' and test_domain == @still")["na_reason"]) == {"absent_in_test_domain"}
 
 
-@pytest.mark.parametrize("where", ["random_readers", "Site.prepare", "fit_calibration"])
+@pytest.mark.parametrize("where", ["controls.random_readers", "study.Site.prepare", "transfer.fit_platt"])
 def test_a_solver_that_fails_costs_its_cell_and_no_other(monkeypatch, where):
     def fails(*_, **__):
         raise FitError("did not converge.")
@@ -597,8 +597,11 @@ def test_a_solver_that_fails_costs_its_cell_and_no_other(monkeypatch, where):
     frame = pk.measure(x, behaviour=c, domains=domain, **arguments)
     assert "not_converged" in set(frame["na_reason"])
     prior = one(frame, level="prior", metric="read", test_domain="seen")
+    if where == "transfer.fit_platt":
+        arms = frame[frame["metric"] == "transfer"].groupby("arm")["value"]
+        assert arms.count().to_dict() == {"raw": 2, "refit": 0, "platt50": 0}
     # Without the site's own readout there is nothing to start any level from, and the whole cell says so.
-    assert (prior.na_reason == "not_converged") == pd.isna(prior.value) == (where == "Site.prepare")
+    assert (prior.na_reason == "not_converged") == pd.isna(prior.value) == (where == "study.Site.prepare")
 
 
 def test_progress_is_told_per_cell():

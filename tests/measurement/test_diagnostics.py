@@ -14,8 +14,8 @@ from probekit.fit.readout import cross_entropy
 from probekit.inputs.arrays import as_activations
 from probekit.levels import Level
 from probekit.measurement.cell import Measurement
-from probekit.measurement.diagnostics import effective_fit_rows, permuted_gains
-from probekit.measurement.setting import Setting, prepare_settings
+from probekit.measurement.diagnostics import permuted_gains
+from probekit.measurement.setting import Setting, effective_fit_rows, prepare_settings
 from probekit.metrics.permutations import permutation_plan
 from probekit.spec import ReadSpec
 

@@ -10,6 +10,7 @@ from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
 from probekit.measurement import replacement
 from probekit.measurement.cell import Measurement
+from probekit.measurement.outcome import Kept, ReaderName
 from probekit.measurement.replacement import Replacement, abstractions_at
 from probekit.metrics.replace import kl_bits, mixture_kl
 from probekit.model.interventions import Abstraction
@@ -190,8 +191,8 @@ def test_labels_and_too_few_donors_are_refused(bench):
 
 def test_abstractions_of_a_spec(bench):
     one, two = (np.eye(D, k, dtype=np.float32) for k in (1, 2))
-    left = {"directions|behaviour|1": one, "neurons|beam|2": two, "direction|lda|1": one, "select_bits": np.zeros(1)}
-    found = dict.fromkeys(HOOKS, left)
+    left = {("directions", "behaviour", 1): one, ("neurons", "beam", 2): two, ("direction", "lda", 1): one}
+    found = dict.fromkeys(HOOKS, Kept({ReaderName(*name): directions for name, directions in left.items()}))
     spec = ReplaceSpec(levels=("directions", "neurons"), ks=(1, 2, 99))
     frames = {hook: torch.eye(D) for hook in HOOKS}
     made = list(abstractions_at(HOOKS, found, dict.fromkeys(HOOKS, D), spec, frames, 0))

@@ -1,0 +1,162 @@
+"""What a cell gives: records, the group sums behind them, and arrays worth keeping under names that are typed.
+
+Only `to_tensors` and the functions that read them back know how the arrays are named in a run folder.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probekit.fit.readers import Reader
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.ratios import Estimate
+from probekit.records import Losses, Record
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where a number stands, as in a Record. Empty behaviour, hook and domains are those of the cell and its rows.
+
+    parameters and rank (told as k: directions that a hypothesis' decoders look along) may differ between folds, of
+    which the first one's are told: they tell no numbers apart.
+    """
+
+    level: str
+    source: str = ""
+    k: int | None = None
+    metric: str = "read"
+    arm: str = ""
+    control: str = ""
+    floor: str = "strong"
+    behaviour: str = ""
+    hook: str = ""
+    fit_domain: str = ""
+    test_domain: str = ""
+    parameters: int | None = field(default=None, compare=False)
+    rank: int | None = field(default=None, compare=False)
+
+
+class ReaderName(NamedTuple):
+    """What a curve over sites has in common."""
+
+    level: str
+    source: str
+    k: int | None
+
+    @classmethod
+    def of(cls, named: Reader | Record) -> "ReaderName":
+        return cls(named.level, named.source, named.k)
+
+    @classmethod
+    def parse(cls, text: str, separator: str) -> "ReaderName":
+        """The inverse of `joined`; no level, source or k holds a separator."""
+        level, source, k = text.split(separator)
+        return cls(level, source, None if k == "None" else int(k))
+
+    def joined(self, separator: str) -> str:
+        return separator.join((self.level, self.source, str(self.k)))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Arrays of a read cell that other cells and tables are made from.
+
+    directions [d, k]: where a reader of the first fold looks; select [n_folds]: its bits on the selection rows;
+    null [n_folds, 1 + n_permutations]: its gains in bits, as observed and under each permutation; linear [n_folds]:
+    bits of the site's own linear readout on the selection rows, None where a fold lacks one. worst_rows, worst_bits:
+    rows of the observations that `linear` misses most, and by how much.
+    """
+
+    directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)
+    select: Mapping[ReaderName, NDArray] = field(default_factory=dict)
+    null: Mapping[ReaderName, NDArray] = field(default_factory=dict)
+    linear: NDArray | None = None
+    worst_rows: NDArray | None = None
+    worst_bits: NDArray | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no fold of the cell gave anything, or there is no such cell."""
+        return not to_tensors(self)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Directions [d, n_class x n_target] that a feature is decoded along, of a feature cell."""
+
+    feature: str
+    directions: NDArray
+
+
+@dataclass
+class Outcome:
+    """The outcome of one cell."""
+
+    records: list[Record] = field(default_factory=list)
+    losses: list[Losses] = field(default_factory=list)
+    kept: Kept | Decoded = field(default_factory=Kept)
+
+    def add(self, record: Record, estimate: Estimate, clusters: Clusters) -> None:
+        """Keep a record and, where it has a value, its group sums."""
+        self.records.append(record)
+        if record.value is not None and estimate.numerator is not None and estimate.denominator is not None:
+            self.losses.append(
+                Losses(
+                    record.id,
+                    clusters.labels,
+                    estimate.numerator.tolist(),
+                    estimate.denominator.tolist(),
+                    clusters.sizes.tolist(),
+                )
+            )
+
+    def with_losses(self) -> Iterator[tuple[Record, Losses]]:
+        """The records that have group sums, with them."""
+        losses = {loss.record: loss for loss in self.losses}
+        for record in self.records:
+            if record.id in losses:
+                yield record, losses[record.id]
+
+
+# ---------------------------------------------------------------------------------------------- names in a run folder
+
+SELECT, NULL, LINEAR, WORST_ROWS, WORST_BITS = "select/", "null/", "select_bits", "worst_rows", "worst_bits"
+
+
+def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
+    """What is kept of a cell, as a run folder names it; empty where nothing is."""
+    if isinstance(kept, Decoded):
+        return {kept.feature: kept.directions}
+    single = {LINEAR: _column(kept.linear), WORST_ROWS: kept.worst_rows, WORST_BITS: kept.worst_bits}
+    return (
+        {name.joined("|"): directions for name, directions in kept.directions.items()}
+        | {SELECT + name.joined("/"): bits[:, None] for name, bits in kept.select.items()}
+        | {NULL + name.joined("/"): gains for name, gains in kept.null.items()}
+        | {name: values for name, values in single.items() if values is not None}
+    )
+
+
+def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
+    """The inverse of `to_tensors` for a read cell."""
+    directions, select, null = {}, {}, {}
+    for name, values in tensors.items():
+        if name.startswith(SELECT):
+            select[ReaderName.parse(name.removeprefix(SELECT), "/")] = values[:, 0]
+        elif name.startswith(NULL):
+            null[ReaderName.parse(name.removeprefix(NULL), "/")] = values
+        elif "|" in name:
+            directions[ReaderName.parse(name, "|")] = values
+    linear = tensors[LINEAR][:, 0] if LINEAR in tensors else None
+    return Kept(directions, select, null, linear, tensors.get(WORST_ROWS), tensors.get(WORST_BITS))
+
+
+def decoded_of(feature: str, tensors: Mapping[str, NDArray]) -> Decoded:
+    """The inverse of `to_tensors` for the cell of a feature."""
+    return Decoded(feature, tensors[feature])
+
+
+def _column(values: NDArray | None) -> NDArray | None:
+    return None if values is None else np.asarray(values)[:, None]

@@ -1,0 +1,155 @@
+"""Study: what all cells of one set of observations share: what is asked, splits and floors, permutations, records."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.fit.readers import Site
+from probekit.hookpoint import HookPoint
+from probekit.levels import Hypothesis
+from probekit.measurement.outcome import Coordinates
+from probekit.measurement.setting import Pool, Setting, control_task, prepare_settings
+from probekit.metrics.permutations import permutation_plan
+from probekit.metrics.ratios import Estimate
+from probekit.metrics.splits import check_rows
+from probekit.records import Record
+from probekit.spec import ReadSpec, TransferSpec
+from probekit.task import Observations, constants, find_constant
+
+NULL_ROWS = 20_000  # test rows of whole groups that permutations are drawn on
+
+
+class Seeds(NamedTuple):
+    """probe: starts and restarts; data: splits, permutations and bootstrap; model: training, of several models."""
+
+    probe: int
+    data: int
+    model: int
+
+
+class Study:
+    """Observations and what is asked of them. Pools and plans are made once, for all sites."""
+
+    def __init__(
+        self,
+        observations: Observations,
+        read: ReadSpec,
+        transfer: TransferSpec | None = None,
+        hypotheses: Sequence[Hypothesis] = (),
+        seeds: tuple[int, int, int] = (0, 0, 0),
+        n_bootstrap: int = 2_000,
+        deleted: Mapping[str, Observations | None] | None = None,
+    ) -> None:
+        """deleted: by span, what was seen without it; None where this is what was read."""
+        if n_bootstrap < 1:
+            raise BadInput(f"an interval is drawn from at least one bootstrap sample; n_bootstrap is {n_bootstrap}.")
+        self.observations = observations
+        self.read = read
+        self.transfer = transfer
+        self.hypotheses = tuple(hypotheses)
+        self.seeds = Seeds(*seeds)
+        self.n_bootstrap = n_bootstrap
+        self.deleted = dict(deleted or {})
+        self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        # Several rules of positions are looked at together, by whoever takes them apart.
+        look = constants if observations.rules else find_constant
+        self.constant = look(observations.behaviours, observations.domain, self.domains)
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """The seen domain, then those that transfer is asked for."""
+        known = self.observations.domains
+        if self.transfer is None:
+            return known[:1]
+        asked = list(self.transfer.domains) or known
+        for name in asked:
+            if name not in known:
+                raise BadInput(f"transfer asks for domain '{name}'; the task has {', '.join(known)}.")
+        return [known[0], *(name for name in asked if name != known[0])]
+
+    @property
+    def home(self) -> str:
+        """The seen domain."""
+        return self.domains[0]
+
+    @property
+    def n_folds(self) -> int:
+        """Outer folds."""
+        return self.read.outer_folds
+
+    def hypotheses_for(self, behaviour: str) -> list[Hypothesis]:
+        """Those that are stated for this behaviour, or for none in particular."""
+        return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
+
+    def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
+        """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
+        key = behaviour, domain, unit
+        if key not in self._pools:
+            observations, folds = self.observations, (self.read.outer_folds, self.read.inner_folds)
+            known = observations.behaviours[behaviour]
+            if unit == "task":
+                settings = control_task(observations, known, domain, self.seeds[:2], folds)
+            else:
+                floors = self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors)
+                asked = ("strong",) if unit == "row" else floors
+                settings = prepare_settings(observations, known, domain, asked, self.seeds[:2], folds, unit)
+            self._pools[key] = Pool.of(settings, self.n_bootstrap, self.seeds.data)
+        return self._pools[key]
+
+    def setting(self, behaviour: str, domain: str, fold: int = 0, unit: str = "group") -> Setting:
+        """One fold of a behaviour in a domain."""
+        return self.pool(behaviour, domain, unit).settings[fold]
+
+    def site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
+        """The activations of a setting ready for fitting. Raises TooFewRows and FitError."""
+        check_rows(len(setting.split.fit), x.shape[1])
+        return setting.site(x, self.seeds.probe, self.read.lambdas, floor)
+
+    def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Test rows and their permutations, the same at every site, so that sites move together; or no permutation."""
+        key = setting.behaviour.name, setting.domain, setting.fold
+        if key not in self._plans:
+            group = setting.group[setting.split.test]
+            rows = whole_groups(group, NULL_ROWS, self.seeds.data)
+            constant = self.pool(*key[:2]).constant_within_groups()
+            several = len(np.unique(group)) < len(group)
+            seed = self.seeds.data + setting.fold
+            try:
+                plan = permutation_plan(group[rows], self.read.n_permutations, seed, constant and several)
+            except BadInput:
+                # No two whole groups of one size to exchange: there is no p-value, and everything else can be measured.
+                plan = np.empty((0, len(rows)), dtype=np.int64)
+            self._plans[key] = rows, plan
+        return self._plans[key]
+
+    def record(self, at: Coordinates, estimate: Estimate, note: str = "", raw: float | None = None) -> Record:
+        """The estimate as a Record with its provenance; NA has no figures. raw: the value before a refit."""
+        value, low, high = (None,) * 3 if estimate.na_reason else (estimate.value, estimate.low, estimate.high)
+        return Record(
+            model=self.observations.model, revision=self.observations.revision, task=self.observations.task,
+            position=self.observations.place, layer=HookPoint.parse(at.hook).layer,
+            seed_probe=self.seeds.probe, seed_data=self.seeds.data, seed_model=self.seeds.model,
+            behaviour=at.behaviour, fit_domain=at.fit_domain, test_domain=at.test_domain, metric=at.metric, arm=at.arm,
+            hook=at.hook, level=at.level, source=at.source, k=at.k if at.rank is None else at.rank,
+            parameters=at.parameters, floor=at.floor, control=at.control,
+            value=value, low=low, high=high, raw=raw, bits=estimate.bits, floor_bits=estimate.floor_bits,
+            ceiling_bits=estimate.ceiling_bits, p99_bits=estimate.p99_bits, worst_group=estimate.worst_group,
+            n=estimate.n, groups=estimate.groups, na_reason=estimate.na_reason,
+            note="; ".join(filter(None, (note, estimate.note))),
+        )  # fmt: skip
+
+
+def whole_groups(group: NDArray, most: int, seed: int) -> NDArray[np.int64]:
+    """Positions of at most about `most` rows of whole groups, drawn at random; all rows when there are fewer."""
+    if len(group) <= most:
+        return np.arange(len(group))
+    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 14]).permutation(len(counts))
+    kept = order[: max(1, int(np.searchsorted(np.cumsum(counts[order]), most, side="right")))]
+    return np.flatnonzero(np.isin(code, kept))

@@ -1,0 +1,112 @@
+"""Transfer: every asked level fitted in each domain and applied in every other one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probekit.errors import FitError
+from probekit.fit.platt import fit_platt
+from probekit.fit.readers import Reader, fit_level
+from probekit.fit.readout import calibrate, cross_entropy
+from probekit.levels import Level
+from probekit.measurement.collector import Fold
+from probekit.measurement.controls import measure_deleted
+from probekit.measurement.diagnostics import measure_auroc
+from probekit.measurement.outcome import Coordinates, ReaderName
+from probekit.measurement.setting import bits_of, moved_logits
+from probekit.metrics.ratios import transfer
+
+PLATT_LABELS = 50
+
+
+def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
+    """home: a fold of the seen domain; readers: those fitted there. Raises FitError."""
+    study = home.study
+    assert study.transfer is not None
+    levels = [level for level in map(Level.parse, study.transfer.levels) if level.family != "hypothesis"]
+    folds, fitted = {study.home: home}, {study.home: _fitted_at_home(home, readers, levels)}
+    for domain in study.domains[1:]:
+        setting = home.in_domain(domain)
+        folds[domain] = replace(home, setting=setting, site=study.site(setting, home.x))
+        fitted[domain] = _read_there(folds[domain], levels)
+    for a in study.domains:
+        for b in study.domains:
+            if a != b:
+                _move(folds[a], folds[b], fitted[a], {ReaderName.of(reader): reader for reader in fitted[b]})
+
+
+def _fitted_at_home(home: Fold, readers: Sequence[Reader], levels: Sequence[Level]) -> list[Reader]:
+    """The asked levels: those that were read already, and the others fitted now."""
+    names = {level.name for level in levels}
+    out = [reader for reader in readers if reader.level in names]
+    read_already = {reader.level for reader in out}
+    for level in levels:
+        if level.name not in read_already:
+            out += fit_level(home.site, level, home.study.read.ks)
+    return out
+
+
+def _read_there(fold: Fold, levels: Sequence[Level]) -> list[Reader]:
+    """The asked levels fitted and read in another domain, on whole texts and without spans."""
+    out = []
+    for level in (Level("prior"), Level("baseline"), *levels):
+        for reader in fit_level(fold.site, level, fold.study.read.ks):
+            fold.cell.score(fold.setting, reader, bits_of(reader.bits(fold.test)))
+            out.append(reader)
+    for control, gone in fold.without.at(fold.setting):
+        measure_deleted(fold, control, gone, out)
+    return out
+
+
+def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[ReaderName, Reader]) -> None:
+    """Readers of one domain on the test rows of another, beside those that were fitted there (`direct`)."""
+    test, deleted = there.test, list(there.without.at(there.setting, here.setting))
+    for reader in fitted:
+        same = direct.get(ReaderName.of(reader))
+        if same is None or reader.level in ("prior", "baseline"):
+            continue
+        if reader.source == "mean_difference":
+            measure_auroc(here, there.setting, reader)
+        best = bits_of(same.bits(test))
+        raw = moved_logits(reader, here.setting, there.setting, here.x, here.study.observations, "test")
+        thetas = _calibrations(reader, here, there)
+        texts = {"": (raw, test.law, lambda bits: bits)} | {
+            control: (gone.logits(reader), gone.sides["strong"].law, gone.missed) for control, gone in deleted
+        }
+        for control, (logits, law, missed) in texts.items():
+            as_fitted = missed(bits_of(cross_entropy(logits, law)))
+            for arm, theta in thetas.items():
+                bits = as_fitted
+                if theta is not None:
+                    bits = missed(bits_of(cross_entropy(calibrate(logits, theta), law)))
+                rows = (bits, best, *there.setting.ends())
+                there.cell.put(there.setting, _moved(reader, here, arm, control), transfer, rows, raw=as_fitted)
+
+
+def _calibrations(reader: Reader, here: Fold, there: Fold) -> dict[str, Float[Tensor, "t outcome1"] | None]:
+    """By arm: as fitted, after a calibration on all fit rows of the other domain, and on a few of them.
+
+    An arm whose calibration does not converge is NA and costs no other.
+    """
+    setting = there.setting
+    logits = moved_logits(reader, here.setting, setting, here.x, here.study.observations, "fit")
+    law = setting.law[..., torch.from_numpy(setting.split.fit)]
+    few = np.random.default_rng([here.study.seeds.data, 8]).permutation(len(setting.split.fit))[:PLATT_LABELS]
+    thetas: dict[str, Float[Tensor, "t outcome1"] | None] = {"raw": None}
+    for arm, rows in (("refit", slice(None)), ("platt50", few)):
+        try:
+            thetas[arm] = fit_platt(logits[..., rows], law[..., rows])
+        except FitError as error:
+            there.cell.missing(setting, _moved(reader, here, arm), "not_converged", str(error))
+    return thetas
+
+
+def _moved(reader: Reader, here: Fold, arm: str, control: str = "") -> Coordinates:
+    return Coordinates(
+        reader.level, reader.source, reader.k, "transfer", arm, control, fit_domain=here.setting.domain,
+        parameters=reader.parameters,
+    )  # fmt: skip
