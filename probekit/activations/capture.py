@@ -22,7 +22,7 @@ from probekit.inputs.behaviours import one_token
 from probekit.inputs.spans import delete_span
 from probekit.inputs.surface import surface_features
 from probekit.model.model import Model
-from probekit.model.reading import out_of_memory
+from probekit.model.reading import check_tokens, out_of_memory
 from probekit.storage.memory import Memory
 from probekit.storage.store import Store
 from probekit.task import Observations, Task
@@ -54,7 +54,7 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
-    model.check_tokens(task.tokens, task.positions)
+    check_tokens(model, task.tokens, task.positions)
     rules = [Rule.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")]
     where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:

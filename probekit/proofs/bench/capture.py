@@ -28,7 +28,8 @@ from torch import Tensor
 from probekit.activations.capture import capture
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, ProbekitError
-from probekit.model.model import Model, load_model
+from probekit.model.loading import load_model
+from probekit.model.model import Model
 from probekit.model.reading import batches, most_tokens
 from probekit.proofs.bench import Row
 from probekit.storage.store import SHARD_BYTES

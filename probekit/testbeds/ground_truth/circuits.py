@@ -161,7 +161,7 @@ class Network:
         """The transformer, run through TransformerLens."""
         import torch
 
-        from probekit.model.model import plant_model
+        from probekit.model.loading import plant_model
 
         n_places, d = self.embed.shape
         width = max(layer.read.shape[1] for layer in self.layers)
