@@ -17,7 +17,7 @@ from probekit.task import MAX_OUTCOMES, BehaviourSpec, Task
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
-class Rule:
+class Reduction:
     """One behaviour's way from logits to its law. groups: a tuple of tokens per outcome, None until they are found."""
 
     spec: BehaviourSpec
@@ -27,7 +27,7 @@ class Rule:
     width: int
 
     @classmethod
-    def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Rule":
+    def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Reduction":
         """Check a behaviour against the model's vocabulary."""
         vocab = model.d_vocab
         where = f"behaviour '{spec.name}' ({spec.kind})"
@@ -56,7 +56,9 @@ class Rule:
         return cls(spec, groups, names, vocab, 0).sized()
 
     @classmethod
-    def _row_by_row(cls, spec: BehaviourSpec, tokens: NDArray[np.int64], where: str, vocab: int, task: Task) -> "Rule":
+    def _row_by_row(
+        cls, spec: BehaviourSpec, tokens: NDArray[np.int64], where: str, vocab: int, task: Task
+    ) -> "Reduction":
         n_rows = len(task.row_example)
         if spec.kind not in ("choice", "logit_diff") or tokens.ndim != 2 or len(tokens) != n_rows:
             raise BadInput(
@@ -73,17 +75,17 @@ class Rule:
             raise BadInput(f"{where} has {k} outcomes and {len(names)} names for them.")
         return cls(spec, (), names, vocab, k)
 
-    def sized(self) -> "Rule":
+    def sized(self) -> "Reduction":
         """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
         assert self.groups is not None and self.names is not None
         whole = sum(map(len, self.groups)) == self.d_vocab or self.spec.kind in ("choice", "logit_diff")
         names = self.names if whole else (*self.names, "rest")
-        return Rule(self.spec, self.groups, names, self.d_vocab, len(names))
+        return Reduction(self.spec, self.groups, names, self.d_vocab, len(names))
 
-    def keeping(self, kept: Sequence[int], model: Model) -> "Rule":
+    def keeping(self, kept: Sequence[int], model: Model) -> "Reduction":
         """Over a large vocabulary: each kept token an outcome, all others `rest`."""
         groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
-        return Rule(self.spec, groups, names, self.d_vocab, self.width).sized()
+        return Reduction(self.spec, groups, names, self.d_vocab, self.width).sized()
 
     def fixed(self) -> BehaviourSpec:
         """The behaviour with the outcomes that were kept, so that another text is asked for the same ones."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from probekit.activations.keys import digest_rows
-from probekit.activations.laws import Rule
+from probekit.activations.laws import Reduction
 from probekit.activations.writing import Writer
 from probekit.errors import BadInput
 from probekit.model.audit import Backend, check_model
@@ -58,7 +58,7 @@ class CapturePass:
         token = np.asarray([task.tokens[e][p] for e, p in zip(self.example, self.position, strict=True)], np.int64)
         self.rows = torch.from_numpy(np.stack([self.example, self.position, token], 1).astype(np.int64))
 
-    def fill(self, names: Sequence[str], rules: Sequence[Rule], progress: Progress | None) -> None:
+    def fill(self, names: Sequence[str], rules: Sequence[Reduction], progress: Progress | None) -> None:
         """Bring every hook point and every behaviour into the store."""
         complete = self.store.names(self.key)
         missing = [name for name in names if name not in complete]
@@ -78,7 +78,7 @@ class CapturePass:
             laws[rule] = self.store.group(
                 self.key, self.spec | {"kept": kept}, {rule.stored_as: Shape(rule.width)}, ranges
             )
-        open_ranges: dict[Range, list[Rule | None]] = {}
+        open_ranges: dict[Range, list[Reduction | None]] = {}
         for rule, group in [(None, sites), *laws.items()]:
             for span in group.missing() if group else ():
                 open_ranges.setdefault(span, []).append(rule)
@@ -94,7 +94,7 @@ class CapturePass:
         for group in laws.values():
             group.seal()
 
-    def settled(self, rule: Rule) -> tuple[Rule, Behaviour]:
+    def settled(self, rule: Reduction) -> tuple[Reduction, Behaviour]:
         """The rule with the outcomes that were found, and the stored law under its own name and outcome names.
 
         Of a large vocabulary, tokens that are kept and have no mass at any row are no outcomes: they count as `rest`.
@@ -129,7 +129,7 @@ class CapturePass:
         return {"backend": self.backend.name, **(self.store.note(self.key, names[0]) if names else {}), **counts}
 
     def _pass(self, writer: Writer, span: Range, names: Sequence[str], sinks: Mapping[Any, Sequence[str]],
-              rules: Sequence[Rule], steps: "_Steps") -> None:  # fmt: skip
+              rules: Sequence[Reduction], steps: "_Steps") -> None:  # fmt: skip
         """Run the rows of one range and write them to `sinks`, activations and laws from the same forward."""
         writer.begin(*span, sinks)
 
@@ -168,7 +168,7 @@ class CapturePass:
             start = out[-1][1]
         return out
 
-    def _find_outcomes(self, rules: Sequence[Rule], ranges: Sequence[Range], steps: "_Steps") -> list[Rule]:
+    def _find_outcomes(self, rules: Sequence[Reduction], ranges: Sequence[Range], steps: "_Steps") -> list[Reduction]:
         """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
         kept = {rule: self._kept(rule) for rule in rules if rule.groups is None}
         mass = {rule: torch.zeros(rule.d_vocab, dtype=torch.float64) for rule, found in kept.items() if found is None}
@@ -188,7 +188,7 @@ class CapturePass:
             kept[rule] = sorted(torch.argsort(total, descending=True, stable=True)[:MAX_OUTCOMES].tolist())
         return [rule.keeping(kept[rule] or (), self.model) if rule.groups is None else rule for rule in rules]
 
-    def _kept(self, rule: Rule) -> list[int] | None:
+    def _kept(self, rule: Reduction) -> list[int] | None:
         """Outcomes fixed by an earlier call: near ties must not fall differently when a capture is resumed."""
         spec = self.store.spec_of(self.key, {rule.stored_as: Shape(rule.width)})
         return spec["kept"] if spec else None

@@ -14,7 +14,7 @@ import torch
 import checkpoints
 from probekit.activations import writing
 from probekit.activations.capture import capture
-from probekit.activations.laws import Rule
+from probekit.activations.laws import Reduction
 from probekit.activations.passes import CapturePass
 from probekit.activations.writing import Writer
 from probekit.errors import BadInput, Interrupted, ProbekitError, StoreError, UnknownHook
@@ -115,7 +115,7 @@ def test_f10_memory_runs_out_behind_the_forward(monkeypatch):
     model, task = large(), wide_task()
     truth = capture(model, task, HOOKS, store=None)
     for method in ("mass", "law"):
-        plain, calls = getattr(Rule, method), []
+        plain, calls = getattr(Reduction, method), []
         for fail_at in (1, 2):
             calls.clear()
 
@@ -126,7 +126,7 @@ def test_f10_memory_runs_out_behind_the_forward(monkeypatch):
                 return plain(*args)
 
             with monkeypatch.context() as patch:
-                patch.setattr(Rule, method, failing)
+                patch.setattr(Reduction, method, failing)
                 same(capture(model, task, HOOKS, store=None, batch_tokens=60), truth)
             assert len(calls) > fail_at
 

@@ -296,20 +296,20 @@ ALWAYS = '[[task.behaviours]]\nname = "always"\nkind = "choice"\ntokens = ["nine
 
 def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, monkeypatch):
     """What the model does is known once it has been run: here it always says the same."""
-    from probekit.activations.laws import Rule
+    from probekit.activations.laws import Reduction
 
     read = 'levels = ["linear", "directions"]\nks = [1]\ncontrols = []\ndecomposition = false\nfloors = ["strong"]\n'
     more = '[replace]\nks = [1]\nrows = 16\ndonors = 4\nbehaviours = ["choice", "always"]\n'
     hooks = '"blocks.1.hook_resid_post", "blocks.2.hook_resid_post"'
     path = write_job(tmp_path, small, hooks=hooks, read=read, more=more)
     path.write_text(path.read_text().replace("[[task.behaviours]]", ALWAYS + "[[task.behaviours]]", 1))
-    plain = Rule.law
+    plain = Reduction.law
 
     def law(rule, logits, rows=None):
         found = plain(rule, logits, rows)
         return torch.eye(2)[[0] * len(found)] if rule.spec.name == "always" else found
 
-    monkeypatch.setattr(Rule, "law", law)
+    monkeypatch.setattr(Reduction, "law", law)
     run = go(path, tmp_path)
     assert not run.manifest["cells"]["failed"]
     rows = run.records[run.records["behaviour"] == "always"]

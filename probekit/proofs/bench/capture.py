@@ -28,6 +28,7 @@ from torch import Tensor
 from probekit.activations.capture import capture
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, ProbekitError
+from probekit.hookpoint import HookPoint
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.model.reading import batches, most_tokens
@@ -81,7 +82,7 @@ def capture_bench(size: Size, folder: Path, case: str, note: Note) -> Iterator[R
             note("peaks", peak)
         return
     model, layers = load_model(checkpoint), size.n_layers
-    names = [f"blocks.{i}.hook_resid_post" for i in range(layers)]
+    names = [HookPoint.within(i, "hook_resid_post").name for i in range(layers)]
     task = made_task(size.d_vocab, n, length, every=case in ("all", "bridge"))
     backend = "bridge" if case == "bridge" else "hf"
     bare = f"bare forward, {backend}"
