@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import BadInput, first_line
-from probekit.model.planted import Planted
+from probekit.model.planted import PlantedNetwork
 
 Place = tuple[str, Literal["in", "out"]]
 
@@ -72,8 +72,8 @@ class Bridge(Forward):
     """
 
     def __init__(self, hf: Any, name: str, n_ctx: int | None) -> None:
-        self.module = hf.bridge if isinstance(hf, Planted) else _bridge(hf, name)
-        self.hf = (hf if isinstance(hf, Planted) else self.module.original_model).eval()
+        self.module = hf.bridge if isinstance(hf, PlantedNetwork) else _bridge(hf, name)
+        self.hf = (hf if isinstance(hf, PlantedNetwork) else self.module.original_model).eval()
         for parameter in self.hf.parameters():
             parameter.requires_grad_(False)
         self.n_ctx = int(n_ctx or self.module.cfg.n_ctx)

@@ -22,7 +22,7 @@ from probekit.model import editing, reading
 from probekit.model.audit import Backend, choose_backend
 from probekit.model.editing import Edit, Prefix
 from probekit.model.forward import Bridge, Forward, Plain
-from probekit.model.planted import Planted, native
+from probekit.model.planted import PlantedNetwork, native
 from probekit.model.reading import Batch, OnLogits, Room
 from probekit.records import canonical
 
@@ -59,7 +59,7 @@ class Model:
         self.weights = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
         self._config = copy.deepcopy(hf.config)
         text = self._config.get_text_config()
-        self.plain = None if isinstance(hf, Planted) else Plain(hf.eval())
+        self.plain = None if isinstance(hf, PlantedNetwork) else Plain(hf.eval())
         self.bridge = Bridge(hf, source, getattr(text, "max_position_embeddings", None))
         if self.plain:
             self.plain.locate(self.bridge)

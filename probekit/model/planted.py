@@ -10,7 +10,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 
 
-class Planted(torch.nn.Module):
+class PlantedNetwork(torch.nn.Module):
     """Wraps a TransformerLens-native model: logits at the positions asked for, no key-value cache, no hidden states."""
 
     def __init__(self, bridge: Any, config: Any) -> None:
@@ -58,7 +58,7 @@ class Planted(torch.nn.Module):
                 value.copy_(weights.get(name, torch.zeros_like(value)))
 
 
-def native(config: Any, seed: int) -> Planted:
+def native(config: Any, seed: int) -> PlantedNetwork:
     """TransformerLens's own small model with random weights, in the shape of `config`."""
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge.sources.native import boot
@@ -68,4 +68,4 @@ def native(config: Any, seed: int) -> Planted:
         n_layers=config.num_hidden_layers, n_ctx=config.max_position_embeddings, d_vocab=config.vocab_size,
         d_mlp=config.intermediate_size, act_fn="relu", normalization_type=None, seed=seed,
     )  # fmt: skip
-    return Planted(boot(shape), config)
+    return PlantedNetwork(boot(shape), config)
