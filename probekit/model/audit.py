@@ -23,7 +23,7 @@ LIBRARIES = ("torch", "transformers", "transformer-lens")
 # Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
-N_EXAMPLES, N_PLACES = 2, 16  # read in the audit: enough to see a difference, too few to cost time or memory
+N_PLACES = 16  # of each example read in the audit: enough to see a difference, too few to cost time or memory
 
 
 @dataclass(frozen=True)
