@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from probekit.jobs.measure import measure
     from probekit.jobs.runner import run_job
     from probekit.levels import Hypothesis, Level
-    from probekit.model.model import load_model
+    from probekit.model.loading import load_model
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
     from probekit.results.figures import figure
@@ -106,7 +106,7 @@ _HOME = {
     "delete_span": "inputs.spans",
     "figure": "results.figures",
     "judge": "results.claims",
-    "load_model": "model.model",
+    "load_model": "model.loading",
     "load_task": "testbeds",
     "measure": "jobs.measure",
     "open_run": "storage.runs",

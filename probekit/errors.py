@@ -65,3 +65,9 @@ class Interrupted(ProbekitError):
 
 class FitError(ProbekitError):
     """A solver did not reach its certificate; the cell becomes NA with the reason, never a silent number."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library said went wrong, in one line that can stand within a sentence."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__

@@ -27,6 +27,15 @@ class HookPoint:
         match = _BLOCK.fullmatch(name)
         return cls(name, int(match[1]), match[2]) if match else cls(name, None, name)
 
+    @classmethod
+    def within(cls, layer: int, part: str) -> "HookPoint":
+        """Layer 3, part `hook_resid_post` -> `blocks.3.hook_resid_post`."""
+        return cls(f"blocks.{layer}.{part}", layer, part)
+
+    def beside(self, part: str) -> str:
+        """The name of another part of the same block."""
+        return self.within(self.layer or 0, part).name
+
     @property
     def order(self) -> tuple[float, int, str]:
         """Sort key: position in the forward pass."""
@@ -67,12 +76,13 @@ def expand(asked: str | Iterable[str], available: Sequence[str], model: str = "t
     for pattern in [asked] if isinstance(asked, str) else asked:
         matches = fnmatch.filter(available, pattern)
         if not matches:
-            raise UnknownHook(_unknown(pattern, available, model))
+            raise UnknownHook(unknown(pattern, available, model))
         found.update(matches)
     return sorted(map(HookPoint.parse, found), key=lambda hook: hook.order)
 
 
-def _unknown(asked: str, available: Sequence[str], model: str) -> str:
+def unknown(asked: str, available: Sequence[str], model: str) -> str:
+    """That a model has no such hook point, with its number of layers or the nearest name."""
     layers = {hook.layer for hook in map(HookPoint.parse, available)} - {None}
     point = HookPoint.parse(asked)
     if point.layer is not None and layers and point.layer not in layers:

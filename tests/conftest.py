@@ -38,6 +38,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
     """`tiny("gpt2")`: the same as a loaded model, shared by all tests: do not change it."""
-    from probekit.model.model import load_model
+    from probekit.model.loading import load_model
 
     return functools.cache(lambda architecture: load_model(checkpoint(architecture)))

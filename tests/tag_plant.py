@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from probekit.model.model import Model, plant_model
+from probekit.model.loading import plant_model
+from probekit.model.model import Model
 from probekit.task import Behaviour, BehaviourSpec, Task
 
 D, N_WORDS = 16, 60

@@ -16,7 +16,7 @@ from probekit.task import BehaviourSpec, Observations, named
 class Sites(Mapping[str, Tensor]):
     """Hook point -> activations [n_rows, width], read and verified one at a time when asked for, never kept."""
 
-    def __init__(self, store: "Store | Memory", key: str, names: Sequence[str]) -> None:
+    def __init__(self, store: Store | Memory, key: str, names: Sequence[str]) -> None:
         self._store, self._key, self._names = store, key, tuple(names)
 
     def __getitem__(self, name: str) -> Tensor:

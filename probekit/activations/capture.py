@@ -4,7 +4,7 @@ Rows follow the task's order exactly. The key is what went into the model, so a 
 the store and runs nothing, and a call that was interrupted goes on where it stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from probekit.inputs.behaviours import one_token
 from probekit.inputs.spans import delete_span
 from probekit.inputs.surface import surface_features
 from probekit.model.model import Model
-from probekit.model.reading import out_of_memory
+from probekit.model.reading import check_tokens, out_of_memory
 from probekit.storage.memory import Memory
 from probekit.storage.store import Store
-from probekit.task import Observations, Task
+from probekit.task import Behaviour, Observations, Task
 
 DEFAULT_STORE = "cached_activations"
 
@@ -54,14 +54,14 @@ def capture(
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
-    model.check_tokens(task.tokens, task.positions)
+    check_tokens(model, task.tokens, task.positions)
     reductions = [
         Reduction.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")
     ]
     where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
-        chosen, description = settle(model, task, backend, names, reductions, where)
-        run = CapturePass(model, task, where, chosen, description | {"batch_tokens": batch_tokens}, shard_rows)
+        chosen, described = settle(model, task, backend, names, [law.stored_as for law in reductions], where)
+        run = CapturePass(model, task, where, chosen, described | {"batch_tokens": batch_tokens}, shard_rows)
         run.fill(names, reductions, progress)
         kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, telling_of_writing(spec, progress))
@@ -72,34 +72,15 @@ def capture(
         if not out_of_memory(error):
             raise
         raise BadInput(f"{model.name} ran out of memory on what cannot be halved: shorten the texts.") from None
-    key = run.key
-    sites = Sites(where, key, names)
-    settled = {reduction.spec.name: run.settled(reduction) for reduction in reductions}
+    settled = {law.spec.name: run.settled(law) for law in reductions}
     behaviours = {name: behaviour for name, (_, behaviour) in settled.items()} | written
-    for spec in task.behaviours:
-        if spec.kind == "label":
-            behaviours[spec.name] = task.labels[spec.column or spec.name]
-    example = task.row_example
-    observations = Observations(
-        example=example,
-        position=task.row_position.astype(np.int64),
-        group=np.asarray(task.group)[example],
-        domain=np.asarray(task.domain)[example],
-        behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
-        features=task.features,
-        floor_inputs=surface_features(task, model.d_vocab, model.embed)
-        if task.floor_inputs is None
-        else task.floor_inputs,
-        task=task.name,
-        model=model.name,
-        revision=model.revision,
-        fingerprint=key,
-        types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
-        rules=task.rules,
+    return Activations(
+        Sites(where, run.key, names),
+        _observations(model, task, behaviours, run.key),
+        run.audit(names),
+        {name: law.law for name, (law, _) in settled.items()},
+        [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours],
     )
-    laws = {name: reduction.law for name, (reduction, _) in settled.items()}
-    asked = [settled[spec.name][0].fixed() if spec.name in settled else spec for spec in task.behaviours]
-    return Activations(sites, observations, run.audit(names), laws, asked)
 
 
 def capture_without(
@@ -120,6 +101,29 @@ def capture_without(
     changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
     touched = np.array(changed)[found.observations.example]
     return replace(found, observations=replace(found.observations, touched=touched))
+
+
+def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour], key: str) -> Observations:
+    """What was seen at every row of the task. behaviours: of the model's own; the task's labels join them."""
+    example = task.row_example
+    labels = {spec.name: task.labels[spec.column or spec.name] for spec in task.behaviours if spec.kind == "label"}
+    found = {**behaviours, **labels}
+    inputs = surface_features(task, model.d_vocab, model.embed) if task.floor_inputs is None else task.floor_inputs
+    return Observations(
+        example=example,
+        position=task.row_position.astype(np.int64),
+        group=np.asarray(task.group)[example],
+        domain=np.asarray(task.domain)[example],
+        behaviours={spec.name: found[spec.name] for spec in task.behaviours},
+        features=task.features,
+        floor_inputs=inputs,
+        task=task.name,
+        model=model.name,
+        revision=model.revision,
+        fingerprint=key,
+        types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
+        rules=task.rules,
+    )
 
 
 def _check_task(task: Task) -> None:

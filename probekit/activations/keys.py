@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.activations.laws import Reduction
 from probekit.model.audit import Backend, choose_backend, library_versions
 from probekit.model.model import Model
 from probekit.records import digest
@@ -58,15 +57,14 @@ def digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
     return hasher.hexdigest()
 
 
-# Running -------------------------------------------------------------------------------------------------------------
-
-
 def settle(
-    model: Model, task: Task, asked: str, names: Sequence[str], reductions: Sequence[Reduction], store: "Store | Memory"
+    model: Model, task: Task, asked: str, names: Sequence[str], stored: Sequence[str], store: Store | Memory
 ) -> tuple[Backend, dict[str, Any]]:
-    """The backend and its `capture_spec`. What is complete in the store settles it: there they were compared before."""
-    description = capture_spec(model, task, "bridge")
-    wanted = {*names, *(reduction.stored_as for reduction in reductions)}
+    """The backend and its `capture_spec`, for hook points `names` and laws kept under `stored`.
+
+    What is complete in the store settles it: there the two forwards were compared before.
+    """
+    description, wanted = capture_spec(model, task, "bridge"), {*names, *stored}
     for backend in {"auto": ("hf", "bridge"), "hf": ("hf",)}.get(asked, ()):
         found = _through(description, model, backend)
         if wanted <= set(store.names(digest(found["parts"], 32))):

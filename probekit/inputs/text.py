@@ -112,7 +112,7 @@ _AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times 
 class Tokenised:
     """Token ids per text, unpadded. shift: by how much a token's index moved against the tokenizer's own output.
 
-    n_bos: leading BOS tokens per row as they now stand. n_truncated: rows cut to the model's context length.
+    n_bos: leading BOS tokens per row as they now stand.
     offsets: per text, first and last-plus-one character of each token [n, 2], both 0 for a token that stands for no
     text; None where the tokenizer cannot tell (a slow one).
     """
@@ -120,7 +120,6 @@ class Tokenised:
     tokens: list[NDArray[np.int64]]
     shift: NDArray[np.int64]
     n_bos: NDArray[np.int64]
-    n_truncated: int = 0
     offsets: list[NDArray[np.int64]] | None = None
 
 
@@ -165,7 +164,7 @@ class Encoder:
             shift.append(keep - lead)
             n_bos.append(keep)
         return Tokenised(
-            tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), 0, offsets if self.has_offsets else None
+            tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), offsets if self.has_offsets else None
         )
 
     def answer(self, text: str) -> list[int]:

@@ -11,7 +11,8 @@ from probekit.inputs.folders import beside
 from probekit.inputs.spans import delete_span, find_span
 from probekit.jobs.cells import Cell
 from probekit.levels import Hypothesis
-from probekit.model.model import Model, load_model
+from probekit.model.loading import load_model
+from probekit.model.model import Model
 from probekit.records import digest
 from probekit.spec import JobSpec, ReplaceSpec
 from probekit.task import ALL, Task

@@ -23,8 +23,9 @@ from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates
 from probekit.metrics.replace import fbu_replace, match_donors, random_donors
+from probekit.model.editing import Prefix
 from probekit.model.interventions import Abstraction, keep_only, orthonormal
-from probekit.model.model import Model, Prefix
+from probekit.model.model import Model
 from probekit.spec import ReplaceSpec
 from probekit.task import Task
 

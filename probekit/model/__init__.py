@@ -1,1 +1,1 @@
-"""The only importer of transformer_lens: load, check, read, edit; one lock per model."""
+"""Load, check, read and edit a model at named hook points; the only importer of transformer_lens; one lock a model."""

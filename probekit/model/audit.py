@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
+from probekit.model.reading import pad_right
 
 if TYPE_CHECKING:
     from probekit.model.model import Model
@@ -22,7 +23,7 @@ LIBRARIES = ("torch", "transformers", "transformer-lens")
 # Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
-N_EXAMPLES, N_PLACES = 2, 16  # read in the audit: enough to see a difference, too few to cost time or memory
+N_PLACES = 16  # of each example read in the audit: enough to see a difference, too few to cost time or memory
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def check_model(
                 model.check_writable(name)
             except BadInput as error:
                 refused[name] = str(error)
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model._weights.values() if p.is_floating_point()})
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.weights.values() if p.is_floating_point()})
     return {
         "backend": backend.name,
         "backend_parity": backend.parity,
@@ -161,9 +162,9 @@ def _residual_identity(model: "Model", seen: Mapping[str, Tensor]) -> dict[str, 
     found: dict[str, float | None] = {}
     for name, (*terms, total) in sums.items():
         gaps = [
-            float((sum(seen[f"blocks.{i}.{t}"].double() for t in terms) - seen[f"blocks.{i}.{total}"]).abs().max())
-            for i in range(model.n_layers)
-            if all(f"blocks.{i}.{part}" in seen for part in (*terms, total))
+            float((sum(seen[block.beside(t)].double() for t in terms) - seen[block.beside(total)]).abs().max())
+            for block in (HookPoint.within(i, total) for i in range(model.n_layers))
+            if all(block.beside(part) in seen for part in (*terms, total))
         ]
         found[name] = max(gaps) if gaps else None
     return found
@@ -173,8 +174,19 @@ def _hf_parity(
     model: "Model", row: NDArray[np.integer], places: NDArray[np.int64], seen: Mapping[str, Tensor]
 ) -> float | None:
     """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm."""
-    names = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers - 1)]
-    states = model.hidden_states(row) if names and all(name in seen for name in names) else []
+    names = [HookPoint.within(i, "hook_resid_post").name for i in range(model.n_layers - 1)]
+    states = _hidden_states(model, row) if names and all(name in seen for name in names) else []
     if len(states) != model.n_layers + 1:
         return None
     return max(_apart(seen[name], states[i + 1][places]) for i, name in enumerate(names))
+
+
+def _hidden_states(model: "Model", row: NDArray[np.integer]) -> list[Float[Tensor, "pos d_model"]]:
+    """The library's own hidden states of one example, from its own forward; none where the model has none."""
+    if model.plain is None:
+        return []
+    ids, mask = pad_right(model, [row])
+    with model.lock, torch.inference_mode():
+        found = model.plain.hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
+                               logits_to_keep=1).hidden_states  # fmt: skip
+    return [state[0].cpu() for state in found or ()]

@@ -30,14 +30,14 @@ def manner(model: "Model", backend: str) -> Manner:
 
     Only the library's plain forward (`hf`) is padded: the bridge's attention has been silently wrong on such rows.
     """
-    if backend != "hf" or model._plain is None:
+    if backend != "hf" or model.plain is None:
         model.prefix(torch.zeros(1, 1, dtype=torch.long))
-        return Manner(model._method != "full", False)
-    if model._plain.writes is None:
-        model._check_clean()
+        return Manner(model.trials.prefix_method != "full", False)
+    if model.trials.manner is None:
+        model.check_clean()
         tried = (Manner(cached, padded) for cached, padded in ((True, True), (True, False), (False, True)))
-        model._plain.writes = next((how for how in tried if _holds(model, how)), Manner(False, False))
-    return model._plain.writes
+        model.trials.manner = next((how for how in tried if _holds(model, how)), Manner(False, False))
+    return model.trials.manner
 
 
 def generate(
@@ -82,10 +82,12 @@ class _State:
         self.model, self.backend, self.how = model, backend, how
         longest = max(map(len, rows))
         # On the left, so that every row goes on at one and the same column.
-        ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=model._pad) for row in rows])
+        ids = torch.stack(
+            [torch.nn.functional.pad(row, (longest - len(row), 0), value=model.pad_token) for row in rows]
+        )
         mask = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
         self.ids, self.mask = ids.to(model.device), mask.long().to(model.device)
-        self.cache = DynamicCache(config=model._hf.config) if how.cached else None
+        self.cache = DynamicCache(config=model.bridge.hf.config) if how.cached else None
         self.logits = self._run(self.ids).repeat_interleave(m, 0)
         self.ids, self.mask = self.ids.repeat_interleave(m, 0), self.mask.repeat_interleave(m, 0)
         if self.cache is not None and m > 1:
@@ -102,9 +104,9 @@ class _State:
         given: dict[str, Any] = {} if self.cache is None else {"past_key_values": self.cache, "use_cache": True}
         if self.how.cached or self.how.padded:
             given["position_ids"] = (self.mask.cumsum(1) - 1).clamp_min(0)[:, -new.shape[1] :]
-        with self.model._hooked({}, self.backend):
+        with self.model.hooked({}, self.backend):
             keep = torch.tensor([new.shape[1] - 1], device=new.device)
-            logits = self.model._forward(new, self.mask, keep, backend=self.backend, **given)[:, -1].float()
+            logits = self.model.forward(new, self.mask, keep, backend=self.backend, **given)[:, -1].float()
         if not torch.isfinite(logits).all():
             raise BadInput(f"{self.model.name} gives logits that are not finite while it writes: use another dtype.")
         return logits
@@ -127,8 +129,8 @@ def _holds(model: "Model", how: Manner) -> bool:
     for logits, cut in zip(found, (-1, None), strict=True):
         for i, row in enumerate(rows):
             ids = row[None, :cut].to(model.device)
-            with model._hooked({}, "hf"):
-                truth = model._forward(ids, torch.ones_like(ids), backend="hf")[0, -1].float()
+            with model.hooked({}, "hf"):
+                truth = model.forward(ids, torch.ones_like(ids), backend="hf")[0, -1].float()
             limit = TOLERANCE[model.dtype] * max(1.0, float(truth.abs().max()))
             if not float((logits[i] - truth).abs().max()) <= limit:  # NaN holds nothing
                 return False
@@ -145,7 +147,7 @@ def _pick(logits: Tensor, draws: Tensor | None, temperature: float) -> Tensor:
 
 def _ends(model: "Model") -> list[int]:
     """End-of-sequence tokens, by the tokenizer and by the checkpoint's own settings of generation."""
-    settings = getattr(model._hf, "generation_config", None)
+    settings = getattr(model.bridge.hf, "generation_config", None)
     asked = getattr(settings, "eos_token_id", None)
     own = getattr(model.tokenizer, "eos_token_id", None)
     known = [*(asked if isinstance(asked, list) else [asked]), own]

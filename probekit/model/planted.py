@@ -10,7 +10,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 
 
-class Planted(torch.nn.Module):
+class PlantedNetwork(torch.nn.Module):
     """Wraps a TransformerLens-native model: logits at the positions asked for, no key-value cache, no hidden states."""
 
     def __init__(self, bridge: Any, config: Any) -> None:
@@ -56,3 +56,16 @@ class Planted(torch.nn.Module):
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(weights.get(name, torch.zeros_like(value)))
+
+
+def native(config: Any, seed: int) -> PlantedNetwork:
+    """TransformerLens's own small model with random weights, in the shape of `config`."""
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources.native import boot
+
+    shape = TransformerBridgeConfig(
+        d_model=config.hidden_size, d_head=config.head_dim, n_heads=config.num_attention_heads,
+        n_layers=config.num_hidden_layers, n_ctx=config.max_position_embeddings, d_vocab=config.vocab_size,
+        d_mlp=config.intermediate_size, act_fn="relu", normalization_type=None, seed=seed,
+    )  # fmt: skip
+    return PlantedNetwork(boot(shape), config)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Room = Callable[[int], Mapping[str, Tensor]]
 Skip = Callable[[NDArray[np.int64], int], bool]
+OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new
 # pages for every operation takes a fifth of a forward's time. Smaller ones also leave smaller holes between them.
@@ -63,7 +65,7 @@ def stream(
         if skip is not None and skip(rows, int(lengths[examples].sum())):
             continue
         try:
-            each(_forward(model, tokens, names, positions, starts, np.sort(examples), with_logits, backend, room))
+            each(_run_batch(model, tokens, names, positions, starts, np.sort(examples), with_logits, backend, room))
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -80,8 +82,54 @@ def stream(
     return batch_tokens
 
 
-def _forward(model, tokens, names, positions, starts, examples, with_logits, backend, room) -> Batch:
-    ids, mask = model._pad_right([tokens[i] for i in examples])
+def gather(
+    model: "Model", tokens: Sequence[NDArray[Any]], names: Sequence[str], positions: Sequence[NDArray[Any]],
+    on_logits: OnLogits | None, batch_tokens: int, backend: str,
+) -> dict[str, Float[Tensor, "n_rows width"]]:  # fmt: skip
+    """All rows of every hook point, in the order of `positions`: `Model.read`."""
+    out = {name: torch.empty(sum(map(len, positions)), model.widths[name], dtype=model.dtype) for name in names}
+
+    def keep(batch: Batch) -> None:
+        index = torch.from_numpy(batch.rows)
+        for name, values in batch.values.items():
+            out[name][index] = values
+        if on_logits and batch.logits is not None:
+            on_logits(batch.logits, batch.rows)
+
+    stream(model, tokens, names, positions, keep, with_logits=on_logits is not None, batch_tokens=batch_tokens,
+           backend=backend)  # fmt: skip
+    return out
+
+
+def check_tokens(model: "Model", tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> None:
+    """Raise BadInput for an example that is no row of token ids of this model, or a position outside of it."""
+    if not len(tokens) or len(tokens) != len(positions):
+        raise BadInput(f"read needs one array of positions per example; found {len(positions)} for {len(tokens)}.")
+    for i, (row, places) in enumerate(zip(tokens, positions, strict=True)):
+        row, places = np.asarray(row), np.asarray(places)
+        if row.ndim != 1 or not 0 < len(row) <= model.n_ctx or row.dtype.kind not in "iu":
+            raise BadInput(
+                f"example {i} must be 1 to {model.n_ctx} token ids (whole numbers); found {row.dtype} {row.shape}."
+            )
+        if row.min() < 0 or row.max() >= model.d_vocab:
+            raise BadInput(f"example {i} has token id {max(row.max(), -row.min())}; {model.name} knows 0 to "
+                           f"{model.d_vocab - 1}.")  # fmt: skip
+        if len(places) and (places.min() < 0 or places.max() >= len(row)):
+            raise BadInput(f"example {i} has {len(row)} tokens; positions are 0 to {len(row) - 1}, counted "
+                           f"from the front; found {int(places.min())} to {int(places.max())}.")  # fmt: skip
+
+
+def pad_right(model: "Model", rows: Sequence[NDArray[np.integer]]) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both [n, longest]."""
+    lengths = np.asarray([len(row) for row in rows])
+    mask = np.arange(lengths.max())[None] < lengths[:, None]
+    ids = np.full(mask.shape, model.pad_token, np.int64)
+    ids[mask] = np.concatenate(rows)
+    return torch.from_numpy(ids).to(model.device), torch.from_numpy(mask.astype(np.int64)).to(model.device)
+
+
+def _run_batch(model, tokens, names, positions, starts, examples, with_logits, backend, room) -> Batch:
+    ids, mask = pad_right(model, [tokens[i] for i in examples])
     counts = [len(positions[i]) for i in examples]
     place = np.concatenate([np.asarray(positions[i], np.int64) for i in examples])
     rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in examples])
@@ -109,8 +157,8 @@ def _forward(model, tokens, names, positions, starts, examples, with_logits, bac
     keep = torch.from_numpy(kept if with_logits else np.zeros(1, np.int64)).to(model.device)
     logits = None
     try:
-        with model._hooked({name: gather(name) for name in names}, backend):
-            logits = model._forward(ids, mask, keep, backend=backend)
+        with model.hooked({name: gather(name) for name in names}, backend):
+            logits = model.forward(ids, mask, keep, backend=backend)
     except _Enough as stopped:  # its frames hold the activations of the batch, and one another
         traceback.clear_frames(stopped.__traceback__)
     values = {name: buffers[name][:n] for name in names}

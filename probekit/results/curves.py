@@ -82,8 +82,7 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
                 }
                 if shape
                 else None,
-                customdata=[hover_text(r) for _, r in part.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
+                **_hover(part),
             )
         )
     order = "linear classes first" if table["arm"].iloc[0] == "linear_first" else "simple functions first"
@@ -114,94 +113,13 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         )
     ink = PALETTES[template]
     read = table[(table["metric"] == "read") & table["value"].notna()]
-    several = set(replace.loc[replace["k"].notna() & ~replace["level"].str.startswith("hypothesis:"), "k"])
-    top = max([int(k) for k in several] or [1])
-    figure = go.Figure()
-    # The twin's own behaviour hardly depends on its input, so nothing can be replaced in it: its band is what its
-    # activations let one read of the trained model's behaviour.
-    twin = replace[replace["control"] == "random_twin"]
-    twin = read[(read["control"] == "random_twin") & read["k"].notna()] if twin.empty else twin
-    _band(figure, twin, ink["band"], CONTROL_WORDS["random_twin"])
-    read = read[read["control"] == ""]
-    _band(
-        figure,
-        replace[replace["control"] == "random_directions"],
-        ink["band"],
-        CONTROL_WORDS["random_directions"],
-        "dashdot",
-    )
     own = replace[replace["control"] == ""]
-    names = list(dict.fromkeys(own["vocabulary"]))
-    for name in names:
-        rows = own[own["vocabulary"] == name]
-        level, source = rows["level"].iloc[0], rows["source"].iloc[0]
-        colour, marker = look_of(
-            level, source, template, ambiguous=own.loc[own["level"] == level, "source"].nunique() > 1
-        )
-        thin = read[(read["level"] == level) & (read["source"] == source) & read["k"].notna()]
-        if len(thin) > 1:
-            figure.add_trace(
-                go.Scatter(
-                    x=thin["k"],
-                    y=thin["value"],
-                    mode="lines",
-                    line={"color": colour, "width": 1},
-                    opacity=0.65,
-                    name=f"{name}, read",
-                    legendgroup=name,
-                    showlegend=False,
-                    customdata=[hover_text(r, "read") for _, r in thin.iterrows()],
-                    hovertemplate="%{customdata}<extra></extra>",
-                )
-            )
-        for situation, dash in (("seen", "solid"), ("unseen", "dash")):
-            part = rows[rows["situation"] == situation]
-            if part.empty:
-                continue
-            if level.startswith("hypothesis:") or part["k"].isna().all():
-                _stated(figure, part, name, situation, colour, marker, top)
-                continue
-            figure.add_trace(
-                go.Scatter(
-                    x=part["k"],
-                    y=part["value"],
-                    name=name,
-                    legendgroup=name,
-                    showlegend=situation == "seen",
-                    mode="lines+markers",
-                    line={"color": colour, "width": 2.4, "dash": dash},
-                    marker={
-                        "symbol": marker,
-                        "size": 8,
-                        "color": colour if situation == "seen" else ink["paper"],
-                        "line": {"color": colour, "width": 1.6},
-                    },
-                    error_y=error_bars(part, colour) if situation == "seen" else None,
-                    customdata=[hover_text(r, situation) for _, r in part.iterrows()],
-                    hovertemplate="%{customdata}<extra></extra>",
-                )
-            )
-    figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
-    figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="lines",
-            name="the floor, at 1: the best input-only reader",
-            line={"color": ink["soft"], "width": 1.2, "dash": "dot"},
-        )
-    )
-    for dash, width, label in (("solid", 2.4, "seen"), ("dash", 2.4, "unseen"), ("solid", 1, "read only")):
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="lines",
-                name=label,
-                legend="legend2",
-                line={"color": ink["ink"], "dash": dash, "width": width},
-            )
-        )
+    several = set(replace.loc[replace["k"].notna() & ~replace["level"].str.startswith("hypothesis:"), "k"])
+    figure = go.Figure()
+    _add_controls(figure, replace, read, ink["band"])
+    for name in dict.fromkeys(own["vocabulary"]):
+        _add_vocabulary(figure, own, name, read[read["control"] == ""], max(map(int, several), default=1), template)
+    _add_key(figure, ink)
     arm = replace["arm"].iloc[0]
     place = "at all sites" if arm.startswith("chain") else f"at {replace['site'].iloc[0]}"
     donors = "donors matched on the abstraction" if "matched" in arm else "random donors"
@@ -220,19 +138,88 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         tickvals=ticks,
         ticktext=[str(k) for k in ticks],
     )
+    font = {"size": 12, "color": ink["soft"]}
+    place_of_key = {"x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
     figure.update_layout(
-        margin={"r": 20},
-        legend2={
-            "orientation": "h",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.0,
-            "yanchor": "bottom",
-            "font": {"size": 12, "color": ink["soft"]},
-            "itemclick": False,
-        },
+        margin={"r": 20}, legend2={"orientation": "h", **place_of_key, "font": font, "itemclick": False}
     )
     return figure
+
+
+def _add_controls(figure: go.Figure, replace: pd.DataFrame, read: pd.DataFrame, colour: str) -> None:
+    """What the same procedure finds in an untrained twin, and for random directions."""
+    # The twin's own behaviour hardly depends on its input, so nothing can be replaced in it: its band is what its
+    # activations let one read of the trained model's behaviour.
+    twin = replace[replace["control"] == "random_twin"]
+    twin = read[(read["control"] == "random_twin") & read["k"].notna()] if twin.empty else twin
+    _band(figure, twin, colour, CONTROL_WORDS["random_twin"])
+    random = replace[replace["control"] == "random_directions"]
+    _band(figure, random, colour, CONTROL_WORDS["random_directions"], "dashdot")
+
+
+def _add_vocabulary(
+    figure: go.Figure, own: pd.DataFrame, name: str, read: pd.DataFrame, top: int, template: Template
+) -> None:
+    """One vocabulary's lines: read thin, replaced where it was seen and where it was not. top: the largest k."""
+    rows = own[own["vocabulary"] == name]
+    level, source = rows["level"].iloc[0], rows["source"].iloc[0]
+    colour, marker = look_of(level, source, template, ambiguous=own.loc[own["level"] == level, "source"].nunique() > 1)
+    thin = read[(read["level"] == level) & (read["source"] == source) & read["k"].notna()]
+    if len(thin) > 1:
+        figure.add_trace(
+            go.Scatter(
+                x=thin["k"],
+                y=thin["value"],
+                mode="lines",
+                line={"color": colour, "width": 1},
+                opacity=0.65,
+                name=f"{name}, read",
+                legendgroup=name,
+                showlegend=False,
+                **_hover(thin, "read"),
+            )
+        )
+    for situation, dash in (("seen", "solid"), ("unseen", "dash")):
+        part = rows[rows["situation"] == situation]
+        if part.empty:
+            continue
+        if level.startswith("hypothesis:") or part["k"].isna().all():
+            _stated(figure, part, name, situation, colour, marker, top)
+            continue
+        inside = colour if situation == "seen" else PALETTES[template]["paper"]
+        figure.add_trace(
+            go.Scatter(
+                x=part["k"],
+                y=part["value"],
+                name=name,
+                legendgroup=name,
+                showlegend=situation == "seen",
+                mode="lines+markers",
+                line={"color": colour, "width": 2.4, "dash": dash},
+                marker={"symbol": marker, "size": 8, "color": inside, "line": {"color": colour, "width": 1.6}},
+                error_y=error_bars(part, colour) if situation == "seen" else None,
+                **_hover(part, situation),
+            )
+        )
+
+
+def _add_key(figure: go.Figure, ink: Mapping[str, str]) -> None:
+    """The line of the floor, and what solid, dashed and thin lines mean."""
+    floor = {"color": ink["soft"], "width": 1.2, "dash": "dot"}
+    figure.add_hline(y=1, line=floor)
+    label = "the floor, at 1: the best input-only reader"
+    figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=label, line=floor))
+    for dash, width, label in (("solid", 2.4, "seen"), ("dash", 2.4, "unseen"), ("solid", 1, "read only")):
+        line = {"color": ink["ink"], "dash": dash, "width": width}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=label, legend="legend2", line=line))
+
+
+def _hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
+    """What stands beside the pointer at each row of a trace."""
+    return {
+        "customdata": [hover_text(row, *words) for _, row in rows.iterrows()],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
 
 
 def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
@@ -250,19 +237,7 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
     sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
     at = {site: i for i, site in enumerate(sites)}
     figure = go.Figure()
-    for control, rows in shown[shown["control"] != ""].groupby("control", sort=False):
-        for label, part in rows.groupby("label", sort=False):
-            figure.add_trace(
-                go.Scatter(
-                    x=part["site"].map(at),
-                    y=part["value"],
-                    mode="lines",
-                    name=f"{control_words(str(control)).split(' (')[0]}: {label}",
-                    line={"color": ink["band"], "width": 1.3, "dash": CONTROL_DASH.get(str(control), "4px,2px")},
-                    customdata=[hover_text(r, f"control: {control_words(r['control'])}") for _, r in part.iterrows()],
-                    hovertemplate="%{customdata}<extra></extra>",
-                )
-            )
+    _add_thin(figure, shown[shown["control"] != ""], at, ink["band"])
     own = shown[(shown["control"] == "") & (shown["level"] != "baseline")]
     for label, part in own.groupby("label", sort=False):
         level, source = part["level"].iloc[0], part["source"].iloc[0]
@@ -282,8 +257,7 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
                 mode="lines+markers" if len(sites) <= 24 else "lines",
                 line={"color": colour, "width": 2.2, "dash": dash_of(marker) if len(sites) > 24 else "solid"},
                 marker={"symbol": marker, "size": 8, "line": {"color": colour, "width": 1}},
-                customdata=[hover_text(r) for _, r in part.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
+                **_hover(part),
             )
         )
     figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
@@ -300,6 +274,23 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
     site_axis(figure, sites)
     figure.update_layout(margin={"b": 170})
     return figure
+
+
+def _add_thin(figure: go.Figure, controls: pd.DataFrame, at: Mapping[str, int], colour: str) -> None:
+    """Controls as thin lines over sites. at: site -> its place on the axis."""
+    for control, rows in controls.groupby("control", sort=False):
+        for label, part in rows.groupby("label", sort=False):
+            figure.add_trace(
+                go.Scatter(
+                    x=part["site"].map(at),
+                    y=part["value"],
+                    mode="lines",
+                    name=f"{control_words(str(control)).split(' (')[0]}: {label}",
+                    line={"color": colour, "width": 1.3, "dash": CONTROL_DASH.get(str(control), "4px,2px")},
+                    customdata=[hover_text(r, f"control: {control_words(r['control'])}") for _, r in part.iterrows()],
+                    hovertemplate="%{customdata}<extra></extra>",
+                )
+            )
 
 
 def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
@@ -340,8 +331,7 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
                 mode="lines+markers" if len(sites) <= 24 and not control else "lines",
                 line={"color": colour, "width": 1.4 if control else 2.2, "dash": dash},
                 marker={"symbol": marker if level == "linear" else f"{marker}-open", "size": 8, "color": colour},
-                customdata=[hover_text(r) for _, r in part.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
+                **_hover(part),
             )
         )
     dress(
@@ -488,10 +478,7 @@ def _stated(
     figure: go.Figure, part: pd.DataFrame, name: str, situation: str, colour: str, marker: str, top: int
 ) -> None:
     """A hypothesis is one point at its k; without a k, a level line, since it claims no complexity."""
-    hover = {
-        "customdata": [hover_text(r, situation) for _, r in part.iterrows()],
-        "hovertemplate": "%{customdata}<extra></extra>",
-    }
+    hover = _hover(part, situation)
     shared = {"name": name, "legendgroup": name, "showlegend": situation == "seen"}
     if part["k"].isna().all():
         figure.add_trace(

@@ -42,13 +42,24 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         x=lambda t: t["label"].map({label: i for i, label in enumerate(labels)}),
         y=lambda t: t["site"].map({site: i for i, site in enumerate(sites)}),
     )
-    values = table.pivot(index="y", columns="x", values="value").reindex(
-        index=range(len(sites)), columns=range(len(labels))
-    )
     height = _map_height(len(sites))
     row = (height - 190) / len(sites)
-    show_text = row >= 17 and len(labels) <= 16
-    figure = go.Figure(
+    figure = go.Figure()
+    _add_colours(figure, table, len(sites), len(labels), row)
+    _add_click_layer(figure, table, row, ink["ink"])
+    if row >= 17 and len(labels) <= 16:
+        _add_numbers(figure, table[table["value"].notna()], row)
+    _add_missing(figure, table[table["value"].isna()], row, ink["soft"])
+    dress(figure, template, "Where does each level leak?", subtitle_of(table), height=height)
+    figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
+    _map_axes(figure, sites, labels, height, ink["na"])
+    return figure
+
+
+def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels: int, row: float) -> None:
+    """The heat map itself. row: height of a cell in pixels."""
+    values = table.pivot(index="y", columns="x", values="value").reindex(index=range(n_sites), columns=range(n_labels))
+    figure.add_trace(
         go.Heatmap(
             z=values.to_numpy(dtype=float),
             zmin=0,
@@ -68,7 +79,10 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             },
         )
     )
-    # Square markers that cover the cells, fully transparent: a click on a heat map itself selects nothing in the page.
+
+
+def _add_click_layer(figure: go.Figure, table: pd.DataFrame, row: float, colour: str) -> None:
+    """Square markers over the cells, fully transparent: a click on a heat map itself selects nothing in the page."""
     cells = go.Scattergl if len(table) > _SVG_CELLS else go.Scatter
     figure.add_trace(
         cells(
@@ -77,7 +91,7 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             mode="markers",
             name="cells",
             showlegend=False,
-            marker={"symbol": "square", "size": max(6, min(row, 40)), "opacity": 0, "color": ink["ink"]},
+            marker={"symbol": "square", "size": max(6, min(row, 40)), "opacity": 0, "color": colour},
             selected={"marker": {"opacity": 0}},
             unselected={"marker": {"opacity": 0}},
             customdata=table[["id", "hook", "label"]].to_numpy(),
@@ -85,46 +99,47 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             hovertext=[hover_text(r) for _, r in table.iterrows()],
         )
     )
-    known = table[table["value"].notna()]
-    if show_text:
-        # Half-way up cividis is where white stops and black starts to be the better ink.
-        figure.add_trace(
-            go.Scatter(
-                x=known["x"],
-                y=known["y"],
-                mode="text",
-                text=[text_of.number(v) for v in known["value"]],
-                hoverinfo="skip",
-                textfont={
-                    "size": 12 if row >= 24 else 10,
-                    "color": ["#ffffff" if v < 0.5 else "#000000" for v in known["value"]],
-                },
-                showlegend=False,
-                name="values",
-            )
+
+
+def _add_numbers(figure: go.Figure, known: pd.DataFrame, row: float) -> None:
+    figure.add_trace(
+        go.Scatter(
+            x=known["x"],
+            y=known["y"],
+            mode="text",
+            text=[text_of.number(v) for v in known["value"]],
+            hoverinfo="skip",
+            textfont={
+                "size": 12 if row >= 24 else 10,
+                # Half-way up cividis is where white stops and black starts to be the better ink.
+                "color": ["#ffffff" if v < 0.5 else "#000000" for v in known["value"]],
+            },
+            showlegend=False,
+            name="values",
         )
-    missing = table[table["value"].isna()]
-    if len(missing):
-        figure.add_trace(
-            go.Scatter(
-                x=missing["x"],
-                y=missing["y"],
-                mode="markers",
-                name="NA: not a number, the reason is shown on hover",
-                marker={
-                    "symbol": "line-ne",
-                    "size": max(6, min(row * 0.7, 22)),
-                    "line": {"width": 1.5, "color": ink["soft"]},
-                },
-                hoverinfo="skip",
-                showlegend=True,
-            )
+    )
+
+
+def _add_missing(figure: go.Figure, missing: pd.DataFrame, row: float, colour: str) -> None:
+    if missing.empty:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=missing["x"],
+            y=missing["y"],
+            mode="markers",
+            name="NA: not a number, the reason is shown on hover",
+            marker={"symbol": "line-ne", "size": max(6, min(row * 0.7, 22)), "line": {"width": 1.5, "color": colour}},
+            hoverinfo="skip",
+            showlegend=True,
         )
+    )
+
+
+def _map_axes(figure: go.Figure, sites: list[str], labels: list[str], height: int, background: str) -> None:
     shown, site_text, site_title = site_ticks(sites, 14 if len(sites) <= 14 else int((height - 190) / 30))
-    dress(figure, template, "Where does each level leak?", subtitle_of(table), height=height)
-    figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
     # Turned labels stand on one line each and need more room above than wrapped ones.
-    figure.update_layout(plot_bgcolor=ink["na"], margin={"t": 132 if len(labels) <= 13 else 218, "b": 56})
+    figure.update_layout(plot_bgcolor=background, margin={"t": 132 if len(labels) <= 13 else 218, "b": 56})
     figure.update_layout(height=height if len(labels) <= 13 else height + 86)
     figure.update_xaxes(
         side="top",
@@ -143,7 +158,6 @@ def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         range=[-0.5, len(sites) - 0.5],
         ticks="",
     )
-    return figure
 
 
 def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
@@ -161,8 +175,28 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
         index="fit_domain", columns="test_domain", values="value"
     )
     grid = grid.reindex(index=names, columns=names)
+    figure = go.Figure()
+    _add_pairs(figure, table, grid, names)
+    _add_gaps(figure, table, grid, ink["soft"])
+    arm = {"refit": "after one temperature and the intercepts", "raw": "as fitted", "platt50": "after 50 labels"}
+    first = table.iloc[0]
+    dress(
+        figure,
+        template,
+        "Does it carry over to situations it was not fitted on?",
+        f"{first['behaviour']}, {first['label']} at {first['site']}, {arm[first['arm']]}",
+        height=max(430, min(1000, 56 * len(names) + 230)),
+    )
+    figure.update_layout(plot_bgcolor=ink["na"], margin={"b": 90})
+    figure.update_xaxes(
+        title_text="applied to", showgrid=False, ticks="", constrain="domain", tickangle=0 if len(names) <= 8 else -45
+    )
+    figure.update_yaxes(title_text="fitted on", showgrid=False, ticks="", autorange="reversed")
+    return figure
+
+
+def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names: list[str]) -> None:
     values = grid.to_numpy(dtype=float)
-    height = max(430, min(1000, 56 * len(names) + 230))
     text = [["" if pd.isna(v) else text_of.number(v) for v in line] for line in values]
     hover = {
         (r["fit_domain"], r["test_domain"]): hover_text(
@@ -170,7 +204,7 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
         )
         for _, r in table.iterrows()
     }
-    figure = go.Figure(
+    figure.add_trace(
         go.Heatmap(
             z=values,
             x=[wrapped(n) for n in names],
@@ -195,7 +229,11 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
             },
         )
     )
-    gaps = [(a, b) for a in names for b in names if pd.isna(grid.loc[a, b])]
+
+
+def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, colour: str) -> None:
+    """The reason in every cell that has no number."""
+    gaps = [(a, b) for a in grid.index for b in grid.columns if pd.isna(grid.loc[a, b])]
     if gaps:
         reasons = {(r["fit_domain"], r["test_domain"]): r["na_reason"] for _, r in table.iterrows()}
         figure.add_trace(
@@ -204,28 +242,13 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
                 y=[a for a, _ in gaps],
                 mode="markers+text",
                 name="NA: not a number, the reason in the cell",
-                marker={"symbol": "line-ne", "size": 26, "line": {"width": 1.5, "color": ink["soft"]}},
+                marker={"symbol": "line-ne", "size": 26, "line": {"width": 1.5, "color": colour}},
                 text=[text_of.NA_WORDS.get(str(reasons.get(pair)), "not measured") for pair in gaps],
                 textposition="bottom center",
-                textfont={"color": ink["soft"], "size": 11},
+                textfont={"color": colour, "size": 11},
                 hoverinfo="skip",
             )
         )
-    arm = {"refit": "after one temperature and the intercepts", "raw": "as fitted", "platt50": "after 50 labels"}
-    first = table.iloc[0]
-    dress(
-        figure,
-        template,
-        "Does it carry over to situations it was not fitted on?",
-        f"{first['behaviour']}, {first['label']} at {first['site']}, {arm[first['arm']]}",
-        height=height,
-    )
-    figure.update_layout(plot_bgcolor=ink["na"], margin={"b": 90})
-    figure.update_xaxes(
-        title_text="applied to", showgrid=False, ticks="", constrain="domain", tickangle=0 if len(names) <= 8 else -45
-    )
-    figure.update_yaxes(title_text="fitted on", showgrid=False, ticks="", autorange="reversed")
-    return figure
 
 
 def _map_height(rows: int) -> int:

@@ -21,7 +21,7 @@ class Counted:
     """A model that counts its forwards, or fails at one of them."""
 
     def __init__(self, monkeypatch, model, fail_at=None, error=KeyboardInterrupt):
-        self.n, forward = 0, model._forward
+        self.n, forward = 0, model.forward
 
         def counted(*args, **kwargs):
             self.n += 1
@@ -29,7 +29,7 @@ class Counted:
                 raise error
             return forward(*args, **kwargs)
 
-        monkeypatch.setattr(model, "_forward", counted)
+        monkeypatch.setattr(model, "forward", counted)
 
 
 def direct(model, task):
@@ -203,7 +203,7 @@ def test_a_capture_stopped_inside_a_shard_runs_only_the_batches_that_it_lacks(ti
 
 
 def test_the_key(tiny, checkpoint):
-    from probekit.model.model import load_model
+    from probekit.model.loading import load_model
 
     model, task = tiny("gpt2"), task_of()
     key = activation_key(model, task, "hf")

@@ -56,7 +56,7 @@ def same(got, truth):
 
 def failing_once(monkeypatch, model, fail_at, error):
     """The model's forwards, counted in a list, of which one runs out of memory."""
-    forward, sizes = type(model)._forward, []
+    forward, sizes = type(model).forward, []
 
     def once(ids, *args, **how):
         sizes.append(len(ids))
@@ -64,7 +64,7 @@ def failing_once(monkeypatch, model, fail_at, error):
             raise error
         return forward(model, ids, *args, **how)
 
-    monkeypatch.setattr(model, "_forward", once)
+    monkeypatch.setattr(model, "forward", once)
     return sizes
 
 
@@ -95,7 +95,7 @@ def test_f10_memory_runs_out_at_each_forward_in_turn(tmp_path, monkeypatch, back
 def test_f10_memory_for_one_example_only(monkeypatch, error):
     """Every larger batch fails, always: one pass after another gives up at most a few times, then goes one by one."""
     model, task, sizes = large(), wide_task(), []
-    truth, forward = capture(model, task, HOOKS, store=None, backend="hf"), model._forward
+    truth, forward = capture(model, task, HOOKS, store=None, backend="hf"), model.forward
 
     def tight(ids, *args, **how):
         sizes.append(len(ids))
@@ -103,7 +103,7 @@ def test_f10_memory_for_one_example_only(monkeypatch, error):
             raise error
         return forward(ids, *args, **how)
 
-    monkeypatch.setattr(model, "_forward", tight)
+    monkeypatch.setattr(model, "forward", tight)
     same(capture(model, task, HOOKS, store=None, shard_rows=5, backend="hf"), truth)
     later = sizes[sizes.index(1, 12) :]
     assert sizes.count(1) >= 16
@@ -228,13 +228,13 @@ def test_forwards_on_a_cpu_keep_tensors_small_enough_to_be_reused(monkeypatch):
     assert most_tokens(model, 4096) == longest
     assert most_tokens(model, 5) == 5
     check_model(model, task.tokens)  # the write tests are done
-    shapes, forward = [], model._forward
+    shapes, forward = [], model.forward
 
     def noted(ids, *args, **how):
         shapes.append(ids.shape)
         return forward(ids, *args, **how)
 
-    monkeypatch.setattr(model, "_forward", noted)
+    monkeypatch.setattr(model, "forward", noted)
     capture(model, task, HOOKS, store=None, backend="bridge")
     audit, passed = shapes[:2], shapes[2:]
     assert [n for n, _ in audit] == [2, 1] and sum(n for n, _ in passed) == len(task.tokens)
@@ -268,27 +268,27 @@ def one_sentence(error):
 def without_mask():
     """A model whose attention ignores the mask."""
     model = Model(checkpoints.build("bert", 42), name="blind")
-    forward = model._forward
-    model._forward = lambda ids, mask, *args, **how: forward(ids, torch.ones_like(mask), *args, **how)
+    forward = model.forward
+    model.forward = lambda ids, mask, *args, **how: forward(ids, torch.ones_like(mask), *args, **how)
     return model
 
 
 def in_training():
     model = Model(checkpoints.build("gpt2", 42), name="training")
-    model._hf.train()
+    model.bridge.hf.train()
     return model
 
 
 def not_finite():
     model = Model(checkpoints.build("gpt2", 42), name="infinite")
     with torch.no_grad():
-        model._weights["transformer.h.1.mlp.c_proj.weight"][0, 0] = torch.inf
+        model.weights["transformer.h.1.mlp.c_proj.weight"][0, 0] = torch.inf
     return model
 
 
 def foreign_hook():
     model = Model(checkpoints.build("gpt2", 42), name="hooked")
-    model._points["blocks.0.hook_resid_post"].register_forward_hook(lambda *_: None)
+    model.bridge.points["blocks.0.hook_resid_post"].register_forward_hook(lambda *_: None)
     return model
 
 

@@ -15,7 +15,8 @@ from probekit.errors import BadInput
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.text import Encoder
 from probekit.model.generation import Manner, generate, manner
-from probekit.model.model import Model, load_model, plant_model
+from probekit.model.loading import load_model, plant_model
+from probekit.model.model import Model
 from probekit.spec import TaskSpec
 from probekit.storage.store import Store
 from probekit.task import Generation
@@ -130,7 +131,7 @@ def test_the_plain_forward_writes_what_the_bridge_writes(checkpoint, tiny, archi
 def test_padding_is_only_trusted_where_it_holds(monkeypatch):
     """A forward that is not told the places of left-padded tokens, and one whose cache is wrong, are found by trial."""
     model = Model(checkpoints.build("gpt2", 42), name="tiny")
-    plain, forward = model._plain, model._forward
+    forward = model.forward
 
     def deaf(ids, mask, keep=None, **given):
         places = given.pop("position_ids", None)
@@ -138,21 +139,21 @@ def test_padding_is_only_trusted_where_it_holds(monkeypatch):
         naive = torch.arange(start, mask.shape[1]).expand(len(ids), -1)
         return forward(ids, mask, keep, position_ids=naive, **given)
 
-    monkeypatch.setattr(model, "_forward", deaf)
+    monkeypatch.setattr(model, "forward", deaf)
     assert manner(model, "hf") == Manner(True, False)
-    plain.writes = None
+    model.trials.manner = None
 
     def forgetful(ids, mask, keep=None, **given):
         if given.get("past_key_values") is not None and ids.shape[1] == 1:
             raise TypeError("no cache")
         return forward(ids, mask, keep, **given)
 
-    monkeypatch.setattr(model, "_forward", forgetful)
+    monkeypatch.setattr(model, "forward", forgetful)
     assert manner(model, "hf") == Manner(False, True)
     tokens = [np.array([5, 9, 7]), np.array([8, 6])]
     uncached = generate(model, tokens, 4, backend="hf")
-    monkeypatch.setattr(model, "_forward", forward)
-    plain.writes = None
+    monkeypatch.setattr(model, "forward", forward)
+    model.trials.manner = None
     assert torch.equal(uncached, generate(model, tokens, 4, backend="hf"))
 
 
@@ -160,8 +161,8 @@ def test_padding_is_only_trusted_where_it_holds(monkeypatch):
 def test_a_generation_is_written_by_the_forward_that_the_key_names(tiny, tmp_path, monkeypatch, backend):
     model, ran = tiny("llama"), []
     task = task_of(tmp_path, model, [{**BEGINS, "samples": 2}])
-    forward = model._forward
-    monkeypatch.setattr(model, "_forward", lambda ids, mask, keep=None, backend="bridge", **given: ran.append(
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, mask, keep=None, backend="bridge", **given: ran.append(
         (backend, len(ids), bool(mask.min() == 0), given.get("use_cache", False))) or forward(
             ids, mask, keep, backend=backend, **given))  # fmt: skip
     manner(model, backend)
@@ -202,7 +203,7 @@ def test_a_model_without_an_exact_cache_generates_too():
                "layers.0.mlp.fc_in.weight": torch.zeros(2, 4)}  # fmt: skip
     model = plant_model(weights, n_heads=1, n_ctx=8, name="ring")
     assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 0, 1], [3, 0, 1, 2, 3]]
-    assert model._method == "full"
+    assert model.trials.prefix_method == "full"
     model.tokenizer = SimpleNamespace(eos_token_id=3)  # nothing is written behind the end
     assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 3, 3], [3, 3, 3, 3, 3]]
 

@@ -145,8 +145,8 @@ def test_captured_views_are_rows_of_one_pass(planted, monkeypatch):
     task = blind(two_places(plant_task("tag", 200)))
     choice = BehaviourSpec("own", "choice", row_tokens=np.tile([[0, 1], [1, 0]], (200, 1)))
     task = dataclasses.replace(task, behaviours=(*task.behaviours, choice))
-    ran, forward = [], planted._forward
-    monkeypatch.setattr(planted, "_forward", lambda *args, **more: ran.append(1) or forward(*args, **more))
+    ran, forward = [], planted.forward
+    monkeypatch.setattr(planted, "forward", lambda *args, **more: ran.append(1) or forward(*args, **more))
     whole = capture(planted, task, HOOK, store=None)
     n_both = len(ran)
     capture(planted, task.at("last"), HOOK, store=None)

@@ -152,9 +152,9 @@ def test_auto_takes_the_plain_forward_only_where_it_holds():
 def test_other_weights_under_the_plain_forward_are_noticed():
     """A plain forward that is not the bridge's model: what parity is there for."""
     model = Model(checkpoints.build("llama", 42), name="split")
-    assert model._plain is not None
-    model._plain.hf.get_submodule("model.layers.1.mlp.down_proj").weight = torch.nn.Parameter(
-        model._plain.hf.get_submodule("model.layers.1.mlp.down_proj").weight * 1.01
+    assert model.plain is not None
+    model.plain.hf.get_submodule("model.layers.1.mlp.down_proj").weight = torch.nn.Parameter(
+        model.plain.hf.get_submodule("model.layers.1.mlp.down_proj").weight * 1.01
     )
     names, tokens = [f"blocks.{i}.hook_resid_post" for i in range(3)], ragged()
     assert choose_backend(model, "auto", names, tokens).name == "bridge"
@@ -173,17 +173,17 @@ def test_attention_that_runs():
 
 def test_weights_are_shared():
     model = model_of("llama", torch.float32)
-    assert model._plain is not None
-    ours = {p.data_ptr() for p in model._plain.hf.parameters()}
-    assert ours == {p.data_ptr() for name, p in model._weights.items() if isinstance(p, torch.nn.Parameter)}
+    assert model.plain is not None
+    ours = {p.data_ptr() for p in model.plain.hf.parameters()}
+    assert ours == {p.data_ptr() for name, p in model.weights.items() if isinstance(p, torch.nn.Parameter)}
 
 
 def test_the_forward_ends_behind_the_last_hook():
     model, ran = model_of("gpt2", torch.float32), []
-    handles = [model._plain.hf.get_submodule(f"transformer.h.{i}").register_forward_hook(lambda *_, i=i: ran.append(i))
+    handles = [model.plain.hf.get_submodule(f"transformer.h.{i}").register_forward_hook(lambda *_, i=i: ran.append(i))
                for i in range(3)]  # fmt: skip
     handles += [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
-                for i, block in enumerate(model._bridge.blocks)]  # fmt: skip
+                for i, block in enumerate(model.bridge.module.blocks)]  # fmt: skip
     try:
         for backend in ("hf", "bridge"):
             for layer in range(3):
@@ -223,7 +223,7 @@ def test_auto_reads_what_is_there_without_running(tmp_path, monkeypatch):
     model, task = model_of("llama", torch.float32), task_of([BehaviourSpec("next")])
     first = capture(model, task, "blocks.0.hook_resid_post", store=tmp_path, backend="bridge")
     with monkeypatch.context() as patch:
-        patch.setattr(model, "_forward", lambda *_, **__: pytest.fail("the model was run"))
+        patch.setattr(model, "forward", lambda *_, **__: pytest.fail("the model was run"))
         again = capture(model, task, "blocks.0.hook_resid_post", store=tmp_path)
     assert again.observations.fingerprint == first.observations.fingerprint
     assert again.audit == first.audit

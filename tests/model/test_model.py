@@ -13,7 +13,8 @@ import checkpoints
 from probekit.errors import BadInput, UnknownHook
 from probekit.inputs.folders import bundled_folder
 from probekit.model.audit import check_model
-from probekit.model.model import Prefix, load_model
+from probekit.model.editing import Prefix
+from probekit.model.loading import load_model
 from samples import ragged
 
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
@@ -73,9 +74,9 @@ def test_run_last_equals_the_whole_sequence_with_hooks(tiny, architecture, lengt
             seen.append(1)
             return torch.cat([output[:, :-1], edit(output[:, -1])[:, None]], 1)
 
-        handles.append(model._bridge.hook_dict[name].register_forward_hook(hook))
+        handles.append(model.bridge.module.hook_dict[name].register_forward_hook(hook))
     with torch.inference_mode():
-        truth = model._bridge(repeated, attention_mask=torch.ones_like(repeated))[:, -1]
+        truth = model.bridge.module(repeated, attention_mask=torch.ones_like(repeated))[:, -1]
     for handle in handles:
         handle.remove()
     assert len(seen) == 3
@@ -111,7 +112,7 @@ def test_a_wrong_edit_is_refused(tiny):
         model.run_last(prefix, None, {"blocks.3.hook_resid_post": lambda act: act})
     with pytest.raises(BadInput, match="n_repeat"):
         model.run_last(prefix, torch.zeros(3, dtype=torch.long), {}, 2)
-    assert not model._points["blocks.0.hook_resid_post"]._forward_hooks  # nothing is left behind
+    assert not model.bridge.points["blocks.0.hook_resid_post"]._forward_hooks  # nothing is left behind
 
 
 def test_resid_mid_can_be_read_but_not_written(tiny):
@@ -146,7 +147,7 @@ class TestSilentTraps:
         model, tokens = tiny("gpt2"), ragged()
         names = ["blocks.0.hook_resid_post", "blocks.0.hook_resid_pots"]
         with torch.inference_mode():
-            _, cache = model._bridge.run_with_cache(torch.as_tensor(tokens[0])[None], names_filter=names)
+            _, cache = model.bridge.module.run_with_cache(torch.as_tensor(tokens[0])[None], names_filter=names)
         assert not any("pots" in name for name in cache)  # dropped in silence
         with pytest.raises(UnknownHook, match="Did you mean 'blocks.0.hook_resid_post'"):
             model.read(tokens, names, at(0, 0, 0))
@@ -157,12 +158,12 @@ class TestSilentTraps:
         model, row = tiny("gpt2"), ragged()[0]
         left = torch.as_tensor(np.r_[[3, 3, 3], row])[None]
         with torch.inference_mode():
-            naive = model._bridge(left)[0, -1]
+            naive = model.bridge.module(left)[0, -1]
         ours = torch.zeros(2, model.d_vocab)
         model.read([row, np.arange(4, 24)], [], at(len(row) - 1, 19),
                    on_logits=lambda values, rows: ours.__setitem__(rows, values))  # fmt: skip
         with torch.inference_mode():
-            truth = model._bridge(torch.as_tensor(row)[None])[0, -1]
+            truth = model.bridge.module(torch.as_tensor(row)[None])[0, -1]
         assert torch.allclose(ours[0], truth, atol=1e-5)
         assert not torch.allclose(naive, truth, atol=1e-2)
 
@@ -175,10 +176,10 @@ class TestSilentTraps:
     def test_patterns_are_let_go(self, tiny):
         model = tiny("gpt2")
         with torch.inference_mode():
-            model._bridge(torch.as_tensor(ragged()[0])[None])
-        assert any(getattr(b.attn, "_pattern", None) is not None for b in model._bridge.blocks)  # kept alive
+            model.bridge.module(torch.as_tensor(ragged()[0])[None])
+        assert any(getattr(b.attn, "_pattern", None) is not None for b in model.bridge.module.blocks)  # kept alive
         model.read(ragged(), ["blocks.0.hook_resid_post"], at(0, 0, 0))
-        assert all(getattr(b.attn, "_pattern", None) is None for b in model._bridge.blocks)
+        assert all(getattr(b.attn, "_pattern", None) is None for b in model.bridge.module.blocks)
 
     def test_two_threads(self, tiny):
         model, tokens = tiny("gpt2"), [ragged((9,), seed) for seed in range(8)]
@@ -200,14 +201,14 @@ class TestSilentTraps:
 
     def test_foreign_hooks_and_training_mode(self, tiny):
         model = tiny("gpt2")
-        handle = model._points["blocks.0.hook_resid_post"].register_forward_hook(lambda *a: None)
+        handle = model.bridge.points["blocks.0.hook_resid_post"].register_forward_hook(lambda *a: None)
         with pytest.raises(BadInput, match="attached by other code"):
             model.read(ragged(), [], at(0, 0, 0))
         handle.remove()
-        model._hf.train()
+        model.bridge.hf.train()
         with pytest.raises(BadInput, match="training mode"):
             model.read(ragged(), [], at(0, 0, 0))
-        model._hf.eval()
+        model.bridge.hf.eval()
 
     def test_second_bos(self, checkpoint):
         texts = ["<bos> the red car", "the red car"]
@@ -216,16 +217,14 @@ class TestSilentTraps:
             ("none", [0, 0], [-1, 0]),
             ("as_is", [1, 0], [0, 0]),
         ):
-            got = load_model(checkpoint("gpt2"), bos=policy).tokenise(texts)
+            got = load_model(checkpoint("gpt2"), bos=policy).encoder.encode(texts)
             assert got.n_bos.tolist() == counts
             assert got.shift.tolist() == shift
             assert [sum(t == 1 for t in row) for row in got.tokens] == counts
-        long = load_model(checkpoint("gpt2"), bos="as_is").tokenise(["the red car " * 30, "the"])
-        assert (long.n_truncated, len(long.tokens[0])) == (1, checkpoints.N_CTX)
 
     def test_values_that_are_not_finite(self, checkpoint):
         model = load_model(checkpoint("gpt2"))
-        weight = model._weights["transformer.h.1.mlp.c_proj.weight"]
+        weight = model.weights["transformer.h.1.mlp.c_proj.weight"]
         with torch.no_grad():
             weight.data[0, 0] = torch.inf
         with pytest.raises(BadInput, match=r"not finite at 'blocks.1.hook_mlp_out', row"):
@@ -236,7 +235,7 @@ def test_memory_runs_out_in_three_shapes(tiny, monkeypatch):
     model, tokens = tiny("llama"), ragged((5, 9, 7))
     where = [np.arange(len(t)) for t in tokens]
     truth = model.read(tokens, ["blocks.1.hook_resid_post"], where)["blocks.1.hook_resid_post"]
-    forward, sizes = model._forward, []
+    forward, sizes = model.forward, []
     for error in (torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("[enforce] DefaultCPUAllocator: can't")):
 
         def tight(ids, *args, error=error, **kwargs):
@@ -245,7 +244,7 @@ def test_memory_runs_out_in_three_shapes(tiny, monkeypatch):
                 raise error
             return forward(ids, *args, **kwargs)
 
-        monkeypatch.setattr(model, "_forward", tight)
+        monkeypatch.setattr(model, "forward", tight)
         found = model.read(tokens, ["blocks.1.hook_resid_post"], where)["blocks.1.hook_resid_post"]
         assert torch.allclose(found, truth, atol=1e-5)
         assert max(sizes) == 3
@@ -253,14 +252,14 @@ def test_memory_runs_out_in_three_shapes(tiny, monkeypatch):
         def never(ids, *args, error=error, **kwargs):
             raise error
 
-        monkeypatch.setattr(model, "_forward", never)
+        monkeypatch.setattr(model, "forward", never)
         with pytest.raises(BadInput, match="one example of 9 tokens"):
             model.read(tokens, [], where)
 
     def broken(*args, **kwargs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(model, "_forward", broken)
+    monkeypatch.setattr(model, "forward", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         model.read(tokens, [], where)
 
@@ -269,7 +268,7 @@ def test_fingerprint_is_of_the_weights_in_memory(checkpoint):
     first, second = load_model(checkpoint("gpt2")), load_model(checkpoint("gpt2"))
     assert first.fingerprint == second.fingerprint
     with torch.no_grad():
-        next(iter(second._weights.values())).data.view(-1)[0] += 1e-3  # behind autograd's back, too
+        next(iter(second.weights.values())).data.view(-1)[0] += 1e-3  # behind autograd's back, too
     assert first.fingerprint != second.fingerprint
     assert load_model(checkpoint("gpt2"), dtype="bfloat16").fingerprint != first.fingerprint
 
@@ -307,7 +306,7 @@ class TestLoading:
             assert model.tokenizer is None
             assert model.token_names([1, 2]) == ["1", "2"]
             with pytest.raises(BadInput, match="no tokenizer"):
-                model.tokenise(["a"])
+                _ = model.encoder
 
     def test_bundled_names(self):
         assert bundled_folder("../errors") is None

@@ -128,7 +128,7 @@ def test_captures_and_others_take_turns(monkeypatch):
 
 
 def test_a_wrong_capture_shows_in_the_gap(captured, monkeypatch):
-    from probekit.model.model import load_model
+    from probekit.model.loading import load_model
     from probekit.proofs.bench import capture as room
 
     model, names = load_model(captured[1] / "model"), ["blocks.1.hook_resid_post"]

@@ -688,7 +688,7 @@ def test_f15_every_part_of_the_key_matters(tiny, monkeypatch):
     }
     for name, key in matter.items():
         assert key() != usual, name
-    weight = next(p for p in model._weights.values() if p.is_floating_point())
+    weight = next(p for p in model.weights.values() if p.is_floating_point())
     with torch.no_grad():
         was = weight.view(-1)[0].item()
         weight.view(-1)[0] = np.nextafter(np.float32(was), np.float32(9)).item()

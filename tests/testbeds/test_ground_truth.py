@@ -770,7 +770,7 @@ def test_a_chain_loses_its_share_at_every_hop(seed):
 def test_a_planted_model_refuses_other_weights_and_has_a_twin(planted_models):
     import torch
 
-    from probekit.model.model import plant_model
+    from probekit.model.loading import plant_model
 
     _, model = planted_models("P2", 0)
     weights = {"tok_embed.weight": torch.zeros(5, 4), "layers.0.attn.v.weight": torch.zeros(4, 4),

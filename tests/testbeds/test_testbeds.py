@@ -8,7 +8,7 @@ import pytest
 from probekit import capture, load_task
 from probekit.errors import BadInput
 from probekit.inputs.folders import bundled_folder
-from probekit.model.model import load_model
+from probekit.model.loading import load_model
 from probekit.testbeds import NAMES, load_testbed
 from probekit.testbeds.othello.game import Geometry, generate, legal_moves, play, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS, legal_uniform

@@ -28,7 +28,9 @@ from torch import Tensor
 from probekit.activations.capture import capture
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, ProbekitError
-from probekit.model.model import Model, load_model
+from probekit.hookpoint import HookPoint
+from probekit.model.loading import load_model
+from probekit.model.model import Model
 from probekit.model.reading import batches, most_tokens
 from probekit.proofs.bench import Row
 from probekit.storage.store import SHARD_BYTES
@@ -80,7 +82,7 @@ def capture_bench(size: Size, folder: Path, case: str, note: Note) -> Iterator[R
             note("peaks", peak)
         return
     model, layers = load_model(checkpoint), size.n_layers
-    names = [f"blocks.{i}.hook_resid_post" for i in range(layers)]
+    names = [HookPoint.within(i, "hook_resid_post").name for i in range(layers)]
     task = made_task(size.d_vocab, n, length, every=case in ("all", "bridge"))
     backend = "bridge" if case == "bridge" else "hf"
     bare = f"bare forward, {backend}"
@@ -183,8 +185,8 @@ def _part(task: Task, start: int, stop: int) -> Task:
 def bare_forward(model: Model, task: Task, backend: str) -> None:
     """Every batch of a capture run through the model, logits at one position, and nothing kept."""
     for ids in in_batches(model, task):
-        with model._hooked({}, backend):
-            model._forward(ids, torch.ones_like(ids), ids.new_zeros(1), backend=backend)
+        with model.hooked({}, backend):
+            model.forward(ids, torch.ones_like(ids), ids.new_zeros(1), backend=backend)
 
 
 def in_batches(model: Model, task: Task) -> Iterator[Tensor]:
@@ -196,8 +198,8 @@ def in_batches(model: Model, task: Task) -> Iterator[Tensor]:
 def _run_with_cache(model: Model, task: Task, names: list[str]) -> None:
     for ids in in_batches(model, task):
         with torch.inference_mode():
-            model._bridge.run_with_cache(ids, names_filter=names)
-        model._clear_patterns()
+            model.bridge.module.run_with_cache(ids, names_filter=names)
+        model.bridge.clear()
 
 
 def _gap(model: Model, task: Task, names: list[str]) -> float:
@@ -205,7 +207,7 @@ def _gap(model: Model, task: Task, names: list[str]) -> float:
     found, largest = capture(model, task, names, store=None, batch_tokens=BATCH_TOKENS), 0.0
     first = next(in_batches(model, task))
     with torch.inference_mode():
-        _, cache = model._bridge.run_with_cache(first, names_filter=names)
+        _, cache = model.bridge.module.run_with_cache(first, names_filter=names)
     for name in names:
         theirs = cache[name].flatten(0, 1)
         gap = (found.sites[name][: len(theirs)] - theirs).norm(dim=1) / theirs.norm(dim=1)

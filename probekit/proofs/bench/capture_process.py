@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from probekit.activations.capture import capture
-from probekit.model.model import load_model
+from probekit.model.loading import load_model
 from probekit.proofs.bench.capture import BATCH_TOKENS, bare_forward, in_batches, made_task
 from probekit.proofs.bench.stream_process import resident
 

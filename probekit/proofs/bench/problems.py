@@ -65,7 +65,7 @@ class Problem:
 def captured(n: int, n_held_out: int, n_targets: int, ridge: float, seed: int = 0) -> Problem:
     """Squares of the board, three classes each, read off two layers side by side of the bundled Othello model."""
     from probekit.activations.capture import capture
-    from probekit.model.model import load_model
+    from probekit.model.loading import load_model
     from probekit.testbeds import load_testbed
 
     n_games = -(-(n + n_held_out) // (2 * (N_POSITIONS - 2)))

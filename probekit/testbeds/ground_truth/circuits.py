@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from probekit.hookpoint import HookPoint
 from probekit.testbeds.ground_truth.case import Case, Kind, Truth
 from probekit.testbeds.ground_truth.exact import binary_entropy, interaction_share, states
 
@@ -97,7 +98,7 @@ class Network:
 
     def _edited(self, keep: str) -> list[tuple[int, Array]]:
         """(block, basis) of the sites that an abstraction is kept at, in forward order."""
-        return sorted((int(hook.split(".")[1]), basis) for hook, basis in self.keeps[keep].items())
+        return sorted((HookPoint.parse(hook).layer or 0, basis) for hook, basis in self.keeps[keep].items())
 
     @cached_property
     def natural(self) -> tuple[Array, ...]:
@@ -161,7 +162,7 @@ class Network:
         """The transformer, run through TransformerLens."""
         import torch
 
-        from probekit.model.model import plant_model
+        from probekit.model.loading import plant_model
 
         n_places, d = self.embed.shape
         width = max(layer.read.shape[1] for layer in self.layers)
@@ -278,7 +279,7 @@ class _Frame:
         idle = states(len(self.idle))
         words = np.concatenate([np.repeat(bits, len(idle), 0), np.tile(idle, (len(bits), 1))], 1)
         embed = self.gain * np.stack([*spelt, *(self.rotation[i] for i in self.idle)])
-        hooks = [f"blocks.{i}.hook_resid_post" for i in sites]
+        hooks = [HookPoint.within(i, "hook_resid_post").name for i in sites]
         kept = {what: np.stack([v / np.linalg.norm(v) for v in basis], 1) for what, basis in keeps.items()}
         return Network(
             name, seed, (words > 0).astype(np.int64), embed, tuple(layers), out / self.gain,
@@ -405,7 +406,7 @@ def chain(seed: int, n_hops: int = 4) -> Network:
     heads = {i: (source[None], (line + a if i == 0 else line)[None]) for i, line in enumerate(lines)}
     setting = {"share": share, "n_hops": float(n_hops)}
     made = f.network("chain", seed, states(1), [source], hops, f.sharpness * a, {}, heads=heads, setting=setting)
-    sites = [f"blocks.{i}.hook_resid_post" for i in range(n_hops)]
+    sites = [HookPoint.within(i, "hook_resid_post").name for i in range(n_hops)]
     return replace(made, keeps={f"last {n}": dict.fromkeys(sites[-n:], a[:, None]) for n in range(1, n_hops + 1)})
 
 

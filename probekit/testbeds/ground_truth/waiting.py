@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
+from probekit.hookpoint import HookPoint
 from probekit.testbeds.ground_truth.case import SEEN, Case, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.circuits import Network, exclusive_or
 from probekit.testbeds.ground_truth.exact import auroc_leak, binary_law
@@ -163,7 +164,7 @@ def lookup_alignment(network: Network) -> tuple[str, float]:
     model = network.model()
     every = np.arange(len(network.words))
     tokens = network.tokens(every)
-    last = f"blocks.{len(network.layers)}.hook_resid_post"
+    last = HookPoint.within(len(network.layers), "hook_resid_post").name
     for seed in range(network.seed, network.seed + 100):
         twin = model.random_twin(seed)
         logits: dict[int, float] = {}
