@@ -461,7 +461,8 @@ def test_two_workers_find_what_one_finds_and_resume_after_a_stop(small, tmp_path
         half = pk.open_run(folder, partial=True)
         assert half.state == "stopped" and half.status["done"] >= 3 and len(half.records)
         kept = half.cells.set_index("cell")["seconds"]
-        assert {file.name for file in folder.glob("cells-*.jsonl")} == {"cells-1.jsonl", "cells-2.jsonl"}
+        written = {file.name for file in folder.glob("cells-*.jsonl")}
+        assert written and written <= {"cells-1.jsonl", "cells-2.jsonl"}  # the driver only watches
         resumed = pk.run_job(path, **both)
     finally:
         torch.set_num_threads(before)
