@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
     from probekit.results.figures import figure
+    from probekit.results.summary import summary
     from probekit.results.tables import table
     from probekit.spec import JobSpec
     from probekit.storage.runs import open_run, read_run
@@ -74,6 +75,7 @@ __all__ = [
     "read_run",
     "run_job",
     "stream_statistics",
+    "summary",
     "table",
 ]
 _HOME = {
@@ -112,6 +114,7 @@ _HOME = {
     "read_run": "storage.runs",
     "run_job": "jobs.runner",
     "stream_statistics": "activations.statistics",
+    "summary": "results.summary",
     "table": "results.tables",
 }
 

@@ -36,6 +36,12 @@ class HookPoint:
         layer = -1.0 if before else float("inf") if self.layer is None else float(self.layer)
         return layer, rank, self.name
 
+    @property
+    def short(self) -> str:
+        """For people: `blocks.3.hook_resid_post` -> `L3 resid_post`, `hook_embed` -> `embed`."""
+        part = ".".join(piece.removeprefix("hook_") for piece in self.part.split("."))
+        return part if self.layer is None else f"L{self.layer} {part}"
+
     def __str__(self) -> str:
         return self.name
 

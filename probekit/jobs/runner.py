@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from traceback import format_exception
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from probekit.activations.passes import Step
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
 from probekit.jobs.job import Cell, Job
 from probekit.jobs.manifest import manifest_of
+from probekit.jobs.pace import Pace
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
 from probekit.model.model import Model
@@ -25,7 +27,12 @@ from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
+
+
+class Progress(Protocol):
+    """Told what is being done, how much of how much is done and, where it is known, the seconds left of this phase."""
+
+    def __call__(self, what: str, done: int, total: int, left: float | None = None) -> None: ...
 
 
 def run_job(
@@ -67,7 +74,7 @@ def _measure_cells(
 ) -> None:
     inputs = job.inputs
     started = time.monotonic()
-    say = progress or (lambda what, done, total: None)
+    say = progress or (lambda what, done, total, left=None: None)
     spec = job.spec
 
     backend = spec.model.backend if spec.model else "auto"
@@ -97,8 +104,9 @@ def _measure_cells(
     for found in filter(None, (activations, twin, *deleted.values())):
         pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
     work = Work(job, activations, twin, measurements, writer, deleted)
+    pace = Pace(cell for cell in cells if cell.id(inputs) not in writer.done)
     for i, cell in enumerate(cells):
-        say(cell.label, i, len(cells))
+        say(cell.label, i, len(cells), pace.left())
         key = cell.id(inputs)
         if key in writer.done:
             continue
@@ -114,11 +122,13 @@ def _measure_cells(
             todo = f"all else is measured; the traceback is in {kept}; remove that folder and run again to retry it"
             log.warning("failed: %s; %s.", said.rstrip("."), todo)
             writer.write_cell(key, [], [], error=said, seconds=0.0)
+            pace.finished(cell, 0.0)
             continue
         if outcome.tensors:
             writer.write_tensors(tensor_name(cell), outcome.tensors)
         seconds = time.monotonic() - begun
         timings[cell.label] = seconds
+        pace.finished(cell, seconds)
         writer.write_cell(key, outcome.records, outcome.losses, seconds=seconds)
     say("done", len(cells), len(cells))
     timings["all"] = time.monotonic() - started

@@ -4,28 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.proofs.demo import best_threshold_accuracy, erase_linearly, xor_table
+from probekit.proofs.demo import best_threshold_accuracy, erase_linearly, measure_xor
 from probekit.testbeds.ground_truth import draw
 
 
 @pytest.fixture(scope="module")
-def table():
-    return xor_table().set_index("method")["figure"]
+def xor():
+    return measure_xor()
 
 
-def number(text):
-    return float(text.split()[-1])
-
-
-def test_three_usual_methods_are_fooled_and_functions_of_directions_are_not(table):
-    assert number(table["accuracy of the best threshold"]) == pytest.approx(0.75, abs=0.02)
-    assert number(table["linear probe"]) == pytest.approx(1.0, abs=0.02)
-    assert number(table["linear erasure"]) < 0.02
-    assert number(table["two thresholds, read after erasure"]) == pytest.approx(0.0, abs=0.03)
-    assert number(table["one threshold on a fitted direction"]) == pytest.approx(0.689, abs=0.03)
-    assert number(table["two thresholds on a fitted direction"]) == pytest.approx(0.0, abs=0.03)
-    assert number(table["a quadratic of a fitted direction"]) == pytest.approx(0.0, abs=0.03)
-    assert len(table) == 7
+def test_three_usual_methods_are_fooled_and_functions_of_directions_are_not(xor):
+    assert xor.accuracy == pytest.approx(0.75, abs=0.02)
+    assert xor.linear == pytest.approx(1.0, abs=0.02)
+    assert xor.changed < 0.02
+    assert xor.after == pytest.approx(0.0, abs=0.03)
+    assert xor.one_threshold == pytest.approx(0.689, abs=0.03)
+    assert xor.two_thresholds == pytest.approx(0.0, abs=0.03)
+    assert xor.quadratic == pytest.approx(0.0, abs=0.03)
+    assert len(xor.table()) == 7
 
 
 def test_no_line_reads_the_planted_behaviour_but_its_parts_are_plain():
