@@ -134,6 +134,10 @@ class Model:
             self._plain.places = {n: p for n, p in self._plain.places.items() if found.get(n) == self.widths[n]}
         self.hook_names = [hook.name for hook in sorted(map(HookPoint.parse, self.widths), key=lambda h: h.order)]
 
+    def __repr__(self) -> str:
+        size = f"{self.n_layers} layers, width {self.d_model}, {self.d_vocab:,} tokens"
+        return f"<Model {self.name} ({self.architecture}): {size}, {len(self.hook_names)} hook points>"
+
     @property
     def device(self) -> torch.device:
         return next(self._hf.parameters()).device
