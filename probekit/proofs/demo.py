@@ -2,6 +2,9 @@
 three sentences that it ends in.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
 from dataclasses import dataclass
 
 import numpy as np

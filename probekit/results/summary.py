@@ -75,12 +75,12 @@ def summary(
     >>> print(summary(read_run("runs/my-job-1a2b3c4d")))  # doctest: +SKIP
     """
     behaviour = behaviour or default_behaviour(records)
-    at = {"behaviour": behaviour or None, "domain": domain, "position": position}
+    named = behaviour or None
     if metric == "replace":
-        rows = replace_map(records, **at, arm=arm, k=k)
+        rows = replace_map(records, behaviour=named, domain=domain, arm=arm, position=position, k=k)
     else:
-        rows = leak_map(records, **at, metric=metric, k=k)
-    told = headline(records, **at)
+        rows = leak_map(records, behaviour=named, domain=domain, metric=metric, position=position, k=k)
+    told = headline(records, behaviour=named, domain=domain, position=position)
     grid = Grid.of(rows, told.unembedding if metric == "read" else "")
     return Summary(told, grid, _title(rows, metric), _others(records, rows, behaviour, metric), intervals)
 
@@ -106,7 +106,7 @@ def _others(records: pd.DataFrame, rows: pd.DataFrame, behaviour: str, metric: s
         ("behaviour", [name for name in behaviours(records) if name != behaviour]),
         ("domain", [name for name in domains(records, behaviour) if shown is None or name != shown["fit_domain"]]),
         ("position", [name for name in places if shown is None or name != shown["position"]]),
-        ("metric", ["replace"] if metric == "read" and (records["metric"] == "replace").any() else []),
+        ("metric", ["replace"] if metric == "read" and "replace" in set(records["metric"]) else []),
     ]
     said = "; ".join(f"{what} {', '.join(map(printable, names))}" for what, names in lists if names)
     return (f"also measured: {said}",) if said else ()
