@@ -87,6 +87,7 @@ def show(
     with reporting("show", as_json):
         from probekit.results import tables
         from probekit.results import text as text_of
+        from probekit.results.compact import Grid
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
@@ -116,7 +117,9 @@ def show(
             where = f"{first['behaviour']}, {first['fit_domain']}"
             where += "" if first["position"] == "all" else f", read at {first['position']}"
             title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
-            screen.print(text_of.leak_text(frame, title))
+            screen.print(title, style="bold")
+            for block in Grid.of(frame).blocks(screen.width):
+                screen.print(block, end="\n\n")
             _print_beside(found.records, chosen)
         elif kind == "deletion":
             screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))

@@ -121,7 +121,7 @@ def _next(law: pd.DataFrame) -> str:
     said = ""
     if len(kept):
         most = kept.sort_values("k").iloc[-1]
-        what = f"the {most['k']} directions that read best, kept alone at all sites"
+        what = f"the {int(most['k'])} directions that read best, kept alone at all sites"
         said = f" ({what}, leave {value_text(most)} unexplained)"
     return (
         f"Look next at what the network runs on{said}: `probekit show latest --metric replace`; at the same in a "

@@ -4,7 +4,7 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,12 @@ class Grid:
             lines.append(line)
         lines += [folded(said, width, "dim") for said in self._legend(shown, marks)]
         return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+    def blocks(self, width: int) -> "list[Text]":
+        """Every column with its interval, as many side by side as fit, the others below."""
+        n = max(1, (width - width // 3) // (_GAP + len("1.00 [1.00, 1.00]")))
+        parts = (self.columns[i : i + n] for i in range(0, len(self.columns), n))
+        return [replace(self, columns=part).text(width, intervals=True) for part in parts]
 
     def html(self) -> str:
         """A table of every column, shaded alike; names from data are escaped."""

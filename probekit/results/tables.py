@@ -113,8 +113,8 @@ def replace_map(
     tidy = _tidy(pd.concat([mine[~mine.index.isin(nothing.index)], nothing]) if len(nothing) else mine)
     beside = (tidy["k"] == 0) & (tidy["control"] != "")
     chosen = at_k(tidy[~beside], shown_k(frame, mine, "replace") if k is None else k)
-    parts: list[pd.DataFrame] = [part for part in (chosen, tidy[beside]) if len(part)]
-    found: pd.DataFrame = pd.concat(parts) if parts else chosen
+    parts = [part for part in (chosen, tidy.loc[beside]) if len(part)]
+    found = pd.concat(parts or [chosen])
     found["site_order"] = found["site_order"].where(found["hook"] != "", len(tidy))  # the chain below its sites
     return found.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)
 
