@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import checkpoints
-from probekit.cli.main import main
+from probekit.cli import main
 from probekit.results import figures
 
 COLUMNS = {"metric", "behaviour", "fit_domain", "test_domain", "hook", "layer", "level", "source", "k", "value", "low",

@@ -5,7 +5,7 @@ import sys
 import pytest
 from rich.cells import cell_len
 
-from probekit.cli.main import main
+from probekit.cli import main
 from probekit.results import tables
 from tests.synthetic_run import write_run
 
