@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
     from probekit.results.figures import figure
+    from probekit.results.summary import summary
     from probekit.results.tables import table
     from probekit.spec import JobSpec
     from probekit.storage.runs import open_run, read_run, read_runs
@@ -75,6 +76,7 @@ __all__ = [
     "read_runs",
     "run_job",
     "stream_statistics",
+    "summary",
     "table",
 ]
 _HOME = {
@@ -114,6 +116,7 @@ _HOME = {
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",
     "stream_statistics": "activations.statistics",
+    "summary": "results.summary",
     "table": "results.tables",
 }
 

@@ -45,10 +45,10 @@ class HookPoint:
         return layer, rank, self.name
 
     @property
-    def label(self) -> str:
-        """For people: `3 resid_post`."""
-        part = self.part.replace("hook_", "")
-        return part if self.layer is None else f"{self.layer} {part}"
+    def short(self) -> str:
+        """For people: `blocks.3.hook_resid_post` -> `L3 resid_post`, `hook_embed` -> `embed`."""
+        part = ".".join(piece.removeprefix("hook_") for piece in self.part.split("."))
+        return part if self.layer is None else f"L{self.layer} {part}"
 
     def __str__(self) -> str:
         return self.name

@@ -5,7 +5,7 @@ over it (`capture`) gives Observations beside the activations. Arrays from anoth
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -156,6 +156,15 @@ class Observations:
     def __len__(self) -> int:
         return len(self.example)
 
+    def __repr__(self) -> str:
+        read = f" at {_listed(self.rules)}" if self.rules else ""
+        n_groups = len(set(self.group.tolist()))
+        return (
+            f"<Observations of {self.model} on {self.task}: {len(self):,} rows{read} in {n_groups:,} groups; "
+            f"domains {_listed(self.domains)}; behaviours {_listed(self.behaviours)}; "
+            f"features {_listed(self.features)}>"
+        )
+
     @property
     def places(self) -> list[str]:
         """What is measured apart: each rule of positions; `all` where there is one."""
@@ -222,6 +231,14 @@ class Task:
     audit: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        domains = dict.fromkeys(self.domain.tolist())
+        return (
+            f"<Task {self.name}: {len(self.tokens):,} examples, {sum(map(len, self.positions)):,} rows in "
+            f"{len(set(self.group.tolist())):,} groups; domains {_listed(domains)}; "
+            f"behaviours {_listed(b.name for b in self.behaviours)}; features {_listed(self.features)}>"
+        )
+
     def at(self, *places: str) -> "Task":
         """The same examples, read where any of these rules says."""
         read = named(self.rules, places, len(self.row_position))
@@ -246,6 +263,13 @@ class Task:
     def row_position(self) -> NDArray[np.int64]:
         """Token position of each row: [n_rows]."""
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
+
+
+def _listed(names: Iterable[str], most: int = 6) -> str:
+    """Names for one line: the first few, and how many more there are."""
+    every = [name if len(name) <= 40 else f"{name[:39]}…" for name in map(str, names)]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return (", ".join(every[:most]) or "none") + more
 
 
 def named(rules: Mapping[str, NDArray[np.bool_]], places: Sequence[str], n: int) -> NDArray[np.bool_]:

@@ -45,6 +45,11 @@ class Activations:
     laws: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     behaviours: Sequence[BehaviourSpec] = ()
 
+    def __repr__(self) -> str:
+        names = list(self.sites)
+        shown = ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
+        return f"<Activations at {len(names)} hook points ({shown}) of {self.observations!r}>"
+
     def at(self, *places: str) -> "Activations":
         """The rows that any of these rules of positions names."""
         read = named(self.observations.rules, places, len(self.observations))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probekit.cli.out import JsonOption, print_json, reporting
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting
 from probekit.errors import BadInput
 
 bench = typer.Typer(help="Compare with peers side by side, in ratios measured within one run.", no_args_is_help=True)
@@ -158,7 +158,7 @@ def _tell(command: str, found: list[dict], as_json: bool, **beside: Any) -> None
         return
     _print(found)
     for peak in beside.get("peaks", ()):
-        typer.echo(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
+        console().print(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
 
 
 def _short(value: Any) -> str:
@@ -168,12 +168,7 @@ def _short(value: Any) -> str:
 
 
 def _print(found: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     columns = ("case", "peer", "ours s", "peer s", "ratio", "gap, bit", "x bound")
-    table = Table(*columns, title="Peer over ours; ratio above 1: ours is faster")
-    for row in found:
-        figures = [f"{row[key]:.3g}" for key in ("ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio")]
-        table.add_row(row["case"], row["peer"], *figures)
-    Console(width=150).print(table)
+    names = ("ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio")
+    cells = [(row["case"], row["peer"], *(f"{row[name]:.3g}" for name in names)) for row in found]
+    console().print(plain_table(columns, cells, "Peer over ours; ratio above 1: ours is faster"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.out import JsonOption, print_json, reporting
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting
 from probekit.errors import BadInput, StoreError
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def verify(
         else:
             partial = sum(entry.state == "partial" for entry in found)
             for entry in damaged:
-                typer.echo(f"{entry.key}: {entry.problem}")
+                console().print(f"{entry.key}: {entry.problem}")
             read = "every byte" if deep else "sizes and headers"
-            typer.echo(f"{len(found)} groups ({read}): {len(damaged)} damaged, {partial} not finished.")
+            console().print(f"{len(found)} groups ({read}): {len(damaged)} damaged, {partial} not finished.")
     if damaged:
         raise typer.Exit(1)
 
@@ -102,15 +102,15 @@ def why(
                        missing=missing)  # fmt: skip
             return
         if found.present and not missing:
-            typer.echo(f"{found.key} is stored.")
+            console().print(f"{found.key} is stored.")
         elif found.present:
-            typer.echo(f"{found.key} is stored, but not {', '.join(missing)}: a run captures what is missing.")
+            console().print(f"{found.key} is stored, but not {', '.join(missing)}: a run captures what is missing.")
         elif found.nearest is None:
-            typer.echo(f"{found.key} is not stored, and nothing else is.")
+            console().print(f"{found.key} is not stored, and nothing else is.")
         else:
-            typer.echo(f"{found.key} is not stored; the closest is {found.nearest}, which differs in:")
+            console().print(f"{found.key} is not stored; the closest is {found.nearest}, which differs in:")
         for row in rows:
-            typer.echo(f"  {row['part'].removeprefix('parts.')}: asked {row['asked']}, stored {row['stored']}")
+            console().print(f"  {row['part'].removeprefix('parts.')}: asked {row['asked']}, stored {row['stored']}")
 
 
 @cache.command("gc")
@@ -134,7 +134,7 @@ def gc(
             if deleted:
                 _print(deleted, "would be deleted" if dry_run else "deleted")
             said = over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}.")
-            typer.echo(said, err=bool(over))
+            console(err=bool(over)).print(said)
     if over:
         raise typer.Exit(1)
 
@@ -210,15 +210,7 @@ def _over(root: Path, remaining: int, budget: int) -> str:
 
 def _print(found: "list[Entry]", title: str) -> None:
     """A table that fits into 80 columns: what is short and compared in columns, what is long in lines of its own."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("key", "state", "size", "rows"):
-        table.add_column(name, justify="right" if name in ("size", "rows") else "left", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    lines = []
     for entry in found:
         first, *others = entry.names or ("nothing",)
         model, task = entry.spec.get("model"), entry.spec.get("task")
@@ -228,8 +220,8 @@ def _print(found: "list[Entry]", title: str) -> None:
             "pinned by " + ", ".join(entry.pins) if entry.pins else "",
         ]
         cells = entry.key[:12], entry.state, _size(entry.n_bytes), f"{entry.n_rows:,}", "\n".join(filter(None, what))
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        lines.append(cells)
+    console().print(plain_table(("key", "state", "size", "rows", "what"), lines, title))
 
 
 def _size(n_bytes: float) -> str:

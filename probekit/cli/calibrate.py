@@ -1,12 +1,11 @@
 """`probekit calibrate`: the kit measured on plants whose answer is known. The work is in `calibrate`."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.cli.out import JsonOption, print_json, progress, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, progress, reporting, rows
 from probekit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,21 +31,20 @@ def calibrate(
         from probekit.proofs import calibration, units
 
         names = [name.strip() for name in only.split(",") if name.strip()]
-        if noise:
-            if names or n is not None:
-                raise BadInput("--noise has no cases and no rows to choose: leave out --only and --n.")
-            from probekit.proofs.noise import noise_study
+        if noise and (names or n is not None):
+            raise BadInput("--noise has no cases and no rows to choose: leave out --only and --n.")
+        with progress() as say:
+            told = {"root": runs / FOLDER, "n_workers": workers, "progress": say}
+            if noise:
+                from probekit.proofs.noise import noise_study
 
-            run, frame = noise_study(seeds, root=runs / FOLDER, n_workers=workers, progress=progress())
-        else:
-            sizes = (units.SMALL, units.LARGE) if n is None else (n,)
-            run, frame = calibration.calibrate(
-                names, seeds, sizes, root=runs / FOLDER, n_workers=workers, progress=progress()
-            )
-        told = {"run": str(run.path)}
+                run, frame = noise_study(seeds, **told)
+            else:
+                sizes = (units.SMALL, units.LARGE) if n is None else (n,)
+                run, frame = calibration.calibrate(names, seeds, sizes, **told)
         ok = bool(frame["passed"].all())
         if as_json:
-            print_json("calibrate", ok, rows(frame), **told)
+            print_json("calibrate", ok, rows(frame), run=str(run.path))
         else:
             _print(frame, run.path)
     if not ok:
@@ -54,16 +52,35 @@ def calibrate(
 
 
 def _print(frame: "pd.DataFrame", run: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = [name for name in frame.columns if name not in ("source", "domains", "kind", "naive_method", "se")]
-    table = Table(*shown, title="What is true, and what was found")
-    for row in rows(frame.loc[:, shown]):
+    """A line per truth; why one is not accepted stands below, so that the table fits narrow terminals."""
+    screen, found = console(), rows(frame)
+    if "case" in frame:
+        columns = ("case", "what", "truth", "found", "95 %", "cover", "naive", "ok")
         cells = [
-            f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
-            for value in row.values()
+            (
+                row["case"],
+                " ".join(_figure(row[name]) for name in _WHAT if row[name] not in (None, "")),
+                *(_figure(row[name]) for name in ("truth", "estimate")),
+                f"{_figure(row['low'])} {_figure(row['high'])}",
+                *(_figure(row[name]) for name in ("coverage", "naive_value")),
+                "yes" if row["passed"] else "NO",
+            )
+            for row in found
         ]
-        table.add_row(*cells, style="" if row["passed"] else "bold")
-    Console(width=None if sys.stdout.isatty() else 220).print(table)
-    typer.echo(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted; run: {run}")
+    else:
+        columns, cells = list(frame.columns), [[_figure(value) for value in row.values()] for row in found]
+    screen.print(plain_table(columns, cells, "What is true, and what was found"))
+    for row in found:
+        if not row["passed"] and row.get("why"):
+            screen.print(f"{row['case']} {row['metric']} {row['level']}: {row['why']}")
+    screen.print(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted.")
+    typer.echo(f"run: {run}")
+
+
+_WHAT = ("metric", "level", "k", "arm", "source", "control", "domains", "keep")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.3f}"
+    return "" if value is None else str(value)

@@ -1,6 +1,5 @@
 """Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +8,12 @@ import typer
 from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
-from probekit.cli.out import JsonOption, print_json, progress, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, progress, reporting, rows
 from probekit.cli.reading import register
 from probekit.errors import Interrupted, ProbekitError
 
 if TYPE_CHECKING:
+    from probekit.proofs.demo import Xor
     from probekit.storage.runs import Run
 
 
@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Measure a job; a stopped one resumes, a finished one is shown."""
     with reporting("run", as_json):
-        failed = _measure("run", spec, runs, store, device, as_json, workers)
+        _, failed = _measure("run", spec, runs, store, device, as_json, workers)
     if failed:
         raise typer.Exit(1)
 
@@ -94,19 +94,13 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
         if as_json:
             print_json("plan", True, planned, spec=job.id, text=text)
             return
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
         several = len({row["position"] for row in planned}) > 1
         columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
-        table = Table(*columns, title=f"{job.name} (spec {job.id})")
-        for row in planned:
-            cells = ("?" if row[name] is None else row[name] for name in columns)
-            table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
-        Console().print(table)
+        cells = [["?" if row[name] is None else row[name] for name in columns] for row in planned]
+        screen = console()
+        screen.print(plain_table(columns, cells, f"{job.name} (spec {job.id})"))
         if text:
-            typer.echo(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
+            screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
 
 
 @app.command()
@@ -120,9 +114,13 @@ def demo(
 ) -> None:
     """A ten-second case that fools three usual methods, then the bundled Othello-GPT; ends in the leakboard."""
     with reporting("demo", as_json):
-        if not as_json:
-            _print_xor()
-        failed = _measure("demo", DEMO_SPEC, runs, store, device, as_json)
+        xor = None if as_json else _print_xor()
+        found, failed = _measure("demo", DEMO_SPEC, runs, store, device, as_json)
+        if xor and not failed:
+            from probekit.proofs.demo import closing
+
+            for i, sentence in enumerate(closing(xor, found.records), 1):
+                console().print(f"{i}. {sentence}")
     if failed:
         raise typer.Exit(1)
     if not no_serve and not as_json:
@@ -170,15 +168,15 @@ def export(
 
 def _measure(
     command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, workers: int = 1
-) -> list[dict]:
-    """Measure a job and show what it found; returns its failed cells."""
+) -> "tuple[Run, list[dict]]":
+    """Measure a job and show what it found; returns it and its failed cells."""
     found = _run(spec, runs, store, device, workers)
     failed = _failed(found)
     if as_json:
         print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
     else:
         _print_run(found)
-    return failed
+    return found, failed
 
 
 def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
@@ -187,38 +185,34 @@ def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run
     JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
     from probekit.jobs.runner import run_job
 
-    return run_job(spec, root=runs, store=store, device=device, n_workers=workers, progress=progress())
+    with progress() as say:
+        return run_job(spec, root=runs, store=store, device=device, n_workers=workers, progress=say)
 
 
 def _failed(found: "Run") -> list[dict]:
     return (found.manifest or {}).get("cells", {}).get("failed", [])
 
 
-def _print_xor() -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_xor() -> "Xor":
+    console().print("A behaviour, s1 XOR s2, that two directions decide exactly. What do usual methods say of it?")
+    from probekit.proofs.demo import measure_xor  # takes seconds: torch
 
-    from probekit.proofs.demo import xor_table
-
-    table = Table("method", "what it says", "figure", title="A behaviour that two directions decide exactly: s1 XOR s2")
-    for row in xor_table().itertuples(index=False):
-        table.add_row(*map(str, row))
-    Console().print(table)
+    found = measure_xor()
+    told = found.table()
+    console().print(plain_table(list(told.columns), told.itertuples(index=False)))
+    return found
 
 
 def _print_run(found: "Run") -> None:
-    from rich.console import Console
+    from probekit.results.headline import headline
+    from probekit.results.selection import behaviours, default_behaviour
+    from probekit.results.summary import summary
 
-    from probekit.results import selection, tables
-    from probekit.results import text as text_of
-
-    records = found.records
-    for behaviour in selection.behaviours(records):
-        frame = tables.leak_map(records, behaviour=behaviour)
-        title = f"FBU of {behaviour}, {frame.iloc[0]['fit_domain']} (0 explains all, 1 adds nothing to the input)"
-        # A file or a pipe has no width of its own, and the table has a column per level.
-        Console(width=None if sys.stdout.isatty() else 180).print(text_of.leak_text(frame, title))
+    screen, records = console(), found.records
+    screen.print(summary(records))
+    for behaviour in [name for name in behaviours(records) if name != default_behaviour(records)][:5]:
+        screen.print(headline(records, behaviour=behaviour).sentences[0])
     for failure in _failed(found):
-        typer.echo(f"failed: {failure['error']}", err=True)
-    typer.echo(f"run: {found.path}")
-    typer.echo("look: probekit dashboard")
+        console(err=True).print(f"failed: {failure['error']}")
+    typer.echo(f"run: {found.path}")  # a path stays in one piece, to be copied
+    screen.print(f"look: probekit show {found.name}, or probekit dashboard")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from probekit.cli.dashboard import dashboard
-from probekit.cli.out import JsonOption, RootOption, print_json, reporting, rows
+from probekit.cli.out import JsonOption, RootOption, console, plain_table, print_json, reporting, rows
 from probekit.errors import BadInput
 
 _RUN_HELP = "A run folder, a run's name, or 'latest'."
@@ -51,41 +51,44 @@ def ls(
         if not found:
             typer.echo(f"No runs under {root}. Start one with `probekit run SPEC`.")
             return
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*("run", "state", "cells", "failed", "model", "updated (UTC)", "reason"))
+        lines = []
         for row in found:
             cells = f"{row['done']}/{row['total']}" if row["total"] else "?"
+            cells += f", {row['failed']} failed" if row["failed"] else ""
             updated = str(row["updated"] or "").split("+")[0].replace("T", " ")
             reason = shorten(row["reason"], 90, placeholder=" ...")
-            shown = (row["run"], row["state"], cells, str(row["failed"] or ""), row["model"] or "", updated, reason)
-            table.add_row(*(Text(str(cell), overflow="fold") for cell in shown))
-        Console().print(table)
+            what = "\n".join(filter(None, (row["model"] or "", reason)))
+            lines.append((row["run"], row["state"], cells, updated, what))
+        console().print(plain_table(("run", "state", "cells", "updated (UTC)", "what"), lines))
         for row in found:
             if row["state"] == "damaged":
-                typer.echo(row["problem"])
+                console().print(row["problem"])
 
 
 def show(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
-    table: Annotated[str, typer.Option("--table", help="Which table; `leak_map` prints as a grid.")] = "leak_map",
+    table: Annotated[
+        str | None, typer.Option("--table", help="One table in full: leak_map, frontier, transfer_matrix, ...")
+    ] = None,
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the map.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="The map in full, every level with its interval.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run found: FBU with its interval per hook point and level, or another table."""
+    """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
-        from probekit.results import selection as selection_of
         from probekit.results import tables
         from probekit.results import text as text_of
+        from probekit.results.compact import Grid
+        from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root), partial=partial)
@@ -93,39 +96,48 @@ def show(
             extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
             print_json("show", not found.problem, rows(found.records), **extra)
             return
-        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, k=_k(k))
-        frame = tables.table(table, found.records, **chosen)
+        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k))
+        screen = console()
+        if found.problem:
+            console(err=True).print(found.problem)
+        if table is None and not wide and not csv:
+            screen.print(summary(found.records, **chosen, intervals=intervals))
+            _print_beside(found.records, chosen)
+            return
+        kind = table or ("replace_map" if metric == "replace" else "leak_map")
+        if kind == "replace_map":
+            chosen.pop("metric", None)
+        frame = tables.table(kind, found.records, **chosen)
         if csv:
             typer.echo(text_of.to_csv(frame), nl=False)
-            return
-        from rich.console import Console
-
-        console = Console()
-        if found.problem:
-            typer.echo(found.problem, err=True)
-        if frame.empty:
-            typer.echo(f"{found.name} holds nothing for {table.replace('_', ' ')}.")
-            return
-        if table == "leak_map":
+        elif frame.empty:
+            screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
+        elif kind in ("leak_map", "replace_map"):
             first = frame.iloc[0]
-            shown, places = str(first["position"]), selection_of.positions(found.records, first["behaviour"])
-            where = f"{first['fit_domain']}, read at {shown}" if len(places) > 1 else first["fit_domain"]
-            title = f"{found.name}: FBU of {first['behaviour']}, {where} (0 explains all, 1 adds nothing)"
-            console.print(text_of.leak_text(frame, title))
-            behaviours, domains = selection_of.behaviours(found.records), selection_of.domains(found.records)
-            told = {"behaviour": first["behaviour"], "domain": domain, "position": position}
-            without = tables.deletion(found.records, **_given(**told))
-            if len(without):
-                console.print(text_of.deletion_text(without, "as fitted on whole texts, with a span deleted"))
-            known = f"behaviours: {', '.join(behaviours)}; domains: {', '.join(domains)}"
-            several = f"; positions: {', '.join(places)} (--position)" if len(places) > 1 else ""
-            console.print(known + several, markup=False)
-            if said := tables.extraction(found.records):
-                console.print(said, markup=False, highlight=False)
-        elif table == "deletion":
-            console.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
+            where = f"{first['behaviour']}, {first['fit_domain']}"
+            where += "" if first["position"] == "all" else f", read at {first['position']}"
+            title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
+            screen.print(title, style="bold")
+            for block in Grid.of(frame).blocks(screen.width):
+                screen.print(block, end="\n\n")
+            _print_beside(found.records, chosen)
+        elif kind == "deletion":
+            screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:
-            console.print(text_of.to_text(frame, f"{found.name}: {table.replace('_', ' ')}"))
+            screen.print(text_of.to_text(frame, f"{found.name}: {kind.replace('_', ' ')}"))
+
+
+def _print_beside(records: Any, chosen: dict[str, Any]) -> None:
+    """What is told under either map: readers on texts without a span, and how activations were extracted."""
+    from probekit.results import selection, tables
+    from probekit.results import text as text_of
+
+    at = {name: value for name, value in chosen.items() if name in ("behaviour", "domain", "position")}
+    without = tables.deletion(records, **{"behaviour": selection.default_behaviour(records) or None, **at})
+    if len(without):
+        console().print(text_of.deletion_text(without, "as fitted on whole texts, with a span deleted"))
+    if said := tables.extraction(records):
+        console().print(said, style="dim")
 
 
 def figure(
@@ -206,15 +218,13 @@ def judge(
             where = {"run": found.name, "behaviour": behaviour, "hook": hook, "level": level}
             print_json("judge", True, told, **where, left_out=left_out)
             return
-        from rich.console import Console
-
-        console = Console()
+        screen = console()
         where = (hook or "all sites") + (f", read at {position}" if position else "")
-        console.print(f"{found.name}: {behaviour}, {level} at {where}, margin {margin:g}", markup=False)
+        screen.print(f"{found.name}: {behaviour}, {level} at {where}, margin {margin:g}")
         for name, frame in judged.items():
-            console.print(text_of.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
+            screen.print(text_of.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
         for name, why in left_out.items():
-            typer.echo(f"'{name}' is left out: {why}")
+            screen.print(f"'{name}' is left out: {why}")
 
 
 def _k(text: str | None) -> int | str | None:

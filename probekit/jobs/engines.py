@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,9 +24,22 @@ from probekit.records import Losses, Record
 from probekit.storage.runwriter import RunWriter
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
 # What one unit may raise without costing the others.
 _COSTS_ITSELF = (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError)
+
+
+class Progress(Protocol):
+    """Told what is being done, how much of how much is done and, where it is known, the seconds left of this phase."""
+
+    def __call__(self, what: str, done: int, total: int, left: float | None = None) -> None: ...
+
+
+class Pace(Protocol):
+    """Tells from the units that have ended how many seconds the others will take; None before it can."""
+
+    def finished(self, unit: Any, seconds: float) -> None: ...
+
+    def left(self) -> float | None: ...
 
 
 @runtime_checkable
@@ -75,30 +89,36 @@ Begin = Callable[[int], Station]  # makes the station of the worker of this numb
 
 def work_off(
     phases: Sequence[Units], here: Station, *, n_workers: int = 1, begin: Begin | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None = None, pace: Pace | None = None,
 ) -> None:  # fmt: skip
     """Measure every unit that the sink lacks, one phase after another: units of a phase may run side by side.
 
     here: this process's station, which measures when it is alone, and else only takes note. begin: makes the others;
     it is found by its name and its arguments are pickled, since processes start afresh.
     """
-    say = progress or (lambda what, done, total: None)
+    say = progress or (lambda what, done, total, left=None: None)
     kept, total = here.sink.done, sum(map(len, phases))
     lacking = [{key: unit for key, unit in phase.items() if key not in kept} for phase in phases]
     n_done = total - sum(map(len, lacking))
     with _Workers(begin, n_workers) if begin and n_workers > 1 and any(lacking) else nullcontext() as workers:
         for units in lacking:
-            for unit, n_ended in workers.each(units, here.sink) if workers else _each(units, here):
-                say(unit.label, n_done + n_ended, total)
+            ended = partial(_tell, pace, units)
+            for unit, n_ended in workers.each(units, here.sink, ended) if workers else _each(units, here, ended):
+                say(unit.label, n_done + n_ended, total, pace.left() if pace else None)
             n_done += len(units)
     say("done", total, total)
 
 
-def _each(units: Units, here: Station) -> Iterator[tuple[Labelled, int]]:
+def _tell(pace: Pace | None, units: Units, ended: "Ended") -> None:
+    if pace:
+        pace.finished(units[ended.key], ended.seconds)
+
+
+def _each(units: Units, here: Station, told: "Callable[[Ended], None]") -> Iterator[tuple[Labelled, int]]:
     """Every unit before it is measured, and how many were."""
     for i, (key, unit) in enumerate(units.items()):
         yield unit, i
-        _measured(here, key, unit)
+        told(_measured(here, key, unit))
 
 
 def _measured(station: Station, key: str, unit: Any) -> Ended:
@@ -184,20 +204,20 @@ class _Workers:
             self._processes[mine] = process
         self._free = list(self._processes)
 
-    def each(self, units: Units, sink: Sink) -> Iterator[tuple[Labelled, int]]:
+    def each(self, units: Units, sink: Sink, told: Callable[[Ended], None]) -> Iterator[tuple[Labelled, int]]:
         """Every unit as it is handed out, and how many have ended; ends when all of them have."""
         busy, n_ended = set[Connection](), 0
         for key, unit in units.items():
             if not self._free:
-                n_ended += self._hear(busy, sink)
+                n_ended += self._hear(busy, sink, told)
             worker = self._free.pop()
             worker.send((key, unit))
             busy.add(worker)
             yield unit, n_ended
         while busy:
-            self._hear(busy, sink)
+            self._hear(busy, sink, told)
 
-    def _hear(self, busy: set[Connection], sink: Sink) -> int:
+    def _hear(self, busy: set[Connection], sink: Sink, told: Callable[[Ended], None]) -> int:
         """Wait until a busy worker has ended its unit; how many have."""
         ready = [connection for connection in wait(busy) if isinstance(connection, Connection)]
         for connection in ready:
@@ -213,6 +233,7 @@ class _Workers:
             if isinstance(answer, BaseException):
                 raise answer
             sink.note(answer)
+            told(answer)
             busy.remove(connection)
             self._free.append(connection)
         return len(ready)

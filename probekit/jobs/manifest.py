@@ -37,7 +37,12 @@ def manifest_of(
     behaviours = activations.observations.behaviours.values()
     return {
         "inputs": job.inputs,
-        "model": {"name": job.model.name, "revision": job.model.revision, "fingerprint": job.model.fingerprint},
+        "model": {
+            "name": job.model.name,
+            "revision": job.model.revision,
+            "fingerprint": job.model.fingerprint,
+            "n_layers": job.model.n_layers,
+        },
         "task": {"name": job.task.name, "fingerprint": job.task.fingerprint, "n_rows": len(activations.observations)},
         "behaviours": {b.name: {"n_outcomes": len(b.outcomes), "covered_mass": b.covered} for b in behaviours},
         "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},

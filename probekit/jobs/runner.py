@@ -17,6 +17,7 @@ from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
+from probekit.jobs.pace import Pace
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Outcome, to_tensors
@@ -66,7 +67,9 @@ def run_job(
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write)
         begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
-        work_off(_phases(cells), Station(work.measure, sink), n_workers=n_workers, begin=begin, progress=progress)
+        pace = Pace([cell for key, cell in cells.items() if key not in sink.done], n_workers)
+        here = Station(work.measure, sink)
+        work_off(_phases(cells), here, n_workers=n_workers, begin=begin, progress=progress, pace=pace)
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
         _finish(work, list(cells.values()), timings)
@@ -75,7 +78,7 @@ def run_job(
 
 def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
     """Everything that cells need, captured where the store lacks it."""
-    spec, say = job.spec, progress or (lambda what, done, total: None)
+    spec, say = job.spec, progress or (lambda what, done, total, left=None: None)
     backend = spec.model.backend if spec.model else "auto"
 
     def telling(what: str) -> Callable[[Step], None]:

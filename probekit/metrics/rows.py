@@ -10,6 +10,8 @@ from probekit.errors import BadInput, TooFewRows
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
+BIASED_UPWARDS = "biased upwards"  # how a value is marked that has too few rows to be told without it
+
 
 # ------------------------------------------------------------------------------------------------ extrapolation in n
 
@@ -129,4 +131,4 @@ def refusal(n_effective: float, d: int, one_direction: bool) -> Sufficiency:
     found = f"{n_effective:.0f} effective fit rows for {d} coordinates, {10 * d} are asked"
     if n_effective >= 10 * d:
         return Sufficiency("enough", f"{n_effective:.0f} effective fit rows for {d} coordinates are enough")
-    return Sufficiency("marked", f"{found}: biased upwards") if one_direction else Sufficiency("refused", found)
+    return Sufficiency("marked", f"{found}: {BIASED_UPWARDS}") if one_direction else Sufficiency("refused", found)

@@ -75,6 +75,10 @@ class Model:
 
     # What it is -----------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        size = f"{self.n_layers} layers, width {self.d_model}, {self.d_vocab:,} tokens"
+        return f"<Model {self.name} ({self.architecture}): {size}, {len(self.hook_names)} hook points>"
+
     @property
     def device(self) -> torch.device:
         return next(self.bridge.hf.parameters()).device

@@ -83,10 +83,30 @@ def shown_k(frame: pd.DataFrame, rows: pd.DataFrame, metric: str = "read") -> in
 
 
 def site_label(hook: str) -> str:
-    """`blocks.3.hook_resid_post` -> `3 resid_post`; "" is every site at once."""
-    if not hook:
-        return "all sites"
-    return HookPoint.parse(hook).label
+    """`blocks.3.hook_resid_post` -> `L3 resid_post`; "" is every site at once."""
+    return HookPoint.parse(hook).short if hook else "all sites"
+
+
+def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
+    """The hook point that the unembedding reads, where a linear reader is the unembedding; "" where there is none.
+
+    The last layer's `resid_post`, or what comes after it. How many layers the model has is in the manifest; where that
+    does not say, the last layer measured is taken for the last, if more than one was. A label that is no output of the
+    model is not what the unembedding computes.
+    """
+    manifest = frame.attrs.get("manifest") or {}
+    told = (manifest.get("spec") or {}).get("task") or {}
+    if any(b.get("name") == behaviour and b.get("kind") == "label" for b in told.get("behaviours") or ()):
+        return ""
+    points = [HookPoint.parse(hook) for hook in hooks(frame[frame["behaviour"] == behaviour])]
+    layers = {point.layer for point in points} - {None}
+    model = (manifest.get("provenance") or {}).get("model") or {}
+    n_layers = model.get("n_layers") or (max(layers) + 1 if len(layers) > 1 else None)
+    if not points or n_layers is None:
+        return ""
+    last = points[-1]
+    after = last.layer is None and last.order[0] == float("inf") and "hook_" in last.name
+    return last.name if after or (last.layer == n_layers - 1 and last.part == "hook_resid_post") else ""
 
 
 def vocabulary(level: str, source: str = "") -> str:
@@ -131,7 +151,7 @@ def pick(
     metric: str | Sequence[str],
     position: str | None,
     floor: str | None = "strong",
-    control: str | None = "",
+    control: str | Sequence[str] | None = "",
     arm: str | None = None,
 ) -> pd.DataFrame:
     """Rows of one behaviour, at one position, with the lowest seeds; None for floor, control or arm takes them all."""
@@ -141,7 +161,8 @@ def pick(
     rows = frame[frame["behaviour"] == (behaviour or default_behaviour(frame))]
     rows = rows[rows["metric"].isin([metric] if isinstance(metric, str) else list(metric))]
     for column, wanted in (("floor", floor), ("control", control), ("arm", arm)):
-        rows = rows if wanted is None else rows[rows[column] == wanted]
+        if wanted is not None:
+            rows = rows[rows[column].isin([wanted] if isinstance(wanted, str) else list(wanted))]
     return at_position(lowest_seeds(rows), position)
 
 

@@ -91,6 +91,40 @@ def leak_map(
     return rows[rows["hook"] != ""].reset_index(drop=True)
 
 
+def replace_map(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    arm: str | None = None,
+    position: str | None = None,
+    k: int | str | None = None,
+) -> pd.DataFrame:
+    """What is unexplained when only the abstraction is kept: one site at a time and, as "all sites", in the chain.
+
+    arm: where donors come from, `matched` or `random`, with or without the place (`single:matched`); matched when left
+    out. Beside each kept subspace stand random directions of the same k and k = 0, nothing kept, which is the same
+    under every choice of donors and so taken from `random` where `matched` has none.
+    """
+    rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=("", "random_directions"))
+    rows = at_domain(rows, domain, seen=True)
+    how = at_arm(rows, arm if arm is None or ":" in arm else _arm_of(rows, arm)).partition(":")[2]
+    mine = rows[rows["arm"].isin([f"single:{how}", f"chain:{how}"])]
+    nothing = rows[(rows["k"] == 0) & (rows["control"] != "") & rows["arm"].isin(["single:random", "chain:random"])]
+    tidy = _tidy(pd.concat([mine[~mine.index.isin(nothing.index)], nothing]) if len(nothing) else mine)
+    beside = (tidy["k"] == 0) & (tidy["control"] != "")
+    chosen = at_k(tidy[~beside], shown_k(frame, mine, "replace") if k is None else k)
+    parts = [part for part in (chosen, tidy.loc[beside]) if len(part)]
+    found = pd.concat(parts or [chosen])
+    found["site_order"] = found["site_order"].where(found["hook"] != "", len(tidy))  # the chain below its sites
+    return found.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)
+
+
+def _arm_of(rows: pd.DataFrame, how: str) -> str:
+    """The arm that was measured with donors drawn in this way."""
+    return next((arm for arm in rows["arm"].unique() if arm.partition(":")[2] == how), how)
+
+
 def decomposition(
     frame: pd.DataFrame,
     *,
@@ -367,10 +401,10 @@ def extraction(frame: pd.DataFrame) -> str:
 
 
 KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
-    "leak": leak, "leak_map": leak_map, "decomposition": decomposition, "frontier": frontier,
-    "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing, "ontology": ontology,
-    "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage, "deletion": deletion,
-    "provenance": provenance,
+    "leak": leak, "leak_map": leak_map, "replace_map": replace_map, "decomposition": decomposition,
+    "frontier": frontier, "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing,
+    "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
+    "deletion": deletion, "provenance": provenance,
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
+import io
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ from probekit.results.selection import at_domain, levels, pick, site_label, voca
 from probekit.results.tables import layer_curves
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 
 def selected_site(
@@ -69,6 +73,48 @@ def number(value: object) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
+def terminal_width() -> int:
+    """Columns of the terminal: COLUMNS where it is set, what the terminal says, 80 where there is none."""
+    return max(20, shutil.get_terminal_size((80, 24)).columns)
+
+
+def rendered(shown: "RenderableType", width: int | None = None) -> str:
+    """What rich would print, as plain text of at most `width` columns, without colour."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width or terminal_width(), color_system=None, legacy_windows=False)
+    with console.capture() as caught:
+        console.print(shown, highlight=False, markup=False)
+    return "\n".join(line.rstrip() for line in caught.get().splitlines())
+
+
+def folded(text: str, width: int, style: str = "") -> "Text":
+    """Text broken at spaces, or inside a word that is wider than the line."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    return Text("\n").join(Text(text, style, overflow="fold").wrap(console, width))
+
+
+def fitted(name: str, width: int) -> str:
+    """A name in `width` cells: what is too long loses its middle."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    end = name[-tail:] if tail else ""
+    while cell_len(end) > tail:
+        end = end[1:]
+    return set_cell_size(name, width - 1 - cell_len(end)).rstrip() + "…" + end
+
+
+def printable(name: str) -> str:
+    """A name of the user's on one line: what no terminal shows, or what would move its cursor, becomes a `?`."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
 def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
     """`.23 [.20, .26]`, or `NA` with its reason in words."""
     if pd.isna(row["value"]):
@@ -101,20 +147,20 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     if "situation" in shown:
         shown.remove("test_domain")
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
-        table = Table(*map(str, frame.columns), title=title or None)
+        table = Table(*map(str, frame.columns), title=title or None, **_narrow())
         for row in frame.itertuples(index=False):
             table.add_row(*(Text("" if pd.isna(cell) else str(cell), overflow="fold") for cell in row))
         return table
-    table = Table(title=title or None)
+    table = Table(title=title or None, **_narrow())
     for name in shown:
         table.add_column(name.replace("_", " "), overflow="fold")
     table.add_column("value [95 %]", overflow="fold", min_width=16)
-    bits = ["bits", "floor_bits", "ceiling_bits", "n"]
-    for name in bits:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold", min_width=5)
+    bits = {"bits": "bits", "floor_bits": "floor", "ceiling_bits": "ceiling", "n": "n"}
+    for heading in bits.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for _, row in frame.iterrows():
         cells = ["" if pd.isna(row[name]) else str(row[name]) for name in shown]
-        figures = ["" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in bits[:-1]]
+        figures = ["" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in list(bits)[:-1]]
         table.add_row(*(Text(cell, overflow="fold") for cell in [*cells, value_text(row), *figures, str(row["n"])]))
     return table
 
@@ -136,6 +182,13 @@ def leak_text(frame: pd.DataFrame, title: str = "") -> "Table":
             cells.append(Text(value_text(rows.iloc[0], "\n") if len(rows) else "", overflow="fold"))
         table.add_row(Text(site), *cells)
     return table
+
+
+def _narrow() -> dict[str, Any]:
+    """No frame between cells and little air, so that a table of many columns fits a narrow terminal."""
+    from rich.box import SIMPLE_HEAD
+
+    return {"box": SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0), "title_justify": "left"}
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -41,6 +41,23 @@ class Run:
     def name(self) -> str:
         return self.path.name
 
+    def __repr__(self) -> str:
+        done, total = self.status.get("done", "?"), self.status.get("total", "?")
+        state = "complete" if self.manifest else self.problem or "unfinished"
+        return f"<Run {self.path}: {state[:200]}, {done} of {total} cells>"
+
+    def _repr_html_(self) -> str:
+        """The headline and the map of its records, in a notebook."""
+        from html import escape
+
+        from probekit.results.summary import summary
+
+        said = f"<p><b>{escape(self.name)}</b> {escape(self.problem[:400])}</p>"
+        try:
+            return said + summary(self.records)._repr_html_()
+        except RunError as error:
+            return f"{said}<p>{escape(str(error))}</p>"
+
     @property
     def reason(self) -> str:
         """Why a run is damaged, could not go on or lacks cells; empty for one that is whole or was only stopped."""

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import checkpoints
-from probekit.cli.main import main
+from probekit.cli import main
 from probekit.results import figures
 
 COLUMNS = {"metric", "behaviour", "fit_domain", "test_domain", "hook", "layer", "level", "source", "k", "value", "low",
@@ -265,9 +265,9 @@ def test_run_show_figure_and_ls_of_one_small_job(job, call, tmp_path):
     shown = json.loads(out)
     assert code == 0 and shown["rows"] == answer["rows"] and shown["manifest"]["run"] == name
     code, out, _ = call("run", path)
-    assert code == 0 and "FBU of label" in out and name in out
+    assert code == 0 and "label of tiny" in out and name in out
     code, out, _ = call("show", name)
-    assert code == 0 and "FBU of label" in out
+    assert code == 0 and "label of tiny" in out and "Unexplained share of label" in out
     assert "extraction: hf (sdpa, float32)" in " ".join(out.split()) and "hooks fired once" in out
     code, out, _ = call("ls", "runs", "--json")
     assert code == 0 and [(row["run"], row["state"], row["done"]) for row in json.loads(out)["rows"]] == [

@@ -200,7 +200,7 @@ def stopped(small, tmp_path_factory):
         assert n_cells == len(counter.cells) == 8  # two behaviours, each at three layers and at the selected one
         counter.cells.clear()
 
-        def stop(what, done, total):
+        def stop(what, done, total, left=None):
             if done == 5 and total == n_cells:
                 raise KeyboardInterrupt
 

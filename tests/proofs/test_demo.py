@@ -1,31 +1,29 @@
 """The demo's opening table, beside scikit-learn and concept-erasure as outside judges."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from probekit.proofs.demo import best_threshold_accuracy, erase_linearly, xor_table
+from probekit.proofs.demo import Xor, best_threshold_accuracy, closing, erase_linearly, measure_xor
+from probekit.records import Record
 from probekit.testbeds.ground_truth import draw
 
 
 @pytest.fixture(scope="module")
-def table():
-    return xor_table().set_index("method")["figure"]
+def xor():
+    return measure_xor()
 
 
-def number(text):
-    return float(text.split()[-1])
-
-
-def test_three_usual_methods_are_fooled_and_functions_of_directions_are_not(table):
-    assert number(table["accuracy of the best threshold"]) == pytest.approx(0.75, abs=0.02)
-    assert number(table["linear probe"]) == pytest.approx(1.0, abs=0.02)
-    assert number(table["linear erasure"]) < 0.02
-    assert number(table["two thresholds, read after erasure"]) == pytest.approx(0.0, abs=0.03)
-    assert number(table["one threshold on a fitted direction"]) == pytest.approx(0.689, abs=0.03)
-    assert number(table["two thresholds on a fitted direction"]) == pytest.approx(0.0, abs=0.03)
-    assert number(table["a quadratic of a fitted direction"]) == pytest.approx(0.0, abs=0.03)
-    assert len(table) == 7
+def test_three_usual_methods_are_fooled_and_functions_of_directions_are_not(xor):
+    assert xor.accuracy == pytest.approx(0.75, abs=0.02)
+    assert xor.linear == pytest.approx(1.0, abs=0.02)
+    assert xor.changed < 0.02
+    assert xor.after == pytest.approx(0.0, abs=0.03)
+    assert xor.one_threshold == pytest.approx(0.689, abs=0.03)
+    assert xor.two_thresholds == pytest.approx(0.0, abs=0.03)
+    assert xor.quadratic == pytest.approx(0.0, abs=0.03)
+    assert len(xor.table()) == 7
 
 
 def test_no_line_reads_the_planted_behaviour_but_its_parts_are_plain():
@@ -93,3 +91,46 @@ def test_best_threshold_sees_either_side_and_no_more_than_there_is():
     assert best_threshold_accuracy(x, neither, signs) == 1.0
     xor = (signs.prod(1) < 0).astype(np.float32)
     assert best_threshold_accuracy(x, xor, signs) == pytest.approx(0.75, abs=0.02)
+
+
+def records():
+    """What the demo's job writes, as far as its sentences speak of it: seven sites, the middle one layer 2."""
+    sites = ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(6))]
+    linear, decoded = (1.0, 0.86, 0.84, 0.80, 0.70, 0.35, 0.0), (1.0, 0.6, 0.46, 0.3, 0.17, 0.24, 0.58)
+    at = {"fit_domain": "play", "test_domain": "play", "ceiling_bits": 2.0, "n": 90, "groups": 45}
+    law = at | {"behaviour": "next_move_law", "metric": "read"}
+    out = []
+    for i, hook in enumerate(sites):
+        here = law | {"hook": hook}
+        out.append(Record(**here, level="linear", value=linear[i], floor_bits=3.0))
+        out.append(Record(**here, level="linear", value=linear[i], floor="weak", floor_bits=4.0))
+        out.append(Record(**here, level="hypothesis:rules", source="decoded", value=decoded[i], floor_bits=3.0))
+        for name, accuracy in (("mine_yours", 0.9 + i / 100), ("black_white", 0.7 + i / 100)):
+            read = at | {"behaviour": f"feature:{name}", "metric": "accuracy", "hook": hook}
+            out.append(Record(**read, level="linear", value=accuracy))
+            out.append(Record(**read, level="linear", value=0.6, control="random_twin"))
+    kept = law | {"metric": "replace", "level": "directions", "source": "behaviour", "k": 32, "floor_bits": 3.0}
+    out.append(Record(**kept, arm="chain:matched", value=0.85, low=0.75, high=1.05))
+    return pd.DataFrame([record.row() for record in out])
+
+
+XOR = Xor(0.754, 1.0, 0.0, 0.0, 0.7, 0.001, 0.0)
+
+
+def test_the_three_sentences_are_of_the_runs_own_figures():
+    fooled, board, then = closing(XOR, records())
+    assert "right in 75% of rows" in fooled and "leaves 1.00 unexplained" in fooled and "leave .00" in fooled
+    assert "at L2 resid_post a line reads mine, yours or empty of a square with 93% accuracy" in board
+    assert "black or white with 73%" in board and "leave .30 of the next move" in board
+    assert "a linear reader of the same site .80, and none before the unembedding less than .35" in board
+    assert "of the 2.00 bits that a weak floor" in board and "50% are in the moves" in board
+    assert "32 directions" in then and ".85 [.75, 1.05]" in then
+
+
+def test_what_is_not_so_is_not_said():
+    frame = records()
+    frame.loc[frame["level"] == "hypothesis:rules", "value"] = 0.5
+    frame = frame[frame["metric"] != "replace"]
+    _, board, then = closing(XOR, frame)
+    assert "leave .50" in board and "none before the unembedding" not in board
+    assert "directions" not in then

@@ -49,7 +49,7 @@ def test_the_map_has_layer_zero_at_the_bottom_a_fixed_scale_and_clickable_cells(
     made = maps.leak_map(frame, behaviour=BEHAVIOURS[1])
     heat = next(trace for trace in made.data if trace.type == "heatmap")
     assert (heat.zmin, heat.zmax) == (0, 1) and min(made.layout.yaxis.range) < 0
-    assert made.layout.yaxis.ticktext[0] == "0 resid_pre"
+    assert made.layout.yaxis.ticktext[0] == "L0 resid_pre"
     cells = next(trace for trace in made.data if trace.name == "cells")
     table = tables.leak_map(frame, behaviour=BEHAVIOURS[1])
     assert {row[0] for row in cells.customdata} == set(table["id"])

@@ -29,7 +29,7 @@ def printed(table, width=100) -> str:
 def test_leak_map_has_one_cell_per_site_and_label_in_forward_order(frame):
     table = tables.leak_map(frame)
     assert not table.duplicated(["site", "label"]).any()
-    assert table["site"].drop_duplicates().tolist() == ["0 resid_pre", *(f"{i} resid_post" for i in range(6))]
+    assert table["site"].drop_duplicates().tolist() == ["L0 resid_pre", *(f"L{i} resid_post" for i in range(6))]
     assert set(table.loc[table["level"] == "directions", "k"]) == {4}
     assert table["label"].drop_duplicates().tolist()[:2] == ["prior", "baseline"]
     every = tables.leak_map(frame, k="all")

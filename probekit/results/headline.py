@@ -1,0 +1,195 @@
+"""What a run found in one to three sentences, made from its records alone, and what to be wary of.
+
+The site and level of the first sentence are those that selection rows prefer (records of metric `selected`), never the
+largest of the test values, and never the site that the unembedding reads: a linear reader there is the unembedding.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from probekit.metrics.bootstrap import FEW_CLUSTERS
+from probekit.metrics.rows import BIASED_UPWARDS
+from probekit.results.selection import (
+    at_domain,
+    default_behaviour,
+    level_rank,
+    one_domain,
+    pick,
+    site_label,
+    unembedding,
+)
+from probekit.results.text import NA_WORDS, number, printable, value_text
+
+_FUNCTIONS = {
+    "one_threshold": "one threshold", "two_thresholds": "two thresholds", "quadratic": "a quadratic",
+    "bilinear": "a bilinear function", "cubic": "a cubic", "mlp16": "a small MLP",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Headline:
+    """sentences: one to three, for people. warnings: what to be wary of, a sentence each; often none."""
+
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    unembedding: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return " ".join((*self.sentences, *self.warnings))
+
+
+def headline(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> Headline:
+    """The headline of one behaviour, fitted and tested in one domain, read at one rule of positions."""
+    behaviour = behaviour or default_behaviour(frame)
+    if not behaviour:
+        return Headline(("Nothing was measured: there are no records of a behaviour.",), _failed(frame))
+    rows = pick(frame, behaviour=behaviour, metric=("read", "selected"), position=position)
+    domain = one_domain(rows, domain)
+    rows = at_domain(rows, domain, seen=True)
+    read = rows[(rows["metric"] == "read") & (rows["hook"] != "")]
+    last = unembedding(frame, behaviour)
+    warnings = (*_missing(read), *_few(read), *_biased(read), *_failed(frame))
+    where = f"{printable(behaviour)} of {printable(_first(rows, 'model') or 'the model')}"
+    if read.empty:
+        return Headline((f"{where}: nothing was read.",), warnings, last)
+    n, groups = int(read["n"].max()), int(read["groups"].max())
+    where += f", {_count(n, 'test row')} of {_count(groups, 'group')}"
+    where += f" ({printable(domain)})" if domain else ""
+    if read["value"].notna().sum() == 0:
+        reason = NA_WORDS.get(str(read["na_reason"].mode().iloc[0]), "no reason recorded")
+        return Headline((f"{where}: no value at any site ({reason}).",), warnings, last)
+    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read))
+    return Headline(tuple(filter(None, sentences)), warnings, last)
+
+
+def level_words(level: str, source: str = "", k: int | None = None) -> str:
+    """A level as the subject of a sentence: `a linear reader`, `4 directions`, `a quadratic of 4 directions`."""
+    family, _, member = level.partition(":")
+    n = 1 if k is None else k
+    directions = f"{n} direction{'s' * (n != 1)}"
+    if family == "simple":
+        return f"{_FUNCTIONS.get(member, member)} of {directions}"
+    if family == "hypothesis":
+        return f"the hypothesis '{printable(member)}'"
+    if family == "directions" and source == "pca":
+        return f"{n} principal component{'s' * (n != 1)}"
+    told = {"neurons": f"{n} neuron{'s' * (n != 1)}", "directions": directions, "direction": "one direction",
+            "baseline": "the floor", "prior": "the mean law"}  # fmt: skip
+    return told.get(family, f"a {family} reader")
+
+
+def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> str:
+    """What the level preferred by rule leaves at the site that selection rows prefer for it."""
+    selected = rows[(rows["metric"] == "selected") & rows["value"].notna()]
+    aside = ""
+    if selected.empty and read["hook"].nunique() == 1:
+        selected, preferred = read[read["value"].notna() & ~read["level"].isin(["prior", "baseline"])], ""
+    else:
+        preferred = ", the site that selection rows prefer,"
+        at_last = selected[(selected["hook"] == last) & (last != "")]
+        selected = selected.drop(index=at_last.index)
+        if "linear" in set(at_last["level"]):
+            aside = "; for a linear reader they prefer the unembedding, which is no finding"
+    if selected.empty:
+        return "no site was chosen on selection rows" + (" but the unembedding's, which is no finding" * bool(aside))
+    row = min((row for _, row in selected.iterrows()), key=_preference)
+    what = level_words(row["level"], row["source"], None if pd.isna(row["k"]) else int(row["k"]))
+    verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
+    scale = "0 explains all, 1 adds nothing to the input"
+    at = f"{printable(site_label(row['hook']))}{preferred}"
+    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}"
+
+
+def _preference(row: pd.Series) -> tuple:
+    """The rule, which looks at no value: linear, nonlinear, then the richest; more directions, the behaviour's own."""
+    rank, name = level_rank(row["level"])
+    first = ("linear", "nonlinear").index(row["level"]) if row["level"] in ("linear", "nonlinear") else 2
+    k = 0 if pd.isna(row["k"]) else int(row["k"])
+    return first, -rank, name, row["source"] == "pca", -k, row["source"]
+
+
+def _readable(read: pd.DataFrame, last: str) -> str:
+    """Where along the network the behaviour becomes readable; the curve's own band decides, where the run has one."""
+    for level in ("linear", "nonlinear"):
+        curve = read[(read["level"] == level) & (read["hook"] != last) & read["value"].notna()]
+        if curve["hook"].nunique() >= 2:
+            break
+    else:
+        return ""
+    who = level_words(level)
+    high = curve["band_high"].fillna(curve["high"]) if "band_high" in curve else curve["high"]
+    found = curve[high < 1]
+    if found.empty:
+        return f"No site is readable for {who}: every interval reaches 1."
+    half = curve[high < 0.5]
+    start = found.iloc[0]
+    said = f"{who[0].upper()}{who[1:]} first explains something at {_at(start)}"
+    if half.empty:
+        return f"{said} and more than half nowhere" + (" before the unembedding." if last else ".")
+    return (
+        f"{said}."
+        if half.iloc[0]["hook"] == start["hook"]
+        else f"{said} and more than half first at {_at(half.iloc[0])}."
+    )
+
+
+def _at(row: pd.Series) -> str:
+    return f"{printable(site_label(row['hook']))} ({number(row['value'])} unexplained)"
+
+
+def _floor(read: pd.DataFrame) -> str:
+    """What the input alone explains, in bits."""
+    known = read[read["floor_bits"].notna() & read["ceiling_bits"].notna()]
+    if known.empty:
+        return ""
+    left = float((known["floor_bits"] - known["ceiling_bits"]).iloc[0])
+    prior = known[(known["level"] == "prior") & known["bits"].notna()]
+    if prior.empty:
+        return f"The input alone leaves {left:.2f} bits to explain."
+    missed = float((prior["bits"] - prior["ceiling_bits"]).iloc[0])
+    return (
+        f"The input alone explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
+        f"{left:.2f} are left to explain."
+    )
+
+
+def _missing(read: pd.DataFrame) -> tuple[str, ...]:
+    empty = read[read["value"].isna()]
+    if empty.empty:
+        return ()
+    counts = empty["na_reason"].map(lambda reason: NA_WORDS.get(str(reason), "no reason recorded")).value_counts()
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return (f"{len(empty)} of {_count(len(read), 'cell')} {'is' if len(empty) == 1 else 'are'} NA: {why}.",)
+
+
+def _few(read: pd.DataFrame) -> tuple[str, ...]:
+    groups = int(read["groups"].max()) if len(read) else 0
+    few = 0 < groups < FEW_CLUSTERS
+    return (f"Only {_count(groups, 'group')}: below {FEW_CLUSTERS} the intervals are too short.",) if few else ()
+
+
+def _biased(read: pd.DataFrame) -> tuple[str, ...]:
+    n = int((read["value"].notna() & read["note"].str.contains(BIASED_UPWARDS, regex=False)).sum())
+    return (f"{_count(n, 'value')} {'is' if n == 1 else 'are'} biased upwards: too few rows.",) if n else ()
+
+
+def _failed(frame: pd.DataFrame) -> tuple[str, ...]:
+    failed = ((frame.attrs.get("manifest") or {}).get("cells") or {}).get("failed") or []
+    if not failed:
+        return ()
+    first = printable(str(failed[0].get("error", "")))
+    return (f"{_count(len(failed), 'cell')} failed: {first[:160].rstrip('.')}.",)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _first(rows: pd.DataFrame, column: str) -> str:
+    return next((str(value) for value in rows[column].unique() if value), "")
