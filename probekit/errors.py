@@ -3,7 +3,7 @@
 ProbekitError
 +-- BadInput        what was asked cannot be done; the message says what was found and what to do (exit 2)
 |   +-- UnknownHook     a hook point that the model does not have
-|   +-- TooFewRows      fewer rows than the protocol of section 7.5 allows
+|   +-- TooFewRows      fewer rows than docs/method.md section 7.5 allows
 +-- StoreError      an activation on disk is not what its key says (exit 3)
 +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
 +-- MissingExtra    an optional dependency is not installed (exit 3)

@@ -188,7 +188,7 @@ class ReadSpec(_Strict):
 
 
 class ReplaceSpec(_Strict):
-    """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2.
+    """Keep-only at one site and at all sites. rows: test examples run; donors: M of docs/method.md section 2.
 
     hooks: among those of [read]; left out, those of them that are resid_post, or all where none is.
     """

@@ -30,7 +30,7 @@ def permuted_gains(reader: Reader, side: Side, plan: NDArray[np.int64]) -> NDArr
     """-bits summed over rows, as observed and with activations moved between rows: [1 + n_permutations].
 
     The reader is frozen. Its logits are a part that follows the row (the floor's) and one that moves with the
-    activations, so that no permutation needs a forward pass: plan [n_permutations, n] (`inference.permutation_plan`).
+    activations, so that no permutation needs a forward pass: plan [n_permutations, n] (`permutation_plan`).
     """
     own = reader.logits(side.x, torch.zeros_like(side.offset))
     fixed = reader.logits(side.x, side.offset) - own

@@ -1,7 +1,7 @@
 """Claims: conjunctions of declared margins over measures, each passed or failed by an equivalence test.
 
 Reading side: frames of records in, a table of verdicts out. Metrics are never averaged and no maximum is taken over
-them (measurement.md section 5): a measure that a claim needs and that is NA makes the claim NA.
+them (docs/method.md section 5): a measure that a claim needs and that is NA makes the claim NA.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false

@@ -268,7 +268,7 @@ def group_leakage(
 ) -> pd.DataFrame:
     """By site, what a split by row would have claimed beyond whole groups: `gap` = FBU by group less FBU by row.
 
-    The hack index of measurement.md section 7.1. Rows as measured by whole groups, with `value_by_row` and `gap`; sites
+    The hack index of docs/method.md section 7.1. Rows as measured by whole groups, with `value_by_row` and `gap`; sites
     and levels that have no `row_split` control are left out.
     """
     rows = pick(frame, behaviour=behaviour, metric="read", position=position, control=None)

@@ -635,7 +635,7 @@ def test_effective_rows_run_from_groups_to_rows():
 
 @pytest.mark.parametrize(("correlation", "by_row"), [(0.1, 0.72), (0.5, 0.39)])
 def test_coverage_of_clusters_and_of_rows(correlation, by_row):
-    """The figures of measurement.md 7.4, and that effective rows explain them."""
+    """The figures of docs/method.md section 7.4, and that effective rows explain them."""
     rng = np.random.default_rng(20)
     group, reps = np.repeat(np.arange(40), 25), 500
     clusters, rows = Clusters.of(group, 400, 0), Clusters.of(np.arange(1000), 400, 0)
@@ -676,7 +676,7 @@ def test_rows_for_an_area_are_the_protocol_s_and_hold_in_a_simulation():
 
 
 def test_the_bias_behind_the_sample_sizes():
-    """An unregularised logistic fit inflates the loss by about .72 bits per parameter and row (measurement.md 1)."""
+    """An unregularised logistic fit costs about .72 bits per parameter and row (docs/method.md section 7.5)."""
     from sklearn.linear_model import LogisticRegression
 
     d, n, n_test = 8, 800, 4_000
