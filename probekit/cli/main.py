@@ -164,6 +164,19 @@ def export(
     typer.echo(str(write(training, folder)))
 
 
+@testbed.command("games")
+def games(
+    file: Annotated[Path, typer.Argument(help="The CSV that is written.")],
+    n: Annotated[int, typer.Option("--n", min=20, help="Games; three rows each.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Decides the games.")] = 0,
+) -> None:
+    """Write Othello games as a CSV, to try a file of one's own with: `game`, `moves`, `ahead`."""
+    from probekit.testbeds.othello.task import write_games
+
+    write_games(file, n, seed=seed)
+    typer.echo(str(file))
+
+
 def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool) -> list[dict]:
     """Measure a job and show what it found; returns its failed cells."""
     found = _run(spec, runs, store, device)
