@@ -307,8 +307,8 @@ class TransferSpec(_Strict):
 class JobSpec(_Strict):
     """A batch job, as a TOML file says it.
 
-    `read_toml` reads a file, `check` a plain dictionary; every mistake is one BadInput sentence. `id` is the digest of all
-    that the file says.
+    `read_toml` reads a file, `check` a plain dictionary; every mistake is one BadInput sentence. `id` is the digest of
+    all that the file says.
 
     >>> from probekit import JobSpec
     >>> job = JobSpec.check({"name": "first", "task": {"testbed": "othello-6x6"}}, "here")

@@ -37,6 +37,16 @@ class Activations:
 
     laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
     for [n] to its law [n, k]. behaviours: as they were asked, with the outcomes that large laws were found to have.
+    A site is read from the store, verified, each time it is asked for.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import probekit as pk
+    >>> rows = np.arange(6)
+    >>> seen = pk.Observations(rows, 0 * rows, rows, np.full(6, "all"), behaviours={})
+    >>> acts = pk.Activations({"blocks.0.hook_resid_post": torch.zeros(6, 4)}, seen, audit={})
+    >>> acts.sites["blocks.0.hook_resid_post"].shape, acts.observations.domains
+    (torch.Size([6, 4]), ['all'])
     """
 
     sites: Mapping[str, Tensor]

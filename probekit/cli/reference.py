@@ -19,9 +19,9 @@ from probekit import spec
 
 SPEC_HEAD = """# Every key of a job
 
-A job is a TOML file. `probekit plan JOB` checks it, `probekit run JOB` measures it. An unknown key is an error that names
-the nearest one. [README](../README.md) has a first job, [text.md](text.md) a longer one. `measure(...)` takes the keys of
-`[read]` as arguments, `load_task(...)` those of `[task]`.
+A job is a TOML file. `probekit plan JOB` checks it, `probekit run JOB` measures it. An unknown key is an error that
+names the nearest one. [README](../README.md) has a first job, [text.md](text.md) a longer one. `measure(...)` takes the
+keys of `[read]` as arguments, `load_task(...)` those of `[task]`.
 
 This page is made from `probekit/spec.py` by `make docs`.
 """
@@ -71,8 +71,8 @@ def _table(name: str, model: type[BaseModel]) -> str:
         f"| {_cell(field.description or '')} |"
         for key, field in model.model_fields.items()
     ]
-    return "\n".join([f"## {title}\n\n{said}\n", "| key | type and values | default | what it is |", "|---|---|---|---|",
-                      *rows, ""])  # fmt: skip
+    head = [f"## {title}\n\n{said}\n", "| key | type and values | default | what it is |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def _type(annotation: Any, bounds: str = "") -> str:

@@ -33,6 +33,10 @@ class Need:
     which follows from the site. unseen: one value for every test domain other than the fitted one. far False: the
     value is within the margin of 0 (0 explains everything); far True: it is shown to lie above the margin, as a control
     should. margin None: the one that the claim is judged with.
+
+    >>> import probekit as pk
+    >>> pk.Need(name="transfer", metric="transfer", arm="refit", unseen=True).far
+    False
     """
 
     name: str
@@ -47,7 +51,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something said about an abstraction: all of `needs` have to hold."""
+    """Something said about an abstraction: all of `needs` have to hold (docs/method.md section 5).
+
+    `CLAIMS` has those that are judged by name.
+
+    >>> import probekit as pk
+    >>> claim = pk.Claim("read at 5 %", (pk.Need(name="read", metric="read", margin=0.05),))
+    >>> [need.name for need in pk.CLAIMS["predicts the unseen"].needs]
+    ['read', 'transfer']
+    """
 
     name: str
     needs: tuple[Need, ...]
@@ -103,6 +115,12 @@ def judge(
     at alpha: an intersection-union test needs no correction, Berger 1982), fails when one is shown to fail at alpha
     over their number, is NA when one is NA.
     Raises BadInput for a selection that the records do not have, or that leaves more than one record.
+
+    >>> import probekit as pk
+    >>> run = pk.open_run("runs/othello")
+    >>> at = {"behaviour": "next_move", "hook": "blocks.5.hook_resid_post", "level": "linear"}
+    >>> pk.judge(run.records, run.losses, "predicts in distribution", **at, margin=0.1)["measure"].tolist()
+    ['read', 'claim: predicts in distribution']
     """
     check_margin(margin, alpha)
     if isinstance(claim, str):

@@ -373,7 +373,17 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
 
 
 def table(kind: str, frame: pd.DataFrame, **selection: Any) -> pd.DataFrame:
-    """A table by name: `table("frontier", read_run("runs/x"), behaviour="next_move")`."""
+    """A table by name, as a frame.
+
+    kind: a key of KINDS: leak_map, frontier, decomposition, layer_curves, transfer, deletion, by_position ... frame:
+    records. selection: behaviour, domain, position, metric, k, hook, level, arm, as far as the table has them. Raises
+    BadInput that names the nearest for an unknown kind or selection.
+
+    >>> import probekit as pk
+    >>> leak = pk.table("leak_map", pk.read_run("runs/othello"), behaviour="next_move")
+    >>> {"site", "label", "value", "low", "high", "floor_bits"} <= set(leak.columns)
+    True
+    """
     check_known("table", kind, tuple(KINDS))
     check_selection(kind, KINDS[kind], selection)
     return KINDS[kind](frame, **selection)

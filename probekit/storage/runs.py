@@ -162,6 +162,11 @@ def open_run(path: Path | str, *, partial: bool = False) -> Run:
 
     With `partial` only a missing folder raises: an unfinished or broken one comes back with `problem` set, and with
     what can be read of it.
+
+    >>> import probekit as pk
+    >>> run = pk.open_run("runs/othello")
+    >>> run.name, len(run.records) > 100
+    ('othello', True)
     """
     path = Path(path)
     if not path.is_dir():
@@ -190,7 +195,14 @@ def open_run(path: Path | str, *, partial: bool = False) -> Run:
 
 
 def read_run(path: Path | str) -> pd.DataFrame:
-    """The records of a complete run; `attrs` has its path and manifest. Raises RunError as open_run does."""
+    """The records of a complete run, one to a row; `attrs` has its path and manifest. Raises RunError as open_run does.
+
+    >>> import probekit as pk
+    >>> records = pk.read_run("runs/othello")
+    >>> headline = records.query("metric == 'read' and control == '' and floor == 'strong' and level == 'linear'")
+    >>> bool((headline["low"] <= headline["value"]).all())
+    True
+    """
     return open_run(path).records
 
 

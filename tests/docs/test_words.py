@@ -66,7 +66,11 @@ def test_sections_that_the_code_names_exist():
                 re.findall(r"^#{2,3} (\d.*)$", (ROOT / "docs" / "method.md").read_text(), re.M)}  # fmt: skip
     named = {
         (path.name, section.rstrip("."))
-        for path in [*(ROOT / "probekit").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]
+        for path in [
+            *(ROOT / "probekit").rglob("*.py"),
+            *(ROOT / "tests").rglob("*.py"),
+            *(ROOT / "apps").rglob("*.py"),
+        ]
         for section in re.findall(r"docs/method\.md\s+section\s+([\d.]+)", path.read_text())
     }
     assert len(named) >= 10
