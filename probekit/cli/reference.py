@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -55,8 +56,6 @@ def with_options(page: str) -> str:
 
 def commands() -> dict[str, str]:
     """Of each command (`cache ls`), what it does and a table of its arguments and options, in Markdown."""
-    import typer
-
     from probekit.cli.main import app
 
     return {name: _options(name, command) for name, command in _commands("", typer.main.get_command(app))}
@@ -172,4 +171,4 @@ def write(folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     for written in write(Path(sys.argv[1])):
-        print(written)
+        typer.echo(str(written))
