@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,12 +24,12 @@ MAX_STEPS, NO_GAIN = (
 )  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
 
 
-def residual_moment(rows: Rows) -> Float[Tensor, "r kt"]:
+def residual_moment(rows: Rows) -> Float[Tensor, "r outcome_t"]:
     """E[z (law - floor's law)^T]: where one gradient step from the floor would look; the mean difference, for laws."""
     return ((_residual(rows) @ rows.z) / len(rows.z)).T
 
 
-def _residual(rows: Rows) -> Float[Tensor, "kt n"]:
+def _residual(rows: Rows) -> Float[Tensor, "outcome_t n"]:
     guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
     residual = rows.law - guess * rows.law.sum(0)
     return (residual - residual.mean(-1, keepdim=True)).flatten(0, 1)
@@ -53,7 +54,9 @@ def random_directions(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
     return torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :k]
 
 
-def pick_neurons(frame: Frame, gradient: Float[Tensor, "r kt"], ks: Sequence[int]) -> dict[int, Int[Tensor, " k"]]:
+def pick_neurons(
+    frame: Frame, gradient: Float[Tensor, "r outcome_t"], ks: Sequence[int]
+) -> dict[int, Int[Tensor, " k"]]:
     """The k coordinates that together gain most, to second order at the floor, for every k; they need not be nested.
 
     gradient: `residual_moment` of the rows of the frame. What a set gains is the sum of its score statistics, squared
@@ -65,7 +68,7 @@ def pick_neurons(frame: Frame, gradient: Float[Tensor, "r kt"], ks: Sequence[int
     basis = frame.rotation.double() / (frame.rotation.double() ** 2).sum(0, keepdim=True)
     spread = basis * frame.variance.double().sqrt()
     least = 1e-9 * (spread**2).sum(1)
-    left, own = (basis @ gradient.double())[None], (spread**2).sum(1)[None]  # [set, d, kt], [set, d]
+    left, own = (basis @ gradient.double())[None], (spread**2).sum(1)[None]  # [set, d, outcome_t], [set, d]
     known = own.new_zeros(1, own.shape[1], 0)  # the explained part of every coordinate's covariance, a column per pick
     picked, gained = torch.empty(1, 0, dtype=torch.long, device=own.device), own.new_zeros(1)
     out: dict[int, Tensor] = {}
@@ -109,20 +112,20 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     Starts from the best rank-k approximation of the full readout in logit variance, then L-BFGS on both factors with
     the full readout's ridge. Returns the directions; their coefficients are refitted by the convex core.
     """
-    n_class, t, r = full.weight.shape
-    weight = (full.weight - full.weight.mean(0)).reshape(n_class * t, r).T  # [r, kt]
+    n_outcomes, t, _ = full.weight.shape
+    weight = rearrange(full.weight - full.weight.mean(0), "outcome t r -> r (outcome t)")
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge))
     if not bool(weight.any()):  # the floor alone did best: start from where one gradient step would look
         weight = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
-    most = min(len(s), (n_class - 1) * t)
+    most = min(len(s), (n_outcomes - 1) * t)
     k = min(k, most)
     # The factors live in the whitened frame, where the loss bends alike in every direction.
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
-    bias = full.bias.reshape(n_class * t)
+    bias = full.bias.reshape(n_outcomes * t)
     if k < most:  # a full rank is the full readout
-        left = _refine(rows, [left, right, bias, full.scale], spread, ridge.repeat(n_class))[0]
+        left = _refine(rows, [left, right, bias, full.scale], spread, ridge.repeat(n_outcomes))[0]
     return torch.linalg.qr(left / spread[:, None])[0]
 
 
@@ -134,16 +137,16 @@ def fit_rank_curve(
     What is added is the leading direction of what the full readout has beyond them, in logit variance. Keys are the k
     that exist, the largest possible one standing for all beyond it. Each is orthonormal; they need not be nested.
     """
-    n_class, t, r = full.weight.shape
-    target = (full.weight - full.weight.mean(0)).reshape(n_class * t, r).T
-    ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge)).repeat(n_class)
+    n_outcomes, t, r = full.weight.shape
+    target = rearrange(full.weight - full.weight.mean(0), "outcome t r -> r (outcome t)")
+    ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge)).repeat(n_outcomes)
     if not bool(target.any()):
         target = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     target = spread[:, None] * target
-    most = min(r, (n_class - 1) * t)
+    most = min(r, (n_outcomes - 1) * t)
     left, right = target[:, :0], target[:0]
-    factors = [left, right, full.bias.reshape(n_class * t), full.scale]
+    factors = [left, right, full.bias.reshape(n_outcomes * t), full.scale]
     out: dict[int, Tensor] = {}
     for k in sorted({min(k, most) for k in ks}):
         # Beyond what is left of the full readout, any direction will do: the refinement turns it.
@@ -173,7 +176,7 @@ class _Factored:
     rows: Rows
     whitened: Float[Tensor, "n r"]
     spread: Float[Tensor, " r"]
-    ridge: Float[Tensor, " kt"]
+    ridge: Float[Tensor, " outcome_t"]
     shapes: list[torch.Size]
 
     def parts(self, x: Float[Tensor, "1 p"]) -> list[Tensor]:

@@ -36,7 +36,7 @@ class Member:
     linear: Readout
     mlp: Mlp | None
 
-    def logits(self, x: Float[Tensor, "n f"]) -> Float[Tensor, "k t n"]:
+    def logits(self, x: Float[Tensor, "n f"]) -> Float[Tensor, "outcome t n"]:
         """Logits of input rows."""
         z = self.frame.apply(x)
         base = self.linear.logits(z)
@@ -54,10 +54,10 @@ class Floor:
     family: str
     blocks: tuple[str, ...]
     members: tuple[Member, ...]
-    prior: Float[Tensor, "k t"]
-    theta: Float[Tensor, "t k1"] | None = None
+    prior: Float[Tensor, "outcome t"]
+    theta: Float[Tensor, "t outcome1"] | None = None
 
-    def logits(self, inputs: Mapping[str, NDArray], n: int) -> Float[Tensor, "k t n"]:
+    def logits(self, inputs: Mapping[str, NDArray], n: int) -> Float[Tensor, "outcome t n"]:
         """Calibrated mean logits of the members for `n` rows of input blocks."""
         if not self.members:
             return self.prior[..., None].expand(*self.prior.shape, n).contiguous()
@@ -82,8 +82,8 @@ def stack(inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> Float[Tenso
 
 
 def fit_floor(
-    name: str, inputs: Mapping[str, NDArray], law: Float[Tensor, "k t n"], group: NDArray, split: Split, seed: int
-) -> tuple[Floor, Float[Tensor, "k t n"]]:
+    name: str, inputs: Mapping[str, NDArray], law: Float[Tensor, "outcome t n"], group: NDArray, split: Split, seed: int
+) -> tuple[Floor, Float[Tensor, "outcome t n"]]:
     """Fit the named floor (`strong` or `weak`); returns it and its honest logits for every row.
 
     inputs: blocks [n, width]; law: behaviour of every row. With no input block the floor is the prior.

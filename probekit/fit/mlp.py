@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import BadInput
@@ -29,7 +30,7 @@ MIN_PATIENCE = 200
 
 @dataclass(frozen=True)
 class Mlp:
-    """Fitted weights on standardised inputs, and the coefficient of the logits below (`trust`, see fit/core.py).
+    """Fitted weights on standardised inputs, and the coefficient of the logits below (`trust`, see fit/readout.py).
 
     epochs: the one that was kept, 0 when nothing helped.
     """
@@ -38,15 +39,17 @@ class Mlp:
     scale: Float[Tensor, " r"]
     inner: Float[Tensor, "r width"]
     inner_bias: Float[Tensor, " width"]
-    outer: Float[Tensor, "width kt"]
-    outer_bias: Float[Tensor, " kt"]
+    outer: Float[Tensor, "width outcome_t"]
+    outer_bias: Float[Tensor, " outcome_t"]
     trust: Float[Tensor, " t"]
     epochs: int
 
-    def logits(self, z: Float[Tensor, "n r"], base: Float[Tensor, "k t n"]) -> Float[Tensor, "k t n"]:
+    def logits(self, z: Float[Tensor, "n r"], base: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
         """trust * base plus the network's contribution."""
         hidden = torch.nn.functional.gelu(((z - self.mean) / self.scale) @ self.inner + self.inner_bias)
-        return self.trust[:, None] * base + (hidden @ self.outer + self.outer_bias).T.reshape(base.shape)
+        return self.trust[:, None] * base + rearrange(
+            hidden @ self.outer + self.outer_bias, "n (outcome t) -> outcome t n", t=len(self.trust)
+        )
 
     @property
     def n_parameters(self) -> int:
@@ -75,59 +78,31 @@ def fit_mlps(
     shapes = {(tuple(rows.z.shape), tuple(rows.law.shape)) for rows in fits}
     if len(shapes) != 1 or len({tuple(rows.z.shape) for rows in selects}) != 1:
         raise BadInput(f"sites fitted in one batch need the same shapes; found {sorted(shapes)}.")
-    n_class, t, n = fits[0].law.shape
-    r, device = fits[0].z.shape[1], fits[0].z.device
+    n = len(fits[0].z)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     z = torch.stack([rows.z for rows in fits])
     mean, scale = z.mean(1, keepdim=True), z.std(1, correction=0, keepdim=True)
     # Inputs are scaled by one number beyond a floor: whitening would blow up directions that hold only rounding.
     scale = torch.maximum(scale, 0.05 * scale.amax(2, keepdim=True).clamp_min(1e-6))
-    inputs, law, base = (z - mean) / scale, torch.stack([rows.law for rows in fits]), _bases(fits)
-    select_inputs = (torch.stack([rows.z for rows in selects]) - mean) / scale
-    select_law, select_base = torch.stack([rows.law for rows in selects]), _bases(selects)
-    inner = torch.stack([torch.randn(r, width, generator=g) for g in generators]) / max(r, 1) ** 0.5
-    b = len(fits)
-    weights = [
-        inner.to(device),
-        torch.zeros(b, 1, width, device=device),
-        torch.zeros(b, width, n_class * t, device=device),
-        torch.zeros(b, 1, n_class * t, device=device),
-        torch.ones(b, t, device=device),
-    ]
-    for w in weights:
-        w.requires_grad_()
+    train, held_out = (_Batch.of(rows, mean, scale) for rows in (fits, selects))
+    weights = _initial(train, width, generators)
     groups = [{"params": weights[:-1], "weight_decay": DECAY}, {"params": weights[-1:], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=RATE)
     n_steps = max(1, n // BATCH)
     epochs = max(epochs, -(-min_steps // n_steps))
     patience = max(PATIENCE, -(-MIN_PATIENCE // n_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: max(0.05, 1 - i / (epochs * n_steps)))
-
-    def logits(z: Tensor, base: Tensor) -> Tensor:
-        inner, inner_bias, outer, outer_bias, trust = weights
-        hidden = torch.nn.functional.gelu(torch.baddbmm(inner_bias, z, inner))
-        return trust[:, None, :, None] * base + torch.baddbmm(outer_bias, hidden, outer).mT.reshape(base.shape)
-
-    def selection() -> list[float]:
-        with torch.no_grad():
-            found = logits(select_inputs, select_base)
-            return [float(cross_entropy(one, theirs).mean()) for one, theirs in zip(found, select_law, strict=True)]
-
-    best = [[w[i].detach().clone() for w in weights] for i in range(b)]
-    kept, lowest = [0] * b, selection()
+    best = [[w[i].detach().clone() for w in weights] for i in range(len(fits))]
+    kept, lowest = [0] * len(fits), held_out.bits(weights)
     for epoch in range(1, epochs + 1):
-        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(device)
+        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(z.device)
         for i in range(n_steps):
-            at = order[:, i * BATCH : (i + 1) * BATCH]
-            rows = torch.gather(inputs, 1, at[..., None].expand(-1, -1, r))
-            beside = at[:, None, None].expand(-1, n_class, t, -1)
-            found, theirs = logits(rows, torch.gather(base, 3, beside)), torch.gather(law, 3, beside)
-            loss = (torch.logsumexp(found, 1) * theirs.sum(1) - (theirs * found).sum(1)).mean(-1).sum() / math.log(2)
+            loss = train.loss(order[:, i * BATCH : (i + 1) * BATCH], weights)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
-        for i, bits in enumerate(selection()):
+        for i, bits in enumerate(held_out.bits(weights)):
             # A site that has stopped improving waits for the others, and keeps what it had.
             if epoch - kept[i] <= patience and bits < lowest[i]:
                 best[i], kept[i], lowest[i] = [w[i].detach().clone() for w in weights], epoch, bits
@@ -139,6 +114,51 @@ def fit_mlps(
     ]
 
 
-def _bases(sites: Sequence[Rows]) -> Float[Tensor, "b k t n"]:
-    """The logits below, zeros where there are none."""
-    return torch.stack([rows.beside for rows in sites])
+@dataclass(frozen=True)
+class _Batch:
+    """The same rows of several sites: standardised inputs, behaviour, and the logits below."""
+
+    inputs: Float[Tensor, "b n r"]
+    law: Float[Tensor, "b outcome t n"]
+    base: Float[Tensor, "b outcome t n"]
+
+    @classmethod
+    def of(cls, sites: Sequence[Rows], mean: Tensor, scale: Tensor) -> "_Batch":
+        inputs = (torch.stack([rows.z for rows in sites]) - mean) / scale
+        law, base = (torch.stack([part(rows) for rows in sites]) for part in (lambda r: r.law, lambda r: r.beside))
+        return cls(inputs, law, base)
+
+    def bits(self, weights: Sequence[Tensor]) -> list[float]:
+        """Mean cross-entropy of every site."""
+        with torch.no_grad():
+            found = _logits(weights, self.inputs, self.base)
+            return [float(cross_entropy(one, theirs).mean()) for one, theirs in zip(found, self.law, strict=True)]
+
+    def loss(self, at: Int[Tensor, "b m"], weights: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Bits of some rows of each site, summed over sites."""
+        _, n_outcomes, t, _ = self.law.shape
+        rows = torch.gather(self.inputs, 1, repeat(at, "b m -> b m r", r=self.inputs.shape[2]))
+        beside = repeat(at, "b m -> b outcome t m", outcome=n_outcomes, t=t)
+        found, law = _logits(weights, rows, torch.gather(self.base, 3, beside)), torch.gather(self.law, 3, beside)
+        return (torch.logsumexp(found, 1) * law.sum(1) - (law * found).sum(1)).mean(-1).sum() / math.log(2)
+
+
+def _initial(train: _Batch, width: int, generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """Inner weights and bias, outer weights and bias, and the trust in the logits below, of every site."""
+    b, n_outcomes, t, _ = train.law.shape
+    r, device = train.inputs.shape[2], train.inputs.device
+    inner = torch.stack([torch.randn(r, width, generator=g) for g in generators]) / max(r, 1) ** 0.5
+    weights = [
+        inner.to(device),
+        torch.zeros(b, 1, width, device=device),
+        torch.zeros(b, width, n_outcomes * t, device=device),
+        torch.zeros(b, 1, n_outcomes * t, device=device),
+        torch.ones(b, t, device=device),
+    ]
+    return [w.requires_grad_() for w in weights]
+
+
+def _logits(weights: Sequence[Tensor], z: Float[Tensor, "b m r"], base: Tensor) -> Float[Tensor, "b outcome t m"]:
+    inner, inner_bias, outer, outer_bias, trust = weights
+    hidden = torch.nn.functional.gelu(torch.baddbmm(inner_bias, z, inner))
+    return trust[:, None, :, None] * base + torch.baddbmm(outer_bias, hidden, outer).mT.reshape(base.shape)

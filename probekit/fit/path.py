@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.readout import TOLERANCE, Readout, Rows, Setup, fit_readout, take
+from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readout, take
 from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -104,11 +104,11 @@ def fit_path(
     tolerance: float = TOLERANCE,
 ) -> Readout:
     """The readout of the ridge, per target, that does best on the selection rows, from the floor itself on."""
-    k, t, _ = fit.law.shape
-    floor = Readout.nothing(k, t, fit.z.shape[1], fit.z)
-    if k == 1:  # one outcome: nothing to fit
+    n_outcomes, t, _ = fit.law.shape
+    floor = Readout.nothing(n_outcomes, t, fit.z.shape[1], fit.z)
+    if n_outcomes == 1:  # one outcome: nothing to fit
         return floor
-    setup = Setup.of(fit, variance)
+    setup = OpenRidge.of(fit, variance)
     return walk(_InMemory(setup, None, (select,), tolerance), floor, lambdas)
 
 
@@ -126,20 +126,20 @@ def fit_nested(
     With it the ridge that does best on average over pairs of positions, to fit and to be held out, then fitted on all
     rows. Infinite ridge is the floor itself.
     """
-    k, t, _ = whole.law.shape
-    if not inner or k == 1:
+    n_outcomes, t, _ = whole.law.shape
+    if not inner or n_outcomes == 1:
         fit, select = take(whole, slice(n_fit)), take(whole, slice(n_fit, None))
         return fit_path(fit, select, variance, lambdas, tolerance)
-    setup, r = Setup.of(whole, variance), whole.z.shape[1]
+    setup, r = OpenRidge.of(whole, variance), whole.z.shape[1]
     folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
     for weight, (inside, _) in zip(folds, inner, strict=True):
         # The mean over rows inside is a mean over all rows in which the others weigh nothing.
         weight[inside] = len(whole.z) / len(inside)
     problem = _InMemory(setup, folds, tuple(take(whole, outside) for _, outside in inner), tolerance)
-    chosen = walk(problem, Readout.nothing(k, len(inner) * t, r, whole.z), lambdas)
+    chosen = walk(problem, Readout.nothing(n_outcomes, len(inner) * t, r, whole.z), lambdas)
     ridge = chosen.ridge[:t]
     known = torch.isfinite(ridge)
-    floor = Readout.nothing(k, t, r, whole.z)
+    floor = Readout.nothing(n_outcomes, t, r, whole.z)
     if not bool(known.any()):
         return floor
     targets = torch.nonzero(known).flatten()
@@ -158,7 +158,7 @@ def fit_nested(
 class _InMemory:
     """folds [copy, n]: what each row weighs in each copy, None for one copy of even weights; held_out: of each copy."""
 
-    setup: Setup
+    setup: OpenRidge
     folds: Tensor | None
     held_out: tuple[Rows, ...]
     tolerance: float

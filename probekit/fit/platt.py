@@ -14,7 +14,7 @@ MAX_STEPS = 60
 TOLERANCE = 1e-10  # nats: half the squared Newton decrement
 
 
-def fit_platt(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t k1"]:
+def fit_platt(logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t outcome1"]:
     """log-temperature and intercepts per target, for `calibrate`: the posterior mode, by a damped Newton method.
 
     Minimises mean cross-entropy (nats) + |theta|^2 / 2n. Raises FitError when it does not converge.
@@ -22,14 +22,14 @@ def fit_platt(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Fl
     return torch.stack([_newton(logits[:, i].double(), law[:, i].double()) for i in range(logits.shape[1])]).float()
 
 
-def _newton(x: Float[Tensor, "k n"], law: Float[Tensor, "k n"]) -> Float[Tensor, " k1"]:
-    k, n = x.shape
+def _newton(x: Float[Tensor, "outcome n"], law: Float[Tensor, "outcome n"]) -> Float[Tensor, " outcome1"]:
+    n_outcomes, n = x.shape
     # A law in single precision sums to 1 but for rounding, and a gradient that takes it for 1 is then never 0.
     law = law / law.sum(0)
     # Only differences between classes count; centring keeps the curvature of the temperature free of the rest.
     x = x - x.mean(0)
-    theta = torch.zeros(k + 1, dtype=x.dtype, device=x.device)
-    eye = torch.eye(k + 1, dtype=x.dtype, device=x.device)
+    theta = torch.zeros(n_outcomes + 1, dtype=x.dtype, device=x.device)
+    eye = torch.eye(n_outcomes + 1, dtype=x.dtype, device=x.device)
 
     def loss(at: Tensor) -> Tensor:
         fitted = at[0].exp() * x + at[1:, None]
@@ -42,7 +42,7 @@ def _newton(x: Float[Tensor, "k n"], law: Float[Tensor, "k n"]) -> Float[Tensor,
         residual = (p - law) / n
         along = (p * scaled).sum(0)  # mean of the temperature's derivative under p
         gradient = torch.cat([(residual * scaled).sum()[None], residual.sum(1)]) + theta / n
-        hessian = torch.empty(k + 1, k + 1, dtype=x.dtype, device=x.device)
+        hessian = torch.empty(n_outcomes + 1, n_outcomes + 1, dtype=x.dtype, device=x.device)
         hessian[1:, 1:] = torch.diag(p.mean(1)) - p @ p.T / n
         hessian[0, 1:] = hessian[1:, 0] = (p * (scaled - along)).mean(1)
         hessian[0, 0] = ((p * scaled**2).sum(0) - along**2).mean()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,7 +36,9 @@ from probekit.levels import Level
 
 @dataclass(frozen=True)
 class Reader:
-    """A fitted level. logits(x [n, d], offset [k, t, n]) -> [k, t, n]; directions [d, k] where it looks, if anywhere.
+    """A fitted level. logits: (x [n, d], offset [outcome, target, n]) -> [outcome, target, n].
+
+    directions [d, k]: where it looks, if anywhere.
 
     parameters: fitted numbers, the over-complete class counted once less.
     """
@@ -55,11 +58,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class Side:
-    """Rows of one side of a split at one site: activations [n, d], behaviour and floor logits [class, target, n]."""
+    """Rows of one side of a split at one site: activations [n, d], behaviour and floor logits [outcome, target, n]."""
 
     x: Float[Tensor, "n d"]
-    law: Float[Tensor, "k t n"]
-    offset: Float[Tensor, "k t n"]
+    law: Float[Tensor, "outcome t n"]
+    offset: Float[Tensor, "outcome t n"]
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
 
 
 def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
-    n_class, t, _ = site.fit.law.shape
-    free = (n_class - 1) * t
+    n_outcomes, t, _ = site.fit.law.shape
+    free = (n_outcomes - 1) * t
     match level.family:
         case "prior":
             yield _prior(site, free)
@@ -204,10 +207,10 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
 
 def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]:
     """The control: readouts of k random directions."""
-    n_class, t, _ = site.fit.law.shape
+    n_outcomes, t, _ = site.fit.law.shape
     asked = _upto(ks, site.d)
     basis = random_directions(site.fit.x.shape[1], asked[-1], seed).to(site.fit.x.device)
-    for reader in _along(site, "directions", "random", basis, asked, (n_class - 1) * t):
+    for reader in _along(site, "directions", "random", basis, asked, (n_outcomes - 1) * t):
         yield site.calibrated(reader)
 
 
@@ -271,11 +274,11 @@ def _subsets(
 
 def _on_raw(site: Site, readout: Readout) -> Callable[[Tensor, Tensor], Tensor]:
     """Logits of a readout whose weights see centred activations."""
-    k, t, d = readout.weight.shape
-    weight = readout.weight.reshape(k * t, d).T
+    n_outcomes = len(readout.weight)
+    weight = rearrange(readout.weight, "outcome t d -> d (outcome t)")
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:
-        linear = site.frame.along(x, weight).T.reshape(k, t, -1)
+        linear = rearrange(site.frame.along(x, weight), "n (outcome t) -> outcome t n", outcome=n_outcomes)
         return linear + readout.bias[..., None] + readout.scale[:, None] * offset
 
     return logits

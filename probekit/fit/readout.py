@@ -4,7 +4,7 @@ The floor's logits enter with a fitted coefficient, one number per target. Held 
 linear readout of complete activations cannot cancel: a family must be able to ignore what it is given (the optional
 ignorance of Xu et al. 2020), or conditioning on more information would make readers worse.
 
-Arrays keep the class axis first ([k_class, target, n]): a softmax over a short last axis costs more than the matrix
+Arrays keep the outcomes first ([outcome, target, n]): a softmax over a short last axis costs more than the matrix
 products.
 """
 
@@ -27,17 +27,22 @@ TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
 
 @dataclass(frozen=True)
 class Readout:
-    """logits = scale * offset + z @ weight + bias; weight [class, target, r], bias [class, target], others [target]."""
+    """logits = scale * offset + z @ weight + bias; an infinite ridge is the floor alone."""
 
-    weight: Float[Tensor, "k t r"]
-    bias: Float[Tensor, "k t"]
+    weight: Float[Tensor, "outcome t r"]
+    bias: Float[Tensor, "outcome t"]
     scale: Float[Tensor, " t"]
     ridge: Float[Tensor, " t"]
 
     @classmethod
-    def nothing(cls, k: int, t: int, r: int, like: Tensor) -> "Readout":
+    def nothing(cls, n_outcomes: int, t: int, r: int, like: Tensor) -> "Readout":
         """What adds nothing to the floor: an infinite ridge."""
-        return cls(like.new_zeros(k, t, r), like.new_zeros(k, t), like.new_ones(t), like.new_full((t,), math.inf))
+        return cls(
+            like.new_zeros(n_outcomes, t, r),
+            like.new_zeros(n_outcomes, t),
+            like.new_ones(t),
+            like.new_full((t,), math.inf),
+        )
 
     @classmethod
     def interleave(cls, parts: Sequence["Readout"], blocks: int) -> "Readout":
@@ -61,33 +66,35 @@ class Readout:
             self.scale.index_copy(0, targets, other.scale), self.ridge.index_copy(0, targets, other.ridge),
         )  # fmt: skip
 
-    def logits(self, z: Float[Tensor, "n r"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
-        """Logits of rows, class axis first."""
-        k, t, r = self.weight.shape
-        out = (self.weight.reshape(k * t, r) @ z.T).reshape(k, t, -1) + self.bias[..., None]
+    def logits(
+        self, z: Float[Tensor, "n r"], offset: Float[Tensor, "outcome t n"] | None = None
+    ) -> Float[Tensor, "outcome t n"]:
+        """Logits of rows, outcomes first."""
+        n_outcomes, t, r = self.weight.shape
+        out = (self.weight.reshape(n_outcomes * t, r) @ z.T).reshape(n_outcomes, t, -1) + self.bias[..., None]
         return out if offset is None else out + self.scale[:, None] * offset
 
 
-def cross_entropy(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
+def cross_entropy(logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
     """-sum_k law log softmax(logits), in bits, per target and row."""
     return (torch.logsumexp(logits, 0) * law.sum(0) - (law * logits).sum(0)) / math.log(2)
 
 
-def entropy(law: Float[Tensor, "k t n"]) -> Float[Tensor, "t n"]:
+def entropy(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
     """Entropy of each law in bits."""
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a readout is fitted or tested on: z [n, r], law and offset [class, target, n]."""
+    """What a readout is fitted or tested on: z [n, r], law and offset [outcome, target, n]."""
 
     z: Float[Tensor, "n r"]
-    law: Float[Tensor, "k t n"]
-    offset: Float[Tensor, "k t n"] | None = None
+    law: Float[Tensor, "outcome t n"]
+    offset: Float[Tensor, "outcome t n"] | None = None
 
     @property
-    def beside(self) -> Float[Tensor, "k t n"]:
+    def beside(self) -> Float[Tensor, "outcome t n"]:
         """The floor's logits, zeros where there is none."""
         return torch.zeros_like(self.law) if self.offset is None else self.offset
 
@@ -108,8 +115,8 @@ def take(rows: Rows, at: Int[Tensor, " n"] | slice) -> Rows:
 @torch.no_grad()
 def fit_readout(
     z: Float[Tensor, "n r"],
-    law: Float[Tensor, "k t n"],
-    offset: Float[Tensor, "k t n"] | None,
+    law: Float[Tensor, "outcome t n"],
+    offset: Float[Tensor, "outcome t n"] | None,
     variance: Float[Tensor, " r"],
     ridge: float | Float[Tensor, " t"],
     start: Readout | None = None,
@@ -120,7 +127,7 @@ def fit_readout(
     A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
     decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
     """
-    setup = Setup.of(Rows(z, law, offset), variance)
+    setup = OpenRidge.of(Rows(z, law, offset), variance)
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
@@ -132,7 +139,7 @@ def fit_readout(
 
 
 @dataclass(frozen=True)
-class Setup:
+class OpenRidge:
     """A problem whose ridges are still open, and what its solver needs to be made once."""
 
     rows: Rows
@@ -140,14 +147,14 @@ class Setup:
     products: Products | None
 
     @classmethod
-    def of(cls, rows: Rows, variance: Float[Tensor, " r"] | None = None) -> "Setup":
+    def of(cls, rows: Rows, variance: Float[Tensor, " r"] | None = None) -> "OpenRidge":
         """Raises FitError where something is not finite."""
         _check_finite(rows.z, rows.law, rows.offset)
         if variance is None:
             variance = rows.z.var(0, correction=0).clamp_min(1e-12)
         return cls(rows, variance, Products.of(rows.z, variance) if newton_is_cheaper(rows.z, len(rows.law)) else None)
 
-    def take(self, targets: Int[Tensor, " m"]) -> "Setup":
+    def take(self, targets: Int[Tensor, " m"]) -> "OpenRidge":
         """The same problem of some targets."""
         rows = self.rows
         if len(targets) == rows.law.shape[1]:
@@ -155,12 +162,12 @@ class Setup:
         offset = None if rows.offset is None else rows.offset[:, targets]
         return replace(self, rows=Rows(rows.z, rows.law[:, targets], offset))
 
-    def cut(self, at: Int[Tensor, " m"]) -> "Setup":
+    def cut(self, at: Int[Tensor, " m"]) -> "OpenRidge":
         """The same problem on some of the rows."""
         rows = take(self.rows, at)
         return replace(self, rows=rows, products=None if self.products is None else Products.of(rows.z, self.variance))
 
-    def weighed(self, weights: Float[Tensor, "c n"]) -> "Setup":
+    def weighed(self, weights: Float[Tensor, "c n"]) -> "OpenRidge":
         """Copies of every target, one after the other, in each of which the rows have weights of their own."""
         rows = self.rows
         law = (rows.law[:, None] * weights[:, None]).flatten(1, 2)
@@ -175,13 +182,13 @@ class Setup:
         start: readouts of all targets, at one ridge.
         """
         z, law, offset = self.rows.z, self.rows.law, self.rows.offset
-        (k, t, n), times = law.shape, len(ridges)
-        if k == 1:  # one outcome: nothing to fit
-            nothing = Readout.nothing(k, times * t, z.shape[1], z)
+        (n_outcomes, t, n), times = law.shape, len(ridges)
+        if n_outcomes == 1:  # one outcome: nothing to fit
+            nothing = Readout.nothing(n_outcomes, times * t, z.shape[1], z)
             return replace(nothing, ridge=ridges.flatten()), torch.zeros_like(ridges)
         known = None if start is None else _pack(start)
         if self.products is not None:
-            chunk, found = max(1, NEWTON_ENTRIES // (n * times * (k - 1))), []
+            chunk, found = max(1, NEWTON_ENTRIES // (n * times * (n_outcomes - 1))), []
             for at in torch.arange(t, device=z.device).split(chunk):
                 beside = None if offset is None else offset[:, at]
                 begin = None if known is None else known[:, at]
@@ -193,7 +200,7 @@ class Setup:
         if times > 1:
             law, offset = law.repeat(1, times, 1), None if offset is None else offset.repeat(1, times, 1)
             known = None if known is None else known.repeat(1, times, 1)
-        rows = Resident.of(z, (k - 1) * t * times)
+        rows = Resident.of(z, (n_outcomes - 1) * t * times)
         w, certificate = minimise(rows, law, offset, self.variance, ridges.flatten(), known, tolerance)
         return _unpack(w, ridges.flatten()), certificate.view(times, t)
 
@@ -205,24 +212,26 @@ def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
             raise FitError(f"a linear readout was given {name} that are not finite.")
 
 
-def _pack(readout: Readout) -> Float[Tensor, "k t r2"]:
-    k, t, r = readout.weight.shape
-    out = torch.zeros(k, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
+def _pack(readout: Readout) -> Float[Tensor, "outcome t r2"]:
+    n_outcomes, t, r = readout.weight.shape
+    out = torch.zeros(n_outcomes, t, r + 2, dtype=readout.weight.dtype, device=readout.weight.device)
     out[..., :-2], out[..., -2], out[0, :, -1] = readout.weight, readout.bias, readout.scale
     return out
 
 
-def _unpack(w: Float[Tensor, "k t r2"], ridge: Float[Tensor, " t"]) -> Readout:
+def _unpack(w: Float[Tensor, "outcome t r2"], ridge: Float[Tensor, " t"]) -> Readout:
     return Readout(w[..., :-2].contiguous(), w[..., -2].contiguous(), w[0, :, -1].clone(), ridge.clone())
 
 
-def fit_calibration(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"]) -> Float[Tensor, "t k1"]:
-    """One temperature and the intercepts (Platt 1999, for laws): [target, 1 + class], to be given to `calibrate`."""
-    k, t, _ = logits.shape
+def fit_calibration(
+    logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]
+) -> Float[Tensor, "t outcome1"]:
+    """One temperature and the intercepts (Platt 1999, for laws): [target, 1 + outcome], to be given to `calibrate`."""
+    n_outcomes, t, _ = logits.shape
     out = []
     for i in range(t):
         # A single coordinate shared by all classes: the logits themselves, with weight exp(a) on each.
-        theta = torch.zeros(1 + k, dtype=torch.float64, device=logits.device, requires_grad=True)
+        theta = torch.zeros(1 + n_outcomes, dtype=torch.float64, device=logits.device, requires_grad=True)
         x, y = logits[:, i].double(), law[:, i].double()
         optimiser = torch.optim.LBFGS([theta], max_iter=100, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
 
@@ -238,6 +247,6 @@ def fit_calibration(logits: Float[Tensor, "k t n"], law: Float[Tensor, "k t n"])
     return torch.stack(out)
 
 
-def calibrate(logits: Float[Tensor, "k t n"], theta: Float[Tensor, "t k1"]) -> Float[Tensor, "k t n"]:
+def calibrate(logits: Float[Tensor, "outcome t n"], theta: Float[Tensor, "t outcome1"]) -> Float[Tensor, "outcome t n"]:
     """Apply a fitted temperature and intercepts."""
     return theta[:, 0].exp()[:, None] * logits + theta[:, 1:].T[..., None]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from probekit.fit.readout import Rows
-from probekit.fit.simple.families import CUTS, Contrasts, Losses, Pack, features_of, n_features, project, unit
+from probekit.fit.simple.families import CUTS, Contrasts, FamilyLoss, Pack, features_of, n_features, project, unit
 from probekit.levels import SIMPLE
 
 N, Q, STARTS = 40, 5, 3
@@ -49,7 +49,7 @@ def test_losses_and_slopes_are_those_of_autograd(kind, n_class, targets, with_fl
         steepness = 3.0 if kind in CUTS else None
         moving = points.clone().requires_grad_()
         expected = textbook(rows, pack, moving, steepness)
-        value, slope = Losses.of(pack, rows, steepness)(points)
+        value, slope = FamilyLoss.of(pack, rows, steepness)(points)
         torch.testing.assert_close(value, expected.detach(), atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(slope(), torch.autograd.grad(expected.sum(), moving)[0], atol=1e-10, rtol=1e-10)
 
@@ -57,7 +57,7 @@ def test_losses_and_slopes_are_those_of_autograd(kind, n_class, targets, with_fl
 @pytest.mark.parametrize("kind", list(CUTS))
 def test_hard_thresholds_have_losses_and_no_slope(kind):
     rows, pack, points = problem(kind, 2, 3, 1, True)
-    value, slope = Losses.of(pack, rows)(points)
+    value, slope = FamilyLoss.of(pack, rows)(points)
     torch.testing.assert_close(value, textbook(rows, pack, points, None), atol=1e-10, rtol=1e-10)
     with pytest.raises(AssertionError, match="no slope"):
         slope()
@@ -66,7 +66,7 @@ def test_hard_thresholds_have_losses_and_no_slope(kind):
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_logits_give_the_losses(kind):
     rows, pack, points = problem(kind, 2, 4, 2, True)
-    losses = Losses.of(pack, rows)
+    losses = FamilyLoss.of(pack, rows)
     logits = losses.logits(pack.unpack(points))
     expected = -(rows.law * torch.log_softmax(logits, 1)).sum(1).mean(-1).sum(1)
     torch.testing.assert_close(losses.values(points), expected, atol=1e-10, rtol=1e-10)
@@ -76,7 +76,7 @@ def test_logits_far_from_zero_lose_no_figures():
     """A saturated law, whose exponentials alone would overflow."""
     for n_class in (2, 3):
         rows, pack, points = problem("quadratic", 2, n_class, 1, False)
-        value, slope = Losses.of(pack, rows)(300 * points)
+        value, slope = FamilyLoss.of(pack, rows)(300 * points)
         torch.testing.assert_close(value, textbook(rows, pack, 300 * points, None), atol=1e-6, rtol=1e-9)
         assert bool(torch.isfinite(slope()).all())
 

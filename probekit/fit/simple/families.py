@@ -75,23 +75,23 @@ def _features_slope(
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Outcomes without what a law does not see: basis [n_class, q], orthonormal, of what sums to zero; q = n_class - 1.
+    """Outcomes without what a law does not see: basis [outcome, q], orthonormal, of what sums to zero.
 
     Axes of outcomes and targets are flattened together, outcomes first.
     """
 
-    basis: Float[Tensor, "c q"]
+    basis: Float[Tensor, "outcome q"]
 
     @classmethod
-    def of(cls, law: Float[Tensor, "c t n"]) -> "Contrasts":
+    def of(cls, law: Float[Tensor, "outcome t n"]) -> "Contrasts":
         eye = torch.eye(len(law), dtype=law.dtype, device=law.device)
         return cls(torch.linalg.qr(torch.cat([torch.ones_like(eye[:, :1]), eye[:, :-1]], 1))[0][:, 1:])
 
-    def along(self, values: Float[Tensor, "*b ct"]) -> Float[Tensor, "*b qt"]:
+    def along(self, values: Float[Tensor, "*b outcome_t"]) -> Float[Tensor, "*b qt"]:
         """Contrasts of values of every outcome."""
         return _turned(self.basis.T, values)
 
-    def back(self, contrasts: Float[Tensor, "*b qt"]) -> Float[Tensor, "*b ct"]:
+    def back(self, contrasts: Float[Tensor, "*b qt"]) -> Float[Tensor, "*b outcome_t"]:
         """Values of every outcome, which sum to zero."""
         return _turned(self.basis, contrasts)
 
@@ -116,13 +116,13 @@ class Pack:
     @classmethod
     def of(cls, kind: str, k: int, q: int, rows: Rows) -> "Pack":
         """For k directions among q coordinates of these rows."""
-        n_class, t, _ = rows.law.shape
+        n_outcomes, t, _ = rows.law.shape
         shapes: dict[str, tuple[int, ...]] = {"directions": (q, k)}
         if kind in CUTS:
             shapes["cuts"] = (k, CUTS[kind])
         if kind == "mlp16":
             shapes |= {"inner": (k, HIDDEN), "inner_bias": (HIDDEN,)}
-        free = (n_class - 1) * t
+        free = (n_outcomes - 1) * t
         return cls(kind, shapes | {"out": (n_features(kind, k), free), "bias": (free,), "scale": (t,)})
 
     def pack(self, parameters: Parameters) -> Float[Tensor, "s p"]:
@@ -137,7 +137,7 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Losses:
+class FamilyLoss:
     """Mean cross-entropy of rows in nats, summed over targets, of every start; of hard thresholds where no steepness.
 
     free [qt, n], mass [t, n]: the law of all outcomes but the last, and of all together, over the number of rows.
@@ -152,7 +152,7 @@ class Losses:
     beside: Float[Tensor, "q t n"] | None
 
     @classmethod
-    def of(cls, pack: Pack, rows: Rows, steepness: float | None = None) -> "Losses":
+    def of(cls, pack: Pack, rows: Rows, steepness: float | None = None) -> "FamilyLoss":
         n = rows.law.shape[2]
         free, mass = (rows.law[:-1] / n).flatten(0, 1), rows.law.sum(0) / n
         beside = None if rows.offset is None else rows.offset[:-1] - rows.offset[-1]
@@ -191,7 +191,7 @@ class Losses:
         """Losses alone."""
         return self(points)[0]
 
-    def logits(self, parameters: Parameters) -> Float[Tensor, "s c t n"]:
+    def logits(self, parameters: Parameters) -> Float[Tensor, "s outcome t n"]:
         """Logits of the rows, zero for the last outcome."""
         s = project(self.rows.z, unit(parameters["directions"]) if self.pack.kind in CUTS else parameters["directions"])
         features = features_of(self.pack.kind, s, parameters, self.steepness)

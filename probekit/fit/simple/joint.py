@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from probekit.fit.simple.families import (
     HIDDEN,
     POWERS,
     Contrasts,
-    Losses,
+    FamilyLoss,
     Pack,
     Parameters,
     features_of,
@@ -71,7 +72,7 @@ class Simple:
         """Cross-entropy of rows under the fitted function."""
         return cross_entropy(self.logits(rows), rows.law)
 
-    def logits(self, rows: Rows) -> Float[Tensor, "k t n"]:
+    def logits(self, rows: Rows) -> Float[Tensor, "outcome t n"]:
         """Logits of rows, the offset included."""
         return self.readout.logits(self.features(rows.z), rows.offset)
 
@@ -136,11 +137,11 @@ def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool
 
 
 def _own_readout(parameters: Parameters, rows: Rows) -> Readout:
-    n_class, t, _ = rows.law.shape
+    n_outcomes, t, _ = rows.law.shape
     back = Contrasts.of(rows.law).back
     scale = parameters["scale"][0]
-    weight = back(parameters["out"][0]).T.reshape(n_class, t, -1).contiguous()
-    return Readout(weight, back(parameters["bias"][0]).view(n_class, t), scale, torch.zeros_like(scale))
+    weight = rearrange(back(parameters["out"][0]), "f (outcome t) -> outcome t f", t=t).contiguous()
+    return Readout(weight, back(parameters["bias"][0]).view(n_outcomes, t), scale, torch.zeros_like(scale))
 
 
 def _outputs_of(readout: Readout, rows: Rows) -> Parameters:
@@ -154,7 +155,7 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Par
     near = region.near
     pack, points = _starts(kind, k, region)
     for steepness, steps, kept in STAGES[kind in CUTS]:
-        losses, held_out = (Losses.of(pack, rows, steepness) for rows in near)
+        losses, held_out = (FamilyLoss.of(pack, rows, steepness) for rows in near)
         points, seen = descend(losses, points, steps, held_out.values)
         directions = region.basis @ pack.unpack(points)["directions"]
         points = points[(seen + _lean(directions, region.spread)).argsort()[:kept]]
@@ -165,14 +166,14 @@ def _fitted(kind: str, k: int, before: Parameters | None, region: Region) -> Par
     if before is not None:
         points = torch.cat([points, pack.pack(_widened(kind, k, before, region))])
     some = take(region.far[0], slice(FREE_ROWS))
-    fewer, losses, held_out = (Losses.of(pack, rows, steepness) for rows in (some, *region.far))
+    fewer, losses, held_out = (FamilyLoss.of(pack, rows, steepness) for rows in (some, *region.far))
     moved, seen = descend(fewer, points, FREE[0], held_out.values)
     moved, seen = descend(losses, moved[seen.argsort()[:1]], FREE[1], held_out.values)
     if kind in CUTS:
         # Descent sees soft thresholds, which hard ones need not follow: both ends of the path get the best hard cuts.
         hard = [_recut(kind, pack.unpack(point[None]), region.far[0]) for point in (*moved, *points[:n_inside])]
         moved = torch.cat([pack.pack(parameters) for parameters in hard])
-        seen = Losses.of(pack, region.far[1]).values(moved)
+        seen = FamilyLoss.of(pack, region.far[1]).values(moved)
     return pack.unpack(moved[(seen + _lean(pack.unpack(moved)["directions"], region.spread)).argsort()[:1]])
 
 
@@ -258,9 +259,11 @@ def _widened(kind: str, k: int, before: Parameters, region: Region) -> Parameter
     return wide
 
 
-def _logits(kind: str, parameters: Parameters, rows: Rows) -> Float[Tensor, "s c t n"]:
+def _logits(kind: str, parameters: Parameters, rows: Rows) -> Float[Tensor, "s outcome t n"]:
     """Logits of rows under every start; thresholds are hard."""
-    return Losses.of(Pack.of(kind, parameters["directions"].shape[2], rows.z.shape[1], rows), rows).logits(parameters)
+    return FamilyLoss.of(Pack.of(kind, parameters["directions"].shape[2], rows.z.shape[1], rows), rows).logits(
+        parameters
+    )
 
 
 def _recut(kind: str, parameters: Parameters, rows: Rows) -> Parameters:

@@ -26,7 +26,7 @@ ENTRIES = 2**23  # numbers of one chunk of candidates
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellStarts:
     """Starts for `k` thresholded directions: unit directions [start, q, k] and their cuts [start, k, c]."""
 
     directions: Float[Tensor, "s q k"]
@@ -35,13 +35,13 @@ class Cells:
 
 def find_cells(
     rows: Rows, known: Float[Tensor, "q m"], k: int, n_cuts: int, n_starts: int, generator: torch.Generator
-) -> Cells:
+) -> CellStarts:
     """Starts whose first directions differ; each further direction is the best beside those before it.
 
     rows: in the few whitened coordinates that are searched. known: directions worth trying, such as those of the linear
     readout and of even functions. The first k' < k directions of a start are its answer for k'.
     """
-    n_class = len(rows.law)
+    n_outcomes = len(rows.law)
     n = len(rows.z) // BINS * BINS or len(rows.z)
     law = rows.law[..., :n].flatten(0, 1).T
     guess = rows.law.mean(-1, keepdim=True) / rows.law.sum(0).mean(-1)[:, None] if rows.offset is None else (
@@ -50,19 +50,19 @@ def find_cells(
     floor = (guess * rows.law[..., :n].sum(0)).flatten(0, 1).T.contiguous()
     scored = _Scored(rows.z[:n], law.contiguous(), n_cuts)
     pool = _search(scored, floor, known.T, generator)
-    found = [_stepwise(scored, floor, pool, first % len(pool), k, n_class) for first in range(n_starts)]
+    found = [_stepwise(scored, floor, pool, first % len(pool), k, n_outcomes) for first in range(n_starts)]
     directions, cuts = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return Cells(directions.mT, cuts)
+    return CellStarts(directions.mT, cuts)
 
 
 def best_cuts(
-    s: Float[Tensor, " n"], law: Float[Tensor, "n kt"], floor: Float[Tensor, "n kt"], n_cuts: int
-) -> tuple[Float[Tensor, " c"], Float[Tensor, "c1 kt"]]:
+    s: Float[Tensor, " n"], law: Float[Tensor, "n outcome_t"], floor: Float[Tensor, "n outcome_t"], n_cuts: int
+) -> tuple[Float[Tensor, " c"], Float[Tensor, "c1 outcome_t"]]:
     """Cuts of one projection that gain most beside the laws of a floor, and the logits that each cell adds.
 
     Found over FINE bins, then each cut in turn over the rows around it.
     """
-    n, kt = law.shape
+    n, wide = law.shape
     order = _argsort(s)
     s = s[order]
     both, width = torch.cat([law, floor], 1), -(-n // FINE)
@@ -75,7 +75,7 @@ def best_cuts(
         inner = _before(both[order[start * width : last]].double())
         return (coarse[start] + inner)[first - start * width :]
 
-    _, bins = _best_bins(coarse[None], kt, n_cuts)
+    _, bins = _best_bins(coarse[None], wide, n_cuts)
     cuts = (width * bins[0]).tolist()
     for _ in range(ROUNDS if n_cuts > 1 else 1):
         known = list(cuts)
@@ -84,12 +84,12 @@ def best_cuts(
             first = max(low + 1, cuts[i] - 2 * width)
             near = before(first, min(high - 1, cuts[i] + 2 * width))
             left, right = near - before(low, low), before(high, high) - near
-            cuts[i] = first + int((_told(left.float(), kt) + _told(right.float(), kt)).argmax())
+            cuts[i] = first + int((_told(left.float(), wide) + _told(right.float(), wide)).argmax())
         if cuts == known:
             break
     sums = torch.cat([before(cut, cut) for cut in (0, *cuts, n)]).diff(dim=0)
     at = torch.tensor(cuts, device=s.device)
-    return (s[at - 1] + s[at]) / 2, ((sums[:, :kt] + 0.5) / (sums[:, kt:] + 0.5)).log().float()
+    return (s[at - 1] + s[at]) / 2, ((sums[:, :wide] + 0.5) / (sums[:, wide:] + 0.5)).log().float()
 
 
 def _before(sums: Float[Tensor, "*m b c"]) -> Float[Tensor, "*m b1 c"]:
@@ -97,21 +97,21 @@ def _before(sums: Float[Tensor, "*m b c"]) -> Float[Tensor, "*m b1 c"]:
     return torch.nn.functional.pad(sums.cumsum(-2), (0, 0, 1, 0))
 
 
-def _best_bins(before: Tensor, kt: int, n_cuts: int) -> tuple[Tensor, Tensor]:
-    """Largest gain over cuts, and where they are, from sums of law and floor before each edge [m, bins + 1, 2 kt]."""
+def _best_bins(before: Tensor, wide: int, n_cuts: int) -> tuple[Tensor, Tensor]:
+    """Largest gain over cuts, and where they are, from sums of law and floor before each edge [m, bins + 1, 2 wide]."""
     inner, whole = before[:, 1:-1], before[:, -1:]
-    left, right = _told(inner, kt), _told(whole - inner, kt)
+    left, right = _told(inner, wide), _told(whole - inner, wide)
     if n_cuts == 1:
         gain, at = (left + right).max(1)
         return gain, at[:, None] + 1
     first, last = torch.triu_indices(inner.shape[1], inner.shape[1], 1, device=before.device)
-    gain, at = (left[:, first] + _told(inner[:, last] - inner[:, first], kt) + right[:, last]).max(1)
+    gain, at = (left[:, first] + _told(inner[:, last] - inner[:, first], wide) + right[:, last]).max(1)
     return gain, torch.stack([first[at], last[at]], 1) + 1
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Rows y [n, q] of the search and their laws [n, kt]."""
+    """Rows y [n, q] of the search and their laws [n, wide]."""
 
     y: Tensor
     law: Tensor
@@ -119,16 +119,16 @@ class _Scored:
 
     def best(self, candidates: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """Gain in nats per row of each candidate's [m, q] best cuts, and these cuts as numbers of bins [m, c]."""
-        n, kt = self.law.shape
+        n, wide = self.law.shape
         n_bins = min(BINS, n)
-        step = max(1, ENTRIES // max(n * kt, n_bins**2 * kt))
+        step = max(1, ENTRIES // max(n * wide, n_bins**2 * wide))
         both = torch.cat([self.law, floor], 1)
         gains, cuts = [], []
         for part in candidates.split(step):
             order = _argsort(part @ self.y.T)
             # Sums of rows in bags, without a copy of the rows in every candidate's order.
             binned = embedding_bag(order.view(-1, n // n_bins), both, mode="sum").view(len(part), n_bins, -1)
-            gain, at = _best_bins(_before(binned), kt, self.n_cuts)
+            gain, at = _best_bins(_before(binned), wide, self.n_cuts)
             cuts.append(at)
             gains.append(gain / n)
         return torch.cat(gains), torch.cat(cuts)
@@ -145,10 +145,10 @@ def _argsort(s: Tensor) -> Tensor:
     return torch.from_numpy(np.argsort(s.numpy(), axis=-1)) if s.device.type == "cpu" else s.argsort(-1)
 
 
-def _told(sums: Tensor, kt: int) -> Tensor:
+def _told(sums: Tensor, wide: int) -> Tensor:
     """Sum of law log(law / floor) over rows of one cell, from sums [..., law and floor]: what its own law gains."""
     logs = sums.clamp_min(1e-9).log_()
-    return ((logs[..., :kt] - logs[..., kt:]) * sums[..., :kt]).sum(-1)
+    return ((logs[..., :wide] - logs[..., wide:]) * sums[..., :wide]).sum(-1)
 
 
 def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Generator) -> Float[Tensor, "m q"]:
@@ -175,11 +175,11 @@ def _search(scored: _Scored, floor: Tensor, known: Tensor, generator: torch.Gene
 
 
 def _stepwise(
-    scored: _Scored, floor: Tensor, pool: Tensor, first: int, k: int, n_class: int
-) -> tuple[Float[Tensor, "k q"], Float[Tensor, "k c"]]:
+    scored: _Scored, floor: Tensor, pool: Tensor, first: int, k: int, n_outcomes: int
+) -> tuple[Float[Tensor, "outcome q"], Float[Tensor, "k c"]]:
     """k directions from the pool, each the best beside those before it, and their cuts."""
-    n, kt = scored.law.shape
-    mass = scored.law.view(n, n_class, -1).sum(1, keepdim=True)
+    n, wide = scored.law.shape
+    mass = scored.law.view(n, n_outcomes, -1).sum(1, keepdim=True)
     directions, cuts = [], []
     for i in range(k):
         gain, bins = scored.best(pool if i else pool[first : first + 1], floor)
@@ -187,9 +187,11 @@ def _stepwise(
         at = best if i else first
         value = scored.values(pool[at], bins[best])
         cell = (scored.y @ pool[at] > value[:, None]).sum(0)
-        sums = [torch.zeros(len(value) + 1, kt).to(floor).index_add_(0, cell, rows) for rows in (scored.law, floor)]
+        sums = [torch.zeros(len(value) + 1, wide).to(floor).index_add_(0, cell, rows) for rows in (scored.law, floor)]
         floor = floor * ((sums[0] + 0.5) / (sums[1] + 0.5))[cell]
-        floor = (floor.view(n, n_class, -1) * (mass / floor.view(n, n_class, -1).sum(1, keepdim=True))).view(n, kt)
+        floor = (floor.view(n, n_outcomes, -1) * (mass / floor.view(n, n_outcomes, -1).sum(1, keepdim=True))).view(
+            n, wide
+        )
         directions.append(pool[at])
         cuts.append(value)
     return torch.stack(directions), torch.stack(cuts)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.fit.readout import Rows, take
-from probekit.fit.simple.pursuit import Cells, find_cells
+from probekit.fit.simple.pursuit import CellStarts, find_cells
 
 SMALL = 2_048  # rows for starts: enough to tell good ones from bad
 LARGE = 8_192  # rows that directions are fitted on
@@ -42,7 +42,7 @@ class Region:
     near: tuple[Rows, Rows]
     far: tuple[Rows, Rows]
     seed: int
-    found: dict[int, Cells] = field(default_factory=dict, repr=False)
+    found: dict[int, CellStarts] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -86,7 +86,7 @@ class Region:
         ])  # fmt: skip
         return starts / starts.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
-    def beside(self, logits: Float[Tensor, "k t n"], m: int) -> Float[Tensor, "q m"]:
+    def beside(self, logits: Float[Tensor, "outcome t n"], m: int) -> Float[Tensor, "q m"]:
         """m directions along which what fitted logits of the near rows miss changes: even and linear ones in turn."""
         rows = self.near[0]
         residual = (rows.law - torch.softmax(logits, 0) * rows.law.sum(0)).flatten(0, 1)
@@ -96,7 +96,7 @@ class Region:
         in_turn = torch.stack([even[:, : linear.shape[1]], linear[:, : even.shape[1]]], 2).flatten(1)
         return torch.cat([in_turn, even[:, linear.shape[1] :]], 1)[:, :m]
 
-    def cells(self, n_cuts: int) -> Cells:
+    def cells(self, n_cuts: int) -> CellStarts:
         """Searched starts for thresholds, of as many directions as any k asks for; searched once."""
         if n_cuts not in self.found:
             generator = torch.Generator().manual_seed(self.seed)

@@ -78,15 +78,15 @@ class Resident:
         return gradient
 
 
-def class_basis(n_class: int, like: Tensor) -> tuple[Float[Tensor, "k q"], Float[Tensor, "q q"]]:
+def class_basis(n_outcomes: int, like: Tensor) -> tuple[Float[Tensor, "outcome q"], Float[Tensor, "q q"]]:
     """An orthonormal basis of the vectors over classes that sum to zero, and its rows as differences to the last."""
-    centred = torch.eye(n_class, dtype=torch.float64) - 1 / n_class
-    basis = torch.linalg.qr(centred[:, : n_class - 1])[0]
+    centred = torch.eye(n_outcomes, dtype=torch.float64) - 1 / n_outcomes
+    basis = torch.linalg.qr(centred[:, : n_outcomes - 1])[0]
     return basis.to(like), (basis[:-1] - basis[-1]).to(like)
 
 
 @dataclass
-class Cells:
+class LogitBlocks:
     """What is known of every row, per block: differences of logits, their change along the step, laws p [q, t, b].
 
     mass [t, b] of the law, None where all of it is 1; offset: differences of the floor's logits, or None.
@@ -99,23 +99,23 @@ class Cells:
     p: list[Tensor]
 
     @classmethod
-    def of(cls, law: Tensor, offset: Tensor | None, sizes: list[int]) -> "Cells":
-        k, t, _ = law.shape
+    def of(cls, law: Tensor, offset: Tensor | None, sizes: list[int]) -> "LogitBlocks":
+        n_outcomes, t, _ = law.shape
         mass = [part.sum(0) for part in law.split(sizes, -1)]
         whole = all(bool(((part - 1).abs() < 1e-6).all()) for part in mass)
         beside = None
         if offset is not None:
             beside = [(part[:-1] - part[-1]).contiguous() for part in offset.split(sizes, -1)]
-        shapes = [(k - 1, t, size) for size in sizes]
+        shapes = [(n_outcomes - 1, t, size) for size in sizes]
         return cls(None if whole else mass, beside, *([law.new_zeros(shape) for shape in shapes] for _ in range(3)))
 
-    def take(self, kept: Tensor) -> "Cells":
-        """The same cells of some targets."""
+    def take(self, kept: Tensor) -> "LogitBlocks":
+        """The same of some targets."""
 
         def of(parts: list[Tensor]) -> list[Tensor]:
             return [part.index_select(-2, kept) for part in parts]
 
-        return Cells(
+        return LogitBlocks(
             None if self.mass is None else of(self.mass), None if self.offset is None else of(self.offset),
             of(self.logits), of(self.change), of(self.p),
         )  # fmt: skip

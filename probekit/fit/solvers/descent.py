@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Losses [s] of points [s, p], each of its own point alone, and what gives their slopes [s, p] when it is called.
-Losses = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
+Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
 HISTORY = 8
 CHECK = 3  # iterations between two looks at the rows that decide when to stop
 BACKTRACKS = 6
@@ -15,7 +15,7 @@ FIRST = 0.3  # length of the first step of all, whose curvature nothing is known
 
 
 def descend(
-    losses: Losses, x: Float[Tensor, "s p"], steps: int, check: Callable[[Tensor], Tensor], gain: float = 0.0
+    losses: Objective, x: Float[Tensor, "s p"], steps: int, check: Callable[[Tensor], Tensor], gain: float = 0.0
 ) -> tuple[Float[Tensor, "s p"], Float[Tensor, " s"]]:
     """Of every start's path downhill the point of lowest `check`, looked at every few iterations, and its check.
 

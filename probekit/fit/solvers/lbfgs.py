@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.solvers.blocks import SLACK, Cells, RowBlocks, class_basis, law_of
+from probekit.fit.solvers.blocks import SLACK, LogitBlocks, RowBlocks, class_basis, law_of
 
 HISTORY = 8
 MAX_ITERATIONS = 300
@@ -18,16 +18,16 @@ Precondition = Callable[[Tensor], Tensor]
 
 def minimise(
     rows: RowBlocks,
-    law: Float[Tensor, "k t n"],
-    offset: Float[Tensor, "k t n"] | None,
+    law: Float[Tensor, "outcome t n"],
+    offset: Float[Tensor, "outcome t n"] | None,
     variance: Float[Tensor, " r"],
     ridge: Float[Tensor, " t"],
-    start: Float[Tensor, "k t r2"] | None,
+    start: Float[Tensor, "outcome t r2"] | None,
     tolerance: float,
     metric: Callable[[Tensor], Precondition] | None = None,
     one_pass: bool = False,
-) -> tuple[Float[Tensor, "k t r2"], Float[Tensor, " t"]]:
-    """Parameters [class, target, weights + bias + offset's coefficient], and each target's certificate in nats.
+) -> tuple[Float[Tensor, "outcome t r2"], Float[Tensor, " t"]]:
+    """Parameters [outcome, target, weights + bias + offset's coefficient], and each target's certificate in nats.
 
     A certificate is half the squared Newton decrement in the metric of the preconditioner at the solution; the caller
     decides what to do with one above `tolerance`. variance: of each coordinate, which must be nearly uncorrelated
@@ -41,13 +41,13 @@ class _Descent:
     """The state of one minimisation; targets leave it when their certificate holds."""
 
     def __init__(self, rows, law, offset, variance, ridge, start, tolerance, metric, one_pass) -> None:
-        k, t, _ = law.shape
+        n_outcomes, t, _ = law.shape
         self.rows, self.tolerance, self.metric, self.one_pass = rows, tolerance, metric, one_pass
-        self.basis, self.mix = class_basis(k, variance)
-        self.cells = Cells.of(law, offset, rows.sizes)
+        self.basis, self.mix = class_basis(n_outcomes, variance)
+        self.known = LogitBlocks.of(law, offset, rows.sizes)
         self.variance = torch.cat([variance, torch.ones_like(variance[:1])])
         self.target = torch.arange(t, device=law.device)
-        self.w = torch.zeros(k - 1, t, rows.r + 2, dtype=variance.dtype, device=law.device)
+        self.w = torch.zeros(n_outcomes - 1, t, rows.r + 2, dtype=variance.dtype, device=law.device)
         self.w[0, :, -1] = 1.0
         if start is not None:
             self.w = torch.einsum("kq,ktr->qtr", self.basis, start)
@@ -131,7 +131,7 @@ class _Descent:
 
     def _drop(self, kept: Tensor) -> None:
         """Go on with some targets alone."""
-        self.target, self.cells = self.target[kept], self.cells.take(kept)
+        self.target, self.known = self.target[kept], self.known.take(kept)
         self.w, self.penalty, self.moment = self.w[:, kept], self.penalty[kept], self.moment[:, kept]
         self.pairs = [(s[:, kept], y[:, kept], rho[kept]) for s, y, rho in self.pairs]
 
@@ -150,7 +150,7 @@ class _Descent:
         return torch.where(downhill[:, None], step, -plain), torch.where(downhill, slope, -decrement), certificate
 
     def _bend_along(self, step: Tensor) -> Tensor:
-        """The second derivative of the objective along a step; leaves the change of all logits in the cells."""
+        """The second derivative of the objective along a step; leaves the change of all logits in `known`."""
         move = self._along(step)
         bend = torch.zeros(len(self.target), dtype=torch.float64, device=step.device)
         for i, x in enumerate(self.rows.blocks()):
@@ -168,28 +168,28 @@ class _Descent:
         still = not bool(weight.any())  # the start of most problems, which needs no product
 
         def move(i: int, x: Tensor) -> None:
-            change = self.cells.change[i]
+            change = self.known.change[i]
             if still:
                 change.zero_()
             else:
                 torch.mm(weight, x.T, out=change.view(q * t, -1))
             change += bias
-            if self.cells.offset is not None:
-                change.addcmul_(scale.expand_as(change), self.cells.offset[i])
+            if self.known.offset is not None:
+                change.addcmul_(scale.expand_as(change), self.known.offset[i])
 
         return move
 
     def _bend(self, i: int) -> Tensor:
-        p, change = self.cells.p[i], self.cells.change[i]
+        p, change = self.known.p[i], self.known.change[i]
         mean = p * change
         total = mean[0] if len(p) == 1 else mean.sum(0)
-        if self.cells.mass is None:
+        if self.known.mass is None:
             return (
                 mean.mul_(change).sum(-1).sum(0) - total.square_().sum(-1)
                 if len(p) > 1
                 else ((mean * change).sum(-1)[0] - total.square_().sum(-1))
             )
-        return (((mean * change).sum(0) - total**2) * self.cells.mass[i]).sum(-1)
+        return (((mean * change).sum(0) - total**2) * self.known.mass[i]).sum(-1)
 
     def _sums(self, part_of: Callable[[int, Tensor], Tensor]) -> Tensor:
         """E[a (z, 1, offset)] over all rows of what is given per block, a [m, t, b]: [m, t, r + 2], in float64."""
@@ -202,8 +202,8 @@ class _Descent:
             # Float64 between blocks: laws and labels nearly cancel at the solution.
             raw += part.view(len(raw), -1) @ x
             rest[..., 0] += part.sum(-1)
-            if self.cells.offset is not None:
-                beside = self.cells.offset[i]
+            if self.known.offset is not None:
+                beside = self.known.offset[i]
                 rest[..., 1] += (part.view(-1, *beside.shape) * beside).sum(-1).view(rest.shape[:2])
         return torch.cat([self.rows.outward(raw).view(*rest.shape[:2], -1), rest], -1) / self.rows.n
 
@@ -213,16 +213,16 @@ class _Descent:
         With a step its change is found in the same pass over the rows.
         """
         self.w = w
-        cells, law = self.cells, self.law
+        known, law = self.known, self.law
         value = torch.zeros(len(self.target), dtype=torch.float64, device=w.device)
         move = None if step is None else self._along(step)
 
         def laws(i: int, x: Tensor) -> Tensor:
             if move is not None:
                 move(i, x)
-            logits, p = cells.logits[i], cells.p[i]
-            logits.addcmul_(length[:, None].expand_as(logits), cells.change[i])
-            mass = None if cells.mass is None else cells.mass[i]
+            logits, p = known.logits[i], known.p[i]
+            logits.addcmul_(length[:, None].expand_as(logits), known.change[i])
+            mass = None if known.mass is None else known.mass[i]
             value.add_(law_of(logits, p, mass))
             expected = p if mass is None else p * mass
             return expected if law is None else torch.cat([expected, law[i]])
@@ -248,15 +248,15 @@ class _Descent:
         outer = torch.zeros(t, q, q, dtype=self.w.dtype, device=self.w.device)
         mean = torch.zeros(q, t, dtype=self.w.dtype, device=self.w.device)
         spread = torch.zeros(t, dtype=self.w.dtype, device=self.w.device)
-        for i, p in enumerate(self.cells.p):
-            weighed = p if self.cells.mass is None else p * self.cells.mass[i]
+        for i, p in enumerate(self.known.p):
+            weighed = p if self.known.mass is None else p * self.known.mass[i]
             mean += weighed.sum(-1)
             outer += (weighed * p).sum(-1).T[..., None] if q == 1 else weighed.transpose(0, 1) @ p.permute(1, 2, 0)
-            if self.cells.offset is not None:
-                o = self.cells.offset[i]
+            if self.known.offset is not None:
+                o = self.known.offset[i]
                 spread += ((weighed * o**2).sum(0) - (weighed * o).sum(0) * (p * o).sum(0)).sum(-1)
         curvature = (torch.diag_embed(mean.T) - outer) / n
-        return self.mix.T @ curvature @ self.mix, None if self.cells.offset is None else spread / n
+        return self.mix.T @ curvature @ self.mix, None if self.known.offset is None else spread / n
 
     def _precondition(self) -> Precondition:
         """Inverse of the Hessian were the classes' curvature the same at all rows, or what `metric` makes of it."""

@@ -30,13 +30,15 @@ UNIT_ROWS = 32_768  # at least, where there are so many: the unit of a ridge sho
 
 @dataclass(frozen=True)
 class RawReadout:
-    """A readout of x - mean, for raw activations; see core.Readout for its parts."""
+    """A readout of x - mean, for raw activations; see `Readout` for its parts."""
 
     mean: Float[Tensor, " d"]
     readout: Readout
 
-    def logits(self, x: Float[Tensor, "n d"], offset: Float[Tensor, "k t n"] | None = None) -> Float[Tensor, "k t n"]:
-        """Logits of rows, class axis first."""
+    def logits(
+        self, x: Float[Tensor, "n d"], offset: Float[Tensor, "outcome t n"] | None = None
+    ) -> Float[Tensor, "outcome t n"]:
+        """Logits of rows, outcomes first."""
         return self.readout.logits(x.float() - self.mean, offset)
 
 
@@ -78,8 +80,8 @@ class _Streamed:
 @torch.no_grad()
 def fit_streamed(
     source: Source,
-    law: Float[Tensor, "k t n"],
-    offset: Float[Tensor, "k t n"] | None = None,
+    law: Float[Tensor, "outcome t n"],
+    offset: Float[Tensor, "outcome t n"] | None = None,
     ridge: float = 1e-3,
     unit: float | None = None,
     memory: int = MEMORY,
@@ -100,11 +102,11 @@ def fit_streamed(
 @torch.no_grad()
 def fit_streamed_path(
     fit: Source,
-    law: Float[Tensor, "k t n"],
+    law: Float[Tensor, "outcome t n"],
     select: Source,
-    select_law: Float[Tensor, "k t m"],
-    offset: Float[Tensor, "k t n"] | None = None,
-    select_offset: Float[Tensor, "k t m"] | None = None,
+    select_law: Float[Tensor, "outcome t m"],
+    offset: Float[Tensor, "outcome t n"] | None = None,
+    select_offset: Float[Tensor, "outcome t m"] | None = None,
     lambdas: Sequence[float] = LAMBDAS,
     memory: int = MEMORY,
     tolerance: float = TOLERANCE,
@@ -123,9 +125,9 @@ def fit_streamed_path(
             f"are {fit.d} wide."
         )
     problem = _Streaming.of(fit, law, offset, None, memory, tolerance)
-    k, t, _ = law.shape
+    n_outcomes, t, _ = law.shape
     held_out = _HeldOut(problem, select, select_law, select_offset)
-    return RawReadout(problem.mean, walk(held_out, Readout.nothing(k, t, fit.d, problem.mean), lambdas))
+    return RawReadout(problem.mean, walk(held_out, Readout.nothing(n_outcomes, t, fit.d, problem.mean), lambdas))
 
 
 def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -164,15 +166,15 @@ class _Streaming:
         cls, source: Source, law: Tensor, offset: Tensor | None, unit: float | None, memory: int, tolerance: float
     ) -> "_Streaming":
         """Read the sample, and all rows where they fit into its room. Raises BadInput and FitError."""
-        k, t, n = law.shape
+        n_outcomes, t, n = law.shape
         if n != source.n:
             raise BadInput(f"the law has {n} rows, the source {source.n}.")
-        per_target = 12 * (k - 1) * n
+        per_target = 12 * (n_outcomes - 1) * n
         at_once = memory // 2 // max(per_target, 1)
-        if k < 2 or at_once < 1:
+        if n_outcomes < 2 or at_once < 1:
             raise BadInput(
-                f"{n:,} rows with {k} classes need {2 * per_target / 2**20:,.0f} MiB for one target; memory is "
-                f"{memory / 2**20:,.0f} MiB, and a law needs two classes."
+                f"{n:,} rows with {n_outcomes} outcomes need {2 * per_target / 2**20:,.0f} MiB for one target; "
+                f"memory is {memory / 2**20:,.0f} MiB, and a law needs two outcomes."
             )
         least, widest = (rows * source.d for rows in SAMPLE_PER_WIDTH)
         room = memory // 4 // (4 * source.d)
@@ -180,7 +182,7 @@ class _Streaming:
         rows = source.sample(most).to(law.device)
         if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
             raise FitError(NOT_FINITE)
-        mean, rotation, variance = _coordinates(rows, (k - 1) * t > 1)
+        mean, rotation, variance = _coordinates(rows, (n_outcomes - 1) * t > 1)
         rows -= mean
         blocks = max(64, min(65_536, BLOCK_BYTES // (4 * source.d)))
         # Where all rows fit into the room of a sample they are upcast once.
@@ -212,11 +214,11 @@ class _Streaming:
     def _solve(self, targets: Tensor, ridges: Tensor, start: Tensor | None) -> Tensor:
         """Parameters of as many targets as fit into memory, from the sample's to those of all rows."""
         law, offset = self.law[:, targets], None if self.offset is None else self.offset[:, targets]
-        k, t, n = law.shape
-        outputs = (k - 1) * t
+        n_outcomes, t, n = law.shape
+        outputs = (n_outcomes - 1) * t
         metric = None
         if self.streamed.rotation is None:
-            metric = _Metric(self.sample, k, float(ridges[0]), self.whole is not None)
+            metric = _Metric(self.sample, n_outcomes, float(ridges[0]), self.whole is not None)
         common = self.variance, ridges
         if start is None and n >= 4 * len(self.sample) >= 32 * self.sample.shape[1]:
             turned = self.sample if self.streamed.rotation is None else self.sample @ self.streamed.rotation
@@ -283,14 +285,14 @@ class _Metric:
     """
 
     rows: Tensor
-    n_class: int
+    n_outcomes: int
     ridge: float
     even: bool
     moment: Tensor | None = None
     known: tuple[float, Precondition] | None = None
 
     def __call__(self, w: Tensor) -> Precondition:
-        mix = float(class_basis(self.n_class, w)[1][0, 0])
+        mix = float(class_basis(self.n_outcomes, w)[1][0, 0])
         v = mix * w[0, 0]
         # The floor moves the law of each row, but hardly the mean of its curvature.
         p = torch.sigmoid(self.rows @ v[:-2] + v[-2])
@@ -359,7 +361,7 @@ def _unit(source: Source, mean: Tensor) -> float:
     return math.sqrt(max(float(values[values > float(values[-1]) * 1e-12].median()), 1e-30))
 
 
-def _inner(start: Readout, rotation: Tensor | None) -> Float[Tensor, "k t r2"]:
+def _inner(start: Readout, rotation: Tensor | None) -> Float[Tensor, "outcome t r2"]:
     """A known readout as parameters of the problem."""
     weight = start.weight if rotation is None else start.weight @ rotation
     out = torch.zeros(*weight.shape[:2], weight.shape[2] + 2, dtype=weight.dtype, device=weight.device)
