@@ -153,17 +153,6 @@ def train(
             print_json("testbed train", True, kept, out=str(out))
 
 
-@testbed.command("export")
-def export(
-    training: Annotated[Path, typer.Argument(help="A training folder.")],
-    folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
-) -> None:
-    """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
-    from probekit.testbeds.othello.train import export as write
-
-    typer.echo(str(write(training, folder)))
-
-
 @testbed.command("games")
 def games(
     file: Annotated[Path, typer.Argument(help="The CSV that is written.")],
@@ -175,6 +164,17 @@ def games(
 
     write_games(file, n, seed=seed)
     typer.echo(str(file))
+
+
+@testbed.command("export")
+def export(
+    training: Annotated[Path, typer.Argument(help="A training folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
+) -> None:
+    """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
+    from probekit.testbeds.othello.train import export as write
+
+    typer.echo(str(write(training, folder)))
 
 
 def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool) -> list[dict]:
