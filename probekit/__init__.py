@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from probekit.results.figures import figure
     from probekit.results.tables import table
     from probekit.spec import JobSpec
-    from probekit.storage.runs import open_run, read_run
+    from probekit.storage.runs import open_run, read_run, read_runs
     from probekit.task import Behaviour, BehaviourSpec, Feature, Observations, Task
     from probekit.testbeds import load_task
 
@@ -72,6 +72,7 @@ __all__ = [
     "measure",
     "open_run",
     "read_run",
+    "read_runs",
     "run_job",
     "stream_statistics",
     "table",
@@ -110,6 +111,7 @@ _HOME = {
     "measure": "jobs.measure",
     "open_run": "storage.runs",
     "read_run": "storage.runs",
+    "read_runs": "storage.runs",
     "run_job": "jobs.runner",
     "stream_statistics": "activations.statistics",
     "table": "results.tables",

@@ -11,6 +11,17 @@ ProbekitError
 +-- Interrupted     stopped by the user, everything finished so far is kept (exit 130)
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
+    """The known name that is most like `name`, to be proposed in its place; "" where none is like it.
+
+    cutoff: how like it has to be, from 0 to 1.
+    """
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), "")
+
 
 class ProbekitError(Exception):
     """Base of all of them. `exit_code` is what the command line returns.

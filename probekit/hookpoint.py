@@ -4,9 +4,8 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from probekit.errors import UnknownHook
+from probekit.errors import UnknownHook, nearest
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 # Order within a block in the forward pass, for axes and for sorting; parts not named here come after, by name.
@@ -41,8 +40,27 @@ class HookPoint:
         layer = -1.0 if before else float("inf") if self.layer is None else float(self.layer)
         return layer, rank, self.name
 
+    @property
+    def label(self) -> str:
+        """For people: `3 resid_post`."""
+        part = self.part.replace("hook_", "")
+        return part if self.layer is None else f"{self.layer} {part}"
+
     def __str__(self) -> str:
         return self.name
+
+
+def after_blocks(hooks: Sequence[str]) -> list[str]:
+    """Those names or patterns that are the residual stream after a block, or all where none is."""
+    return [hook for hook in hooks if hook.endswith(f".{_PARTS[-1]}")] or list(hooks)
+
+
+def n_matches(pattern: str, n_layers: int) -> int:
+    """How many blocks of `n_layers` have the hook point that a pattern names; 1 for a plain name."""
+    if "*" not in pattern:
+        return 1
+    part = pattern.split(".", 2)[-1]
+    return len(fnmatch.filter([f"blocks.{i}.{part}" for i in range(n_layers)], pattern))
 
 
 def expand(asked: str | Iterable[str], available: Sequence[str], model: str = "the model") -> list[HookPoint]:
@@ -64,6 +82,6 @@ def _unknown(asked: str, available: Sequence[str], model: str) -> str:
     point = HookPoint.parse(asked)
     if point.layer is not None and layers and point.layer not in layers:
         return f"{model} has no hook point '{asked}': it has {len(layers)} layers (0-{len(layers) - 1})."
-    near = get_close_matches(asked, available, n=1, cutoff=0.0)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(asked, available)
+    hint = f" Did you mean '{near}'?" if near else ""
     return f"{model} has no hook point '{asked}'.{hint}"

@@ -5,13 +5,12 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 
 SIMPLE = ("one_threshold", "two_thresholds", "quadratic", "bilinear", "cubic", "mlp16")
 NAMES = ("prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear")
@@ -46,7 +45,7 @@ class Level:
         if not member and family in NAMES:
             return cls(family)
         known = [*NAMES, *(f"simple:{name}" for name in SIMPLE), "hypothesis:<name>"]
-        near = get_close_matches(text, known, n=1, cutoff=0.0)[0]
+        near = nearest(text, known)
         raise BadInput(f"no level '{text}'. Did you mean '{near}'? Levels: {', '.join(known)}.")
 
     @property

@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -18,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.levels import DEFAULT, SIMPLE, Level
 from probekit.records import digest
 
@@ -397,7 +396,7 @@ def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     for parent in parents:
         if isinstance(parent, str) and parent in model.model_fields:
             model = _model_in(model.model_fields[parent].annotation) or model
-    near = get_close_matches(str(key), model.model_fields, n=1, cutoff=0.0)[0]
+    near = nearest(str(key), model.model_fields)
     return f"unknown key '{place}'. Did you mean '{near}'?"
 
 

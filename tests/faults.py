@@ -127,7 +127,7 @@ def ended(child: int) -> int:
 
 # Calls that fail -----------------------------------------------------------------------------------------------------
 
-MUTATING = ("open", "pwrite", "posix_fallocate", "fsync", "link", "unlink", "mkdir", "rename")
+MUTATING = ("open", "pwrite", "posix_fallocate", "fsync", "link", "unlink", "mkdir", "rename", "replace", "fchmod")
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def failing(at: int, how: str) -> Iterator[None]:
         if how == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "after":
-            with suppress(FileExistsError):
+            with suppress(FileExistsError, FileNotFoundError):  # calls that fail in any case
                 real(*args, **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "short":
@@ -245,7 +245,7 @@ class Recorder:
                 self._entry("link", path, self._inodes[path])
             elif name == "unlink":
                 self._entry("unlink", self._name(args[0]))
-            elif name == "rename":
+            elif name in ("rename", "replace"):
                 old, path = self._name(args[0]), self._name(args[1])
                 self._inodes[path] = self._inodes[old]
                 self._entry("link", path, self._inodes[path])

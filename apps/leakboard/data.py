@@ -8,27 +8,17 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from probekit.storage.runs import Run, open_run
+from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
 
 
 def runs(root: Path) -> list[Run]:
     """Every run folder under `root`, the latest first; folders that did not change are not read again."""
-    if not root.is_dir():
-        return []
-    found = [
-        _run(str(folder), _signature(folder))
-        for folder in root.iterdir()
-        if folder.is_dir()
-        and not folder.is_symlink()
-        and not folder.name.startswith(".")
-        and any((folder / name).exists() for name in ("spec.json", "manifest.json", "status.json"))
-    ]
-    return sorted(found, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
+    return list_runs(root, lambda folder: _run(str(folder), _signature(folder), is_being_measured(folder)))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _run(path: str, signature: tuple) -> Run:
-    """One object per state of a folder, so that its frames are loaded once. `signature` is only the key."""
+def _run(path: str, signature: tuple, held: bool) -> Run:
+    """One object per state of a folder, so that its frames are loaded once. `signature` and `held` are only the key."""
     return open_run(path, partial=True)
 
 

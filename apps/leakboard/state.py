@@ -142,8 +142,8 @@ def no_runs() -> None:
 def problem(run: Run, frame: pd.DataFrame | None) -> None:
     """The state of a page whose run is unfinished or broken: what is wrong, and what to do."""
     text = run.problem or st.session_state.get("_unreadable", "its records cannot be read.")
-    if frame is None or "broken" in text:
-        st.error(f"**This run is broken.** {plain(text)}", icon=":material/error:")
+    if frame is None or run.state == "damaged":
+        st.error(f"**This run is damaged.** {plain(text)}", icon=":material/error:")
         return
     done, total = run.status.get("done"), run.status.get("total")
     with st.container(border=True):
@@ -152,7 +152,8 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
         )
         if isinstance(done, int) and isinstance(total, int) and total > 0:
             st.progress(min(1.0, done / total), text=f"{done} of {total} cells")
-        st.code("probekit run SPEC.toml     # goes on from there", language="bash")
+        if run.state != "running":
+            st.code("probekit run SPEC.toml     # goes on from there", language="bash")
 
 
 def chart(view: View, kind: str, caption: str, **selection: Any) -> None:
@@ -187,6 +188,4 @@ def _records(run: Run) -> pd.DataFrame | None:
 
 
 def _state(run: Run) -> str:
-    if not run.problem:
-        return "complete"
-    return "broken" if "broken" in run.problem else f"{run.status.get('state', 'unknown')}, not finished"
+    return run.state if run.state in ("complete", "damaged") else f"{run.state}, not finished"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from probekit.activations.keys import digest_rows
 from probekit.activations.laws import Rule
@@ -21,7 +22,7 @@ from probekit.storage.shards import Range, Shape
 from probekit.storage.store import Store, row_ranges
 from probekit.task import MAX_OUTCOMES, Behaviour, BehaviourSpec, Task
 
-SHARD_ROWS = 8192  # at most this much work is lost by an interruption
+SHARD_ROWS = 8192  # of what one file holds; an interruption costs less: see `shards.SAVED_EVERY`
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,13 @@ class CapturePass:
     def _pass(self, writer: Writer, span: Range, names: Sequence[str], sinks: Mapping[Any, Sequence[str]],
               rules: Sequence[Rule], steps: "_Steps") -> None:  # fmt: skip
         """Run the rows of one range and write them to `sinks`, activations and laws from the same forward."""
-        writer.begin(*span, sinks)
+        kept = writer.begin(*span, sinks)
+
+        def skip(rows: NDArray[np.int64], n_tokens: int) -> bool:
+            if not kept[rows].all():
+                return False
+            steps.add(len(rows), n_tokens)
+            return True
 
         def each(batch: Batch) -> None:
             at, logits = span[0] + batch.rows, batch.logits
@@ -139,7 +146,7 @@ class CapturePass:
             writer.put(at, batch.values | laws)
             steps.add(len(batch.rows), batch.n_tokens)
 
-        self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names))
+        self._read(span, names, each, with_logits=bool(rules), room=lambda n: writer.room(n, names), skip=skip)
         writer.end()
 
     def _read(self, span: Range, names: Sequence[str], each: Callable[[Batch], None], **how: Any) -> None:

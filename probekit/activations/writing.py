@@ -23,7 +23,12 @@ from probekit.errors import StoreError
 
 @runtime_checkable
 class Sink(Protocol):
-    """A group of a store: `shard` is entered with a range of rows and gives what batches are put into."""
+    """A group of a store: `shard` is entered with a range of rows and gives what batches are put into.
+
+    is_begun: whether it may have rows of this range that a capture left behind, as `kept` of the shard then says.
+    """
+
+    def is_begun(self, start: int, stop: int) -> bool: ...
 
     def shard(self, start: int, stop: int) -> AbstractContextManager[Any]: ...
 
@@ -58,9 +63,17 @@ class Writer:
                 held[name] = self._buffer(n, self._widths[name])
         return held
 
-    def begin(self, start: int, stop: int, sinks: Mapping[Sink, Sequence[str]]) -> None:
-        """Open the shards of rows start to stop; the names of each sink are what it is given of every batch."""
-        self._submit(self._begin, start, stop, dict(sinks))
+    def begin(self, start: int, stop: int, sinks: Mapping[Sink, Sequence[str]]) -> NDArray[np.bool_]:
+        """Open the shards of rows start to stop; the names of each sink are what it is given of every batch.
+
+        Returns which of these rows all sinks have already, and need not be put.
+        """
+        opened = self._submit(self._begin, start, stop, dict(sinks))
+        if not any(sink.is_begun(start, stop) for sink in sinks):
+            return np.zeros(stop - start, bool)
+        _result(opened)
+        return np.logical_and.reduce([stream.kept if sink.is_begun(start, stop) else np.zeros(stop - start, bool)
+                                      for sink, (stream, _) in zip(sinks, self._streams, strict=True)])  # fmt: skip
 
     def put(self, rows: NDArray[np.int64], arrays: Mapping[str, Tensor]) -> None:
         """Write a batch: rows [n] ascending, arrays [n, width], views of what `room` gave among them."""

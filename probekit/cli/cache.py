@@ -26,13 +26,17 @@ STORE = Path("cached_activations")
 def ls(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     """List what the store holds, least recently used first."""
     with reporting("cache ls", as_json):
-        from probekit.storage.cache import entries
+        from probekit.storage.cache import entries, left_behind
 
         found = sorted(entries(_root(store)), key=lambda entry: (entry.used, entry.key))
+        left = left_behind(store)
         if as_json:
-            print_json("cache ls", True, [entry.row() for entry in found], bytes=sum(e.n_bytes for e in found))
+            n_bytes = sum(e.n_bytes for e in found)
+            print_json("cache ls", True, [entry.row() for entry in found], bytes=n_bytes, left_behind=left)
             return
         _print(found, f"{store}: {_size(sum(e.n_bytes for e in found))}")
+        if left:
+            typer.echo(f"{_size(left)} are left from captures that stopped: resuming uses them, `gc` removes them.")
 
 
 @cache.command("verify")

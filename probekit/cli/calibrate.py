@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.out import JsonOption, print_json, reporting
+from probekit.cli.out import JsonOption, print_json, progress, reporting, rows
 from probekit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -37,33 +37,20 @@ def calibrate(
                 raise BadInput("--noise has no cases and no rows to choose: leave out --only and --n.")
             from probekit.proofs.noise import noise_study
 
-            run, frame = noise_study(seeds, root=runs / FOLDER, n_workers=workers, progress=_progress())
+            run, frame = noise_study(seeds, root=runs / FOLDER, n_workers=workers, progress=progress())
         else:
             sizes = (units.SMALL, units.LARGE) if n is None else (n,)
             run, frame = calibration.calibrate(
-                names, seeds, sizes, root=runs / FOLDER, n_workers=workers, progress=_progress()
+                names, seeds, sizes, root=runs / FOLDER, n_workers=workers, progress=progress()
             )
         told = {"run": str(run.path)}
         ok = bool(frame["passed"].all())
         if as_json:
-            print_json("calibrate", ok, _plain(frame), **told)
+            print_json("calibrate", ok, rows(frame), **told)
         else:
             _print(frame, run.path)
     if not ok:
         raise typer.Exit(1)
-
-
-def _progress():
-    from probekit.cli.out import progress
-
-    return progress()
-
-
-def _plain(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    return [
-        {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
 
 
 def _print(frame: "pd.DataFrame", run: Path) -> None:
@@ -72,7 +59,7 @@ def _print(frame: "pd.DataFrame", run: Path) -> None:
 
     shown = [name for name in frame.columns if name not in ("source", "domains", "kind", "naive_method", "se")]
     table = Table(*shown, title="What is true, and what was found")
-    for row in _plain(frame.loc[:, shown]):
+    for row in rows(frame.loc[:, shown]):
         cells = [
             f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
             for value in row.values()

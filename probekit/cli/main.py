@@ -46,6 +46,9 @@ app.command("calibrate")(calibrate)
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that measure side by side; each holds the model.")
+]
 SpecArgument = Annotated[Path, typer.Argument(help="A job in TOML.")]
 DEMO_SPEC = Path(__file__).parents[1] / "jobs" / "demo.toml"
 STORE = Path("cached_activations")
@@ -69,11 +72,12 @@ def run(
     runs: RunsOption = Path("runs"),
     store: StoreOption = STORE,
     device: DeviceOption = "cpu",
+    workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a job; a stopped one resumes, a finished one is shown."""
     with reporting("run", as_json):
-        failed = _measure("run", spec, runs, store, device, as_json)
+        failed = _measure("run", spec, runs, store, device, as_json, workers)
     if failed:
         raise typer.Exit(1)
 
@@ -177,9 +181,11 @@ def export(
     typer.echo(str(write(training, folder)))
 
 
-def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool) -> list[dict]:
+def _measure(
+    command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, workers: int = 1
+) -> list[dict]:
     """Measure a job and show what it found; returns its failed cells."""
-    found = _run(spec, runs, store, device)
+    found = _run(spec, runs, store, device, workers)
     failed = _failed(found)
     if as_json:
         print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
@@ -188,13 +194,13 @@ def _measure(command: str, spec: Path, runs: Path, store: Path, device: str, as_
     return failed
 
 
-def _run(spec: Path, runs: Path, store: Path, device: str) -> "Run":
+def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
     from probekit.spec import JobSpec
 
     JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
     from probekit.jobs.runner import run_job
 
-    return run_job(spec, root=runs, store=store, device=device, progress=progress())
+    return run_job(spec, root=runs, store=store, device=device, n_workers=workers, progress=progress())
 
 
 def _failed(found: "Run") -> list[dict]:

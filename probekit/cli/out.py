@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probekit.errors import ProbekitError
+from probekit.storage.files import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +49,14 @@ RootOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the 
 
 def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
     """Print `{"schema_version", "command", "ok", "rows", ...}` on one line; anything missing is null, never NaN."""
-    body = {"schema_version": JSON_SCHEMA_VERSION, "command": command, "ok": ok, "rows": _plain(rows), **_plain(extra)}
+    body = {"schema_version": JSON_SCHEMA_VERSION, "command": command, "ok": ok, "rows": plain_json(rows, printed=True),
+            **plain_json(extra, printed=True)}  # fmt: skip
     typer.echo(json.dumps(body, allow_nan=False, ensure_ascii=False))
 
 
 def rows(frame: "pd.DataFrame") -> list[dict]:
     """A frame as dictionaries of plain Python values; NaN and NA become None. Of records: exactly `Record.row()`."""
-    return _plain(frame.to_dict("records"))
+    return plain_json(frame.to_dict("records"), printed=True)
 
 
 @contextmanager
@@ -67,21 +69,3 @@ def reporting(command: str, as_json: bool) -> Iterator[None]:
             raise
         print_json(command, False, [], error=str(error), kind=type(error).__name__)
         raise typer.Exit(error.exit_code) from None
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: NumPy scalars as Python's, NaN and NA as None, anything else as text."""
-    if isinstance(value, Mapping):
-        return {str(key): item if type(item) in _PRIMITIVE else _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [item if type(item) in _PRIMITIVE else _plain(item) for item in value]
-    if hasattr(value, "item"):  # a NumPy scalar
-        value = value.item()
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if type(value) in _PRIMITIVE:
-        return value
-    return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
-
-
-_PRIMITIVE = (str, int, bool, type(None))  # not float: it may be NaN

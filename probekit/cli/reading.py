@@ -33,14 +33,14 @@ def ls(
         found = [
             {
                 "run": run.name,
-                "state": _state(run),
+                "state": run.state,
                 "done": run.status.get("done"),
                 "total": run.status.get("total"),
                 "failed": len(run.status.get("failed", [])),
                 "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),
                 "updated": run.status.get("updated"),
                 "problem": run.problem,
-                "reason": _reason(run),
+                "reason": run.reason,
                 "path": str(run.path),
             }
             for run in list_runs(root)
@@ -64,7 +64,7 @@ def ls(
             table.add_row(*(Text(str(cell), overflow="fold") for cell in shown))
         Console().print(table)
         for row in found:
-            if row["state"] == "broken":
+            if row["state"] == "damaged":
                 typer.echo(row["problem"])
 
 
@@ -215,22 +215,6 @@ def judge(
             console.print(text_of.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
         for name, why in left_out.items():
             typer.echo(f"'{name}' is left out: {why}")
-
-
-def _state(run: Any) -> str:
-    if run.manifest is not None:
-        return "complete"
-    broken = "broken" in run.problem or "not a run folder" in run.problem
-    return "broken" if broken else str(run.status.get("state", "unknown"))
-
-
-def _reason(run: Any) -> str:
-    """Why a run is broken, could not go on or lacks cells; empty for one that is whole or was only stopped."""
-    if _state(run) == "broken":
-        return run.problem
-    failed = [str(cell["error"]) for cell in run.status.get("failed", [])]
-    others = f" ({len(failed) - 1} more)" if len(failed) > 1 else ""
-    return str(run.status.get("error", "")) or "".join([*failed[:1], others])
 
 
 def _k(text: str | None) -> int | str | None:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
 LEAST_ROWS = 3  # fit, selection and test sides each need a group
@@ -139,8 +138,8 @@ def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
 def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None:
     for column, role in asked.items():
         if column not in names:
-            near = get_close_matches(column, names, n=1, cutoff=0.0)
-            hint = f"did you mean '{near[0]}'?" if near else "it has none."
+            near = nearest(column, names)
+            hint = f"did you mean '{near}'?" if near else "it has none."
             raise BadInput(f"{path} has no column '{column}' (asked for as {role}): {hint}")
         if list(names).count(column) > 1:
             raise BadInput(f"{path} has the column '{column}' twice (asked for as {role}): rename one of them.")

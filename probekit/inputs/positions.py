@@ -14,12 +14,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.inputs.columns import Columns
 from probekit.inputs.text import Prompt
 
@@ -56,7 +55,7 @@ class Place:
                 text, "mark", found["mark"], int(found["nth"]) if found["nth"] else None, found["which"] or "last"
             )
         if colon:
-            near = get_close_matches(kind, ("column", "mask", *MARKS), n=1, cutoff=0.0)[0]
+            near = nearest(kind, ("column", "mask", *MARKS))
             raise BadInput(
                 f"position '{text}' is no rule: there is last, all, column:, mask:, field:, role: and span:. Did you "
                 f"mean '{near}:{name}'?"

@@ -1,48 +1,21 @@
 """Job: a spec with everything it names loaded, and the cells it consists of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from probekit.errors import BadInput
-from probekit.hookpoint import HookPoint
+from probekit.hookpoint import after_blocks
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.folders import beside
 from probekit.inputs.spans import delete_span, find_span
+from probekit.jobs.cells import Cell
 from probekit.levels import Hypothesis
 from probekit.model.model import Model, load_model
 from probekit.records import digest
 from probekit.spec import JobSpec, ReplaceSpec
 from probekit.task import ALL, Task
 from probekit.testbeds import load_testbed
-
-CELL_VERSION = 4  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone.
-
-    place: the rule of positions whose rows are measured, where there are several.
-    """
-
-    kind: str
-    what: str
-    hooks: tuple[str, ...]
-    domain: str = ""
-    place: str = ALL
-
-    @property
-    def label(self) -> str:
-        """For people: what is being measured."""
-        several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
-        hook = self.hooks[0] if len(self.hooks) == 1 else several
-        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, said_place(self.place))))
-
-    def id(self, inputs: str) -> str:
-        """Digest of the cell and of everything that its numbers depend on."""
-        return digest({"version": CELL_VERSION, "inputs": inputs, **_parts(self)})
 
 
 @dataclass(frozen=True)
@@ -111,8 +84,8 @@ class Job:
         return out
 
     def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
-        left_out = [hook for hook in read_hooks if HookPoint.parse(hook).part == "hook_resid_post"] or list(read_hooks)
-        chain = tuple(hook.name for hook in self.model.hooks(spec.hooks)) if spec.hooks else tuple(left_out)
+        asked = [hook.name for hook in self.model.hooks(spec.hooks)] if spec.hooks else after_blocks(read_hooks)
+        chain = tuple(asked)
         for hook in chain:
             self.model.check_writable(hook)
             if hook not in read_hooks:
@@ -126,13 +99,3 @@ class Job:
                 if len(chain) > 1:
                     out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
         return out
-
-
-def _parts(cell: Cell) -> dict[str, Any]:
-    """What tells cells apart; the place only where there are several, so that it is no part of older ids."""
-    return {name: value for name, value in asdict(cell).items() if (name, value) != ("place", ALL)}
-
-
-def said_place(place: str) -> str:
-    """For people, where several rules of positions are measured apart."""
-    return "" if place == ALL else f"read at {place}"

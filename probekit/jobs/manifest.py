@@ -7,7 +7,8 @@ from typing import Any
 
 from probekit.activations.activations import Activations
 from probekit.errors import FitError
-from probekit.jobs.job import Job, said_place
+from probekit.jobs.cells import said_place
+from probekit.jobs.job import Job
 from probekit.measurement.cell import Measurement
 
 

@@ -1,14 +1,19 @@
 """`measure`: activations and observations in, a frame of records out, without a run folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from probekit.errors import BadInput
+from probekit.jobs.cells import Cell
+from probekit.jobs.engines import Ended, Station, work_off
 from probekit.levels import Hypothesis, Level
-from probekit.measurement.cell import measurements_of, read_at, to_tensor
+from probekit.measurement.cell import Measurement, measurements_of, read_at, to_tensor
 from probekit.measurement.collector import Outcome
-from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec, validate
+from probekit.task import Observations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,27 +80,76 @@ def measure(
     seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
     measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
-    records: list[Record] = []
-    kept: dict[tuple[str, str], dict[str, Outcome]] = {}
-    for hook in sites:
-        x, other = to_tensor(sites[hook]), to_tensor(twins[hook]) if hook in twins else None
-        moved = {span: to_tensor(found.sites[hook]) for span, found in without.items()}
-        for place, measurement in measurements.items():
-            rows = read_at(observations, place)
-            for feature in observations.features if spec.features is None else spec.features:
-                records += measurement.feature_cell(hook, feature, x[rows]).records
-            for name in observations.behaviours:
-                if progress:
-                    progress(f"{hook} {name}" + (f" {place}" if len(measurements) > 1 else ""))
-                gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
-                outcome = measurement.read_cell(hook, name, x[rows], None if other is None else other[rows], gone)
-                records += outcome.records
-                kept.setdefault((place, name), {})[hook] = outcome
-    table: list[dict] = []
-    for (place, name), outcomes in kept.items():
-        outcome, found = measurements[place].selected(name, outcomes)
-        records += outcome.records
-        table += found
+    places, names = list(measurements), list(observations.behaviours)
+    wanted = list(observations.features if spec.features is None else spec.features)
+    cells = [Cell(kind, name, (hook,), place=place) for hook in sites for place in places
+             for kind, asked in (("feature", wanted), ("read", names)) for name in asked]  # fmt: skip
+    last = [Cell("selected", name, tuple(sites), place=place) for place in places for name in names]
+    kept = _Kept()
+    bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
+    work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
+    records = [record for outcome in kept.found.values() for record in outcome.records]
     frame = pd.DataFrame([record.row() for record in records])
-    together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max"])
+    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
+
+
+@dataclass
+class _Bench:
+    """What cells are measured on: sites in memory, one at a time as tensors. table: of the curves over sites."""
+
+    sites: Mapping[str, Any]
+    twins: Mapping[str, Any]
+    without: Mapping[str, Any]
+    observations: Observations
+    measurements: Mapping[str, Measurement]
+    kept: "_Kept"
+    progress: Callable[[str], None] | None
+    table: list[dict] = field(default_factory=list)
+    _at: tuple[str, tuple[Tensor, Tensor | None, dict[str, Tensor]]] | None = None
+
+    def measure(self, cell: Cell) -> Outcome:
+        place, measurement = cell.place, self.measurements[cell.place]
+        if cell.kind == "selected":
+            outcome, rows = measurement.selected(cell.what, self.kept.read(cell))
+            self.table += rows
+            return outcome
+        (x, twin, moved), rows = self._site(cell.hooks[0]), read_at(self.observations, place)
+        if cell.kind == "feature":
+            return measurement.feature_cell(cell.hooks[0], cell.what, x[rows])
+        if self.progress:
+            self.progress(f"{cell.hooks[0]} {cell.what}" + (f" {place}" if len(self.measurements) > 1 else ""))
+        told = {span: found.observations for span, found in self.without.items()}
+        gone = {s: moved[s][read_at(told[s], place)] for s in told if place in told[s].places}
+        twin = None if twin is None else twin[rows]
+        return measurement.read_cell(cell.hooks[0], cell.what, x[rows], twin, gone)
+
+    def _site(self, hook: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Activations, the twin's, those without a span; kept while the same hook point is measured."""
+        if self._at is None or self._at[0] != hook:
+            twin = to_tensor(self.twins[hook]) if hook in self.twins else None
+            moved = {span: to_tensor(found.sites[hook]) for span, found in self.without.items()}
+            self._at = hook, (to_tensor(self.sites[hook]), twin, moved)
+        return self._at[1]
+
+
+@dataclass
+class _Kept:
+    """What was measured, in memory."""
+
+    found: dict[Cell, Outcome] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+
+    def keep(self, key: str, unit: Cell, found: Outcome, seconds: float) -> None:
+        self.done.add(key)
+        self.found[unit] = found
+
+    def fail(self, key: str, unit: Cell, error: Exception) -> str:
+        raise error
+
+    def note(self, told: Ended) -> None:
+        raise AssertionError("one process measures into memory")
+
+    def read(self, cell: Cell) -> dict[str, Outcome]:
+        """The read cells behind a `selected` one."""
+        return {hook: self.found[Cell("read", cell.what, (hook,), place=cell.place)] for hook in cell.hooks}

@@ -3,11 +3,11 @@
 What can be known so cheaply is checked: that the data file has the columns asked for, that a local model is one.
 """
 
-import fnmatch
 import json
 from pathlib import Path
 
 from probekit.errors import BadInput
+from probekit.hookpoint import after_blocks, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos, templates
 from probekit.inputs.folders import beside, model_folder
@@ -60,8 +60,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             ]  # fmt: skip
     if spec.replace:
         asked = spec.replace.behaviours_of(kinds)
-        read = [pattern for pattern in spec.read.hooks if pattern.endswith("hook_resid_post")] or spec.read.hooks
-        for pattern in spec.replace.hooks or read:
+        for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
             rows += [
                 {
                     "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
@@ -122,9 +121,4 @@ def _n_layers(name: str, base: Path) -> int | None:
 
 
 def _n_sites(pattern: str, n_layers: int | None) -> int | None:
-    if "*" not in pattern:
-        return 1
-    if n_layers is None:
-        return None
-    rest = pattern.split(".", 2)[-1]
-    return len(fnmatch.filter([f"blocks.{i}.{rest}" for i in range(n_layers)], pattern))
+    return n_matches(pattern, n_layers or 0) if n_layers is not None or "*" not in pattern else None

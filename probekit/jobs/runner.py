@@ -2,22 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from traceback import format_exception
 
 import numpy as np
 
 from probekit.activations.activations import Activations
 from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
 from probekit.activations.passes import Step
-from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
-from probekit.jobs.job import Cell, Job
+from probekit.errors import BadInput, StoreError
+from probekit.jobs.cells import Cell
+from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
+from probekit.measurement.collector import Outcome
 from probekit.model.model import Model
+from probekit.records import Losses, Record
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
 from probekit.storage.runs import Run, open_run
@@ -25,7 +29,6 @@ from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
 
 
 def run_job(
@@ -35,12 +38,16 @@ def run_job(
     store: Path | str = DEFAULT_STORE,
     base: Path | None = None,
     device: str = "cpu",
+    n_workers: int = 1,
     progress: Progress | None = None,
 ) -> Run:
     """Measure a job into `root/<run>` and return the finished run. A stopped job resumes; a finished one is returned.
 
     spec: a JobSpec, or the path of a TOML file, to which other paths in it are relative (else to `base`). store: folder
-    that activations are kept in. progress(what, done, total) is called as cells finish. Raises BadInput for anything
+    that activations are kept in. progress(what, done, total) is called as cells finish. n_workers: processes that
+    measure cells side by side, each with its own copy of the model, `cores // n_workers` threads and one site's
+    activations in memory; they read what this process has captured. A number may differ in its last bits between
+    numbers of threads, never between numbers of workers with the same (OMP_NUM_THREADS=1). Raises BadInput for anything
     wrong with the request, Interrupted on Ctrl-C with every finished cell kept.
 
     >>> import probekit as pk
@@ -52,32 +59,31 @@ def run_job(
     if not isinstance(spec, JobSpec):
         base = Path(spec).parent if base is None else base
         spec = JobSpec.read_toml(Path(spec))
-    job = Job.load(spec, base or Path(), device)
-    cells = job.cells()
+    if n_workers < 1:
+        raise BadInput(f"a job needs at least one worker; found {n_workers}.")
+    base = base or Path()
+    job = Job.load(spec, base, device)
+    cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
-    try:
-        _measure_cells(job, cells, writer, store, progress)
-    except (KeyboardInterrupt, Interrupted):
-        writer.interrupt()
-        done = f"{len(writer.done)} of {len(cells)} cells are kept in {writer.path}"
-        raise Interrupted(f"stopped; {done}; the same command resumes.") from None
-    except ProbekitError as error:
-        writer.fail(str(error))
-        raise
+    with stopping(writer):
+        begun = time.monotonic()
+        work = _work(job, writer, store, progress)
+        timings = {"capture": time.monotonic() - begun}
+        sink = Folder(writer, _write)
+        begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
+        work_off(_phases(cells), Station(work.measure, sink), n_workers=n_workers, begin=begin, progress=progress)
+        timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
+        timings["all"] = time.monotonic() - begun
+        _finish(work, list(cells.values()), timings)
     return open_run(writer.path)
 
 
-def _measure_cells(
-    job: Job, cells: list[Cell], writer: RunWriter, store: Path | str, progress: Progress | None
-) -> None:
-    inputs = job.inputs
-    started = time.monotonic()
-    say = progress or (lambda what, done, total: None)
-    spec = job.spec
-
+def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
+    """Everything that cells need, captured where the store lacks it."""
+    spec, say = job.spec, progress or (lambda what, done, total: None)
     backend = spec.model.backend if spec.model else "auto"
 
     def telling(what: str) -> Callable[[Step], None]:
@@ -95,44 +101,40 @@ def _measure_cells(
     for span in job.deleted:
         told = {"filler": spec.read.filler, "store": store, "progress": telling(f"capture without {span}")}
         deleted[span] = capture_without(job.model, job.task, span, activations, **told)
-    timings = {"capture": time.monotonic() - started}
-    seeds = (spec.seed_probe, spec.seed_data, 0)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
     texts = {span: found.observations for span, found in deleted.items()}
-    asked = spec.read, transfer, job.hypotheses, seeds, spec.n_bootstrap
+    asked = spec.read, transfer, job.hypotheses, (spec.seed_probe, spec.seed_data, 0), spec.n_bootstrap
     measurements = measurements_of(activations.observations, texts, *asked)
     # Not before it is known that something can be measured: what a refused run captured may go.
     for found in filter(None, (activations, twin, *deleted.values())):
         pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
-    work = Work(job, activations, twin, measurements, writer, deleted)
-    for i, cell in enumerate(cells):
-        say(cell.label, i, len(cells))
-        key = cell.id(inputs)
-        if key in writer.done:
-            continue
-        begun = time.monotonic()
-        try:
-            outcome = work.measure(cell)
-        except (BadInput, StoreError, Interrupted):
-            raise
-        except (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
-            # One cell that cannot be measured must not cost the others; its error is kept and the exit code says so.
-            said = f"{cell.label}: {type(error).__name__}: {error}"
-            kept = writer.write_log("".join([f"{said}\n", *format_exception(error)]))
-            todo = f"all else is measured; the traceback is in {kept}; remove that folder and run again to retry it"
-            log.warning("failed: %s; %s.", said.rstrip("."), todo)
-            writer.write_cell(key, [], [], error=said, seconds=0.0)
-            continue
-        if outcome.tensors:
-            writer.write_tensors(tensor_name(cell), outcome.tensors)
-        seconds = time.monotonic() - begun
-        timings[cell.label] = seconds
-        writer.write_cell(key, outcome.records, outcome.losses, seconds=seconds)
-    say("done", len(cells), len(cells))
-    timings["all"] = time.monotonic() - started
-    writer.write_table("worst_examples", work.worst_examples(cells))
-    writer.write_table("sites", work.sites(cells))
-    writer.finish(manifest_of(job, activations, measurements, timings, work.selected(cells)))
+    return Work(job, activations, twin, measurements, writer, deleted)
+
+
+def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_cells: int, number: int) -> Station:
+    """What a worker measures with: the job loaded again, what the first process captured read from the store."""
+    asked = spec.model_dump(mode="json")
+    writer = RunWriter.open(path.parent, path.name, asked, n_cells, worker=str(number))
+    work = _work(Job.load(spec, base, device), writer, store, None)
+    return Station(work.measure, Folder(writer, _write))
+
+
+def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
+    """What is kept of features and readers is what the others read."""
+    first = {key: cell for key, cell in cells.items() if cell.kind in ("feature", "read")}
+    return [first, {key: cell for key, cell in cells.items() if key not in first}]
+
+
+def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[list[Record], list[Losses]]:
+    if outcome.tensors:
+        writer.write_tensors(tensor_name(cell), outcome.tensors)
+    return outcome.records, outcome.losses
+
+
+def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
+    work.writer.write_table("worst_examples", work.worst_examples(cells))
+    work.writer.write_table("sites", work.sites(cells))
+    work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
 
 
 def _check_labels(job: Job) -> None:

@@ -9,7 +9,8 @@ import torch
 from probekit.activations.activations import Activations
 from probekit.errors import FitError
 from probekit.fit.frame import fit_frame
-from probekit.jobs.job import Cell, Job, said_place
+from probekit.jobs.cells import Cell, said_place
+from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
 from probekit.measurement.cell import Measurement, read_at
 from probekit.measurement.collector import Outcome

@@ -5,7 +5,6 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput, UnknownHook
+from probekit.errors import BadInput, UnknownHook, nearest
 from probekit.hookpoint import HookPoint, expand
 from probekit.inputs.folders import model_folder
 from probekit.inputs.text import BOS, Encoder, Tokenised
@@ -24,7 +23,7 @@ from probekit.model.audit import STREAM, TOLERANCE, Backend, choose_backend
 from probekit.model.forward import Plain
 from probekit.model.loading import check_weights, first_line, load_tokenizer, load_weights, plain_config
 from probekit.model.planted import Planted
-from probekit.model.reading import Batch, Room, stream
+from probekit.model.reading import Batch, Room, Skip, stream
 from probekit.records import canonical
 
 Edit = Callable[[Tensor], Tensor]
@@ -263,12 +262,13 @@ class Model:
         batch_tokens: int = 4096,
         backend: str = "bridge",
         room: Room | None = None,
+        skip: Skip | None = None,
     ) -> int:
         """`read`, batch by batch: see `reading.stream`. backend is `bridge` or `hf`; nothing is compared here."""
         self.check_readable(names)
         self.check_tokens(tokens, positions)
         return stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
-                      backend=backend, room=room)  # fmt: skip
+                      backend=backend, room=room, skip=skip)  # fmt: skip
 
     def check_readable(self, names: Sequence[str]) -> None:
         """Raise UnknownHook for a name that the model does not have."""
@@ -430,7 +430,7 @@ class Model:
         point = HookPoint.parse(name)
         if point.layer is not None and point.layer >= self.n_layers:
             return f"{self.name} has no hook point '{name}': it has {self.n_layers} layers (0-{self.n_layers - 1})."
-        near = get_close_matches(name, self.hook_names, n=1, cutoff=0.0)[0]
+        near = nearest(name, self.hook_names)
         return f"{self.name} has no hook point '{name}'. Did you mean '{near}'?"
 
     def _find_hooks(self) -> tuple[dict[str, Any], dict[str, int]]:

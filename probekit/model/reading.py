@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from probekit.model.model import Model
 
 Room = Callable[[int], Mapping[str, Tensor]]
+Skip = Callable[[NDArray[np.int64], int], bool]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new
 # pages for every operation takes a fifth of a forward's time. Smaller ones also leave smaller holes between them.
@@ -43,10 +44,12 @@ class _Enough(Exception):
 def stream(
     model: "Model", tokens: Sequence[NDArray[Any]], names: Sequence[str], positions: Sequence[NDArray[Any]],
     each: Callable[[Batch], None], *, with_logits: bool, batch_tokens: int, backend: str, room: Room | None = None,
+    skip: Skip | None = None,
 ) -> int:  # fmt: skip
     """Call `each` with every batch, longest examples first; returns the tokens per batch that memory had room for.
 
     room: gives buffers [at least n, width] for n rows, when a batch begins; it is asked again when the batch failed.
+    skip: asked of each batch's rows and number of tokens; True leaves it out, and the others are what they would be.
     A batch that runs out of memory, in the forward or in `each`, is halved, and so is every later one. Without logits
     the forward ends behind the last hook. Raises BadInput when a single example does not fit, or a value is not finite.
     """
@@ -56,6 +59,9 @@ def stream(
     while waiting:
         examples = waiting.pop()
         failed = False
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in np.sort(examples)])
+        if skip is not None and skip(rows, int(lengths[examples].sum())):
+            continue
         try:
             each(_forward(model, tokens, names, positions, starts, np.sort(examples), with_logits, backend, room))
         except Exception as error:

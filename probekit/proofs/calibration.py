@@ -1,6 +1,5 @@
 """Calibration: every wired truth of the ground-truth models, measured over seeds in a run folder."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from probekit.errors import BadInput
-from probekit.jobs.engines import work_off
+from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
 from probekit.measurement.cell import Measurement
 from probekit.proofs.judging import judge
@@ -23,9 +22,6 @@ from probekit.storage.runwriter import RunWriter
 from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, draw
 
 Estimator = Callable[[Case, int, int, bool], list[Record]]
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def calibrate(
@@ -53,14 +49,13 @@ def calibrate(
         raise BadInput(f"nothing of {', '.join(only)} is measured yet: it waits for its metric (docs/calibration.md).")
     cases = list(dict.fromkeys(unit.case for unit in planned))
     spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
-    writer = RunWriter.open(Path(root), f"calibration-{digest(spec, 8)}", spec, len(planned))
+    name, wanted = f"calibration-{digest(spec, 8)}", {unit.id: unit for unit in planned}
+    begin = partial(_begin, Path(root), name, spec, len(wanted), estimator or estimate)
+    writer = RunWriter.open(Path(root), name, spec, len(wanted))
     if not writer.complete:
-
-        def keep(unit: Unit, records: list[Record], seconds: float) -> None:
-            writer.write_cell(unit.id, records, list[Losses](), seconds=seconds)
-
-        work = partial(_measure_unit, estimator=estimator or estimate)
-        work_off(work, planned, writer, keep, n_workers, progress)
+        with stopping(writer):
+            work_off([wanted], _station(writer, estimator or estimate), n_workers=n_workers, begin=begin,
+                     progress=progress)  # fmt: skip
         rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
         writer.write_table("calibration", rows)
         writer.finish({"calibration": spec})
@@ -68,13 +63,24 @@ def calibrate(
     return run, run.table("calibration")
 
 
-def _measure_unit(unit: Unit, estimator: Estimator) -> tuple[Unit, list[Record], float]:
-    begun, case = time.monotonic(), CASES[unit.case]
+def _begin(root: Path, name: str, spec: dict, n_cells: int, estimator: Estimator, number: int) -> Station:
+    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)), estimator)
+
+
+def _station(writer: RunWriter, estimator: Estimator) -> Station:
+    def write(writer: RunWriter, key: str, unit: Unit, records: list[Record]) -> tuple[list[Record], list[Losses]]:
+        return records, []
+
+    return Station(partial(_measure_unit, estimator=estimator), Folder(writer, write, strict=True))
+
+
+def _measure_unit(unit: Unit, estimator: Estimator) -> list[Record]:
+    case = CASES[unit.case]
     tier_2 = unit.tier == 2
     records = replaced(case, unit.n, unit.seed) if tier_2 else estimator(case, unit.n, unit.seed, unit.heavy)
     told = {"task": f"ground_truth:{unit.case}:{unit.tier}", "revision": f"n={unit.n}", "seed_data": unit.seed}
     kept = {record.id: record for record in (replace(record, **told) for record in records)}
-    return unit, list(kept.values()), time.monotonic() - begun
+    return list(kept.values())
 
 
 def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:

@@ -3,9 +3,9 @@
 A unit is a cell of the grid and ten seeds; its rows go into a run folder, so that a stopped study resumes.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 
 from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
-from probekit.jobs.engines import work_off
+from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.measurement.cell import Measurement
-from probekit.records import digest
+from probekit.records import Losses, Record, digest
 from probekit.spec import ReadSpec
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
@@ -32,7 +32,6 @@ GRID = tuple((rows, icc) for rows in (2, 10, 20, 50) for icc in (0.1, 0.5))
 LINEAR_FROM = 20  # fit rows per coordinate; below only the mean difference is read (docs/method.md section 7.5)
 COLUMNS = ("rows_per_coordinate", "icc", "level", "sites", "seeds", "rate", "limit", "naive_rate", "passed")
 VERSION = 1
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,12 @@ def noise_study(
     blocks = [tuple(range(at, min(at + SEEDS_PER_UNIT, seeds))) for at in range(0, seeds, SEEDS_PER_UNIT)]
     planned = [Unit(rows, icc, block) for block in blocks for rows, icc in GRID]
     spec = {"noise": VERSION, "grid": [list(cell) for cell in GRID], "seeds": seeds}
-    writer = RunWriter.open(Path(root), f"noise-{digest(spec, 8)}", spec, len(planned))
+    name, wanted = f"noise-{digest(spec, 8)}", {unit.id: unit for unit in planned}
+    writer = RunWriter.open(Path(root), name, spec, len(wanted))
     if not writer.complete:
-
-        def keep(unit: Unit, rows: pd.DataFrame, seconds: float) -> None:
-            writer.write_table(unit.id, rows)  # before the line that says it is there
-            writer.write_cell(unit.id, [], [], seconds=seconds)
-
-        work_off(_count_unit, planned, writer, keep, n_workers, progress)
+        begin = partial(_begin, Path(root), name, spec, len(wanted))
+        with stopping(writer):
+            work_off([wanted], _station(writer), n_workers=n_workers, begin=begin, progress=progress)
         rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
         writer.write_table("noise", _rates(rows))
         writer.finish({"noise": spec})
@@ -113,10 +110,20 @@ def noise_study(
     return run, run.table("noise")
 
 
-def _count_unit(unit: Unit) -> tuple[Unit, pd.DataFrame, float]:
-    begun = time.monotonic()
-    rows = pd.DataFrame(list(false_positives(unit.rows_per_coordinate, unit.icc, unit.seeds, SITES)))
-    return unit, rows, time.monotonic() - begun
+def _begin(root: Path, name: str, spec: dict, n_cells: int, number: int) -> Station:
+    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)))
+
+
+def _station(writer: RunWriter) -> Station:
+    def write(writer: RunWriter, key: str, unit: Unit, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
+        writer.write_table(key, rows)  # before the line that says it is there
+        return [], []
+
+    return Station(_count_unit, Folder(writer, write, strict=True))
+
+
+def _count_unit(unit: Unit) -> pd.DataFrame:
+    return pd.DataFrame(list(false_positives(unit.rows_per_coordinate, unit.icc, unit.seeds, SITES)))
 
 
 def _rates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,16 @@ import pandas as pd
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters
 from probekit.metrics.equivalence import Equivalence, check_margin, equivalence, equivalence_of_interval
-from probekit.results.selection import at_position, check_known, default_k, domains, hooks, levels, lowest_seeds
+from probekit.results.selection import (
+    at_position,
+    check_known,
+    check_one_run,
+    default_k,
+    domains,
+    hooks,
+    levels,
+    lowest_seeds,
+)
 from probekit.results.text import NA_WORDS, number, value_text
 
 N_BOOTSTRAP = 2_000
@@ -70,20 +79,6 @@ CLAIMS: Mapping[str, Claim] = {
     claim.name: claim
     for claim in (
         Claim("predicts in distribution", (_READ,)),
-        Claim(
-            "the model uses it",
-            (
-                Need(name="sufficiency", metric="replace", arm="random"),
-                # On the scale of a leak: 1 less the share of the whole site's effect that erasing the subspace has.
-                Need(name="necessity by resampling", metric="replace", arm="necessity"),
-                Need(name="illusion gap", metric="replace", arm="illusion_gap"),
-                Need(name="vacuity: random network", metric="replace", arm="random", control="random_twin", far=True),
-                Need(
-                    name="vacuity: random directions", metric="replace", arm="random", control="random_directions",
-                    source="random", far=True,
-                ),
-            ),
-        ),
         Claim("predicts the unseen", (_READ, Need(name="transfer", metric="transfer", arm="refit", unseen=True))),
     )
 }  # fmt: skip
@@ -123,6 +118,7 @@ def judge(
     ['read', 'claim: predicts in distribution']
     """
     check_margin(margin, alpha)
+    check_one_run(records)
     if isinstance(claim, str):
         check_known("claim", claim, list(CLAIMS))
         claim = CLAIMS[claim]
@@ -145,16 +141,10 @@ def judge(
 
     judged: list[dict] = []
     failing: list[float] = []
+    at = {"hook": hook, "level": level, "k": k, "source": source, "domain": domain}
     for need in claim.needs:
-        places = [domain]
-        if need.unseen:
-            at = (rows["metric"] == need.metric) & (rows["fit_domain"] == domain) & (rows["test_domain"] != domain)
-            places = list(rows.loc[at, "test_domain"].unique()) or [""]
-        for place in places:
-            row, p_fails = _judge_need(
-                need, rows, losses, hook=hook, level=level, k=k, source=source, domain=domain, place=place,
-                margin=margin, alpha=alpha, seed=seed,
-            )  # fmt: skip
+        for place in _places(rows, need, domain):
+            row, p_fails = _judge_need(need, rows, losses, **at, place=place, margin=margin, alpha=alpha, seed=seed)
             judged.append(row)
             if p_fails is not None:
                 failing.append(p_fails)
@@ -217,6 +207,14 @@ def selected_hook(
     if len(chosen):
         return str(chosen.sort_values("value")["hook"].iloc[0])
     return hooks(rows[rows["level"] == level], "read")[-1]
+
+
+def _places(rows: pd.DataFrame, need: Need, domain: str) -> list[str]:
+    """Test domains in which a need is judged: the fitted one, or each of the unseen; "" where none was measured."""
+    if not need.unseen:
+        return [domain]
+    at = (rows["metric"] == need.metric) & (rows["fit_domain"] == domain) & (rows["test_domain"] != domain)
+    return list(rows.loc[at, "test_domain"].unique()) or [""]
 
 
 def _judge_need(

@@ -1,14 +1,13 @@
 """Every figure by its name, and figures as files."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.errors import BadInput, MissingExtra
+from probekit.errors import BadInput, MissingExtra, nearest
 from probekit.results.curves import by_position, decomposition, floor_switch, frontier, layer_curves, ontology
 from probekit.results.looks import CONFIG, PALETTES
 from probekit.results.maps import leak_map, transfer_matrix
@@ -37,7 +36,7 @@ def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selecti
     'Figure'
     """
     if kind not in KINDS:
-        near = get_close_matches(kind, KINDS, n=1, cutoff=0.0)[0]
+        near = nearest(kind, KINDS)
         raise BadInput(f"no figure '{kind}'. Did you mean '{near}'? There is {', '.join(KINDS)}.")
     if template not in PALETTES:
         raise BadInput(f"a figure's template is light or dark; found '{template}'.")

@@ -10,11 +10,10 @@ is: that would be selecting on the test set.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 
 import pandas as pd
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.hookpoint import HookPoint
 from probekit.records import ARMS, LEVELS
 
@@ -87,9 +86,7 @@ def site_label(hook: str) -> str:
     """`blocks.3.hook_resid_post` -> `3 resid_post`; "" is every site at once."""
     if not hook:
         return "all sites"
-    point = HookPoint.parse(hook)
-    part = point.part.replace("hook_", "")
-    return part if point.layer is None else f"{point.layer} {part}"
+    return HookPoint.parse(hook).label
 
 
 def vocabulary(level: str, source: str = "") -> str:
@@ -103,8 +100,8 @@ def check_selection(kind: str, function: Callable[..., object], selection: Mappi
     allowed = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in selection:
         if name not in allowed:
-            near = get_close_matches(name, allowed, n=1, cutoff=0.5)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
+            near = nearest(name, allowed, 0.5)
+            hint = f"Did you mean '{near}'? " if near else ""
             raise BadInput(f"{kind} has no selection '{name}'. {hint}It takes {', '.join(allowed) or 'none'}.")
 
 
@@ -113,9 +110,18 @@ def check_selection(kind: str, function: Callable[..., object], selection: Mappi
 
 def check_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"Did you mean '{near[0]}'? There is {', '.join(known)}." if near else "There is none of that kind here."
+        near = nearest(name, known)
+        hint = f"Did you mean '{near}'? There is {', '.join(known)}." if near else "There is none of that kind here."
         raise BadInput(f"no {what} '{name}'. {hint}")
+
+
+def check_one_run(frame: pd.DataFrame) -> None:
+    """Raise BadInput for records of several runs, which a table or figure would mix."""
+    runs = [str(name) for name in frame["run"].unique()]
+    if len(runs) > 1:
+        raise BadInput(
+            f"records of the runs {', '.join(runs)} are given together: select one, frame['run'] == '{runs[0]}'."
+        )
 
 
 def pick(
@@ -129,6 +135,7 @@ def pick(
     arm: str | None = None,
 ) -> pd.DataFrame:
     """Rows of one behaviour, at one position, with the lowest seeds; None for floor, control or arm takes them all."""
+    check_one_run(frame)
     if behaviour is not None:
         check_known("behaviour", behaviour, list(frame["behaviour"].unique()))
     rows = frame[frame["behaviour"] == (behaviour or default_behaviour(frame))]

@@ -21,6 +21,7 @@ from probekit.results.selection import (
     at_position,
     behaviours,
     check_known,
+    check_one_run,
     check_selection,
     default_behaviour,
     hooks,
@@ -219,6 +220,7 @@ def crossing(frame: pd.DataFrame, *, behaviour: str | None = None, position: str
 
 def ontology(frame: pd.DataFrame, *, domain: str | None = None, position: str | None = None) -> pd.DataFrame:
     """Accuracy of linear and nonlinear readers of each named feature, by site, with the control network's."""
+    check_one_run(frame)
     rows = frame[(frame["metric"] == "accuracy") & frame["behaviour"].str.startswith(FEATURE)]
     rows = at_domain(at_position(lowest_seeds(rows), position), domain, seen=True)
     tidy = _tidy(rows)

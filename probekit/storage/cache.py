@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from probekit.errors import BadInput, StoreError
-from probekit.storage.files import changing, make_folders, publish, sync_folder
-from probekit.storage.shards import KEY, NAME, Shard, layouts, open_root, read_manifest, read_spec
+from probekit.storage.files import changing, is_held, make_folders, publish, sync_folder
+from probekit.storage.shards import KEY, NAME, NOTES, PART, Shard, layouts, open_root, read_manifest, read_spec
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def pin(root: Path, key: str, label: str = "user") -> None:
     _key_folder(root, key)
     make_folders(root, root / "pins" / key)
     make_folders(root, root / "tmp")
-    publish(root, root / "pins" / key / label, label.encode())
+    publish(root / "tmp", root / "pins" / key / label, label.encode())
 
 
 def unpin(root: Path, key: str, label: str = "user") -> None:
@@ -155,6 +155,21 @@ def gc(root: Path, budget: int, dry_run: bool = False) -> tuple[list[Entry], int
             deleted.append(entry)
             remaining -= entry.n_bytes
     return deleted, remaining
+
+
+def left_behind(root: Path) -> int:
+    """Bytes that stopped captures left and nobody writes to: resuming goes on from them, gc removes them."""
+    found = 0
+    for folder in (root / "quarantine", root / "tmp"):
+        for path in folder.rglob("*") if folder.is_dir() else []:
+            with suppress(FileNotFoundError):
+                found += 0 if path.is_dir() or _has_writer(path) else path.lstat().st_size
+    return found
+
+
+def _has_writer(path: Path) -> bool:
+    """Whether a file in `tmp` is being written; the notes of a shard that is begun go with the shard."""
+    return is_held(path.with_suffix(PART) if path.suffix == NOTES else path)
 
 
 def parse_bytes(text: str) -> int:
@@ -284,6 +299,8 @@ def _sweep(root: Path) -> None:
     """Delete quarantined shards, and whatever in tmp has no living writer."""
     for folder in (root / "quarantine", root / "tmp"):
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if _has_writer(path):
+                continue
             with changing(path), suppress(FileNotFoundError), _locked(path) as free:
                 if free and path.is_dir():
                     shutil.rmtree(path)

@@ -7,10 +7,12 @@ overwritten.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,35 +21,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, RunError, StoreError
+from probekit.errors import BadInput, ProbekitError, RunError, StoreError
 from probekit.records import canonical, digest
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_JSON = 64 * 2**20  # bytes of a manifest, spec or status that a reader is willing to parse
+_PLAIN = (str, int, bool, type(None))  # exact types; a float may be NaN, and NumPy's is a float too
+_REMEDY = {
+    StoreError: "`probekit cache rm` its entry and make it again",
+    RunError: "remove the folder and run its spec again",
+}
 
 
-def fsync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def plain_json(value: Any, *, printed: bool = False) -> Any:
+    """The value with NumPy scalars and arrays, tuples and paths turned into what JSON has.
 
-
-_PRIMITIVE = (str, int, float, bool, type(None))  # exact types: a NumPy float is a float too, and is converted
-
-
-def plain_json(value: Any) -> Any:
-    """The value with NumPy scalars and arrays, tuples and paths turned into what JSON has."""
+    printed: for people's tools, where a number that is missing or not finite is null, and what JSON has no word for is
+    text; a file keeps neither, and `to_json` refuses it.
+    """
     if isinstance(value, Mapping):
-        return {str(key): item if type(item) in _PRIMITIVE else plain_json(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _PLAIN else plain_json(item, printed=printed)
+                for key, item in value.items()}  # fmt: skip
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return plain_json(value.tolist(), printed=printed)
     if isinstance(value, list | tuple | set):
-        return [item if type(item) in _PRIMITIVE else plain_json(item) for item in value]
+        return [item if type(item) in _PLAIN else plain_json(item, printed=printed) for item in value]
     if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if not printed or type(value) in _PLAIN:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None if type(value).__name__ in ("NAType", "NaTType") else str(value)  # pandas says missing in two ways
 
 
 def to_json(value: Any, what: str) -> str:
@@ -58,17 +65,25 @@ def to_json(value: Any, what: str) -> str:
 
 
 def read_json(path: Path) -> dict:
+    """The JSON object of a run's file. Raises RunError in one sentence."""
     try:
-        if path.stat().st_size > _MAX_JSON:
-            raise RunError(f"{path} is broken: {path.stat().st_size} bytes is more than a reader parses.")
-        value = json.loads(path.read_text())
+        size = path.stat().st_size
+        value = parse_json(path.read_bytes() if size <= _MAX_JSON else bytes(_MAX_JSON + 1), path, RunError)
     except OSError:
         raise RunError(f"{path} is missing or unreadable.") from None
-    except (ValueError, RecursionError):
-        raise RunError(f"{path} is broken: it is not JSON.") from None
     if not isinstance(value, dict):
         raise RunError(f"{path} is broken: it is not a JSON object.")
     return value
+
+
+def parse_json(text: bytes, path: Path, error: type[ProbekitError]) -> Any:
+    """What the bytes of `path` say; `error` is raised when that is no JSON, or longer than a reader parses."""
+    try:
+        if len(text) > _MAX_JSON:
+            raise ValueError(f"more than the {_MAX_JSON:,} bytes that a reader parses")
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is broken ({problem}): {_REMEDY[error]}.") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -89,7 +104,6 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
-_JSON_CAP = 64 * 2**20
 Bytes = NDArray[np.uint8]
 
 
@@ -97,17 +111,26 @@ Bytes = NDArray[np.uint8]
 
 
 class Temporary:
-    """A file of `size` bytes under a name of its own until `publish`. `drop` in any case: a published file stays.
+    """A file of `size` bytes under a name of its own in `folder` until `publish`. `drop` in any case: a published file
+    stays. error: what is raised when the system refuses.
 
     It is locked while its writer lives, so that `probekit cache gc` can tell what a crash left behind.
+    name: one that a later writer of the same file finds again, with what was written; `path` is then that, and is
+    another where a living writer has it.
     """
 
-    def __init__(self, root: Path, final: Path, size: int) -> None:
-        self.final, self.size = final, size
-        self._path = root / "tmp" / f"{os.getpid()}-{secrets.token_hex(8)}"
+    def __init__(
+        self, folder: Path, final: Path, size: int, error: type[ProbekitError] = StoreError, name: str = ""
+    ) -> None:
+        self.final, self.size, self._error, self.is_sound = final, size, error, True
+        self.path = folder / (name or f".{os.getpid()}-{secrets.token_hex(8)}")
+        if name and self._take_over():
+            return
+        if name:
+            self.path = folder / f".{os.getpid()}-{secrets.token_hex(8)}"
         with self._reporting():
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.handle = os.open(self._path, flags, 0o444)
+            self.handle = os.open(self.path, flags, 0o600)
         try:
             with self._reporting():
                 fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,6 +139,39 @@ class Temporary:
             self.drop()
             raise
 
+    def _take_over(self) -> bool:
+        """Open the file of this name, what is there included; False when a living writer has it or it is not ours."""
+        with self._reporting():
+            self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with self._reporting():
+                try:
+                    fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(self.handle)
+                    return False
+                found = os.fstat(self.handle)
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # published, or swept away meanwhile
+                    self.drop()
+                    return False
+                if found.st_size != self.size:
+                    os.ftruncate(self.handle, 0)
+                os.posix_fallocate(self.handle, 0, self.size)
+        except BaseException:
+            self.drop()
+            raise
+        return True
+
+    def sync(self) -> None:
+        """Bring what was written to the disk.
+
+        A sync that fails is not tried again: the system may have dropped the pages and would answer that all is well.
+        """
+        with self._reporting():
+            self.is_sound = False
+            os.fsync(self.handle)
+            self.is_sound = True
+
     def write(self, data: memoryview | bytes, at: int) -> None:
         view = memoryview(data)
         with self._reporting():
@@ -123,40 +179,47 @@ class Temporary:
                 n = os.pwrite(self.handle, view, at)
                 view, at = view[n:], at + n
 
-    def publish(self) -> bool:
-        """Sync, link into place, sync the folder. False when another writer was first; its file stays.
-
-        A sync that fails is not tried again: the system may have dropped the pages and would answer that all is well.
-        """
+    def replace(self) -> None:
+        """Sync and move over what is there under the final name: for notes, which say the same in other words."""
+        self.sync()
         with self._reporting():
-            os.fsync(self.handle)
+            os.replace(self.path, self.final)
+
+    def publish(self) -> bool:
+        """Sync, link into place, sync the folder. False when another writer was first; its file stays."""
+        with self._reporting():
+            os.fchmod(self.handle, 0o444)
+        self.sync()
+        with self._reporting():
             try:
-                os.link(self._path, self.final)
+                os.link(self.path, self.final)
             except FileExistsError:
                 return False
-            sync_folder(self.final.parent)
+            sync_folder(self.final.parent, self._error)
             return True
 
-    def drop(self) -> None:
+    def drop(self, keep: bool = False) -> None:
+        """Let go of the file; it stays under its own name only to be taken over."""
+        if not keep:
+            with suppress(OSError):  # what stays behind is not locked, and gc removes it
+                os.unlink(self.path)
         with suppress(OSError):
             os.close(self.handle)
-        with suppress(OSError):  # what stays behind is not locked, and gc removes it
-            os.unlink(self._path)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StoreError(
+            raise self._error(
                 f"{self.final} could not be written ({error.strerror}): it needs {self.size:,} bytes and "
                 f"{_free(self.final)} are free; make room or give another folder, then the same command resumes."
             ) from None
 
 
-def publish(root: Path, final: Path, payload: bytes) -> bool:
-    """Publish a small file. False when it was there already."""
-    file = Temporary(root, final, len(payload))
+def publish(folder: Path, final: Path, payload: bytes, error: type[ProbekitError] = StoreError) -> bool:
+    """Publish a small file, made in `folder` first. False when it was there already."""
+    file = Temporary(folder, final, len(payload), error)
     try:
         file.write(payload, 0)
         return file.publish()
@@ -176,8 +239,8 @@ def make_folders(root: Path, folder: Path) -> None:
         sync_folder(part.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    with changing(folder):
+def sync_folder(folder: Path, error: type[ProbekitError] = StoreError) -> None:
+    with changing(folder, error):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
@@ -186,12 +249,53 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """What the system refuses becomes a StoreError about `path`."""
+def changing(path: Path, error: type[ProbekitError] = StoreError) -> Iterator[None]:
+    """What the system refuses becomes an `error` about `path`."""
     try:
         yield
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written to ({error.strerror}): give another folder.") from None
+    except OSError as problem:
+        raise error(f"{path} cannot be written to ({problem.strerror}): give another folder.") from None
+
+
+# Locks ---------------------------------------------------------------------------------------------------------------
+
+
+def take_lock(path: Path) -> int | None:
+    """A handle that locks `path` until it is closed, or its process ends; None while another one holds it.
+
+    Tried for a second: a reader that asks whether it `is_held` holds it for a moment itself.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    for _ in range(20):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:  # a file system without locks: nobody can be told apart, and nobody is refused
+            return handle
+    os.close(handle)
+    return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on `path`. Also of a folder that may only be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+# Store files ---------------------------------------------------------------------------------------------------------
 
 
 def free_bytes(folder: Path) -> int:
@@ -224,16 +328,16 @@ def open_regular(path: Path) -> Iterator[int]:
 def signed(body: Mapping[str, Any]) -> bytes:
     """The canonical JSON of `body` with its digest."""
     text = canonical({**body, "digest": digest(body, 64)}).encode()
-    if len(text) > _JSON_CAP:
-        raise StoreError(f"a group's manifest would have {len(text):,} bytes of {_JSON_CAP:,}: use larger shards.")
+    if len(text) > _MAX_JSON:
+        raise StoreError(f"a group's manifest would have {len(text):,} bytes of {_MAX_JSON:,}: use larger shards.")
     return text
 
 
 def read_signed(path: Path) -> dict[str, Any]:
     """What `signed` wrote. Raises StoreError unless the file is that, byte for byte."""
     with open_regular(path) as handle:
-        text = read_exactly(handle, min(os.fstat(handle).st_size, _JSON_CAP + 1), 0, path)
-    body = parse_json(text, path)
+        text = read_exactly(handle, min(os.fstat(handle).st_size, _MAX_JSON + 1), 0, path)
+    body = parse_json(text, path, StoreError)
     try:
         same = isinstance(body, dict) and body.pop("digest", None) == digest(body, 64) and signed(body) == text
     except (ValueError, RecursionError):
@@ -241,15 +345,6 @@ def read_signed(path: Path) -> dict[str, Any]:
     if not same:
         raise StoreError(f"{path} has changed since it was written: `probekit cache rm` its entry and make it again.")
     return body
-
-
-def parse_json(text: bytes, path: Path) -> Any:
-    try:
-        if len(text) > _JSON_CAP:
-            raise ValueError("too long")
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged ({error}): `probekit cache rm` its entry and make it again.") from None
 
 
 def read_exactly(handle: int, n: int, at: int, path: Path) -> bytes:

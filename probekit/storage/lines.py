@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pyarrow as pa
 
 from probekit.errors import RunError
 from probekit.records import Record
-from probekit.storage.files import fsync_folder
+from probekit.storage.files import changing, publish, sync_folder
 
 MANIFEST, RECORDS, LOSSES, CELLS = "manifest.json", "records.parquet", "losses.parquet", "cells.parquet"
+LOCK = ".lock-"  # and the worker's name: held while it works
 SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over hook points
 _INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups")
 _FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group")
@@ -49,33 +49,20 @@ def append_line(path: Path, line: bytes) -> None:
     finally:
         os.close(fd)
     if fresh:
-        fsync_folder(path.parent)
+        sync_folder(path.parent, RunError)
 
 
 def publish_file(path: Path, data: bytes) -> None:
-    """Write a temporary file, fsync it and link it to `path`: a name either does not exist or is whole.
+    """Publish a file of a run: a name either does not exist or is whole.
 
     A sealed file is never overwritten. Before the seal, a leftover of an earlier attempt with other content is
     unlinked first, since nothing refers to it yet.
     """
-    temp = path.parent / f".{path.name}-{secrets.token_hex(4)}"
-    try:
-        with open(temp, "xb") as sink:
-            sink.write(data)
-            sink.flush()
-            os.fsync(sink.fileno())
-        try:
-            os.link(temp, path)
-        except FileExistsError:
-            if path.name == MANIFEST or path.read_bytes() == data:
-                return  # the first writer wins
-            path.unlink()
-            os.link(temp, path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror}); free some space and run it again.") from None
-    finally:
-        temp.unlink(missing_ok=True)
+    if publish(path.parent, path, data, RunError) or path.name == MANIFEST or path.read_bytes() == data:
+        return  # the first writer wins
+    with changing(path, RunError):
+        path.unlink(missing_ok=True)
+    publish(path.parent, path, data, RunError)
 
 
 @dataclass

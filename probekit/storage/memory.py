@@ -45,6 +45,9 @@ class _MemoryGroup:
     def missing(self) -> Sequence[Range]:
         return self.ranges
 
+    def is_begun(self, start: int, stop: int) -> bool:
+        return False
+
     @contextmanager
     def shard(self, start: int, stop: int) -> Iterator["_MemoryGroup"]:
         yield self

@@ -1,27 +1,31 @@
 """Runs: folders of records opened for reading, without torch."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from probekit.errors import RunError
+from probekit.errors import BadInput, RunError, nearest
 from probekit.records import SCHEMA_VERSION, digest
-from probekit.storage.files import RUN_NAME, check_name, read_json, sha256_of
-from probekit.storage.lines import CELLS, LOSSES, MANIFEST, RECORDS, SITES, TOGETHER, record_frame, scan_lines
+from probekit.storage.files import RUN_NAME, check_name, is_held, read_json, sha256_of
+from probekit.storage.lines import CELLS, LOCK, LOSSES, MANIFEST, RECORDS, SITES, TOGETHER, record_frame, scan_lines
 
-# ---------------------------------------------------------------------------------------------------------- reading
+# complete: sealed and intact; running: a process holds it; stopped: by a person or a kill; failed: it could not go on;
+# damaged: not what its manifest says, or no run folder.
+State = Literal["complete", "running", "stopped", "failed", "damaged"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read. `problem` is empty for a complete and intact one, else one sentence.
+    """A run folder, read. `problem` is empty for a complete and intact one, else one sentence; `state` is for programs.
 
     Frames are loaded on first use and checked against the manifest's digests then.
     """
@@ -29,12 +33,22 @@ class Run:
     path: Path
     manifest: dict | None
     status: dict
+    state: State
     problem: str = ""
     torn: int = 0
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def reason(self) -> str:
+        """Why a run is damaged, could not go on or lacks cells; empty for one that is whole or was only stopped."""
+        if self.state == "damaged":
+            return self.problem
+        failed = [str(cell["error"]) for cell in self.status["failed"]]
+        others = f" ({len(failed) - 1} more)" if len(failed) > 1 else ""
+        return str(self.status.get("error", "")) or "".join([*failed[:1], others])
 
     @property
     def spec(self) -> dict:
@@ -65,6 +79,7 @@ class Run:
         else:
             table = self._parquet(RECORDS)
         frame = record_frame(table)
+        frame["run"] = self.name
         if SITES in self.tables:
             together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
             together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
@@ -176,22 +191,31 @@ def open_run(path: Path | str, *, partial: bool = False) -> Run:
         manifest = _manifest_of(path)
     except RunError as error:
         if partial:
-            return Run(path, None, status, str(error))
+            return Run(path, None, status, "damaged", str(error))
         raise
-    if manifest is not None:
-        return Run(path, manifest, status)
+    run = Run(path, manifest, status, "complete") if manifest is not None else _unfinished(path, status)
+    if run.problem and not partial:
+        raise RunError(run.problem)
+    return run
+
+
+def is_being_measured(path: Path) -> bool:
+    """Whether a process holds the run folder."""
+    return any(is_held(lock) for lock in path.glob(f"{LOCK}*"))
+
+
+def _unfinished(path: Path, status: dict) -> Run:
     if not (path / "spec.json").is_file():
-        problem, torn = f"{path} is not a run folder: it has neither a manifest nor a spec.json.", 0
+        problem = f"{path} is not a run folder: it has neither a manifest nor a spec.json."
+        return Run(path, None, status, "damaged", problem)
+    scan, total = scan_lines(path), status.get("total")
+    count = f"{len(scan.ok)} of {total} cells are" if total else f"{len(scan.ok)} cells are"
+    failed = f" and {len(scan.failed)} failed" if scan.failed else ""
+    if is_being_measured(path):
+        state, todo = "running", "a process is at work on it."
     else:
-        scan = scan_lines(path)
-        total = status.get("total")
-        torn = scan.torn
-        count = f"{len(scan.ok)} of {total} cells are" if total else f"{len(scan.ok)} cells are"
-        failed = f" and {len(scan.failed)} failed" if scan.failed else ""
-        problem = f"{path} is not finished: {count} done{failed}; `probekit run SPEC` goes on from there."
-    if partial:
-        return Run(path, None, status, problem, torn)
-    raise RunError(problem)
+        state, todo = "failed" if status["state"] == "failed" else "stopped", "`probekit run SPEC` goes on from there."
+    return Run(path, None, status, state, f"{path} is not finished: {count} done{failed}; {todo}", scan.torn)
 
 
 def read_run(path: Path | str) -> pd.DataFrame:
@@ -206,17 +230,56 @@ def read_run(path: Path | str) -> pd.DataFrame:
     return open_run(path).records
 
 
-def list_runs(root: Path | str = "runs") -> list[Run]:
-    """Every run folder under `root`, complete or not, the latest first. A root that does not exist holds no runs."""
+def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs") -> pd.DataFrame:
+    """The records of several complete runs, one below the other; the column `run` tells them apart.
+
+    paths: run folders or names of runs under `root`, or one text, which may be a pattern: `"runs/gpt2-*"`. `attrs` has
+    the manifest of each run by name. Raises RunError as `read_run` does, BadInput for a pattern that finds nothing and
+    for two runs of one name. Figures and tables are of one run: `frame[frame["run"] == name]`.
+
+        frame = probekit.read_runs(["runs/a-1b2c3d4e", "runs/b-5f6a7b8c"])
+    """
+    asked = [paths] if isinstance(paths, str | Path) else list(paths)
+    folders = [folder for path in asked for folder in _folders(str(path), root)]
+    if not folders:
+        raise BadInput(f"no runs under {', '.join(map(str, asked)) or 'an empty list'}: `probekit ls` lists the runs.")
+    runs = [open_run(folder) for folder in folders]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"two of the runs are named {twice}: they could not be told apart; give each of them once.")
+    frame = pd.concat([run.records for run in runs], ignore_index=True)
+    frame.attrs = {"manifests": {run.name: run.manifest for run in runs}}
+    return frame
+
+
+def _folders(path: str, root: Path | str) -> list[Path]:
+    """Run folders that a pattern finds, as a path or a name under `root`; without a pattern, what `find_run` finds."""
+    if not has_magic(path):
+        return [find_run(path, root)]
+    found = sorted(glob(path)) or sorted(glob(str(Path(root) / path)))
+    return [Path(folder) for folder in found if is_run_folder(Path(folder))]
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is meant to hold a run, whole or not."""
+    plain = path.is_dir() and not path.is_symlink() and RUN_NAME.fullmatch(path.name)
+    return bool(plain) and any((path / name).exists() for name in ("spec.json", MANIFEST, "status.json"))
+
+
+def _opened(folder: Path) -> Run:
+    return open_run(folder, partial=True)
+
+
+def list_runs(root: Path | str = "runs", opened: Callable[[Path], Run] = _opened) -> list[Run]:
+    """Every run folder under `root`, complete or not, the latest first. A root that does not exist holds no runs.
+
+    opened: how a folder is opened, for a page that keeps what it has read.
+    """
     root = Path(root)
     if not root.is_dir():
         return []
-    runs = [
-        open_run(folder, partial=True)
-        for folder in root.iterdir()
-        if folder.is_dir() and not folder.is_symlink() and RUN_NAME.fullmatch(folder.name)
-        and any((folder / name).exists() for name in ("spec.json", MANIFEST, "status.json"))
-    ]  # fmt: skip
+    runs = [opened(folder) for folder in root.iterdir() if is_run_folder(folder)]
     return sorted(runs, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
 
 
@@ -231,10 +294,8 @@ def find_run(name: str, root: Path | str = "runs") -> Path:
         return Path(root) / name
     if Path(name).is_dir():
         return Path(name)
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, [run.name for run in list_runs(root)], n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else " `probekit ls` lists the runs."
+    near = nearest(name, [run.name for run in list_runs(root)], cutoff=0.4)
+    hint = f" Did you mean '{near}'?" if near else " `probekit ls` lists the runs."
     raise RunError(f"no run '{name}', neither a folder nor a name under {root}.{hint}")
 
 
@@ -244,7 +305,9 @@ def _status_of(path: Path) -> dict:
     except RunError:
         return {"state": "unknown", "failed": []}
     good = isinstance(status.get("state"), str) and isinstance(status.get("updated", ""), str)
-    return status if good and isinstance(status.get("failed", []), list) else {"state": "unknown", "failed": []}
+    failed = status.setdefault("failed", [])
+    good = good and isinstance(failed, list) and all(isinstance(cell, dict) and "error" in cell for cell in failed)
+    return status if good else {"state": "unknown", "failed": []}
 
 
 def _manifest_of(path: Path) -> dict | None:

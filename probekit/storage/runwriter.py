@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,35 +18,41 @@ import pyarrow.parquet as pq
 
 from probekit.errors import RunError
 from probekit.records import SCHEMA_VERSION, Losses, Record, digest
-from probekit.storage.files import check_name, fsync_folder, inside, plain_json, read_json, sha256_of, to_json
-from probekit.storage.lines import CELLS, LOSSES, MANIFEST, RECORDS, append_line, publish_file, scan_lines
+from probekit.storage.files import check_name, inside, plain_json, read_json, sha256_of, sync_folder, take_lock, to_json
+from probekit.storage.lines import CELLS, LOCK, LOSSES, MANIFEST, RECORDS, append_line, publish_file, scan_lines
 from probekit.storage.runs import open_run
 
-# ---------------------------------------------------------------------------------------------------------- writing
+DRIVER = "0"  # the worker that keeps the status
 
 
 @dataclass
 class RunWriter:
-    """Writes one run folder. Several processes may write to one folder if each names its own `worker`."""
+    """Writes one run folder. Several processes may write to one folder if each names its own `worker`.
+
+    Each holds a lock of its own until it stops or ends, so that a reader can tell a run that is measured from one that
+    was killed. The worker "0" keeps the run's status; the others leave it alone.
+    """
 
     path: Path
     spec: dict
     n_cells: int
-    worker: str = "0"
+    worker: str = DRIVER
     complete: bool = False
     _done: set[str] = field(default_factory=set, repr=False)
     _failed: dict[str, str] = field(default_factory=dict, repr=False)
+    _unlock: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     @classmethod
-    def open(cls, root: Path, run: str, spec: dict, n_cells: int, *, worker: str = "0") -> "RunWriter":
+    def open(cls, root: Path, run: str, spec: dict, n_cells: int, *, worker: str = DRIVER) -> "RunWriter":
         """Create `root/run`, or resume it. A finished folder opens with `complete` set and refuses every write.
 
-        Raises RunError when the folder was started from another spec, BadInput for a name that is not a plain one.
+        Raises RunError when the folder was started from another spec or another process writes to it under the same
+        name, BadInput for a name that is not a plain one.
         """
         path = inside(Path(root), run)
         writer = cls(path, json.loads(to_json(spec, "the spec")), n_cells, check_name(worker))
         path.mkdir(parents=True, exist_ok=True)
-        fsync_folder(path.parent)
+        sync_folder(path.parent, RunError)
         spec_file = path / "spec.json"
         if not spec_file.exists():
             publish_file(spec_file, to_json(writer.spec, "the spec").encode())
@@ -59,6 +66,7 @@ class RunWriter:
             writer.complete = True
             writer._done = set(open_run(path).cells.query("ok")["cell"])
             return writer
+        writer._take()
         scan = scan_lines(path)
         writer._done, writer._failed = set(scan.ok), {cell: line["error"] for cell, line in scan.failed.items()}
         writer._status("running")
@@ -106,6 +114,10 @@ class RunWriter:
         # Spliced in, since serialising a large cell twice costs more than writing it; a reader takes the sum out again.
         line = f'{{"sum":"{check}",{text[1:]}\n'
         append_line(self.path / f"cells-{self.worker}.jsonl", line.encode())
+        self.count(cell, error)
+
+    def count(self, cell: str, error: str | None = None) -> None:
+        """Take note of a cell that is written, by this worker or another: its name, and why it failed if it did."""
         if error is None:
             self._done.add(cell)
             self._failed.pop(cell, None)
@@ -138,12 +150,18 @@ class RunWriter:
     def interrupt(self) -> None:
         """Note that the user stopped; everything finished stays and the same spec resumes."""
         if not self.complete:
-            self._status("interrupted")
+            self._status("stopped")
+            self.close()
 
     def fail(self, error: str) -> None:
         """Note that the run cannot go on, and why."""
         if not self.complete:
             self._status("failed", error)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the folder, for another process to write to."""
+        self._unlock()
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Compact the lines to Parquet and seal the folder. `manifest` is provenance: versions, audit, timings.
@@ -191,6 +209,15 @@ class RunWriter:
         # Only after the seal: until then the lines are the only copy.
         for lines in self.path.glob("cells-*.jsonl"):
             lines.unlink()
+        for lock in self.path.glob(f"{LOCK}*"):
+            lock.unlink(missing_ok=True)
+        self.close()
+
+    def _take(self) -> None:
+        handle = take_lock(self.path / f"{LOCK}{self.worker}")
+        if handle is None:
+            raise RunError(f"{self.path} is being measured by another process: wait until that ends, or stop it first.")
+        self._unlock = weakref.finalize(self, os.close, handle)
 
     def _writable(self) -> None:
         if self.complete or (self.path / MANIFEST).exists():
@@ -201,6 +228,8 @@ class RunWriter:
         publish_file(self.path / folder / name, data)
 
     def _status(self, state: str, error: str = "") -> None:
+        if self.worker != DRIVER:
+            return
         status = {
             "run": self.path.name,
             "state": state,

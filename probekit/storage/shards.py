@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,16 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from probekit.errors import StoreError
 from probekit.records import canonical, digest
-from probekit.storage.files import Bytes, Temporary, open_regular, parse_json, read_exactly, read_into, read_signed
+from probekit.storage.files import (
+    Bytes,
+    Temporary,
+    open_regular,
+    parse_json,
+    read_exactly,
+    read_into,
+    read_signed,
+    signed,
+)
 
 FORMAT = {"format": "probekit-store", "version": 2}
 BLOCK_BYTES = 16 * 2**10  # what reading a single row costs, against 8 bytes of digest
@@ -163,22 +172,69 @@ def refuse_not_finite(name: str, data: Bytes, shape: Shape, first_row: int) -> N
 # Writing and reading a shard -----------------------------------------------------------------------------------------
 
 
+SAVED_EVERY = 10.0  # seconds: about as much work is lost by a kill
+PART, NOTES = ".part", ".rows"  # a shard that is begun, and which of its rows are there
+
+
+def part_name(root: Path, final: Path) -> str:
+    """The name in `tmp` under which a shard is begun and found again."""
+    return f"{digest(final.relative_to(root).as_posix(), 32)}{PART}"
+
+
 class ShardWriter:
-    """A shard being written aside, in batches in any order, every row once. `commit` publishes; `drop` in any case."""
+    """A shard being written aside, in batches in any order, every row once. `commit` publishes; `drop` in any case.
+
+    Every ten seconds what was written is brought to the disk, and which rows these are beside it, with digests: a later
+    writer of the same shard begins with them. `kept` says which rows it has; when they come again they are left out.
+    """
 
     def __init__(self, root: Path, folder: Path, layout: Layout) -> None:
-        self.layout = layout
-        self._file = Temporary(root, folder / layout.file_name, layout.size)
+        self.layout, final = layout, folder / layout.file_name
+        name = part_name(root, final)
+        self._file = Temporary(root / "tmp", final, layout.size, name=name)
+        self._notes = self._file.path.with_suffix(NOTES) if self._file.path.name == name else None
         n_blocks = max(end for _, end in layout.blocks.values())
         self._table, self._known = np.zeros(n_blocks, np.uint64), np.zeros(n_blocks, bool)
         self._seen = np.zeros(layout.n, bool)
         self._largest = dict.fromkeys(layout.shapes, 0.0)
+        self._written: list[tuple[int, int, dict[str, int]]] = []  # first row, rows, digest of each name
+        self._saved, self._is_noted, self._published = time.monotonic(), False, False
+        self._begin_with_what_is_there()
+        self.kept = self._seen.copy()
+
+    def _begin_with_what_is_there(self) -> None:
+        """Rows that an earlier writer noted, as far as their bytes are still those."""
+        if self._notes is None or not self._notes.exists():
+            return
+        try:
+            noted = read_signed(self._notes)["written"]
+            for first, n, digests in noted:
+                data = {name: self._bytes_of(name, first, n) for name in self.layout.shapes}
+                if {name: xxh3_64_intdigest(part) for name, part in data.items()} == digests:
+                    self._put(first, n, data, write=False)
+        except (StoreError, KeyError, TypeError, ValueError):
+            pass  # notes that cannot be understood are of no use, and the rows are written again
+        self._is_noted = True
+
+    def _bytes_of(self, name: str, first: int, n: int) -> Bytes:
+        shape = self.layout.shapes[name]
+        at = self.layout.base + self.layout.offsets[name][0] + first * shape.row_bytes
+        return np.frombuffer(read_exactly(self._file.handle, n * shape.row_bytes, at, self._file.path), np.uint8)
 
     def put(self, at: int, arrays: Mapping[str, Bytes]) -> None:
         """The bytes of rows at, at + 1, ... of every name, `at` counted from the start of all rows."""
         first, n = at - self.layout.start, len(arrays[ROWS]) // self.layout.shapes[ROWS].row_bytes
-        if not 0 <= first <= first + n <= self.layout.n or self._seen[first : first + n].any():
+        there = self._seen[first : first + n] & ~self.kept[first : first + n]
+        if not 0 <= first <= first + n <= self.layout.n or there.any():
             raise StoreError(f"rows {at} to {at + n} are not in this shard or were written before: each comes once.")
+        edges = np.flatnonzero(np.diff(self.kept[first : first + n], prepend=True, append=True))
+        for a, b in edges.reshape(-1, 2).tolist():  # what was kept is left out
+            widths = {name: shape.row_bytes for name, shape in self.layout.shapes.items()}
+            self._put(first + a, b - a, {n: data[a * widths[n] : b * widths[n]] for n, data in arrays.items()})
+        if time.monotonic() - self._saved >= SAVED_EVERY:
+            self._save()
+
+    def _put(self, first: int, n: int, arrays: Mapping[str, Bytes], write: bool = True) -> None:
         for name, data in arrays.items():
             shape = self.layout.shapes[name]
             step = shape.block_rows
@@ -189,8 +245,23 @@ class ShardWriter:
             for a, b in zip(cuts, [*cuts[1:], first + n], strict=True):
                 if a < b:
                     self._digest(name, a, b, data[(a - first) * shape.row_bytes : (b - first) * shape.row_bytes])
-            self._file.write(data.data, begin + first * shape.row_bytes)
+            if write:
+                self._file.write(data.data, begin + first * shape.row_bytes)
         self._seen[first : first + n] = True
+        self._written.append((first, n, {name: xxh3_64_intdigest(data) for name, data in arrays.items()}))
+
+    def _save(self) -> None:
+        """Note what was written, once it is on the disk, in place of the notes before."""
+        if self._notes is not None:
+            self._file.sync()
+            fresh = Temporary(self._notes.parent, self._notes, 1)
+            try:
+                fresh.write(signed({"written": self._written}), 0)
+                fresh.replace()
+            finally:
+                fresh.drop()
+            self._is_noted = True
+        self._saved = time.monotonic()
 
     def _digest(self, name: str, a: int, b: int, data: Bytes) -> None:
         """Look at rows a to b: finite, the largest, and the digest of every whole block."""
@@ -224,10 +295,16 @@ class ShardWriter:
             facts[name] = fact(self._table[begin:end], self._largest[name])
         self._file.write(self._table.tobytes(), layout.base + layout.offsets[DIGESTS][0])
         self._file.write(layout.header(facts), 0)
+        self._published = True  # or another writer's file is there, and this one is of no use
         return facts if self._file.publish() else {}
 
     def drop(self) -> None:
-        self._file.drop()
+        """Let go of the file; what is noted of one that was not published stays, for the next writer."""
+        keep = self._is_noted and self._file.is_sound and not self._published
+        if self._notes is not None and self._is_noted and not keep:
+            with suppress(OSError):
+                os.unlink(self._notes)
+        self._file.drop(keep)
 
 
 @dataclass(frozen=True)
@@ -250,7 +327,7 @@ class Shard:
                 raise StoreError(f"{path} has {size:,} bytes in place of {layout.size:,}: `probekit cache verify`.")
             header = read_exactly(handle, layout.base, 0, path)
             if facts is None:
-                found = parse_json(header[8:], path)
+                found = parse_json(header[8:], path, StoreError)
                 found = found.get("__metadata__") if isinstance(found, dict) else None
                 facts = {n: f for n, f in found.items() if _is_fact(f)} if isinstance(found, dict) else {}
             if set(facts) != set(layout.shapes) or layout.header(facts) != header:

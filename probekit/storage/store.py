@@ -30,6 +30,7 @@ from probekit.storage.shards import (
     FORMAT,
     KEY,
     NAME,
+    NOTES,
     ROWS,
     Layout,
     Range,
@@ -39,6 +40,7 @@ from probekit.storage.shards import (
     group_name,
     layouts,
     open_root,
+    part_name,
     plain,
     read_manifest,
     read_spec,
@@ -63,7 +65,7 @@ class Store:
             with suppress(OSError):  # the next line says what is wrong
                 os.makedirs(self.root, exist_ok=True)
             make_folders(self.root, self.root / "tmp")
-            publish(self.root, self.root / "STORE.json", canonical(FORMAT).encode())
+            publish(self.root / "tmp", self.root / "STORE.json", canonical(FORMAT).encode())
         open_root(self.root)
 
     def names(self, key: str) -> dict[str, Path]:
@@ -106,7 +108,7 @@ class Store:
         make_folders(self.root, self.root / "tmp")
         body = {"key": key, "shapes": plain(shapes), "ranges": [list(r) for r in ranges], "spec": dict(spec)}
         if not (folder / "spec.json").exists():
-            publish(self.root, folder / "spec.json", signed(body))
+            publish(self.root / "tmp", folder / "spec.json", signed(body))
         return Group(self, folder)
 
     def read(self, key: str, name: str) -> Tensor:
@@ -237,6 +239,11 @@ class Group:
             )
         return lost
 
+    def is_begun(self, start: int, stop: int) -> bool:
+        """Whether an earlier writer of the shard of these rows noted some of them: see `Stream.kept`."""
+        final = self.folder / "shards" / self._layouts[start, stop].file_name
+        return (self.store.root / "tmp" / part_name(self.store.root, final)).with_suffix(NOTES).exists()
+
     @contextmanager
     def shard(self, start: int, stop: int) -> Iterator["Stream"]:
         """Write the shard of rows start to stop in batches; it is published when the block ends without an error."""
@@ -273,7 +280,9 @@ class Group:
         names = {name: self._body[name] for name in ("key", "shapes", "ranges")}
         facts = [dict(self._facts[span]) for span in self._layouts]
         publish(
-            self.store.root, self.folder / "MANIFEST.json", signed({**FORMAT, **names, "facts": facts, "note": note})
+            self.store.root / "tmp",
+            self.folder / "MANIFEST.json",
+            signed({**FORMAT, **names, "facts": facts, "note": note}),
         )
 
     def _verify(self, layout: Layout) -> None:
@@ -295,6 +304,11 @@ class Stream:
 
     def __init__(self, writer: ShardWriter) -> None:
         self._writer = writer
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which rows of the shard an earlier writer left behind, and need not come again."""
+        return self._writer.kept
 
     def put(self, at: int, arrays: Mapping[str, Tensor], rows: Tensor) -> None:
         """Rows at, at + 1, ... of every name of the group: arrays [n, width], rows [n, 3]."""

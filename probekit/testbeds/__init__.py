@@ -1,11 +1,10 @@
 """Bundled models and tasks whose answer is known, or at least can be known: each is a model, a task and its truths."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from probekit.levels import Hypothesis
@@ -26,7 +25,7 @@ class Bundled:
 def check_name(name: str) -> None:
     """Raise BadInput, naming the nearest, for a testbed that is not bundled."""
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+        near = nearest(name, NAMES)
         raise BadInput(f"no testbed '{name}'. Did you mean '{near}'? Bundled: {', '.join(NAMES)}.")
 
 

@@ -171,6 +171,37 @@ def test_resume_reaches_the_exact_state(tiny, tmp_path, monkeypatch):
         assert np.array_equal(got.observations.behaviours["next"].law, truth.observations.behaviours["next"].law)
 
 
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_capture_stopped_inside_a_shard_runs_only_the_batches_that_it_lacks(tiny, tmp_path, monkeypatch, at):
+    from probekit.storage import shards
+
+    monkeypatch.setattr(shards, "SAVED_EVERY", 0.0)
+    model, task = tiny("gpt2"), task_of([BehaviourSpec("choice", "choice", tokens=(5, 6))])
+    ask = {"backend": "bridge", "batch_tokens": 12}
+    with monkeypatch.context() as patch:
+        counted = Counted(patch, model)
+        truth = capture(model, task, HOOKS, store=tmp_path / "whole", **ask)
+        total = counted.n
+    steps = []
+
+    def stop(step):
+        steps.append(step)
+        if len(steps) == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        capture(model, task, HOOKS, store=tmp_path / "cut", progress=stop, **ask)
+    assert not list((tmp_path / "cut").rglob("*.safetensors"))
+    with monkeypatch.context() as patch:
+        counted = Counted(patch, model)
+        got = capture(model, task, HOOKS, store=tmp_path / "cut", progress=steps.append, **ask)
+        assert counted.n == total - at
+    assert steps[-1].rows == steps[-1].n_rows == len(truth.observations)
+    for name in truth.sites:
+        assert torch.equal(got.sites[name], truth.sites[name])
+    assert np.array_equal(got.observations.behaviours["choice"].law, truth.observations.behaviours["choice"].law)
+
+
 def test_the_key(tiny, checkpoint):
     from probekit.model.model import load_model
 

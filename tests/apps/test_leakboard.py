@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from probekit.cli import dashboard, reading
 from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
+from probekit.results import claims
 from probekit.results.tables import TOGETHER
 from probekit.storage.runs import read_run
 from probekit.storage.runwriter import RunWriter
@@ -56,7 +57,7 @@ def test_ls_lists_all_states(tmp_path):
     shutil.copytree(tmp_path / "good", tmp_path / "bad")
     (tmp_path / "bad" / "losses.parquet").unlink()
     states = {row["run"]: row["state"] for row in json.loads(command("ls", str(tmp_path), "--json"))["rows"]}
-    assert states == {"good": "complete", "half": "interrupted", "bad": "broken"}
+    assert states == {"good": "complete", "half": "stopped", "bad": "damaged"}
     assert "good" in command("ls", str(tmp_path))
     body = json.loads(command("show", "half", "--runs", str(tmp_path), "--json", code=2))
     assert not body["ok"] and "not finished" in body["error"] and body["rows"] == []
@@ -176,16 +177,18 @@ def test_the_claims_page_and_the_command_say_the_same(page):
     assert {"NA"} < {verdict for _, verdict in on_page}
 
 
-def test_judge_says_in_a_line_each_which_claims_do_not_fit():
+def test_judge_says_in_a_line_each_which_claims_do_not_fit(monkeypatch):
+    used = claims.Claim("is used", (claims.Need(name="kept", metric="replace", arm="random"),))
+    monkeypatch.setitem(claims.CLAIMS, "is used", used)
     given = ["judge", str(shared_run()), "--level", "direction"]
     lines = command(*given).splitlines()
-    assert any("the model uses it: NA" in line for line in lines)
+    assert any("is used: " in line for line in lines)
     told = [line for line in lines if "is left out" in line]
     assert [line.split("'")[1] for line in told] == ["predicts in distribution", "predicts the unseen"]
     assert all(line.endswith("say which source the claim is about.") for line in told)
     body = json.loads(command(*given, "--json"))
     assert body["ok"] and list(body["left_out"]) == ["predicts in distribution", "predicts the unseen"]
-    assert {row["claim"] for row in body["rows"]} == {"the model uses it"}
+    assert {row["claim"] for row in body["rows"]} == {"is used"}
     one = json.loads(command(*given, "--claim", "predicts the unseen", "--json", code=2))
     assert (one["ok"], one["error"]) == (False, body["left_out"]["predicts the unseen"])
     assert json.loads(command(*given, "--source", "logistic", "--json"))["rows"]

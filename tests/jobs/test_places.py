@@ -16,6 +16,7 @@ from probekit.activations.capture import capture, capture_without
 from probekit.errors import BadInput
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.text import Encoder
+from probekit.jobs import cells as cells_of
 from probekit.jobs import job as job_of
 from probekit.jobs import plan as planning
 from probekit.jobs import work
@@ -380,8 +381,8 @@ def test_what_is_planned_is_what_is_measured(job, run):
 
 def test_ids_of_what_has_one_rule_stay():
     """Cells and records without a place are what they were before places were told apart."""
-    cell = job_of.Cell("read", "truth", ("blocks.0.hook_resid_post",))
-    old = {"version": job_of.CELL_VERSION, "inputs": "x", "kind": "read", "what": "truth",
+    cell = cells_of.Cell("read", "truth", ("blocks.0.hook_resid_post",))
+    old = {"version": cells_of.CELL_VERSION, "inputs": "x", "kind": "read", "what": "truth",
            "hooks": ("blocks.0.hook_resid_post",), "domain": ""}  # fmt: skip
     assert cell.id("x") == digest(old)
     assert dataclasses.replace(cell, place="last").id("x") != cell.id("x")

@@ -209,7 +209,7 @@ def stopped(small, tmp_path_factory):
         assert len(counter.cells) == 5
         (again,) = (folder / "again").iterdir()
         half = pk.open_run(again, partial=True)
-        assert half.problem and half.status["state"] == "interrupted" and len(half.records)
+        assert half.problem and half.state == "stopped" and len(half.records)
         resumed = pk.run_job(path, root=folder / "again", store=folder / "store")
     return whole, half, resumed, counter.cells
 
@@ -402,8 +402,8 @@ def n_done(runs):
 def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, tmp_path):
     path = write_job(tmp_path, small)
     runs = tmp_path / "runs"
-    command = [sys.executable, "-c", "from probekit.cli import main; main()", "run", str(path), "--runs", str(runs),
-               "--store", str(tmp_path / "store")]  # fmt: skip
+    command = [sys.executable, "-c", "from probekit.cli.main import main; main()", "run", str(path),
+               "--runs", str(runs), "--store", str(tmp_path / "store")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # Tests that a shell started in the background inherit a SIGINT that is ignored; a person's terminal does not.
     process = subprocess.Popen(
@@ -428,3 +428,49 @@ def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, 
     first = json.loads(lines.splitlines()[0])
     kept = resumed.cells.set_index("cell")["seconds"]
     assert kept[first["cell"]] == first["seconds"]  # not measured again: another time would be written
+
+
+def write_wide_job(folder, model):
+    """Cells that read what other cells kept: a hypothesis on decoded features, the selected site, a replaced chain."""
+    read = 'levels = ["linear", "directions"]\nks = [1]\ncontrols = []\ndecomposition = false\nfloors = ["strong"]\n'
+    hooks = '"blocks.1.hook_resid_post", "blocks.2.hook_resid_post"'
+    more = '[replace]\nks = [1]\nrows = 16\ndonors = 4\nbehaviours = ["choice"]\n'
+    more += '[[task.features]]\nname = "colour"\ncolumn = "colour"\n[[hypotheses]]\nname = "early"\n'
+    more += 'rule = "rule.py:by_colour"\nfeatures = ["colour"]\nbehaviour = "label"\n'
+    (folder / "rule.py").write_text(RULE)
+    return write_job(folder, model, hooks=hooks, read=read + 'features = ["colour"]\n', more=more)
+
+
+def test_two_workers_find_what_one_finds_and_resume_after_a_stop(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the workers, as of this process: bits depend on it
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        path = write_wide_job(tmp_path, small)
+        whole = pk.run_job(path, root=tmp_path / "one", store=tmp_path / "store")
+        n_cells = whole.manifest["cells"]["total"]
+
+        def stop(what, done, total):
+            if done >= 3 and total == n_cells:
+                raise KeyboardInterrupt
+
+        both = {"root": tmp_path / "two", "store": tmp_path / "store", "n_workers": 2}
+        with pytest.raises(Interrupted, match=f"of {n_cells} cells are kept"):
+            pk.run_job(path, **both, progress=stop)
+        (folder,) = (tmp_path / "two").iterdir()
+        half = pk.open_run(folder, partial=True)
+        assert half.state == "stopped" and half.status["done"] >= 3 and len(half.records)
+        kept = half.cells.set_index("cell")["seconds"]
+        assert {file.name for file in folder.glob("cells-*.jsonl")} == {"cells-1.jsonl", "cells-2.jsonl"}
+        resumed = pk.run_job(path, **both)
+    finally:
+        torch.set_num_threads(before)
+    assert not whole.manifest["cells"]["failed"] and not resumed.manifest["cells"]["failed"]
+    pd.testing.assert_frame_equal(measured(resumed), measured(whole), check_exact=True)
+    assert set(resumed.cells["cell"]) == set(whole.cells["cell"])
+    again = resumed.cells.set_index("cell")["seconds"]
+    assert (again[kept.index] == kept).all()  # not measured again: another time would be written
+    for name in ("worst_examples", "sites"):
+        pd.testing.assert_frame_equal(resumed.table(name), whole.table(name), check_exact=True)
+    told = [run.manifest["provenance"] for run in (whole, resumed)]
+    assert told[0]["selected"] == told[1]["selected"] and told[0]["floors"] == told[1]["floors"]

@@ -36,7 +36,7 @@ def ask(records: pd.DataFrame, claim: Claim | str, losses: pd.DataFrame | None =
 
 
 def used(sufficiency=0.0, necessity=0.0, illusion=0.0, twin=1.0, placebo=1.0) -> list[Record]:
-    """The five measures of "the model uses it"; necessity and the illusion gap stand under arms that exist today."""
+    """Five measures of a claim of use; necessity and the illusion gap stand under arms that exist today."""
     at = {"metric": "replace", "arm": "single:random"}
     return [
         record(sufficiency, **at),
@@ -101,10 +101,10 @@ def test_a_control_that_is_near_the_margin_decides_nothing():
 
 
 def test_what_was_not_measured_makes_the_claim_na_and_is_named():
-    table = ask(frame(*used()), "the model uses it")
+    table = ask(frame(*(one for one in used() if one.arm == "single:random")), USES)
     verdict, reason = claim_of(table)
     assert verdict == "NA"
-    assert reason == "NA: necessity by resampling (not measured), illusion gap (not measured)"
+    assert reason == "NA: necessity (not measured), illusion gap (not measured)"
     assert table["verdict"].tolist()[:-1] == ["passed", "NA", "NA", "passed", "passed"]
     assert table.loc[1, ["value", "low", "smallest_detectable"]].isna().all()
 
@@ -200,7 +200,7 @@ def test_a_run_folder_is_judged_with_its_losses():
         "read", "read in random", "transfer to championship", "claim: predicts the unseen"]  # fmt: skip
     assert claim_of(table) == ("fails", "failed: transfer to championship")
     chain = judge(
-        run.records, None, CLAIMS["the model uses it"], behaviour="next_move", hook="", level="directions",
+        run.records, None, USES, behaviour="next_move", hook="", level="directions",
         source="behaviour", k=16,
     )  # fmt: skip
     assert chain.loc[0, "arm"] == "chain:random" and chain.loc[0, "verdict"] == "failed"
@@ -214,7 +214,7 @@ def test_a_run_folder_is_judged_with_its_losses():
         ({"hook": "blocks.9.hook_resid_post"}, "no hook 'blocks.9.hook_resid_post'"),
         ({"level": "linaer"}, "no level 'linaer'. Did you mean 'linear'"),
         ({"domain": "opening"}, "no domain 'opening'"),
-        ({"claim": "the model uses them"}, "no claim 'the model uses them'. Did you mean 'the model uses it'"),
+        ({"claim": "predicts the unsaid"}, "no claim 'predicts the unsaid'. Did you mean 'predicts the unseen'"),
         ({"level": "direction"}, "direction was measured from mean_difference, logistic: say which"),
         ({"level": "direction", "source": "lda"}, "no source 'lda'"),
         ({"k": 3}, "directions was not measured at k = 3; there is 1, 2, 4"),
@@ -229,14 +229,15 @@ def test_what_cannot_be_selected_is_said_in_one_sentence(selection, message):
         judge(records, None, **{**given, "level": "directions", **selection})
 
 
-def test_claims_that_do_not_fit_a_selection_are_left_out_with_the_reason():
+def test_claims_that_do_not_fit_a_selection_are_left_out_with_the_reason(monkeypatch):
     records = open_run(synthetic_run.shared_run()).records
     at = {"behaviour": "next_move", "hook": "blocks.2.hook_resid_post", "level": "direction"}
+    monkeypatch.setitem(CLAIMS, "is used", Claim("is used", (Need(name="kept", metric="replace", arm="random"),)))
     judged, left_out = judge_each(records, None, list(CLAIMS), **at)
     why = "direction was measured from mean_difference, logistic: say which source the claim is about."
     assert left_out == {"predicts in distribution": why, "predicts the unseen": why}
-    assert list(judged) == ["the model uses it"]
-    assert judged["the model uses it"].equals(judge(records, None, "the model uses it", **at))
+    assert list(judged) == ["is used"]
+    assert judged["is used"].equals(judge(records, None, "is used", **at))
     every, none = judge_each(records, None, list(CLAIMS), **at | {"level": "linear"})
     assert (list(every), none) == (list(CLAIMS), {})
     with pytest.raises(BadInput, match="^direction was measured from mean_difference, logistic: say which .* about.$"):
@@ -251,7 +252,7 @@ def test_two_runs_in_one_frame_are_told_apart():
 
 
 def test_every_claim_that_comes_with_the_package_needs_read_or_replace():
-    assert set(CLAIMS) == {"predicts in distribution", "the model uses it", "predicts the unseen"}
+    assert set(CLAIMS) == {"predicts in distribution", "predicts the unseen"}
     assert all({need.metric for need in claim.needs} & {"read", "replace"} for claim in CLAIMS.values())
 
 

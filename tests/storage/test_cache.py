@@ -73,7 +73,7 @@ def test_ls_fits_a_narrow_terminal_without_breaking_what_is_compared(tmp_path, w
 def test_ls_starts_without_torch(root):
     code = f"""
 import sys
-from probekit.cli import app
+from probekit.cli.main import app
 try:
     app(["cache", "verify", "--deep", "--store", {str(root)!r}])
 except SystemExit as stop:

@@ -12,7 +12,8 @@ import pytest
 
 from probekit.errors import BadInput, RunError
 from probekit.records import Losses, Record
-from probekit.storage.runs import find_run, list_runs, open_run, read_run
+from probekit.results.tables import table
+from probekit.storage.runs import find_run, list_runs, open_run, read_run, read_runs
 from probekit.storage.runwriter import RunWriter
 
 SPEC = {"name": "demo", "read": {"levels": ["linear"]}}
@@ -102,6 +103,7 @@ def test_torn_line_is_ignored_counted_and_does_not_swallow_the_next(tmp_path):
     writer = filled(tmp_path, upto=2)
     lines = tmp_path / "demo" / "cells-0.jsonl"
     lines.write_bytes(lines.read_bytes()[:-20])
+    writer.close()
     writer = RunWriter.open(tmp_path, "demo", SPEC, 3)
     assert writer.done == {"c0"}
     writer.write_cell("c1", [record(1)], [], seconds=0.0)
@@ -188,8 +190,8 @@ def test_every_damage_is_a_run_error(tmp_path, name, damage):
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     code = f"""
 import sys
-sys.path.insert(0, {os.getcwd()!r})
-from tests.test_rundir import *
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_runs import *
 from pathlib import Path
 w = RunWriter.open(Path({str(tmp_path)!r}), "demo", SPEC, 10**6)
 for i in range(10**6):
@@ -202,6 +204,65 @@ for i in range(10**6):
         process.send_signal(signal.SIGKILL)
         acknowledged += process.stdout.read().split("\n")[:-1]
     assert set(acknowledged) <= RunWriter.open(tmp_path, "demo", SPEC, 10**6).done
+
+
+def test_state_is_running_only_while_a_process_holds_the_run(tmp_path):
+    writer = filled(tmp_path, upto=1)
+    assert json.loads((tmp_path / "demo" / "status.json").read_text())["state"] == "running"
+    assert open_run(tmp_path / "demo", partial=True).state == "running"
+    with pytest.raises(RunError, match="by another process"):
+        RunWriter.open(tmp_path, "demo", SPEC, 3)
+    other = RunWriter.open(tmp_path, "demo", SPEC, 3, worker="1")
+    writer.close()
+    assert open_run(tmp_path / "demo", partial=True).state == "running"  # the other worker is still there
+    other.close()
+    # what a kill leaves behind: a status that says it runs, and nobody who does
+    assert json.loads((tmp_path / "demo" / "status.json").read_text())["state"] == "running"
+    run = open_run(tmp_path / "demo", partial=True)
+    assert run.state == "stopped" and run.reason == ""
+
+
+def test_state_and_reason_of_every_kind_of_run(tmp_path):
+    writer = filled(tmp_path, n=3, upto=2)
+    writer.fail("the disk is full")
+    run = open_run(tmp_path / "demo", partial=True)
+    assert (run.state, run.reason) == ("failed", "the disk is full")
+    writer = RunWriter.open(tmp_path, "demo", SPEC, 3)
+    writer.write_cell("c2", [], [], error="boom", seconds=0.0)
+    writer.interrupt()
+    run = open_run(tmp_path / "demo", partial=True)
+    assert (run.state, run.reason) == ("stopped", "boom")
+    RunWriter.open(tmp_path, "demo", SPEC, 3).finish({})
+    run = open_run(tmp_path / "demo")
+    assert (run.state, run.reason) == ("complete", "boom")
+    (tmp_path / "demo" / "records.parquet").unlink()
+    run = open_run(tmp_path / "demo", partial=True)
+    assert run.state == "damaged" and "records.parquet is missing" in run.reason
+    (tmp_path / "other").mkdir()
+    assert open_run(tmp_path / "other", partial=True).state == "damaged"
+
+
+def test_several_runs_in_one_frame_are_told_apart(tmp_path, monkeypatch):
+    for name in ("a-1", "a-2", "b-1"):
+        writer = RunWriter.open(tmp_path, name, SPEC, 1)
+        writer.write_cell("c", [record(0)], [], seconds=0.0)
+        writer.finish({})
+    RunWriter.open(tmp_path, "half", SPEC, 1)
+    both = read_runs(str(tmp_path / "a-*"))
+    assert both["run"].tolist() == ["a-1", "a-2"] and both["id"].nunique() == 1
+    assert read_run(tmp_path / "b-1")["run"].tolist() == ["b-1"]
+    assert read_runs(["a-2", tmp_path / "b-1"], root=tmp_path)["run"].tolist() == ["a-2", "b-1"]
+    assert set(both.attrs["manifests"]) == {"a-1", "a-2"}
+    with pytest.raises(BadInput, match="two of the runs are named a-1"):
+        read_runs(["a-1", tmp_path / "a-1"], root=tmp_path)
+    with pytest.raises(BadInput, match="no runs under"):
+        read_runs(str(tmp_path / "z-*"))
+    with pytest.raises(RunError, match="not finished"):
+        read_runs(str(tmp_path / "*"))
+    with pytest.raises(BadInput, match="runs a-1, a-2"):
+        table("leak_map", both)
+    alone = table("leak_map", both[both["run"] == "a-2"])
+    assert len(alone) == 1
 
 
 def test_a_crash_while_finishing_is_finished_later(tmp_path, monkeypatch):
@@ -219,6 +280,7 @@ def test_a_crash_while_finishing_is_finished_later(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         writer.finish({})
     monkeypatch.setattr(runwriter, "publish_file", real)
+    writer.close()
     assert "not finished" in open_run(tmp_path / "demo", partial=True).problem
     RunWriter.open(tmp_path, "demo", SPEC, 3).finish({})
     assert len(read_run(tmp_path / "demo")) == 3
@@ -238,6 +300,6 @@ def test_finding_and_listing(tmp_path):
 
 def test_reading_needs_no_torch(tmp_path):
     filled(tmp_path).finish({})
-    code = ("import sys; from probekit.rundir import read_run; read_run(sys.argv[1]);"
+    code = ("import sys; from probekit.storage.runs import read_run; read_run(sys.argv[1]);"
             "assert not {'torch', 'transformer_lens'} & set(sys.modules)")  # fmt: skip
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "demo")], check=True)

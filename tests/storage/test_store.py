@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from probekit.errors import BadInput, StoreError
+from probekit.storage import shards
+from probekit.storage.cache import gc, left_behind
 from probekit.storage.files import signed
 from probekit.storage.shards import Shape
 from probekit.storage.store import Store, row_ranges
@@ -397,7 +399,7 @@ def refused(root, what):
         ("manifest deleted", StoreError, "capture it first."),
         ("not a regular file", StoreError, "is no regular file"),
         ("manifest changed", StoreError, "has changed since it was written"),
-        ("manifest no JSON", StoreError, "is damaged"),
+        ("manifest no JSON", StoreError, "is broken"),
         ("spec changed", StoreError, "has changed since it was written"),
         ("another version", StoreError, "is no store of this version"),
         ("shard cut", StoreError, "bytes in place of"),
@@ -413,3 +415,78 @@ def test_every_refusal_is_one_sentence(tmp_path, what, kind, told):
     assert re.search(told, text)
     assert "\n" not in text and text.endswith((".", "`.")) and len(text) < 420
     assert caught.value.exit_code == (2 if kind is BadInput else 3)
+
+
+def stopped_at(store, arrays, n_put, monkeypatch, size=2):
+    """A shard of ten rows of which the first `n_put` were put, in batches, when the writer stopped."""
+    monkeypatch.setattr(shards, "SAVED_EVERY", 0.0)
+    group = begin(store, arrays, 10)
+    with pytest.raises(KeyboardInterrupt), group.shard(0, 10) as shard:
+        for a in range(0, n_put, size):
+            shard.put(a, {n: x[a : a + size] for n, x in arrays.items()}, rows_of(a + size)[a:])
+        raise KeyboardInterrupt
+    return group
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_shard_that_was_stopped_goes_on_with_the_rows_that_are_there(tmp_path, monkeypatch, damaged):
+    store, arrays = Store(tmp_path / "stopped"), arrays_of()
+    group = stopped_at(store, arrays, 6, monkeypatch)
+    (part,), (notes,) = (list((tmp_path / "stopped" / "tmp").glob(f"*{end}")) for end in (".part", ".rows"))
+    assert left_behind(store.root) == part.stat().st_size + notes.stat().st_size > 0
+    if damaged:  # the last byte of row 3 of the first name: its batch is not believed, the others are
+        layout = next(iter(group._layouts.values()))
+        at = layout.base + layout.offsets["a"][0] + 4 * 12 - 1
+        data = bytearray(part.read_bytes())
+        data[at] ^= 1
+        part.write_bytes(data)
+    assert group.is_begun(0, 10)
+    with group.shard(0, 10) as shard:
+        assert shard.kept.tolist() == [not damaged or row not in (2, 3) for row in range(6)] + [False] * 4
+        for a, b in ((4, 10), (0, 4)):  # other batches than before
+            shard.put(a, {n: x[a:b] for n, x in arrays.items()}, rows_of(b)[a:])
+    group.seal({"audit": 1})
+    assert not group.is_begun(0, 10) and not list((store.root / "tmp").iterdir())
+    whole = Store(tmp_path / "whole")
+    made = begin(whole, arrays, 10)
+    write(made, arrays, 0, 10)
+    made.seal({"audit": 1})
+    assert files(store.root) == files(whole.root)
+
+
+def test_rows_that_were_kept_are_not_written_again(tmp_path, monkeypatch):
+    """Seen by giving other values: what is kept wins, which is why only the same capture finds the same shard."""
+    store, arrays = Store(tmp_path), arrays_of()
+    group = stopped_at(store, arrays, 4, monkeypatch)
+    other = {name: torch.zeros_like(x) for name, x in arrays.items()}
+    write(group, other, 0, 10)
+    group.seal()
+    assert torch.equal(store.read(KEY, "a")[:4], arrays["a"][:4]) and not store.read(KEY, "a")[4:].any()
+
+
+def test_gc_takes_what_a_stopped_capture_left_and_no_shard_that_is_being_written(tmp_path, monkeypatch):
+    store, arrays = Store(tmp_path), arrays_of()
+    group = stopped_at(store, arrays, 6, monkeypatch)
+    with group.shard(0, 10) as shard:
+        assert shard.kept.sum() == 6
+        before = files(tmp_path / "tmp")
+        gc(tmp_path, 10**9)
+        assert files(tmp_path / "tmp") == before and left_behind(tmp_path) == 0
+        for a in range(6, 10):
+            shard.put(a, {n: x[a : a + 1] for n, x in arrays.items()}, rows_of(a + 1)[a:])
+    group.seal()
+    stopped_at(store, {"c": arrays["a"]}, 6, monkeypatch)
+    assert left_behind(tmp_path)
+    gc(tmp_path, 10**9)
+    assert not left_behind(tmp_path) and not list((tmp_path / "tmp").iterdir())
+
+
+def test_two_writers_of_one_shard_do_not_share_what_is_begun(tmp_path, monkeypatch):
+    store, arrays = Store(tmp_path), arrays_of()
+    group = stopped_at(store, arrays, 6, monkeypatch)
+    with group.shard(0, 10) as first, begin(store, arrays, 10).shard(0, 10) as second:
+        assert first.kept.sum() == 6 and not second.kept.any()
+        for shard in (first, second):
+            shard.put(0, arrays, rows_of(10))
+    group.seal()
+    assert torch.equal(store.read(KEY, "a"), arrays["a"]) and not list((tmp_path / "tmp").iterdir())

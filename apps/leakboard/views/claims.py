@@ -12,7 +12,6 @@ MARGINS = (0.02, 0.05, 0.1, 0.2)
 COLOUR = {"holds": "green", "fails": "red", "undecided": "orange", "NA": "gray"}
 WORDS = {
     "predicts in distribution": "it reads the behaviour off unseen examples of the same kind",
-    "the model uses it": "kept alone it keeps the behaviour, erased it takes it away, and controls do not",
     "predicts the unseen": "fitted here, it holds in situations that it was not fitted on",
 }
 

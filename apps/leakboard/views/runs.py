@@ -20,11 +20,7 @@ for run in found:
     rows.append(
         {
             "run": run.name,
-            "state": "complete"
-            if not run.problem
-            else "broken"
-            if "broken" in run.problem
-            else run.status.get("state"),
+            "state": run.state,
             "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
             "failed": len(run.status.get("failed", [])),
             "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),

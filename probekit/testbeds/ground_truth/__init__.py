@@ -6,12 +6,11 @@ Tier 1 draws activations and behaviour (`readable`); tier 2 is transformers with
 """
 
 from dataclasses import replace
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
 from probekit.testbeds.ground_truth.noise import noise_sites
@@ -43,7 +42,7 @@ CASES = {
 def find_case(name: str) -> Case:
     """A case by name; BadInput names the nearest."""
     if name not in CASES:
-        near = get_close_matches(name, CASES, n=1, cutoff=0.0)[0]
+        near = nearest(name, CASES)
         raise BadInput(f"no planted case '{name}'. Did you mean '{near}'? Cases: {', '.join(CASES)}.")
     return CASES[name]
 

@@ -1,0 +1,44 @@
+"""Cells: the units of work that a job consists of, and the digests under which a run folder knows them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from probekit.records import digest
+from probekit.task import ALL
+
+CELL_VERSION = 4  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone.
+
+    place: the rule of positions whose rows are measured, where there are several.
+    """
+
+    kind: str
+    what: str
+    hooks: tuple[str, ...]
+    domain: str = ""
+    place: str = ALL
+
+    @property
+    def label(self) -> str:
+        """For people: what is being measured."""
+        several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
+        hook = self.hooks[0] if len(self.hooks) == 1 else several
+        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, said_place(self.place))))
+
+    def id(self, inputs: str) -> str:
+        """Digest of the cell and of everything that its numbers depend on."""
+        return digest({"version": CELL_VERSION, "inputs": inputs, **_parts(self)})
+
+
+def _parts(cell: Cell) -> dict[str, Any]:
+    """What tells cells apart; the place only where there are several, so that it is no part of older ids."""
+    return {name: value for name, value in asdict(cell).items() if (name, value) != ("place", ALL)}
+
+
+def said_place(place: str) -> str:
+    """For people, where several rules of positions are measured apart."""
+    return "" if place == ALL else f"read at {place}"
