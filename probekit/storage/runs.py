@@ -238,6 +238,11 @@ def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs
     for two runs of one name. Figures and tables are of one run: `frame[frame["run"] == name]`.
 
         frame = probekit.read_runs(["runs/a-1b2c3d4e", "runs/b-5f6a7b8c"])
+
+    >>> import probekit as pk
+    >>> two = pk.read_runs(["runs/othello"])
+    >>> len(two) == len(pk.read_run("runs/othello"))
+    True
     """
     asked = [paths] if isinstance(paths, str | Path) else list(paths)
     folders = [folder for path in asked for folder in _folders(str(path), root)]
