@@ -237,8 +237,6 @@ def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs
     the manifest of each run by name. Raises RunError as `read_run` does, BadInput for a pattern that finds nothing and
     for two runs of one name. Figures and tables are of one run: `frame[frame["run"] == name]`.
 
-        frame = probekit.read_runs(["runs/a-1b2c3d4e", "runs/b-5f6a7b8c"])
-
     >>> import probekit as pk
     >>> two = pk.read_runs(["runs/othello"])
     >>> len(two) == len(pk.read_run("runs/othello"))
