@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup demo test check browser clean
+.PHONY: setup demo test check docs browser clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The pages that are made from the code: every key of a job, every option of a command.
+docs: setup
+	@$(BIN)/python -m probekit.cli.reference docs
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -3,7 +3,7 @@
 ProbekitError
 +-- BadInput        what was asked cannot be done; the message says what was found and what to do (exit 2)
 |   +-- UnknownHook     a hook point that the model does not have
-|   +-- TooFewRows      fewer rows than the protocol of section 7.5 allows
+|   +-- TooFewRows      fewer rows than docs/method.md section 7.5 allows
 +-- StoreError      an activation on disk is not what its key says (exit 3)
 +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
 +-- MissingExtra    an optional dependency is not installed (exit 3)
@@ -24,47 +24,95 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
 
 
 class ProbekitError(Exception):
-    """Base of all of them. `exit_code` is what the command line returns."""
+    """Base of all of them. `exit_code` is what the command line returns.
+
+    >>> import probekit as pk
+    >>> [error.exit_code for error in (pk.BadInput, pk.StoreError, pk.MissingExtra, pk.Interrupted)]
+    [2, 3, 3, 130]
+    """
 
     exit_code = 2
 
 
 class BadInput(ProbekitError):
-    """What was asked cannot be done as asked."""
+    """What was asked cannot be done as asked.
+
+    >>> import probekit as pk
+    >>> pk.Level.parse("liner")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    probekit.errors.BadInput: no level 'liner'. Did you mean 'linear'? Levels: ...
+    """
 
 
 class UnknownHook(BadInput):
-    """The model has no such hook point."""
+    """The model has no such hook point.
+
+    >>> from probekit.hookpoint import expand
+    >>> expand("blocks.7.hook_resid_post", ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"])
+    Traceback (most recent call last):
+    probekit.errors.UnknownHook: the model has no hook point 'blocks.7.hook_resid_post': it has 2 layers (0-1).
+    """
 
 
 class TooFewRows(BadInput):
-    """Fewer rows than the protocol allows for what was asked."""
+    """Fewer rows than docs/method.md section 7.5 allows for what was asked.
+
+    >>> import probekit as pk
+    >>> issubclass(pk.TooFewRows, pk.BadInput)
+    True
+    """
 
 
 class StoreError(ProbekitError):
-    """An activation on disk is not what its key says, or the store cannot be used."""
+    """An activation on disk is not what its key says, or the store cannot be used.
+
+    >>> import probekit as pk
+    >>> pk.StoreError.exit_code
+    3
+    """
 
     exit_code = 3
 
 
 class RunError(ProbekitError):
-    """A run folder is missing, half-written, or does not match its manifest."""
+    """A run folder is missing, half-written, or does not match its manifest.
+
+    >>> import probekit as pk
+    >>> pk.open_run("runs/nowhere")
+    Traceback (most recent call last):
+    probekit.errors.RunError: no run folder runs/nowhere; `probekit ls` lists the runs.
+    """
 
 
 class MissingExtra(ProbekitError):
-    """An optional dependency is needed and not installed."""
+    """An optional dependency is needed and not installed: the page without streamlit, a PNG without a browser.
+
+    >>> import probekit as pk
+    >>> pk.MissingExtra.exit_code
+    3
+    """
 
     exit_code = 3
 
 
 class Interrupted(ProbekitError):
-    """The user stopped the work; everything finished so far is kept."""
+    """The user stopped the work; everything finished so far is kept.
+
+    >>> import probekit as pk
+    >>> pk.Interrupted.exit_code
+    130
+    """
 
     exit_code = 130
 
 
 class FitError(ProbekitError):
-    """A solver did not reach its certificate; the cell becomes NA with the reason, never a silent number."""
+    """A solver did not reach its certificate; the cell becomes NA with the reason, never a silent number.
+
+    >>> import probekit as pk
+    >>> issubclass(pk.FitError, pk.ProbekitError)
+    True
+    """
 
 
 def first_line(error: BaseException) -> str:

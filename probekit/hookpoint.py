@@ -15,7 +15,12 @@ _PARTS = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "m
 
 @dataclass(frozen=True)
 class HookPoint:
-    """A TransformerLens hook name. `layer` is None outside the blocks; `part` is the rest of the name."""
+    """A TransformerLens hook name. `layer` is None outside the blocks; `part` is the rest of the name.
+
+    >>> import probekit as pk
+    >>> pk.HookPoint.parse("blocks.3.hook_resid_post").layer
+    3
+    """
 
     name: str
     layer: int | None

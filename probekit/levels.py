@@ -20,7 +20,16 @@ DEFAULT = ("prior", "baseline", "neurons", "direction", "directions", "simple:tw
 
 @dataclass(frozen=True)
 class Level:
-    """`directions`, `simple:quadratic`, `hypothesis:rules`: a family and, after the colon, which member of it."""
+    """`directions`, `simple:quadratic`, `hypothesis:rules`: a family and, after the colon, which member of it.
+
+    family: one of prior, baseline, neurons, direction, directions, simple, linear, nonlinear, hypothesis
+    (docs/method.md section 1). member: of `simple` the class, of `hypothesis` its name, else empty.
+
+    >>> import probekit as pk
+    >>> level = pk.Level.parse("simple:quadratic")
+    >>> level.family, level.member, level.has_k
+    ('simple', 'quadratic', True)
+    """
 
     family: str
     member: str = ""
@@ -58,7 +67,15 @@ class Hypothesis:
 
     behaviour: the one it speaks of; all whose number of outcomes fits when empty. rule gets {feature name: labels
     [n, n_targets]} and returns [n, n_outcomes], each row a law or all zeros where the rule allows nothing (the floor
-    then speaks). Loading one from a file runs the user's code.
+    then speaks). `of` wraps a function, `load` reads `file.py:function`, which runs the user's code; both hash the
+    source into the record. How it is judged: docs/method.md section 1.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> from probekit.testbeds.othello.rules import legal_uniform
+    >>> rules = pk.Hypothesis.of("rules", ("mine_yours",), legal_uniform, behaviour="next_move_law")
+    >>> rules.name, rules.features, len(rules.source_hash)
+    ('rules', ('mine_yours',), 16)
     """
 
     name: str

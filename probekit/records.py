@@ -63,7 +63,14 @@ class Record:
     transfer, a share for decomposition, a proportion for accuracy, a difference of bits for crossing. low, high: 95 %
     interval. raw: the value before calibration refits or debiasing, where one is done. p99_bits: 99th percentile over
     examples of missed bits; worst_group: the largest mean of missed bits over groups. NA is None in `value` with
-    `na_reason` set.
+    `na_reason` set. Coordinates are words of METRICS, ARMS, LEVELS, SOURCES, CONTROLS, FLOORS and NA_REASONS; another
+    one is a BadInput. `id` is the digest of the coordinates, `row()` the record as a dictionary.
+
+    >>> import probekit as pk
+    >>> place = {"behaviour": "truth", "fit_domain": "all", "test_domain": "all", "hook": "blocks.0.hook_resid_post"}
+    >>> record = pk.Record(**place, metric="read", level="linear", value=0.7, low=0.6, high=0.8, n=400, groups=100)
+    >>> record.value, len(record.id)
+    (0.7, 16)
     """
 
     # coordinates

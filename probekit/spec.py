@@ -42,81 +42,129 @@ Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What stands below a field is its description, which docs/spec.md is made of (cli/reference.py).
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSpec(_Strict):
-    """`name` is a hub name, a local folder (relative to the spec file) or a bundled testbed."""
+    """The model. A job on a bundled testbed needs none of it."""
 
     name: str
+    """A hub name, a local folder relative to the spec file, or a bundled testbed."""
     revision: str | None = None
+    """Of a hub model: a branch, tag or commit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers the model computes in and activations are stored in. Cost: bfloat16 takes half the memory and disk, and
+    rounds activations by up to 1 part in 256. Readers are fitted in float32 either way."""
     bos: Literal["exactly_one", "none", "as_is"] = "as_is"
-    backend: Literal["auto", "bridge", "hf"] = "auto"  # which forward activations are captured from
-    twin: bool = True  # also measure a randomly initialised network of the same architecture
+    """Tokens that begin a sequence: one, none, or what the tokenizer and the text give."""
+    backend: Literal["auto", "bridge", "hf"] = "auto"
+    """Which forward activations come from: TransformerLens (`bridge`), Hugging Face's own (`hf`), or the second where
+    both agree on a sample of the texts. Cost: `bridge` is the slower one."""
+    twin: bool = True
+    """Also capture a randomly initialised network of the same architecture, for the control `random_twin`. Cost: a
+    second capture, in time and in disk."""
 
 
 class BehaviourEntry(_Strict):
-    """One behaviour; see task.BehaviourSpec for the kinds. Tokens are ids or strings of exactly one token."""
+    """One behaviour: what counts as something that the model did. Tokens are ids or strings of exactly one token."""
 
     name: str
+    """What records call it."""
     kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label"] = "law"
+    """`law`: next-token law. `argmax`: its likeliest token. `choice`: law among answers. `logit_diff`: the first of two
+    answers against the second. `groups`: mass of sets of tokens. `generation`: which rule the continuation meets.
+    `label`: a column; nothing is read off the model."""
     tokens: tuple[int | str, ...] | None = None
+    """Outcomes of `law` and `argmax` (all of the vocabulary when absent), answers of `choice` and `logit_diff`."""
     sets: dict[str, tuple[int | str, ...]] | None = None
+    """For `groups`: an outcome's name and its tokens."""
     column: str | None = None
-    # Columns of answers that differ from row to row: `choice` among a list, `logit_diff` of two.
+    """For `label`: the column of the file."""
     answers: str | None = None
+    """For `choice`: a column of lists of answers, which differ from row to row."""
     correct: str | None = None
+    """For `logit_diff`: a column of first answers."""
     wrong: str | None = None
-    first_token: bool = False  # an answer of several tokens stands for its first one
-    # What is generated counts as the first outcome whose rule it meets: a list of beginnings, or a regular expression.
+    """For `logit_diff`: a column of second answers."""
+    first_token: bool = False
+    """Whether an answer of several tokens stands for its first one. Otherwise it is an error."""
     match: dict[str, str | tuple[str, ...]] | None = None
+    """For `generation`: an outcome and its rule, a list of beginnings or a regular expression. The first rule that is
+    met counts."""
     n_tokens: int | None = Field(default=None, gt=0)
-    samples: int = Field(default=0, ge=0)  # 0: the likeliest token each time, once
+    """For `generation`: tokens written. Cost: one forward pass per token and sample."""
+    samples: int = Field(default=0, ge=0)
+    """For `generation`: continuations drawn. 0 takes the likeliest token each time, once."""
     temperature: PositiveFloat = 1.0
+    """For `generation`: of the draws."""
     seed: NonNegativeInt = 0
+    """For `generation`: of the draws."""
 
 
 class FeatureEntry(_Strict):
-    """A named concept: one label column of the file."""
+    """A named concept, which accuracy is measured for and hypotheses speak of."""
 
     name: str
+    """What records and rules call it."""
     column: str
+    """The column of its labels."""
 
 
 class Turn(_Strict):
-    """One turn of a chat; `content` is a template."""
+    """One turn of a chat."""
 
     role: str
+    """`system`, `user`, `assistant`, or what the model's chat template knows."""
     content: str
+    """A template, filled from columns."""
 
 
 SOURCES = ("text", "tokens", "template", "chat", "messages")
 
 
 class TaskSpec(_Strict):
-    """Either a bundled `testbed`, or a `file` (CSV, JSONL or Parquet) whose columns are named here."""
+    """What is asked of the model: a bundled `testbed`, or a `file` and one of text, tokens, template, chat, messages
+    ([text.md](text.md))."""
 
     testbed: str | None = None
+    """A bundled task: `othello-6x6`."""
     file: str | None = None
-    # What the model reads: a column of texts or of token ids, a template filled from columns, or a chat (a template per
-    # turn, or a column of messages), which the tokenizer's own chat template renders.
+    """CSV, JSONL or Parquet, relative to the spec file. One row is one example."""
     text: str | None = None
+    """A column of texts."""
     tokens: str | None = None
+    """A column of token ids."""
     template: str | None = None
+    """A text filled from columns: `the capital of {country} is`."""
     chat: tuple[Turn, ...] | None = None
+    """Turns filled from columns, rendered by the tokenizer's own chat template."""
     messages: str | None = None
-    generation_prompt: bool | None = None  # after a chat; when absent, unless the assistant has the last word
-    spans: dict[str, str | tuple[str, str]] = {}  # column of a piece of the text, or columns of its characters
-    truncate: Literal["refuse", "right"] = "refuse"  # of rows longer than the model's context
+    """A column of chats."""
+    generation_prompt: bool | None = None
+    """Whether the assistant's turn is opened after a chat. When absent, unless the assistant has the last word."""
+    spans: dict[str, str | tuple[str, str]] = {}
+    """Named pieces of the text: a column that holds the piece, or columns of its first and last-plus-one character."""
+    truncate: Literal["refuse", "right"] = "refuse"
+    """What happens to rows longer than the model's context: an error, or their beginning is read."""
     id: str | None = None
+    """A column that names examples."""
     group: str | None = None
+    """The column of what could be memorised: template, entity, game. No group lies on two sides of a split. When absent
+    each example is a group of its own."""
     domain: str | None = None
-    position: str | tuple[str, ...] | None = None  # rules of `positions`; the last token when absent
+    """The column of situations. The first one in the file is the seen one."""
+    position: str | tuple[str, ...] | None = None
+    """Rules of where each example is read ([text.md](text.md)); the last token when absent. Cost: each further rule is
+    measured apart, from the same capture."""
     behaviours: tuple[BehaviourEntry, ...] = ()
+    """What the model did. A testbed brings its own. Cost: every level is fitted for each."""
     features: tuple[FeatureEntry, ...] = ()
-    n_examples: int | None = Field(default=None, gt=0)  # per domain, for testbeds and as a cap for files
-    n_positions: int | None = Field(default=None, gt=0)  # read per example, for testbeds
+    """Named concepts."""
+    n_examples: int | None = Field(default=None, gt=0)
+    """Per domain: a cap for files; for a testbed the number of games, twice as many in the seen domain."""
+    n_positions: int | None = Field(default=None, gt=0)
+    """For a testbed: places read per example."""
 
     @model_validator(mode="after")
     def _one_task(self) -> "TaskSpec":
@@ -145,38 +193,65 @@ class TaskSpec(_Strict):
 
 
 class HypothesisEntry(_Strict):
-    """A stated hypothesis: `rule` is `file.py:function`, `features` the labels it is given."""
+    """A stated hypothesis: features and a rule from them to a law. Running a job runs the rule, which is your code."""
 
     name: str
+    """Its level is `hypothesis:<name>`."""
     rule: str
+    """`file.py:function`, relative to the spec file. It gets {feature: labels [n, targets]} and returns a law
+    [n, outcomes]; a row of zeros makes no claim."""
     features: tuple[str, ...]
-    behaviour: str = ""  # the one it speaks of
+    """The features that the rule is given."""
+    behaviour: str = ""
+    """The behaviour it speaks of. When empty, every one with as many outcomes as its law."""
 
 
 class ReadSpec(_Strict):
-    """Which levels are read at which hook points. ks apply to the levels that have a k; k above d is left out."""
+    """Which levels are read at which hook points."""
 
     hooks: tuple[str, ...] = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
+    """TransformerLens names; `*` stands for every layer. Cost: time and disk grow with their number."""
     levels: Levels = DEFAULT
+    """Levels of [method.md](method.md#1-read). Cost: `nonlinear` and `simple:` take most of the time."""
     ks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64, 128), min_length=1)
-    # Of the simple functions, whose cost grows with the square of k.
+    """Numbers of directions or neurons of the levels that have a k. Those above the width are left out."""
     simple_ks: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    """The same for `simple:` levels, at most 8. Cost: grows with the square of k."""
     lambdas: tuple[PositiveFloat, ...] = Field(default=(1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), min_length=1)
+    """Ridges that are tried, in units of the median variance. Cost: little, since they are one path."""
     controls: tuple[Literal["random_directions", "permuted", "random_twin", "row_split", "control_task"], ...] = (
         "random_directions", "permuted", "random_twin", "row_split", "control_task",
     )  # fmt: skip
-    delete: tuple[str, ...] = ()  # spans of the text that readers are also tried without: `field:tag`, `role:system`
-    filler: int | str | None = None  # a token in place of each deleted one; when absent the text closes up
-    outer_folds: int = Field(default=1, ge=1)  # of whole groups, each tested once; 1: a single quarter is tested
-    inner_folds: int = Field(default=1, ge=1)  # over which ridges are chosen, inside each outer fold's training rows
-    n_permutations: int = Field(default=199, ge=0)  # behind the p-values of sites; 0: none
-    extrapolate: bool = True  # also fit on 4, 8 and 16 rows per coordinate, for the limit of many rows
-    online_orders: int = Field(default=0, ge=0)  # of the online code, at least 5 for figures in print; 0: none
+    """[method.md](method.md#8-controls) says how to read each; `random_twin` needs `twin` of `[model]`. Cost: a fit of
+    `linear` each, and of a floor for the last two."""
+    delete: tuple[str, ...] = ()
+    """Spans of the text that readers are also tried without: `field:tag`, `role:system`. Cost: a capture each."""
+    filler: int | str | None = None
+    """A token in place of each deleted one. When absent the text closes up."""
+    outer_folds: int = Field(default=1, ge=1)
+    """Of whole groups, each tested once. 1 tests a single quarter. Cost: fits are made once per fold."""
+    inner_folds: int = Field(default=1, ge=1)
+    """Folds over which ridges are chosen, inside each outer fold's training rows. 1 chooses on the select rows."""
+    n_permutations: int = Field(default=199, ge=0)
+    """Permutations behind `p_max`, the p-value that corrects for having looked at all sites. 0: no p-value. The
+    smallest p-value is 1 / (1 + n_permutations). Cost: a pass over logits each; no fit."""
+    extrapolate: bool = True
+    """Also fit `direction` and `linear` on a quarter and half of the rows, for the limit of many rows. Needs 16 rows
+    per coordinate. Cost: three more fits of both."""
+    online_orders: int = Field(default=0, ge=0)
+    """Orders of the online code; print means of 5 or more. 0: none. Cost: about ten fits of every level per order."""
     decomposition: bool = True
-    decomposition_k: int = Field(default=4, gt=0)  # directions of the `directions` and `simple` classes
-    decomposition_simple: Annotated[str, AfterValidator(_simple)] = "quadratic"  # the simple class that is added
+    """Whether the bits of a site are shared out to classes. Cost: two more chains of fits, with a multilayer perceptron
+    in each."""
+    decomposition_k: int = Field(default=4, gt=0)
+    """Directions of the classes `directions` and `simple` in it."""
+    decomposition_simple: Annotated[str, AfterValidator(_simple)] = "quadratic"
+    """The simple class in it: one of those after `simple:`, without the prefix."""
     floors: tuple[Literal["strong", "weak"], ...] = ("strong", "weak")
-    features: tuple[str, ...] | None = None  # read as targets, for accuracy and hypotheses; all of them when absent
+    """Which floors are measured. `strong` reads all that the input shows and is always fitted; `weak` reads the
+    position alone, and shows what a weak floor would credit to the network. Cost: one more fit of `linear`."""
+    features: tuple[str, ...] | None = None
+    """Features that are read, for accuracy and hypotheses. All of the task's when absent."""
 
     def features_of(self, known: Sequence[str]) -> tuple[str, ...]:
         """The features that are read, of those that the task has. Raises BadInput for another."""
@@ -187,20 +262,28 @@ class ReadSpec(_Strict):
 
 
 class ReplaceSpec(_Strict):
-    """Keep-only at one site and at all sites. rows: test examples run; donors: M of measurement.md section 2.
+    """The network run with only the abstraction kept ([method.md](method.md#2-replace)). Left out, nothing is replaced.
 
-    hooks: among those of [read]; left out, those of them that are resid_post, or all where none is.
+    Cost: rows x donors runs of the edited token per level, k, arm and domain; the dearest part on a large model.
     """
 
     hooks: tuple[str, ...] = ()
+    """Among those of `[read]`. When empty, those of them that are resid_post, or all where none is."""
     behaviours: tuple[str, ...] = ()
+    """Behaviours of the model's own output. All that one forward pass shows when empty."""
     levels: Levels = ("directions",)
+    """Levels whose directions are kept, of those and of the ks that `[read]` has."""
     ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64), min_length=1)
+    """Numbers of directions kept."""
     donors: int = Field(default=16, ge=2)
+    """Rows that what is not kept is taken from, per row."""
     rows: int = Field(default=256, ge=16)
+    """Test rows that are run."""
     arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
         "single:random", "single:matched", "chain:random", "chain:matched",
     )  # fmt: skip
+    """`single`: one hook point at a time. `chain`: all at once. `random`: any donors. `matched`: donors with nearly the
+    same value of what is kept."""
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
@@ -212,25 +295,49 @@ class ReplaceSpec(_Strict):
 
 
 class TransferSpec(_Strict):
-    """Fitted on one domain, applied to another, for all pairs."""
+    """Fitted on one domain, applied to another, for all pairs. Left out, nothing is transferred."""
 
     levels: Levels = ("linear",)
-    domains: tuple[str, ...] = ()  # all of the task's when empty
+    """Levels that are moved. Cost: a fit of each in every domain."""
+    domains: tuple[str, ...] = ()
+    """Domains between which. All of the task's when empty."""
 
 
 class JobSpec(_Strict):
-    """A batch job. `id` is the digest of everything that decides its numbers."""
+    """A batch job, as a TOML file says it.
+
+    `read_toml` reads a file, `check` a plain dictionary; every mistake is one BadInput sentence. `id` is the digest of
+    all that the file says.
+
+    >>> from probekit import JobSpec
+    >>> job = JobSpec.check({"name": "first", "task": {"testbed": "othello-6x6"}}, "here")
+    >>> job.read.outer_folds, len(job.id)
+    (1, 16)
+    >>> JobSpec.check({"name": "first", "task": {"testbd": "othello-6x6"}}, "here")
+    Traceback (most recent call last):
+    probekit.errors.BadInput: here: unknown key 'task.testbd'. Did you mean 'testbed'?
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The run folder's name begins with it."""
     model: ModelSpec | None = None
+    """The model; absent for a testbed, which brings its own."""
     task: TaskSpec
+    """What is asked of it."""
     hypotheses: tuple[HypothesisEntry, ...] = ()
+    """Stated hypotheses."""
     read: ReadSpec = ReadSpec()
+    """Is it there?"""
     replace: ReplaceSpec | None = None
+    """Does the model run on it?"""
     transfer: TransferSpec | None = None
+    """Does it carry over?"""
     seed_probe: NonNegativeInt = 0
+    """Decides starts and draws of fits."""
     seed_data: NonNegativeInt = 0
+    """Decides splits, bootstrap and permutations."""
     n_bootstrap: int = Field(default=2000, ge=200)
+    """Cluster bootstrap samples behind every interval. Cost: little."""
 
     @property
     def id(self) -> str:

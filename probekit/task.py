@@ -28,6 +28,10 @@ class BehaviourSpec:
     of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`), `generation`
     (which rule the continuation meets, `generation`), `label` (an external label, column `column`; nothing is read off
     the model). row_tokens [n_rows, k]: the tokens of `choice` and `logit_diff` where they differ from row to row.
+
+    >>> import probekit as pk
+    >>> pk.BehaviourSpec("answer", "choice", tokens=(7, 9), outcomes=("yes", "no")).outcomes
+    ('yes', 'no')
     """
 
     name: str
@@ -75,7 +79,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the model did: law [n, n_outcomes], rows on the simplex; one-hot when the behaviour is deterministic."""
+    """What the model did: law [n, n_outcomes] float32, rows on the simplex; one-hot when it is deterministic.
+
+    covered: mean mass that the kept outcomes cover when a large law was reduced to 64 and `rest`. Raises BadInput for
+    rows that are not finite or do not sum to 1 within .001.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> pk.Behaviour("truth", np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32), ("true", "false")).law.shape
+    (2, 2)
+    """
 
     name: str
     law: NDArray[np.float32]
@@ -120,7 +133,15 @@ def constants(behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], dom
 
 @dataclass(frozen=True)
 class Feature:
-    """Named concept labels: labels [n, n_targets] of class numbers, such as 36 squares each mine, yours or empty."""
+    """Named concept labels: labels [n, n_targets] of class numbers, such as 36 squares each mine, yours or empty.
+
+    classes: the names of the numbers; targets: of the columns.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> pk.Feature("colour", np.array([[0], [1], [0]]), ("red", "blue"), ("car",)).labels.shape
+    (3, 1)
+    """
 
     name: str
     labels: NDArray[np.int64]
@@ -136,6 +157,16 @@ class Observations:
     types: what a control task gives random labels to (the token that is read); None where nothing is known of it.
     rules: which rows each of several rules of positions names [n]; empty where there is one. touched: where a span was
     deleted, which rows' texts had it [n].
+
+    example, position, group [n]: numbers; domain [n]: names, the first one is the seen one.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> truth = pk.Behaviour("truth", np.eye(2, dtype=np.float32)[[0, 1, 1, 0]], ("no", "yes"))
+    >>> rows = np.arange(4)
+    >>> seen = pk.Observations(rows, 0 * rows, rows // 2, np.array(["a", "a", "b", "b"]), {"truth": truth})
+    >>> len(seen), seen.domains, len(seen.rows(seen.domain == "b"))
+    (4, ['a', 'b'], 2)
     """
 
     example: NDArray[np.int64]
@@ -215,6 +246,14 @@ class Task:
     spans: name of a stretch of text (`field:question`) -> first and last-plus-one token of each [m, 2], per example.
     rules: where several rules say what is read, which rows each names [n_rows]; they are measured apart.
     audit: how the examples were made: what was rendered, added, cut and counted, as plain JSON values.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> tokens = [np.array([3, 1, 4]), np.array([1, 5])]
+    >>> read = [np.array([2]), np.array([0, 1])]
+    >>> spec = pk.BehaviourSpec("next", "law")
+    >>> pk.Task("two texts", tokens, read, np.array([0, 1]), np.array(["all", "all"]), (spec,)).row_example
+    array([0, 1, 1])
     """
 
     name: str

@@ -36,7 +36,17 @@ class Activations:
     """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
 
     laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
-    for [n] to its law [n, outcome]. behaviours: as they were asked, with the outcomes found for large laws.
+    for [n] to its law [n, outcome]. behaviours: as they were asked, with the outcomes that large laws were found to have.
+    A site is read from the store, verified, each time it is asked for.
+
+    >>> import numpy as np
+    >>> import torch
+    >>> import probekit as pk
+    >>> rows = np.arange(6)
+    >>> seen = pk.Observations(rows, 0 * rows, rows, np.full(6, "all"), behaviours={})
+    >>> acts = pk.Activations({"blocks.0.hook_resid_post": torch.zeros(6, 4)}, seen, audit={})
+    >>> acts.sites["blocks.0.hook_resid_post"].shape, acts.observations.domains
+    (torch.Size([6, 4]), ['all'])
     """
 
     sites: Mapping[str, Tensor]

@@ -51,6 +51,12 @@ def capture(
     largest mean mass. Without behaviours of the model's own output the forward ends behind the last missing hook.
     Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
     shards are kept and the same call resumes.
+
+    >>> import probekit as pk
+    >>> model, task = pk.load_model("othello-6x6"), pk.load_task("othello-6x6", n_examples=4, n_positions=2)
+    >>> acts = pk.capture(model, task, ["blocks.0.hook_resid_pre", "blocks.*.hook_resid_post"], store=None)
+    >>> len(acts.sites), acts.observations.behaviours["next_move_law"].law.shape[1]
+    (7, 33)
     """
     names = [hook.name for hook in model.hooks(hooks)]
     _check_task(task)
@@ -90,7 +96,18 @@ def capture_without(
 
     The same hook points, outcomes and columns of the floor's inputs, so that what was fitted on whole texts can be
     applied; of several rules of positions, those that do not read the span. filler: a token in place of each deleted
-    one. how: `store` and other arguments of `capture`.
+    one. how: `store` and other arguments of `capture`. Raises what `capture` and `delete_span` raise.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> texts, last = [np.array([13, 9, 10, 17]), np.array([8, 7, 23, 2])], [np.array([3]), np.array([3])]
+    >>> first = {"field:opening": [np.array([[0, 1]]), np.array([[0, 1]])]}
+    >>> group, domain = np.arange(2), np.array(["all", "all"])
+    >>> task = pk.Task("opened", texts, last, group, domain, (pk.BehaviourSpec("next"),), spans=first)
+    >>> model = pk.load_model("othello-6x6")
+    >>> whole = pk.capture(model, task, "blocks.0.hook_resid_post", store=None)
+    >>> pk.capture_without(model, task, "opening", whole, store=None).observations.position
+    array([2, 2])
     """
     encoder = model.encoder if model.tokenizer is not None else None
     deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))

@@ -36,7 +36,15 @@ def stream_statistics(
     target in the task; or a class number, or a row of numbers, for each of the task's rows. Classes become one-hot
     targets. rows: those to use, such as the fit side of a split; all when None. Memory holds (width + targets)^2
     numbers per hook point beside the model, however many rows there are. Raises UnknownHook, and BadInput for labels
-    that do not fit.
+    that do not fit. Erasers are those of Belrose et al. 2023 (LEACE).
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> model, task = pk.load_model("othello-6x6"), pk.load_task("othello-6x6", n_examples=8, n_positions=2)
+    >>> even = task.row_position % 2
+    >>> found = pk.stream_statistics(model, task, "blocks.0.hook_resid_post", even)
+    >>> found["blocks.0.hook_resid_post"].mean_difference().shape
+    torch.Size([128, 2])
     """
     names = [hook.name for hook in model.hooks(hooks)]
     y = _targets(task, labels)

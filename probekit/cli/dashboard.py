@@ -13,7 +13,7 @@ from probekit.errors import BadInput, MissingExtra
 
 def dashboard(
     root: Annotated[Path, typer.Argument(metavar="[RUNS]", help="Folder that holds the run folders.")] = Path("runs"),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     unsafe_expose: Annotated[

@@ -155,6 +155,19 @@ def train(
             print_json("testbed train", True, kept, out=str(out))
 
 
+@testbed.command("games")
+def games(
+    file: Annotated[Path, typer.Argument(help="The CSV that is written.")],
+    n: Annotated[int, typer.Option("--n", min=20, help="Games; three rows each.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Decides the games.")] = 0,
+) -> None:
+    """Write Othello games as a CSV, to try a file of one's own with: `game`, `moves`, `ahead`."""
+    from probekit.testbeds.othello.task import write_games
+
+    write_games(file, n, seed=seed)
+    typer.echo(str(file))
+
+
 @testbed.command("export")
 def export(
     training: Annotated[Path, typer.Argument(help="A training folder.")],

@@ -1,4 +1,4 @@
-"""Readers: every level of measurement.md section 1 fitted at one site, behind one shape.
+"""Readers: every level of docs/method.md section 1 fitted at one site, behind one shape.
 
 A Reader is what was fitted, ready to be applied to raw activations and a floor's logits, in any domain. All are fitted
 on the same rows beside the same floor; ridge, class restarts and early stops are chosen on the selection rows, and a

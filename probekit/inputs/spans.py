@@ -16,6 +16,15 @@ def delete_span(task: Task, span: str, filler: int | None = None) -> Task:
     span: a name of `task.spans` such as `field:tag`, or what stands behind its colon where only one has it. Positions
     move with their tokens; of several rules of positions, those that read the span are left out. Raises BadInput where
     nothing would be deleted, or what is read by every rule.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> texts, last = [np.array([8, 3, 1, 4]), np.array([8, 1, 5])], [np.array([3]), np.array([2])]
+    >>> tag = {"field:tag": [np.array([[0, 1]]), np.array([[0, 1]])]}
+    >>> group, domain = np.arange(2), np.array(["all", "all"])
+    >>> task = pk.Task("tagged", texts, last, group, domain, (pk.BehaviourSpec("next"),), spans=tag)
+    >>> pk.delete_span(task, "tag").tokens
+    [array([3, 1, 4]), array([1, 5])]
     """
     name = find_span(task.spans, span)
     gone = [_covered(len(tokens), spans) for tokens, spans in zip(task.tokens, task.spans[name], strict=True)]

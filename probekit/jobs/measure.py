@@ -53,7 +53,16 @@ def measure(
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
     NaN where no permutation leaves the behaviour's groups what they are (whole groups, no two of one size). Rows of
     metric `selected` are at the hook point that the selection rows prefer.
-    Raises BadInput in one sentence for anything that cannot be measured.
+    Raises BadInput in one sentence for anything that cannot be measured. Formulas: docs/method.md.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(800, 4)).astype("float32")
+    >>> quick = {"n_bootstrap": 200, "n_permutations": 0, "controls": (), "extrapolate": False, "decomposition": False}
+    >>> records = pk.measure(x, behaviour=x[:, 0] > 0, groups=np.arange(800) // 4, levels=("linear",), **quick)
+    >>> bool(records.query("floor == 'strong'")["value"].iloc[0] < 0.1)
+    True
     """
     import pandas as pd
 

@@ -44,10 +44,18 @@ def run_job(
 ) -> Run:
     """Measure a job into `root/<run>` and return the finished run. A stopped job resumes; a finished one is returned.
 
-    n_workers: processes that measure cells side by side, each with its own copy of the model, `cores // n_workers`
-    threads and one site's activations in memory; they read what this process has captured. A number may differ in its
-    last bits between numbers of threads, never between numbers of workers with the same (OMP_NUM_THREADS=1).
-    Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every finished cell kept.
+    spec: a JobSpec, or the path of a TOML file, to which other paths in it are relative (else to `base`). store: folder
+    that activations are kept in. progress(what, done, total) is called as cells finish. n_workers: processes that
+    measure cells side by side, each with its own copy of the model, `cores // n_workers` threads and one site's
+    activations in memory; they read what this process has captured. A number may differ in its last bits between
+    numbers of threads, never between numbers of workers with the same (OMP_NUM_THREADS=1). Raises BadInput for anything
+    wrong with the request, Interrupted on Ctrl-C with every finished cell kept.
+
+    >>> import probekit as pk
+    >>> asked = {"name": "bad", "task": {"testbed": "othello-6x6"}, "model": {"name": "./nowhere"}}
+    >>> pk.run_job(pk.JobSpec.check(asked, "here"), root="elsewhere")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    probekit.errors.BadInput: no model folder ./nowhere...
     """
     if not isinstance(spec, JobSpec):
         base = Path(spec).parent if base is None else base

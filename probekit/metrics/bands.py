@@ -89,9 +89,9 @@ def best_site(
     select_bits [n_folds, n_sites]: loss on the selection rows of each outer fold (NaN: not measured there);
     numerator, denominator [n_sites, n_groups]: sums over test groups by readers that were fitted outside the group's
     own fold; fold_of_group [n_groups]. In each fold the site of least selection loss is taken, and only its test groups
-    are scored by it (nested selection, measurement.md 7.2). The value is unbiased; the interval takes the choices as
-    made, and covers as long as selection uses a part of the groups outside a fold (.94 on 24 equal sites with a fifth
-    of them, .80 with all: each fold then chooses by the very rows that test the others).
+    are scored by it (nested selection, docs/method.md section 7.2). The value is unbiased; the interval takes the
+    choices as made, and covers as long as selection uses a part of the groups outside a fold (.94 on 24 equal sites
+    with a fifth of them, .80 with all: each fold then chooses by the very rows that test the others).
     """
     _check_sites(numerator, denominator, weights)
     n_folds, n_sites = select_bits.shape

@@ -11,7 +11,7 @@ def permutation_plan(group: NDArray, n_permutations: int, seed: int, constant_wi
 
     Rows move inside their group; rows that are alone in theirs exchange places. With `constant_within` (a behaviour
     that is the same all over a group) whole groups of equal size exchange their rows, in order. Unlike the derangements
-    of `stats.permute_within`, which make a control, these are uniform on a group of permutations, so that p-values are
+    of `permute_within`, which make a control, these are uniform on a group of permutations, so that p-values are
     exact.
     Raises BadInput when only the identity is allowed.
     """

@@ -1,4 +1,4 @@
-"""Replace (measurement.md section 2): does the model run on the abstraction? Pure functions of outcome laws.
+"""Replace (docs/method.md section 2): does the model run on the abstraction? Pure functions of outcome laws.
 
 The runner runs the network with donors' activations outside the kept subspace and hands the laws over.
 """
@@ -28,7 +28,8 @@ def mixture_kl(law: NDArray, edited: NDArray) -> NDArray:
     A row whose donors agree with it costs exactly 0; nothing kept estimates E KL(p || mean p).
 
     With four sure answers that are equally frequent, 16 donors and nothing kept, this finds 2.04 bits where 2 are true,
-    a jackknife .6 and split halves worse (tests/test_metrics.py). Sure answers rarer than 1 in 2 M are underestimated.
+    a jackknife .6 and split halves worse (tests/metrics/test_metrics.py). Sure answers rarer than 1 in 2 M are
+    underestimated.
     """
     law, edited = law.astype(np.float64), edited.astype(np.float64)
     n_donors = edited.shape[1]

@@ -20,7 +20,8 @@ def at_infinity(bits: NDArray, n_fit: NDArray, d: int) -> NDArray[np.float64]:
     """The loss at infinitely many fit rows, from S(n) = S_inf + b d / n: [m, ...] -> [...].
 
     The line is fitted by least squares weighted with n, since the scatter of a fit falls as 1 / n; the bias of a
-    regularised or plain logistic fit is proportional to d / n from about four rows per coordinate (measurement.md 1).
+    regularised or plain logistic fit is proportional to d / n from about four rows per coordinate (docs/method.md
+    section 7.5).
     bits [m, ...]: losses on the same test rows of readers fitted on n_fit [m] rows (nested subsets, see `nested_rows`).
     S_inf is a fixed linear combination of the m losses, row by row, so its interval is the cluster bootstrap of the
     losses themselves. It spans the draw of test rows, not that of fit rows.
@@ -123,10 +124,10 @@ class Sufficiency:
 
 
 def refusal(n_effective: float, d: int, one_direction: bool) -> Sufficiency:
-    """Section 7.5 of the protocol in effective rows: a regularised reader of d coordinates needs 10 d.
+    """docs/method.md section 7.5 in effective rows: a regularised reader of d coordinates needs 10 d.
 
     Below, a reader of one direction is marked (its bits are biased upwards, its AUROC is not), any other refused.
-    Below 2 d even that is refused (`stats.check_rows`).
+    Below 2 d even that is refused (`splits.check_rows`).
     """
     found = f"{n_effective:.0f} effective fit rows for {d} coordinates, {10 * d} are asked"
     if n_effective >= 10 * d:

@@ -100,7 +100,7 @@ def folds_by_group(group: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]
 
 
 def check_rows(n_fit: int, d: int) -> None:
-    """Raise TooFewRows for less than 2 fit rows per coordinate, from which no bits are told (measurement.md 7.5)."""
+    """Raise TooFewRows below 2 fit rows per coordinate, which tell no bits (docs/method.md section 7.5)."""
     if n_fit < 2 * d:
         raise TooFewRows(
             f"{d} coordinates are to be read from {n_fit} fit rows: below {2 * d} rows bits cannot be told from "

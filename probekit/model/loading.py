@@ -27,7 +27,14 @@ def load_model(
 ) -> Model:
     """Load a bundled testbed, a folder in Hugging Face format, or a model of the hub by name.
 
-    A folder needs config.json and safetensors weights; a tokenizer is optional. Raises BadInput when it cannot be had.
+    A folder needs config.json and safetensors weights; a tokenizer is optional. revision: of a hub model. dtype:
+    float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput when it cannot
+    be had.
+
+    >>> import probekit as pk
+    >>> model = pk.load_model("othello-6x6")
+    >>> model.name, model.d_vocab
+    ('othello-6x6', 33)
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")

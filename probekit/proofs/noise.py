@@ -29,7 +29,7 @@ N_PERMUTATIONS = 99
 ALPHA = 0.05
 SEEDS_PER_UNIT = 10
 GRID = tuple((rows, icc) for rows in (2, 10, 20, 50) for icc in (0.1, 0.5))
-LINEAR_FROM = 20  # fit rows per coordinate; below only the mean difference is read (measurement.md 7.5)
+LINEAR_FROM = 20  # fit rows per coordinate; below only the mean difference is read (docs/method.md section 7.5)
 COLUMNS = ("rows_per_coordinate", "icc", "level", "sites", "seeds", "rate", "limit", "naive_rate", "passed")
 VERSION = 1
 

@@ -1,7 +1,7 @@
 """Claims: conjunctions of declared margins over measures, each passed or failed by an equivalence test.
 
 Reading side: frames of records in, a table of verdicts out. Metrics are never averaged and no maximum is taken over
-them (measurement.md section 5): a measure that a claim needs and that is NA makes the claim NA.
+them (docs/method.md section 5): a measure that a claim needs and that is NA makes the claim NA.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
@@ -42,6 +42,10 @@ class Need:
     which follows from the site. unseen: one value for every test domain other than the fitted one. far False: the
     value is within the margin of 0 (0 explains everything); far True: it is shown to lie above the margin, as a control
     should. margin None: the one that the claim is judged with.
+
+    >>> import probekit as pk
+    >>> pk.Need(name="transfer", metric="transfer", arm="refit", unseen=True).far
+    False
     """
 
     name: str
@@ -56,7 +60,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something said about an abstraction: all of `needs` have to hold."""
+    """Something said about an abstraction: all of `needs` have to hold (docs/method.md section 5).
+
+    `CLAIMS` has those that are judged by name.
+
+    >>> import probekit as pk
+    >>> claim = pk.Claim("read at 5 %", (pk.Need(name="read", metric="read", margin=0.05),))
+    >>> [need.name for need in pk.CLAIMS["predicts the unseen"].needs]
+    ['read', 'transfer']
+    """
 
     name: str
     needs: tuple[Need, ...]
@@ -98,6 +110,12 @@ def judge(
     at alpha: an intersection-union test needs no correction, Berger 1982), fails when one is shown to fail at alpha
     over their number, is NA when one is NA.
     Raises BadInput for a selection that the records do not have, or that leaves more than one record.
+
+    >>> import probekit as pk
+    >>> run = pk.open_run("runs/othello")
+    >>> at = {"behaviour": "next_move", "hook": "blocks.5.hook_resid_post", "level": "linear"}
+    >>> pk.judge(run.records, run.losses, "predicts in distribution", **at, margin=0.1)["measure"].tolist()
+    ['read', 'claim: predicts in distribution']
     """
     check_margin(margin, alpha)
     check_one_run(records)

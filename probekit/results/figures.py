@@ -25,7 +25,16 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
 
 
 def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selection: Any) -> go.Figure:
-    """A figure by name: `figure("frontier", read_run("runs/x"), behaviour="next_move")`."""
+    """A plotly figure by name, never shown.
+
+    kind: a key of KINDS: leak_map, decomposition, frontier, layer_curves, transfer_matrix, ontology, floor_switch,
+    by_position. template: light or dark. selection: as of `table`. Raises BadInput that names the nearest.
+
+    >>> import probekit as pk
+    >>> made = pk.figure("leak_map", pk.read_run("runs/othello"), behaviour="next_move")
+    >>> type(made).__name__
+    'Figure'
+    """
     if kind not in KINDS:
         near = nearest(kind, KINDS)
         raise BadInput(f"no figure '{kind}'. Did you mean '{near}'? There is {', '.join(KINDS)}.")

@@ -304,7 +304,7 @@ def group_leakage(
 ) -> pd.DataFrame:
     """By site, what a split by row would have claimed beyond whole groups: `gap` = FBU by group less FBU by row.
 
-    The hack index of measurement.md section 7.1. Rows as measured by whole groups, with `value_by_row` and `gap`; sites
+    The hack index of docs/method.md section 7.1. Rows as measured by whole groups, with `value_by_row` and `gap`; sites
     and levels that have no `row_split` control are left out.
     """
     rows = pick(frame, behaviour=behaviour, metric="read", position=position, control=None)
@@ -409,7 +409,17 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
 
 
 def table(kind: str, frame: pd.DataFrame, **selection: Any) -> pd.DataFrame:
-    """A table by name: `table("frontier", read_run("runs/x"), behaviour="next_move")`."""
+    """A table by name, as a frame.
+
+    kind: a key of KINDS: leak_map, frontier, decomposition, layer_curves, transfer, deletion, by_position ... frame:
+    records. selection: behaviour, domain, position, metric, k, hook, level, arm, as far as the table has them. Raises
+    BadInput that names the nearest for an unknown kind or selection.
+
+    >>> import probekit as pk
+    >>> leak = pk.table("leak_map", pk.read_run("runs/othello"), behaviour="next_move")
+    >>> {"site", "label", "value", "low", "high", "floor_bits"} <= set(leak.columns)
+    True
+    """
     check_known("table", kind, tuple(KINDS))
     check_selection(kind, KINDS[kind], selection)
     return KINDS[kind](frame, **selection)

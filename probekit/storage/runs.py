@@ -194,6 +194,11 @@ def open_run(path: Path | str, *, partial: bool = False) -> Run:
 
     With `partial` only a missing folder raises: an unfinished or broken one comes back with `problem` set, and with
     what can be read of it.
+
+    >>> import probekit as pk
+    >>> run = pk.open_run("runs/othello")
+    >>> run.name, len(run.records) > 100
+    ('othello', True)
     """
     path = Path(path)
     if not path.is_dir():
@@ -231,7 +236,14 @@ def _unfinished(path: Path, status: dict) -> Run:
 
 
 def read_run(path: Path | str) -> pd.DataFrame:
-    """The records of a complete run; `attrs` has its path and manifest. Raises RunError as open_run does."""
+    """The records of a complete run, one to a row; `attrs` has its path and manifest. Raises RunError as open_run does.
+
+    >>> import probekit as pk
+    >>> records = pk.read_run("runs/othello")
+    >>> headline = records.query("metric == 'read' and control == '' and floor == 'strong' and level == 'linear'")
+    >>> bool((headline["low"] <= headline["value"]).all())
+    True
+    """
     return open_run(path).records
 
 
@@ -242,7 +254,10 @@ def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs
     the manifest of each run by name. Raises RunError as `read_run` does, BadInput for a pattern that finds nothing and
     for two runs of one name. Figures and tables are of one run: `frame[frame["run"] == name]`.
 
-        frame = probekit.read_runs(["runs/a-1b2c3d4e", "runs/b-5f6a7b8c"])
+    >>> import probekit as pk
+    >>> two = pk.read_runs(["runs/othello"])
+    >>> len(two) == len(pk.read_run("runs/othello"))
+    True
     """
     asked = [paths] if isinstance(paths, str | Path) else list(paths)
     folders = [folder for path in asked for folder in _folders(str(path), root)]

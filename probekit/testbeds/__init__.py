@@ -42,7 +42,14 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     """A bundled task by name (`n_examples=`, `n_positions=`), or a CSV, JSONL or Parquet file.
 
     For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages or tokens, group,
-    domain, position, behaviours, features. model: whose tokenizer, BOS policy and context length the text is for.
+    domain, position, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context length the
+    text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row where there is one.
+
+    >>> import probekit as pk
+    >>> label = {"name": "ahead", "kind": "label", "column": "ahead"}
+    >>> task = pk.load_task("games.csv", tokens="moves", group="game", behaviours=[label])
+    >>> len(task.tokens) == len(task.group) > 20
+    True
     """
     if str(source) in NAMES:
         return load_testbed(str(source), seed=seed, **columns).task

@@ -1,4 +1,4 @@
-"""Ground truth: plants whose answer is known, what is true of each, and whom it fools (measurement.md section 6).
+"""Ground truth: plants whose answer is known, what is true of each, and whom it fools (docs/method.md section 6).
 
 Tier 1 draws activations and behaviour (`readable`); tier 2 is transformers with hand-set weights (`circuits`);
 `waiting` are plants that nothing here can measure yet; `noise` knows nothing at all. Truths are relative to the floor

@@ -108,7 +108,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Case:
-    """A ground truth of measurement.md section 6.
+    """A ground truth of docs/method.md section 6.
 
     naive: a usual method, computed from what was drawn -> (its name, its value on the truth's scale); it is off from
     `missed` by .2 or more. plant: parameters, generator, rows per domain, number of domains -> data. network: seed ->

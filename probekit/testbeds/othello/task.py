@@ -1,5 +1,8 @@
 """The Othello task: next-move behaviour, the board in two ontologies, and two domains that training never showed."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -120,3 +123,20 @@ def _floor_inputs(games: Games, game: NDArray, column: NDArray) -> dict[str, NDA
         "bag_by_mover": np.concatenate(bags, 1),
         "last_moves": np.concatenate(last, 1).astype(np.float32),
     }
+
+
+def write_games(path: Path, n_games: int, per_game: int = 3, size: int = 6, seed: int = 0) -> None:
+    """Write a CSV of random games cut after a random move, `per_game` rows to each: `game`, `moves` and `ahead`.
+
+    moves: token ids, separated by spaces. ahead: `yes` where the player to move has more discs than the other.
+    """
+    generator = np.random.default_rng([seed, 15])
+    games = generate(n_games, generator, size)
+    n_squares = Geometry(size).n_squares
+    ahead = unpack(games.own, n_squares).sum(-1) > unpack(games.opp, n_squares).sum(-1)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["game", "moves", "ahead"])
+        for game, column in zip(*_sample(games, per_game, 0, generator), strict=True):
+            moves = " ".join(map(str, games.moves[game, : column + 1]))
+            writer.writerow([game, moves, "yes" if ahead[game, column] else "no"])

@@ -1,0 +1,174 @@
+"""The pages of the documentation that are made from the code: docs/spec.md, and the options in docs/cli.md.
+
+`python -m probekit.cli.reference docs` (or `make docs`) writes both; a test holds them to what it would write.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from probekit import spec
+
+SPEC_HEAD = """# Every key of a job
+
+A job is a TOML file. `probekit plan JOB` checks it, `probekit run JOB` measures it. An unknown key is an error that
+names the nearest one. [README](../README.md) has a first job, [text.md](text.md) a longer one. `measure(...)` takes the
+keys of `[read]` as arguments, `load_task(...)` those of `[task]`.
+
+This page is made from `probekit/spec.py` by `make docs`.
+"""
+TABLES = {
+    "": spec.JobSpec,
+    "[model]": spec.ModelSpec,
+    "[task]": spec.TaskSpec,
+    "[[task.behaviours]]": spec.BehaviourEntry,
+    "[[task.features]]": spec.FeatureEntry,
+    "[[task.chat]]": spec.Turn,
+    "[read]": spec.ReadSpec,
+    "[replace]": spec.ReplaceSpec,
+    "[transfer]": spec.TransferSpec,
+    "[[hypotheses]]": spec.HypothesisEntry,
+}
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_BOUNDS = {"gt": "above", "ge": "at least", "le": "at most", "lt": "below", "pattern": "of the form", "min_length": ""}
+OPTIONS = re.compile(r"(<!-- options of `probekit ([a-z ]+)` -->\n).*?(<!-- end -->)", re.S)
+
+
+def spec_page() -> str:
+    """All of docs/spec.md."""
+    return "\n".join([SPEC_HEAD, *(_table(name, model) for name, model in TABLES.items())])
+
+
+def with_options(page: str) -> str:
+    """docs/cli.md with the table of each command's options as they are now. Raises KeyError for no command."""
+    known = commands()
+    return OPTIONS.sub(lambda found: found[1] + known[found[2]] + found[3], page)
+
+
+def commands() -> dict[str, str]:
+    """Of each command (`cache ls`), what it does and a table of its arguments and options, in Markdown."""
+    from probekit.cli.main import app
+
+    return {name: _options(name, command) for name, command in _commands("", typer.main.get_command(app))}
+
+
+def _table(name: str, model: type[BaseModel]) -> str:
+    title = f"`{name}`" if name else "The top of the file"
+    paragraphs = inspect.cleandoc(model.__doc__ or "").split(">>>")[0].strip().split("\n\n")
+    said = "\n\n".join(_cell(paragraph) for paragraph in paragraphs)
+    rows = [
+        f"| `{key}` | {_cell(_type(field.annotation, _bounds(field.metadata)))} | {_default(field)} "
+        f"| {_cell(field.description or '')} |"
+        for key, field in model.model_fields.items()
+    ]
+    head = [f"## {title}\n\n{said}\n", "| key | type and values | default | what it is |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
+def _type(annotation: Any, bounds: str = "") -> str:
+    """A type in words: `list of whole numbers above 0`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0], _bounds(inner[1:]) or bounds)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (UnionType, Union):
+        return " or ".join(dict.fromkeys(_type(one, bounds) for one in inner if one is not type(None)))
+    if origin is tuple:
+        same = inner[-1] is Ellipsis
+        return f"list of {_type(inner[0])}" if same else f"pair of {_type(inner[0])}"
+    if origin is dict:
+        return f"table of {_type(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return next(f"`{name}`" for name, model in TABLES.items() if model is annotation)
+    return f"{_WORDS[annotation]} {bounds}".strip()
+
+
+def _bounds(metadata: Any) -> str:
+    """What annotations allow of a number or a text: `above 0`."""
+    found = []
+    for one in metadata:
+        parts = getattr(one, "metadata", None) or [one]  # Annotated inside Annotated
+        found += [f"{word} {_code(getattr(part, name))}" for part in parts for name, word in _BOUNDS.items()
+                  if word and getattr(part, name, None) is not None]  # fmt: skip
+    return " and ".join(found)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "**required**"
+    value = field.default
+    if value is None or isinstance(value, BaseModel) or value in ((), {}, ""):
+        return ""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_code(one) for one in value) + "]"
+    return _code(value)
+
+
+def _code(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """(full name, command) of every command below this one."""
+    inside = getattr(command, "commands", None)
+    if inside is None:
+        yield name, command
+        return
+    for part, one in inside.items():
+        yield from _commands(f"{name} {part}".strip(), one)
+
+
+def _options(name: str, command: Any) -> str:
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    told = " ".join(_metavar(one) for one in arguments)
+    rows = [_option(one) for one in [*arguments, *(one for one in command.params if one not in arguments)]]
+    head = ["| | default | |", "|---|---|---|"] if rows else []
+    said = _cell((command.help or "").split("\f")[0])
+    return "\n".join([f"\n`probekit {name}{' ' + told if told else ''}`: {said}\n", *head, *rows, "", ""])
+
+
+def _metavar(one: Any) -> str:
+    name = (one.metavar or one.name.upper()).strip("[]")
+    return name if one.required else f"[{name}]"
+
+
+def _option(one: Any) -> str:
+    is_argument = one.param_type_name == "argument"
+    names = [_metavar(one).strip("[]")] if is_argument else [*one.opts, *one.secondary_opts]
+    plain = one.default is None or one.default is False or one.default == "" or one.required
+    default = "**required**" if one.required else "" if plain else f"`{_place(one.default)}`"
+    return f"| {', '.join(f'`{name}`' for name in names)} | {default} | {_cell(one.help or '')} |"
+
+
+def _place(default: Any) -> str:
+    """A default as it is on any machine."""
+    return str(default).replace(str(Path.home()), "~")
+
+
+def write(folder: Path) -> list[Path]:
+    """Write both pages below `folder`, which has a cli.md to be filled; returns them."""
+    pages = {folder / "spec.md": spec_page(), folder / "cli.md": with_options((folder / "cli.md").read_text())}
+    for path, text in pages.items():
+        path.write_text(text)
+    return list(pages)
+
+
+if __name__ == "__main__":
+    for written in write(Path(sys.argv[1])):
+        typer.echo(str(written))
