@@ -36,7 +36,7 @@ class Activations:
     """sites: hook point -> [n_rows, width] in forward order. audit: what `check_model` found, and counts of tokens.
 
     laws: for each behaviour read off one forward pass, the function from logits [n, d_vocab] and the rows they are
-    for [n] to its law [n, outcome]. behaviours: as they were asked, with the outcomes that large laws were found to have.
+    for [n] to its law [n, outcome]. behaviours: as they were asked, with the outcomes found for large laws.
     A site is read from the store, verified, each time it is asked for.
 
     >>> import numpy as np

@@ -18,11 +18,11 @@ class Pace:
         self._left, self._n_workers = [_kind(cell) for cell in cells], n_workers
         self._took: dict[_Kind, list[float]] = {}
 
-    def finished(self, cell: Cell, seconds: float) -> None:
+    def finished(self, unit: Cell, seconds: float) -> None:
         """One of them is done; what took no time (it failed) is no evidence."""
-        self._left.remove(_kind(cell))
+        self._left.remove(_kind(unit))
         if seconds > 0:
-            self._took.setdefault(_kind(cell), []).append(seconds)
+            self._took.setdefault(_kind(unit), []).append(seconds)
 
     def left(self) -> float | None:
         """Seconds, or None before the first cell is done."""

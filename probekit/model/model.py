@@ -77,7 +77,7 @@ class Model:
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers, width {self.d_model}, {self.d_vocab:,} tokens"
-        return f"<Model {self.name} ({self.architecture}): {size}, {len(self.hook_names)} hook points>"
+        return f"<Model {self.name}: {size}, {len(self.hook_names)} hook points>"
 
     @property
     def device(self) -> torch.device:

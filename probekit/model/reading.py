@@ -61,7 +61,7 @@ def stream(
     while waiting:
         examples = waiting.pop()
         failed = False
-        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in np.sort(examples)])
+        rows = np.concatenate([np.arange(*starts[i : i + 2].tolist()) for i in np.sort(examples)])
         if skip is not None and skip(rows, int(lengths[examples].sum())):
             continue
         try:

@@ -114,8 +114,7 @@ def replace_map(
     tidy = _tidy(pd.concat([mine[~mine.index.isin(nothing.index)], nothing]) if len(nothing) else mine)
     beside = (tidy["k"] == 0) & (tidy["control"] != "")
     chosen = at_k(tidy[~beside], shown_k(frame, mine, "replace") if k is None else k)
-    parts = [part for part in (chosen, tidy.loc[beside]) if len(part)]
-    found = pd.concat(parts or [chosen])
+    found = pd.concat([pd.DataFrame(chosen), pd.DataFrame(tidy.loc[beside])]) if beside.any() else chosen
     found["site_order"] = found["site_order"].where(found["hook"] != "", len(tidy))  # the chain below its sites
     return found.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)
 

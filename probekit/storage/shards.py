@@ -210,7 +210,7 @@ class ShardWriter:
             noted = read_signed(self._notes)["written"]
             for first, n, digests in noted:
                 data = {name: self._bytes_of(name, first, n) for name in self.layout.shapes}
-                if {name: xxh3_64_intdigest(part) for name, part in data.items()} == digests:
+                if {name: xxh3_64_intdigest(part.data) for name, part in data.items()} == digests:
                     self._put(first, n, data, write=False)
         except (StoreError, KeyError, TypeError, ValueError):
             pass  # notes that cannot be understood are of no use, and the rows are written again
@@ -248,7 +248,7 @@ class ShardWriter:
             if write:
                 self._file.write(data.data, begin + first * shape.row_bytes)
         self._seen[first : first + n] = True
-        self._written.append((first, n, {name: xxh3_64_intdigest(data) for name, data in arrays.items()}))
+        self._written.append((first, n, {name: xxh3_64_intdigest(data.data) for name, data in arrays.items()}))
 
     def _save(self) -> None:
         """Note what was written, once it is on the disk, in place of the notes before."""
