@@ -114,7 +114,8 @@ def replace_map(
     tidy = _tidy(pd.concat([mine[~mine.index.isin(nothing.index)], nothing]) if len(nothing) else mine)
     beside = (tidy["k"] == 0) & (tidy["control"] != "")
     chosen = at_k(tidy[~beside], shown_k(frame, mine, "replace") if k is None else k)
-    found = pd.concat([pd.DataFrame(chosen), pd.DataFrame(tidy.loc[beside])]) if beside.any() else chosen
+    both: list[pd.DataFrame] = [chosen, tidy.loc[beside]]
+    found = pd.concat(both) if beside.any() else chosen
     found["site_order"] = found["site_order"].where(found["hook"] != "", len(tidy))  # the chain below its sites
     return found.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)
 
