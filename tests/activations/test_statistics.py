@@ -36,7 +36,9 @@ def test_one_pass_gives_the_moments_of_captured_rows_and_leaves_nothing_behind(s
         kept = Moments.of(Source.of(found.sites[hook]), y)
         assert statistics[hook].n == len(y)
         for name in ("x_mean", "y_mean", "xx", "xy", "yy"):
-            assert torch.allclose(getattr(statistics[hook], name), getattr(kept, name), atol=1e-5), name
+            ours, theirs = getattr(statistics[hook], name), getattr(kept, name)
+            # Forwards of other batches differ in the last digit of float32, and sums in as much of their largest.
+            assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max())), name
 
 
 def test_rows_that_are_left_out_do_not_count(scene):

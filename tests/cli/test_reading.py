@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from probekit.cli import main
 from probekit.results import tables
-from tests.synthetic_run import write_run
+from synthetic_run import write_run
 
 
 @pytest.fixture(scope="module")
