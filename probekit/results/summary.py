@@ -72,7 +72,10 @@ def summary(
     `matched` or `random`, of replace. k: one k for the levels that have several, or "all". intervals: 95 % intervals in
     the map. Raises BadInput for what the records do not have.
 
-    >>> print(summary(read_run("runs/my-job-1a2b3c4d")))  # doctest: +SKIP
+    >>> import probekit as pk
+    >>> found = pk.summary(pk.read_run("runs/othello"), behaviour="next_move")
+    >>> "unexplained" in str(found) and "floor" not in found.title
+    True
     """
     behaviour = behaviour or default_behaviour(records)
     named = behaviour or None
