@@ -22,7 +22,7 @@ from probekit.errors import StoreError
 
 
 @runtime_checkable
-class Sink(Protocol):
+class BatchSink(Protocol):
     """A group of a store: `shard` is entered with a range of rows and gives what batches are put into.
 
     is_begun: whether it may have rows of this range that a capture left behind, as `kept` of the shard then says.
@@ -63,7 +63,7 @@ class Writer:
                 held[name] = self._buffer(n, self._widths[name])
         return held
 
-    def begin(self, start: int, stop: int, sinks: Mapping[Sink, Sequence[str]]) -> NDArray[np.bool_]:
+    def begin(self, start: int, stop: int, sinks: Mapping[BatchSink, Sequence[str]]) -> NDArray[np.bool_]:
         """Open the shards of rows start to stop; the names of each sink are what it is given of every batch.
 
         Returns which of these rows all sinks have already, and need not be put.
@@ -118,7 +118,7 @@ class Writer:
         while self._jobs and self._jobs[0].done():
             _result(self._jobs.pop(0))
 
-    def _begin(self, start: int, stop: int, sinks: dict[Sink, Sequence[str]]) -> None:
+    def _begin(self, start: int, stop: int, sinks: dict[BatchSink, Sequence[str]]) -> None:
         self._streams = [(self._open.enter_context(sink.shard(start, stop)), names) for sink, names in sinks.items()]
 
     def _put(self, rows: NDArray[np.int64], arrays: dict[str, Tensor]) -> None:

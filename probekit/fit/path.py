@@ -26,7 +26,7 @@ Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their size
 
 
 @runtime_checkable
-class Problem(Protocol):
+class RidgeProblem(Protocol):
     """Readouts at given ridges, and what they lose on rows held out.
 
     t targets are chosen for; each may be fitted in several copies, one per fold. A set of readouts lists ridges, in
@@ -53,7 +53,7 @@ class Problem(Protocol):
         ...
 
 
-def walk(problem: Problem, floor: Readout, lambdas: Sequence[float]) -> Readout:
+def walk(problem: RidgeProblem, floor: Readout, lambdas: Sequence[float]) -> Readout:
     """Of every target the readouts, in all their copies, of the ridge that loses least on rows held out.
 
     floor: what adds nothing to the floor, where the path starts (infinite ridge), which a reader must be able to fall

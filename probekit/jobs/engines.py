@@ -36,7 +36,7 @@ class Progress(Protocol):
 
 
 @runtime_checkable
-class Pace(Protocol):
+class Clock(Protocol):
     """Tells from the units that have ended how many seconds the others will take; None before it can."""
 
     def finished(self, unit: Any, seconds: float) -> None: ...
@@ -91,7 +91,7 @@ Begin = Callable[[int], Station]  # makes the station of the worker of this numb
 
 def work_off(
     phases: Sequence[Units], here: Station, *, n_workers: int = 1, begin: Begin | None = None,
-    progress: Progress | None = None, pace: Pace | None = None,
+    progress: Progress | None = None, pace: Clock | None = None,
 ) -> None:  # fmt: skip
     """Measure every unit that the sink lacks, one phase after another: units of a phase may run side by side.
 
@@ -111,7 +111,7 @@ def work_off(
     say("done", total, total)
 
 
-def _tell(pace: Pace | None, units: Units, ended: "Ended") -> None:
+def _tell(pace: Clock | None, units: Units, ended: "Ended") -> None:
     if pace:
         pace.finished(units[ended.key], ended.seconds)
 

@@ -35,7 +35,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Unit:
+class NoiseUnit:
     """Seeds of one cell of the grid."""
 
     rows_per_coordinate: int
@@ -95,7 +95,7 @@ def noise_study(
     if seeds < 1:
         raise BadInput(f"a study of false positives needs at least one seed; found {seeds}.")
     blocks = [tuple(range(at, min(at + SEEDS_PER_UNIT, seeds))) for at in range(0, seeds, SEEDS_PER_UNIT)]
-    planned = [Unit(rows, icc, block) for block in blocks for rows, icc in GRID]
+    planned = [NoiseUnit(rows, icc, block) for block in blocks for rows, icc in GRID]
     spec = {"noise": VERSION, "grid": [list(cell) for cell in GRID], "seeds": seeds}
     name, wanted = f"noise-{digest(spec, 8)}", {unit.id: unit for unit in planned}
     writer = RunWriter.open(Path(root), name, spec, len(wanted))
@@ -115,14 +115,14 @@ def _begin(root: Path, name: str, spec: dict, n_cells: int, number: int) -> Stat
 
 
 def _station(writer: RunWriter) -> Station:
-    def write(writer: RunWriter, key: str, unit: Unit, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
+    def write(writer: RunWriter, key: str, unit: NoiseUnit, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
         writer.write_table(key, rows)  # before the line that says it is there
         return [], []
 
     return Station(_count_unit, Folder(writer, write, strict=True))
 
 
-def _count_unit(unit: Unit) -> pd.DataFrame:
+def _count_unit(unit: NoiseUnit) -> pd.DataFrame:
     return pd.DataFrame(list(false_positives(unit.rows_per_coordinate, unit.icc, unit.seeds, SITES)))
 
 

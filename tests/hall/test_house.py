@@ -25,19 +25,12 @@ PAGE_STANDS_ON = ("results", "storage", "records", "errors")
 LONGEST_FUNCTION, LONGEST_CLASS, REASON = 60, 250, re.compile(r"#\s*long: \w+")
 # Places where a rule does not hold yet. What no longer breaks it must leave the list.
 NOT_YET: dict[str, set[str]] = {
-    "size": {
-        "probekit/fit/mlp.py: fit_mlps",
-        "probekit/fit/solvers/newton.py: minimise_newton",
-        "probekit/jobs/measure.py: measure",
-        "probekit/jobs/runner.py: _measure_cells",
-        "probekit/measurement/cell.py: Measurement",
-        "probekit/results/claims.py: judge",
-    },
-    "name": {"Cells", "Losses", "Problem", "Site", "Size", "Unit"},
+    "size": set(),
+    "name": set(),
     "private": set(),
-    "hook": {"probekit/jobs/plan.py"},
-    "joined": {"probekit/measurement/replacement.py"},
-    "file": {"docs/calibration.md: probekit/calibrate.py", "docs/calibration.md: probekit/fit/pursuit.py"},
+    "hook": set(),
+    "joined": set(),
+    "file": set(),
 }
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "yaml.load", "eval", "exec", "pandas.read_pickle", "pd.read_pickle"}
@@ -174,13 +167,19 @@ def where(path: Path) -> str:
 
 
 def too_long(text: str) -> list[str]:
-    """Functions and classes that are longer than a reader can hold, without a comment that says why."""
+    """Functions and classes that are longer than a reader can hold, without a comment that says why.
+
+    A docstring is read apart from the code, and does not count.
+    """
     lines, found = text.splitlines(), []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             first, last = min([node.lineno, *(d.lineno for d in node.decorator_list)]), node.end_lineno or 0
             most = LONGEST_CLASS if isinstance(node, ast.ClassDef) else LONGEST_FUNCTION
-            if last - node.lineno >= most and not any(map(REASON.search, lines[max(0, first - 2) : last])):
+            told = node.body[0]
+            said = isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant) and len(node.body) > 1
+            words = (told.end_lineno or 0) - told.lineno + 1 if said else 0
+            if last - node.lineno - words >= most and not any(map(REASON.search, lines[max(0, first - 2) : last])):
                 found.append(node.name)
     return found
 
@@ -189,6 +188,7 @@ def test_what_is_too_long_is_found_and_may_give_a_reason():
     body = "    x = 1\n" * 60
     assert too_long(f"def f():\n{body}") == ["f"]
     assert too_long(f"def f():\n{body[:-10]}") == []
+    assert too_long('def f():\n    """' + body + '    """\n    x = 1\n') == []
     assert too_long(f"class C:\n{body}") == []
     assert too_long(f"class C:\n{body * 5}") == ["C"]
     assert too_long(f"# long: a table\ndef f():\n{body}") == []
@@ -361,18 +361,6 @@ def test_every_exception_is_public():
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = probekit.nonsense  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_a_submodule_does_not_hide_the_function_of_its_name():
-    code = """
-import importlib, sys, types, probekit
-stand_in = types.ModuleType("probekit.capture")
-stand_in.capture = len
-sys.modules["probekit.capture"] = stand_in
-probekit.capture = stand_in  # what the import system does after importing a submodule
-print(probekit.capture is len)
-"""
-    assert fresh(code) == "True"
 
 
 def test_the_version_is_the_project_s():

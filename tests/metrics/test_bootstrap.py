@@ -58,7 +58,7 @@ def test_many_intervals_at_once_are_those_of_each_ratio_alone(seed, n_groups, m)
 
 @pytest.mark.parametrize(("correlation", "by_row"), [(0.1, 0.72), (0.5, 0.39)])
 def test_coverage_of_clusters_and_of_rows(correlation, by_row):
-    """The figures of measurement.md 7.4, and that effective rows explain them."""
+    """The figures of docs/method.md 7.4, and that effective rows explain them."""
     rng = np.random.default_rng(20)
     group, reps = np.repeat(np.arange(40), 25), 500
     clusters, rows = Clusters.of(group, 400, 0), Clusters.of(np.arange(1000), 400, 0)

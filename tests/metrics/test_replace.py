@@ -31,7 +31,7 @@ def jackknife(law, edited):
 
 
 def split_halves(law, edited):
-    """What measurement.md section 2 names."""
+    """What docs/method.md section 2 names."""
     half = edited.shape[1] // 2
     halves = [kl_bits(law, edited[:, part].mean(1)) for part in (slice(0, half), slice(half, None))]
     return 2 * kl_bits(law, edited.mean(1)) - np.mean(halves, axis=0)

@@ -189,7 +189,7 @@ def test_sample_sizes_of_the_protocol(n, one_direction, verdict):
 
 
 def test_the_bias_behind_the_sample_sizes():
-    """An unregularised logistic fit inflates the loss by about .72 bits per parameter and row (measurement.md 1)."""
+    """An unregularised logistic fit inflates the loss by about .72 bits per parameter and row (docs/method.md 7.5)."""
     from sklearn.linear_model import LogisticRegression
 
     d, n, n_test = 8, 800, 4_000

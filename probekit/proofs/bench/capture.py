@@ -44,7 +44,7 @@ SPARE = 64 * 2**20  # bytes that a capture may take beyond the bare forward and 
 
 
 @dataclass(frozen=True)
-class Size:
+class CaptureSize:
     """By case: what it runs over, (sequences, tokens in each). rounds: how often."""
 
     n_layers: int
@@ -55,16 +55,16 @@ class Size:
     rounds: int = 1
 
 
-FULL = Size(
+FULL = CaptureSize(
     12, 768, 12, 50257,
     {"all": (512, 128), "bridge": (64, 128), "last": (512, 128), "stop": (256, 32), "memory": (64, 128)},
 )  # fmt: skip
-QUICK = Size(4, 32, 4, 60, dict.fromkeys(CASES, (6, 16)))
+QUICK = CaptureSize(4, 32, 4, 60, dict.fromkeys(CASES, (6, 16)))
 Note = Callable[[str, dict[str, Any]], None]
 Other = Callable[[Task], object]
 
 
-def capture_bench(size: Size, folder: Path, case: str, note: Note) -> Iterator[Row]:
+def capture_bench(size: CaptureSize, folder: Path, case: str, note: Note) -> Iterator[Row]:
     """Rows of one case; `note` gets ("blocks", seconds and processor seconds of each) or ("peaks", one of `memory`).
 
     Per capture: its blocks beside those of each other, then its totals, then what it does once, beside the whole bare
@@ -215,7 +215,7 @@ def _gap(model: Model, task: Task, names: list[str]) -> float:
     return largest
 
 
-def _save(size: Size, folder: Path) -> None:
+def _save(size: CaptureSize, folder: Path) -> None:
     from safetensors.torch import save_model
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -230,7 +230,7 @@ def _save(size: Size, folder: Path) -> None:
     save_model(model, str(folder / "model.safetensors"))
 
 
-def _memory(size: Size, checkpoint: Path, store: Path) -> Iterator[dict[str, Any]]:
+def _memory(size: CaptureSize, checkpoint: Path, store: Path) -> Iterator[dict[str, Any]]:
     """Peak resident memory above that before, each in a process of its own, beside what a capture may take."""
     if not Path("/proc/self/clear_refs").exists():
         raise BadInput("peak memory is read off /proc, which this system does not have.")

@@ -16,7 +16,7 @@ N_POSITIONS = 30
 
 
 @dataclass(frozen=True)
-class Site:
+class BenchSite:
     """Rows to fit and rows held out: activations [n, d], labels [n, t]."""
 
     fit: Float[Tensor, "n d"]
@@ -24,7 +24,7 @@ class Site:
     fit_labels: Int[Tensor, "n t"]
     held_out_labels: Int[Tensor, "m t"]
 
-    def inputs(self, kind: str) -> "Site":
+    def inputs(self, kind: str) -> "BenchSite":
         """As they are; every coordinate divided by its deviation; or whitened, all of it learnt on the fit rows."""
         mean = self.fit.mean(0)
         if kind == "raw":
@@ -37,7 +37,7 @@ class Site:
             turn = (vectors[:, kept] / values[kept].sqrt()).float()
         return replace(self, fit=(self.fit - mean) @ turn, held_out=(self.held_out - mean) @ turn)
 
-    def targets(self, at: list[int]) -> "Site":
+    def targets(self, at: list[int]) -> "BenchSite":
         """The same rows with some of the targets."""
         return replace(self, fit_labels=self.fit_labels[:, at], held_out_labels=self.held_out_labels[:, at])
 
@@ -47,7 +47,7 @@ class Problem:
     """mean cross-entropy (nats) + ridge / 2 |weight|^2 at each site, weights as scikit-learn counts them."""
 
     case: str
-    sites: tuple[Site, ...]
+    sites: tuple[BenchSite, ...]
     n_class: int
     ridge: float
     kind: str = "raw"
@@ -82,7 +82,7 @@ def captured(n: int, n_held_out: int, n_targets: int, ridge: float, seed: int = 
     counts = torch.stack([(labels[:n] == c).sum(0) for c in range(3)]).amin(0)
     # The squares in the middle are never empty.
     kept = torch.nonzero(counts > min(100, n // 50)).flatten()[:n_targets]
-    site = Site(x[:n], x[n:], labels[:n, kept], labels[n:, kept])
+    site = BenchSite(x[:n], x[n:], labels[:n, kept], labels[n:, kept])
     return Problem(f"{len(kept)} targets x 3 classes, n {n}, d {x.shape[1]}", (site,), 3, ridge)
 
 
@@ -100,5 +100,5 @@ def drawn(
         score = h @ torch.randn(d, generator=generator) * (3 / d**0.5)
         label = (score + torch.randn(len(h), generator=generator) > 0).long()[:, None]
         x = (h * spread) @ torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
-        sites.append(Site(x[:n], x[n:], label[:n], label[n:]))
+        sites.append(BenchSite(x[:n], x[n:], label[:n], label[n:]))
     return Problem(f"{n_sites} sites x 1 binary target, n {n}, d {d}", tuple(sites), 2, ridge)

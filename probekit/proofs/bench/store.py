@@ -24,7 +24,7 @@ KEY = "0" * 32
 
 
 @dataclass(frozen=True)
-class Size:
+class StoreSize:
     """rows: of one hook point. gathered: rows read one by one. shards: of the store with many."""
 
     rows: int
@@ -34,11 +34,11 @@ class Size:
     repeats: int
 
 
-FULL = Size(100_000, 768, 2_000, 50, 11)
-QUICK = Size(2_000, 64, 50, 5, 3)
+FULL = StoreSize(100_000, 768, 2_000, 50, 11)
+QUICK = StoreSize(2_000, 64, 50, 5, 3)
 
 
-def store_bench(size: Size, folder: Path) -> Iterator[Row]:
+def store_bench(size: StoreSize, folder: Path) -> Iterator[Row]:
     """Rows of the bench; `folder` is made, and deleted in the end. ratio: peer over ours. gap: values that differ.
 
     bound_ratio: our time over that of the peer, since no store can be faster than raw by more than luck.
@@ -52,7 +52,7 @@ def store_bench(size: Size, folder: Path) -> Iterator[Row]:
         rmtree(folder)
 
 
-def _rows(size: Size, folder: Path) -> Iterator[Row]:
+def _rows(size: StoreSize, folder: Path) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(size.rows, size.width, generator=generator)
     ids = torch.zeros(size.rows, 3, dtype=torch.long)
