@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probekit.errors import ProbekitError
-from probekit.storage.files import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +140,8 @@ RootOption = Annotated[Path, typer.Option("--runs", help="Folder that holds the 
 
 def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
     """Print `{"schema_version", "command", "ok", "rows", ...}` on one line; anything missing is null, never NaN."""
+    from probekit.storage.files import plain_json  # NumPy is not loaded for --help
+
     body = {"schema_version": JSON_SCHEMA_VERSION, "command": command, "ok": ok, "rows": plain_json(rows, printed=True),
             **plain_json(extra, printed=True)}  # fmt: skip
     typer.echo(json.dumps(body, allow_nan=False, ensure_ascii=False))
@@ -148,6 +149,8 @@ def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
 
 def rows(frame: "pd.DataFrame") -> list[dict]:
     """A frame as dictionaries of plain Python values; NaN and NA become None. Of records: exactly `Record.row()`."""
+    from probekit.storage.files import plain_json
+
     return plain_json(frame.to_dict("records"), printed=True)
 
 

@@ -24,7 +24,7 @@ WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.
 
 
 def run(folder, *arguments, fails=False):
-    done = subprocess.run([sys.executable, "-c", "from probekit.cli import main; main()", *arguments], cwd=folder,
+    done = subprocess.run([sys.executable, "-c", "from probekit.cli.main import main; main()", *arguments], cwd=folder,
                           capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})  # fmt: skip
     assert (done.returncode != 0) == fails, done.stderr
     return done.stderr if fails else done.stdout

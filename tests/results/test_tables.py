@@ -115,7 +115,7 @@ def test_floor_switch_and_ontology(frame):
     floors = tables.floor_switch(frame).pivot(index="site", columns="floor", values="value")
     assert (floors["weak"] < floors["strong"] + 0.02).all()
     accuracy = tables.ontology(frame)
-    last = accuracy[(accuracy["site"] == "5 resid_post") & (accuracy["control"] == "")].set_index(["feature", "level"])
+    last = accuracy[(accuracy["site"] == "L5 resid_post") & (accuracy["control"] == "")].set_index(["feature", "level"])
     assert last.loc[("mine_yours", "linear"), "value"] > 0.95
     assert last.loc[("black_white", "linear"), "value"] < 0.8
 
@@ -163,7 +163,7 @@ def test_csv_is_safe_for_spreadsheets(frame):
 
 def test_the_selected_site_is_told_with_its_p_max(frame):
     line = text_of.selected_site(frame, behaviour=BEHAVIOURS[0])
-    assert line.startswith("Chosen on selection rows for linear: 5 resid_post, FBU .")
+    assert line.startswith("Chosen on selection rows for linear: L5 resid_post, FBU .")
     assert "p_max 0.005" in line
     assert "p_max" not in text_of.selected_site(frame.drop(columns="p_max"))
     assert text_of.selected_site(frame[frame["metric"] != "selected"]) == ""
