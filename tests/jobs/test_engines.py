@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_is_told_and_what_is_finished_is_kept(tmp_path):
 
 
 def test_stopping_ends_the_workers_and_the_same_call_resumes(tmp_path):
-    def stop(what, done, total):
+    def stop(what, done, total, left=None):
         if done >= 3 and what != "done":
             raise KeyboardInterrupt
 

@@ -450,7 +450,7 @@ def test_two_workers_find_what_one_finds_and_resume_after_a_stop(small, tmp_path
         whole = pk.run_job(path, root=tmp_path / "one", store=tmp_path / "store")
         n_cells = whole.manifest["cells"]["total"]
 
-        def stop(what, done, total):
+        def stop(what, done, total, left=None):
             if done >= 3 and total == n_cells:
                 raise KeyboardInterrupt
 
