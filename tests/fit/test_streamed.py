@@ -140,7 +140,8 @@ def test_too_little_memory_wrong_rows_and_bad_values_are_refused():
 
 PEAK = """
 import json, sys, torch
-from probekit.fit.stream import Source, fit_streamed
+from probekit.fit.streamed.logistic import fit_streamed
+from probekit.fit.streamed.source import Source
 n, path = int(sys.argv[1]), sys.argv[2]
 law = torch.zeros(2, 1, n)
 law[0], law[1] = (torch.arange(n) % 7 < 3).float(), (torch.arange(n) % 7 >= 3).float()
