@@ -356,7 +356,7 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     command = ["probekit", "run", str(path), "--runs", str(tmp_path / "runs"), "--store", str(tmp_path / "store")]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stop:
-        main.main()
+        main()
     assert stop.value.code == 1
     run = pk.open_run(next((tmp_path / "runs").iterdir()))
     assert run.manifest["cells"]["ok"] == 7
