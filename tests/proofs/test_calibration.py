@@ -147,7 +147,7 @@ def test_a_stopped_study_of_noise_resumes_and_counts_every_seed_once(tmp_path, m
 
     whole = noise_study._count_unit
     monkeypatch.setattr(noise_study, "_count_unit", counting)
-    with pytest.raises(Interrupted, match="1 of 4 units are kept"):
+    with pytest.raises(Interrupted, match="1 of 4 cells are kept"):
         noise_study.noise_study(3, root=tmp_path)
     run, frame = noise_study.noise_study(3, root=tmp_path)
     assert len([unit for unit in asked if unit]) == 4
@@ -169,7 +169,7 @@ def test_a_stopped_calibration_resumes_without_measuring_twice(tmp_path):
         asked.append((case.name, seed))
         return estimate(case, n, seed, False)
 
-    with pytest.raises(Interrupted, match="1 of 2 units are kept"):
+    with pytest.raises(Interrupted, match="1 of 2 cells are kept"):
         calibrate(("P19",), root=tmp_path, estimator=counting, **QUICK)
     run, frame = calibrate(("P19",), root=tmp_path, estimator=counting, **QUICK)
     assert [name for name in asked if name != "again"] == [("P19", 0), ("P19", 1)]
