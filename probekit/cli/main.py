@@ -26,22 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 testbed = typer.Typer(help="Train and export the bundled models.", no_args_is_help=True)
-
-
 app.add_typer(testbed, name="testbed")
-
-
 app.add_typer(bench, name="bench")
-
-
 app.add_typer(cache, name="cache")
-
-
 register(app)
-
-
 app.command("calibrate")(calibrate)
-
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]

@@ -35,14 +35,13 @@ def console(*, err: bool = False) -> "Console":
 
 def plain_table(columns: Sequence[str], cells: Iterable[Sequence[object]], title: str = "") -> "Table":
     """A table without a frame, so that it fits narrow terminals; what is long is folded, figures stand on the right."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    from probekit.results.text import terminal_width
+    from probekit.results.text import narrow, terminal_width
 
     rows = [[str(cell) for cell in row] for row in cells]
-    table = Table(title=title or None, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(title=title or None, **narrow())
     widest = [max(map(len, (name, *(line for row in rows for line in row[i].splitlines()))))
               for i, name in enumerate(columns)]  # fmt: skip
     room = 2 * terminal_width() // 3  # for columns that stay whole, the narrow ones first

@@ -69,14 +69,7 @@ def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels:
             ygap=1.5 if row > 12 else 0.4,
             hoverinfo="skip",
             name="FBU",
-            colorbar={
-                "title": {"text": "FBU", "side": "top"},
-                "thickness": 12,
-                "len": 0.8,
-                "outlinewidth": 0,
-                "tickvals": [0, 0.25, 0.5, 0.75, 1],
-                "ticktext": ["0 explains all", ".25", ".50", ".75", "1 adds nothing"],
-            },
+            colorbar=_colour_bar("FBU", "0 explains all", "1 adds nothing"),
         )
     )
 
@@ -219,14 +212,7 @@ def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names
             hoverongaps=True,
             customdata=[[hover.get((a, b), "not measured") for b in names] for a in names],
             hovertemplate="%{customdata}<extra></extra>",
-            colorbar={
-                "title": {"text": "T", "side": "top"},
-                "thickness": 12,
-                "len": 0.8,
-                "outlinewidth": 0,
-                "tickvals": [0, 0.25, 0.5, 0.75, 1],
-                "ticktext": ["0 carries over", ".25", ".50", ".75", "1 is lost"],
-            },
+            colorbar=_colour_bar("T", "0 carries over", "1 is lost"),
         )
     )
 
@@ -253,3 +239,11 @@ def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, colour
 
 def _map_height(rows: int) -> int:
     return max(420, 190 + (36 if rows <= 12 else 22 if rows <= 32 else 11) * rows)
+
+
+def _colour_bar(title: str, least: str, most: str) -> dict[str, Any]:
+    """The scale from 0 to 1 beside a map; least, most: what its ends mean."""
+    return {
+        "title": {"text": title, "side": "top"}, "thickness": 12, "len": 0.8, "outlinewidth": 0,
+        "tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": [least, ".25", ".50", ".75", most],
+    }  # fmt: skip

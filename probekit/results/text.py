@@ -147,11 +147,11 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     if "situation" in shown:
         shown.remove("test_domain")
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
-        table = Table(*map(str, frame.columns), title=title or None, **_narrow())
+        table = Table(*map(str, frame.columns), title=title or None, **narrow())
         for row in frame.itertuples(index=False):
             table.add_row(*(Text("" if pd.isna(cell) else str(cell), overflow="fold") for cell in row))
         return table
-    table = Table(title=title or None, **_narrow())
+    table = Table(title=title or None, **narrow())
     for name in shown:
         table.add_column(name.replace("_", " "), overflow="fold")
     table.add_column("value [95 %]", overflow="fold", min_width=16)
@@ -165,26 +165,7 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     return table
 
 
-def leak_text(frame: pd.DataFrame, title: str = "") -> "Table":
-    """`leak_map` as a grid for the terminal: a row per site, the last layer on top, a column per level."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, show_lines=True)
-    table.add_column("site", overflow="fold", no_wrap=False)
-    columns = list(frame.sort_values("level_order", kind="stable")["label"].unique())
-    for label in columns:
-        table.add_column(label, overflow="fold", justify="right")
-    for site in reversed(list(frame.sort_values("site_order", kind="stable")["site"].unique())):
-        cells = []
-        for label in columns:
-            rows = frame[(frame["site"] == site) & (frame["label"] == label)]
-            cells.append(Text(value_text(rows.iloc[0], "\n") if len(rows) else "", overflow="fold"))
-        table.add_row(Text(site), *cells)
-    return table
-
-
-def _narrow() -> dict[str, Any]:
+def narrow() -> dict[str, Any]:
     """No frame between cells and little air, so that a table of many columns fits a narrow terminal."""
     from rich.box import SIMPLE_HEAD
 

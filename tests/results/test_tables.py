@@ -147,7 +147,7 @@ def test_value_text():
 
 
 def test_nothing_is_cut_in_a_narrow_terminal(frame):
-    text = printed(text_of.leak_text(tables.leak_map(frame)), width=90)
+    text = printed(text_of.to_text(tables.leak_map(frame)), width=90)
     assert "…" not in text and "1.60" in text
     na = tables.leak(frame, behaviour=BEHAVIOURS[1])
     assert "NA" in printed(text_of.to_text(na[na["value"].isna()]), 200)
