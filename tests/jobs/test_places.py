@@ -412,7 +412,7 @@ def test_the_command_line_and_the_page_select_a_position(run, monkeypatch):
         return " ".join(done.stdout.split())
 
     shown = said("show", str(run.path))
-    assert "read at field:tag" in shown and "positions: field:tag, field:city, last (--position)" in shown
+    assert "read at field:tag" in shown and "position field:city, last" in shown
     assert "read at last" in said("show", str(run.path), "--position", "last")
     assert "read at last" in said("judge", str(run.path), "--behaviour", "truth", "--position", "last")
     pytest.importorskip("streamlit")
