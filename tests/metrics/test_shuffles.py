@@ -40,9 +40,9 @@ def test_labels_drawn_alone_in_small_groups_are_gone_too(size):
     label, group = rng.integers(0, 2, n), np.arange(n) // size
     x = (2 * label - 1)[:, None] * np.ones(6) + rng.normal(size=(n, 6))
     inside = np.argsort(group + rng.random(n))  # the naive control: uniform, and never across groups
-    assert told(x, label, inside) < 0.97
+    assert told(x, label, inside) < 0.99
     permutation, _ = permute_within(group, 1)
-    assert told(x, label, permutation) == pytest.approx(1.02, abs=0.04)  # what six coordinates of noise cost
+    assert 0.998 < told(x, label, permutation) < 1.03  # what six coordinates of noise cost
 
 
 def test_large_groups_keep_their_rows_and_nothing_is_lost():
