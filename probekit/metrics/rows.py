@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput, TooFewRows
+from probekit.metrics.ratios import Ratio
 
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -113,6 +114,15 @@ def effective_rows(group: NDArray, correlation: float) -> float:
     counts = np.unique(group, return_counts=True)[1]
     n = float(counts.sum())
     return n / (1 + ((counts**2).sum() / n - 1) * min(1.0, max(0.0, correlation)))
+
+
+def falling(bits_of_half: NDArray, bits_of_all: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """How much FBU still fell as the fit rows doubled: > 0 says that more rows would explain more; each [n].
+
+    The same reader fitted on half of the fit groups and on all of them, on the same test rows. What is explained is a
+    lower bound, and by about this much (docs/method.md, Rows).
+    """
+    return Ratio(bits_of_half - bits_of_all, floor - ceiling)
 
 
 @dataclass(frozen=True)
