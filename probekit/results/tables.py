@@ -111,11 +111,12 @@ def replace_map(
     how = at_arm(rows, arm if arm is None or ":" in arm else _arm_of(rows, arm)).partition(":")[2]
     mine = rows[rows["arm"].isin([f"single:{how}", f"chain:{how}"])]
     nothing = rows[(rows["k"] == 0) & (rows["control"] != "") & rows["arm"].isin(["single:random", "chain:random"])]
-    tidy = _tidy(pd.concat([mine[~mine.index.isin(nothing.index)], nothing]) if len(nothing) else mine)
+    both: list[pd.DataFrame] = [mine[~mine.index.isin(nothing.index)], nothing]
+    tidy = _tidy(pd.concat(both) if len(nothing) else mine)
     beside = (tidy["k"] == 0) & (tidy["control"] != "")
     chosen = at_k(tidy[~beside], shown_k(frame, mine, "replace") if k is None else k)
-    both: list[pd.DataFrame] = [chosen, tidy.loc[beside]]
-    found = pd.concat(both) if beside.any() else chosen
+    shown: list[pd.DataFrame] = [chosen, tidy.loc[beside]]
+    found = pd.concat(shown) if beside.any() else chosen
     found["site_order"] = found["site_order"].where(found["hook"] != "", len(tidy))  # the chain below its sites
     return found.sort_values(["site_order", "level_order", "source", "k"], ignore_index=True)
 
