@@ -28,10 +28,13 @@ from probekit.fit.frame import Frame, fit_frame, frame_of, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
-from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, fit_readout
+from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior
 from probekit.fit.simple.joint import Simple, fit_simples, n_features
 from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
+
+FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
+FEW_ROWS = (100.0, 10.0)  # of the largest ridge: what else is tried where rows span less than their coordinates
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,13 @@ class Site:
         inner: Sequence[Pair] = (),
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x)
+        frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
+        if frame.rotation.shape[1] < fit.x.shape[1]:
+            # Rows that can be told apart whatever they say want larger ridges than the usual path begins with.
+            lambdas, tolerance = (*(beyond * max(lambdas) for beyond in FEW_ROWS), *lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         whole = Rows(frame.apply(fit.x, select.x), law, offset)
-        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas)
+        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
         return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
 
     @property
@@ -183,7 +189,7 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
         case "direction":
             sources = {
                 "mean_difference": mean_difference(site.rows[0]),
-                "lda": lda(site.rows[0], site.frame.variance),
+                "lda": lda(site.rows[0], site.frame.variance, len(site.frame.mean)),
                 "logistic": site.low_rank(1),
             }
             for source, direction in sources.items():
@@ -220,7 +226,7 @@ def _upto(ks: Sequence[int], most: int) -> list[int]:
 
 
 def _prior(site: Site, free: int) -> Reader:
-    prior = torch.log(site.fit.law.mean(-1).clamp_min(1e-9))
+    prior = log_prior(site.fit.law)
     return Reader("prior", "", None, free, lambda x, offset: prior[..., None].expand_as(offset))
 
 
@@ -250,7 +256,7 @@ def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
         def logits(x: Tensor, offset: Tensor, at: Tensor = at, readout: Readout = readout) -> Tensor:
             return readout.logits(x[:, at].float() - site.frame.mean[at], offset)
 
-        axes = torch.eye(len(site.frame.mean), device=at.device)[:, at]
+        axes = torch.zeros(len(site.frame.mean), k, device=at.device).scatter_(0, at[None], 1.0)
         yield Reader("neurons", "beam", k, k + (k + 1) * free, logits, axes)
 
 

@@ -85,6 +85,16 @@ def entropy(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
 
 
+def log_prior(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t"]:
+    """Log of the mean law, beside one more row that knows nothing: an outcome that no row has is rare, not impossible.
+
+    A Dirichlet prior of total weight 1, the rule of Krichevsky and Trofimov (1981) for two outcomes.
+    """
+    n_outcomes, _, n = law.shape
+    mass = law.sum(-1) + 1 / n_outcomes
+    return torch.log(mass / mass.sum(0)) if n else torch.zeros_like(mass)
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a readout is fitted or tested on: z [n, r], law and offset [outcome, target, n]."""
