@@ -20,7 +20,7 @@ from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.inputs.behaviours import one_token
 from probekit.inputs.spans import delete_span
-from probekit.inputs.surface import surface_features
+from probekit.inputs.surface import Decode, surface_features
 from probekit.model.model import Model
 from probekit.model.reading import out_of_memory
 from probekit.storage.memory import Memory
@@ -85,7 +85,7 @@ def capture(
         domain=np.asarray(task.domain)[example],
         behaviours={spec.name: behaviours[spec.name] for spec in task.behaviours},
         features=task.features,
-        floor_inputs=surface_features(task, model.d_vocab, model.embed)
+        floor_inputs=surface_features(task, model.d_vocab, model.embed, decode=decode_of(model))
         if task.floor_inputs is None
         else task.floor_inputs,
         task=task.name,
@@ -112,12 +112,19 @@ def capture_without(
     encoder = model.encoder if model.tokenizer is not None else None
     deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
     whole = whole.at(*deleted.rules) if deleted.rules else whole
-    inputs = surface_features(deleted, model.d_vocab, model.embed, like=task)
+    inputs = surface_features(deleted, model.d_vocab, model.embed, task, decode_of(model))
     asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
     found = capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
     changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
     touched = np.array(changed)[found.observations.example]
     return replace(found, observations=replace(found.observations, touched=touched))
+
+
+def decode_of(model: Model) -> Decode | None:
+    """Token ids back to text, without a tokenizer's own marks; None for a model of bare ids."""
+    if model.tokenizer is None:
+        return None
+    return lambda ids: str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
 
 def _check_task(task: Task) -> None:

@@ -1,7 +1,8 @@
 """Floor: the best *input-only* reader of a named family and budget, cross-fitted so that its logits are honest offsets.
 
-Strong floor: linear readout of all input blocks, and an MLP of width 256 on top of it (fit/mlp.py states its budget),
-whichever does better on the selection fold. Weak floor: linear readout of the position alone.
+Strong floor: linear readout of all input blocks, where the rows are text also of its n-grams (fit/wording.py), and an
+MLP of width 256 on top of it (fit/mlp.py states its budget), whichever does better on the selection fold. Weak floor:
+linear readout of the position alone.
 
 Each row gets its logits from one member: rows of the fit fold from the one that did not see their group, all others
 from one drawn by their inputs. So the floor that a probe is fitted beside is the floor that it is tested beside: a mean
@@ -21,28 +22,44 @@ from torch import Tensor
 
 from probekit.fit.frame import Frame, fit_frame
 from probekit.fit.mlp import Mlp, fit_mlp
-from probekit.fit.path import LAMBDAS, fit_path
+from probekit.fit.path import LAMBDAS, beyond, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior
+from probekit.fit.wording import Wording
 from probekit.metrics.splits import Split, folds_by_group
 
 N_FOLDS = 4
 WEAK_BLOCKS = ("position",)
+TEXT = "text"  # the block of strings: what each row reads, up to and including its token
+LEADING = 256  # coordinates that an MLP reads where text gives thousands
 
 
 @dataclass(frozen=True)
 class Member:
-    """One cross-fitted reader: a linear readout, and an MLP on top of it in the `mlp` family."""
+    """One cross-fitted reader: a linear readout, and an MLP on top of it in the `mlp` family.
+
+    wording: columns of the text, learnt on the rows of the fit, where the floor reads text; the MLP then sees the
+    leading coordinates alone.
+    """
 
     frame: Frame
     linear: Readout
     mlp: Mlp | None
+    wording: Wording | None = None
 
-    def logits(self, x: Float[Tensor, "n f"]) -> Float[Tensor, "outcome t n"]:
+    def logits(self, inputs: "Inputs") -> Float[Tensor, "outcome t n"]:
         """Logits of input rows."""
-        z = self.frame.apply(x)
+        z = self.coordinates(inputs)
         base = self.linear.logits(z)
-        return base if self.mlp is None else self.mlp.logits(z, base)
+        return base if self.mlp is None else self.mlp.logits(self.leading(z), base)
+
+    def coordinates(self, inputs: "Inputs") -> Float[Tensor, "n r"]:
+        """Inputs in the member's frame."""
+        return self.frame.apply(inputs.columns(self.wording))
+
+    def leading(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n m"]:
+        """What the MLP reads of them."""
+        return z if self.wording is None else z[:, :LEADING]
 
 
 @dataclass(frozen=True)
@@ -63,15 +80,16 @@ class Floor:
         """Calibrated logits for `n` rows of input blocks, each by one member: which one is a digest of its inputs."""
         if not self.members:
             return self.prior[..., None].expand(*self.prior.shape, n).contiguous()
-        x = stack(inputs, self.blocks)
-        return self.calibrated(self.by_member(x, _drawn_member(x, len(self.members))))
+        rows = Inputs.of(inputs, self.blocks)
+        return self.calibrated(self.by_member(rows, rows.member(len(self.members))))
 
-    def by_member(self, x: Float[Tensor, "n f"], member: Int[Tensor, " n"]) -> Float[Tensor, "outcome t n"]:
+    def by_member(self, inputs: "Inputs", member: Int[Tensor, " n"]) -> Float[Tensor, "outcome t n"]:
         """Logits of each row by the member named for it, as they were fitted."""
-        out = torch.empty(*self.prior.shape, len(x))
+        out = torch.empty(*self.prior.shape, len(member))
         for i, one in enumerate(self.members):
             rows = torch.nonzero(member == i).flatten()
-            out[..., rows] = one.logits(x[rows])
+            if len(rows):
+                out[..., rows] = one.logits(inputs.rows(rows.numpy()))
         return out
 
     def calibrated(self, logits: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
@@ -89,10 +107,34 @@ class Floor:
         )
 
 
-def _drawn_member(x: Float[Tensor, "n f"], n_members: int) -> Int[Tensor, " n"]:
-    """A member for each row, as good as drawn at random, and the same one wherever the same inputs come again."""
-    rows = np.ascontiguousarray(x.cpu().numpy())
-    return torch.tensor([zlib.crc32(row.tobytes()) % n_members for row in rows], dtype=torch.long)
+@dataclass(frozen=True)
+class Inputs:
+    """What a floor reads of rows: numbers [n, f], and texts where the block `text` is among its blocks."""
+
+    x: Float[Tensor, "n f"]
+    texts: NDArray[np.object_] | None
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> "Inputs":
+        texts = np.asarray(inputs[TEXT], dtype=object) if TEXT in blocks else None
+        numbers = tuple(name for name in blocks if name != TEXT)
+        return cls(stack(inputs, numbers) if numbers or texts is None else torch.empty(len(texts), 0), texts)
+
+    def rows(self, at: NDArray[np.int64]) -> "Inputs":
+        """Some of them."""
+        return Inputs(self.x[at], None if self.texts is None else self.texts[at])
+
+    def columns(self, wording: Wording | None) -> Float[Tensor, "n f"]:
+        """Numbers, then the text's own columns."""
+        if wording is None or self.texts is None:
+            return self.x
+        return torch.cat([self.x, wording.columns(self.texts.tolist())], 1)
+
+    def member(self, n_members: int) -> Int[Tensor, " n"]:
+        """A member for each row, as good as drawn at random, and the same one wherever the same inputs come again."""
+        rows, texts = self.x.numpy(), [""] * len(self.x) if self.texts is None else self.texts.tolist()
+        digests = [zlib.crc32(text.encode(), zlib.crc32(row.tobytes())) for row, text in zip(rows, texts, strict=True)]
+        return torch.tensor(digests, dtype=torch.long) % n_members
 
 
 def stack(inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> Float[Tensor, "n f"]:
@@ -105,44 +147,49 @@ def fit_floor(
 ) -> tuple[Floor, Float[Tensor, "outcome t n"]]:
     """Fit the named floor (`strong` or `weak`); returns it and its honest logits for every row.
 
-    inputs: blocks [n, width]; law: behaviour of every row. With no input block the floor is the prior.
+    inputs: blocks [n, width], and `text`, strings [n]; law: behaviour of every row. With no block it is the prior.
     """
     blocks = tuple(inputs) if name == "strong" else tuple(b for b in inputs if b in WEAK_BLOCKS)
     prior = log_prior(law[..., split.fit])
     if not blocks:
         floor = Floor(name, "prior", (), (), prior)
         return floor, floor.logits(inputs, law.shape[-1])
-    x = stack(inputs, blocks)
+    rows = Inputs.of(inputs, blocks)
     fold = folds_by_group(group[split.fit], N_FOLDS, seed)
     n_members = int(fold.max()) + 1
     # With a single group there is nothing to leave out; the one model then sees all fit rows.
     insides = [split.fit[fold != i] if n_members > 1 else split.fit for i in range(n_members)]
-    members = tuple(_fit_linear(x, law, inside, split.select) for inside in insides)
+    members = tuple(_fit_linear(rows, law, inside, split.select) for inside in insides)
     candidates = [Floor(name, "linear", blocks, members, prior)]
     if name == "strong":
-        stacked = [_fit_stacked(one, x, law, inside, split.select, seed + i)
+        stacked = [_fit_stacked(one, rows, law, inside, split.select, seed + i)
                    for i, (one, inside) in enumerate(zip(members, insides, strict=True))]  # fmt: skip
         candidates.append(Floor(name, "mlp", blocks, tuple(stacked), prior))
-    member = _drawn_member(x, n_members)
+    member = rows.member(n_members)
     member[torch.from_numpy(split.fit)] = torch.from_numpy(fold)
-    found = [(floor, floor.by_member(x, member)) for floor in candidates]
+    found = [(floor, floor.by_member(rows, member)) for floor in candidates]
     floor, logits = min(found, key=lambda one: _bits(one[1], law, split.select))
     floor = replace(floor, theta=_fit_theta(logits, law, split))
     return floor, floor.calibrated(logits)
 
 
-def _fit_linear(x: Tensor, law: Tensor, inside: NDArray, select: NDArray) -> Member:
-    frame = fit_frame(x[inside])
-    fit, held_out = (Rows(frame.apply(x[side]), law[..., side]) for side in (inside, select))
-    return Member(frame, fit_path(fit, held_out, frame.variance, LAMBDAS), None)
+def _fit_linear(inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray) -> Member:
+    fitted, texts = inputs.rows(inside), inputs.texts
+    wording = None if texts is None else Wording.of(texts[inside].tolist())
+    x = fitted.columns(wording)
+    frame = fit_frame(x)
+    fit = Rows(frame.apply(x), law[..., inside])
+    held_out = Rows(frame.apply(inputs.rows(select).columns(wording)), law[..., select])
+    lambdas = LAMBDAS if wording is None else beyond(LAMBDAS)
+    return Member(frame, fit_path(fit, held_out, frame.variance, lambdas), None, wording)
 
 
-def _fit_stacked(member: Member, x: Tensor, law: Tensor, inside: NDArray, select: NDArray, seed: int) -> Member:
+def _fit_stacked(member: Member, inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray, seed: int) -> Member:
     """The linear member with an MLP on top of it."""
     rows = []
     for side in (inside, select):
-        z = member.frame.apply(x[side])
-        rows.append(Rows(z, law[..., side], member.linear.logits(z)))
+        z = member.coordinates(inputs.rows(side))
+        rows.append(Rows(member.leading(z), law[..., side], member.linear.logits(z)))
     return replace(member, mlp=fit_mlp(*rows, seed=seed))
 
 

@@ -26,7 +26,7 @@ from probekit.fit.directions import (
 )
 from probekit.fit.frame import Frame, fit_frame, frame_of, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
-from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path
+from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior
 from probekit.fit.simple.joint import Simple, fit_simples, n_features
@@ -34,7 +34,6 @@ from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
 
 FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
-FEW_ROWS = (100.0, 10.0)  # of the largest ridge: what else is tried where rows span less than their coordinates
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,7 @@ class Site:
         """Rotate both sides once and fit the linear readout, which most levels start from."""
         frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
         if frame.rotation.shape[1] < fit.x.shape[1]:
-            # Rows that can be told apart whatever they say want larger ridges than the usual path begins with.
-            lambdas, tolerance = (*(beyond * max(lambdas) for beyond in FEW_ROWS), *lambdas), FEW_TOLERANCE
+            lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         whole = Rows(frame.apply(fit.x, select.x), law, offset)
         linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.fft import dct
 from torch import Tensor
 
 from probekit.fit.readers import Reader, Side, Site, fit_level
@@ -71,11 +72,8 @@ def plant(size: FewSize, seed: int) -> tuple[Float[Tensor, "n d"], NDArray[np.in
     hidden = rng.standard_normal((size.n, size.d))
     score = hidden[:, :30].sum(1)
     label = (score / score.std() + 0.5 * rng.standard_normal(size.n) > 0).astype(np.int64)
-    # A mirror turns all coordinates into each other, where a drawn rotation would cost more than the bench.
-    mirror = rng.standard_normal(size.d)
-    mirror /= np.linalg.norm(mirror)
-    x = hidden * spread
-    x -= 2 * np.outer(x @ mirror, mirror)
+    # A cosine transform turns all coordinates into each other; a drawn rotation would cost more than the bench.
+    x = dct(hidden * spread * rng.choice([-1, 1], size.d), norm="ortho", axis=1)
     return torch.from_numpy(x).float(), label, np.arange(size.n) // ROWS_PER_GROUP
 
 
