@@ -7,7 +7,7 @@ linear readout of the position alone.
 Each row gets its logits from one member: rows of the fit fold from the one that did not see their group, all others
 from one drawn by their inputs. So the floor that a probe is fitted beside is the floor that it is tested beside: a mean
 of members for the test rows alone would be sharper. All logits are given one temperature and intercepts, those of the
-cross-fitted fit rows, if the selection rows gain by them: no probe earns bits by recalibrating the floor.
+cross-fitted fit rows, if those to select and to calibrate on gain: no probe earns bits by recalibrating the floor.
 """
 
 import zlib
@@ -196,14 +196,14 @@ def _fit_stacked(member: Member, inputs: Inputs, law: Tensor, inside: NDArray, s
 def _fit_theta(
     logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"], split: Split
 ) -> Float[Tensor, "t outcome1"] | None:
-    """Temperature and intercepts of the fit rows, by members that did not see them, if the selection rows gain.
+    """Temperature and intercepts of the fit rows, by members that did not see them, if other rows gain.
 
     A probe learns the floor's coefficient and its intercepts from the very same rows, where there is nothing left to be
-    learnt, and the same others decide whether it keeps them; were they learnt elsewhere, or always applied, a probe of
-    noise would earn bits by undoing them.
+    learnt; were they learnt elsewhere, or always applied, a probe of noise would earn bits by undoing them.
     """
     theta = fit_platt(logits[..., split.fit], law[..., split.fit])
-    kept = _bits(calibrate(logits, theta), law, split.select) < _bits(logits, law, split.select)
+    apart = np.concatenate([split.select, split.calibrate])
+    kept = _bits(calibrate(logits, theta), law, apart) < _bits(logits, law, apart)
     return theta if kept else None
 
 

@@ -17,7 +17,7 @@ from probekit.spec import JobSpec, ReplaceSpec
 from probekit.task import ALL, Task
 from probekit.testbeds import load_testbed
 
-CELL_VERSION = 4  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+CELL_VERSION = 5  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
 
 
 @dataclass(frozen=True)

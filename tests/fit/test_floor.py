@@ -46,8 +46,7 @@ def test_logits_are_honest_on_the_rows_that_were_fitted():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the one temperature is that of the members' mean: a single member, which the fit rows get, is sharper than "
-    "it knows (.13 bits worse on fit rows than on test rows where 60 inputs are read from 250 rows)",
+    reason="members of 60 inputs from 190 rows are sharper than they know, and 150 rows apart do not show it",
 )
 def test_logits_are_as_good_on_the_rows_that_were_fitted_as_elsewhere():
     x, label, _ = noisy_inputs(0)
@@ -140,7 +139,8 @@ def test_no_inputs_no_floor_but_the_prior():
     for name, inputs in (("strong", {}), ("weak", {}), ("weak", {"token": np.ones((90, 1), np.float32)})):
         floor, logits = fit_floor(name, inputs, law, np.arange(90), split, 0)
         assert (floor.family, floor.members) == ("prior", ())
-        expected = law[..., split.fit].mean(-1)
+        n = len(split.fit)  # and one row more, spread evenly
+        expected = (law[..., split.fit].sum(-1) + 1 / 3) / (n + 1)
         assert torch.allclose(torch.softmax(logits, 0), expected[..., None].expand_as(logits), atol=1e-6)
         assert floor.logits({}, 7).shape == (3, 1, 7)
 
@@ -158,7 +158,6 @@ def test_calibrated_beyond_the_rows_that_were_fitted():
         assert gain.mean() < slack
 
 
-@pytest.mark.xfail(strict=True, reason="a single member, which the fit rows get, is 11% sharper than it knows")
 def test_calibrated_on_fit_rows():
     x, label, _ = noisy_inputs(3, n=1000, width=60)
     law, split = one_hot(label), split_by_group(np.arange(1000), 0)
