@@ -28,11 +28,12 @@ from probekit.fit.frame import Frame, fit_frame, frame_of, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
-from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior
+from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior, smoothed
 from probekit.fit.simple.joint import Simple, fit_simples, n_features
 from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
 
+LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
 FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
 
 
@@ -103,6 +104,9 @@ class Site:
         if frame.rotation.shape[1] < fit.x.shape[1]:
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
+        parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
+        if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
+            law = smoothed(law)
         whole = Rows(frame.apply(fit.x, select.x), law, offset)
         linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
         return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
@@ -112,8 +116,8 @@ class Site:
         """Both sides in the frame."""
         n = len(self.fit.x)
         return (
-            Rows(self.whole.z[:n], self.fit.law, self.fit.offset),
-            Rows(self.whole.z[n:], self.select.law, self.select.offset),
+            Rows(self.whole.z[:n], self.whole.law[..., :n], self.fit.offset),
+            Rows(self.whole.z[n:], self.whole.law[..., n:], self.select.offset),
         )
 
     def calibrated(self, reader: "Reader") -> "Reader":

@@ -95,6 +95,12 @@ def log_prior(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t"]:
     return torch.log(mass / mass.sum(0)) if n else torch.zeros_like(mass)
 
 
+def smoothed(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
+    """Laws beside which one row more, spread evenly over outcomes, is shared out to all rows."""
+    n_outcomes, _, n = law.shape
+    return (law + law.sum(0) / (n * n_outcomes)) * (n / (n + 1))
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a readout is fitted or tested on: z [n, r], law and offset [outcome, target, n]."""

@@ -147,3 +147,20 @@ def test_an_outcome_that_no_row_has_is_rare_and_not_impossible():
     law = torch.nn.functional.one_hot(torch.zeros(50, dtype=torch.long), 4).T[:, None].float()
     prior = torch.exp(log_prior(law))
     assert prior[:, 0].tolist() == pytest.approx([50.25 / 51, *[0.25 / 51] * 3])
+
+
+def test_an_outcome_that_a_fold_lacks_costs_what_a_rare_one_does():
+    """Without a prior its intercept runs off, and one such test row costs as many bits as the solver has patience."""
+    rng = np.random.default_rng(5)
+    x = torch.from_numpy(rng.standard_normal((200, 8))).float()
+    label = torch.from_numpy(rng.integers(0, 2, 200))
+    label[190:] = 2
+    law = torch.nn.functional.one_hot(label, 3).T[:, None].float().contiguous()
+    fit, select = sides(x, law, (0, 100), (100, 150))
+    found = fit_readout(x[:100], law[..., :100], None, torch.ones(8), 1e-2, tolerance=1e-7)
+    naive = Rows(x[150:], law[..., 150:]).bits(found)[0, 40:].mean()
+    site = Site.prepare(fit, select, 0)
+    assert torch.allclose(site.whole.law.sum(0), torch.ones(1, 150), atol=1e-5)
+    seen = fit_readout(x[:100], site.rows[0].law, None, torch.ones(8), 1e-2, tolerance=1e-7)
+    ours = Rows(x[150:], law[..., 150:]).bits(seen)[0, 40:].mean()
+    assert ours == pytest.approx(np.log2(3 * 151), abs=2) and float(naive) > float(ours) + 3
