@@ -29,12 +29,8 @@ class Wording:
 
         most = COLUMNS if len(texts) < MANY_ROWS else FEWER_COLUMNS
         # A word is whatever stands between spaces or marks, single letters and marks included; text may have no words.
-        words = TfidfVectorizer(
-            ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", max_features=most, sublinear_tf=True, dtype=np.float32
-        )
-        characters = TfidfVectorizer(
-            analyzer="char", ngram_range=(1, 3), max_features=most, sublinear_tf=True, dtype=np.float32
-        )
+        words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", max_features=most, sublinear_tf=True)
+        characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), max_features=most, sublinear_tf=True)
         # A stop where nothing else is, so that rows without any text leave a vocabulary of one.
         seen = [text if text.strip() else "." for text in texts]
         return cls(words.fit(seen), characters.fit(seen))

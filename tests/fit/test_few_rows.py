@@ -1,5 +1,7 @@
 """Fewer rows than coordinates: everything linear lives in the span of the rows, exactly and without d x d numbers."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -71,12 +73,14 @@ def test_the_penalty_over_grouped_folds_is_scikit_learns():
     frame = fit_frame(rows[:120])
     found = fit_nested(Rows(frame.apply(rows[:120]), law[..., :120]), 80, inner, frame.variance, ridges, 1e-7)
     unit = 1 / float(frame.rotation[:, 0].norm())
-    judge = LogisticRegressionCV(
-        Cs=[2 / (120 * ridge * unit**2) for ridge in ridges], cv=[(a.numpy(), b.numpy()) for a, b in inner],
-        scoring="neg_log_loss", tol=1e-10, max_iter=20_000, l1_ratios=(0,), use_legacy_attributes=False,
-    ).fit(x[:120], label[:120])  # fmt: skip
+    asked = {"Cs": [2 / (120 * ridge * unit**2) for ridge in ridges], "cv": [(a.numpy(), b.numpy()) for a, b in inner]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # defaults that will change, none of which matters here
+        judge = LogisticRegressionCV(**asked, scoring="neg_log_loss", tol=1e-10, max_iter=20_000).fit(
+            x[:120], label[:120]
+        )
     # There the penalty of a fold is per row of all rows, here per row of the fold: the same ridge but for two thirds.
-    assert float(found.ridge) == pytest.approx(2 / (120 * unit**2 * judge.C_))
+    assert float(found.ridge) == pytest.approx(2 / (120 * unit**2 * np.ravel(judge.C_)[0]))
     assert nats(found.logits(frame.apply(rows[120:])), label[120:]) == pytest.approx(
         log_loss(label[120:], judge.predict_proba(x[120:])), abs=1e-4
     )

@@ -2,8 +2,10 @@
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,11 +136,11 @@ def _scikit_learn(x: Tensor, label: NDArray, splits: list[Split]) -> float:
     values, bits = x.numpy(), []
     for split in splits:
         both = np.concatenate([split.fit, split.select])
-        judge = LogisticRegressionCV(
-            Cs=np.logspace(-6, 1, len(RIDGES) + 2), cv=_inner(split), scoring="neg_log_loss", max_iter=1_000,
-            l1_ratios=(0,), use_legacy_attributes=False,
-        )  # fmt: skip
-        found = make_pipeline(StandardScaler(), judge).fit(values[both], label[both])
+        strengths = np.logspace(-6, 1, len(RIDGES) + 2).tolist()
+        asked: dict[str, Any] = {"Cs": strengths, "cv": _inner(split), "scoring": "neg_log_loss", "max_iter": 1_000}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # defaults that will change, none of which matters here
+            found = make_pipeline(StandardScaler(), LogisticRegressionCV(**asked)).fit(values[both], label[both])
         bits.append(log_loss(label[split.test], found.predict_proba(values[split.test]), labels=[0, 1]) / np.log(2))
     return float(np.average(bits, weights=[len(split.test) for split in splits]))
 
