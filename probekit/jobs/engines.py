@@ -28,12 +28,14 @@ log = logging.getLogger(__name__)
 _COSTS_ITSELF = (FitError, RuntimeError, ArithmeticError, ValueError, MemoryError)
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told what is being done, how much of how much is done and, where it is known, the seconds left of this phase."""
 
     def __call__(self, what: str, done: int, total: int, left: float | None = None) -> None: ...
 
 
+@runtime_checkable
 class Pace(Protocol):
     """Tells from the units that have ended how many seconds the others will take; None before it can."""
 

@@ -28,7 +28,7 @@ from probekit.measurement.sites import SiteRow, across_sites
 from probekit.measurement.study import Study
 from probekit.measurement.transfer import measure_transfer
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.ratios import Estimate, Ratio, estimates
+from probekit.metrics.ratios import Ratio, estimates
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, find_constant, named
 
@@ -51,7 +51,10 @@ class Measurement(Study):
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
         if behaviour in self.constant:
-            return self._nothing_to_read(hook, behaviour)
+            return self._nothing_to_read(hook, behaviour, "small_denominator", self.constant[behaviour])
+        if why := self.unmeasurable(behaviour, self.home):
+            said = why if len(self.domains) == 1 else f"domain '{self.home}', where readers are fitted, has {why}"
+            return self._nothing_to_read(hook, behaviour, "too_few_rows", said)
         seen = {span: None if found is None else (found, (deleted or {})[span]) for span, found in self.deleted.items()}
         cell = Collector(self, hook, behaviour, Deletions(seen))
         for fold in range(self.n_folds):
@@ -85,28 +88,22 @@ class Measurement(Study):
 
     def nothing_to_explain(self, behaviour: str, asked: Sequence[Coordinates]) -> Outcome:
         """NA at each of these coordinates, `test_domain` among them, of a behaviour that is the same at every row."""
-        records = []
-        for at in asked:
-            rows = self.observations.domain == at.test_domain
-            n, groups = int(rows.sum()), len(np.unique(self.observations.group[rows]))
-            nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
-            at = replace(at, behaviour=behaviour, fit_domain=at.fit_domain or self.home)
-            records.append(self.record(at, nothing))
-        return Outcome(records)
+        said = "small_denominator", self.constant[behaviour]
+        return Outcome([self.record(*self.untold(replace(at, behaviour=behaviour), *said)) for at in asked])
 
     @cached_property
     def _decoders(self) -> Decoders:
         return Decoders(self)
 
-    def _nothing_to_read(self, hook: str, behaviour: str) -> Outcome:
+    def _nothing_to_read(self, hook: str, behaviour: str, reason: str, note: str) -> Outcome:
         levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self.hypotheses_for(behaviour))]
         asked = [
-            Coordinates(level, control=control, hook=hook, fit_domain=domain, test_domain=domain)
+            Coordinates(level, "", None, "read", "", control, "strong", behaviour, hook, domain, domain)
             for domain in self.domains
             for level in levels
             for control in ("", *(f"deleted:{span}" for span in self.deleted if level != "prior"))
         ]
-        return self.nothing_to_explain(behaviour, asked)
+        return Outcome([self.record(*self.untold(at, reason, note)) for at in asked])
 
     def _predictions(self, feature: str, decoder: Decoder, x: Tensor) -> dict[tuple[str, str], NDArray[np.int64]]:
         """Classes of the test rows' targets by (level, source): [n_test, n_targets] each."""
@@ -149,15 +146,12 @@ class Measurement(Study):
 
 
 def _read_levels(fold: Fold) -> Iterator[Reader]:
-    """Every level that is asked for and that the rows allow, scored."""
+    """Every level that is asked for, scored."""
     read, setting = fold.study.read, fold.setting
     for level in map(Level.parse, read.levels):
         if level.family == "hypothesis":
             continue
-        reason, note = fold.refused(level.family)
-        if reason:
-            fold.cell.missing(setting, Coordinates(level.name), reason, note)
-            continue
+        note = ""
         if level.family == "baseline":
             floor = setting.floors["strong"][0]
             note = f"{floor.family} reader of {', '.join(floor.blocks) or 'nothing'}"

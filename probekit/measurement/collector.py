@@ -5,7 +5,6 @@ Fold: one outer fold of such a cell, which is what every step of the measurement
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -15,12 +14,11 @@ from torch import Tensor
 from probekit.fit.readers import Reader, Side, Site
 from probekit.measurement.deletion import Deletions
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName
-from probekit.measurement.setting import Setting, effective_fit_rows
+from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.auroc import auroc_interval, auroc_leak, auroc_rows
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
-from probekit.metrics.rows import refusal
 from probekit.records import Record
 
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
@@ -249,7 +247,7 @@ class Fold:
     def of(
         cls, cell: Collector, setting: Setting, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None = None
     ) -> "Fold":
-        """With the site fitted. Raises TooFewRows and FitError."""
+        """With the site fitted. Raises FitError."""
         return cls(cell.study, cell, setting, cell.study.site(setting, x), x, twin)
 
     @property
@@ -269,19 +267,3 @@ class Fold:
     def of_unit(self, unit: str) -> Setting:
         """The same fold of another pool: `row` or `task`."""
         return self.study.setting(self.cell.behaviour, self.setting.domain, self.setting.fold, unit)
-
-    def refused(self, family: str) -> tuple[str, str]:
-        """(reason, note) of what the rows allow a level; both empty when they are enough."""
-        if family in ("prior", "baseline"):
-            return "", ""
-        found = refusal(self._effective_fit_rows, self.x.shape[1], family == "direction")
-        return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
-
-    @property
-    def linear_is_refused(self) -> bool:
-        """Whether the rows are too few for readers of all coordinates."""
-        return bool(self.refused("linear")[0])
-
-    @cached_property
-    def _effective_fit_rows(self) -> float:
-        return effective_fit_rows(self.setting, self.site)

@@ -19,14 +19,11 @@ ON_WEAK = "the strong floor on the weak scale"
 
 
 def measure_controls(fold: Fold) -> None:
-    """Every control that the study asks for and the rows allow."""
+    """Every control that the study asks for."""
     read, setting = fold.study.read, fold.setting
     if "row_split" in read.controls and len(np.unique(setting.group)) < len(setting.group):
-        # What is refused beside whole groups is what rows alone would tempt to report.
         level = "linear" if "linear" in read.levels else "direction"
         _fit_anew(fold, fold.of_unit("row"), fold.x, "row_split", (level,))
-    if fold.linear_is_refused:
-        return
     if "control_task" in read.controls and fold.study.observations.types is not None:
         _fit_anew(fold, fold.of_unit("task"), fold.x, "control_task", ("linear",))
     if "random_directions" in read.controls:

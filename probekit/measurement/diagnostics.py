@@ -107,8 +107,6 @@ def measure_code_length(fold: Fold) -> None:
 def measure_shares(fold: Fold) -> None:
     """Decomposition: what each class takes as nested models go from the floor to the ceiling, in both orders."""
     read, setting = fold.study.read, fold.setting
-    if fold.linear_is_refused:
-        return
     try:
         found = decompose(fold.site, fold.test, read.decomposition_k, read.decomposition_simple)
     except FitError as error:
@@ -172,7 +170,7 @@ def online_code(
     """Prequential code of the behaviour beside the floor: (rows, {reader: bits of each row, mean of orders}).
 
     Voita and Titov (2020): each block of whole groups is coded by a reader fitted on the blocks before it. What cannot
-    be fitted yet (fewer than 2 d rows) is coded by the floor. Training rows only.
+    be fitted yet is coded by the floor. Training rows only.
     """
     rows = np.sort(np.concatenate([setting.split.fit, setting.split.select, setting.split.calibrate]))
     group = setting.group[rows]
@@ -197,7 +195,7 @@ def _online_readers(
 ) -> Iterator[Reader]:
     names, code = np.unique(setting.group[seen], return_inverse=True)
     chooses = (np.random.default_rng([seed, 15]).permutation(len(names)) % SELECT_EVERY == 0)[code]
-    if (~chooses).sum() < 2 * x.shape[1] or not chooses.any():
+    if chooses.all() or not chooses.any():
         return
     try:
         site = Site.prepare(setting.at(x, seen[~chooses]), setting.at(x, seen[chooses]), seed, lambdas)

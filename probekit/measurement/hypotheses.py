@@ -22,7 +22,7 @@ from probekit.measurement.outcome import Coordinates
 from probekit.measurement.setting import Setting, bits_of, floor_logits, moved_logits
 from probekit.measurement.study import Study
 from probekit.metrics.ratios import difference, fbu, transfer
-from probekit.metrics.splits import Split, split_by_group
+from probekit.metrics.splits import Split
 from probekit.task import Feature, Observations
 
 EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried
@@ -91,7 +91,7 @@ class Decoders:
         self._found: dict[tuple[str, str, int], Decoder] = {}
 
     def get(self, hook: str, feature: str, domain: str, fold: int, x: Float[Tensor, "n d"]) -> Decoder:
-        """A feature's decoder, on the rows of the behaviours where these have folds. Raises BadInput."""
+        """A feature's decoder, on the rows that behaviours are read on. Raises BadInput."""
         if hook != self._hook:
             self._hook, self._found = hook, {}
         key = feature, domain, fold
@@ -99,18 +99,9 @@ class Decoders:
             study, features = self.study, self.study.observations.features
             if feature not in features:
                 raise BadInput(f"no feature '{feature}' in the task: it has {', '.join(features) or 'none'}.")
-            index, split = self._rows(domain, fold)
+            index, split = study.index(domain), study.splits(domain)[fold]
             self._found[key] = Decoder.fit(features[feature], index, split, x, study.read.lambdas[::2])
         return self._found[key]
-
-    def _rows(self, domain: str, fold: int) -> tuple[NDArray[np.int64], Split]:
-        study = self.study
-        some = next((name for name in study.observations.behaviours if name not in study.constant), None)
-        if some is not None and study.n_folds > 1:
-            setting = study.setting(some, domain, fold)
-            return setting.index, setting.split
-        index = np.flatnonzero(study.observations.domain == domain)
-        return index, split_by_group(study.observations.group[index], study.seeds.data)
 
 
 class OtherOutcomes(Exception):

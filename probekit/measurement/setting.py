@@ -13,14 +13,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
 from probekit.fit.floor import Floor, fit_floor
 from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.rows import effective_rows, icc
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.splits import Split
 from probekit.task import Behaviour, Observations
 
 ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effective number of rows
@@ -105,23 +104,15 @@ def prepare_settings(
     observations: Observations,
     behaviour: Behaviour,
     domain: str,
+    splits: Sequence[Split],
     floors: Sequence[str],
-    seeds: tuple[int, int],
-    folds: tuple[int, int] = (1, 1),
+    seed: int,
     unit: str = "group",
 ) -> list[Setting]:
-    """Split a domain's rows and fit the floors of each outer fold. seeds: (probe, data); folds: (outer, inner).
-
-    unit: as in Setting; rows of a group are kept on one side unless it is `row`.
-    """
-    seed_probe, seed_data = seeds
+    """Fit the floors of each outer fold of a domain. splits: of its rows; unit: as in Setting."""
     index = np.flatnonzero(observations.domain == domain)
     group = observations.group[index]
     kept_together = index if unit == "row" else group
-    try:
-        splits = splits_by_group(kept_together, seed_data, *folds)
-    except BadInput as error:
-        raise BadInput(f"domain '{domain}': {error}") from None
     # Rows sum to 1 but for rounding, or for what a caller's own law was allowed: fits take it for 1.
     whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
     law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
@@ -129,7 +120,7 @@ def prepare_settings(
     ceiling = bits_of(entropy(law))
     out = []
     for fold, split in enumerate(splits):
-        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed_probe + fold) for name in floors}
+        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed + fold) for name in floors}
         out.append(Setting(behaviour, domain, fold, index, group, split, law, ceiling, fitted, unit))
     return out
 
@@ -138,12 +129,12 @@ def control_task(
     observations: Observations,
     behaviour: Behaviour,
     domain: str,
-    seeds: tuple[int, int],
-    folds: tuple[int, int],
+    splits: Sequence[Split],
+    seeds: tuple[int, int, int],
 ) -> list[Setting]:
     """The same rows with a random label for each type, drawn from the behaviour's mean law (Hewitt and Liang 2019).
 
-    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise.
+    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise. seeds: probe, data, model.
     """
     assert observations.types is not None
     at = observations.domain == domain
@@ -153,7 +144,7 @@ def control_task(
     drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
     labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
     bare = replace(observations, floor_inputs={})
-    return prepare_settings(bare, replace(behaviour, law=labels), domain, ("strong",), seeds, folds, "task")
+    return prepare_settings(bare, replace(behaviour, law=labels), domain, splits, ("strong",), seeds[0], "task")
 
 
 @dataclass(frozen=True)

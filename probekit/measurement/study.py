@@ -1,6 +1,7 @@
 """Study: what all cells of one set of observations share: what is asked, splits and floors, permutations, records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis
 from probekit.measurement.outcome import Coordinates
 from probekit.measurement.setting import Pool, Setting, control_task, prepare_settings
+from probekit.metrics.classes import unmeasurable
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
-from probekit.metrics.splits import check_rows
+from probekit.metrics.splits import Split, splits_by_group
 from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, constants, find_constant
@@ -56,6 +58,8 @@ class Study:
         self.n_bootstrap = n_bootstrap
         self.deleted = dict(deleted or {})
         self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._splits: dict[tuple[str, str], list[Split]] = {}
+        self._why_not: dict[tuple[str, str], str] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         # Several rules of positions are looked at together, by whoever takes them apart.
         look = constants if observations.rules else find_constant
@@ -87,18 +91,55 @@ class Study:
         """Those that are stated for this behaviour, or for none in particular."""
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
+    def index(self, domain: str) -> NDArray[np.int64]:
+        """Rows of the observations in a domain."""
+        return np.flatnonzero(self.observations.domain == domain)
+
+    def splits(self, domain: str, unit: str = "group") -> list[Split]:
+        """The split of each fold, as positions in `index`. Raises BadInput where a domain has too few groups."""
+        key = domain, "row" if unit == "row" else "group"
+        if key not in self._splits:
+            index = self.index(domain)
+            kept_together = index if unit == "row" else self.observations.group[index]
+            try:
+                found = splits_by_group(kept_together, self.seeds.data, self.read.outer_folds, self.read.inner_folds)
+            except BadInput as error:
+                raise BadInput(f"domain '{domain}': {error}") from None
+            self._splits[key] = found
+        return self._splits[key]
+
+    def unmeasurable(self, behaviour: str, domain: str) -> str:
+        """Why a behaviour cannot be fitted and judged in a domain, with what would mend it; empty where it can.
+
+        Test rows are those of all folds, which are judged together.
+        """
+        key = behaviour, domain
+        if key not in self._why_not:
+            index = self.index(domain)
+            known, group = self.observations.behaviours[behaviour], self.observations.group[index]
+            told = known.law[index], known.outcomes, group
+            # Where transfer goes, too few groups to resample are told before they are too few to be split.
+            why = unmeasurable(*told, {})
+            if not why or domain == self.home:
+                splits = self.splits(domain)
+                test = np.concatenate([split.test for split in splits])
+                every = (unmeasurable(*told, {"fit": split.fit, "test": test}) for split in splits)
+                why = why or next(filter(None, every), "")
+            self._why_not[key] = why
+        return self._why_not[key]
+
     def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
         """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
         key = behaviour, domain, unit
         if key not in self._pools:
-            observations, folds = self.observations, (self.read.outer_folds, self.read.inner_folds)
+            observations, splits = self.observations, self.splits(domain, unit)
             known = observations.behaviours[behaviour]
             if unit == "task":
-                settings = control_task(observations, known, domain, self.seeds[:2], folds)
+                settings = control_task(observations, known, domain, splits, self.seeds)
             else:
                 floors = self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors)
                 asked = ("strong",) if unit == "row" else floors
-                settings = prepare_settings(observations, known, domain, asked, self.seeds[:2], folds, unit)
+                settings = prepare_settings(observations, known, domain, splits, asked, self.seeds.probe, unit)
             self._pools[key] = Pool.of(settings, self.n_bootstrap, self.seeds.data)
         return self._pools[key]
 
@@ -107,8 +148,7 @@ class Study:
         return self.pool(behaviour, domain, unit).settings[fold]
 
     def site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
-        """The activations of a setting ready for fitting. Raises TooFewRows and FitError."""
-        check_rows(len(setting.split.fit), x.shape[1])
+        """The activations of a setting ready for fitting. Raises FitError."""
         return setting.site(x, self.seeds.probe, self.read.lambdas, floor)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -127,6 +167,12 @@ class Study:
                 plan = np.empty((0, len(rows)), dtype=np.int64)
             self._plans[key] = rows, plan
         return self._plans[key]
+
+    def untold(self, at: Coordinates, reason: str, note: str) -> tuple[Coordinates, Estimate]:
+        """What `record` makes an NA of, where no fold has rows to count: all of the test domain are."""
+        rows = self.index(at.test_domain)
+        n_groups = len(np.unique(self.observations.group[rows]))
+        return replace(at, fit_domain=at.fit_domain or self.home), Estimate.missing(reason, note, len(rows), n_groups)
 
     def record(self, at: Coordinates, estimate: Estimate, note: str = "", raw: float | None = None) -> Record:
         """The estimate as a Record with its provenance; NA has no figures. raw: the value before a refit."""

@@ -50,8 +50,8 @@ class Ratio:
     """sum(missed) / sum(available) over rows, each [n], before anything is resampled; `estimates` does that.
 
     bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when too little
-    is available, see `too_little`. negative: the note of a value that is below -2 SE. of_reader: whether some reader has
-    these losses; else nothing is told of their tail and no group sum is kept.
+    is available, see `too_little`. negative: the note of a value that is below -2 SE. of_reader: whether some reader
+    has these losses; else nothing is told of their tail and no group sum is kept.
     """
 
     missed: NDArray[np.float64]
