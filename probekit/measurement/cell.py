@@ -20,10 +20,16 @@ from probekit.levels import Hypothesis, Level
 from probekit.measurement.collector import Collector, Fold
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
-from probekit.measurement.diagnostics import keep_beside, measure_code_length, measure_limit, measure_shares
+from probekit.measurement.diagnostics import (
+    keep_beside,
+    measure_code_length,
+    measure_falling,
+    measure_limit,
+    measure_shares,
+)
 from probekit.measurement.hypotheses import Decoder, Decoders, measure_hypotheses
 from probekit.measurement.outcome import Coordinates, Decoded, Outcome
-from probekit.measurement.setting import bits_of
+from probekit.measurement.setting import Fitted, Said
 from probekit.measurement.sites import SiteRow, across_sites
 from probekit.measurement.study import Study
 from probekit.measurement.transfer import measure_transfer
@@ -128,6 +134,8 @@ class Measurement(Study):
         cell.keep_linear(n, float(fold.site.rows[1].bits(fold.site.linear).mean()))
         measure_controls(fold)
         weak = _read_weak_scale(fold)
+        if self.read.falls:
+            measure_falling(fold, readers)
         for control, gone in fold.without.at(setting):
             measure_deleted(fold, control, gone, readers, weak)
         if self.read.extrapolate:
@@ -157,7 +165,7 @@ def _read_levels(fold: Fold) -> Iterator[Reader]:
             note = f"{floor.family} reader of {', '.join(floor.blocks) or 'nothing'}"
         try:
             for reader in fit_level(fold.site, level, read.simple_ks if level.family == "simple" else read.ks):
-                fold.cell.score(setting, reader, bits_of(reader.bits(fold.test)), note=note)
+                fold.cell.score(setting, reader, Said.by(reader, fold.test), fold.fitted, note=note)
                 keep_beside(fold, reader)
                 yield reader
         except FitError as error:
@@ -172,12 +180,13 @@ def _read_weak_scale(fold: Fold) -> list[Reader]:
     try:
         site = fold.study.site(setting, fold.x, "weak")
         reader = next(fit_level(site, Level("linear"), ()))
-        cell.score(setting, reader, bits_of(reader.bits(setting.side(fold.x, "test", "weak"))), floor="weak")
+        said = Said.by(reader, setting.side(fold.x, "test", "weak"))
+        cell.score(setting, reader, said, Fitted.of(setting, site), floor="weak")
         readers.append(reader)
     except FitError as error:
         cell.missing(setting, Coordinates("linear", floor="weak"), "not_converged", str(error))
     strong = strong_floor(setting)
-    cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note=ON_WEAK)
+    cell.score(setting, strong, Said.by(strong, fold.test), fold.fitted, floor="weak", note=ON_WEAK)
     return [*readers, strong]
 
 
@@ -194,6 +203,10 @@ def measurements_of(
 
     deleted: by span, what was seen without it. Raises BadInput.
     """
+    seen = observations.domain == observations.domains[0]
+    most = max(int((seen & named(observations.rules, (place,), len(seen))).sum()) for place in observations.places)
+    outer, inner = read.folds_of(most)  # the same everywhere
+    read = read.model_copy(update={"outer_folds": outer, "inner_folds": inner})
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}

@@ -38,10 +38,17 @@ def pool_rare(law: NDArray, fit_sides: Sequence[NDArray[np.int64]]) -> tuple[NDA
     return np.where(rare, (~rare).sum(), place), int(rare.sum())
 
 
+def pooled_law(law: NDArray, place: NDArray[np.int64]) -> NDArray:
+    """A law after `pool_rare`: [..., n_outcomes] -> [..., number of new ones]."""
+    made = np.zeros((*law.shape[:-1], int(place.max()) + 1), dtype=law.dtype)
+    for old, new in enumerate(place):
+        made[..., new] += law[..., old]
+    return made
+
+
 def pooled(law: NDArray, outcomes: Sequence[str], place: NDArray[np.int64]) -> tuple[NDArray, tuple[str, ...]]:
     """The law and names of the outcomes after `pool_rare`: [n, n_outcomes] -> [n, number of new ones]."""
-    made = np.zeros((len(law), int(place.max()) + 1), dtype=law.dtype)
-    np.add.at(made.T, place, law.T)
+    made = pooled_law(law, place)
     counts = np.bincount(place)
     # A class of the user's own that is called `rest` joins the pool by name only: the pool is told by its place.
     names = [next(o for o, p in zip(outcomes, place, strict=True) if p == i) for i in range(len(counts))]

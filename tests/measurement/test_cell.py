@@ -8,7 +8,8 @@ import probekit as pk
 from probekit.errors import BadInput, FitError, TooFewRows
 from probekit.levels import Hypothesis
 
-QUICK = {"controls": (), "decomposition": False, "floors": ("strong",), "n_bootstrap": 200}
+QUICK = {"controls": (), "decomposition": False, "floors": ("strong",), "n_bootstrap": 200, "outer_folds": 1,
+         "inner_folds": 1}  # fmt: skip
 
 
 def rotate(h: np.ndarray, seed: int) -> np.ndarray:
@@ -56,7 +57,7 @@ def sealed() -> pd.DataFrame:
         levels=(
             "prior", "baseline", "neurons", "direction", "directions", "simple:two_thresholds", "linear", "nonlinear",
         ),
-        ks=(1, 4), n_bootstrap=300, decomposition=False,
+        ks=(1, 4), n_bootstrap=300, decomposition=False, outer_folds=1, inner_folds=1,
     )  # fmt: skip
 
 
@@ -624,7 +625,7 @@ def test_all_numbers_of_a_pool_are_resampled_in_one_product(monkeypatch):
     hook = "blocks.0.hook_resid_post"
     sites, observations = as_activations({hook: x}, {"b": flipped(s[:, 0], 0.1, 8)}, None, groups, domains, None)
     read = ReadSpec(hooks=(hook,), levels=("prior", "direction", "linear"), ks=(1,), controls=("row_split",),
-                    floors=("strong",), n_permutations=0)  # fmt: skip
+                    floors=("strong",), n_permutations=0, falls=False, outer_folds=1, inner_folds=1)  # fmt: skip
     measurement = Measurement(observations, read, TransferSpec(levels=("linear",)), n_bootstrap=300)
     seen = []
     plain = bootstrap.resampled
