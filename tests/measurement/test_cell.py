@@ -536,8 +536,8 @@ def test_a_hypothesis_speaks_of_all_behaviours_that_fit_it():
 def test_a_behaviour_that_never_varies_is_na_and_costs_no_other():
     """Also where it comes first and its folds would be everybody's, and as a law of a single column."""
     given = {"features": {"a": S[:, 0], "b": S[:, 1]}, "hypotheses": hypotheses(xor_rule), "types": S[:, 1],
-             "levels": ("baseline", "linear"), "outer_folds": 2, "groups": np.arange(300) // 2}  # fmt: skip
-    moving = {**QUICK, "controls": ("permuted", "control_task", "row_split")}
+             "levels": ("baseline", "linear"), "groups": np.arange(300) // 2}  # fmt: skip
+    moving = {**QUICK, "controls": ("permuted", "control_task", "row_split"), "outer_folds": 2}
     always = {"first": np.ones(300), "fraction": np.full((300, 2), 0.5)}
     alone = pk.measure(X, behaviour={"two": S.prod(1)}, **given, **moving)
     frame = pk.measure(X, behaviour=always | {"two": S.prod(1)}, **given, **moving)
