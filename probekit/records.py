@@ -46,8 +46,8 @@ FLOORS = ("strong", "weak")
 UNITS = ("example", "pair", "seed")
 NA_REASONS = (
     "",
-    "small_denominator",  # S(floor) - S(ceiling) below .05 bit: nothing to explain beyond the input
-    "too_few_rows",  # below the protocol's minimum for this estimator
+    "small_denominator",  # S(floor) - S(ceiling) below .005 bit or not told apart from 0: nothing to explain
+    "too_few_rows",  # a number would have no meaning: too few groups, or rows of a class
     "absent_in_test_domain",  # transfer: the level fitted on the test domain adds nothing there
     "not_converged",  # the solver did not reach its certificate
     "not_defined",  # the level does not exist for this behaviour or site
@@ -63,8 +63,11 @@ class Record:
     transfer, a share for decomposition, a proportion for accuracy, a difference of bits for crossing. low, high: 95 %
     interval. raw: the value before calibration refits or debiasing, where one is done. p99_bits: 99th percentile over
     examples of missed bits; worst_group: the largest mean of missed bits over groups. NA is None in `value` with
-    `na_reason` set. Coordinates are words of METRICS, ARMS, LEVELS, SOURCES, CONTROLS, FLOORS and NA_REASONS; another
-    one is a BadInput. `id` is the digest of the coordinates, `row()` the record as a dictionary.
+    `na_reason` set. n_fit, n_fit_effective: rows that the reader was fitted on (mean over folds) and what they are
+    worth; d_read: coordinates that it reads. falls: how much FBU still fell when the fit rows doubled, with its
+    interval. auroc, accuracy: of the reader's law, where the behaviour is certain. Coordinates are words of METRICS,
+    ARMS, LEVELS, SOURCES, CONTROLS, FLOORS and NA_REASONS; another one is a BadInput. `id` is the digest of the
+    coordinates, `row()` the record as a dictionary.
 
     >>> import probekit as pk
     >>> place = {"behaviour": "truth", "fit_domain": "all", "test_domain": "all", "hook": "blocks.0.hook_resid_post"}
@@ -110,6 +113,14 @@ class Record:
     groups: int = 0
     na_reason: str = ""
     note: str = ""
+    n_fit: int | None = None
+    n_fit_effective: float | None = None
+    d_read: int | None = None
+    falls: float | None = None
+    falls_low: float | None = None
+    falls_high: float | None = None
+    auroc: float | None = None
+    accuracy: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _VOCABULARY.items():

@@ -38,6 +38,8 @@ def _simple(name: str) -> str:
     return name
 
 
+FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
+FEW_FOLDS = (5, 3)  # outer and inner, there
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
 
@@ -228,16 +230,21 @@ class ReadSpec(_Strict):
     """Spans of the text that readers are also tried without: `field:tag`, `role:system`. Cost: a capture each."""
     filler: int | str | None = None
     """A token in place of each deleted one. When absent the text closes up."""
-    outer_folds: int = Field(default=1, ge=1)
-    """Of whole groups, each tested once. 1 tests a single quarter. Cost: fits are made once per fold."""
-    inner_folds: int = Field(default=1, ge=1)
-    """Folds over which ridges are chosen, inside each outer fold's training rows. 1 chooses on the select rows."""
+    outer_folds: int | None = Field(default=None, ge=1)
+    """Of whole groups, each tested once. 1 tests a single quarter. When absent: 5 where the seen domain has fewer than
+    5,000 rows, else 1. Cost: fits are made once per fold."""
+    inner_folds: int | None = Field(default=None, ge=1)
+    """Folds over which ridges are chosen, inside each outer fold's training rows. 1 chooses on the select rows. When
+    absent: 3 where the seen domain has fewer than 5,000 rows, else 1."""
     n_permutations: int = Field(default=199, ge=0)
     """Permutations behind `p_max`, the p-value that corrects for having looked at all sites. 0: no p-value. The
     smallest p-value is 1 / (1 + n_permutations). Cost: a pass over logits each; no fit."""
     extrapolate: bool = True
     """Also fit `direction` and `linear` on a quarter and half of the rows, for the limit of many rows. Needs 16 rows
     per coordinate. Cost: three more fits of both."""
+    falls: bool = True
+    """Also fit `linear` on half of the groups, to tell how much its value still falls with more rows. Cost: less than
+    one more fit of `linear`."""
     online_orders: int = Field(default=0, ge=0)
     """Orders of the online code; print means of 5 or more. 0: none. Cost: about ten fits of every level per order."""
     decomposition: bool = True
@@ -252,6 +259,11 @@ class ReadSpec(_Strict):
     position alone, and shows what a weak floor would credit to the network. Cost: one more fit of `linear`."""
     features: tuple[str, ...] | None = None
     """Features that are read, for accuracy and hypotheses. All of the task's when absent."""
+
+    def folds_of(self, n_rows: int) -> tuple[int, int]:
+        """(outer, inner) folds of a seen domain of so many rows."""
+        outer, inner = FEW_FOLDS if n_rows < FEW_ROWS else (1, 1)
+        return self.outer_folds or outer, self.inner_folds or inner
 
     def features_of(self, known: Sequence[str]) -> tuple[str, ...]:
         """The features that are read, of those that the task has. Raises BadInput for another."""

@@ -153,7 +153,8 @@ class Feature:
 class Observations:
     """One row per (example, position) that was read. All arrays share the first axis.
 
-    floor_inputs: named blocks [n, width] that the input-only reader may use; the weak floor sees `position` alone.
+    floor_inputs: named blocks [n, width], and `text`, strings [n], that the input-only reader may use; the weak floor
+    sees `position` alone.
     types: what a control task gives random labels to (the token that is read); None where nothing is known of it.
     rules: which rows each of several rules of positions names [n]; empty where there is one. touched: where a span was
     deleted, which rows' texts had it [n].
@@ -175,7 +176,7 @@ class Observations:
     domain: NDArray[np.str_]
     behaviours: Mapping[str, Behaviour]
     features: Mapping[str, Feature] = field(default_factory=dict)
-    floor_inputs: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    floor_inputs: Mapping[str, NDArray] = field(default_factory=dict)
     task: str = "arrays"
     model: str = "arrays"
     revision: str = ""
@@ -264,7 +265,7 @@ class Task:
     behaviours: Sequence[BehaviourSpec]
     features: Mapping[str, Feature] = field(default_factory=dict)
     labels: Mapping[str, Behaviour] = field(default_factory=dict)
-    floor_inputs: Mapping[str, NDArray[np.float32]] | None = None
+    floor_inputs: Mapping[str, NDArray] | None = None
     fingerprint: str = ""
     spans: Mapping[str, Sequence[NDArray[np.int64]]] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)

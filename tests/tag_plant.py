@@ -49,4 +49,4 @@ def plant_task(label_is, n=3_000, seed=0, **changes):
 
 HOOK = "blocks.0.hook_resid_post"
 READ = dict(levels=("baseline", "direction", "linear"), controls=(), decomposition=False, extrapolate=False,
-            n_permutations=0, n_bootstrap=400)  # fmt: skip
+            n_permutations=0, n_bootstrap=400, outer_folds=1, inner_folds=1, falls=False)  # fmt: skip

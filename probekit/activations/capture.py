@@ -20,7 +20,7 @@ from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.inputs.behaviours import one_token
 from probekit.inputs.spans import delete_span
-from probekit.inputs.surface import surface_features
+from probekit.inputs.surface import Decode, surface_features
 from probekit.model.model import Model
 from probekit.model.reading import check_tokens, out_of_memory
 from probekit.storage.memory import Memory
@@ -112,7 +112,7 @@ def capture_without(
     encoder = model.encoder if model.tokenizer is not None else None
     deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
     whole = whole.at(*deleted.rules) if deleted.rules else whole
-    inputs = surface_features(deleted, model.d_vocab, model.embed, like=task)
+    inputs = surface_features(deleted, model.d_vocab, model.embed, task, decode_of(model))
     asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
     found = capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
     changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
@@ -125,7 +125,9 @@ def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour],
     example = task.row_example
     labels = {spec.name: task.labels[spec.column or spec.name] for spec in task.behaviours if spec.kind == "label"}
     found = {**behaviours, **labels}
-    inputs = surface_features(task, model.d_vocab, model.embed) if task.floor_inputs is None else task.floor_inputs
+    inputs = task.floor_inputs
+    if inputs is None:
+        inputs = surface_features(task, model.d_vocab, model.embed, decode=decode_of(model))
     return Observations(
         example=example,
         position=task.row_position.astype(np.int64),
@@ -141,6 +143,13 @@ def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour],
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
         rules=task.rules,
     )
+
+
+def decode_of(model: Model) -> Decode | None:
+    """Token ids back to text, without a tokenizer's own marks; None for a model of bare ids."""
+    if model.tokenizer is None:
+        return None
+    return lambda ids: str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
 
 def _check_task(task: Task) -> None:

@@ -30,7 +30,10 @@ def fit(
     ] = False,
     cache: Annotated[Path, typer.Option(help="Folder for environments of peers whose names clash.")] = CACHE,
     case: Annotated[
-        str, typer.Option(help="`targets` (many at one site), `sites` (one at each of many), `levels`, or `all`.")
+        str,
+        typer.Option(
+            help="`targets` (many at one site), `sites` (one at each of many), `levels`, `few` (rows), or `all`."
+        ),
     ] = "all",
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,

@@ -40,18 +40,40 @@ def mean_difference(rows: Rows) -> Float[Tensor, "r 1"]:
     return torch.linalg.svd(residual_moment(rows), full_matrices=False)[0][:, :1]
 
 
-def lda(rows: Rows, variance: Float[Tensor, " r"], shrinkage: float = 1e-3) -> Float[Tensor, "r 1"]:
-    """The same direction after whitening, with the covariance shrunk towards its mean variance."""
-    scale = variance + shrinkage * variance.mean()
+def lda(
+    rows: Rows, variance: Float[Tensor, " r"], d: int | None = None, shrinkage: float | None = None
+) -> Float[Tensor, "r 1"]:
+    """The same direction after whitening, with the covariance shrunk towards its mean variance over d coordinates.
+
+    d: coordinates of the site, of which the rows may span fewer; those of the rows when left out. shrinkage: its part
+    in the covariance, that of Ledoit and Wolf when left out.
+    """
+    d = len(variance) if d is None else d
+    part = ledoit_wolf(rows.z, variance, d) if shrinkage is None else shrinkage
+    scale = (1 - part) * variance + part * variance.sum() / d
     moment = residual_moment(rows) / scale.sqrt()[:, None]
     leading = torch.linalg.svd(moment, full_matrices=False)[0][:, :1] / scale.sqrt()[:, None]
     return leading / leading.norm()
 
 
+def ledoit_wolf(z: Float[Tensor, "n r"], variance: Float[Tensor, " r"], d: int) -> float:
+    """How far a covariance is to be shrunk towards its mean variance (Ledoit and Wolf 2004), in [0, 1].
+
+    z: centred rows whose covariance is diagonal, `variance`, in r of d coordinates; in the others they do not vary.
+    Rows' norms and eigenvalues alone decide, so that nothing of d x d is made.
+    """
+    square = float((variance.double() ** 2).sum())
+    spread = square - float(variance.double().sum()) ** 2 / d
+    noise = (float(((z.double() ** 2).sum(1) ** 2).mean()) - square) / len(z)
+    return min(max(noise, 0.0) / spread, 1.0) if spread > 0 else 1.0
+
+
 def random_directions(d: int, k: int, seed: int) -> Float[Tensor, "d k"]:
     """k orthonormal directions, uniform over subspaces; the first k' < k of them are the draw for k'."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :k]
+    # One by one: more of them begin with the same ones, and nothing of d x d is made.
+    drawn = torch.stack([torch.randn(d, generator=generator) for _ in range(k)], 1)
+    return torch.linalg.qr(drawn)[0]
 
 
 def pick_neurons(

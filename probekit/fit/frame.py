@@ -4,6 +4,7 @@ There the Hessian of a readout's loss is nearly diagonal, so that quasi-Newton w
 whatever the spectrum.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import scipy.linalg
@@ -14,6 +15,7 @@ from torch import Tensor
 from probekit.errors import FitError
 
 MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
+SPAN_COLUMNS = 512  # columns of few rows that are upcast at a time
 CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 
 
@@ -22,7 +24,8 @@ class Frame:
     """An affine change of coordinates z = (x - mean) @ rotation, estimated on the fit rows alone.
 
     mean [d]; rotation [d, r], orthogonal up to one scale, so that a ridge penalty means the same in both coordinates;
-    variance [r] of each z, largest first; r < d only where the activations are exactly degenerate.
+    variance [r] of each z, largest first; r < d where rows are fewer than coordinates, or exactly degenerate. Rows that
+    were not among those of the fit lose what lies outside their span, which no reader with a penalty would use.
     """
 
     mean: Float[Tensor, " d"]
@@ -45,8 +48,41 @@ class Frame:
 
 
 def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
-    """The frame of the rows of all parts, by one pass in float64. Raises FitError where they are not finite."""
-    return frame_of(*moments(*parts))
+    """The frame of the rows of all parts, in float64. Raises FitError where they are not finite.
+
+    Fewer rows than coordinates decide by their products with each other: nothing of d x d is made.
+    """
+    n, d = sum(map(len, parts)), parts[0].shape[1]
+    return _frame_of_span(parts) if n < d else frame_of(*moments(*parts))
+
+
+def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> Frame:
+    """The frame of few rows: the eigenvectors of their covariance that are not 0 lie in the span of the rows."""
+    n, d = sum(map(len, parts)), parts[0].shape[1]
+    gram = torch.zeros(n, n, dtype=torch.float64, device=parts[0].device)
+    for _, block in _centred_columns(parts):
+        gram.addmm_(block, block.T)
+    if not bool(torch.isfinite(gram).all()):
+        raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")
+    values, vectors = _eigh(gram / n)
+    values, vectors, unit = _kept(values, vectors)
+    inward = vectors / ((n * values).sqrt().clamp_min(1e-30) * unit)
+    rotation = torch.empty(d, len(values), device=gram.device)
+    mean = torch.empty(d, device=gram.device)
+    for (at, centre), block in _centred_columns(parts):
+        mean[at], rotation[at] = centre.float(), (block.T @ inward).float()
+    return Frame(mean, rotation, (values / unit**2).clamp_min(1e-12).float())
+
+
+def _centred_columns(
+    parts: Sequence[Float[Tensor, "_ d"]],
+) -> Iterator[tuple[tuple[slice, Float[Tensor, " c"]], Float[Tensor, "n c"]]]:
+    """All rows in float64, less their mean, a few columns at a time: (which, their mean), values."""
+    for start in range(0, parts[0].shape[1], SPAN_COLUMNS):
+        at = slice(start, start + SPAN_COLUMNS)
+        block = torch.cat([part[:, at] for part in parts]).double()
+        mean = block.mean(0)
+        yield (at, mean), block - mean
 
 
 def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
@@ -55,13 +91,17 @@ def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
     The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
     as large as the rest, and beside their mean everything else would be regularised away.
     """
-    values, vectors = _eigh(moment)
+    values, vectors, unit = _kept(*_eigh(moment))
+    return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float())
+
+
+def _kept(values: Float[Tensor, " c"], vectors: Float[Tensor, "c c"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues, largest first, and eigenvectors that are more than rounding, and the unit: root of the median."""
     # Below float64 resolution of the largest direction an eigenvector is rounding noise, not a direction.
     kept = torch.nonzero(values > (float(values[-1]) * 1e-12)).flatten().flip(0)
     if len(kept) == 0 or float(values[-1]) <= 0:
-        kept = torch.tensor([len(mean) - 1], device=mean.device)
-    unit = values[kept].median().clamp_min(1e-30).sqrt()
-    return Frame(mean.float(), (vectors[:, kept] / unit).float(), (values[kept] / unit**2).clamp_min(1e-12).float())
+        kept = torch.tensor([len(values) - 1], device=values.device)
+    return values[kept], vectors[:, kept], values[kept].median().clamp_min(1e-30).sqrt()
 
 
 def _eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:

@@ -18,11 +18,17 @@ from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readou
 from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+LARGER = (100.0, 10.0)  # of the largest ridge: what rows that span less than their coordinates may want
 PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
 STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
 OUTPUTS = 64  # logits per row up to which reading rows costs more than what is done with them
 AT_ONCE = 2**23  # logits of all rows that are held at once
 Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
+
+
+def beyond(lambdas: Sequence[float]) -> tuple[float, ...]:
+    """Ridges for rows that span less than their coordinates, and can be told apart whatever they say."""
+    return (*(factor * max(lambdas) for factor in LARGER), *lambdas)
 
 
 @runtime_checkable

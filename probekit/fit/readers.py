@@ -26,12 +26,15 @@ from probekit.fit.directions import (
 )
 from probekit.fit.frame import Frame, fit_frame, frame_of, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
-from probekit.fit.path import LAMBDAS, Pair, fit_nested, fit_path
+from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
-from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, fit_readout
+from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior, smoothed
 from probekit.fit.simple.joint import Simple, fit_simples, n_features
 from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
+
+LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
+FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,15 @@ class Site:
         inner: Sequence[Pair] = (),
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x)
+        frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
+        if frame.rotation.shape[1] < fit.x.shape[1]:
+            lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
+        parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
+        if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
+            law = smoothed(law)
         whole = Rows(frame.apply(fit.x, select.x), law, offset)
-        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas)
+        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
         return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
 
     @property
@@ -108,8 +116,8 @@ class Site:
         """Both sides in the frame."""
         n = len(self.fit.x)
         return (
-            Rows(self.whole.z[:n], self.fit.law, self.fit.offset),
-            Rows(self.whole.z[n:], self.select.law, self.select.offset),
+            Rows(self.whole.z[:n], self.whole.law[..., :n], self.fit.offset),
+            Rows(self.whole.z[n:], self.whole.law[..., n:], self.select.offset),
         )
 
     def calibrated(self, reader: "Reader") -> "Reader":
@@ -183,7 +191,7 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
         case "direction":
             sources = {
                 "mean_difference": mean_difference(site.rows[0]),
-                "lda": lda(site.rows[0], site.frame.variance),
+                "lda": lda(site.rows[0], site.frame.variance, len(site.frame.mean)),
                 "logistic": site.low_rank(1),
             }
             for source, direction in sources.items():
@@ -220,7 +228,7 @@ def _upto(ks: Sequence[int], most: int) -> list[int]:
 
 
 def _prior(site: Site, free: int) -> Reader:
-    prior = torch.log(site.fit.law.mean(-1).clamp_min(1e-9))
+    prior = log_prior(site.fit.law)
     return Reader("prior", "", None, free, lambda x, offset: prior[..., None].expand_as(offset))
 
 
@@ -250,7 +258,7 @@ def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
         def logits(x: Tensor, offset: Tensor, at: Tensor = at, readout: Readout = readout) -> Tensor:
             return readout.logits(x[:, at].float() - site.frame.mean[at], offset)
 
-        axes = torch.eye(len(site.frame.mean), device=at.device)[:, at]
+        axes = torch.zeros(len(site.frame.mean), k, device=at.device).scatter_(0, at[None], 1.0)
         yield Reader("neurons", "beam", k, k + (k + 1) * free, logits, axes)
 
 

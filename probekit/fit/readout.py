@@ -85,6 +85,22 @@ def entropy(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
 
 
+def log_prior(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t"]:
+    """Log of the mean law, beside one more row that knows nothing: an outcome that no row has is rare, not impossible.
+
+    A Dirichlet prior of total weight 1, the rule of Krichevsky and Trofimov (1981) for two outcomes.
+    """
+    n_outcomes, _, n = law.shape
+    mass = law.sum(-1) + 1 / n_outcomes
+    return torch.log(mass / mass.sum(0)) if n else torch.zeros_like(mass)
+
+
+def smoothed(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
+    """Laws beside which one row more, spread evenly over outcomes, is shared out to all rows."""
+    n_outcomes, _, n = law.shape
+    return (law + law.sum(0) / (n * n_outcomes)) * (n / (n + 1))
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a readout is fitted or tested on: z [n, r], law and offset [outcome, target, n]."""

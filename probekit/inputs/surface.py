@@ -9,28 +9,45 @@ from probekit.errors import BadInput
 from probekit.task import Task
 
 Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]  # token ids [n] -> their input embeddings [n, d]
+Decode = Callable[[NDArray[np.int64]], str]  # token ids [n] -> the text that they stand for
+_MAX_TEXTS, _N_DECODED = 20_000, 400
 _MAX_POSITIONS, _MAX_VOCAB, _N_HASHED, _N_LAST, _N_BAG = 64, 64, 256, 3, 512
 _N_EMBEDDING, _N_SWEEPS, _AT_ONCE = 128, 6, 4096
 
 
 def surface_features(
-    task: Task, d_vocab: int, embed: Embed | None = None, like: Task | None = None
-) -> dict[str, NDArray[np.float32]]:
+    task: Task, d_vocab: int, embed: Embed | None = None, like: Task | None = None, decode: Decode | None = None
+) -> dict[str, NDArray]:
     """What an input-only reader may see at each row: the tokens up to and including it, without any network.
 
     position: one-hot when all positions lie below 64, else position and its logarithm. length: number of tokens seen
     and its logarithm, scaled to at most 1. last_tokens: the last 3, one-hot up to 64 tokens, else hashed to 256 columns
     each. bag: counts of the task's 512 most frequent tokens. embedding (`embed` given, more than 64 tokens): the mean
     of the input embeddings seen, and the last one, both on their 128 principal directions. Each [n_rows, width]
-    float32. like: the task whose columns these are, so that a reader fitted there can be applied here.
+    float32. text (`decode` given, at most 20,000 rows): the last 400 tokens seen, as strings [n_rows]; what is made of
+    them is learnt where a floor is fitted. like: the task whose columns these are, so that a reader fitted there can be
+    applied here.
     """
     if not len(task.row_position):
         raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
     like = like or task
-    blocks = {**_places(task, like), "last_tokens": _last_tokens(task, d_vocab), "bag": _bag(task, like, d_vocab)}
+    blocks: dict[str, NDArray] = {
+        **_places(task, like),
+        "last_tokens": _last_tokens(task, d_vocab),
+        "bag": _bag(task, like, d_vocab),
+    }
     if embed is not None and d_vocab > _MAX_VOCAB:
         blocks["embedding"] = _embedding(task, like, embed)
+    if decode is not None and len((like or task).row_position) <= _MAX_TEXTS:
+        blocks["text"] = _texts(task, decode)
     return blocks
+
+
+def _texts(task: Task, decode: Decode) -> NDArray[np.object_]:
+    out = np.empty(len(task.row_position), dtype=object)
+    for row, (i, at) in enumerate(zip(task.row_example, task.row_position, strict=True)):
+        out[row] = decode(np.asarray(task.tokens[i], np.int64)[max(0, int(at) + 1 - _N_DECODED) : int(at) + 1])
+    return out
 
 
 def _flat(task: Task) -> NDArray[np.int64]:

@@ -20,15 +20,21 @@ from probekit.levels import Hypothesis, Level
 from probekit.measurement.collector import Collector, Fold
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
-from probekit.measurement.diagnostics import keep_beside, measure_code_length, measure_limit, measure_shares
+from probekit.measurement.diagnostics import (
+    keep_beside,
+    measure_code_length,
+    measure_falling,
+    measure_limit,
+    measure_shares,
+)
 from probekit.measurement.hypotheses import Decoder, Decoders, measure_hypotheses
 from probekit.measurement.outcome import Coordinates, Decoded, Outcome
-from probekit.measurement.setting import bits_of
+from probekit.measurement.setting import Fitted, Said
 from probekit.measurement.sites import SiteRow, across_sites
 from probekit.measurement.study import Study
 from probekit.measurement.transfer import measure_transfer
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.ratios import Estimate, Ratio, estimates
+from probekit.metrics.ratios import Ratio, estimates
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, find_constant, named
 
@@ -51,7 +57,10 @@ class Measurement(Study):
         if len(x) != len(self.observations):
             raise BadInput(f"'{hook}' has {len(x)} rows for {len(self.observations)} observations.")
         if behaviour in self.constant:
-            return self._nothing_to_read(hook, behaviour)
+            return self._nothing_to_read(hook, behaviour, "small_denominator", self.constant[behaviour])
+        if why := self.unmeasurable(behaviour, self.home):
+            said = why if len(self.domains) == 1 else f"domain '{self.home}', where readers are fitted, has {why}"
+            return self._nothing_to_read(hook, behaviour, "too_few_rows", said)
         seen = {span: None if found is None else (found, (deleted or {})[span]) for span, found in self.deleted.items()}
         cell = Collector(self, hook, behaviour, Deletions(seen))
         for fold in range(self.n_folds):
@@ -85,28 +94,22 @@ class Measurement(Study):
 
     def nothing_to_explain(self, behaviour: str, asked: Sequence[Coordinates]) -> Outcome:
         """NA at each of these coordinates, `test_domain` among them, of a behaviour that is the same at every row."""
-        records = []
-        for at in asked:
-            rows = self.observations.domain == at.test_domain
-            n, groups = int(rows.sum()), len(np.unique(self.observations.group[rows]))
-            nothing = Estimate.missing("small_denominator", self.constant[behaviour], n, groups)
-            at = replace(at, behaviour=behaviour, fit_domain=at.fit_domain or self.home)
-            records.append(self.record(at, nothing))
-        return Outcome(records)
+        said = "small_denominator", self.constant[behaviour]
+        return Outcome([self.record(*self.untold(replace(at, behaviour=behaviour), *said)) for at in asked])
 
     @cached_property
     def _decoders(self) -> Decoders:
         return Decoders(self)
 
-    def _nothing_to_read(self, hook: str, behaviour: str) -> Outcome:
+    def _nothing_to_read(self, hook: str, behaviour: str, reason: str, note: str) -> Outcome:
         levels = [*self.read.levels, *(f"hypothesis:{h.name}" for h in self.hypotheses_for(behaviour))]
         asked = [
-            Coordinates(level, control=control, hook=hook, fit_domain=domain, test_domain=domain)
+            Coordinates(level, "", None, "read", "", control, "strong", behaviour, hook, domain, domain)
             for domain in self.domains
             for level in levels
             for control in ("", *(f"deleted:{span}" for span in self.deleted if level != "prior"))
         ]
-        return self.nothing_to_explain(behaviour, asked)
+        return Outcome([self.record(*self.untold(at, reason, note)) for at in asked])
 
     def _predictions(self, feature: str, decoder: Decoder, x: Tensor) -> dict[tuple[str, str], NDArray[np.int64]]:
         """Classes of the test rows' targets by (level, source): [n_test, n_targets] each."""
@@ -131,6 +134,8 @@ class Measurement(Study):
         cell.keep_linear(n, float(fold.site.rows[1].bits(fold.site.linear).mean()))
         measure_controls(fold)
         weak = _read_weak_scale(fold)
+        if self.read.falls:
+            measure_falling(fold, readers)
         for control, gone in fold.without.at(setting):
             measure_deleted(fold, control, gone, readers, weak)
         if self.read.extrapolate:
@@ -149,21 +154,18 @@ class Measurement(Study):
 
 
 def _read_levels(fold: Fold) -> Iterator[Reader]:
-    """Every level that is asked for and that the rows allow, scored."""
+    """Every level that is asked for, scored."""
     read, setting = fold.study.read, fold.setting
     for level in map(Level.parse, read.levels):
         if level.family == "hypothesis":
             continue
-        reason, note = fold.refused(level.family)
-        if reason:
-            fold.cell.missing(setting, Coordinates(level.name), reason, note)
-            continue
+        note = ""
         if level.family == "baseline":
             floor = setting.floors["strong"][0]
             note = f"{floor.family} reader of {', '.join(floor.blocks) or 'nothing'}"
         try:
             for reader in fit_level(fold.site, level, read.simple_ks if level.family == "simple" else read.ks):
-                fold.cell.score(setting, reader, bits_of(reader.bits(fold.test)), note=note)
+                fold.cell.score(setting, reader, Said.by(reader, fold.test), fold.fitted, note=note)
                 keep_beside(fold, reader)
                 yield reader
         except FitError as error:
@@ -178,12 +180,13 @@ def _read_weak_scale(fold: Fold) -> list[Reader]:
     try:
         site = fold.study.site(setting, fold.x, "weak")
         reader = next(fit_level(site, Level("linear"), ()))
-        cell.score(setting, reader, bits_of(reader.bits(setting.side(fold.x, "test", "weak"))), floor="weak")
+        said = Said.by(reader, setting.side(fold.x, "test", "weak"))
+        cell.score(setting, reader, said, Fitted.of(setting, site), floor="weak")
         readers.append(reader)
     except FitError as error:
         cell.missing(setting, Coordinates("linear", floor="weak"), "not_converged", str(error))
     strong = strong_floor(setting)
-    cell.score(setting, strong, setting.floor_bits("strong"), floor="weak", note=ON_WEAK)
+    cell.score(setting, strong, Said.by(strong, fold.test), fold.fitted, floor="weak", note=ON_WEAK)
     return [*readers, strong]
 
 
@@ -200,6 +203,10 @@ def measurements_of(
 
     deleted: by span, what was seen without it. Raises BadInput.
     """
+    seen = observations.domain == observations.domains[0]
+    most = max(int((seen & named(observations.rules, (place,), len(seen))).sum()) for place in observations.places)
+    outer, inner = read.folds_of(most)  # the same everywhere
+    read = read.model_copy(update={"outer_folds": outer, "inner_folds": inner})
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}

@@ -3,7 +3,7 @@
 Fold: one outer fold of such a cell, which is what every step of the measurement is handed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from probekit.fit.readers import Reader, Side, Site
 from probekit.measurement.deletion import Deletions
-from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName
-from probekit.measurement.setting import Setting, effective_fit_rows
+from probekit.measurement.outcome import Coordinates, Figures, Kept, Outcome, ReaderName
+from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.measurement.study import Study
-from probekit.metrics.auroc import auroc_interval, auroc_leak, auroc_rows
+from probekit.metrics.auroc import auroc, auroc_interval, auroc_leak, auroc_rows
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
-from probekit.metrics.rows import refusal
 from probekit.records import Record
 
+FALLS = "falls"  # in place of a metric: how much a read value still falls, which its record tells beside it
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
 N_WORST = 20  # rows per cell that are kept for the table of worst examples
 
@@ -55,6 +55,8 @@ class _Score:
     notes: list[str] = field(default_factory=list)
     folds: dict[int, tuple[NDArray, ...]] = field(default_factory=dict)
     raw: dict[int, NDArray] = field(default_factory=dict)
+    fitted: dict[int, Fitted] = field(default_factory=dict)
+    said: dict[int, Said] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[NDArray, ...]:
@@ -68,6 +70,21 @@ class _Score:
         made = self.formula(*self.rows)
         assert isinstance(made, Ratio)
         return made
+
+    def beside(self, falls: Estimate | None) -> Figures:
+        """What is told beside the value, of all folds together."""
+        at, fitted = self.coordinates, list(self.fitted.values())
+        figures = Figures()
+        if fitted:
+            rank = max(one.rank for one in fitted)
+            k = 0 if at.level in ("prior", "baseline") else at.k if at.rank is None else at.rank
+            figures = Figures(
+                round(float(np.mean([one.n for one in fitted]))), float(np.mean([one.effective for one in fitted])),
+                rank if k is None else k,
+            )  # fmt: skip
+        if falls is not None and not falls.na_reason:
+            figures = replace(figures, falls=falls.value, falls_low=falls.low, falls_high=falls.high)
+        return replace(figures, auroc=_auroc(self.said.values()), accuracy=_accuracy(self.said.values()))
 
     @property
     def mean_raw(self) -> float | None:
@@ -92,26 +109,36 @@ class Collector:
 
     def put(
         self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
-        rows: tuple[NDArray, ...], *, raw: NDArray | None = None, note: str = "",
+        rows: tuple[NDArray, ...], *, raw: NDArray | None = None, note: str = "", fitted: Fitted | None = None,
+        said: Said | None = None,
     ) -> None:  # fmt: skip
-        """Rows of one fold: the formula's arguments, the last axis over test rows. raw [n]: losses told beside it."""
+        """Rows of one fold: the formula's arguments, the last axis over test rows. raw [n]: losses told beside it.
+
+        fitted, said: what accuracy and the number of rows are told from.
+        """
         at = self._complete(setting, at)
         score = self._scores.setdefault(at, _Score(at, formula, setting))
         score.folds[setting.fold] = rows
         if raw is not None:
             score.raw[setting.fold] = raw
+        if fitted is not None:
+            score.fitted[setting.fold] = fitted
+        if said is not None:
+            score.said[setting.fold] = replace(said, bits=rows[0])  # not held twice
         if note and note not in score.notes:
             score.notes.append(note)
 
     def score(
-        self, setting: Setting, reader: Reader, bits: NDArray, *, floor: str = "strong", control: str = "",
-        note: str = "",
+        self, setting: Setting, reader: Reader, said: Said, fitted: Fitted | None, *, floor: str = "strong",
+        control: str = "", note: str = "", fit_domain: str = "",
     ) -> None:  # fmt: skip
-        """FBU of a reader's test bits."""
+        """FBU of what a reader says of the test rows. fitted: what it was fitted on."""
         at = Coordinates(
-            reader.level, reader.source, reader.k, floor=floor, control=control, parameters=reader.parameters
-        )
-        self.put(setting, at, fbu, (bits, *setting.ends(floor)), note=reader.note or note)
+            reader.level, reader.source, reader.k, floor=floor, control=control, fit_domain=fit_domain,
+            parameters=reader.parameters,
+        )  # fmt: skip
+        rows = (said.bits, *setting.ends(floor))
+        self.put(setting, at, fbu, rows, note=reader.note or note, fitted=fitted, said=said)
 
     def add(self, setting: Setting, at: Coordinates, estimate: Estimate, clusters: Clusters, note: str = "") -> None:
         """A finished estimate."""
@@ -121,6 +148,13 @@ class Collector:
         """An NA record with its reason."""
         nothing = Estimate.missing(reason, note, len(setting.split.test), setting.n_test_groups)
         record = self.study.record(self._complete(setting, at), nothing)
+        self._missing.setdefault(record.id, record)
+
+    def untold(self, at: Coordinates, reason: str, note: str) -> None:
+        """An NA record of a domain whose rows no fold has; `at` names both domains."""
+        record = self.study.record(
+            *self.study.untold(replace(at, behaviour=self.behaviour, hook=self.hook), reason, note)
+        )
         self._missing.setdefault(record.id, record)
 
     def keep_directions(self, reader: Reader) -> None:
@@ -144,13 +178,16 @@ class Collector:
         """One record for each number, from the rows of all folds; NA where a fold is missing."""
         partial, found = set(), self._estimates()
         for at, score in self._scores.items():
+            if at.metric == FALLS:
+                continue
             estimate = found.get(at)
             if estimate is None:
                 note = f"fitted in {len(score.folds)} of {self.study.n_folds} folds"
                 estimate = Estimate.missing("not_converged", note)
                 partial.add((at.metric, at.level, at.control, at.floor))
             raw = None if estimate.value is None or estimate.na_reason else score.mean_raw
-            record = self.study.record(score.coordinates, estimate, "; ".join(score.notes), raw)
+            beside = score.beside(found.get(replace(at, metric=FALLS)) if at.metric == "read" else None)
+            record = self.study.record(score.coordinates, estimate, "; ".join(score.notes), raw, beside)
             self._outcome.add(record, estimate, self._pool_clusters(score.setting))
         for record in self._missing.values():
             if (record.metric, record.level, record.control, record.floor) not in partial:
@@ -196,7 +233,8 @@ class Collector:
                 why = self.without.why_not(span, record.test_domain)
                 made = replace(
                     record, control=f"deleted:{span}", value=None, low=None, high=None, raw=None, bits=None,
-                    p99_bits=None, worst_group=None, note=why or record.note,
+                    p99_bits=None, worst_group=None, falls=None, falls_low=None, falls_high=None, auroc=None,
+                    accuracy=None, note=why or record.note,
                     na_reason="not_defined" if why else record.na_reason or "not_converged",
                 )  # fmt: skip
                 if made.id not in known:
@@ -224,6 +262,21 @@ class Collector:
         return rows[worst], missed[worst]
 
 
+def _accuracy(said: Iterable[Said]) -> float | None:
+    """Share of rows of all folds whose likeliest outcome is right; None where the behaviour is not certain."""
+    right = [one.right for one in said if one.right is not None]
+    return float(np.concatenate(right).mean()) if right else None
+
+
+def _auroc(said: Iterable[Said]) -> float | None:
+    """AUROC of the log odds over the rows of all folds; None where there are not two outcomes, or not both."""
+    told = [(one.odds, one.second) for one in said if one.odds is not None]
+    if not told:
+        return None
+    odds, second = (np.concatenate(parts) for parts in zip(*told, strict=True))
+    return auroc(odds, second) if second.any() and not second.all() else None
+
+
 def _in_order(folds: Mapping[int, NDArray] | Mapping[int, float]) -> NDArray[np.float64]:
     return np.stack([np.asarray(folds[fold]) for fold in sorted(folds)])
 
@@ -249,7 +302,7 @@ class Fold:
     def of(
         cls, cell: Collector, setting: Setting, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None = None
     ) -> "Fold":
-        """With the site fitted. Raises TooFewRows and FitError."""
+        """With the site fitted. Raises FitError."""
         return cls(cell.study, cell, setting, cell.study.site(setting, x), x, twin)
 
     @property
@@ -262,6 +315,11 @@ class Fold:
         """Test rows beside the strong floor."""
         return self.setting.side(self.x, "test")
 
+    @cached_property
+    def fitted(self) -> Fitted:
+        """What readers of the site were fitted on."""
+        return Fitted.of(self.setting, self.site)
+
     def in_domain(self, domain: str) -> Setting:
         """The same fold of the same behaviour in another domain."""
         return self.study.setting(self.cell.behaviour, domain, self.setting.fold)
@@ -269,19 +327,3 @@ class Fold:
     def of_unit(self, unit: str) -> Setting:
         """The same fold of another pool: `row` or `task`."""
         return self.study.setting(self.cell.behaviour, self.setting.domain, self.setting.fold, unit)
-
-    def refused(self, family: str) -> tuple[str, str]:
-        """(reason, note) of what the rows allow a level; both empty when they are enough."""
-        if family in ("prior", "baseline"):
-            return "", ""
-        found = refusal(self._effective_fit_rows, self.x.shape[1], family == "direction")
-        return "too_few_rows" if found.verdict == "refused" else "", "" if found.verdict == "enough" else found.sentence
-
-    @property
-    def linear_is_refused(self) -> bool:
-        """Whether the rows are too few for readers of all coordinates."""
-        return bool(self.refused("linear")[0])
-
-    @cached_property
-    def _effective_fit_rows(self) -> float:
-        return effective_fit_rows(self.setting, self.site)

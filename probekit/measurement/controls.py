@@ -12,21 +12,18 @@ from probekit.levels import Level
 from probekit.measurement.collector import Fold, Separation
 from probekit.measurement.deletion import Deleted, log_odds, strong_floor
 from probekit.measurement.outcome import Coordinates
-from probekit.measurement.setting import Setting, bits_of
+from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.metrics.permutations import permute_groups, permute_within
 
 ON_WEAK = "the strong floor on the weak scale"
 
 
 def measure_controls(fold: Fold) -> None:
-    """Every control that the study asks for and the rows allow."""
+    """Every control that the study asks for."""
     read, setting = fold.study.read, fold.setting
     if "row_split" in read.controls and len(np.unique(setting.group)) < len(setting.group):
-        # What is refused beside whole groups is what rows alone would tempt to report.
         level = "linear" if "linear" in read.levels else "direction"
         _fit_anew(fold, fold.of_unit("row"), fold.x, "row_split", (level,))
-    if fold.linear_is_refused:
-        return
     if "control_task" in read.controls and fold.study.observations.types is not None:
         _fit_anew(fold, fold.of_unit("task"), fold.x, "control_task", ("linear",))
     if "random_directions" in read.controls:
@@ -46,12 +43,13 @@ def measure_deleted(
     if all(reader.level != "baseline" for reader in known):
         known.append(strong_floor(setting))
     for reader in known:
-        cell.score(setting, reader, there.bits(reader), control=control)
+        cell.score(setting, reader, there.said(reader), fold.fitted, control=control)
     for reader in weak:
         # The strong floor's own logits are its offset, whatever scale it is told on.
         own = "strong" if reader.level == "baseline" else "weak"
         note = ON_WEAK if reader.level == "baseline" else ""
-        cell.score(setting, reader, there.bits(reader, own), floor="weak", control=control, note=note)
+        said = there.said(reader, own)
+        cell.score(setting, reader, said, fold.fitted, floor="weak", control=control, note=note)
         for name, side in (("", setting.side(fold.x, "test", own)), (control, there.sides[own])):
             if (found := log_odds(reader, side)) is not None:
                 at = Coordinates(reader.level, reader.source, None, "auroc", control=name, floor="weak")
@@ -61,7 +59,8 @@ def measure_deleted(
 def _random_directions(fold: Fold) -> None:
     try:
         for reader in random_readers(fold.site, fold.study.read.ks, fold.study.seeds.probe):
-            fold.cell.score(fold.setting, reader, bits_of(reader.bits(fold.test)), control="random_directions")
+            said = Said.by(reader, fold.test)
+            fold.cell.score(fold.setting, reader, said, fold.fitted, control="random_directions")
     except FitError as error:
         at = Coordinates("directions", "random", control="random_directions")
         fold.cell.missing(fold.setting, at, "not_converged", str(error))
@@ -83,9 +82,10 @@ def _fit_anew(fold: Fold, setting: Setting, x: Tensor, control: str, levels: Seq
     study, test = fold.study, setting.side(x, "test")
     try:
         site = study.site(setting, x)
+        fitted = Fitted.of(setting, site)
         for name in levels:
             for reader in fit_level(site, Level(name), study.read.ks):
                 if reader.source != "pca":
-                    fold.cell.score(setting, reader, bits_of(reader.bits(test)), control=control)
+                    fold.cell.score(setting, reader, Said.by(reader, test), fitted, control=control)
     except FitError as error:
         fold.cell.missing(setting, Coordinates("linear", control=control), "not_converged", str(error))

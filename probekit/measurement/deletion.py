@@ -5,7 +5,7 @@ one, so that a reader of the span alone goes from 0 to 1 or beyond, and one that
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from probekit.errors import BadInput
 from probekit.fit.readers import Reader, Side
-from probekit.fit.readout import cross_entropy, entropy
-from probekit.measurement.setting import Setting, bits_of
+from probekit.fit.readout import entropy
+from probekit.measurement.setting import Said, Setting, bits_of
 from probekit.task import Observations
 
 
@@ -63,12 +63,12 @@ class Deleted:
         """observations, x: of the deleted task, all rows. Raises BadInput when they are not rows of the same task."""
         rows = setting.rows("test")
         behaviour = observations.behaviours.get(setting.behaviour.name)
-        if behaviour is None or behaviour.outcomes != setting.behaviour.outcomes or len(x) != len(observations):
+        if behaviour is None or behaviour.outcomes != setting.pooling.before or len(x) != len(observations):
             raise BadInput(
                 f"the text with a span deleted has other outcomes of '{setting.behaviour.name}' than the whole one: "
                 "make it with `capture_without`."
             )
-        law = torch.from_numpy(np.ascontiguousarray(behaviour.law[rows].T[:, None]))
+        law = torch.from_numpy(np.ascontiguousarray(setting.pooling.law(behaviour.law[rows]).T[:, None]))
         inputs = {name: block[rows] for name, block in observations.floor_inputs.items()}
         seen = x[torch.from_numpy(rows)].float()
         floors = {name: floor.logits(inputs, len(rows)) for name, (floor, _) in home.floors.items()}
@@ -83,9 +83,10 @@ class Deleted:
         """What a reader says here."""
         return reader.logits(self.sides[floor].x, self.sides[floor].offset)
 
-    def bits(self, reader: Reader, floor: str = "strong") -> NDArray[np.float64]:
-        """What a reader misses here, plus the ceiling of the whole text: comparable with its bits there."""
-        return self.missed(bits_of(cross_entropy(self.logits(reader, floor), self.sides[floor].law)))
+    def said(self, reader: Reader, floor: str = "strong") -> Said:
+        """What a reader says here; its bits plus the ceiling of the whole text, comparable with those there."""
+        said = Said.by(reader, self.sides[floor])
+        return replace(said, bits=self.missed(said.bits))
 
     def missed(self, bits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bits of these rows less their own ceiling, plus that of the whole text."""

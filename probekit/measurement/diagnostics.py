@@ -4,6 +4,7 @@ Each step is of one fold; the collector pools them. Also what sites are compared
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ from probekit.errors import BadInput, FitError, TooFewRows
 from probekit.fit.readers import Reader, Side, Site, decompose, fit_level
 from probekit.fit.readout import cross_entropy
 from probekit.levels import Level
-from probekit.measurement.collector import Fold, Separation
+from probekit.measurement.collector import FALLS, Fold, Separation
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Setting, bits_of
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Ratio, estimates, fbu, share
-from probekit.metrics.rows import at_infinity, nested_rows, online_blocks
+from probekit.metrics.rows import at_infinity, falling, nested_rows, online_blocks
 
 NULL_ELEMENTS = 2**24  # logits held at once while activations are permuted
 SELECT_EVERY = 5  # one group in five of what an online code has seen chooses its ridge
@@ -56,6 +57,42 @@ def measure_auroc(fold: Fold, there: Setting, reader: Reader) -> None:
     score = sign * (there.side(x, "test").x @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)
     at = Coordinates(reader.level, reader.source, 1, "auroc", fit_domain=home.domain)
     fold.cell.put(there, at, Separation, (score.double().numpy(), (law[:, 1] > 0.5).astype(np.float64)))
+
+
+def measure_falling(fold: Fold, readers: Sequence[Reader]) -> None:
+    """How much `linear` still falls: fitted again on half of the groups, on the same test rows."""
+    setting = fold.setting
+    known = next((reader for reader in readers if reader.level == "linear"), None)
+    half = halved(setting, fold.study.seeds.data)
+    if known is None or half is None:
+        return
+    try:
+        site = fold.study.site(half, fold.x)
+        found = next(fit_level(site, Level("linear"), ()))
+    except FitError:
+        return  # the value itself stands; only what is told beside it is missing
+    rows = (bits_of(found.bits(fold.test)), bits_of(known.bits(fold.test)), *setting.ends())
+    fold.cell.put(setting, Coordinates(known.level, known.source, metric=FALLS), falling, rows)
+
+
+def halved(setting: Setting, seed: int) -> Setting | None:
+    """The setting with half of its fit groups, and of the select groups where these are fitted on too.
+
+    None where too few groups are left.
+    """
+    split = setting.split
+    fit = _half(setting.group, split.fit, seed)
+    select = _half(setting.group, split.select, seed) if split.inner else split.select
+    both = np.concatenate([fit, select])
+    inner = tuple(tuple(rows[np.isin(rows, both)] for rows in pair) for pair in split.inner)
+    if not (len(fit) and len(select)) or any(not len(rows) for pair in inner for rows in pair):
+        return None
+    return replace(setting, split=replace(split, fit=fit, select=select, inner=inner))
+
+
+def _half(group: NDArray, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    names, code = np.unique(group[rows], return_inverse=True)
+    return rows[(np.random.default_rng([seed, 17]).permutation(len(names)) < len(names) // 2)[code]]
 
 
 def measure_limit(fold: Fold) -> None:
@@ -107,8 +144,6 @@ def measure_code_length(fold: Fold) -> None:
 def measure_shares(fold: Fold) -> None:
     """Decomposition: what each class takes as nested models go from the floor to the ceiling, in both orders."""
     read, setting = fold.study.read, fold.setting
-    if fold.linear_is_refused:
-        return
     try:
         found = decompose(fold.site, fold.test, read.decomposition_k, read.decomposition_simple)
     except FitError as error:
@@ -172,7 +207,7 @@ def online_code(
     """Prequential code of the behaviour beside the floor: (rows, {reader: bits of each row, mean of orders}).
 
     Voita and Titov (2020): each block of whole groups is coded by a reader fitted on the blocks before it. What cannot
-    be fitted yet (fewer than 2 d rows) is coded by the floor. Training rows only.
+    be fitted yet is coded by the floor. Training rows only.
     """
     rows = np.sort(np.concatenate([setting.split.fit, setting.split.select, setting.split.calibrate]))
     group = setting.group[rows]
@@ -197,7 +232,7 @@ def _online_readers(
 ) -> Iterator[Reader]:
     names, code = np.unique(setting.group[seen], return_inverse=True)
     chooses = (np.random.default_rng([seed, 15]).permutation(len(names)) % SELECT_EVERY == 0)[code]
-    if (~chooses).sum() < 2 * x.shape[1] or not chooses.any():
+    if chooses.all() or not chooses.any():
         return
     try:
         site = Site.prepare(setting.at(x, seen[~chooses]), setting.at(x, seen[chooses]), seed, lambdas)

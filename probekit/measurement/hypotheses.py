@@ -22,10 +22,10 @@ from probekit.measurement.outcome import Coordinates
 from probekit.measurement.setting import Setting, bits_of, floor_logits, moved_logits
 from probekit.measurement.study import Study
 from probekit.metrics.ratios import difference, fbu, transfer
-from probekit.metrics.splits import Split, split_by_group
+from probekit.metrics.splits import Split
 from probekit.task import Feature, Observations
 
-EPSILONS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])  # mixing weights tried
+EPSILONS = np.geomspace(1e-5, 1.0, 60)  # mixing weights tried, of those above the least
 # Of the MLP that reads features: many targets at once, and only their accuracy is asked.
 FEATURE_EPOCHS, FEATURE_STEPS = 10, 150
 TINY = 1e-30
@@ -91,7 +91,7 @@ class Decoders:
         self._found: dict[tuple[str, str, int], Decoder] = {}
 
     def get(self, hook: str, feature: str, domain: str, fold: int, x: Float[Tensor, "n d"]) -> Decoder:
-        """A feature's decoder, on the rows of the behaviours where these have folds. Raises BadInput."""
+        """A feature's decoder, on the rows that behaviours are read on. Raises BadInput."""
         if hook != self._hook:
             self._hook, self._found = hook, {}
         key = feature, domain, fold
@@ -99,18 +99,9 @@ class Decoders:
             study, features = self.study, self.study.observations.features
             if feature not in features:
                 raise BadInput(f"no feature '{feature}' in the task: it has {', '.join(features) or 'none'}.")
-            index, split = self._rows(domain, fold)
+            index, split = study.index(domain), study.splits(domain)[fold]
             self._found[key] = Decoder.fit(features[feature], index, split, x, study.read.lambdas[::2])
         return self._found[key]
-
-    def _rows(self, domain: str, fold: int) -> tuple[NDArray[np.int64], Split]:
-        study = self.study
-        some = next((name for name in study.observations.behaviours if name not in study.constant), None)
-        if some is not None and study.n_folds > 1:
-            setting = study.setting(some, domain, fold)
-            return setting.index, setting.split
-        index = np.flatnonzero(study.observations.domain == domain)
-        return index, split_by_group(study.observations.group[index], study.seeds.data)
 
 
 class OtherOutcomes(Exception):
@@ -140,10 +131,16 @@ class Mixture:
         home: Setting,
         x: Float[Tensor, "n d"],
     ) -> "Mixture":
-        """eps is the one of EPSILONS with the lowest loss on home's selection rows."""
+        """eps is the weight with the lowest loss on home's selection rows, and never 0.
+
+        The least is what the rule of succession gives a rule that was never wrong: 1 / (rows + 2). With 0, one test row
+        that the rule excludes would cost all bits that a float can hold.
+        """
         mixture = cls(hypothesis, decoders, observations, home)
-        losses = [float(replace(mixture, eps=eps).bits(home, x, "select").mean()) for eps in EPSILONS]
-        return replace(mixture, eps=float(EPSILONS[int(np.argmin(losses))]))
+        least = 1 / (len(home.split.select) + 2)
+        tried = [least, *EPSILONS[least < EPSILONS]]
+        losses = [float(replace(mixture, eps=eps).bits(home, x, "select").mean()) for eps in tried]
+        return replace(mixture, eps=float(tried[int(np.argmin(losses))]))
 
     @property
     def parameters(self) -> int:
@@ -180,11 +177,14 @@ class Mixture:
             for name, decoder in self.decoders.items()
         }
         rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
-        if rule.shape != law.shape:
+        pooling = self.home.pooling
+        shape = len(law), len(pooling.before)
+        if rule.shape != shape:
             raise OtherOutcomes(
                 f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
-                f"'{self.home.behaviour.name}' of shape {law.shape}: one column per outcome is needed."
+                f"'{self.home.behaviour.name}' of shape {shape}: one column per outcome is needed."
             )
+        rule = pooling.law(rule)
         floor = torch.softmax(floor_logits, 0)[:, 0].T.double().numpy()
         return np.where(rule.sum(1, keepdims=True) > 0, rule, floor), floor, law
 
@@ -226,11 +226,16 @@ def _measure(
     crossing = replace(moved, metric="crossing", parameters=None, rank=None)
     note = f"eps {frozen.eps:.2g}; rule source {hypothesis.source_hash}"
     for domain in study.domains:
+        if why := study.unmeasurable(cell.behaviour, domain):
+            for one in (replace(at, fit_domain=domain), moved):
+                cell.untold(replace(one, test_domain=domain), "too_few_rows", why)
+            continue
         there = fold.in_domain(domain)
         bits, ends = frozen.bits(there, x), there.ends()
         own = frozen if domain == seen.domain else _mixture(fold, decoders, hypothesis, at.source, there)
         direct = own.bits(there, x)
-        cell.put(there, at, fbu, (direct, *ends), note=note)
+        fitted = fold.fitted if there is seen else None
+        cell.put(there, at, fbu, (direct, *ends), note=note, fitted=fitted)
         for control, gone in fold.without.at(there):
             cell.put(there, replace(at, control=control), fbu, (own.bits_without(gone), *ends), note=note)
         if own is not frozen:

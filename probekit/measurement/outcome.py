@@ -39,6 +39,20 @@ class Coordinates:
     rank: int | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What stands beside a value in a Record; None where it is not told."""
+
+    n_fit: int | None = None
+    n_fit_effective: float | None = None
+    d_read: int | None = None
+    falls: float | None = None
+    falls_low: float | None = None
+    falls_high: float | None = None
+    auroc: float | None = None
+    accuracy: float | None = None
+
+
 class ReaderName(NamedTuple):
     """What a curve over sites has in common."""
 

@@ -7,6 +7,7 @@ what the already edited network computed, so that errors compound as they would.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
 from probekit.measurement.outcome import Coordinates, Kept, Outcome
-from probekit.measurement.setting import Setting
+from probekit.measurement.setting import Pooling, Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates
@@ -42,6 +43,7 @@ class _Rows:
     group: NDArray
     pool_group: NDArray
     law: NDArray[np.float64]
+    pooling: Pooling
     floor: NDArray[np.float64]
     ceiling: NDArray[np.float64]
     clusters: Clusters
@@ -66,6 +68,8 @@ class Replacement:
                 f"replace needs a behaviour of the model's own output; '{behaviour}' is a label of the data."
             )
         outcome = Outcome()
+        if why := self.study.unmeasurable(behaviour, domain):
+            return self._untold(behaviour, domain, name, abstractions, why)
         setting = self.study.setting(behaviour, domain)
         rows, prefixes = self._prepared(setting)
         where = "chain" if len(hooks) > 1 else "single"
@@ -80,6 +84,18 @@ class Replacement:
                         test_domain=domain,
                     )  # fmt: skip
                     outcome.add(self.study.record(at, estimate), estimate, rows.clusters)
+        return outcome
+
+    def _untold(self, behaviour: str, domain: str, name: str, abstractions: Sequence[Abstraction], why: str) -> Outcome:
+        """NA for every abstraction in every arm that is asked for at one hook point, or at all."""
+        outcome = Outcome()
+        arms = [arm for arm in self.spec.arms if arm.startswith("single" if name else "chain")]
+        for abstraction, arm in product(abstractions, arms):
+            at = Coordinates(
+                abstraction.level, abstraction.source, abstraction.k, "replace", arm,
+                abstraction.control, behaviour=behaviour, hook=name, fit_domain=self.study.home, test_domain=domain,
+            )  # fmt: skip
+            outcome.records.append(self.study.record(*self.study.untold(at, "too_few_rows", why)))
         return outcome
 
     def _site(self, hook: str) -> Float[Tensor, "n d"]:
@@ -119,6 +135,7 @@ class Replacement:
             group=observations.group[rows],
             pool_group=observations.group[pool],
             law=setting.behaviour.law[rows].astype(np.float64),
+            pooling=setting.pooling,
             floor=setting.floor_bits()[picked],
             ceiling=setting.test_ceiling[picked],
             clusters=Clusters.of(observations.group[rows], self.study.n_bootstrap, self.study.seeds.data),
@@ -181,7 +198,8 @@ class Replacement:
             edits = {hook: self._edit(hook, abstraction, given) for hook in hooks}
             logits = self.model.run_last(prefix, None, edits, n_repeat=n_donors)
             repeated = np.repeat(rows.rows[at], n_donors)
-            out.append(law(logits.float().cpu(), repeated).double().numpy().reshape(len(at), n_donors, -1))
+            edited = law(logits.float().cpu(), repeated).double().numpy().reshape(len(at), n_donors, -1)
+            out.append(rows.pooling.law(edited))
         return np.concatenate(out)
 
     def _edit(self, hook: str, abstraction: Abstraction, given: Tensor):

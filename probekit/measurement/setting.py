@@ -13,29 +13,60 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
 from probekit.fit.floor import Floor, fit_floor
 from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.classes import LEAST_ROWS, REST, pool_rare, pooled, pooled_law
 from probekit.metrics.rows import effective_rows, icc
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.splits import Split
 from probekit.task import Behaviour, Observations
 
+CERTAIN = 1e-6  # a law that is less than this from 1 is a label
 ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effective number of rows
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A behaviour after its rare classes became one, in every domain and for every law of it alike.
+
+    before: its outcomes as they were; place: where each went (`pool_rare`); n: how many are one now.
+    """
+
+    behaviour: Behaviour
+    before: tuple[str, ...]
+    place: NDArray[np.int64]
+    n: int
+
+    @classmethod
+    def of(cls, behaviour: Behaviour, fit_sides: Sequence[NDArray[np.int64]]) -> "Pooling":
+        """fit_sides: rows of the observations on the fit side of each fold of the seen domain."""
+        place, n = pool_rare(behaviour.law, fit_sides)
+        law, outcomes = pooled(behaviour.law, behaviour.outcomes, place) if n else (behaviour.law, behaviour.outcomes)
+        return cls(replace(behaviour, law=law, outcomes=outcomes), behaviour.outcomes, place, n)
+
+    def law(self, law: NDArray) -> NDArray:
+        """Another law over the outcomes as they were, pooled alike: [..., n_outcomes]."""
+        return pooled_law(law, self.place) if self.n else law
+
+    @property
+    def note(self) -> str:
+        """What records say of it."""
+        return f"{self.n} classes with fewer than {LEAST_ROWS} fit rows are one, `{REST}`" if self.n else ""
 
 
 @dataclass(frozen=True)
 class Setting:
     """Rows, split and floors.
 
-    index [n]: rows of the observations; law, floors' logits [outcome, 1, n] follow it; ceiling [n] bits. split holds
-    positions in `index`. group [n] is the unit of the test. unit: `group`; `row` where groups are split too; `task`
-    where labels are a control task's.
+    pooling: of the behaviour. index [n]: rows of the observations; law, floors' logits [outcome, 1, n] follow it;
+    ceiling [n] bits. split holds positions in `index`. group [n] is the unit of the test. unit: `group`; `row` where
+    groups are split too; `task` where labels are a control task's.
     """
 
     behaviour: Behaviour
+    pooling: Pooling
     domain: str
     fold: int
     index: NDArray[np.int64]
@@ -103,25 +134,17 @@ class Setting:
 
 def prepare_settings(
     observations: Observations,
-    behaviour: Behaviour,
+    pooling: Pooling,
     domain: str,
+    splits: Sequence[Split],
     floors: Sequence[str],
-    seeds: tuple[int, int],
-    folds: tuple[int, int] = (1, 1),
+    seed: int,
     unit: str = "group",
 ) -> list[Setting]:
-    """Split a domain's rows and fit the floors of each outer fold. seeds: (probe, data); folds: (outer, inner).
-
-    unit: as in Setting; rows of a group are kept on one side unless it is `row`.
-    """
-    seed_probe, seed_data = seeds
-    index = np.flatnonzero(observations.domain == domain)
+    """Fit the floors of each outer fold of a domain. splits: of its rows; unit: as in Setting."""
+    behaviour, index = pooling.behaviour, np.flatnonzero(observations.domain == domain)
     group = observations.group[index]
     kept_together = index if unit == "row" else group
-    try:
-        splits = splits_by_group(kept_together, seed_data, *folds)
-    except BadInput as error:
-        raise BadInput(f"domain '{domain}': {error}") from None
     # Rows sum to 1 but for rounding, or for what a caller's own law was allowed: fits take it for 1.
     whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
     law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
@@ -129,31 +152,34 @@ def prepare_settings(
     ceiling = bits_of(entropy(law))
     out = []
     for fold, split in enumerate(splits):
-        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed_probe + fold) for name in floors}
-        out.append(Setting(behaviour, domain, fold, index, group, split, law, ceiling, fitted, unit))
+        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed + fold) for name in floors}
+        out.append(Setting(behaviour, pooling, domain, fold, index, group, split, law, ceiling, fitted, unit))
     return out
 
 
 def control_task(
     observations: Observations,
-    behaviour: Behaviour,
+    pooling: Pooling,
     domain: str,
-    seeds: tuple[int, int],
-    folds: tuple[int, int],
+    splits: Sequence[Split],
+    seeds: tuple[int, int, int],
 ) -> list[Setting]:
     """The same rows with a random label for each type, drawn from the behaviour's mean law (Hewitt and Liang 2019).
 
-    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise.
+    Beside the floor `prior`: a floor that knows the type would leave nothing to memorise. seeds: probe, data, model.
     """
     assert observations.types is not None
     at = observations.domain == domain
+    behaviour = pooling.behaviour
     law = behaviour.law[at].mean(0).astype(np.float64)
     names, code = np.unique(observations.types, return_inverse=True)
     drawn = np.random.default_rng([seeds[1], 16]).choice(len(law), size=len(names), p=law / law.sum())
     drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
     labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
     bare = replace(observations, floor_inputs={})
-    return prepare_settings(bare, replace(behaviour, law=labels), domain, ("strong",), seeds, folds, "task")
+    return prepare_settings(
+        bare, replace(pooling, behaviour=replace(behaviour, law=labels)), domain, splits, ("strong",), seeds[0], "task"
+    )
 
 
 @dataclass(frozen=True)
@@ -199,6 +225,48 @@ def effective_fit_rows(setting: Setting, site: Site) -> float:
     z = site.rows[0].z[:, :ICC_COORDINATES].double().cpu().numpy()
     activation = np.mean([max(0.0, icc(column, group)) for column in z.T])
     return effective_rows(group, float(behaviour * activation))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What readers of a site are fitted on: rows, what they are worth, and the rank of the span that they fill."""
+
+    n: int
+    effective: float
+    rank: int
+
+    @classmethod
+    def of(cls, setting: Setting, site: Site) -> "Fitted":
+        return cls(len(setting.split.fit), effective_fit_rows(setting, site), site.d)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a reader says of rows: its bits and, where the behaviour is certain, whether it is right, each [n].
+
+    odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1.
+    """
+
+    bits: NDArray[np.float64]
+    right: NDArray[np.bool_] | None = None
+    odds: NDArray[np.float64] | None = None
+    second: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def by(cls, reader: Reader, side: Side) -> "Said":
+        return cls.of(reader.logits(side.x, side.offset), side.law)
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "outcome 1 n"], law: Float[Tensor, "outcome 1 n"]) -> "Said":
+        """Of the reader's logits, beside its floor."""
+        bits = bits_of(cross_entropy(logits, law))
+        if float(law.max(0).values.min()) <= 1 - CERTAIN:
+            return cls(bits)
+        right = (logits.argmax(0) == law.argmax(0))[0].cpu().numpy()
+        if len(law) != 2:
+            return cls(bits, right)
+        odds = (logits[1, 0] - logits[0, 0]).double().cpu().numpy()
+        return cls(bits, right, odds, (law[1, 0] > 0.5).cpu().numpy())
 
 
 def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "outcome 1 n"]:

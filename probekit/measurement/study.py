@@ -1,6 +1,7 @@
 """Study: what all cells of one set of observations share: what is asked, splits and floors, permutations, records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,15 +13,17 @@ from probekit.errors import BadInput
 from probekit.fit.readers import Site
 from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis
-from probekit.measurement.outcome import Coordinates
-from probekit.measurement.setting import Pool, Setting, control_task, prepare_settings
+from probekit.measurement.outcome import Coordinates, Figures
+from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
+from probekit.metrics.classes import LEAST_ROWS, unmeasurable
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
-from probekit.metrics.splits import check_rows
+from probekit.metrics.splits import Split, splits_by_group
 from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, constants, find_constant
 
+NOTHING_BESIDE = Figures()
 NULL_ROWS = 20_000  # test rows of whole groups that permutations are drawn on
 
 
@@ -56,9 +59,14 @@ class Study:
         self.n_bootstrap = n_bootstrap
         self.deleted = dict(deleted or {})
         self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._splits: dict[tuple[str, str], list[Split]] = {}
+        self._poolings: dict[str, Pooling] = {}
+        self._why_not: dict[tuple[str, str], str] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         # Several rules of positions are looked at together, by whoever takes them apart.
         look = constants if observations.rules else find_constant
+        if transfer is not None:
+            self._check_groups()
         self.constant = look(observations.behaviours, observations.domain, self.domains)
 
     @cached_property
@@ -73,6 +81,21 @@ class Study:
                 raise BadInput(f"transfer asks for domain '{name}'; the task has {', '.join(known)}.")
         return [known[0], *(name for name in asked if name != known[0])]
 
+    def _check_groups(self) -> None:
+        """What a group shows in one domain would be tested in another."""
+        observations = self.observations
+        for i, first in enumerate(self.domains):
+            for second in self.domains[i + 1 :]:
+                at = [self.index(name) for name in (first, second)]
+                shared = np.intersect1d(observations.group[at[0]], observations.group[at[1]])
+                if len(shared):
+                    row, other = (int(rows[observations.group[rows] == shared[0]][0]) for rows in at)
+                    raise BadInput(
+                        f"transfer asks for domains without a common group; group {shared[0]} is in '{first}' (row "
+                        f"{row}) and in '{second}' (row {other}), one of {len(shared)}: a reader would be tested on "
+                        "groups that it was fitted on, so give each domain groups of its own."
+                    )
+
     @property
     def home(self) -> str:
         """The seen domain."""
@@ -81,24 +104,76 @@ class Study:
     @property
     def n_folds(self) -> int:
         """Outer folds."""
-        return self.read.outer_folds
+        return self.folds[0]
+
+    @cached_property
+    def folds(self) -> tuple[int, int]:
+        """(outer, inner) folds: those that are asked for, or that suit the rows of the seen domain."""
+        return self.read.folds_of(len(self.index(self.home)))
 
     def hypotheses_for(self, behaviour: str) -> list[Hypothesis]:
         """Those that are stated for this behaviour, or for none in particular."""
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
+    def index(self, domain: str) -> NDArray[np.int64]:
+        """Rows of the observations in a domain."""
+        return np.flatnonzero(self.observations.domain == domain)
+
+    def splits(self, domain: str, unit: str = "group") -> list[Split]:
+        """The split of each fold, as positions in `index`. Raises BadInput where a domain has too few groups."""
+        key = domain, "row" if unit == "row" else "group"
+        if key not in self._splits:
+            index = self.index(domain)
+            kept_together = index if unit == "row" else self.observations.group[index]
+            try:
+                found = splits_by_group(kept_together, self.seeds.data, *self.folds)
+            except BadInput as error:
+                raise BadInput(f"domain '{domain}': {error}") from None
+            self._splits[key] = found
+        return self._splits[key]
+
+    def pooling(self, behaviour: str) -> Pooling:
+        """A behaviour after classes that are rare on a fit side of the seen domain became one. Raises BadInput."""
+        if behaviour not in self._poolings:
+            index, splits = self.index(self.home), self.splits(self.home)
+            sides = [index[split.fit] for split in splits]
+            self._poolings[behaviour] = Pooling.of(self.observations.behaviours[behaviour], sides)
+        return self._poolings[behaviour]
+
+    def unmeasurable(self, behaviour: str, domain: str) -> str:
+        """Why a behaviour cannot be fitted and judged in a domain, with what would mend it; empty where it can.
+
+        Test rows are those of all folds, which are judged together.
+        """
+        key = behaviour, domain
+        if key not in self._why_not:
+            index, pooling = self.index(domain), self.pooling(behaviour)
+            known = pooling.behaviour
+            told = known.law[index], known.outcomes, self.observations.group[index]
+            # Where transfer goes, too few groups to resample are told before they are too few to be split.
+            why = unmeasurable(*told, {})
+            if not why and len(known.outcomes) == 1:
+                why = f"none of {pooling.n} classes has {LEAST_ROWS} fit rows: give more rows, or fewer classes"
+            if not why:
+                splits = self.splits(domain)
+                test = np.concatenate([split.test for split in splits])
+                every = (unmeasurable(*told, {"fit": split.fit, "test": test}) for split in splits)
+                why = next(filter(None, every), "")
+            self._why_not[key] = why
+        return self._why_not[key]
+
     def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
         """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
         key = behaviour, domain, unit
         if key not in self._pools:
-            observations, folds = self.observations, (self.read.outer_folds, self.read.inner_folds)
-            known = observations.behaviours[behaviour]
+            observations, splits = self.observations, self.splits(domain, unit)
+            known = self.pooling(behaviour)
             if unit == "task":
-                settings = control_task(observations, known, domain, self.seeds[:2], folds)
+                settings = control_task(observations, known, domain, splits, self.seeds)
             else:
                 floors = self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors)
                 asked = ("strong",) if unit == "row" else floors
-                settings = prepare_settings(observations, known, domain, asked, self.seeds[:2], folds, unit)
+                settings = prepare_settings(observations, known, domain, splits, asked, self.seeds.probe, unit)
             self._pools[key] = Pool.of(settings, self.n_bootstrap, self.seeds.data)
         return self._pools[key]
 
@@ -107,8 +182,7 @@ class Study:
         return self.pool(behaviour, domain, unit).settings[fold]
 
     def site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
-        """The activations of a setting ready for fitting. Raises TooFewRows and FitError."""
-        check_rows(len(setting.split.fit), x.shape[1])
+        """The activations of a setting ready for fitting. Raises FitError."""
         return setting.site(x, self.seeds.probe, self.read.lambdas, floor)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,8 +202,19 @@ class Study:
             self._plans[key] = rows, plan
         return self._plans[key]
 
-    def record(self, at: Coordinates, estimate: Estimate, note: str = "", raw: float | None = None) -> Record:
-        """The estimate as a Record with its provenance; NA has no figures. raw: the value before a refit."""
+    def untold(self, at: Coordinates, reason: str, note: str) -> tuple[Coordinates, Estimate]:
+        """What `record` makes an NA of, where no fold has rows to count: all of the test domain are."""
+        rows = self.index(at.test_domain)
+        n_groups = len(np.unique(self.observations.group[rows]))
+        return replace(at, fit_domain=at.fit_domain or self.home), Estimate.missing(reason, note, len(rows), n_groups)
+
+    def record(
+        self, at: Coordinates, estimate: Estimate, note: str = "", raw: float | None = None,
+        beside: Figures = NOTHING_BESIDE,
+    ) -> Record:  # fmt: skip
+        """The estimate as a Record with its provenance; NA has no interval. raw: the value before a refit."""
+        pooled = self._poolings.get(at.behaviour)
+        note = "; ".join(filter(None, (note, estimate.note, pooled.note if pooled else "")))
         value, low, high = (None,) * 3 if estimate.na_reason else (estimate.value, estimate.low, estimate.high)
         return Record(
             model=self.observations.model, revision=self.observations.revision, task=self.observations.task,
@@ -141,7 +226,9 @@ class Study:
             value=value, low=low, high=high, raw=raw, bits=estimate.bits, floor_bits=estimate.floor_bits,
             ceiling_bits=estimate.ceiling_bits, p99_bits=estimate.p99_bits, worst_group=estimate.worst_group,
             n=estimate.n, groups=estimate.groups, na_reason=estimate.na_reason,
-            note="; ".join(filter(None, (note, estimate.note))),
+            note=note, n_fit=beside.n_fit, n_fit_effective=beside.n_fit_effective, d_read=beside.d_read,
+            falls=beside.falls, falls_low=beside.falls_low, falls_high=beside.falls_high,
+            auroc=beside.auroc, accuracy=beside.accuracy,
         )  # fmt: skip
 
 

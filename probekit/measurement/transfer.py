@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.errors import FitError
+from probekit.errors import BadInput, FitError
 from probekit.fit.platt import fit_platt
 from probekit.fit.readers import Reader, fit_level
 from probekit.fit.readout import calibrate, cross_entropy
@@ -17,7 +17,7 @@ from probekit.measurement.collector import Fold
 from probekit.measurement.controls import measure_deleted
 from probekit.measurement.diagnostics import measure_auroc
 from probekit.measurement.outcome import Coordinates, ReaderName
-from probekit.measurement.setting import bits_of, moved_logits
+from probekit.measurement.setting import Said, bits_of, moved_logits
 from probekit.metrics.ratios import transfer
 
 PLATT_LABELS = 50
@@ -29,12 +29,17 @@ def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
     assert study.transfer is not None
     levels = [level for level in map(Level.parse, study.transfer.levels) if level.family != "hypothesis"]
     folds, fitted = {study.home: home}, {study.home: _fitted_at_home(home, readers, levels)}
+    few = {name: why for name in study.domains[1:] if (why := study.unmeasurable(home.cell.behaviour, name))}
     for domain in study.domains[1:]:
+        if domain in few:
+            continue
         setting = home.in_domain(domain)
         folds[domain] = replace(home, setting=setting, site=study.site(setting, home.x))
         fitted[domain] = _read_there(folds[domain], levels)
-    for a in study.domains:
-        for b in study.domains:
+    for domain, why in few.items():
+        _read_on_few(list(folds.values()), domain, fitted, levels, why)
+    for a in folds:
+        for b in folds:
             if a != b:
                 _move(folds[a], folds[b], fitted[a], {ReaderName.of(reader): reader for reader in fitted[b]})
 
@@ -55,11 +60,36 @@ def _read_there(fold: Fold, levels: Sequence[Level]) -> list[Reader]:
     out = []
     for level in (Level("prior"), Level("baseline"), *levels):
         for reader in fit_level(fold.site, level, fold.study.read.ks):
-            fold.cell.score(fold.setting, reader, bits_of(reader.bits(fold.test)))
+            fold.cell.score(fold.setting, reader, Said.by(reader, fold.test), fold.fitted)
             out.append(reader)
     for control, gone in fold.without.at(fold.setting):
         measure_deleted(fold, control, gone, out)
     return out
+
+
+def _read_on_few(
+    folds: Sequence[Fold], domain: str, fitted: Mapping[str, Sequence[Reader]], levels: Sequence[Level], why: str
+) -> None:
+    """A domain with too few rows to fit: T is NA, and what was fitted elsewhere is read beside its own floor."""
+    cell = folds[0].cell
+    for level in (Level("prior"), Level("baseline"), *levels):
+        cell.untold(Coordinates(level.name, fit_domain=domain, test_domain=domain), "too_few_rows", why)
+    try:
+        there = folds[0].in_domain(domain)
+    except (BadInput, FitError):
+        there = None  # too few groups even for a floor
+    for fold in folds:
+        for reader in fitted[fold.setting.domain]:
+            if reader.level in ("prior", "baseline"):
+                continue
+            to = replace(_moved(reader, fold, "raw"), test_domain=domain)
+            cell.untold(to, "too_few_rows", f"domain '{domain}' has {why}")
+            back = replace(to, fit_domain=domain, test_domain=fold.setting.domain)
+            cell.untold(back, "too_few_rows", f"domain '{domain}' has {why}")
+            if there is not None:
+                logits = moved_logits(reader, fold.setting, there, fold.x, fold.study.observations, "test")
+                said, note = Said.of(logits, there.test_law), "moved to where rows are too few to fit"
+                cell.score(there, reader, said, fold.fitted, note=note, fit_domain=fold.setting.domain)
 
 
 def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[ReaderName, Reader]) -> None:

@@ -46,6 +46,13 @@ def auroc_interval(
     return drawn.value, *drawn.interval(level)
 
 
+def auroc(score: NDArray, label: NDArray) -> float:
+    """Area under the ROC curve, ties half; score [n], label [n] in {0, 1} of which both occur."""
+    positive = np.asarray(label).astype(bool)
+    pairs = _pairs_won(np.unique(score, return_inverse=True)[1], positive)
+    return float(pairs[positive].sum() / (positive.sum() * (~positive).sum()))
+
+
 def auroc_leak(auroc: float, base: float = 0.5) -> float:
     """1 - (A - base) / (1 - base): 0 separates perfectly, 1 no better than the base (the floor's AUROC, or 1/2)."""
     if not base < 1:

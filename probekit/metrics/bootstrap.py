@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr
 
+FEW_CLUSTERS = 20  # below this an interval is marked
+DRAWS_AT_ONCE = 128  # of which the weights are widened to float64: a block that stays in the cache
 FEW_REPLICATES = 100  # finite bootstrap draws below which there is no interval
 SAME = 1e-9  # a permutation or a draw that changes nothing may differ in the last digits
 
@@ -149,11 +151,6 @@ def _below(drawn: NDArray[np.float64], value: float) -> float:
     first, last = np.searchsorted(drawn, value - near, "left"), np.searchsorted(drawn, value + near, "right")
     share = (first + last) / 2 / len(drawn)
     return float(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
-
-
-MIN_DENOMINATOR = 0.05  # of the unit: a ratio over less is NA
-FEW_CLUSTERS = 20  # below this an interval is marked
-DRAWS_AT_ONCE = 128  # of which the weights are widened to float64: a block that stays in the cache
 
 
 @dataclass(frozen=True)

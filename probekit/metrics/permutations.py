@@ -5,14 +5,15 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 
+SMALL_GROUP = 8  # rows: a shuffle inside a group this large leaves at most an eighth of its rows in place
+
 
 def permutation_plan(group: NDArray, n_permutations: int, seed: int, constant_within: bool) -> NDArray[np.int64]:
     """Uniform random permutations of rows that the null hypothesis allows: [n_permutations, n], identity included.
 
     Rows move inside their group; rows that are alone in theirs exchange places. With `constant_within` (a behaviour
-    that is the same all over a group) whole groups of equal size exchange their rows, in order. Unlike the derangements
-    of `permute_within`, which make a control, these are uniform on a group of permutations, so that p-values are
-    exact.
+    that is the same all over a group) whole groups of equal size exchange their rows, in order. Unlike those of
+    `permute_within`, which make a control, these are uniform on a group of permutations, so that p-values are exact.
     Raises BadInput when only the identity is allowed.
     """
     _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
@@ -46,24 +47,26 @@ def permutation_plan(group: NDArray, n_permutations: int, seed: int, constant_wi
 
 
 def permute_within(group: NDArray, seed: int) -> tuple[NDArray[np.int64], bool]:
-    """A permutation of rows inside each group; of rows anywhere when groups hold one row each.
+    """A random permutation of rows inside each group; small groups of one size also exchange their rows as wholes.
 
-    No row keeps its place: each takes the next in a random cycle of its group, because in small groups a plain shuffle
-    leaves a large part of the signal where it was. Groups of one row exchange theirs among each other.
-    Returns (permutation, whether it stayed within groups).
+    Uniform inside a group, never a derangement: in a contrast pair, one true and one false, a derangement inverts every
+    label and leaves all that there is to read. But a uniform shuffle leaves one row of m where it was, so that groups
+    of fewer than SMALL_GROUP rows first take the rows of another group of their size.
+    Groups of one row are exchanged with one another. Returns (permutation, whether rows have groups to stay in).
     """
     generator = np.random.default_rng([seed, 3])
-    names, code, counts = np.unique(group, return_inverse=True, return_counts=True)
-    within = len(names) < len(group) and np.median(counts) >= 2
-    cycle = np.where(counts[code] > 1, code, -1) if within else np.zeros(len(group), dtype=np.int64)
-    order = np.lexsort((generator.random(len(group)), cycle))
-    starts = np.flatnonzero(np.diff(cycle[order], prepend=cycle[order[0]] - 1))
-    sizes = np.diff(np.append(starts, len(group)))
-    start, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
-    following = order[start + (np.arange(len(group)) - start + 1) % size]
+    _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
+    by_group = np.argsort(code, kind="stable")
+    start = np.concatenate([[0], np.cumsum(counts)])
+    source = np.arange(len(counts))
+    for size in np.unique(counts[counts < SMALL_GROUP]):
+        alike = np.flatnonzero(counts == size)
+        source[alike] = alike[generator.permutation(len(alike))]
     permutation = np.empty(len(group), dtype=np.int64)
-    permutation[order] = following
-    return permutation, bool(within)
+    for to, taken in enumerate(source):
+        rows = by_group[start[taken] : start[taken + 1]]
+        permutation[by_group[start[to] : start[to + 1]]] = rows[generator.permutation(len(rows))]
+    return permutation, bool((counts > 1).any() and np.median(counts) >= 2)
 
 
 def permute_groups(group: NDArray, seed: int) -> NDArray[np.int64]:

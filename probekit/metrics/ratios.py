@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.metrics.bootstrap import FEW_CLUSTERS, MIN_DENOMINATOR, Clusters, ratio_intervals
+from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, ratio_intervals
+
+MIN_DENOMINATOR = 0.005  # of the unit: a ratio over less is NA
+MAX_RELATIVE_ERROR = 0.25  # of the denominator, over groups
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Estimate:
 class Ratio:
     """sum(missed) / sum(available) over rows, each [n], before anything is resampled; `estimates` does that.
 
-    bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when less than
-    .05 bit per row is available. negative: the note of a value that is below -2 SE. of_reader: whether some reader has
-    these losses; else nothing is told of their tail and no group sum is kept.
+    bits, floor_bits, ceiling_bits [n]: losses whose means are told beside it. too_little: the NA reason when too little
+    is available, see `too_little`. negative: the note of a value that is below -2 SE. of_reader: whether some reader
+    has these losses; else nothing is told of their tail and no group sum is kept.
     """
 
     missed: NDArray[np.float64]
@@ -80,7 +83,7 @@ def estimates(ratios: Iterable[Ratio], clusters: Clusters) -> list[Estimate]:
     """Each ratio with its interval (paired cluster bootstrap), the tail and the worst group of what is missed.
 
     All are over the same rows and are resampled together, which costs little more than one alone. Of each only its
-    group sums are held meanwhile. NA with the ratio's reason below .05 bit per row.
+    group sums are held meanwhile. NA with the ratio's reason where there is `too_little` to explain.
     """
     out, negative, of_reader = [], [], []
     for one in ratios:
@@ -101,9 +104,9 @@ def _unresampled(ratio: Ratio, clusters: Clusters) -> Estimate:
     """All of an estimate but its interval."""
     numerator, denominator = clusters.sums(ratio.missed), clusters.sums(ratio.available)
     groups, n = len(clusters.names), len(ratio.missed)
-    enough = denominator.sum() / n >= MIN_DENOMINATOR
+    short = too_little(denominator, clusters.sizes)
     return Estimate(
-        value=float(numerator.sum() / denominator.sum()) if enough else None,
+        value=None if short else float(numerator.sum() / denominator.sum()),
         low=None,
         high=None,
         bits=_mean(ratio.bits),
@@ -113,11 +116,27 @@ def _unresampled(ratio: Ratio, clusters: Clusters) -> Estimate:
         worst_group=float((numerator / clusters.sizes).max()),
         n=n,
         groups=groups,
-        na_reason="" if enough else ratio.too_little,
-        note="fewer than 20 clusters: the interval is too short" if groups < FEW_CLUSTERS else "",
+        na_reason=ratio.too_little if short else "",
+        note=short or ("fewer than 20 clusters: the interval is too short" if groups < FEW_CLUSTERS else ""),
         numerator=numerator,
         denominator=denominator,
     )
+
+
+def too_little(available: NDArray, sizes: NDArray) -> str:
+    """Why a denominator is too small to divide by, in one sentence; empty where it is large enough (docs/method.md).
+
+    available [n_groups]: bits to explain, summed over the rows of each group; sizes [n_groups]: their rows. The least
+    is MIN_DENOMINATOR bit per row, known to MAX_RELATIVE_ERROR of itself: the law of a soft behaviour has no label
+    noise, so that a hundredth of a bit can be told, where labels need more.
+    """
+    mean = available.sum() / sizes.sum()
+    # the linearised standard error of a ratio of group sums
+    error = np.sqrt(len(available) / max(1, len(available) - 1) * ((available - mean * sizes) ** 2).sum()) / sizes.sum()
+    if mean >= MIN_DENOMINATOR and error <= MAX_RELATIVE_ERROR * mean:
+        return ""
+    asked = f"at least {MIN_DENOMINATOR:g} with an error of at most {MAX_RELATIVE_ERROR:.0%} of it can be divided by"
+    return f"{mean:.4f} bit a row to explain, standard error {error:.4f}: {asked}"
 
 
 def _mean(rows: NDArray | None) -> float | None:
@@ -128,7 +147,7 @@ def transfer(moved: NDArray, direct: NDArray, floor: NDArray, ceiling: NDArray) 
     """T = (S_B(fitted on A) - S_B(fitted on B)) / (S_B(floor) - S_B(fitted on B)); each [n], bits per row of B.
 
     0: nothing is lost by fitting elsewhere; 1: no better than B's floor. NA `absent_in_test_domain` when even the
-    direct fit finds less than .05 bit there.
+    direct fit finds too little there.
     """
     return Ratio(moved - direct, floor - direct, moved, floor, ceiling, too_little="absent_in_test_domain")
 

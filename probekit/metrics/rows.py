@@ -1,16 +1,13 @@
-"""How many rows there are, effectively, and what they allow: nested samples, the limit in n, refusals."""
-
-from dataclasses import dataclass
+"""How many rows there are, effectively, and what more would change: nested samples, the limit in n."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput, TooFewRows
+from probekit.metrics.ratios import Ratio
 
 SIZES = (4, 8, 16)  # rows per coordinate of the three fits behind S_inf
 ONLINE_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
-
-BIASED_UPWARDS = "biased upwards"  # how a value is marked that has too few rows to be told without it
 
 
 # ------------------------------------------------------------------------------------------------ extrapolation in n
@@ -115,21 +112,10 @@ def effective_rows(group: NDArray, correlation: float) -> float:
     return n / (1 + ((counts**2).sum() / n - 1) * min(1.0, max(0.0, correlation)))
 
 
-@dataclass(frozen=True)
-class Sufficiency:
-    """What a number of rows allows: verdict enough | marked | refused, and one sentence."""
+def falling(bits_of_half: NDArray, bits_of_all: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """How much FBU still fell as the fit rows doubled: > 0 says that more rows would explain more; each [n].
 
-    verdict: str
-    sentence: str
-
-
-def refusal(n_effective: float, d: int, one_direction: bool) -> Sufficiency:
-    """docs/method.md section 7.5 in effective rows: a regularised reader of d coordinates needs 10 d.
-
-    Below, a reader of one direction is marked (its bits are biased upwards, its AUROC is not), any other refused.
-    Below 2 d even that is refused (`splits.check_rows`).
+    The same reader fitted on half of the fit groups and on all of them, on the same test rows. What is explained is a
+    lower bound, and by about this much (docs/method.md, Rows).
     """
-    found = f"{n_effective:.0f} effective fit rows for {d} coordinates, {10 * d} are asked"
-    if n_effective >= 10 * d:
-        return Sufficiency("enough", f"{n_effective:.0f} effective fit rows for {d} coordinates are enough")
-    return Sufficiency("marked", f"{found}: {BIASED_UPWARDS}") if one_direction else Sufficiency("refused", found)
+    return Ratio(bits_of_half - bits_of_all, floor - ceiling)

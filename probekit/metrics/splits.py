@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, TooFewRows
+from probekit.errors import BadInput
 
 FRACTIONS = (0.5, 0.15, 0.1, 0.25)  # fit, select, calibrate, test
 
@@ -97,12 +97,3 @@ def folds_by_group(group: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]
     names, code = np.unique(group, return_inverse=True)
     fold = np.arange(len(names)) % min(n_folds, len(names))
     return np.random.default_rng([seed, 2]).permutation(fold)[code]
-
-
-def check_rows(n_fit: int, d: int) -> None:
-    """Raise TooFewRows below 2 fit rows per coordinate, which tell no bits (docs/method.md section 7.5)."""
-    if n_fit < 2 * d:
-        raise TooFewRows(
-            f"{d} coordinates are to be read from {n_fit} fit rows: below {2 * d} rows bits cannot be told from "
-            f"overfitting. Give at least {10 * d} fit rows (about {round(10 * d / FRACTIONS[0])} in all)."
-        )

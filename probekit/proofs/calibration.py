@@ -123,6 +123,9 @@ def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
         decomposition="decomposition" in metrics,
         floors=("strong",),
         n_permutations=0,
+        outer_folds=1,
+        inner_folds=1,
+        falls=False,
         extrapolate="extrapolated" in metrics,
         online_orders=2 if "code_length" in metrics else 0,
     )
@@ -140,7 +143,10 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
     hooks = sorted({hook for at in network.hooks.values() for hook in at})
     activations = capture(model, task, hooks, store=None)
     measurement = Measurement(
-        activations.observations, ReadSpec(floors=("strong",)), seeds=(seed, seed, 0), n_bootstrap=1_000
+        activations.observations,
+        ReadSpec(floors=("strong",), outer_folds=1, inner_folds=1),
+        seeds=(seed, seed, 0),
+        n_bootstrap=1_000,
     )
     cells = Replacement(model, task, activations, measurement, ReplaceSpec(rows=n // 5))
     out = []

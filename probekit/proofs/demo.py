@@ -59,7 +59,7 @@ def measure_xor() -> Xor:
     x, law = planted.activations, planted.law
     options = {
         "ks": (1,), "simple_ks": (1,), "decomposition": False, "controls": (), "floors": ("strong",),
-        "n_permutations": 0, "extrapolate": False,
+        "n_permutations": 0, "extrapolate": False, "outer_folds": 1, "inner_folds": 1, "falls": False,
     }  # fmt: skip
     found = measure(x, behaviour=law, levels=LEVELS, **options)
     found = found[found["metric"] == "read"].set_index("level")["value"]

@@ -64,7 +64,7 @@ def false_positives(
     n_groups = max(8, int(np.ceil(2 * rows_per_coordinate * D / GROUP_ROWS)))
     read = ReadSpec(
         levels=(level,), controls=(), decomposition=False, floors=("strong",), extrapolate=False,
-        n_permutations=N_PERMUTATIONS,
+        n_permutations=N_PERMUTATIONS, outer_folds=1, inner_folds=1, falls=False,
     )  # fmt: skip
     for seed in seeds:
         activations, behaviour, group = noise_sites(max(sites), n_groups, GROUP_ROWS, D, icc, seed)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from probekit.metrics.bootstrap import FEW_CLUSTERS
-from probekit.metrics.rows import BIASED_UPWARDS
 from probekit.results.selection import (
     at_domain,
     default_behaviour,
@@ -54,7 +53,7 @@ def headline(
     rows = at_domain(rows, domain, seen=True)
     read = rows[(rows["metric"] == "read") & (rows["hook"] != "")]
     last = unembedding(frame, behaviour)
-    warnings = (*_missing(read), *_few(read), *_biased(read), *_failed(frame))
+    warnings = (*_missing(read), *_few(read), *_failed(frame))
     where = f"{printable(behaviour)} of {printable(_first(rows, 'model') or 'the model')}"
     if read.empty:
         return Headline((f"{where}: nothing was read.",), warnings, last)
@@ -172,11 +171,6 @@ def _few(read: pd.DataFrame) -> tuple[str, ...]:
     groups = int(read["groups"].max()) if len(read) else 0
     few = 0 < groups < FEW_CLUSTERS
     return (f"Only {_count(groups, 'group')}: below {FEW_CLUSTERS} the intervals are too short.",) if few else ()
-
-
-def _biased(read: pd.DataFrame) -> tuple[str, ...]:
-    n = int((read["value"].notna() & read["note"].str.contains(BIASED_UPWARDS, regex=False)).sum())
-    return (f"{_count(n, 'value')} {'is' if n == 1 else 'are'} biased upwards: too few rows.",) if n else ()
 
 
 def _failed(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -16,8 +16,10 @@ from probekit.storage.files import changing, publish, sync_folder
 MANIFEST, RECORDS, LOSSES, CELLS = "manifest.json", "records.parquet", "losses.parquet", "cells.parquet"
 LOCK = ".lock-"  # and the worker's name: held while it works
 SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over hook points
-_INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups")
-_FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group")
+_INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups", "n_fit",
+             "d_read")  # fmt: skip
+_FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group",
+           "n_fit_effective", "falls", "falls_low", "falls_high", "auroc", "accuracy")  # fmt: skip
 _RECORD_SCHEMA = pa.schema(
     [("id", pa.string())]
     + [

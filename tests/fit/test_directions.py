@@ -140,7 +140,7 @@ def test_mean_difference_and_lda_under_correlated_noise():
     means = x[label == 1].mean(0) - x[label == 0].mean(0)
     fisher = LinearDiscriminantAnalysis(solver="eigen").fit(x, label).coef_[0]
     assert angle(mean_difference(rows), means) < 0.5
-    assert angle(lda(rows, frame.variance, 1e-6), fisher) < 1
+    assert angle(lda(rows, frame.variance, shrinkage=1e-6), fisher) < 1
     assert angle(lda(rows, frame.variance), fisher) < angle(mean_difference(rows), fisher) / 2
     assert float(lda(rows, frame.variance).norm()) == pytest.approx(1, abs=1e-5)
 

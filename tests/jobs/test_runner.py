@@ -54,11 +54,12 @@ def write_job(folder, model, *, name="job", rows=400, domains=("seen",), hooks='
         f'name = "{name}"\nn_bootstrap = 200\n[model]\nname = "{model}"\n'
         '[task]\nfile = "rows.csv"\ntext = "text"\ngroup = "group"\ndomain = "domain"\n'
         + own + (external if label else "")
-        + f'[read]\nhooks = [{hooks}]\n' + (read or READ) + more
+        + f'[read]\nhooks = [{hooks}]\n' + ONE_SPLIT + (read or READ) + more
     )  # fmt: skip
     return path
 
 
+ONE_SPLIT = "outer_folds = 1\ninner_folds = 1\nfalls = false\n"
 READ = (
     'levels = ["prior", "direction", "linear"]\nks = [1]\ncontrols = []\ndecomposition = false\nfloors = ["strong"]\n'
 )

@@ -202,19 +202,6 @@ def test_nothing_that_is_measured_on_whole_texts_is_silently_absent_without_a_sp
     assert len(keys[""]) > 20 and keys[""] == keys["deleted:field:tag"]
 
 
-def test_a_level_that_is_refused_is_refused_without_the_span(planted):
-    task = plant_task("tag", 120)  # 60 fit rows for 16 coordinates
-    blind = dataclasses.replace(task, floor_inputs={"position": np.ones((120, 1), np.float32)})
-    whole = capture(planted, blind, HOOK, store=None)
-    without = capture_without(planted, task, "tag", whole, store=None)
-    blinded = dataclasses.replace(without.observations, floor_inputs=blind.floor_inputs)
-    deleted = {"field:tag": dataclasses.replace(without, observations=blinded)}
-    found = pk.measure(whole, deleted=deleted, **(READ | {"floors": ("strong",)}))
-    rows = found.query("level == 'linear' and metric == 'read'").set_index("control")
-    assert rows.loc["", "na_reason"] == rows.loc["deleted:field:tag", "na_reason"] == "too_few_rows"
-    assert rows.loc["", "note"] == rows.loc["deleted:field:tag", "note"]
-
-
 def test_a_behaviour_that_never_varies_is_na_without_the_span_too(planted):
     task = plant_task("word", 400)
     never = Behaviour("never", np.tile(np.float32([1, 0]), (400, 1)), ("0", "1"))

@@ -15,13 +15,14 @@ from probekit.inputs.arrays import as_activations
 from probekit.levels import Level
 from probekit.measurement.cell import Measurement
 from probekit.measurement.diagnostics import permuted_gains
-from probekit.measurement.setting import Setting, effective_fit_rows, prepare_settings
+from probekit.measurement.setting import Setting, effective_fit_rows
+from probekit.measurement.study import Study
 from probekit.metrics.permutations import permutation_plan
 from probekit.spec import ReadSpec
 
 QUICK = {
     "controls": (), "decomposition": False, "floors": ("strong",), "n_bootstrap": 200, "n_permutations": 0,
-    "extrapolate": False,
+    "extrapolate": False, "outer_folds": 1, "inner_folds": 1,
 }  # fmt: skip
 
 
@@ -33,11 +34,12 @@ def one(frame: pd.DataFrame, **where) -> pd.Series:
     return frame.iloc[0]
 
 
-def setting_of(x: np.ndarray, behaviour: np.ndarray, groups: np.ndarray | None = None, **more) -> Setting:
+def setting_of(x: np.ndarray, behaviour: np.ndarray, groups: np.ndarray | None = None, floor=None) -> Setting:
     """The one setting of a behaviour on rows of one domain."""
-    _, observations = as_activations(x, behaviour, more.pop("floor", None), groups, None, None)
-    (known,) = observations.behaviours.values()
-    return prepare_settings(observations, known, observations.domains[0], ("strong",), (0, 0), **more)[0]
+    _, observations = as_activations(x, behaviour, floor, groups, None, None)
+    (name,) = observations.behaviours
+    study = Study(observations, ReadSpec(floors=("strong",), outer_folds=1, inner_folds=1))
+    return study.setting(name, study.home)
 
 
 def signs(n: int, bits: int, seed: int, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +184,7 @@ def test_extrapolation_is_nearer_to_the_truth_than_twenty_rows_per_coordinate():
         label = rng.random(640) < p
         sites, observations = as_activations(h, label, None, None, None, None)
         spec = ReadSpec(hooks=tuple(sites), levels=("linear",), controls=(), decomposition=False, floors=("strong",),
-                        n_permutations=0, lambdas=(1e-4,))  # fmt: skip
+                        n_permutations=0, lambdas=(1e-4,), outer_folds=1, inner_folds=1)  # fmt: skip
         measurement = Measurement(observations, spec, n_bootstrap=200)
         (name,) = observations.behaviours
         records = measurement.read_cell("", name, torch.from_numpy(h).float(), None).records

@@ -40,7 +40,9 @@ class Bench:
         self.model, self.task = model, task
         self.activations = capture(model, task, HOOKS, store=None)
         self.seen = self.activations.observations
-        self.measurement = Measurement(self.seen, ReadSpec(floors=("strong",)), n_bootstrap=200)
+        self.measurement = Measurement(
+            self.seen, ReadSpec(floors=("strong",), outer_folds=1, inner_folds=1), n_bootstrap=200
+        )
         self.spec = ReplaceSpec(**({"rows": 48, "donors": 16} | spec))
         self.replacement = Replacement(model, task, self.activations, self.measurement, self.spec)
         self.setting = self.measurement.setting("choice", "all")

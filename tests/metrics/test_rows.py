@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from probekit.errors import BadInput, TooFewRows
 from probekit.metrics.bootstrap import Clusters, ratio_interval
-from probekit.metrics.rows import at_infinity, effective_rows, icc, nested_rows, online_blocks, refusal
+from probekit.metrics.rows import at_infinity, effective_rows, icc, nested_rows, online_blocks
 
 
 def weights_of(n_groups: int, n_bootstrap: int = 500, seed: int = 0) -> np.ndarray:
@@ -175,17 +175,6 @@ def test_effective_rows_run_from_groups_to_rows():
     assert effective_rows(group, 0.1) == pytest.approx(1000 / 3.4)
     assert effective_rows(np.arange(7), 0.9) == 7
     assert icc(np.arange(7.0), np.arange(7)) == icc(np.ones(8), np.repeat([0, 1], 4)) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("n", "one_direction", "verdict"),
-    [(640, False, "enough"), (639, False, "refused"), (640, True, "enough"), (639, True, "marked")],
-)
-def test_sample_sizes_of_the_protocol(n, one_direction, verdict):
-    found = refusal(n, 64, one_direction)
-    assert found.verdict == verdict
-    assert f"{n} effective fit rows for 64 coordinates" in found.sentence
-    assert ("640 are asked" in found.sentence) == (verdict != "enough")
 
 
 def test_the_bias_behind_the_sample_sizes():

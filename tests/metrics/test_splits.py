@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probekit.errors import BadInput, TooFewRows
-from probekit.metrics.splits import check_rows, folds_by_group, split_by_group, splits_by_group
+from probekit.errors import BadInput
+from probekit.metrics.splits import folds_by_group, split_by_group, splits_by_group
 
 groups = st.lists(st.integers(-3, 30), min_size=4, max_size=80).filter(lambda g: len(set(g)) >= 4).map(np.array)
 
@@ -60,9 +60,3 @@ def test_splits_follow_names_of_any_type_in_the_stated_proportions_and_the_seed(
 def test_too_few_groups_to_split(n_groups):
     with pytest.raises(BadInput, match=f"has {n_groups} group"):
         split_by_group(np.arange(12) % n_groups, 0)
-
-
-def test_below_two_rows_per_coordinate_nothing_is_read():
-    with pytest.raises(TooFewRows, match=r"64 coordinates are to be read from 127 fit rows: below 128 .* at least 640"):
-        check_rows(127, 64)
-    assert check_rows(128, 64) is None

@@ -33,13 +33,15 @@ def test_rows_are_complete_and_agree(bench):
     rows, said = bench
     assert all(set(row.row()) == KEYS for row in rows)
     peers = {(row.case.split(",")[0], row.peer) for row in rows}
-    assert len(peers) == len(rows) == 13
+    assert len(peers) == len(rows) == 15
     for row in rows:
         assert min(row.ours_seconds, row.peer_seconds, row.ratio, row.bound_ratio) > 0
         # Adam does not converge everywhere, nor does scikit-learn in float32 on raw rows; the others do.
         if row.peer.startswith("linear level"):
             assert row.gap == 0, "the same number, whatever is measured beside it"
-        if "LogisticRegressionCV" in row.peer:
+        if row.case.startswith("few rows"):
+            assert row.gap < 0.4, "readers of a hundred rows, ours calibrated"
+        elif "LogisticRegressionCV" in row.peer:
             assert row.gap < 0.02, "ridges of other coordinates"
         elif row.peer != "torch Adam" and not (row.peer == "scikit-learn" and "3 classes" in row.case):
             assert row.gap < 2e-3, row

@@ -108,8 +108,6 @@ def test_what_to_be_wary_of():
     na = {"na_reason": "small_denominator"}
     gone = frame(*curve(0.9, 0.5), record(None, post(2), **na), record(None, post(3), na_reason="too_few_rows"))
     assert headline(gone).warnings == ("2 of 4 cells are NA: 1 nothing to explain, 1 too few rows.",)
-    biased = frame(*curve(0.9, 0.5), record(0.4, post(2), note="90 effective fit rows: biased upwards"))
-    assert headline(biased).warnings == ("1 value is biased upwards: too few rows.",)
     failed = frame(*curve(0.9, 0.5), cells={"failed": [{"cell": "x", "error": "read answer: FitError: no."}]})
     assert headline(failed).warnings == ("1 cell failed: read answer: FitError: no.",)
     nothing = headline(frame(record(None, post(0), **na), record(None, post(1), **na)))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from probekit.errors import FitError, ProbekitError
 from probekit.fit.readout import cross_entropy
-from probekit.proofs.bench import Row
+from probekit.proofs.bench import Row, few
+from probekit.proofs.bench.few import FewSize, few_bench
 from probekit.proofs.bench.levels import level_rows
 from probekit.proofs.bench.peers import (
     EPOCHS,
@@ -32,7 +33,7 @@ from probekit.proofs.bench.problems import Problem, captured, drawn
 
 REACHED = 5e-4  # bits from the converged held-out loss, so that any two are within .001 of each other
 ITERATIONS = 20  # of the bound: two products of 2 n d outputs each
-CASES = ("targets", "sites", "levels")
+CASES = ("targets", "sites", "levels", "few")
 Say = Callable[[str], None]
 
 
@@ -44,17 +45,22 @@ class Size:
     targets: tuple[int, int, int]  # n, held out, targets
     sites: tuple[int, int, int, int]  # n, held out, d, sites
     levels: tuple[int, tuple[int, ...], int]  # n, each d, sets of levels
+    few: FewSize
     ridge: float | None  # None: 1 / n, which is scikit-learn's C = 1
     repeats: int
     sampled: int
 
 
-FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), (50_000, (256, 768), 3), None, 3, 1)
-QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), (1_200, (8,), 1), 0.1, 1, 2)
+FULL = Size((50_000, 10_000, 64), (10_000, 5_000, 768, 8), (50_000, (256, 768), 3), few.FULL, None, 3, 1)
+QUICK = Size((1_500, 500, 4), (600, 400, 24, 2), (1_200, (8,), 1), few.QUICK, 0.1, 1, 2)
 
 
 def fit_bench(size: Size, cache: Path, install: bool, say: Say, cases: Sequence[str] = CASES) -> Iterator[Row]:
     """Rows of the bench; what is left out, and why, is told to `say`. cache: where a peer may be installed."""
+    if "few" in cases:
+        yield from few_bench(size.few)
+    if set(cases) <= {"few"}:
+        return
     n, n_held_out, n_targets = size.targets
     targets = captured(n, n_held_out, n_targets, size.ridge or 1 / n)
     n, n_held_out, d, n_sites = size.sites

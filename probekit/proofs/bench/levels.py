@@ -80,7 +80,7 @@ def _measurement(
         {HOOK: x}, {"target": labels}, None, np.arange(len(x)) // ROWS_PER_GROUP, None, None
     )
     asked = {"hooks": (HOOK,), "levels": tuple(levels), "controls": tuple(controls), "floors": ("strong",),
-             "inner_folds": inner_folds}  # fmt: skip
+             "outer_folds": 1, "inner_folds": inner_folds, "falls": False}  # fmt: skip
     nothing = {"decomposition": False, "extrapolate": False, "n_permutations": 0}
     return Measurement(observations, validate(ReadSpec, asked | nothing, "bench"), n_bootstrap=N_BOOTSTRAP)
 
