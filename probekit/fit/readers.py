@@ -24,7 +24,7 @@ from probekit.fit.directions import (
     random_directions,
     residual_moment,
 )
-from probekit.fit.frame import Frame, fit_frame, frame_of, moments
+from probekit.fit.frame import Frame, frame_of, frame_rows, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
@@ -100,14 +100,16 @@ class Site:
         inner: Sequence[Pair] = (),
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
-        if frame.rotation.shape[1] < fit.x.shape[1]:
+        frame, z = frame_rows(fit.x, select.x) if inner else frame_rows(fit.x)
+        z = z if inner else torch.cat([z, frame.apply(select.x)])
+        tolerance = TOLERANCE
+        if len(frame.variance) < fit.x.shape[1]:
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
         if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
             law = smoothed(law)
-        whole = Rows(frame.apply(fit.x, select.x), law, offset)
+        whole = Rows(z, law, offset)
         linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
         return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
 
@@ -169,7 +171,7 @@ class Site:
 
     def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
         """Directions in frame coordinates as directions on raw activations."""
-        return self.frame.rotation @ directions
+        return self.frame.back(directions)
 
 
 def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
@@ -276,7 +278,7 @@ def _subsets(
         frame = frame_of(mean[at], moment[at][:, at])
         rows = Rows(frame.apply(seen[:, at]), law, offset)
         found = fit_nested(rows, n_fit, inner, frame.variance, site.lambdas)
-        weight = found.weight @ frame.rotation.T
+        weight = found.weight @ frame.turn.T
         yield k, replace(found, weight=weight, bias=found.bias - weight @ frame.mean)
 
 
@@ -304,7 +306,9 @@ def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Read
 
 
 def _linear(site: Site, free: int) -> Reader:
-    raw = replace(site.linear, weight=site.linear.weight @ site.frame.rotation.T)
+    weight = rearrange(site.linear.weight, "outcome t r -> r (outcome t)")
+    raw = rearrange(site.back(weight), "d (outcome t) -> outcome t d", outcome=len(site.linear.weight))
+    raw = replace(site.linear, weight=raw.contiguous())
     return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw))
 
 
