@@ -17,6 +17,7 @@ from probekit.errors import FitError
 
 MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
 SPAN_COLUMNS = 512  # columns of few rows that are upcast at a time
+KEPT = 2**23  # numbers of few rows that are kept in float64
 CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 
 
@@ -28,13 +29,14 @@ class Frame:
     variance [r] of each z, largest first; r < d where rows are fewer than coordinates, or exactly degenerate. Rows that
     were not among those of the fit lose what lies outside their span, which no reader with a penalty would use.
 
-    turn: the rotation; of few rows what combines them to it, [n, r]: `span` keeps the rows, and nothing of d x r is
-    made before it is asked for.
+    length: of every axis. turn: the rotation; of few rows what combines them to it, [n, r]: `span` keeps the rows, and
+    nothing of d x r is made before it is asked for.
     """
 
     mean: Float[Tensor, " d"]
     turn: Float[Tensor, "m r"]
     variance: Float[Tensor, " r"]
+    length: float
     span: tuple[Float[Tensor, "_ d"], ...] = ()
 
     @cached_property
@@ -42,12 +44,33 @@ class Frame:
         """All axes as directions on raw activations."""
         return self.back(torch.eye(len(self.variance), dtype=torch.float32, device=self.mean.device))
 
+    @property
+    def spread(self) -> Float[Tensor, "d m"]:
+        """A root of the covariance of raw activations, which is spread @ spread.T; of few rows the rows themselves."""
+        if not self.span:
+            return self.turn.double() * self.variance.double().sqrt() / self.length**2
+        n = len(self.turn)
+        return torch.cat([(block.T / n**0.5).float() for _, block in _centred_columns(self.span)])
+
     def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
         """Directions on coordinates of the frame as directions on raw activations."""
         if not self.span:
             return self.turn @ directions
         combined = self.turn @ directions.to(self.turn)
-        return torch.cat([(block.T @ combined).float() for _, block in _centred_columns(self.span)])
+        # What combines rows sums to 0, so that a mean that is rounded takes nothing away.
+        blocks = self._upcast or ((part - self.mean).double() for part in self.span)
+        weights = combined.split([len(part) for part in self.span])
+        out = torch.zeros(directions.shape[1], len(self.mean), dtype=torch.float64, device=self.mean.device)
+        for rows, weight in zip(blocks, weights, strict=True):
+            out += weight.T @ rows  # a few rows on the left cost a tenth of a few columns on the right
+        return out.T.float().contiguous()
+
+    @cached_property
+    def _upcast(self) -> tuple[Float[Tensor, "_ d"], ...]:
+        """The rows of the span in float64, less their mean, where they are few enough to be kept."""
+        if sum(part.numel() for part in self.span) > KEPT:
+            return ()
+        return tuple(part.double() - self.mean for part in self.span)
 
     def apply(self, *parts: Float[Tensor, "_ d"]) -> Float[Tensor, "n r"]:
         """Rotate rows of activations; those of several parts come one after the other."""
@@ -67,7 +90,8 @@ class Frame:
     def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
         """Rows along raw directions `back(v)` as `apply(x) @ v` would have them, without rotating every row."""
         # Centred block by block: a copy of all rows costs more than the product.
-        return torch.cat([(rows.float() - self.mean) @ directions for rows in x.split(CENTRED)])
+        across = directions.T.contiguous()
+        return torch.cat([across @ (rows.float() - self.mean).T for rows in x.split(CENTRED)], 1).T.contiguous()
 
 
 def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
@@ -101,7 +125,8 @@ def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[
     values, vectors = _eigh(gram / n)
     values, vectors, unit = _kept(values, vectors)
     length = (n * values).sqrt().clamp_min(1e-30)
-    frame = Frame(mean, vectors / (length * unit), (values / unit**2).clamp_min(1e-12).float(), tuple(parts))
+    frame = Frame(mean, vectors / (length * unit), (values / unit**2).clamp_min(1e-12).float(),
+                  1 / float(unit), tuple(parts))  # fmt: skip
     return frame, (vectors * (length / unit)).float()
 
 
@@ -131,7 +156,7 @@ def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
     as large as the rest, and beside their mean everything else would be regularised away.
     """
     values, vectors, unit = _kept(*_eigh(moment))
-    return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float())
+    return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float(), 1 / float(unit))
 
 
 def _kept(values: Float[Tensor, " c"], vectors: Float[Tensor, "c c"]) -> tuple[Tensor, Tensor, Tensor]:
