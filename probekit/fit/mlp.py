@@ -21,6 +21,7 @@ from probekit.fit.readout import Rows
 WIDTH = 256
 RATE = 2e-3
 DECAY = 1e-3
+BETAS = 0.9, 0.999
 BATCH = 512
 EPOCHS = 30
 PATIENCE = 4
@@ -88,8 +89,7 @@ def fit_mlps(
     scale = torch.maximum(scale, 0.05 * scale.amax(2, keepdim=True).clamp_min(1e-6))
     train, held_out = (_Batch.of(rows, mean, scale) for rows in (fits, selects))
     weights = _initial(train, width, generators)
-    groups = [{"params": weights[:-1], "weight_decay": DECAY}, {"params": weights[-1:], "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
+    adam = _Adam(weights)
     n_steps = max(1, n // BATCH)
     epochs = max(epochs, -(-min_steps // n_steps))
     patience = max(PATIENCE, -(-MIN_PATIENCE // n_steps))
@@ -101,13 +101,8 @@ def fit_mlps(
         order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(z.device)
         for i in range(n_steps):
             done = (epoch - 1) * n_steps + i
-            for group in optimiser.param_groups:
-                group["lr"] = RATE * max(0.05, 1 - done / (epochs * n_steps))
-            for weight, slope in zip(
-                weights, train.slopes(order[:, i * BATCH : (i + 1) * BATCH], weights), strict=True
-            ):
-                weight.grad = slope
-            optimiser.step()
+            rate = RATE * max(0.05, 1 - done / (epochs * n_steps))
+            adam.step(rate, train.slopes(order[:, i * BATCH : (i + 1) * BATCH], weights))
         if epoch % every:
             continue
         for i, bits in enumerate(held_out.bits(weights)):
@@ -160,6 +155,29 @@ class _Batch:
         inward = torch.ops.aten.gelu_backward(residual @ weights[2].mT, below)
         return [inputs.mT @ inward, inward.sum(1, keepdim=True), hidden.mT @ residual,
                 residual.sum(1, keepdim=True), trust]  # fmt: skip
+
+
+class _Adam:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), which the trust in the logits below is spared.
+
+    Written out, since the library's own loads a compiler, which takes longer than most fits.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights, self.n = weights, 0
+        self.first = [torch.zeros_like(weight) for weight in weights]
+        self.second = [torch.zeros_like(weight) for weight in weights]
+
+    def step(self, rate: float, slopes: Sequence[Tensor]) -> None:
+        """Move all weights, in place."""
+        self.n += 1
+        bias, spread = 1 - BETAS[0] ** self.n, 1 - BETAS[1] ** self.n
+        for i, (weight, slope) in enumerate(zip(self.weights, slopes, strict=True)):
+            if i < len(self.weights) - 1:
+                weight.mul_(1 - rate * DECAY)
+            self.first[i].lerp_(slope, 1 - BETAS[0])
+            self.second[i].mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
+            weight.addcdiv_(self.first[i], (self.second[i] / spread).sqrt_().add_(1e-8), value=-rate / bias)
 
 
 def _initial(train: _Batch, width: int, generators: Sequence[torch.Generator]) -> list[Tensor]:
