@@ -39,11 +39,11 @@ from probekit.fit.solvers.descent import descend
 # Within the span of the starts: steepness of soft thresholds, iterations, and how many starts go on.
 # Continuous features lie close to a cut, and ask for the steepest: at 40 a band is .015 above its truth at any n.
 STAGES = {
-    True: ((2.0, 8, 6), (6.0, 8, 4), (16.0, 8, 3), (40.0, 8, 2), (120.0, 12, 2)),
+    True: ((2.0, 8, 6), (6.0, 8, 4), (16.0, 8, 3), (40.0, 8, 2), (100.0, 8, 2)),
     False: ((None, 6, 4), (None, 8, 2)),
 }
 # Iterations beyond that span: of the best starts on some rows, and of the best of these on all.
-FREE = {True: (12, 30), False: (8, 12)}
+FREE = {True: (8, 16), False: (8, 12)}
 FREE_ROWS = 4_096
 RECUT_ROWS = 8_192
 PATIENCE = 2
