@@ -135,7 +135,9 @@ def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[l
 
 
 def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
-    work.writer.write_table("worst_examples", work.worst_examples(cells))
+    scores = work.scores(cells)
+    work.writer.write_table("scores", scores)
+    work.writer.write_table("worst_examples", work.worst_examples(scores))
     work.writer.write_table("sites", work.sites(cells))
     work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
+    NA_WORDS,
     at_domain,
     default_behaviour,
     level_rank,
@@ -21,7 +22,7 @@ from probekit.results.selection import (
     site_label,
     unembedding,
 )
-from probekit.results.text import NA_WORDS, number, printable, value_text
+from probekit.results.text import number, printable, value_text
 
 _FUNCTIONS = {
     "one_threshold": "one threshold", "two_thresholds": "two thresholds", "quadratic": "a quadratic",
@@ -102,7 +103,19 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> str:
     verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"
-    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}"
+    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}{_more_rows(read, row)}"
+
+
+def _more_rows(read: pd.DataFrame, row: pd.Series) -> str:
+    """What a value of few rows bounds: more of them could only have explained more."""
+    here = read[(read["hook"] == row["hook"]) & (read["level"] == row["level"]) & read["n_fit"].notna()]
+    falling = here[here["falls_low"] > 0]
+    if falling.empty:
+        return ""
+    told = falling.iloc[0]
+    fell = f"{number(told['falls'])} [{number(told['falls_low'])}, {number(told['falls_high'])}]"
+    least = f"; so at least {number(1 - row['value'])} is explained" if row["value"] < 1 else ""
+    return f"{least}, more with more rows: the second half of {int(told['n_fit']):,} fit rows brought {fell}"
 
 
 def _preference(row: pd.Series) -> tuple:
@@ -148,12 +161,16 @@ def _floor(read: pd.DataFrame) -> str:
     if known.empty:
         return ""
     left = float((known["floor_bits"] - known["ceiling_bits"]).iloc[0])
+    aside = ""
+    floor = known[(known["level"] == "baseline") & known["auroc"].notna()]
+    if len(floor):
+        aside = f" (AUROC {number(floor['auroc'].iloc[0])})"
     prior = known[(known["level"] == "prior") & known["bits"].notna()]
     if prior.empty:
-        return f"The input alone leaves {left:.2f} bits to explain."
+        return f"The input alone{aside} leaves {left:.2f} bits to explain."
     missed = float((prior["bits"] - prior["ceiling_bits"]).iloc[0])
     return (
-        f"The input alone explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
+        f"The input alone{aside} explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
         f"{left:.2f} are left to explain."
     )
 
