@@ -256,10 +256,13 @@ class Collector:
         if at not in self._scores:
             return None
         score = self._scores[at]
+        said = self._scores.get(
+            replace(at, floor="weak"), score
+        ).said  # alone where it was read so, as published probes
         settings = {fold: self.study.setting(self.behaviour, home, fold) for fold in sorted(score.folds)}
         rows = np.concatenate([setting.rows("test") for setting in settings.values()])
         missed = np.concatenate([fbu(*score.folds[fold]).missed for fold in settings])
-        odds = np.concatenate([_odds(score.said.get(fold), len(settings[fold].split.test)) for fold in settings])
+        odds = np.concatenate([_odds(said.get(fold), len(settings[fold].split.test)) for fold in settings])
         order = np.argsort(-missed)
         order = order if len(order) <= MOST_SCORED else order[:N_WORST]
         return Scores(rows[order], missed[order], odds[order])

@@ -30,6 +30,9 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
+HALF = 0.5  # of the probability, below which answers are told to be few
+
+
 @dataclass(frozen=True)
 class Headline:
     """sentences: one to three, for people. warnings: what to be wary of, a sentence each; often none."""
@@ -54,7 +57,8 @@ def headline(
     rows = at_domain(rows, domain, seen=True)
     read = rows[(rows["metric"] == "read") & (rows["hook"] != "")]
     last = unembedding(frame, behaviour)
-    warnings = (*_missing(read), *_few(read), *_failed(frame))
+    answers = _told_of(frame).get(behaviour) or {}
+    warnings = (*_little_mass(answers), *_missing(read), *_few(read), *_failed(frame))
     where = f"{printable(behaviour)} of {printable(_first(rows, 'model') or 'the model')}"
     if read.empty:
         return Headline((f"{where}: nothing was read.",), warnings, last)
@@ -63,8 +67,9 @@ def headline(
     where += f" ({printable(domain)})" if domain else ""
     if read["value"].notna().sum() == 0:
         reason = NA_WORDS.get(str(read["na_reason"].mode().iloc[0]), "no reason recorded")
-        return Headline((f"{where}: no value at any site ({reason}).",), warnings, last)
-    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read))
+        said = (f"{where}: no value at any site ({reason}).", _agrees(answers).strip())
+        return Headline(tuple(filter(None, said)), warnings, last)
+    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read) + _agrees(answers))
     return Headline(tuple(filter(None, sentences)), warnings, last)
 
 
@@ -172,6 +177,28 @@ def _floor(read: pd.DataFrame) -> str:
     return (
         f"The input alone{aside} explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
         f"{left:.2f} are left to explain."
+    )
+
+
+def _told_of(frame: pd.DataFrame) -> dict[str, dict]:
+    """What the run's manifest says of each behaviour's outcomes."""
+    return ((frame.attrs.get("manifest") or {}).get("provenance") or {}).get("behaviours") or {}
+
+
+def _agrees(answers: dict) -> str:
+    """How often the model's likeliest answer is a label of the same names."""
+    told = [
+        f"{share:.0%} of rows it is the label {printable(name)}" for name, share in answers.get("agrees", {}).items()
+    ]
+    return f" The model's own answer: in {', in '.join(told)}." if told else ""
+
+
+def _little_mass(answers: dict) -> tuple[str, ...]:
+    if not answers.get("likeliest") or answers["covered_mass"] >= HALF:
+        return ()
+    return (
+        f"The answers asked for hold {answers['covered_mass']:.1%} of the probability; most rows would go on with "
+        f"'{printable(answers['likeliest'])}'.",
     )
 
 

@@ -60,10 +60,23 @@ def leak(
     position: str | None = None,
     control: str = "",
 ) -> pd.DataFrame:
-    """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it."""
+    """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it.
+
+    auroc, accuracy: of a reader that is told nothing of the input but its position, as published probes are, where the
+    run has the weak floor; else of the reader beside the floor.
+    """
     rows = pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=control)
     rows = at_domain(rows, domain, seen=True)
     rows = rows[rows["arm"] == at_arm(rows, arm)] if metric == "replace" else rows
+    alone = pick(frame, behaviour=behaviour, metric=metric, floor="weak", position=position, control=control)
+    alone = at_domain(alone, domain, seen=True)
+    alone = alone[(alone["level"] != "baseline") & alone["accuracy"].notna()]
+    if metric == "read" and floor == "strong" and len(alone):
+        keys = ["hook", "level", "source", "k"]
+        told = alone.drop_duplicates(keys)[[*keys, "auroc", "accuracy"]]
+        both = rows.merge(told, how="left", on=keys, suffixes=("", "_alone")).set_index(rows.index)
+        known = both["accuracy_alone"].notna() & (rows["level"] != "baseline")
+        rows = rows.assign(**{name: both[f"{name}_alone"].where(known, both[name]) for name in ("auroc", "accuracy")})
     return _tidy(rows)
 
 
