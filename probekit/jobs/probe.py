@@ -96,8 +96,9 @@ def probe(
     model: Model | str | Path,
     file: str | Path,
     *,
-    text: str,
     label: str,
+    text: str | None = None,
+    tokens: str | None = None,
     group: str | None = None,
     domain: str | None = None,
     position: str | None = None,
@@ -111,12 +112,13 @@ def probe(
 ) -> Probe:
     """How well a label of one's own file is read off each layer of a model, beside what the text alone says.
 
-    model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. text: its column of
-    texts, or a template such as "The capital of {country} is". label: its column of classes. group: its column of what
-    could be memorised, such as the entity a text is about; no group is fitted and tested. domain: its column of
-    situations, of which the first in the file is fitted. position: where a text is read, its last token when left out.
-    hooks: TransformerLens names. progress: whether lines on stderr tell how far it is. read: further keys of a job's
-    [read] table. A run that was made before is returned as it is. Raises BadInput in one sentence for anything wrong.
+    model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. label: its column of
+    classes. text: its column of texts, or a template such as "The capital of {country} is"; or tokens: its column of
+    token ids. group: its column of what could be memorised, such as the entity a text is about; no group is both fitted
+    and tested. domain: its column of situations, of which the first in the file is fitted. position: where a text is
+    read, its last token when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it
+    is. read: further keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in
+    one sentence for anything wrong.
 
     >>> import probekit as pk
     >>> pk.probe("./nowhere", "my.csv", text="statement", label="true")  # doctest: +ELLIPSIS
@@ -129,12 +131,14 @@ def probe(
     if not path.is_file():
         raise BadInput(f"no file {path}: give the path of a CSV, JSONL or Parquet file.")
     given = model if isinstance(model, Model) else None
-    named = {"template" if "{" in text else "text": text}
-    optional = {"group": group, "domain": domain, "position": position}
+    if (text is None) == (tokens is None):
+        raise BadInput("probe reads either `text` or `tokens`, a column of the file: name exactly one.")
+    source = "tokens" if text is None else "template" if "{" in text else "text"
+    optional = {source: text or tokens, "group": group, "domain": domain, "position": position}
     job: dict[str, Any] = {
         "name": _name(path),
         "model": _told(given) if given else {"name": str(model), "twin": False},
-        "task": {"file": str(path.resolve()), **named, **{key: v for key, v in optional.items() if v is not None},
+        "task": {"file": str(path.resolve()), **{key: v for key, v in optional.items() if v is not None},
                  "behaviours": [{"name": label, "kind": "label", "column": label}]},
         "read": {"hooks": list(hooks), "levels": list(levels), "controls": ["permuted"],
                  "decomposition": False, "extrapolate": False} | {key: _plain(value) for key, value in read.items()},

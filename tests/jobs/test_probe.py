@@ -96,6 +96,8 @@ def test_a_template_and_words_of_a_mistake(found):
     folder, model, asked, _ = found
     with pytest.raises(BadInput, match="no file"):
         pk.probe(model, folder / "absent.csv", text="statement", label="kind")
+    with pytest.raises(BadInput, match="either `text` or `tokens`"):
+        pk.probe(model, folder / "my file.csv", label="kind")
     with pytest.raises(BadInput, match="statment.*statement"):
         pk.probe(model, folder / "my file.csv", **asked | {"text": "statment"}, progress=False)
     with pytest.raises(BadInput, match="lambdas|lamdas"):
