@@ -34,6 +34,7 @@ from probekit.fit.simple.starts import MAX_K, Region
 from probekit.levels import Level
 
 LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
+FEW_PER_COORDINATE = 20  # rows, below which larger ridges are tried: at 1.3 the best one may be ten times the largest
 FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
 
 
@@ -101,7 +102,8 @@ class Site:
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
         frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
-        if frame.rotation.shape[1] < fit.x.shape[1]:
+        n_seen = len(fit.x) + (len(select.x) if inner else 0)
+        if n_seen < FEW_PER_COORDINATE * frame.rotation.shape[1]:
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
