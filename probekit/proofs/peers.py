@@ -11,7 +11,7 @@ from probekit.metrics.auroc import auroc
 from probekit.metrics.splits import Split
 
 NEARLY_NOTHING = 1e-12  # inverse penalty of a reader that is left with the prior
-MAX_ITERATIONS = 5_000
+MAX_ITERATIONS = 1_000
 LEAST_CHANCE = 1e-12
 
 
