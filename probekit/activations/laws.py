@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,6 +14,8 @@ from probekit.errors import BadInput
 from probekit.model.model import Model
 from probekit.records import digest
 from probekit.task import MAX_OUTCOMES, BehaviourSpec, Task
+
+ENTRIES_AT_ONCE = 2**22  # of logits that are held in double precision
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
@@ -110,7 +112,7 @@ class Reduction:
         """Sum over rows of what decides which outcomes of a large vocabulary are kept."""
         if self.spec.kind == "argmax":
             return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
-        return torch.softmax(logits, -1).sum(0).double()
+        return torch.softmax(logits, -1).sum(0, dtype=torch.float64)
 
     def law(
         self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None
@@ -128,4 +130,11 @@ class Reduction:
             column[list(group)] = i
         if self.spec.kind == "argmax":
             return torch.nn.functional.one_hot(column[logits.argmax(-1)], self.width).float()
-        return torch.zeros(len(logits), self.width).index_add_(1, column, torch.softmax(logits, -1))
+        some = logits.split(max(1, ENTRIES_AT_ONCE // self.d_vocab))
+        return torch.cat([_summed(part, column, self.width) for part in some]).float()
+
+
+def _summed(logits: Float[Tensor, "n d_vocab"], column: Int[Tensor, " d_vocab"], width: int) -> Tensor:
+    """Mass of each outcome, added up in double precision: over a vocabulary float32 would lose 5e-5 of `rest`."""
+    mass = torch.softmax(logits, -1, dtype=torch.float64)
+    return torch.zeros(len(logits), width, dtype=torch.float64).index_add_(1, column, mass)
