@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
@@ -26,6 +27,7 @@ from probekit.storage.runwriter import RunWriter
 from probekit.testbeds.ground_truth import CASES, draw, noise_sites
 from probekit.testbeds.ground_truth.wide import widened
 
+Array = NDArray[np.float64]
 NOISE = "noise"
 # Beside `linear`, the level that a plant's truth needs; and the numbers of directions of either.
 PLANTS = {"P1": (), "P2": ("simple:quadratic",), "P4a": (), "P9": (), "P10": (), "P18": ("simple:quadratic",),
@@ -45,6 +47,7 @@ VERSION = 1
 COVERED, SAME, ALPHA = 0.95, 1e-3, 0.05
 READABLE = 0.9  # limit above which scores rank nothing but noise, so that no two methods rank alike
 OFF_NOISE, OFF_PEER, OFF_PEER_AUROC, OFF_USUAL = 0.02, 0.01, 0.005, 0.2
+FIGURES = ("limit", "value", "low", "high", "p", "peer", "peer_auroc", "usual")
 COLUMNS = ("case", "level", "k", "d", "n", "seeds", "limit", "value", "low", "high", "below", "p", "peer", "peer_auroc",
            "usual", "passed", "why")  # fmt: skip
 
@@ -193,59 +196,64 @@ def judge_few(rows: pd.DataFrame) -> pd.DataFrame:
     scikit-learn's value is in the mean at most .01 off (`peer`) and, where there is something to rank, its AUROC .005.
     A last row says how far the usual method is off at its worst.
     """
+    cells: dict[tuple, dict[int, list[dict]]] = {}
+    for row in rows.to_dict("records"):
+        cells.setdefault((row["case"], row["level"], row["k"], row["d"]), {}).setdefault(row["n"], []).append(row)
     out = []
-    for _, level in rows.groupby(["case", "level", "k", "d"], sort=False):
+    for (case, level, k, d), sizes in cells.items():
         before = None
-        for _, cell in level.groupby("n", sort=True):
-            found = _judged(cell, before)
-            out.append(found)
-            before = cell
-    worst = (rows["usual"] - rows["limit"]).abs().astype(float)
-    if worst.notna().any():
-        at = rows.loc[worst.idxmax()]
-        enough = bool(worst.max() >= OFF_USUAL)
-        told = {name: at[name] for name in ("case", "k", "d", "n", "limit", "usual")}
-        why = "" if enough else f"off by {worst.max():.2f} only: this shows nothing"
-        out.append(
-            told
-            | {"level": "usual", "seeds": int(rows.loc[worst.notna(), "seed"].nunique()), "passed": enough, "why": why}
-        )
-    return pd.DataFrame(out, columns=list(COLUMNS))
+        for n, cell in sorted(sizes.items()):
+            figures = {name: np.array([row[name] for row in cell], dtype=float) for name in FIGURES}
+            at = {"case": case, "level": level, "k": k, "d": d, "n": n, "seeds": len(cell)}
+            out.append(at | _judged(figures, before, is_noise=case == NOISE))
+            before = figures["value"]
+    return pd.DataFrame([*out, *_usual(rows.to_dict("records"))], columns=list(COLUMNS))
 
 
-def _judged(cell: pd.DataFrame, before: pd.DataFrame | None) -> dict[str, Any]:
-    first, valued = cell.iloc[0], cell[cell["value"].notna()]
-    row = {name: first[name] for name in ("case", "level", "k", "d", "n")} | {"seeds": len(cell)}
-    if len(valued) < len(cell):
-        return row | {"passed": False, "why": f"NA in {len(cell) - len(valued)} of {len(cell)}"}
+def _usual(rows: Sequence[dict]) -> list[dict[str, Any]]:
+    """The row of the usual method, where it was asked: how far it is off at its worst."""
+    asked = [row for row in rows if row["usual"] is not None and np.isfinite(row["usual"])]
+    if not asked:
+        return []
+    worst = max(asked, key=lambda row: abs(row["usual"] - row["limit"]))
+    off = abs(worst["usual"] - worst["limit"])
+    told = {name: worst[name] for name in ("case", "k", "d", "n", "limit", "usual")}
+    why = "" if off >= OFF_USUAL else f"off by {off:.2f} only: this shows nothing"
+    return [told | {"level": "usual", "seeds": len({row["seed"] for row in asked}), "passed": not why, "why": why}]
+
+
+def _judged(cell: dict[str, Array], before: Array | None, is_noise: bool) -> dict[str, Any]:
+    """One row: figures of each seed [n_seeds], and the values of the same level with fewer rows."""
+    value, n = cell["value"], len(cell["value"])
+    if absent := int(np.isnan(value).sum()):
+        return {"passed": False, "why": f"NA in {absent} of {n}"}
     below = float((cell["limit"] <= cell["high"] + SAME).mean())
-    p = None if cell["p"].isna().all() else float((cell["p"].astype(float) <= ALPHA).mean())
-    peer, peer_auroc = (float(cell[name].astype(float).mean()) for name in ("peer", "peer_auroc"))
-    allowed = ALPHA + 2 * float(np.sqrt(ALPHA * (1 - ALPHA) / len(cell)))
-    value = float(cell["value"].mean())
+    p = None if np.isnan(cell["p"]).all() else float((cell["p"] <= ALPHA).mean())
+    peer, peer_auroc, usual = (_mean(cell[name]) for name in ("peer", "peer_auroc", "usual"))
+    allowed = ALPHA + 2 * float(np.sqrt(ALPHA * (1 - ALPHA) / n))
+    ranked = cell["limit"][0] < READABLE
     wrong = {
         f"the limit is below the upper limit in {below:.0%}": below < COVERED,
-        f"noise is {value:.3f}": first["case"] == NOISE and abs(value - 1) > OFF_NOISE,
+        f"noise is {value.mean():.3f}": is_noise and abs(value.mean() - 1) > OFF_NOISE,
         f"p at most {ALPHA} in {p or 0.0:.0%}, allowed {allowed:.0%}": p is not None and p > allowed,
-        f"value rises from {0 if before is None else before['value'].mean():.3f} with more rows": before is not None
-        and _rises(before["value"], cell["value"]),
-        f"scikit-learn is off by {peer:.3f}": abs(peer) > OFF_PEER,
-        f"scikit-learn's AUROC is off by {peer_auroc:.4f}": first["limit"] < READABLE
-        and abs(peer_auroc) > OFF_PEER_AUROC,
+        f"value rises from {0.0 if before is None else before.mean():.3f} with more rows": _rises(before, value),
+        f"scikit-learn is off by {peer or 0.0:.3f}": abs(peer or 0.0) > OFF_PEER,
+        f"scikit-learn's AUROC is off by {peer_auroc or 0.0:.4f}": ranked and abs(peer_auroc or 0.0) > OFF_PEER_AUROC,
     }
     why = "; ".join(said for said, is_so in wrong.items() if is_so)
     means = {name: float(cell[name].mean()) for name in ("limit", "value", "low", "high")}
-    beside = {
-        "below": below,
-        "p": p,
-        "peer": peer,
-        "peer_auroc": peer_auroc,
-        "usual": cell["usual"].astype(float).mean(),
-    }
-    return row | means | beside | {"passed": not why, "why": why}
+    beside = {"below": below, "p": p, "peer": peer, "peer_auroc": peer_auroc, "usual": usual}
+    return means | beside | {"passed": not why, "why": why}
 
 
-def _rises(few: pd.Series, many: pd.Series) -> bool:
+def _mean(values: Array) -> float | None:
+    """Over the seeds that have one."""
+    return None if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _rises(few: Array | None, many: Array) -> bool:
     """Whether the mean is higher with many rows than with few, beyond two standard errors of the difference."""
-    error = float(np.sqrt(sum(values.var(ddof=1) / len(values) if len(values) > 1 else 0.0 for values in (few, many))))
-    return float(many.mean() - few.mean()) > 2 * error + SAME
+    if few is None:
+        return False
+    error = np.sqrt(sum(values.var(ddof=1) / len(values) if len(values) > 1 else 0.0 for values in (few, many)))
+    return bool(many.mean() - few.mean() > 2 * error + SAME)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -35,12 +36,12 @@ def peer_figures(
         unit = np.median(spread[seen]) / len(both) ** 0.5
         z = (x - centre) @ axes[seen].T / unit
         # Two outcomes share one ridge on the difference of their weights, which is half of it.
-        per_row = (2 if two else 1) / (len(both) * np.array(ridges))
+        tried: Any = [NEARLY_NOTHING, *((2 if two else 1) / (len(both) * np.array(ridges)))]
         folds = [tuple(np.searchsorted(both, rows) for rows in pair) for pair in split.inner]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of defaults that will change, and of steps at penalties nobody chooses
             judge = LogisticRegressionCV(
-                Cs=[NEARLY_NOTHING, *per_row], cv=folds, scoring="neg_log_loss", tol=1e-6, max_iter=MAX_ITERATIONS
+                Cs=tried, cv=folds, scoring="neg_log_loss", tol=1e-6, max_iter=MAX_ITERATIONS
             ).fit(z[both], label[both])
         chance = np.maximum(judge.predict_proba(z[split.test]), LEAST_CHANCE)
         place = np.searchsorted(judge.classes_, label[split.test])
