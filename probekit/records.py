@@ -15,7 +15,7 @@ METRICS = (
     "selected",  # read at the site of each fold that its selection rows prefer
     "extrapolated",  # read in the limit of many fit rows
     "code_length",  # online code beside the floor
-    "auroc",  # 1 - (A - 1/2) / (1/2) of the mean difference, for two outcomes
+    "auroc",  # 1 - (A - 1/2) / (1/2) along one direction, for two outcomes
 )  # fmt: skip
 ARMS = (
     "",  # read, accuracy: nothing to tell apart
@@ -33,6 +33,7 @@ LEVEL_PREFIXES = ("simple:", "hypothesis:")
 SOURCES = (
     "", "behaviour", "mean_difference", "lda", "logistic", "beam", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
+    "class_means",  # of an AUROC: along the difference of two class means, beside `mean_difference`, E[h (p - floor)]
     "score",  # neurons of older runs, each chosen for itself
 )  # fmt: skip
 CONTROLS = (

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.cli.out import JsonOption, console, plain_table, print_json, progress, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.errors import BadInput
+from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +20,14 @@ def calibrate(
     only: Annotated[str, typer.Option("--only", help="Cases, separated by commas: P1,P2. All when left out.")] = "",
     seeds: Annotated[int, typer.Option("--seeds", help="Draws of every case.")] = 10,
     n: Annotated[
-        int | None, typer.Option("--n", help="Rows, in place of 2,000 for intervals and 20,000 for values.")
+        int | None,
+        typer.Option(
+            "--n",
+            help="Rows, in place of 2,000 for intervals and 20,000 for values; with --few of 200, 1,000 and 4,000.",
+        ),
     ] = None,
     noise: Annotated[bool, typer.Option("--noise", help="Count false positives on pure noise instead.")] = False,
+    few: Annotated[bool, typer.Option("--few", help="Read plants and noise from fewer rows than coordinates.")] = False,
     runs: Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")] = Path("runs"),
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     as_json: JsonOption = False,
@@ -31,14 +37,18 @@ def calibrate(
         from probekit.proofs import calibration, units
 
         names = [name.strip() for name in only.split(",") if name.strip()]
-        if noise and (names or n is not None):
-            raise BadInput("--noise has no cases and no rows to choose: leave out --only and --n.")
+        if noise and (few or names or n is not None):
+            raise BadInput("--noise has no cases and no rows to choose: leave out --few, --only and --n.")
         with progress() as say:
             told = {"root": runs / FOLDER, "n_workers": workers, "progress": say}
             if noise:
                 from probekit.proofs.noise import noise_study
 
                 run, frame = noise_study(seeds, **told)
+            elif few:
+                from probekit.proofs.few import ROWS, few_study
+
+                run, frame = few_study(seeds, names, ROWS if n is None else (n,), **told)
             else:
                 sizes = (units.SMALL, units.LARGE) if n is None else (n,)
                 run, frame = calibration.calibrate(names, seeds, sizes, **told)
@@ -54,7 +64,7 @@ def calibrate(
 def _print(frame: "pd.DataFrame", run: Path) -> None:
     """A line per truth; why one is not accepted stands below, so that the table fits narrow terminals."""
     screen, found = console(), rows(frame)
-    if "case" in frame:
+    if "truth" in frame:
         columns = ("case", "what", "truth", "found", "95 %", "cover", "naive", "ok")
         cells = [
             (
@@ -67,12 +77,25 @@ def _print(frame: "pd.DataFrame", run: Path) -> None:
             )
             for row in found
         ]
+    elif "limit" in frame:
+        columns = ("case", "level", "d", "n", "limit", "found", "at most", "below", "usual", "ok")
+        cells = [
+            (
+                *(
+                    _figure(row[name])
+                    for name in ("case", "level", "d", "n", "limit", "value", "high", "below", "usual")
+                ),
+                "yes" if row["passed"] else "NO",
+            )
+            for row in found
+        ]
     else:
         columns, cells = list(frame.columns), [[_figure(value) for value in row.values()] for row in found]
     screen.print(plain_table(columns, cells, "What is true, and what was found"))
     for row in found:
         if not row["passed"] and row.get("why"):
-            screen.print(f"{row['case']} {row['metric']} {row['level']}: {row['why']}")
+            named = (row.get(name) for name in ("case", "metric", "level", "n", "d"))
+            screen.print(f"{' '.join(str(name) for name in named if name is not None)}: {row['why']}")
     screen.print(f"{sum(map(bool, frame['passed']))} of {len(frame)} accepted.")
     typer.echo(f"run: {run}")
 

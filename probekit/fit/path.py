@@ -18,7 +18,7 @@ from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readou
 from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-LARGER = (100.0, 10.0)  # of the largest ridge: what rows that span less than their coordinates may want
+LARGER = (100.0, 10.0)  # of the largest ridge: what few rows per coordinate may want
 PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
 STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
 OUTPUTS = 64  # logits per row up to which reading rows costs more than what is done with them
@@ -27,7 +27,7 @@ Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their size
 
 
 def beyond(lambdas: Sequence[float]) -> tuple[float, ...]:
-    """Ridges for rows that span less than their coordinates, and can be told apart whatever they say."""
+    """Ridges for few rows per coordinate, which can be told apart, or nearly so, whatever they say."""
     return (*(factor * max(lambdas) for factor in LARGER), *lambdas)
 
 
@@ -154,10 +154,13 @@ def fit_nested(
     shape = len(inner), t
     weight, bias = (part.unflatten(1, shape).mean(1) for part in (chosen.weight, chosen.bias))
     start = Readout(weight, bias, chosen.scale.view(shape).mean(0), ridge)
-    found = fit_readout(
-        whole.z, whole.law[:, targets], None if whole.offset is None else whole.offset[:, targets], setup.variance,
-        ridge[targets], start.take(targets), tolerance,
-    )  # fmt: skip
+    offset = None if whole.offset is None else whole.offset[:, targets]
+    asked = whole.z, whole.law[:, targets], offset, setup.variance, ridge[targets]
+    try:
+        found = fit_readout(*asked, start.take(targets), tolerance)
+    except FitError:
+        # Of rows that nearly any readout tells apart, so sure a start hardly bends: the way from nothing is shorter.
+        found = fit_readout(*asked, None, tolerance)
     return floor.put(targets, found)
 
 

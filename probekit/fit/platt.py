@@ -1,7 +1,7 @@
 """Calibration on rows of its own: one temperature and the intercepts (Platt 1999, for laws), kept only if it helps.
 
-A small set of rows cannot say much about many intercepts, so both carry a unit Gaussian prior: with K outcomes in few
-rows the intercepts stay near 0, with many rows the prior weighs nothing.
+A small set of rows cannot say much about many intercepts, so all carry a Gaussian prior: of variance 1 for the
+log-temperature, of 2 / K for each of K intercepts. In few rows they stay near 0, in many the prior weighs nothing.
 """
 
 import torch
@@ -17,7 +17,7 @@ TOLERANCE = 1e-10  # nats: half the squared Newton decrement
 def fit_platt(logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t outcome1"]:
     """log-temperature and intercepts per target, for `calibrate`: the posterior mode, by a damped Newton method.
 
-    Minimises mean cross-entropy (nats) + |theta|^2 / 2n. Raises FitError when it does not converge.
+    Minimises mean cross-entropy (nats) + (t^2 + K / 2 |intercepts|^2) / 2n. Raises FitError when it does not converge.
     """
     return torch.stack([_newton(logits[:, i].double(), law[:, i].double()) for i in range(logits.shape[1])]).float()
 
@@ -29,11 +29,12 @@ def _newton(x: Float[Tensor, "outcome n"], law: Float[Tensor, "outcome n"]) -> F
     # Only differences between classes count; centring keeps the curvature of the temperature free of the rest.
     x = x - x.mean(0)
     theta = torch.zeros(n_outcomes + 1, dtype=x.dtype, device=x.device)
-    eye = torch.eye(n_outcomes + 1, dtype=x.dtype, device=x.device)
+    precision = torch.full_like(theta, n_outcomes / 2)
+    precision[0] = 1
 
     def loss(at: Tensor) -> Tensor:
         fitted = at[0].exp() * x + at[1:, None]
-        return (torch.logsumexp(fitted, 0) - (law * fitted).sum(0)).mean() + (at**2).sum() / (2 * n)
+        return (torch.logsumexp(fitted, 0) - (law * fitted).sum(0)).mean() + (precision * at**2).sum() / (2 * n)
 
     value = loss(theta)
     for _ in range(MAX_STEPS):
@@ -41,12 +42,12 @@ def _newton(x: Float[Tensor, "outcome n"], law: Float[Tensor, "outcome n"]) -> F
         p = torch.softmax(scaled + theta[1:, None], 0)
         residual = (p - law) / n
         along = (p * scaled).sum(0)  # mean of the temperature's derivative under p
-        gradient = torch.cat([(residual * scaled).sum()[None], residual.sum(1)]) + theta / n
+        gradient = torch.cat([(residual * scaled).sum()[None], residual.sum(1)]) + precision * theta / n
         hessian = torch.empty(n_outcomes + 1, n_outcomes + 1, dtype=x.dtype, device=x.device)
         hessian[1:, 1:] = torch.diag(p.mean(1)) - p @ p.T / n
         hessian[0, 1:] = hessian[1:, 0] = (p * (scaled - along)).mean(1)
         hessian[0, 0] = ((p * scaled**2).sum(0) - along**2).mean()
-        hessian = hessian + eye / n
+        hessian = hessian + torch.diag(precision) / n
         # The rest of the temperature's second derivative, without which steps overshoot where little is left of the
         # logits; it may be negative, and is left out where it would make the curvature so.
         full = hessian.clone()

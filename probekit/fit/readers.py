@@ -37,6 +37,7 @@ LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off t
 # Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
 # the directions of an XOR are not found.
 LOUDEST, ROWS_PER_LOUD = 64, 8
+FEW_PER_COORDINATE = 20  # rows, below which larger ridges are tried: at 1.3 the best one may be ten times the largest
 FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
 
 
@@ -105,8 +106,8 @@ class Site:
         """Rotate both sides once and fit the linear readout, which most levels start from."""
         frame, z = frame_rows(fit.x, select.x) if inner else frame_rows(fit.x)
         z = z if inner else torch.cat([z, frame.apply(select.x)])
-        tolerance = TOLERANCE
-        if len(frame.variance) < fit.x.shape[1]:
+        tolerance, n_seen = TOLERANCE, len(fit.x) + (len(select.x) if inner else 0)
+        if n_seen < FEW_PER_COORDINATE * len(frame.variance):
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]

@@ -43,27 +43,38 @@ def keep_beside(fold: Fold, reader: Reader) -> None:
 
 
 def measure_auroc(fold: Fold, there: Setting, reader: Reader) -> None:
-    """AUROC of the fold's mean difference on the test rows of `there`, where the behaviour is surely one of two."""
+    """AUROC on the test rows of `there` of two directions of the fold, where the behaviour is surely one of two.
+
+    The reader's, E[h (p - floor)], and the difference of class means: the same beside a floor that is the prior, and
+    not beside one that knows more.
+    """
     home, x = fold.setting, fold.x
     law = there.behaviour.law[there.rows("test")]
     if law.shape[1] != 2 or np.minimum(law[:, 0], law[:, 1]).max() > 1e-6 or np.ptp(law[:, 1]) == 0:
         return
     assert reader.directions is not None
-    direction = reader.directions[:, 0] / reader.directions.norm()
-    # Directions of folds are scored together: in units of their own fit rows, and pointing to the second outcome.
-    fitted = home.side(x, "fit").x @ direction
+    fit, test = home.side(x, "fit"), there.side(x, "test").x
     second = home.law[1, 0, torch.from_numpy(home.split.fit)]
-    sign = 1.0 if float(((fitted - fitted.mean()) * second).mean()) >= 0 else -1.0
-    score = sign * (there.side(x, "test").x @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)
-    at = Coordinates(reader.level, reader.source, 1, "auroc", fit_domain=home.domain)
-    fold.cell.put(there, at, Separation, (score.double().numpy(), (law[:, 1] > 0.5).astype(np.float64)))
+    means = fit.x.T @ (second / second.sum() - (1 - second) / (1 - second).sum())
+    for source, along, note in (
+        (reader.source, reader.directions[:, 0], "along E[h (p - floor)]"),
+        ("class_means", means, "along the difference of class means"),
+    ):
+        # Directions of folds are scored together: in units of their own fit rows, and pointing to the second outcome.
+        direction = along / along.norm()
+        fitted = fit.x @ direction
+        sign = 1.0 if float(((fitted - fitted.mean()) * second).mean()) >= 0 else -1.0
+        score = sign * (test @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)
+        at = Coordinates(reader.level, source, 1, "auroc", fit_domain=home.domain)
+        rows = score.double().numpy(), (law[:, 1] > 0.5).astype(np.float64)
+        fold.cell.put(there, at, Separation, rows, note=note)
 
 
 def measure_falling(fold: Fold, readers: Sequence[Reader]) -> None:
     """How much `linear` still falls: fitted again on half of the groups, on the same test rows."""
     setting = fold.setting
     known = next((reader for reader in readers if reader.level == "linear"), None)
-    half = halved(setting, fold.study.seeds.data)
+    half = thinned(setting, 0.5, fold.study.seeds.data)
     if known is None or half is None:
         return
     try:
@@ -75,14 +86,14 @@ def measure_falling(fold: Fold, readers: Sequence[Reader]) -> None:
     fold.cell.put(setting, Coordinates(known.level, known.source, metric=FALLS), falling, rows)
 
 
-def halved(setting: Setting, seed: int) -> Setting | None:
-    """The setting with half of its fit groups, and of the select groups where these are fitted on too.
+def thinned(setting: Setting, share: float, seed: int) -> Setting | None:
+    """The setting with a share of its fit groups, and of the select groups where these are fitted on too.
 
     None where too few groups are left.
     """
     split = setting.split
-    fit = _half(setting.group, split.fit, seed)
-    select = _half(setting.group, split.select, seed) if split.inner else split.select
+    fit = _some_groups(setting.group, split.fit, share, seed)
+    select = _some_groups(setting.group, split.select, share, seed) if split.inner else split.select
     both = np.concatenate([fit, select])
     inner = tuple(tuple(rows[np.isin(rows, both)] for rows in pair) for pair in split.inner)
     if not (len(fit) and len(select)) or any(not len(rows) for pair in inner for rows in pair):
@@ -90,9 +101,9 @@ def halved(setting: Setting, seed: int) -> Setting | None:
     return replace(setting, split=replace(split, fit=fit, select=select, inner=inner))
 
 
-def _half(group: NDArray, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _some_groups(group: NDArray, rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
     names, code = np.unique(group[rows], return_inverse=True)
-    return rows[(np.random.default_rng([seed, 17]).permutation(len(names)) < len(names) // 2)[code]]
+    return rows[(np.random.default_rng([seed, 17]).permutation(len(names)) < int(share * len(names)))[code]]
 
 
 def measure_limit(fold: Fold) -> None:

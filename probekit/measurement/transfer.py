@@ -15,12 +15,16 @@ from probekit.fit.readout import calibrate, cross_entropy
 from probekit.levels import Level
 from probekit.measurement.collector import Fold
 from probekit.measurement.controls import measure_deleted
-from probekit.measurement.diagnostics import measure_auroc
+from probekit.measurement.diagnostics import measure_auroc, thinned
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Said, bits_of, moved_logits
 from probekit.metrics.ratios import transfer
 
 PLATT_LABELS = 50
+# Fit rows per coordinate below which readers of two domains are compared from as many rows, unless they have them but
+# for this factor.
+MANY_PER_COORDINATE, ALIKE = 20, 1.1
+AS_MANY = "readers of both domains are fitted on as many rows"
 
 
 def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
@@ -41,7 +45,31 @@ def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
     for a in folds:
         for b in folds:
             if a != b:
-                _move(folds[a], folds[b], fitted[a], {ReaderName.of(reader): reader for reader in fitted[b]})
+                for reader in fitted[a]:
+                    if reader.source == "mean_difference":
+                        measure_auroc(folds[a], folds[b].setting, reader)
+                here, moving = _of_as_many_rows(folds[a], folds[b], fitted[a], levels)
+                there, direct = _of_as_many_rows(folds[b], folds[a], fitted[b], levels)
+                note = "" if here is folds[a] and there is folds[b] else AS_MANY
+                _move(here, there, moving, {ReaderName.of(reader): reader for reader in direct}, note)
+
+
+def _of_as_many_rows(
+    fold: Fold, other: Fold, readers: Sequence[Reader], levels: Sequence[Level]
+) -> tuple[Fold, Sequence[Reader]]:
+    """The readers, fitted anew on fewer groups where the other domain has fewer fit rows, and few of them.
+
+    Else T would tell how many rows either domain has: a reader of few coordinates' worth of rows is still learning.
+    """
+    n, fewer = len(fold.setting.split.fit), len(other.setting.split.fit)
+    if fewer * ALIKE >= n or fewer >= MANY_PER_COORDINATE * fold.site.d:
+        return fold, readers
+    setting = thinned(fold.setting, fewer / n, fold.study.seeds.data)
+    if setting is None:
+        return fold, readers
+    thin = replace(fold, setting=setting, site=fold.study.site(setting, fold.x))
+    ks = fold.study.read.ks
+    return thin, [reader for level in levels for reader in fit_level(thin.site, level, ks)]
 
 
 def _fitted_at_home(home: Fold, readers: Sequence[Reader], levels: Sequence[Level]) -> list[Reader]:
@@ -92,15 +120,13 @@ def _read_on_few(
                 cell.score(there, reader, said, fold.fitted, note=note, fit_domain=fold.setting.domain)
 
 
-def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[ReaderName, Reader]) -> None:
+def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[ReaderName, Reader], note: str) -> None:
     """Readers of one domain on the test rows of another, beside those that were fitted there (`direct`)."""
     test, deleted = there.test, list(there.without.at(there.setting, here.setting))
     for reader in fitted:
         same = direct.get(ReaderName.of(reader))
         if same is None or reader.level in ("prior", "baseline"):
             continue
-        if reader.source == "mean_difference":
-            measure_auroc(here, there.setting, reader)
         best = bits_of(same.bits(test))
         raw = moved_logits(reader, here.setting, there.setting, here.x, here.study.observations, "test")
         thetas = _calibrations(reader, here, there)
@@ -114,7 +140,8 @@ def _move(here: Fold, there: Fold, fitted: Sequence[Reader], direct: Mapping[Rea
                 if theta is not None:
                     bits = missed(bits_of(cross_entropy(calibrate(logits, theta), law)))
                 rows = (bits, best, *there.setting.ends())
-                there.cell.put(there.setting, _moved(reader, here, arm, control), transfer, rows, raw=as_fitted)
+                at = _moved(reader, here, arm, control)
+                there.cell.put(there.setting, at, transfer, rows, raw=as_fitted, note=note)
 
 
 def _calibrations(reader: Reader, here: Fold, there: Fold) -> dict[str, Float[Tensor, "t outcome1"] | None]:

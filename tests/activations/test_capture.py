@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints import sharpen
 from probekit.activations.capture import capture
 from probekit.activations.keys import activation_key
+from probekit.activations.laws import Reduction
 from probekit.errors import BadInput, Interrupted, StoreError, UnknownHook
 from probekit.inputs.surface import surface_features
+from probekit.jobs.measure import measure
+from probekit.model.loading import load_model
 from probekit.storage.store import Store
 from probekit.task import BehaviourSpec
 from samples import task_of
@@ -86,6 +90,10 @@ def test_behaviours(tiny):
     assert np.allclose(got["choice"].law, p[:, [5, 7, 9]] / p[:, [5, 7, 9]].sum(1, keepdims=True), atol=1e-5)
     assert got["choice"].outcomes == ("a", "b", "c")
     assert np.allclose(got["difference"].law[:, 0], p[:, 9] / (p[:, 9] + p[:, 5]), atol=1e-5)
+    # What is renormalised tells what it was of: the mass of the answers, and what most rows would go on with.
+    assert got["choice"].covered == pytest.approx(p[:, [5, 7, 9]].sum(1).mean(), abs=1e-5)
+    assert got["choice"].likeliest == model.token_names([int(np.bincount(p.argmax(1)).argmax())])[0]
+    assert got["next"].likeliest == "" and got["next"].covered == 1
     low, high = p[:, 4:7].sum(1), p[:, 20:22].sum(1)
     assert np.allclose(got["sets"].law, np.stack([low, high, 1 - low - high], 1), atol=1e-5)
     assert got["sets"].outcomes == ("low", "high", "rest")
@@ -306,3 +314,35 @@ def test_bad_tasks(tiny, changes, message):
 def test_unknown_hook(tiny):
     with pytest.raises(UnknownHook, match="3 layers"):
         capture(tiny("gpt2"), task_of(), "blocks.7.hook_resid_post", store=None)
+
+
+def test_the_mass_of_rest_over_a_large_vocabulary_is_right_in_the_sixth_digit():
+    """A hundred thousand small probabilities, added up one after the other in float32, are 7e-5 off."""
+    d_vocab, generator = 100_000, np.random.default_rng(0)
+    logits = 3 * generator.normal(size=(20, d_vocab)).astype(np.float32)
+    tokens = ((5,), (70_000,), tuple(range(100, 60_000)))
+    reduction = Reduction(BehaviourSpec("sets", "groups", sets={"all": (1,)}), tokens, ("a", "b", "c"), d_vocab, 0)
+    law = reduction.sized().law(torch.from_numpy(logits)).numpy()
+    exact = np.exp(logits.astype(np.float64))
+    exact /= exact.sum(1, keepdims=True)
+    judged = np.stack([exact[:, list(group)].sum(1) for group in tokens], 1)
+    assert law.dtype == np.float32
+    assert np.abs(law - np.c_[judged, 1 - judged.sum(1)]).max() < 2e-7
+
+
+def test_the_last_layer_is_read_by_the_unembedding_only_behind_the_final_norm(checkpoint, tmp_path):
+    """In front of it every row has a length of its own, which no linear reader takes out."""
+    model = load_model(sharpen(checkpoint("llama"), tmp_path / "sharp", 4.0))
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(4, model.d_vocab, 12) for _ in range(1500)]
+    task = task_of(
+        [BehaviourSpec("two", "choice", tokens=(5, 9))], tokens=tokens, positions=[np.array([11])] * 1500,
+        group=np.arange(1500), domain=np.array(["all"] * 1500), labels={},
+    )  # fmt: skip
+    last = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    got = capture(model, task, ("ln_final.hook_normalized", last), store=None)
+    frame = measure(got, levels=("linear",), controls=(), decomposition=False, floors=("strong",), n_permutations=0,
+                    extrapolate=False, falls=False, n_bootstrap=200, outer_folds=1, inner_folds=1)  # fmt: skip
+    found = frame[frame["metric"] == "read"].set_index("hook")["value"]
+    assert found["ln_final.hook_normalized"] < 0.002
+    assert found[last] > 0.01

@@ -283,6 +283,20 @@ def test_effective_rows_are_the_groups_where_label_and_activation_are_constant_i
     assert effective_fit_rows(alone, alone.site(x, 0, LAMBDAS)) == len(alone.split.fit)
 
 
+def test_contrast_pairs_are_worth_their_rows_and_copies_are_not():
+    """600 texts ten times over are 600; a true and a false text of each of 600 things are 1,200, alike as they are."""
+    rng = np.random.default_rng(10)
+    text, label = rng.normal(size=(600, 4)), rng.permutation(np.arange(600) % 2)
+    found = {}
+    for name, times, shown in (("copies", 10, np.repeat(label, 10)), ("pairs", 2, np.tile([0, 1], 600))):
+        group = np.repeat(np.arange(600), times)
+        h = text[group] + (0 if name == "copies" else 0.3 * rng.normal(size=(1200, 4)))
+        setting = setting_of(h, shown, group)
+        found[name] = effective_fit_rows(setting, setting.site(torch.from_numpy(h).float(), 0, LAMBDAS))
+        n_fit, n_groups = len(setting.split.fit), len(np.unique(group[setting.rows("fit")]))
+        assert found[name] == pytest.approx(n_groups if name == "copies" else n_fit, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("types", "message"),
     [

@@ -41,6 +41,7 @@ from probekit.testbeds.ground_truth.readable import (
     frame_states,
     spurious_transfer,
 )
+from probekit.testbeds.ground_truth.wide import widened
 
 ARRAYS = [name for name, case in CASES.items() if case.plant]
 NETWORKS = [name for name, case in CASES.items() if case.network and name != "P16"]
@@ -183,6 +184,24 @@ def test_varied_draws_return_what_was_drawn(name):
     assert {planted.parameters.n_nuisance for planted in drawn} == ({0, 5, 10} if case.nuisance else {0})
     if case.noisy_labels:
         assert {planted.parameters.label_noise for planted in drawn} == {0.0, 0.05, 0.1}
+
+
+@pytest.mark.parametrize("name", ["P1", "P4a", "P9", "P10", "P18"])
+def test_a_wide_plant_is_the_plant_among_noise_as_loud_as_its_own(name):
+    narrow = draw(name, 300, 8, seed=4)
+    wide = widened(narrow, 96, seed=4)
+    seen = narrow.domain == narrow.domain[0]
+    assert wide.activations.shape == (300, 96) and set(wide.domain) == {narrow.domain[0]}
+    assert np.array_equal(wide.law, narrow.law[seen]) and np.array_equal(wide.group, narrow.group[seen])
+    # In some eight directions the rows are what they were, and in all others they are noise.
+    found, _, axes = np.linalg.svd(narrow.activations[seen].T @ wide.activations, full_matrices=False)
+    frame = found @ axes
+    assert np.allclose(frame @ frame.T, np.eye(8), atol=1e-4)
+    rest = wide.activations - wide.activations @ frame.T @ frame
+    noise = narrow.parameters.noise
+    assert np.allclose(wide.activations @ frame.T, narrow.activations[seen], atol=4 * noise)
+    assert (rest**2).sum() / (300 * 88) == pytest.approx(noise**2, rel=0.1)
+    assert not np.array_equal(wide.activations, widened(narrow, 96, seed=5).activations)
 
 
 def test_label_noise_is_in_the_law():
