@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readout, take
+from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readout, take, tolerated
 from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -115,7 +115,7 @@ def fit_path(
     if n_outcomes == 1:  # one outcome: nothing to fit
         return floor
     setup = OpenRidge.of(fit, variance)
-    return walk(_InMemory(setup, None, (select,), tolerance * (n_outcomes - 1)), floor, lambdas)
+    return walk(_InMemory(setup, None, (select,), tolerated(tolerance, n_outcomes)), floor, lambdas)
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def fit_nested(
         # The mean over rows inside is a mean over all rows in which the others weigh nothing.
         weight[inside] = len(whole.z) / len(inside)
     held_out = tuple(take(whole, outside) for _, outside in inner)
-    problem = _InMemory(setup, folds, held_out, tolerance * (n_outcomes - 1))
+    problem = _InMemory(setup, folds, held_out, tolerated(tolerance, n_outcomes))
     chosen = walk(problem, Readout.nothing(n_outcomes, len(inner) * t, r, whole.z), lambdas)
     ridge = chosen.ridge[:t]
     known = torch.isfinite(ridge)

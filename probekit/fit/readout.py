@@ -22,7 +22,8 @@ from probekit.fit.solvers.lbfgs import STALLED, minimise
 from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
 
 NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
-TOLERANCE = 2e-6  # nats for each logit that is free: half the squared Newton decrement at the solution
+TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
+LOGITS = 16  # free logits of a row beyond which a tolerance grows with their number: so does what rows cannot tell
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def smoothed(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
     return (law + law.sum(0) / (n * n_outcomes)) * (n / (n + 1))
 
 
+def tolerated(tolerance: float, n_outcomes: int) -> float:
+    """The certificate that is asked for, with so many outcomes."""
+    return tolerance * max(1.0, (n_outcomes - 1) / LOGITS)
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a readout is fitted or tested on: z [n, r], law and offset [outcome, target, n]."""
@@ -141,9 +147,9 @@ def fit_readout(
     """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
 
     A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
-    decrement, nats per free logit). Raises FitError when one does not reach it: what has not converged is not returned.
+    decrement, nats). Raises FitError when one does not reach it: what has not converged is not returned.
     """
-    setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerance * max(1, len(law) - 1)
+    setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerated(tolerance, len(law))
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
