@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from probekit.hookpoint import HookPoint
     from probekit.inputs.spans import delete_span
     from probekit.jobs.measure import measure
+    from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
@@ -72,6 +73,7 @@ __all__ = [
     "load_task",
     "measure",
     "open_run",
+    "probe",
     "read_run",
     "read_runs",
     "run_job",
@@ -112,6 +114,7 @@ _HOME = {
     "load_task": "testbeds",
     "measure": "jobs.measure",
     "open_run": "storage.runs",
+    "probe": "jobs.probe",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",

@@ -72,6 +72,21 @@ def n_matches(pattern: str, n_layers: int) -> int:
     return len(fnmatch.filter([f"blocks.{i}.{part}" for i in range(n_layers)], pattern))
 
 
+def check_pattern(pattern: str, n_layers: int | None, model: str) -> None:
+    """Raise UnknownHook for what no model of `n_layers` has, or what is a common name but for its underscores."""
+    point = HookPoint.parse(pattern)
+    part = pattern.split(".", 2)[-1] if point.layer is None and pattern.startswith("blocks.") else point.part
+    near = next((p for p in _PARTS if p != part and p.replace("_", "") == part.replace("_", "").replace("-", "")), None)
+    if near:
+        raise UnknownHook(f"{model} has no hook point '{pattern}'. Did you mean '{pattern.removesuffix(part) + near}'?")
+    if n_layers is None:
+        return
+    if point.layer is not None and point.layer >= n_layers:
+        raise UnknownHook(f"{model} has no hook point '{pattern}': it has {n_layers} layers (0-{n_layers - 1}).")
+    if not n_matches(pattern, n_layers):
+        raise UnknownHook(f"{model} has no hook point '{pattern}': a pattern is `blocks.*.hook_resid_post` or alike.")
+
+
 def expand(asked: str | Iterable[str], available: Sequence[str], model: str = "the model") -> list[HookPoint]:
     """Resolve names and patterns (`blocks.*.hook_resid_post`) against a model's hook points, in forward order.
 

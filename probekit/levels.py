@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,18 @@ class Hypothesis:
     behaviour: str = ""
 
     @classmethod
-    def of(cls, name: str, features: tuple[str, ...], rule: Rule, behaviour: str = "") -> "Hypothesis":
-        """Wrap a function, hashing its source text."""
+    def of(
+        cls, name: str, features: Sequence[str] | Rule, rule: Rule | Sequence[str], behaviour: str = ""
+    ) -> "Hypothesis":
+        """Wrap a function, hashing its source text. Rule and features may also come in the order of a job's keys."""
+        if callable(features):
+            features, rule = rule, features
+        if not callable(rule) or callable(features) or isinstance(features, str):
+            raise BadInput(
+                f"hypothesis '{name}' is made of names of features and a function; found {features!r}, {rule!r}."
+            )
         source = inspect.getsource(rule).encode()
-        return cls(name, features, rule, hashlib.sha256(source).hexdigest()[:16], behaviour)
+        return cls(name, tuple(features), rule, hashlib.sha256(source).hexdigest()[:16], behaviour)
 
     @classmethod
     def load(cls, name: str, features: tuple[str, ...], where: str, base: Path, behaviour: str = "") -> "Hypothesis":

@@ -38,6 +38,17 @@ def _simple(name: str) -> str:
     return name
 
 
+def _kept(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Levels that look along k directions, which a run can be made to keep."""
+    for name in names:
+        if Level.parse(name).family not in ("directions", "neurons", "simple"):
+            hint = ": one direction is `directions` at ks = [1]" if name == "direction" else ""
+            raise BadInput(
+                f"replace keeps k directions, of the levels directions, neurons and simple:; not '{name}'{hint}."
+            )
+    return names
+
+
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
 FEW_FOLDS = (5, 3)  # outer and inner, there
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
@@ -283,8 +294,8 @@ class ReplaceSpec(_Strict):
     """Among those of `[read]`. When empty, those of them that are resid_post, or all where none is."""
     behaviours: tuple[str, ...] = ()
     """Behaviours of the model's own output. All that one forward pass shows when empty."""
-    levels: Levels = ("directions",)
-    """Levels whose directions are kept, of those and of the ks that `[read]` has."""
+    levels: Annotated[Levels, AfterValidator(_kept)] = ("directions",)
+    """Levels whose directions are kept, of those and of the ks that `[read]` has: directions, neurons and simple:."""
     ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64), min_length=1)
     """Numbers of directions kept."""
     donors: int = Field(default=16, ge=2)
@@ -350,6 +361,16 @@ class JobSpec(_Strict):
     """Decides splits, bootstrap and permutations."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
+
+    @model_validator(mode="after")
+    def _keeps_what_is_read(self) -> "JobSpec":
+        asked = self.replace.levels if self.replace and "levels" in self.replace.model_fields_set else ()
+        for level in asked:
+            if level not in self.read.levels:
+                raise BadInput(
+                    f"replace.levels has '{level}', which read.levels lacks: its directions come from there."
+                )
+        return self
 
     @property
     def id(self) -> str:

@@ -81,8 +81,9 @@ class Generation:
 class Behaviour:
     """What the model did: law [n, n_outcomes] float32, rows on the simplex; one-hot when it is deterministic.
 
-    covered: mean mass that the kept outcomes cover when a large law was reduced to 64 and `rest`. Raises BadInput for
-    rows that are not finite or do not sum to 1 within .001.
+    covered: mean mass that the outcomes have together, where there are others: when a large law was reduced to 64 and
+    `rest`, and of a choice among answers. likeliest: of a choice, the token that most rows would go on with. Raises
+    BadInput for rows that are not finite or do not sum to 1 within .001.
 
     >>> import numpy as np
     >>> import probekit as pk
@@ -93,7 +94,8 @@ class Behaviour:
     name: str
     law: NDArray[np.float32]
     outcomes: tuple[str, ...]
-    covered: float = 1.0  # mean mass that the kept outcomes cover when a large law was reduced
+    covered: float = 1.0
+    likeliest: str = ""
 
     def __post_init__(self) -> None:
         if self.law.ndim != 2 or self.law.shape[1] != len(self.outcomes):

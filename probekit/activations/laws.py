@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class Reduction:
     def sized(self) -> "Reduction":
         """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
         assert self.groups is not None and self.names is not None
-        whole = sum(map(len, self.groups)) == self.d_vocab or self.spec.kind in ("choice", "logit_diff")
+        whole = sum(map(len, self.groups)) == self.d_vocab or self.among_answers
         names = self.names if whole else (*self.names, "rest")
         return Reduction(self.spec, self.groups, names, self.d_vocab, len(names))
 
@@ -97,12 +98,23 @@ class Reduction:
         return replace(self.spec, tokens=tokens, outcomes=(self.names or ())[: len(tokens)])
 
     @property
+    def among_answers(self) -> bool:
+        """Whether the law is among the named tokens alone, whatever mass the others have."""
+        return self.spec.kind in ("choice", "logit_diff")
+
+    @property
+    def stored_width(self) -> int:
+        """Columns of `stored`."""
+        return self.width + 2 * self.among_answers
+
+    @property
     def stored_as(self) -> str:
         """Name in the store: two behaviours that ask the same of the logits share their rows."""
         sets = [list(s) for s in self.spec.sets.values()] if self.spec.kind == "groups" and self.spec.sets else None
         kind = "choice" if self.spec.kind == "logit_diff" else self.spec.kind
         tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
-        asked = {"kind": kind, "tokens": tokens, "sets": sets}
+        asked: dict[str, Any] = {"kind": kind, "tokens": tokens, "sets": sets}
+        asked |= {"beside": ["mass", "likeliest"]} if self.among_answers else {}
         if self.spec.row_tokens is not None:
             rows = np.ascontiguousarray(self.spec.row_tokens, dtype="<i8")
             asked["row_tokens"] = [list(rows.shape), hashlib.sha256(rows.tobytes()).hexdigest()]
@@ -114,17 +126,23 @@ class Reduction:
             return torch.bincount(logits.argmax(-1), minlength=self.d_vocab).double()
         return torch.softmax(logits, -1).sum(0, dtype=torch.float64)
 
+    def stored(
+        self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None
+    ) -> Float[Tensor, "n stored"]:
+        """The law and, where it is among answers alone, the mass that they have together and the likeliest token."""
+        law = self.law(logits, rows)
+        if not self.among_answers:
+            return law
+        found = torch.logsumexp(self._answers(logits, rows), 1) - torch.logsumexp(logits, 1)
+        return torch.cat([law, found.exp()[:, None], logits.argmax(1, keepdim=True).to(law)], 1)
+
     def law(
         self, logits: Float[Tensor, "n d_vocab"], rows: NDArray[np.int64] | None = None
     ) -> Float[Tensor, "n outcome"]:
         """Rows on the simplex over the outcomes. rows: which of the task's, asked for where answers differ by row."""
         assert self.groups is not None
-        if self.spec.row_tokens is not None:
-            if rows is None:
-                raise BadInput(f"the answers of behaviour '{self.spec.name}' differ from row to row: say which rows.")
-            return torch.softmax(logits.gather(1, torch.from_numpy(self.spec.row_tokens[rows])), -1)
-        if self.spec.kind in ("choice", "logit_diff"):
-            return torch.softmax(logits[:, [g[0] for g in self.groups]], -1)
+        if self.among_answers:
+            return torch.softmax(self._answers(logits, rows), -1)
         column = torch.full((self.d_vocab,), self.width - 1)
         for i, group in enumerate(self.groups):
             column[list(group)] = i
@@ -132,6 +150,14 @@ class Reduction:
             return torch.nn.functional.one_hot(column[logits.argmax(-1)], self.width).float()
         some = logits.split(max(1, ENTRIES_AT_ONCE // self.d_vocab))
         return torch.cat([_summed(part, column, self.width) for part in some]).float()
+
+    def _answers(self, logits: Tensor, rows: NDArray[np.int64] | None) -> Float[Tensor, "n outcome"]:
+        """Logits of the named tokens."""
+        if self.spec.row_tokens is None:
+            return logits[:, [group[0] for group in self.groups or ()]]
+        if rows is None:
+            raise BadInput(f"the answers of behaviour '{self.spec.name}' differ from row to row: say which rows.")
+        return logits.gather(1, torch.from_numpy(self.spec.row_tokens[rows]).to(logits.device))
 
 
 def _summed(logits: Float[Tensor, "n d_vocab"], column: Int[Tensor, " d_vocab"], width: int) -> Tensor:

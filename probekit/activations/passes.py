@@ -71,7 +71,7 @@ class CapturePass:
         audit = self._check(missing) if missing else None
         shapes = {name: Shape(self.model.widths[name], CODES[self.model.dtype]) for name in missing}
         # one set of ranges for all that is new, so that one pass fills it
-        ranges = self._ranges(shapes | {reduction.stored_as: Shape(reduction.width) for reduction in unread})
+        ranges = self._ranges(shapes | {reduction.stored_as: Shape(reduction.stored_width) for reduction in unread})
         sites = self.store.group(self.key, self.spec, shapes, ranges) if missing else None
         steps = _Steps(progress)
         reductions = self._find_outcomes(unread, ranges, steps)
@@ -79,7 +79,7 @@ class CapturePass:
         for reduction in reductions:
             kept = [group[0] for group in reduction.groups or ()] if reduction.spec.kind != "groups" else None
             laws[reduction] = self.store.group(
-                self.key, self.spec | {"kept": kept}, {reduction.stored_as: Shape(reduction.width)}, ranges
+                self.key, self.spec | {"kept": kept}, {reduction.stored_as: Shape(reduction.stored_width)}, ranges
             )
         open_ranges: dict[Range, list[Reduction | None]] = {}
         for reduction, group in [(None, sites), *laws.items()]:
@@ -109,6 +109,11 @@ class CapturePass:
             found = [token for token, some in zip(kept, occurs[:-1].tolist(), strict=True) if some]
             reduction, law = reduction.keeping(found, self.model), law[:, occurs]
         assert reduction.names is not None
+        if reduction.among_answers:
+            law, (mass, likeliest) = law[:, : reduction.width], law[:, reduction.width :].T
+            token = int(likeliest.long().mode().values)
+            return reduction, Behaviour(reduction.spec.name, law.numpy(), reduction.names, float(mass.double().mean()),
+                                        self.model.token_names([token])[0])  # fmt: skip
         reduced = (
             reduction.spec.kind in ("law", "argmax") and reduction.names[-1] == "rest" and reduction.spec.tokens is None
         )
@@ -146,7 +151,7 @@ class CapturePass:
 
         def each(batch: Batch) -> None:
             at, logits = span[0] + batch.rows, batch.logits
-            laws = {reduction.stored_as: reduction.law(logits, at) for reduction in reductions if logits is not None}
+            laws = {reduction.stored_as: reduction.stored(logits, at) for reduction in reductions if logits is not None}
             writer.put(at, batch.values | laws)
             steps.add(len(batch.rows), batch.n_tokens)
 
@@ -212,7 +217,7 @@ class CapturePass:
 
     def _kept(self, reduction: Reduction) -> list[int] | None:
         """Outcomes fixed by an earlier call: near ties must not fall differently when a capture is resumed."""
-        spec = self.store.spec_of(self.key, {reduction.stored_as: Shape(reduction.width)})
+        spec = self.store.spec_of(self.key, {reduction.stored_as: Shape(reduction.stored_width)})
         return spec["kept"] if spec else None
 
     def _check(self, names: Sequence[str]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.cli.out import JsonOption, console, plain_table, print_json, progress, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.errors import BadInput
+from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd

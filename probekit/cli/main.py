@@ -8,9 +8,10 @@ import typer
 from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
-from probekit.cli.out import JsonOption, console, plain_table, print_json, progress, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
 from probekit.errors import Interrupted, ProbekitError
+from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
     from probekit.proofs.demo import Xor
@@ -75,13 +76,15 @@ def run(
 def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
     """Say what a job would measure, without loading a model."""
     with reporting("plan", as_json):
-        from probekit.jobs.plan import plan_rows, text_of
+        from dataclasses import asdict
+
+        from probekit.jobs.plan import forecast_of, plan_rows, text_of
         from probekit.spec import JobSpec
 
         job = JobSpec.read_toml(spec)
-        planned, text = plan_rows(job, spec.parent), text_of(job)
+        planned, text, told = plan_rows(job, spec.parent), text_of(job), forecast_of(job, spec.parent)
         if as_json:
-            print_json("plan", True, planned, spec=job.id, text=text)
+            print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None)
             return
         several = len({row["position"] for row in planned}) > 1
         columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
@@ -90,6 +93,8 @@ def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
         screen.print(plain_table(columns, cells, f"{job.name} (spec {job.id})"))
         if text:
             screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
+        for line in told.lines() if told else ():
+            screen.print(line)
 
 
 @app.command()
@@ -182,9 +187,13 @@ def _measure(
 
 
 def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
+    from probekit.jobs.plan import forecast_of
     from probekit.spec import JobSpec
 
-    JobSpec.read_toml(spec)  # a mistake in the spec is told before torch is loaded
+    # A mistake, or what no number will be had of, is told before torch is loaded and anything is captured.
+    told = forecast_of(JobSpec.read_toml(spec), spec.parent)
+    for note in told.notes if told else ():
+        console(err=True).print(f"note: {note}")
     from probekit.jobs.runner import run_job
 
     with progress() as say:

@@ -18,10 +18,9 @@ from probekit.fit.readout import Readout, Rows
 from probekit.fit.solvers.descent import descend
 
 BEAM, BEAM_K = 16, 8  # sets of neurons that are grown at once, and up to which size
-MAX_STEPS, NO_GAIN = (
-    60,
-    1e-6,
-)  # of the joint L-BFGS over directions and weights, from a start that is already nearly optimal
+CANDIDATES = 1_024  # neurons that are looked at beyond it
+NOTHING_LEFT = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a coordinate's variance, beyond rounding
+MAX_STEPS, NO_GAIN = 60, 1e-6  # of the joint L-BFGS over directions and weights, from a start that is nearly optimal
 
 
 def residual_moment(rows: Rows) -> Float[Tensor, "r outcome_t"]:
@@ -83,48 +82,61 @@ def pick_neurons(
 
     gradient: `residual_moment` of the rows of the frame. What a set gains is the sum of its score statistics, squared
     gradient over variance, each after what those before it explain (orthogonal least squares, Chen, Billings and Luo
-    1989); sets grow in a beam, since the best pair need not contain the best neuron, and past BEAM_K singly. Ties go to
-    the lower number; coordinates that are constant, or sums of those taken, come last.
+    1989); sets grow in a beam, since the best pair need not contain the best neuron, and past BEAM_K singly, by the
+    CANDIDATES that then gain most. Ties go to the lower number; coordinates that are constant, or sums of those taken,
+    come last.
     """
-    # Sums over rows alone decide: covariance = spread @ spread.T.
-    basis = frame.rotation.double() / (frame.rotation.double() ** 2).sum(0, keepdim=True)
-    spread = basis * frame.variance.double().sqrt()
-    least = 1e-9 * (spread**2).sum(1)
-    left, own = (basis @ gradient.double())[None], (spread**2).sum(1)[None]  # [set, d, outcome_t], [set, d]
-    known = own.new_zeros(1, own.shape[1], 0)  # the explained part of every coordinate's covariance, a column per pick
+    spread = frame.spread
+    left = (frame.back(gradient) / frame.length**2).double()[None]  # [set, d, outcome_t]
+    own = (spread.double() ** 2).sum(1)[None]  # [set, d]
+    least = NOTHING_LEFT[spread.dtype] * own[0]
+    taken = own.new_zeros(1, 0, spread.shape[1])  # orthonormal, a row per pick
     picked, gained = torch.empty(1, 0, dtype=torch.long, device=own.device), own.new_zeros(1)
+    names, known = torch.arange(own.shape[1], device=own.device), list[Tensor]()
     out: dict[int, Tensor] = {}
     for i in range(max(ks)):
+        if i == BEAM_K and len(names) > CANDIDATES:
+            # What was picked is left out of them: nothing of it is left to be gained.
+            gain = ((left[0] ** 2).sum(1) / own[0].clamp_min(1e-300)).masked_fill(own[0] <= least, -1.0)
+            some = gain.index_fill(0, picked[0], -2.0).topk(CANDIDATES).indices.sort().values
+            names, spread, left, own, least = names[some], spread[some], left[:1, some], own[:1, some], least[some]
+            known, picked, gained, taken = [picked[0]], picked[:1, :0], gained[:1], taken[:1]
         gain = torch.where(own > least, (left**2).sum(2) / own.clamp_min(1e-300), -1.0)
         gain.scatter_(1, picked, -2.0)
         at = _best_sets(picked, gained[:, None] + gain, BEAM if i < BEAM_K else 1)
         parent, new = at // own.shape[1], at % own.shape[1]
         rows = torch.arange(len(at), device=at.device)
-        left, own, known = left[parent], own[parent], known[parent]
+        left, own, taken = left[parent], own[parent], taken[parent]
         fresh = own[rows, new] > least[new]
-        root = torch.where(fresh, own[rows, new], 1.0).sqrt()[:, None]
-        column = spread[new] @ spread.T - torch.einsum("sdi,si->sd", known, known[rows, new])
-        column = torch.where(fresh[:, None], column / root, 0.0)
         gained = gained[parent] + torch.where(fresh, gain[parent, new], 0.0)
+        rest = spread[new].double()
+        rest = rest - torch.einsum("sim,si->sm", taken, torch.einsum("sim,sm->si", taken, rest))
+        rest = torch.where(fresh[:, None], rest / rest.norm(dim=1, keepdim=True).clamp_min(1e-300), 0.0)
+        column = (rest.to(spread) @ spread.T).double()
+        root = torch.where(fresh, own[rows, new], 1.0).sqrt()[:, None]
         left = left - column[..., None] * (left[rows, new] / root)[:, None]
-        own, known = own - column**2, torch.cat([known, column[..., None]], 2)
+        own, taken = own - column**2, torch.cat([taken, rest[:, None]], 1)
         picked = torch.cat([picked[parent], new[:, None]], 1)
         if i + 1 in ks:
-            out[i + 1] = picked[0]
+            out[i + 1] = torch.cat([*known, names[picked[0]]])
     return out
 
 
 def _best_sets(picked: Int[Tensor, "s i"], total: Float[Tensor, "s d"], width: int) -> Int[Tensor, " _"]:
     """The extensions, numbered set by set, of the largest totals, every set of coordinates once, best first."""
-    order = torch.sort(total.flatten(), descending=True, stable=True).indices
+    # A set is reached from at most as many others as it has members.
+    flat, most = total.flatten(), width * (picked.shape[1] + 1)
+    high = torch.nonzero(flat >= flat.topk(min(most, len(flat))).values[-1]).flatten()
+    order = high[flat[high].sort(descending=True, stable=True).indices]
     seen: set[frozenset[int]] = set()
     kept: list[int] = []
-    # A set is reached from at most as many others as it has members.
-    for at in order[: width * (picked.shape[1] + 1)].tolist():
+    for at in order[:most].tolist():
         members = frozenset([*picked[at // total.shape[1]].tolist(), at % total.shape[1]])
-        if len(members) > picked.shape[1] and members not in seen and len(kept) < width:
+        if len(members) > picked.shape[1] and members not in seen:
             seen.add(members)
             kept.append(at)
+            if len(kept) == width:
+                break
     return torch.tensor(kept, device=total.device)
 
 

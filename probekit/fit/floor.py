@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.fit.frame import Frame, fit_frame
+from probekit.fit.frame import Frame, frame_rows
 from probekit.fit.mlp import Mlp, fit_mlp
 from probekit.fit.path import LAMBDAS, beyond, fit_path
 from probekit.fit.platt import fit_platt
@@ -177,8 +177,8 @@ def _fit_linear(inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray) -
     fitted, texts = inputs.rows(inside), inputs.texts
     wording = None if texts is None else Wording.of(texts[inside].tolist())
     x = fitted.columns(wording)
-    frame = fit_frame(x)
-    fit = Rows(frame.apply(x), law[..., inside])
+    frame, z = frame_rows(x)
+    fit = Rows(z, law[..., inside])
     held_out = Rows(frame.apply(inputs.rows(select).columns(wording)), law[..., select])
     lambdas = LAMBDAS if wording is None else beyond(LAMBDAS)
     return Member(frame, fit_path(fit, held_out, frame.variance, lambdas), None, wording)

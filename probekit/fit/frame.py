@@ -6,6 +6,7 @@ whatever the spectrum.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import scipy.linalg
 import torch
@@ -16,6 +17,7 @@ from probekit.errors import FitError
 
 MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
 SPAN_COLUMNS = 512  # columns of few rows that are upcast at a time
+KEPT = 2**23  # numbers of few rows that are kept in float64
 CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 
 
@@ -26,25 +28,70 @@ class Frame:
     mean [d]; rotation [d, r], orthogonal up to one scale, so that a ridge penalty means the same in both coordinates;
     variance [r] of each z, largest first; r < d where rows are fewer than coordinates, or exactly degenerate. Rows that
     were not among those of the fit lose what lies outside their span, which no reader with a penalty would use.
+
+    length: of every axis. turn: the rotation; of few rows what combines them to it, [n, r]: `span` keeps the rows, and
+    nothing of d x r is made before it is asked for.
     """
 
     mean: Float[Tensor, " d"]
-    rotation: Float[Tensor, "d r"]
+    turn: Float[Tensor, "m r"]
     variance: Float[Tensor, " r"]
+    length: float
+    span: tuple[Float[Tensor, "_ d"], ...] = ()
+
+    @cached_property
+    def rotation(self) -> Float[Tensor, "d r"]:
+        """All axes as directions on raw activations."""
+        return self.back(torch.eye(len(self.variance), dtype=torch.float32, device=self.mean.device))
+
+    @property
+    def spread(self) -> Float[Tensor, "d m"]:
+        """A root of the covariance of raw activations, which is spread @ spread.T; of few rows the rows themselves."""
+        if not self.span:
+            return self.turn.double() * self.variance.double().sqrt() / self.length**2
+        n = len(self.turn)
+        return torch.cat([(block.T / n**0.5).float() for _, block in _centred_columns(self.span)])
+
+    def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
+        """Directions on coordinates of the frame as directions on raw activations."""
+        if not self.span:
+            return self.turn @ directions
+        combined = self.turn @ directions.to(self.turn)
+        # What combines rows sums to 0, so that a mean that is rounded takes nothing away.
+        blocks = self._upcast or ((part - self.mean).double() for part in self.span)
+        weights = combined.split([len(part) for part in self.span])
+        out = torch.zeros(directions.shape[1], len(self.mean), dtype=torch.float64, device=self.mean.device)
+        for rows, weight in zip(blocks, weights, strict=True):
+            out += weight.T @ rows  # a few rows on the left cost a tenth of a few columns on the right
+        return out.T.float().contiguous()
+
+    @cached_property
+    def _upcast(self) -> tuple[Float[Tensor, "_ d"], ...]:
+        """The rows of the span in float64, less their mean, where they are few enough to be kept."""
+        if sum(part.numel() for part in self.span) > KEPT:
+            return ()
+        return tuple(part.double() - self.mean for part in self.span)
 
     def apply(self, *parts: Float[Tensor, "_ d"]) -> Float[Tensor, "n r"]:
         """Rotate rows of activations; those of several parts come one after the other."""
-        out = parts[0].new_empty(sum(map(len, parts)), self.rotation.shape[1], dtype=self.rotation.dtype)
+        if self.span:
+            products = torch.zeros(sum(map(len, parts)), len(self.turn), dtype=torch.float64, device=self.mean.device)
+            # Their products with the rows of the span; float64, since the quiet axes are small differences of them.
+            for (at, centre), block in _centred_columns(self.span):
+                products.addmm_(torch.cat([part[:, at] for part in parts]).double() - centre, block.T)
+            return (products @ self.turn).float()
+        out = parts[0].new_empty(sum(map(len, parts)), self.turn.shape[1], dtype=self.turn.dtype)
         at = 0
         for rows in (rows for part in parts for rows in part.split(CENTRED)):
-            torch.mm(rows.float() - self.mean, self.rotation, out=out[at : at + len(rows)])
+            torch.mm(rows.float() - self.mean, self.turn, out=out[at : at + len(rows)])
             at += len(rows)
         return out
 
     def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
-        """Rows along raw directions `rotation @ v` as `apply(x) @ v` would have them, without rotating every row."""
+        """Rows along raw directions `back(v)` as `apply(x) @ v` would have them, without rotating every row."""
         # Centred block by block: a copy of all rows costs more than the product.
-        return torch.cat([(rows.float() - self.mean) @ directions for rows in x.split(CENTRED)])
+        across = directions.T.contiguous()
+        return torch.cat([across @ (rows.float() - self.mean).T for rows in x.split(CENTRED)], 1).T.contiguous()
 
 
 def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
@@ -53,25 +100,42 @@ def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
     Fewer rows than coordinates decide by their products with each other: nothing of d x d is made.
     """
     n, d = sum(map(len, parts)), parts[0].shape[1]
-    return _frame_of_span(parts) if n < d else frame_of(*moments(*parts))
+    return _frame_of_span(parts)[0] if n < d else frame_of(*moments(*parts))
 
 
-def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> Frame:
+def frame_rows(*parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"]]:
+    """The same, and its own rows in it, which few rows need no product for."""
+    if sum(map(len, parts)) < parts[0].shape[1]:
+        return _frame_of_span(parts)
+    frame = fit_frame(*parts)
+    return frame, frame.apply(*parts)
+
+
+def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[Tensor, "n r"]]:
     """The frame of few rows: the eigenvectors of their covariance that are not 0 lie in the span of the rows."""
     n, d = sum(map(len, parts)), parts[0].shape[1]
     gram = torch.zeros(n, n, dtype=torch.float64, device=parts[0].device)
-    for _, block in _centred_columns(parts):
-        gram.addmm_(block, block.T)
+    mean = torch.empty(d, device=gram.device)
+    for (at, centre), block in _centred_columns(parts):
+        mean[at] = centre.float()
+        _add_products(gram, block.T)
+    gram = gram.triu() + gram.triu(1).T
     if not bool(torch.isfinite(gram).all()):
         raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")
     values, vectors = _eigh(gram / n)
     values, vectors, unit = _kept(values, vectors)
-    inward = vectors / ((n * values).sqrt().clamp_min(1e-30) * unit)
-    rotation = torch.empty(d, len(values), device=gram.device)
-    mean = torch.empty(d, device=gram.device)
-    for (at, centre), block in _centred_columns(parts):
-        mean[at], rotation[at] = centre.float(), (block.T @ inward).float()
-    return Frame(mean, rotation, (values / unit**2).clamp_min(1e-12).float())
+    length = (n * values).sqrt().clamp_min(1e-30)
+    frame = Frame(mean, vectors / (length * unit), (values / unit**2).clamp_min(1e-12).float(),
+                  1 / float(unit), tuple(parts))  # fmt: skip
+    return frame, (vectors * (length / unit)).float()
+
+
+def _add_products(total: Float[Tensor, "c c"], rows: Float[Tensor, "n c"]) -> None:
+    """Add the products of columns, in the upper triangle alone, by panels: nearly half of the work of the whole."""
+    c = len(total)
+    panels = list(range(0, c, max(64, -(-c // 8))))
+    for start, stop in zip(panels, [*panels[1:], c], strict=True):
+        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
 
 
 def _centred_columns(
@@ -92,7 +156,7 @@ def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
     as large as the rest, and beside their mean everything else would be regularised away.
     """
     values, vectors, unit = _kept(*_eigh(moment))
-    return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float())
+    return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float(), 1 / float(unit))
 
 
 def _kept(values: Float[Tensor, " c"], vectors: Float[Tensor, "c c"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,13 +186,10 @@ def moments(*parts: Float[Tensor, "_ d"]) -> tuple[Float[Tensor, " d"], Float[Te
     shift = parts[0][:MOMENT_BLOCK].double().mean(0)
     total = torch.zeros(d, dtype=torch.float64, device=shift.device)
     moment = torch.zeros(d, d, dtype=torch.float64, device=shift.device)
-    panels = list(range(0, d, max(64, -(-d // 8))))
     for rows in (rows for part in parts for rows in part.split(MOMENT_BLOCK)):
         centred = rows.double() - shift
         total += centred.sum(0)
-        # The upper triangle in panels: nearly half of the work of the whole.
-        for start, stop in zip(panels, [*panels[1:], d], strict=True):
-            moment[start:stop, start:].addmm_(centred[:, start:stop].T, centred[:, start:])
+        _add_products(moment, centred)
     moment = moment.triu() + moment.triu(1).T
     if not bool(torch.isfinite(moment).all()):
         raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")

@@ -115,7 +115,7 @@ def fit_path(
     if n_outcomes == 1:  # one outcome: nothing to fit
         return floor
     setup = OpenRidge.of(fit, variance)
-    return walk(_InMemory(setup, None, (select,), tolerance), floor, lambdas)
+    return walk(_InMemory(setup, None, (select,), tolerance * (n_outcomes - 1)), floor, lambdas)
 
 
 @torch.no_grad()
@@ -141,7 +141,8 @@ def fit_nested(
     for weight, (inside, _) in zip(folds, inner, strict=True):
         # The mean over rows inside is a mean over all rows in which the others weigh nothing.
         weight[inside] = len(whole.z) / len(inside)
-    problem = _InMemory(setup, folds, tuple(take(whole, outside) for _, outside in inner), tolerance)
+    held_out = tuple(take(whole, outside) for _, outside in inner)
+    problem = _InMemory(setup, folds, held_out, tolerance * (n_outcomes - 1))
     chosen = walk(problem, Readout.nothing(n_outcomes, len(inner) * t, r, whole.z), lambdas)
     ridge = chosen.ridge[:t]
     known = torch.isfinite(ridge)

@@ -24,16 +24,19 @@ from probekit.fit.directions import (
     random_directions,
     residual_moment,
 )
-from probekit.fit.frame import Frame, fit_frame, frame_of, moments
+from probekit.fit.frame import Frame, frame_of, frame_rows, moments
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior, smoothed
 from probekit.fit.simple.joint import Simple, fit_simples, n_features
-from probekit.fit.simple.starts import MAX_K, Region
+from probekit.fit.simple.starts import MAX_K, Core, Region
 from probekit.levels import Level
 
 LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
+# Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
+# the directions of an XOR are not found.
+LOUDEST, ROWS_PER_LOUD = 64, 8
 FEW_PER_COORDINATE = 20  # rows, below which larger ridges are tried: at 1.3 the best one may be ten times the largest
 FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser one is seen in the third digit
 
@@ -101,15 +104,16 @@ class Site:
         inner: Sequence[Pair] = (),
     ) -> "Site":
         """Rotate both sides once and fit the linear readout, which most levels start from."""
-        frame, tolerance = fit_frame(fit.x, select.x) if inner else fit_frame(fit.x), TOLERANCE
-        n_seen = len(fit.x) + (len(select.x) if inner else 0)
-        if n_seen < FEW_PER_COORDINATE * frame.rotation.shape[1]:
+        frame, z = frame_rows(fit.x, select.x) if inner else frame_rows(fit.x)
+        z = z if inner else torch.cat([z, frame.apply(select.x)])
+        tolerance, n_seen = TOLERANCE, len(fit.x) + (len(select.x) if inner else 0)
+        if n_seen < FEW_PER_COORDINATE * len(frame.variance):
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
         law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
         if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
             law = smoothed(law)
-        whole = Rows(frame.apply(fit.x, select.x), law, offset)
+        whole = Rows(z, law, offset)
         linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
         return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
 
@@ -159,10 +163,20 @@ class Site:
         found = fit_readout(fit.z, fit.law, fit.offset, self.frame.variance, ridge, self.linear)
         return self.linear.put(torch.nonzero(known).flatten(), found.take(torch.nonzero(known).flatten()))
 
+    @property
+    def n_loudest(self) -> int:
+        """Coordinates that joint fits look at: all where rows are many."""
+        return min(self.d, max(LOUDEST, len(self.fit.x) // ROWS_PER_LOUD))
+
+    @cached_property
+    def core(self) -> Core:
+        """Where simple functions look."""
+        return Core.of(self.rows, self.frame.variance, self.low_rank(min(MAX_K, self.d)), self.n_loudest)
+
     @cached_property
     def region(self) -> Region:
         """Where joint fits start, shared by all simple functions."""
-        return Region.of(*self.rows, self.frame.variance, self.low_rank(min(MAX_K, self.d)), self.seed)
+        return Region.of(*self.core.rows, self.core.variance, self.core.linear, self.seed)
 
     @property
     def d(self) -> int:
@@ -171,7 +185,7 @@ class Site:
 
     def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
         """Directions in frame coordinates as directions on raw activations."""
-        return self.frame.rotation @ directions
+        return self.frame.back(directions)
 
 
 def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
@@ -206,7 +220,7 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
             yield from _along(site, "directions", "pca", site.back(pca(site.frame, asked[-1])), asked, free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            found = fit_simples(level.member, asked, *site.rows, site.region, site.lambdas)
+            found = fit_simples(level.member, asked, *site.core.rows, site.region, site.lambdas)
             for k, fitted in found.items():
                 yield _simple(site, level, k, fitted, free)
         case "linear":
@@ -278,7 +292,7 @@ def _subsets(
         frame = frame_of(mean[at], moment[at][:, at])
         rows = Rows(frame.apply(seen[:, at]), law, offset)
         found = fit_nested(rows, n_fit, inner, frame.variance, site.lambdas)
-        weight = found.weight @ frame.rotation.T
+        weight = found.weight @ frame.turn.T
         yield k, replace(found, weight=weight, bias=found.bias - weight @ frame.mean)
 
 
@@ -295,7 +309,7 @@ def _on_raw(site: Site, readout: Readout) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Reader:
-    directions = site.back(fitted.directions)
+    directions = site.back(site.core.back(fitted.directions))
     shape = sum(value.numel() for value in fitted.shape.values())
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:
@@ -306,17 +320,20 @@ def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Read
 
 
 def _linear(site: Site, free: int) -> Reader:
-    raw = replace(site.linear, weight=site.linear.weight @ site.frame.rotation.T)
+    weight = rearrange(site.linear.weight, "outcome t r -> r (outcome t)")
+    raw = rearrange(site.back(weight), "d (outcome t) -> outcome t d", outcome=len(site.linear.weight))
+    raw = replace(site.linear, weight=raw.contiguous())
     return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw))
 
 
 def _nonlinear(site: Site) -> Reader:
-    stacked = [Rows(rows.z, rows.law, site.linear.logits(rows.z, rows.offset)) for rows in site.rows]
-    mlp = fit_mlp(*stacked, seed=site.seed)
+    m = site.n_loudest
+    stacked = [Rows(rows.z[:, :m], rows.law, site.linear.logits(rows.z, rows.offset)) for rows in site.rows]
+    mlp, below = fit_mlp(*stacked, seed=site.seed), _linear(site, site.linear.bias[1:].numel())
+    axes = site.back(pca(site.frame, m))
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:
-        z = site.frame.apply(x)
-        return mlp.logits(z, site.linear.logits(z, offset))
+        return mlp.logits(site.frame.along(x, axes), below.logits(x, offset))
 
     parameters = mlp.n_parameters + site.linear.weight.numel()
     return Reader("nonlinear", "mlp", None, parameters, logits, note="" if mlp.epochs else "no epoch beat linear")
@@ -354,6 +371,7 @@ def decompose(site: Site, test: Side, k: int, simple: str) -> dict[str, list[tup
                 add(path, _add_class(path[-1], rows_after(path[:-1]), site, k, simple))
     # The last class of every order is an MLP: all of them are trained in one batch.
     last = [rows_after(names[:-1]) for names in ORDERS.values()]
+    last = [[Rows(r.z[:, : site.n_loudest], r.law, r.offset) for r in rows] for rows in last]
     fits, selects = ([rows[side] for rows in last] for side in (0, 1))
     for names, rows, mlp in zip(ORDERS.values(), last, fit_mlps(fits, selects, [site.seed] * len(last)), strict=True):
         add(names, [mlp.logits(r.z, r.beside) for r in rows])
@@ -378,9 +396,10 @@ def _add_class(name: str, rows: list[Rows], site: Site, k: int, simple: str) -> 
         start = fit_readout(rows[0].z, rows[0].law, rows[0].offset, variance, ridge, tolerance=1e-4)
     found = fit_low_rank(rows[0], start, variance, most)
     if name == "simple":
-        region = Region.of(rows[0], rows[1], variance, found, site.seed)
-        fitted = fit_simples(simple, (most,), rows[0], rows[1], region, site.lambdas)[most]
-        return [fitted.logits(r) for r in rows]
+        core = Core.of((rows[0], rows[1]), variance, found, site.n_loudest)
+        region = Region.of(*core.rows, core.variance, core.linear, site.seed)
+        fitted = fit_simples(simple, (most,), *core.rows, region, site.lambdas)[most]
+        return [fitted.logits(r) for r in (*core.rows, rows[2] if core.axes is None else rows[2].along(core.axes))]
     seen = [Rows(r.z @ found, r.law, r.offset) for r in rows]
     readout = fit_path(seen[0], seen[1], None, site.lambdas)
     return [readout.logits(r.z, r.offset) for r in seen]

@@ -22,7 +22,7 @@ from probekit.fit.solvers.lbfgs import STALLED, minimise
 from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
 
 NEWTON_ENTRIES = 2**22  # logits of all ridges and targets that Newton's method holds at once
-TOLERANCE = 2e-6  # nats: half the squared Newton decrement at the solution
+TOLERANCE = 2e-6  # nats for each logit that is free: half the squared Newton decrement at the solution
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ def fit_readout(
     """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
 
     A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
-    decrement, nats). Raises FitError when one does not reach it: an unconverged readout is never returned.
+    decrement, nats per free logit). Raises FitError when one does not reach it: what has not converged is not returned.
     """
-    setup = OpenRidge.of(Rows(z, law, offset), variance)
+    setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerance * max(1, len(law) - 1)
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):

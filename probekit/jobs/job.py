@@ -30,13 +30,16 @@ class Job:
     deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
 
     @classmethod
-    def load(cls, spec: JobSpec, base: Path, device: str = "cpu") -> "Job":
-        """Load model, task and hypotheses; paths are relative to `base`, the spec file's folder."""
+    def load(cls, spec: JobSpec, base: Path, device: str = "cpu", model: Model | None = None) -> "Job":
+        """Load model, task and hypotheses; paths are relative to `base`, the spec file's folder.
+
+        model: the one that the spec names, where it is loaded already.
+        """
         name = spec.model.name if spec.model else spec.task.testbed
         if name is None:
             raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
         asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
-        model = load_model(beside(name, base), device=device, **asked)
+        model = model or load_model(beside(name, base), device=device, **asked)
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)

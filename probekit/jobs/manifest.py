@@ -1,15 +1,19 @@
 """What a finished run says of itself: spec, inputs, versions, timings, audit."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from itertools import product
 from typing import Any
+
+import numpy as np
 
 from probekit.activations.activations import Activations
 from probekit.errors import FitError
 from probekit.jobs.cells import said_place
 from probekit.jobs.job import Job
 from probekit.measurement.cell import Measurement
+from probekit.metrics.classes import entropy_bits
+from probekit.task import Behaviour, Observations
 
 
 def manifest_of(
@@ -34,7 +38,7 @@ def manifest_of(
                 "family": floor.family, "blocks": list(floor.blocks), "parameters": floor.parameters,
                 "bits": float(setting.floor_bits(name).mean()), "ceiling_bits": float(setting.test_ceiling.mean()),
             }  # fmt: skip
-    behaviours = activations.observations.behaviours.values()
+    labels = {b.name for b in job.task.behaviours if b.kind == "label"}
     return {
         "inputs": job.inputs,
         "model": {
@@ -44,7 +48,10 @@ def manifest_of(
             "n_layers": job.model.n_layers,
         },
         "task": {"name": job.task.name, "fingerprint": job.task.fingerprint, "n_rows": len(activations.observations)},
-        "behaviours": {b.name: {"n_outcomes": len(b.outcomes), "covered_mass": b.covered} for b in behaviours},
+        "behaviours": {
+            b.name: answers_of(b, activations.observations, labels - {b.name})
+            for b in activations.observations.behaviours.values()
+        },
         "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},
         "floors": floors,
         "selected": selected,
@@ -53,6 +60,26 @@ def manifest_of(
         "audit": activations.audit | _asked_of_text(job),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
+
+
+def answers_of(behaviour: Behaviour, observations: Observations, labels: Collection[str]) -> dict[str, Any]:
+    """What the outcomes are worth before anything is read from the network.
+
+    covered_mass: what the named outcomes have of all there are; likeliest: of a choice, the token that most rows would
+    go on with; entropy_bits: mean over rows; agrees: share of rows where the likeliest outcome is a label, for each of
+    `labels` that has the same names but for case and blanks.
+    """
+    law, names = behaviour.law, np.array([name.strip().casefold() for name in behaviour.outcomes])
+    agrees = {}
+    for label in sorted(labels):
+        other = observations.behaviours[label]
+        theirs = np.array([name.strip().casefold() for name in other.outcomes])
+        if len(set(theirs)) == len(theirs) and set(theirs) <= set(names):
+            agrees[label] = float((names[law.argmax(1)] == theirs[other.law.argmax(1)]).mean())
+    return {
+        "n_outcomes": len(names), "covered_mass": behaviour.covered, "likeliest": behaviour.likeliest,
+        "entropy_bits": float(entropy_bits(law).mean()), "agrees": agrees,
+    }  # fmt: skip
 
 
 def _asked_of_text(job: Job) -> dict[str, Any]:

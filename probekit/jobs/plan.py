@@ -4,16 +4,21 @@ What can be known so cheaply is checked: that the data file has the columns aske
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from probekit.errors import BadInput
-from probekit.hookpoint import after_blocks, n_matches
+from probekit.hookpoint import after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos, templates
 from probekit.inputs.folders import beside, model_folder
 from probekit.inputs.positions import parse_places
 from probekit.spec import JobSpec
 from probekit.task import ALL
+
+if TYPE_CHECKING:
+    from probekit.jobs.forecast import Forecast
 
 _LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
 
@@ -34,7 +39,9 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
-    n_layers = _n_layers(name, base)
+    n_layers = _n_layers(config_of(name, base)[0])
+    for pattern in (*spec.read.hooks, *(spec.replace.hooks if spec.replace else ())):
+        check_pattern(pattern, n_layers, name)
     rows = []
     of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
     for pattern in spec.read.hooks:
@@ -70,6 +77,15 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             ]  # fmt: skip
     places = text_of(spec).get("positions", [])
     return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
+
+
+def forecast_of(spec: JobSpec, base: Path) -> "Forecast | None":
+    """What the file holds and what its job costs and cannot measure; None for a testbed."""
+    if spec.task.testbed or spec.model is None:
+        return None
+    from probekit.jobs.forecast import forecast
+
+    return forecast(spec, base, *config_of(spec.model.name, base))
 
 
 def text_of(spec: JobSpec) -> dict:
@@ -108,16 +124,23 @@ def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
     return kinds, spec.read.features_of(features)
 
 
-def _n_layers(name: str, base: Path) -> int | None:
-    """As config.json says; None for a name of the hub. Raises BadInput for a folder that is no model."""
+def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
+    """A local model's config.json and folder, nothing for a name of the hub. Raises BadInput for what is no model."""
     folder = model_folder(beside(name, base))
     if folder is None:
-        return None
+        return {}, None
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return next((config[key] for key in _LAYER_KEYS if key in config), None)
-    except (ValueError, TypeError) as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
         raise BadInput(f"{name}: config.json cannot be used ({error}).") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"{name}: config.json cannot be used (it holds no table).")
+    text = config.get("text_config")  # where language is one part of the model
+    return config | (text if isinstance(text, dict) else {}), folder
+
+
+def _n_layers(config: Mapping[str, Any]) -> int | None:
+    return next((config[key] for key in _LAYER_KEYS if isinstance(config.get(key), int)), None)
 
 
 def _n_sites(pattern: str, n_layers: int | None) -> int | None:

@@ -23,6 +23,7 @@ from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Outcome, to_tensors
 from probekit.model.model import Model
 from probekit.records import Losses, Record
+from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
 from probekit.storage.runs import Run, open_run
@@ -39,17 +40,19 @@ def run_job(
     store: Path | str = DEFAULT_STORE,
     base: Path | None = None,
     device: str = "cpu",
+    model: Model | None = None,
     n_workers: int = 1,
     progress: Progress | None = None,
 ) -> Run:
     """Measure a job into `root/<run>` and return the finished run. A stopped job resumes; a finished one is returned.
 
     spec: a JobSpec, or the path of a TOML file, to which other paths in it are relative (else to `base`). store: folder
-    that activations are kept in. progress(what, done, total) is called as cells finish. n_workers: processes that
-    measure cells side by side, each with its own copy of the model, `cores // n_workers` threads and one site's
-    activations in memory; they read what this process has captured. A number may differ in its last bits between
-    numbers of threads, never between numbers of workers with the same (OMP_NUM_THREADS=1). Raises BadInput for anything
-    wrong with the request, Interrupted on Ctrl-C with every finished cell kept.
+    that activations are kept in. model: the one that the spec names, where it is loaded already. progress(what, done,
+    total) is called as cells finish. n_workers: processes that measure cells side by side, each with its own copy of
+    the model, `cores // n_workers` threads and one site's activations in memory; they read what this process has
+    captured. A number may differ in its last bits between numbers of threads, never between numbers of workers with the
+    same (OMP_NUM_THREADS=1). Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every
+    finished cell kept.
 
     >>> import probekit as pk
     >>> asked = {"name": "bad", "task": {"testbed": "othello-6x6"}, "model": {"name": "./nowhere"}}
@@ -63,7 +66,7 @@ def run_job(
     if n_workers < 1:
         raise BadInput(f"a job needs at least one worker; found {n_workers}.")
     base = base or Path()
-    job = Job.load(spec, base, device)
+    job = Job.load(spec, base, device, model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
@@ -72,6 +75,7 @@ def run_job(
     with stopping(writer):
         begun = time.monotonic()
         work = _work(job, writer, store, progress)
+        _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write)
         begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
@@ -114,6 +118,16 @@ def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | N
     return Work(job, activations, twin, measurements, writer, deleted)
 
 
+def _warn_of_answers(activations: Activations) -> None:
+    """Before anything is read from the network: whether the answers asked for are what the model would say."""
+    for behaviour in activations.observations.behaviours.values():
+        if behaviour.likeliest and behaviour.covered < HALF:
+            log.warning(
+                "behaviour '%s': its answers hold %.1f%% of the probability; most rows would go on with %r.",
+                behaviour.name, 100 * behaviour.covered, behaviour.likeliest,
+            )  # fmt: skip
+
+
 def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_cells: int, number: int) -> Station:
     """What a worker measures with: the job loaded again, what the first process captured read from the store."""
     asked = spec.model_dump(mode="json")
@@ -135,7 +149,9 @@ def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[l
 
 
 def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
-    work.writer.write_table("worst_examples", work.worst_examples(cells))
+    scores = work.scores(cells)
+    work.writer.write_table("scores", scores)
+    work.writer.write_table("worst_examples", work.worst_examples(scores))
     work.writer.write_table("sites", work.sites(cells))
     work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
 

@@ -13,6 +13,7 @@ from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
 from probekit.measurement.cell import Measurement, read_at
+from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, decoded_of, kept_of
 from probekit.measurement.replacement import Replacement, abstractions_at
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
@@ -80,28 +81,32 @@ class Work:
                     best[name] = min(best.get(name, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
 
-    def worst_examples(self, cells: Sequence[Cell]) -> pd.DataFrame:
-        """The test rows that `linear` misses most at each site: where they are, what was read, likeliest outcome."""
-        rows = []
+    def scores(self, cells: Sequence[Cell]) -> pd.DataFrame:
+        """What `linear` says of each test row at each site; log odds are of the second of two outcomes."""
+        names = ["hook", "behaviour", "rule", "row", "domain", "group", "example", "position", "missed_bits",
+                 "log_odds"]  # fmt: skip
+        parts = [pd.DataFrame({name: [] for name in names})]
         for cell in cells:
             kept = kept_of(self._tensors(cell)) if cell.kind == "read" else Kept()
-            if kept.worst_rows is None or kept.worst_bits is None:
+            if kept.scores is None:
                 continue
-            observations = self.measurements[cell.place].observations
-            behaviour = observations.behaviours[cell.what]
-            for row, bits in zip(kept.worst_rows, kept.worst_bits, strict=True):
-                example, position = int(observations.example[row]), int(observations.position[row])
-                rows.append(
-                    {
-                        "hook": cell.hooks[0], "behaviour": cell.what, "domain": str(observations.domain[row]),
-                        "group": str(observations.group[row]), "example": example, "position": position,
-                        "rule": cell.place,
-                        "missed_bits": float(bits), "outcome": behaviour.outcomes[int(behaviour.law[row].argmax())],
-                        "tokens": " ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]),
-                    }
-                )  # fmt: skip
-        names = ["hook", "behaviour", "domain", "group", "example", "position", "missed_bits", "outcome", "tokens"]
-        return pd.DataFrame(rows, columns=[*names, "rule"])
+            at, seen = kept.scores.rows, self.measurements[cell.place].observations
+            where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, "row": at}
+            rows = {"domain": seen.domain[at], "group": seen.group[at].astype(str), "example": seen.example[at],
+                    "position": seen.position[at]}  # fmt: skip
+            told = {"missed_bits": kept.scores.missed, "log_odds": kept.scores.odds}
+            parts.append(pd.DataFrame(where | rows | told))
+        return pd.concat(parts[1:] or parts, ignore_index=True)
+
+    def worst_examples(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """The test rows that `linear` misses most at each site, with the likeliest outcome and what was read."""
+        worst = scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns="log_odds")
+        outcome, tokens = [], []
+        for row in worst.itertuples():
+            behaviour = self.measurements[str(row.rule)].observations.behaviours[str(row.behaviour)]
+            outcome.append(behaviour.outcomes[int(behaviour.law[row.row].argmax())])
+            tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[row.example][: row.position + 1]))
+        return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")
 
     def _site(self, hook: str, place: str) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         """Activations of the rows that are read at `place`, the twin's, and those of texts without a span."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probekit.fit.readers import Reader, Side, Site
 from probekit.measurement.deletion import Deletions
-from probekit.measurement.outcome import Coordinates, Figures, Kept, Outcome, ReaderName
+from probekit.measurement.outcome import Coordinates, Figures, Kept, Outcome, ReaderName, Scores
 from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.measurement.study import Study
 from probekit.metrics.auroc import auroc, auroc_interval, auroc_leak, auroc_rows
@@ -24,7 +24,7 @@ from probekit.records import Record
 
 FALLS = "falls"  # in place of a metric: how much a read value still falls, which its record tells beside it
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
-N_WORST = 20  # rows per cell that are kept for the table of worst examples
+MOST_SCORED, N_WORST = 50_000, 20  # of more test rows than that, only so many are kept: those that are missed most
 
 
 @dataclass(frozen=True)
@@ -242,30 +242,40 @@ class Collector:
         return out
 
     def _kept(self) -> Kept:
-        """What all folds gave; means hide the rows that the linear reader misses most, so these are kept too."""
+        """What all folds gave; means hide rows, so what the linear reader says of each is kept too."""
         n_folds = self.study.n_folds
         select = {name: _in_order(folds) for name, folds in self._select.items() if len(folds) == n_folds}
         null = {name: _in_order(folds) for name, folds in self._null.items() if len(folds) == n_folds}
         linear = _in_order(self._linear) if len(self._linear) == n_folds else None
-        return Kept(self._directions, select, null, linear, *self._worst_rows())
+        return Kept(self._directions, select, null, linear, self._row_scores())
 
-    def _worst_rows(self) -> tuple[NDArray, NDArray] | tuple[None, None]:
+    def _row_scores(self) -> Scores | None:
         home = self.study.home
         at = Coordinates("linear", "behaviour", None, behaviour=self.behaviour, hook=self.hook,
                          fit_domain=home, test_domain=home)  # fmt: skip
         if at not in self._scores:
-            return None, None
-        folds = self._scores[at].folds
-        rows = np.concatenate([self.study.setting(self.behaviour, home, fold).rows("test") for fold in sorted(folds)])
-        missed = np.concatenate([fbu(*folds[fold]).missed for fold in sorted(folds)])
-        worst = np.argsort(-missed)[:N_WORST]
-        return rows[worst], missed[worst]
+            return None
+        score = self._scores[at]
+        said = self._scores.get(
+            replace(at, floor="weak"), score
+        ).said  # alone where it was read so, as published probes
+        settings = {fold: self.study.setting(self.behaviour, home, fold) for fold in sorted(score.folds)}
+        rows = np.concatenate([setting.rows("test") for setting in settings.values()])
+        missed = np.concatenate([fbu(*score.folds[fold]).missed for fold in settings])
+        odds = np.concatenate([_odds(said.get(fold), len(settings[fold].split.test)) for fold in settings])
+        order = np.argsort(-missed)
+        order = order if len(order) <= MOST_SCORED else order[:N_WORST]
+        return Scores(rows[order], missed[order], odds[order])
 
 
 def _accuracy(said: Iterable[Said]) -> float | None:
     """Share of rows of all folds whose likeliest outcome is right; None where the behaviour is not certain."""
     right = [one.right for one in said if one.right is not None]
     return float(np.concatenate(right).mean()) if right else None
+
+
+def _odds(said: Said | None, n: int) -> NDArray[np.float64]:
+    return np.full(n, np.nan) if said is None or said.odds is None else said.odds
 
 
 def _auroc(said: Iterable[Said]) -> float | None:

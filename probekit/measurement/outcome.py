@@ -74,22 +74,33 @@ class ReaderName(NamedTuple):
         return separator.join((self.level, self.source, str(self.k)))
 
 
+class Scores(NamedTuple):
+    """What is said of rows [n] of the observations: missed bits, most first, and log odds of the second outcome.
+
+    missed: beside the strong floor. odds: of a reader of the activations alone (beside the weak floor) where there is
+    one, NaN where there are not two outcomes, or none is certain.
+    """
+
+    rows: NDArray[np.int64]
+    missed: NDArray[np.float64]
+    odds: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Kept:
     """Arrays of a read cell that other cells and tables are made from.
 
     directions [d, k]: where a reader of the first fold looks; select [n_folds]: its bits on the selection rows;
     null [n_folds, 1 + n_permutations]: its gains in bits, as observed and under each permutation; linear [n_folds]:
-    bits of the site's own linear readout on the selection rows, None where a fold lacks one. worst_rows, worst_bits:
-    rows of the observations that `linear` misses most, and by how much.
+    bits of the site's own linear readout on the selection rows, None where a fold lacks one. scores: what `linear` says
+    of test rows that it never saw.
     """
 
     directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)
     select: Mapping[ReaderName, NDArray] = field(default_factory=dict)
     null: Mapping[ReaderName, NDArray] = field(default_factory=dict)
     linear: NDArray | None = None
-    worst_rows: NDArray | None = None
-    worst_bits: NDArray | None = None
+    scores: "Scores | None" = None
 
     @property
     def is_empty(self) -> bool:
@@ -137,40 +148,39 @@ class Outcome:
 
 # ---------------------------------------------------------------------------------------------- names in a run folder
 
-SELECT, NULL, LINEAR, WORST_ROWS, WORST_BITS = "select/", "null/", "select_bits", "worst_rows", "worst_bits"
+SELECT, NULL, LINEAR, SCORES = "select/", "null/", "select_bits", "scores/"
 
 
 def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
     """What is kept of a cell, as a run folder names it; empty where nothing is."""
     if isinstance(kept, Decoded):
         return {kept.feature: kept.directions}
-    single = {LINEAR: _column(kept.linear), WORST_ROWS: kept.worst_rows, WORST_BITS: kept.worst_bits}
+    scores = {} if kept.scores is None else {SCORES + name: v for name, v in kept.scores._asdict().items()}
     return (
         {name.joined("|"): directions for name, directions in kept.directions.items()}
         | {SELECT + name.joined("/"): bits[:, None] for name, bits in kept.select.items()}
         | {NULL + name.joined("/"): gains for name, gains in kept.null.items()}
-        | {name: values for name, values in single.items() if values is not None}
+        | ({} if kept.linear is None else {LINEAR: kept.linear[:, None]})
+        | scores
     )
 
 
 def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     """The inverse of `to_tensors` for a read cell."""
-    directions, select, null = {}, {}, {}
+    directions, select, null, scores = {}, {}, {}, {}
     for name, values in tensors.items():
         if name.startswith(SELECT):
             select[ReaderName.parse(name.removeprefix(SELECT), "/")] = values[:, 0]
         elif name.startswith(NULL):
             null[ReaderName.parse(name.removeprefix(NULL), "/")] = values
+        elif name.startswith(SCORES):
+            scores[name.removeprefix(SCORES)] = values
         elif "|" in name:
             directions[ReaderName.parse(name, "|")] = values
     linear = tensors[LINEAR][:, 0] if LINEAR in tensors else None
-    return Kept(directions, select, null, linear, tensors.get(WORST_ROWS), tensors.get(WORST_BITS))
+    return Kept(directions, select, null, linear, Scores(**scores) if scores else None)
 
 
 def decoded_of(feature: str, tensors: Mapping[str, NDArray]) -> Decoded:
     """The inverse of `to_tensors` for the cell of a feature."""
     return Decoded(feature, tensors[feature])
-
-
-def _column(values: NDArray | None) -> NDArray | None:
-    return None if values is None else np.asarray(values)[:, None]

@@ -19,6 +19,12 @@ def is_certain(law: NDArray) -> bool:
     return bool((law.max(axis=1) > 1 - 1e-6).all())
 
 
+def entropy_bits(law: NDArray) -> NDArray[np.float64]:
+    """Entropy of each row of a law [n, n_outcomes], in bits: [n]."""
+    p = np.asarray(law, dtype=np.float64)
+    return -(p * np.log2(p, where=p > 0, out=np.zeros_like(p))).sum(1)
+
+
 def pool_rare(law: NDArray, fit_sides: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], int]:
     """Where each outcome goes once those with fewer than LEAST_ROWS rows on any fit side are one: `rest`.
 

@@ -43,9 +43,10 @@ class Trials:
 class Model:
     """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
 
-    name, revision: as asked for. bos: policy of the `encoder`. tokenizer: None when the checkpoint has none.
-    widths: hook point -> number of values per token. hook_names: the hook points, in forward order. bridge, plain: its
-    two forwards; plain is None for planted weights. weights: by the names of the checkpoint.
+    name, revision: as asked for. source: the folder or hub name behind it. bos: policy of the `encoder`. tokenizer:
+    None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook points,
+    in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names of the
+    checkpoint.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Model:
         tokenizer: Any = None,
     ) -> None:  # fmt: skip
         self.name, self.revision, self.bos, self.tokenizer = name, revision, bos, tokenizer
-        self._source = source  # a path or a hub name: a bare name may be an alias of another model to TransformerLens
+        self.source = source  # a path or a hub name: a bare name may be an alias of another model to TransformerLens
         self.lock = threading.RLock()
         # Bridging renames the submodules, so the weights are listed under their own names first.
         self.weights = {**dict(hf.named_parameters()), **dict(hf.named_buffers())}
@@ -115,7 +116,7 @@ class Model:
             torch.default_generator.manual_seed(seed)
             hf = AutoModelForCausalLM.from_config(copy.deepcopy(self._config), attn_implementation="eager")
         hf = hf.to(device=self.device, dtype=self.dtype).eval()
-        return Model(hf, name=name, source=self._source, bos=self.bos, tokenizer=self.tokenizer)
+        return Model(hf, name=name, source=self.source, bos=self.bos, tokenizer=self.tokenizer)
 
     def hooks(self, asked: str | HookPoint | Sequence[str | HookPoint]) -> list[HookPoint]:
         """Resolve hook names and patterns in forward order; raises UnknownHook."""

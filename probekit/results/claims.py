@@ -18,6 +18,7 @@ from probekit.errors import BadInput
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters
 from probekit.metrics.equivalence import Equivalence, check_margin, equivalence, equivalence_of_interval
 from probekit.results.selection import (
+    NA_WORDS,
     at_position,
     check_known,
     check_one_run,
@@ -27,7 +28,7 @@ from probekit.results.selection import (
     levels,
     lowest_seeds,
 )
-from probekit.results.text import NA_WORDS, number, value_text
+from probekit.results.text import number, value_text
 
 N_BOOTSTRAP = 2_000
 COLUMNS = ("measure", "metric", "arm", "test_domain", "value", "low", "high", "margin", "far", "smallest_detectable",

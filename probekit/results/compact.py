@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probekit.results.selection import level_rank, site_label
-from probekit.results.text import NA_WORDS, fitted, folded, number, printable
+from probekit.results.selection import NA_WORDS, level_rank, site_label
+from probekit.results.text import fitted, folded, number, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,6 +48,13 @@ class Column:
         return f"{self.head} {self.below}".strip()
 
 
+# Of the linear reader where the behaviour is certain: what papers report, to its right.
+_BESIDE = {
+    Column(head, "linear", (0, level_rank("linear"), True, head), (0, level_rank("linear"), True, head)): name
+    for head, name in (("AUROC", "auroc"), ("acc.", "accuracy"))
+}
+
+
 @dataclass(frozen=True)
 class Grid:
     """A map ready to be shown: sites in forward order, columns by level, and the record's row of each cell."""
@@ -63,6 +70,10 @@ class Grid:
         cells: dict[tuple[str, Column], Mapping[str, Any]] = {}
         for row in rows.sort_values("site_order", kind="stable").to_dict("records"):
             cells.setdefault((row["site"], _column(row)), row)
+        of_linear = [(site, row) for (site, column), row in cells.items() if column.head == "linear"]
+        for site, row in of_linear:
+            told = {beside: row[name] for beside, name in _BESIDE.items() if pd.notna(row.get(name))}
+            cells |= {(site, beside): {"value": value, "plain": True} for beside, value in told.items()}
         sites = tuple(dict.fromkeys(site for site, _ in cells))
         columns = sorted({column for _, column in cells}, key=lambda column: column.order)
         levels = [column for column in columns if column.head not in ("prior", "floor")]
@@ -127,8 +138,14 @@ class Grid:
         rows = (self.cells.get((site, column)) for site in self.sites for column in columns)
         return list(dict.fromkeys(str(row["na_reason"]) for row in rows if row and pd.isna(row["value"])))
 
+    def _of_floor(self) -> str:
+        """What AUROC and accuracy are to be compared with."""
+        row = next((row for (_, column), row in self.cells.items() if column.head == "floor"), {})
+        told = [f"{column.head} {number(row.get(name))}" for column, name in _BESIDE.items() if pd.notna(row.get(name))]
+        return f"the input alone: {', '.join(told)}" if told else ""
+
     def _legend(self, shown: Sequence[Column], marks: Mapping[str, str]) -> list[str]:
-        lines = [SCALE]
+        lines = [SCALE, self._of_floor()]
         lines += [UNEMBEDDING] if self.marked else []
         seen = self._reasons(shown)
         lines += ["; ".join(f"NA{marks[reason]} {NA_WORDS.get(reason, 'no reason recorded')}" for reason in seen)]
@@ -171,13 +188,13 @@ def _fitting(columns: Sequence[Column], widths: Mapping[Column, int], room: int)
 def _cell(row: Mapping[str, Any], marks: Mapping[str, str], intervals: bool) -> str:
     if pd.isna(row["value"]):
         return f"NA{marks.get(str(row['na_reason']), '')}"
-    if not intervals or pd.isna(row["low"]) or pd.isna(row["high"]):
+    if not intervals or row.get("plain") or pd.isna(row["low"]) or pd.isna(row["high"]):
         return number(row["value"])
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def _shaded(row: Mapping[str, Any] | None) -> tuple[str, str]:
-    if row is None or pd.isna(row["value"]):
+    if row is None or row.get("plain") or pd.isna(row["value"]):
         return "", ""
     return next((ink, ground) for most, ink, ground in _SHADES if row["value"] <= most)
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
+    NA_WORDS,
     at_domain,
     default_behaviour,
     level_rank,
@@ -21,12 +22,15 @@ from probekit.results.selection import (
     site_label,
     unembedding,
 )
-from probekit.results.text import NA_WORDS, number, printable, value_text
+from probekit.results.text import number, printable, value_text
 
 _FUNCTIONS = {
     "one_threshold": "one threshold", "two_thresholds": "two thresholds", "quadratic": "a quadratic",
     "bilinear": "a bilinear function", "cubic": "a cubic", "mlp16": "a small MLP",
 }  # fmt: skip
+
+
+HALF = 0.5  # of the probability, below which answers are told to be few
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def headline(
     rows = at_domain(rows, domain, seen=True)
     read = rows[(rows["metric"] == "read") & (rows["hook"] != "")]
     last = unembedding(frame, behaviour)
-    warnings = (*_missing(read), *_few(read), *_failed(frame))
+    answers = _told_of(frame).get(behaviour) or {}
+    warnings = (*_little_mass(answers), *_missing(read), *_few(read), *_failed(frame))
     where = f"{printable(behaviour)} of {printable(_first(rows, 'model') or 'the model')}"
     if read.empty:
         return Headline((f"{where}: nothing was read.",), warnings, last)
@@ -62,8 +67,9 @@ def headline(
     where += f" ({printable(domain)})" if domain else ""
     if read["value"].notna().sum() == 0:
         reason = NA_WORDS.get(str(read["na_reason"].mode().iloc[0]), "no reason recorded")
-        return Headline((f"{where}: no value at any site ({reason}).",), warnings, last)
-    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read))
+        said = (f"{where}: no value at any site ({reason}).", _agrees(answers).strip())
+        return Headline(tuple(filter(None, said)), warnings, last)
+    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read) + _agrees(answers))
     return Headline(tuple(filter(None, sentences)), warnings, last)
 
 
@@ -102,7 +108,19 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> str:
     verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"
-    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}"
+    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}{_more_rows(read, row)}"
+
+
+def _more_rows(read: pd.DataFrame, row: pd.Series) -> str:
+    """What a value of few rows bounds: more of them could only have explained more."""
+    here = read[(read["hook"] == row["hook"]) & (read["level"] == row["level"]) & read["n_fit"].notna()]
+    falling = here[here["falls_low"] > 0]
+    if falling.empty:
+        return ""
+    told = falling.iloc[0]
+    fell = f"{number(told['falls'])} [{number(told['falls_low'])}, {number(told['falls_high'])}]"
+    least = f"; so at least {number(1 - row['value'])} is explained" if row["value"] < 1 else ""
+    return f"{least}, more with more rows: the second half of {int(told['n_fit']):,} fit rows brought {fell}"
 
 
 def _preference(row: pd.Series) -> tuple:
@@ -148,13 +166,39 @@ def _floor(read: pd.DataFrame) -> str:
     if known.empty:
         return ""
     left = float((known["floor_bits"] - known["ceiling_bits"]).iloc[0])
+    aside = ""
+    floor = known[(known["level"] == "baseline") & known["auroc"].notna()]
+    if len(floor):
+        aside = f" (AUROC {number(floor['auroc'].iloc[0])})"
     prior = known[(known["level"] == "prior") & known["bits"].notna()]
     if prior.empty:
-        return f"The input alone leaves {left:.2f} bits to explain."
+        return f"The input alone{aside} leaves {left:.2f} bits to explain."
     missed = float((prior["bits"] - prior["ceiling_bits"]).iloc[0])
     return (
-        f"The input alone explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
+        f"The input alone{aside} explains {missed - left:.2f} of the {missed:.2f} bits that the mean law misses; "
         f"{left:.2f} are left to explain."
+    )
+
+
+def _told_of(frame: pd.DataFrame) -> dict[str, dict]:
+    """What the run's manifest says of each behaviour's outcomes."""
+    return ((frame.attrs.get("manifest") or {}).get("provenance") or {}).get("behaviours") or {}
+
+
+def _agrees(answers: dict) -> str:
+    """How often the model's likeliest answer is a label of the same names."""
+    told = [
+        f"{share:.0%} of rows it is the label {printable(name)}" for name, share in answers.get("agrees", {}).items()
+    ]
+    return f" The model's own answer: in {', in '.join(told)}." if told else ""
+
+
+def _little_mass(answers: dict) -> tuple[str, ...]:
+    if not answers.get("likeliest") or answers["covered_mass"] >= HALF:
+        return ()
+    return (
+        f"The answers asked for hold {answers['covered_mass']:.1%} of the probability; most rows would go on with "
+        f"'{printable(answers['likeliest'])}'.",
     )
 
 

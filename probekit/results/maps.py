@@ -21,6 +21,7 @@ from probekit.results.looks import (
     subtitle_of,
     wrapped,
 )
+from probekit.results.selection import NA_WORDS
 
 _SVG_CELLS = 3000  # beyond it the click layer is drawn by WebGL
 
@@ -229,7 +230,7 @@ def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, colour
                 mode="markers+text",
                 name="NA: not a number, the reason in the cell",
                 marker={"symbol": "line-ne", "size": 26, "line": {"width": 1.5, "color": colour}},
-                text=[text_of.NA_WORDS.get(str(reasons.get(pair)), "not measured") for pair in gaps],
+                text=[NA_WORDS.get(str(reasons.get(pair)), "not measured") for pair in gaps],
                 textposition="bottom center",
                 textfont={"color": colour, "size": 11},
                 hoverinfo="skip",

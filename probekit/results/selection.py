@@ -27,6 +27,16 @@ _LEVEL_ORDER = (
 )  # fmt: skip
 
 
+NA_WORDS = {
+    "small_denominator": "nothing to explain",
+    "too_few_rows": "too few rows",
+    "absent_in_test_domain": "absent there",
+    "not_converged": "not converged",
+    "not_defined": "not defined",
+    "failed": "failed",
+}
+
+
 # ------------------------------------------------------------------------------------------------- what there is to see
 
 

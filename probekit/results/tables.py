@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from probekit.hookpoint import HookPoint
+from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
     FEATURE,
+    NA_WORDS,
     ORDERS,
     TRANSFER_ARMS,
     at_arm,
@@ -34,11 +36,12 @@ from probekit.results.selection import (
     positions,
     shown_k,
     site_label,
+    unembedding,
     vocabulary,
 )
 
 _FIGURES = ["value", "low", "high", "na_reason", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n",
-            "groups", "note", "id"]  # fmt: skip
+            "groups", "n_fit", "falls", "falls_low", "falls_high", "auroc", "accuracy", "note", "id"]  # fmt: skip
 TOGETHER = ("band_low", "band_high", "p_max")  # of a level's curve over all hook points, where the run has them
 _WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "level", "source", "k", "label"]
 
@@ -57,10 +60,23 @@ def leak(
     position: str | None = None,
     control: str = "",
 ) -> pd.DataFrame:
-    """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it."""
+    """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it.
+
+    auroc, accuracy: of a reader that is told nothing of the input but its position, as published probes are, where the
+    run has the weak floor; else of the reader beside the floor.
+    """
     rows = pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=control)
     rows = at_domain(rows, domain, seen=True)
     rows = rows[rows["arm"] == at_arm(rows, arm)] if metric == "replace" else rows
+    alone = pick(frame, behaviour=behaviour, metric=metric, floor="weak", position=position, control=control)
+    alone = at_domain(alone, domain, seen=True)
+    alone = alone[(alone["level"] != "baseline") & alone["accuracy"].notna()]
+    if metric == "read" and floor == "strong" and len(alone):
+        keys = ["hook", "level", "source", "k"]
+        told = alone.drop_duplicates(keys)[[*keys, "auroc", "accuracy"]]
+        both = rows.merge(told, how="left", on=keys, suffixes=("", "_alone")).set_index(rows.index)
+        known = both["accuracy_alone"].notna() & (rows["level"] != "baseline")
+        rows = rows.assign(**{name: both[f"{name}_alone"].where(known, both[name]) for name in ("auroc", "accuracy")})
     return _tidy(rows)
 
 
@@ -362,6 +378,46 @@ def _key(parts: Any) -> tuple:
     return tuple(None if pd.isna(part) else part for part in parts)
 
 
+def layers(
+    frame: pd.DataFrame,
+    *,
+    behaviour: str | None = None,
+    domain: str | None = None,
+    level: str = "linear",
+    k: int | None = None,
+    position: str | None = None,
+) -> pd.DataFrame:
+    """One row per site for one level, with what papers report beside FBU: AUROC and accuracy, the floor's own included.
+
+    floor_auroc, floor_accuracy: of the input alone, on the same test rows. n_fit: rows that it was fitted on. falls:
+    how much more it left unexplained when fitted on half of the groups. mark: why a value is NA, or what it must be
+    read with.
+    """
+    rows = leak(frame, behaviour=behaviour, domain=domain, position=position)
+    last = unembedding(frame, behaviour or default_behaviour(frame))
+    floors = rows[rows["level"] == "baseline"].set_index("hook")
+    if len(rows):
+        check_known("level", level, [name for name in rows["level"].unique() if name not in ("prior", "baseline")])
+    rows = rows[rows["level"] == level]
+    rows = at_k(rows, shown_k(frame, rows) if k is None else k).drop_duplicates("hook").reset_index(drop=True)
+    for name in ("auroc", "accuracy"):
+        rows[f"floor_{name}"] = rows["hook"].map(floors[name]) if len(floors) else float("nan")
+    rows["mark"] = [_mark(row, row["hook"] == last and level == "linear") for _, row in rows.iterrows()]
+    columns = ["site", "value", "low", "high", "auroc", "accuracy", "floor_auroc", "floor_accuracy", "bits",
+               "floor_bits", "ceiling_bits", "falls", "falls_low", "falls_high", "n_fit", "n", "groups", "mark",
+               "level", "k", "behaviour", "position", "hook"]  # fmt: skip
+    return rows[columns]
+
+
+def _mark(row: pd.Series, at_last: bool) -> str:
+    if pd.isna(row["value"]):
+        return f"NA: {NA_WORDS.get(str(row['na_reason']), 'no reason recorded')}"
+    few = 0 < row["groups"] < FEW_CLUSTERS
+    return "; ".join(
+        filter(None, ["the unembedding" if at_last else "", f"only {row['groups']} groups" if few else ""])
+    )
+
+
 def provenance(frame: pd.DataFrame) -> pd.DataFrame:
     """Section, key and value of everything in the manifest that `frame` was read with; values as text."""
     manifest = frame.attrs.get("manifest") or {}
@@ -405,7 +461,7 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "replace_map": replace_map, "decomposition": decomposition,
     "frontier": frontier, "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing,
     "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
-    "deletion": deletion, "provenance": provenance,
+    "deletion": deletion, "layers": layers, "provenance": provenance,
 }  # fmt: skip
 
 

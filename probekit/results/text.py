@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probekit.results.selection import at_domain, levels, pick, site_label, vocabulary
+from probekit.results.selection import NA_WORDS, at_domain, levels, pick, site_label, vocabulary
 from probekit.results.tables import layer_curves
 
 if TYPE_CHECKING:
@@ -122,16 +122,6 @@ def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
     if pd.isna(row["low"]) or pd.isna(row["high"]):
         return number(row["value"])
     return f"{number(row['value'])}{sep}[{number(row['low'])}, {number(row['high'])}]"
-
-
-NA_WORDS = {
-    "small_denominator": "nothing to explain",
-    "too_few_rows": "too few rows",
-    "absent_in_test_domain": "absent there",
-    "not_converged": "not converged",
-    "not_defined": "not defined",
-    "failed": "failed",
-}
 
 
 def to_text(frame: pd.DataFrame, title: str = "") -> "Table":

@@ -90,6 +90,10 @@ def test_behaviours(tiny):
     assert np.allclose(got["choice"].law, p[:, [5, 7, 9]] / p[:, [5, 7, 9]].sum(1, keepdims=True), atol=1e-5)
     assert got["choice"].outcomes == ("a", "b", "c")
     assert np.allclose(got["difference"].law[:, 0], p[:, 9] / (p[:, 9] + p[:, 5]), atol=1e-5)
+    # What is renormalised tells what it was of: the mass of the answers, and what most rows would go on with.
+    assert got["choice"].covered == pytest.approx(p[:, [5, 7, 9]].sum(1).mean(), abs=1e-5)
+    assert got["choice"].likeliest == model.token_names([int(np.bincount(p.argmax(1)).argmax())])[0]
+    assert got["next"].likeliest == "" and got["next"].covered == 1
     low, high = p[:, 4:7].sum(1), p[:, 20:22].sum(1)
     assert np.allclose(got["sets"].law, np.stack([low, high, 1 - low - high], 1), atol=1e-5)
     assert got["sets"].outcomes == ("low", "high", "rest")

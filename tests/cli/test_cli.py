@@ -89,7 +89,6 @@ CORRUPT = {
     "missing column": ({"task": TASK.replace('column = "label"', 'column = "lable"')}, "did you mean 'label'?"),
     "one class": ({"csv": rows(one_class=True)}, "one class"),
     "an empty side": ({"csv": rows(n_groups=2)}, "2 groups"),
-    "too few rows": ({"csv": rows(n=24, n_groups=12)}, "fit rows"),
     "unknown level": ({"read": READ.replace('"linear"', '"liner"')}, "Did you mean 'linear'?"),
     "unknown testbed": ({"task": 'testbed = "othello-7x7"\n'}, "Did you mean 'othello-6x6'?"),
     "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
@@ -97,6 +96,14 @@ CORRUPT = {
         {"read": READ, "more": '[[hypotheses]]\nname = "h"\nrule = "rule.py:f"\nfeatures = ["x"]\n'}, "rule.py:f",
     ),
 }  # fmt: skip
+
+
+def test_few_rows_are_a_note_before_and_na_after_and_no_mistake(job, call):
+    code, out, error = call("run", job(csv=rows(n=24, n_groups=12)))
+    assert code == 0, error
+    before, after = error.split("capture", 1)
+    assert "note: behaviour 'label' will be NA: 12 groups where 20 are needed" in " ".join(before.split())
+    assert "too few rows" in " ".join(out.split()) and "Traceback" not in after
 
 
 @pytest.mark.parametrize("wrong", list(CORRUPT))

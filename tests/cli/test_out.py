@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from probekit.cli.out import Phase, console, plain_table, progress, time_left
+from probekit.cli.out import console, plain_table
+from probekit.jobs.progress import Phase, progress, time_left
 from probekit.results.text import rendered
 
 

@@ -50,12 +50,14 @@ def test_tables_are_told_apart():
 
 def test_a_file_of_ones_own(run, tmp_path):
     """Two of the layers, on fewer games."""
-    assert len(SCRIPTS[0].strip().splitlines()) <= 12
+    assert len(SCRIPTS[0].strip().splitlines()) <= 5
     write_games(tmp_path / "games.csv", 1_200)
-    lean = "extrapolate=False, controls=(), n_permutations=0"
-    names, printed = run(SCRIPTS[0].replace("blocks.*.", "blocks.[03].").replace("extrapolate=False", lean))
-    assert printed.split()[:3] == PRINTED[0].split()[:3]
-    first, middle = names["leak"]["value"]
+    lean = 'progress=False, hooks=("blocks.[03].hook_resid_post",), n_permutations=0, falls=False'
+    names, printed = run(SCRIPTS[0].replace("progress=False", lean))
+    said = [line for line in PRINTED[0].splitlines() if line.startswith(("L", " "))]
+    assert [line.split()[:2] for line in said[2:4]] == [["L0", "resid_post"], ["L1", "resid_post"]]
+    assert "linear" in said[0].split() and "AUROC" in said[0].split() and "AUROC" in printed
+    first, middle = names["found"].frame["value"]
     assert middle < first - 0.1
 
 

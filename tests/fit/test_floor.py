@@ -99,6 +99,36 @@ def test_a_floor_that_knows_nothing_does_no_harm(seed, harm):
     assert frame.loc[frame["metric"] == "read", "value"].item() == pytest.approx(1, abs=harm)
 
 
+def test_a_calibration_that_other_rows_do_not_ask_for_earns_no_probe_bits(monkeypatch):
+    """An XOR that the MLP floor half knows, and probes of noise beside it: the value is 1.
+
+    Naive: a temperature of the few rows to calibrate, always applied. Probes earn bits by undoing it.
+    """
+
+    def values() -> list[float]:
+        out = []
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            x = rng.normal(size=(400, 6)).astype(np.float32)
+            law = one_hot(((x[:, 0] * x[:, 1] > 0) ^ (rng.random(400) < 0.1)).astype(int))
+            split = split_by_group(np.arange(400), seed)
+            noise = torch.from_numpy(rng.standard_normal((400, 4))).float()
+            _, logits = fit_floor("strong", {"input": x}, law, np.arange(400), split, seed)
+            fit, select, test = (
+                Rows(noise[side], law[..., side], logits[..., side]) for side in (split.fit, split.select, split.test)
+            )
+            floor = bits(logits[..., split.test], law[..., split.test]).mean()
+            out.append(float(test.bits(fit_path(fit, select)).mean()) / floor)
+        return out
+
+    assert np.mean(values()) == pytest.approx(1, abs=0.005)
+    monkeypatch.setattr(
+        "probekit.fit.floor._fit_theta",
+        lambda logits, law, split: fit_platt(logits[..., split.calibrate], law[..., split.calibrate]),
+    )
+    assert np.mean(values()) < 0.985
+
+
 def test_strong_floor_picks_the_family_that_selection_prefers():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(500, 3)).astype(np.float32)

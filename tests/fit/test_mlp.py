@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from probekit.errors import BadInput
+from probekit.fit import mlp as module
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import fit_path
 from probekit.fit.readout import Rows, cross_entropy
@@ -110,3 +111,32 @@ def test_sites_in_one_batch_are_each_alone():
             assert bits[0] > 0.97
     with pytest.raises(BadInput, match="same shapes"):
         fit_mlps([fits[0], parity(2, 500, 6)[0]], selects[:2], [0, 1])
+
+
+def test_slopes_and_steps_are_those_of_the_library():
+    g = torch.Generator().manual_seed(1)
+    rows = [Rows(torch.randn(40, 6, generator=g), one_hot(torch.randint(0, 3, (40,), generator=g), 3),
+                 torch.randn(3, 1, 40, generator=g)) for _ in range(2)]  # fmt: skip
+    batch = module._Batch.of(rows, torch.zeros(2, 1, 6), torch.ones(2, 1, 6))
+    weights = [torch.randn(w.shape, generator=g) for w in module._initial(batch, 5, [g, g])]
+    at = torch.stack([torch.randperm(40, generator=g)[:16] for _ in range(2)])
+    theirs = [w.clone().requires_grad_() for w in weights]
+    groups = [{"params": theirs[:-1], "weight_decay": module.DECAY}, {"params": theirs[-1:], "weight_decay": 0.0}]
+    library, ours = torch.optim.AdamW(groups, lr=0.01), module._Adam(weights)
+    for _ in range(3):
+        lost = torch.zeros(())
+        for i, row in enumerate(rows):
+            hidden = torch.nn.functional.gelu(row.z[at[i]] @ theirs[0][i] + theirs[1][i])
+            said = (hidden @ theirs[2][i] + theirs[3][i]).T.view(3, 1, 16)
+            logits = theirs[4][i][:, None] * row.beside[..., at[i]] + said
+            lost = lost + cross_entropy(logits, row.law[..., at[i]]).mean()
+        library.zero_grad()
+        lost.backward()
+        slopes = batch.slopes(at, weights)
+        for slope, weight in zip(slopes, theirs, strict=True):
+            assert weight.grad is not None
+            assert torch.allclose(slope, weight.grad, atol=1e-5)
+        library.step()
+        ours.step(0.01, slopes)
+        for weight, other in zip(weights, theirs, strict=True):
+            assert torch.allclose(weight, other, atol=1e-5)

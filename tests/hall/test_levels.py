@@ -89,3 +89,14 @@ def test_a_wrapped_function_is_hashed_by_its_source():
     hashes = [Hypothesis.of("h", ("a",), rule).source_hash for rule in (one, two, one)]
     assert hashes[0] == hashes[2] != hashes[1]
     assert len(hashes[0]) == 16
+
+
+def test_a_hypothesis_may_be_stated_in_the_order_of_a_job_s_keys():
+    def rule(features):
+        return features["a"]
+
+    one, other = Hypothesis.of("h", ("a", "b"), rule), Hypothesis.of("h", rule, ["a", "b"])
+    assert one == other and one.features == ("a", "b") and one.rule is rule
+    for features, wrong in (("a", rule), (("a",), ("b",)), (rule, rule)):
+        with pytest.raises(BadInput, match="hypothesis 'h' is made of names of features and a function"):
+            Hypothesis.of("h", features, wrong)

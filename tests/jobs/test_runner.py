@@ -321,6 +321,37 @@ def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, 
     assert (run.records.query("behaviour == 'choice' and metric == 'read'")["na_reason"] == "").all()
 
 
+def test_what_answers_are_worth_is_told_before_anything_is_read(small, tmp_path, caplog):
+    """Mass, entropy and agreement with the label against the library's own forward on the same texts."""
+    write_rows(tmp_path / "rows.csv", 60)
+    text = (tmp_path / "rows.csv").read_text().replace(",yes,", ",He,").replace(",no,", ",nine ,")
+    (tmp_path / "rows.csv").write_text(text)
+    path = write_job(tmp_path, small, read=READ.replace('"linear"', '"baseline"'), hooks='"blocks.0.hook_resid_post"')
+    (tmp_path / "rows.csv").write_text(text)
+    run = go(path, tmp_path)
+    model = pk.load_model(small)
+    told, agrees, tops = [], [], []
+    ids = [model.tokenizer.convert_tokens_to_ids(word) for word in ("he", "nine")]
+    for row in csv.DictReader(text.splitlines()):
+        tokens = torch.tensor([model.tokenizer(row["text"])["input_ids"]])
+        with torch.no_grad():
+            p = torch.softmax(model.bridge.hf(tokens).logits[0, -1].double(), -1)
+        told.append(float(p[ids].sum()))
+        tops.append(int(p.argmax()))
+        agrees.append((p[ids[0]] > p[ids[1]]) == (row["label"] == "He"))
+    kept = run.manifest["provenance"]["behaviours"]["choice"]
+    assert kept["covered_mass"] == pytest.approx(np.mean(told), abs=1e-4)
+    assert kept["agrees"] == {"label": pytest.approx(np.mean(agrees))}
+    assert 0 <= kept["entropy_bits"] <= 1
+    likeliest = model.token_names([int(np.bincount(tops).argmax())])[0]
+    assert kept["likeliest"] == likeliest
+    little = kept["covered_mass"] < 0.5
+    assert little == ("hold" in caplog.text), caplog.text
+    shown = str(pk.summary(run.records, behaviour="choice"))
+    assert little == ("The answers asked for hold" in " ".join(shown.split()))
+    assert "it is the label label" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("transfer", ["", '[transfer]\nlevels = ["linear"]\n'])
 def test_where_no_label_varies_nothing_is_captured(small, tmp_path, transfer):
     path = write_job(tmp_path, small, domains=("seen", "new"), more=transfer)

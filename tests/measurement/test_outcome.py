@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from probekit.measurement.outcome import Coordinates, Decoded, Kept, ReaderName, decoded_of, kept_of, to_tensors
+from probekit.measurement.outcome import Coordinates, Decoded, Kept, ReaderName, Scores, decoded_of, kept_of, to_tensors
 
 LINEAR, PAIR, SIMPLE = (
     ReaderName("linear", "behaviour", None), ReaderName("directions", "behaviour", 2),
@@ -14,7 +14,7 @@ KEPT = Kept(
     directions={PAIR: np.ones((5, 2), np.float32), SIMPLE: np.zeros((5, 12), np.float32)},
     select={LINEAR: np.array([0.25, 0.5]), PAIR: np.array([1.0, 2.0])},
     null={LINEAR: np.arange(8.0).reshape(2, 4)},
-    linear=np.array([0.25, 0.5]), worst_rows=np.array([7, 3]), worst_bits=np.array([9.0, 4.0]),
+    linear=np.array([0.25, 0.5]), scores=Scores(np.array([7, 3]), np.array([9.0, 4.0]), np.array([-1.5, np.nan])),
 )  # fmt: skip
 
 
@@ -23,7 +23,9 @@ def same(a, b):
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b)
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    if isinstance(a, tuple):
+        return type(a) is type(b) and all(map(same, a, b))
     return a == b
 
 
@@ -47,9 +49,8 @@ def test_names_of_older_run_folders_are_read():
     older = {
         "directions|behaviour|2": np.ones((5, 2)), "select/simple:quadratic/joint/12": bits, "select_bits": bits,
         "null/linear/behaviour/None": np.zeros((2, 4)), "select/prior//None": bits,
-        "worst_rows": np.array([1]), "worst_bits": np.array([2.0]),
     }  # fmt: skip
-    kept = kept_of(older)
+    kept = kept_of(older | {"worst_rows": np.array([1]), "worst_bits": np.array([2.0])})  # which no reader asks for
     assert set(kept.directions) == {PAIR} and set(kept.null) == {LINEAR}
     assert kept.select[SIMPLE].tolist() == [0.5, 0.75] and kept.select[ReaderName("prior", "", None)] is not None
     assert same(to_tensors(kept), older)

@@ -27,6 +27,39 @@ MAX_K = 8  # beyond it a class of all products is no longer a simple function
 
 
 @dataclass(frozen=True)
+class Core:
+    """The coordinates that joint fits look at: all of the frame, or the loudest, with the linear readout's directions.
+
+    Few rows fit anything along as many coordinates as there are rows, and whichever are quiet only cost time. axes
+    [r, q]: of the core in the frame, None where it is the frame; variance [q]; linear [q, l]: directions of the
+    linear readout; rows: to fit, and what decides.
+    """
+
+    axes: Float[Tensor, "r q"] | None
+    variance: Float[Tensor, " q"]
+    linear: Float[Tensor, "q l"]
+    rows: tuple[Rows, Rows]
+
+    @classmethod
+    def of(cls, rows: tuple[Rows, Rows], variance: Float[Tensor, " r"], linear: Float[Tensor, "r l"], m: int) -> "Core":
+        """Of the m loudest of r coordinates."""
+        r, n_linear = linear.shape
+        if m + n_linear >= r:
+            return cls(None, variance, linear, rows)
+        # What the directions have beyond the loudest, uncorrelated with these and with each other.
+        quiet, turn = torch.linalg.qr(linear[m:] * variance[m:, None].sqrt())
+        beyond = quiet / variance[m:, None].sqrt()
+        length = beyond.norm(dim=0).clamp_min(1e-12)
+        axes = torch.block_diag(torch.eye(m).to(linear), beyond / length)
+        inside = torch.cat([linear[:m], length[:, None] * turn])
+        return cls(axes, torch.cat([variance[:m], 1 / length**2]), inside, (rows[0].along(axes), rows[1].along(axes)))
+
+    def back(self, directions: Float[Tensor, "q k"]) -> Float[Tensor, "r k"]:
+        """Directions in the core as directions in the frame."""
+        return directions if self.axes is None else self.axes @ directions
+
+
+@dataclass(frozen=True)
 class Region:
     """What joint fits at one site share. `near` rows are in coordinates of the basis, `far` ones in whitened ones.
 

@@ -138,7 +138,7 @@ def _coordinates(rows: Tensor, turned: bool) -> tuple[Tensor, Tensor | None, Ten
     if not turned:
         return (torch.ones_like(rows[:, 0]) @ rows) / len(rows), None, torch.ones_like(rows[0])
     frame = fit_frame(rows)
-    scale = float(frame.rotation[:, 0].norm())
+    scale = frame.length
     return frame.mean, frame.rotation / scale, (frame.variance / scale**2).clamp_min(1e-12)
 
 

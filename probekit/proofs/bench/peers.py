@@ -74,7 +74,7 @@ def ours(problem: Problem, strictness: int) -> Solved:
             out.append(found.logits(site.held_out))
             continue
         frame = fit_frame(site.fit)
-        scale = float(frame.rotation[:, 0].norm())
+        scale = frame.length
         readout = fit_readout(frame.apply(site.fit), law, None, frame.variance, ridge * scale**2, tolerance=tolerance)
         seconds += time.perf_counter() - started
         out.append(readout.logits(frame.apply(site.held_out)))

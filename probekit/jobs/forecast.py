@@ -1,0 +1,119 @@
+"""Forecast: what a file holds and what its job will cost and cannot measure, known before a model is loaded."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.inputs.columns import Columns, as_list, missing, read_columns
+from probekit.inputs.filetask import asked_columns, templates
+from probekit.metrics.classes import pool_rare, pooled, unmeasurable
+from probekit.metrics.splits import Split, splits_by_group
+from probekit.spec import JobSpec
+
+SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to the limit of many rows
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """texts: rows of the file that are read. groups: of the first domain, which readers are fitted in, as fit_rows are.
+
+    classes: behaviour -> class -> rows, of labels. tokens: of all texts without what a template of chats adds; None
+    where no tokenizer is at hand. passes: of the model over all texts. folds: outer and inner. notes: sentences on what
+    will be NA, or will have to be read with care.
+    """
+
+    texts: int
+    groups: int
+    domains: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, int]]
+    tokens: int | None
+    passes: int
+    folds: tuple[int, int]
+    fit_rows: int
+    notes: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        named = ", ".join(f"{n:,} {name}" for name, n in self.domains.items())
+        yield f"file: {self.texts:,} texts, {named}" if len(self.domains) > 1 else f"file: {self.texts:,} texts"
+        for behaviour, counts in self.classes.items():
+            told = [f"{name} {n:,}" for name, n in list(counts.items())[:6]]
+            yield f"{behaviour}: {', '.join(told)}" + (f" and {len(counts) - 6} more" if len(counts) > 6 else "")
+        tokens = "" if self.tokens is None else f" over about {self.tokens:,} tokens"
+        yield f"model: {self.passes} forward pass{'es' * (self.passes > 1)} of every text{tokens}"
+        outer, inner = self.folds
+        yield (
+            f"readers: fitted on about {self.fit_rows:,} rows of {self.groups:,} groups, {outer} outer x {inner} inner "
+            f"fold{'s' * (outer * inner > 1)}"
+        )
+        yield from (f"note: {note}" for note in self.notes)
+
+
+def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path | None) -> Forecast:
+    """Of a job on a file. config, folder: of its model where it is local. Raises BadInput for what is wrong in it."""
+    task = spec.task
+    asked, text = asked_columns(task)
+    columns = read_columns(base / str(task.file), asked, text)
+    columns = columns.first(task.n_examples, task.domain) if task.n_examples else columns
+    domain = np.array(columns.names(task.domain, "domain") if task.domain else ["all"] * len(columns))
+    names = columns.names(task.group, "group") if task.group else [str(i) for i in range(len(columns))]
+    home = domain == domain[0]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
+    group = np.array([number[name] for name in names])[home]
+    folds = spec.read.folds_of(int(home.sum()))
+    splits = splits_by_group(group, spec.seed_data, *folds)
+    labels = {b.name: columns.values[b.column] for b in task.behaviours if b.kind == "label" and b.column}
+    labels = {name: values for name, values in labels.items() if _are_classes(values)}
+    twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
+    width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
+    notes = [why for name, values in labels.items() if (why := _why_not(name, np.array(values)[home], group, splits))]
+    if isinstance(width, int) and fit_rows < SURE * width:
+        notes.append(
+            f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "
+            f"not extrapolated (that takes {SURE} rows per coordinate)"
+        )
+    return Forecast(
+        len(columns), len(set(group.tolist())), Counter(domain.tolist()),
+        {name: Counter(map(str, values)) for name, values in labels.items()}, _tokens(spec, columns, folder),
+        1 + twin + len(spec.read.delete), folds, fit_rows, tuple(notes),
+    )  # fmt: skip
+
+
+def _are_classes(values: Sequence[Any]) -> bool:
+    """One class for each row, which is all that can be counted without knowing what is read."""
+    return not any(missing(v) or isinstance(v, float) or as_list(v) is not None for v in values)
+
+
+def _why_not(name: str, values: np.ndarray, group: np.ndarray, splits: Sequence[Split]) -> str:
+    classes, code = np.unique(values.astype(str), return_inverse=True)
+    law = np.eye(len(classes))[code]
+    place, n = pool_rare(law, [split.fit for split in splits])
+    law, outcomes = pooled(law, classes.tolist(), place) if n else (law, classes.tolist())
+    test = np.concatenate([split.test for split in splits])
+    every = (unmeasurable(law, outcomes, group, {"fit": split.fit, "test": test}) for split in splits)
+    if why := next(filter(None, every), ""):
+        return f"behaviour '{name}' will be NA: {why}"
+    return f"{n} classes of '{name}' with few rows will be one, `{outcomes[-1]}`" if n else ""
+
+
+def _tokens(spec: JobSpec, columns: Columns, folder: Path | None) -> int | None:
+    """Counted by the tokenizer's own file, which opens in a blink; None for chats, whose template needs the library."""
+    task = spec.task
+    if task.tokens is not None:
+        return sum(len(columns.integers(i, task.tokens, "token ids")) for i in range(len(columns)))
+    if task.source_is_chat or folder is None or not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    if task.text is not None:
+        texts = [str(value) for value in columns.present(task.text)]
+    else:
+        (template,) = templates(task)
+        rows = ({name: str(columns.present(name)[i]) for name in template.fields} for i in range(len(columns)))
+        texts = [template.fill(row).text for row in rows]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return sum(len(found.ids) for found in tokenizer.encode_batch(texts))

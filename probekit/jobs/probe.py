@@ -1,0 +1,170 @@
+"""`probe`: a model and a file of texts in, what each layer knows of a column out. The same run as a job in TOML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.activations.capture import DEFAULT_STORE
+from probekit.errors import BadInput
+from probekit.jobs.progress import progress as shown
+from probekit.jobs.runner import run_job
+from probekit.model.model import Model
+from probekit.results.figures import figure, write_figure
+from probekit.results.selection import pick
+from probekit.results.summary import Summary, summary
+from probekit.results.tables import layers
+from probekit.spec import JobSpec
+from probekit.storage.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+LEVELS = ("prior", "baseline", "direction", "linear")
+
+
+@dataclass(frozen=True, repr=False)
+class Probe:
+    """What was found, in a run folder: printed, a few sentences and a map.
+
+    run: the folder, with everything measured. behaviour: what was read. job: the TOML that measures it again.
+    """
+
+    run: Run
+    behaviour: str
+    job: str
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """A row per layer for the linear reader: value (unexplained share), low, high, auroc, accuracy, the floor's."""
+        return layers(self.run.records, behaviour=self.behaviour)
+
+    @property
+    def summary(self) -> Summary:
+        """The headline and the map."""
+        return summary(self.run.records, behaviour=self.behaviour)
+
+    def best(self) -> "pd.Series":
+        """The layer that selection rows prefer, with the value that this choice leaves: not the best of test values."""
+        rows = pick(self.run.records, behaviour=self.behaviour, metric="selected", position=None)
+        rows = rows[rows["level"] == "linear"]
+        if rows.empty:
+            raise BadInput(f"no layer was chosen for '{self.behaviour}': nothing was read at two layers or more.")
+        chosen = rows.iloc[0]
+        found = self.frame.set_index("hook").loc[chosen["hook"]].copy()
+        found["hook"] = chosen["hook"]
+        for name in ("value", "low", "high"):
+            found[name] = chosen[name]
+        return found
+
+    def figure(self, template: str = "light") -> "go.Figure":
+        """Unexplained share along the layers, with intervals and controls."""
+        return figure("layer_curves", self.run.records, behaviour=self.behaviour, template=template)
+
+    def scores(self) -> "pd.DataFrame":
+        """A row per text that was tested, a column per layer: what the linear reader says of a text it never saw.
+
+        Of two classes the log odds of the second in alphabetical order (natural logarithm), of the activations alone;
+        of more classes, missed bits. The index is the row of the file, from 0.
+        """
+        table = self.run.table("scores")
+        table = table[table["behaviour"] == self.behaviour]
+        told = "log_odds" if table["log_odds"].notna().any() else "missed_bits"
+        wide = table.pivot_table(index="example", columns="hook", values=told, sort=False).sort_index()
+        order = [hook for hook in self.frame["hook"] if hook in wide]
+        return wide[order].rename_axis("row").rename_axis(columns=None)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write layers.csv, scores.csv, layers.html and job.toml, which `probekit run` measures again."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.frame.to_csv(folder / "layers.csv", index=False)
+        self.scores().to_csv(folder / "scores.csv")
+        write_figure(self.figure(), folder / "layers.html")
+        (folder / "job.toml").write_text(self.job, encoding="utf-8")
+        return folder
+
+    def __repr__(self) -> str:
+        return str(self.summary)
+
+    def _repr_html_(self) -> str:
+        return self.summary._repr_html_()
+
+
+def probe(
+    model: Model | str | Path,
+    file: str | Path,
+    *,
+    label: str,
+    text: str | None = None,
+    tokens: str | None = None,
+    group: str | None = None,
+    domain: str | None = None,
+    position: str | None = None,
+    hooks: Sequence[str] = ("blocks.*.hook_resid_post",),
+    levels: Sequence[str] = LEVELS,
+    root: str | Path = "runs",
+    store: str | Path = DEFAULT_STORE,
+    device: str = "cpu",
+    progress: bool = True,
+    **read: Any,
+) -> Probe:
+    """How well a label of one's own file is read off each layer of a model, beside what the text alone says.
+
+    model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. label: its column of
+    classes. text: its column of texts, or a template such as "The capital of {country} is"; or tokens: its column of
+    token ids. group: its column of what could be memorised, such as the entity a text is about; no group is both fitted
+    and tested. domain: its column of situations, of which the first in the file is fitted. position: where a text is
+    read, its last token when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it
+    is. read: further keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in
+    one sentence for anything wrong.
+
+    >>> import probekit as pk
+    >>> pk.probe("./nowhere", "my.csv", text="statement", label="true")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    probekit.errors.BadInput: no file my.csv...
+    """
+    import tomli_w
+
+    path = Path(file)
+    if not path.is_file():
+        raise BadInput(f"no file {path}: give the path of a CSV, JSONL or Parquet file.")
+    given = model if isinstance(model, Model) else None
+    if (text is None) == (tokens is None):
+        raise BadInput("probe reads either `text` or `tokens`, a column of the file: name exactly one.")
+    source = "tokens" if text is None else "template" if "{" in text else "text"
+    optional = {source: text or tokens, "group": group, "domain": domain, "position": position}
+    job: dict[str, Any] = {
+        "name": _name(path),
+        "model": _told(given) if given else {"name": str(model), "twin": False},
+        "task": {"file": str(path.resolve()), **{key: v for key, v in optional.items() if v is not None},
+                 "behaviours": [{"name": label, "kind": "label", "column": label}]},
+        "read": {"hooks": list(hooks), "levels": list(levels), "controls": ["permuted"],
+                 "decomposition": False, "extrapolate": False} | {key: _plain(value) for key, value in read.items()},
+        **({"transfer": {"levels": ["linear"]}} if domain is not None else {}),
+    }  # fmt: skip
+    spec = JobSpec.check(job, "probe")
+    if progress:
+        with shown() as say:
+            run = run_job(spec, model=given, root=root, store=store, device=device, progress=say)
+    else:
+        run = run_job(spec, model=given, root=root, store=store, device=device)
+    return Probe(run, label, tomli_w.dumps(job))
+
+
+def _told(model: Model) -> dict[str, Any]:
+    """The [model] table that loads this one again."""
+    if model.name not in (model.source, Path(model.source).name):
+        raise BadInput(f"{model.name} was made in memory, which no job can load again: save it, and give its folder.")
+    asked = {"revision": model.revision or None, "dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos}
+    return {"name": model.source, "twin": False} | {key: value for key, value in asked.items() if value}
+
+
+def _name(path: Path) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("._-")[:60]
+    return kept or "probe"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

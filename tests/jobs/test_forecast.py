@@ -1,0 +1,136 @@
+"""What `plan` tells of a file before a model is loaded, held to what loading the task finds."""
+
+import csv
+import random
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import checkpoints
+import probekit as pk
+from probekit.cli.main import app
+from probekit.errors import BadInput, UnknownHook
+from probekit.hookpoint import check_pattern
+from probekit.jobs.plan import forecast_of, plan_rows
+from probekit.measurement.cell import measurements_of
+from probekit.spec import JobSpec
+
+WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("forecast")
+    checkpoints.write(made / "model", "llama")
+    return made
+
+
+def write(folder, labels, per_group=4):
+    """A text for each label, in groups; the labels stand in the order given."""
+    draw = random.Random(0)
+    with (folder / "rows.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["text", "label", "group"])
+        out.writerows(
+            [" ".join(draw.choices(WORDS, k=5)), label, f"g{i // per_group}"] for i, label in enumerate(labels)
+        )
+
+
+def job(**changes):
+    """A job on that file."""
+    asked = {
+        "name": "job", "model": {"name": "model"},
+        "task": {"file": "rows.csv", "text": "text", "group": "group",
+                 "behaviours": [{"name": "label", "kind": "label", "column": "label"}]},
+    }  # fmt: skip
+    return JobSpec.check(asked | changes, "here")
+
+
+def test_it_is_what_the_task_turns_out_to_be(folder):
+    write(folder, ["yes", "no", "no", "yes"] * 60)
+    told = forecast_of(job(), folder)
+    model = pk.load_model(folder / "model")
+    task = pk.load_task(folder / "rows.csv", model=model, text="text", group="group",
+                        behaviours=[{"name": "label", "kind": "label", "column": "label"}])  # fmt: skip
+    assert told.texts == len(task.tokens) == 240 and told.groups == len(set(task.group.tolist())) == 60
+    assert told.tokens == sum(map(len, task.tokens))
+    assert told.classes == {"label": {"yes": 120, "no": 120}}
+    acts = pk.capture(model, task, "blocks.0.hook_resid_post", store=None)
+    measurement = measurements_of(acts.observations, {}, job().read)["all"]
+    splits = measurement.splits("all")
+    assert told.folds == (5, 3) == (len(splits), len(splits[0].inner))
+    assert told.fit_rows == round(np.mean([len(split.fit) for split in splits]))
+    assert measurement.unmeasurable("label", "all") == "" and not any("NA" in note for note in told.notes)
+    assert "at least" in " ".join(told.notes)  # 32 coordinates, 240 rows
+
+
+def test_passes_are_those_of_the_twin_and_of_what_is_deleted(folder):
+    write(folder, ["yes", "no"] * 60)
+    task = {"file": "rows.csv", "template": "say {text}", "group": "group",
+            "behaviours": [{"name": "label", "kind": "label", "column": "label"}]}  # fmt: skip
+    assert forecast_of(job(), folder).passes == 2
+    assert forecast_of(job(model={"name": "model", "twin": False}), folder).passes == 1
+    assert forecast_of(job(task=task, read={"delete": ["field:text"]}), folder).passes == 3
+    longer = forecast_of(job(task=task), folder)
+    assert longer.tokens > forecast_of(job(), folder).tokens
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["yes"] * 200 + ["no"] * 6, "'no' has .* rows, where 8 are needed"),
+        (["yes", "no"] * 30, "15 groups where 20 are needed"),
+    ],
+)
+def test_what_will_be_na_is_told_in_advance_in_the_words_of_the_run(folder, labels, said):
+    write(folder, labels)
+    (note,) = [note for note in forecast_of(job(), folder).notes if "will be NA" in note]
+    model = pk.load_model(folder / "model")
+    task = pk.load_task(folder / "rows.csv", model=model, text="text", group="group",
+                        behaviours=[{"name": "label", "kind": "label", "column": "label"}])  # fmt: skip
+    acts = pk.capture(model, task, "blocks.0.hook_resid_post", store=None)
+    why = measurements_of(acts.observations, {}, job().read)["all"].unmeasurable("label", "all")
+    assert note == f"behaviour 'label' will be NA: {why}"
+    import re
+
+    assert re.search(said, note)
+
+
+def test_rare_classes_that_become_one_are_told(folder):
+    write(folder, [*["yes", "no"] * 100, *["perhaps", "rather"] * 3])
+    (note,) = [note for note in forecast_of(job(), folder).notes if "will be one" in note]
+    assert note == "2 classes of 'label' with few rows will be one, `rest`"
+
+
+def test_hooks_that_no_model_has_are_refused_before_one_is_loaded(folder):
+    write(folder, ["yes", "no"] * 60)
+    with pytest.raises(UnknownHook, match=r"no hook point 'blocks\.3\.hook_resid_post': it has 3 layers \(0-2\)"):
+        plan_rows(job(read={"hooks": ["blocks.3.hook_resid_post"]}), folder)
+    with pytest.raises(UnknownHook, match="Did you mean 'blocks.\\*.hook_resid_post'"):
+        plan_rows(job(read={"hooks": ["blocks.*.hook_residpost"]}), folder)
+    for fine in ("blocks.2.hook_resid_post", "blocks.*.attn.hook_pattern", "hook_embed", "blocks.*.hook_*"):
+        check_pattern(fine, 3, "model")
+    check_pattern("blocks.99.hook_resid_post", None, "a model of the hub")
+
+
+def test_levels_that_cannot_be_kept_are_refused():
+    with pytest.raises(BadInput, match="not 'direction': one direction is `directions` at ks = \\[1\\]"):
+        job(replace={"levels": ["direction"]})
+    with pytest.raises(BadInput, match="replace.levels has 'directions', which read.levels lacks"):
+        job(replace={"levels": ["directions"]}, read={"levels": ["linear"]})
+    assert job(replace={"levels": ["directions"]}).replace.levels == ("directions",)
+
+
+def test_plan_prints_it_at_80_columns(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    write(folder, ["yes"] * 200 + ["no"] * 6)
+    (folder / "job.toml").write_text(
+        'name = "job"\n[model]\nname = "model"\n[task]\nfile = "rows.csv"\ntext = "text"\ngroup = "group"\n'
+        '[[task.behaviours]]\nname = "label"\nkind = "label"\ncolumn = "label"\n'
+    )
+    done = CliRunner().invoke(app, ["plan", str(folder / "job.toml")])
+    assert done.exit_code == 0
+    said = " ".join(done.stdout.split())
+    assert "label: yes 200, no 6" in said and "will be NA" in said and "2 forward passes" in said
+    assert max(map(len, done.stdout.splitlines())) <= 80

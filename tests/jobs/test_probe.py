@@ -1,0 +1,106 @@
+"""`probe`: five lines for one's own file, and the same run as its job in TOML."""
+
+import csv
+import random
+import tomllib
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import checkpoints
+import probekit as pk
+from probekit.errors import BadInput
+
+WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
+QUICK = {"outer_folds": 3, "inner_folds": 1, "n_permutations": 19, "levels": ("prior", "baseline", "linear")}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A label that the last word decides, of texts in groups of four, read from a random checkpoint."""
+    folder = tmp_path_factory.mktemp("probe")
+    checkpoints.write(folder / "model", "gpt2")
+    draw = random.Random(0)
+    with (folder / "my file.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["statement", "kind", "topic"])
+        for i in range(240):
+            words = [draw.choice(WORDS) for _ in range(4)]
+            out.writerow([" ".join(words), "early" if words[-1] < "m" else "late", i // 4])
+    model = pk.load_model(folder / "model")
+    asked = {"text": "statement", "label": "kind", "group": "topic", "root": folder / "runs", "store": folder / "store"}
+    return folder, model, asked, pk.probe(model, folder / "my file.csv", **asked, **QUICK, progress=False)
+
+
+def test_a_frame_of_layers_with_what_papers_report(found):
+    _, model, _, probe = found
+    frame = probe.frame
+    assert frame["site"].tolist() == [f"L{i} resid_post" for i in range(model.n_layers)]
+    assert (
+        frame[["value", "low", "high", "auroc", "accuracy", "floor_auroc", "floor_accuracy", "n_fit"]]
+        .notna()
+        .all(axis=None)
+    )
+    assert (frame["n"] == 240).all() and (frame["groups"] == 60).all()  # every group is tested once
+    assert frame["auroc"].iloc[0] > 0.85 and (frame["auroc"] > 0.65).all(), "the last word is there at every layer"
+    assert "AUROC" in repr(probe) and "the input alone" in repr(probe)
+    assert max(map(len, repr(probe).splitlines())) <= 80
+
+
+def test_scores_are_of_rows_that_the_reader_never_saw(found):
+    """Their AUROC is the one told, and that of scikit-learn's reader on the same activations."""
+    folder, model, _, probe = found
+    scores, frame = probe.scores(), probe.frame
+    assert scores.index.tolist() == list(range(240)) and list(scores.columns) == frame["hook"].tolist()
+    with (folder / "my file.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    late = np.array([row["kind"] == "late" for row in rows])
+    told = frame.set_index("hook")["auroc"]
+    for hook in scores:
+        assert roc_auc_score(late, scores[hook]) == pytest.approx(told[hook], abs=1e-6)
+    task = pk.load_task(folder / "my file.csv", model=model, text="statement", group="topic",
+                        behaviours=[{"name": "kind", "kind": "label", "column": "kind"}])  # fmt: skip
+    hook = frame["hook"].iloc[-1]
+    x = pk.capture(model, task, hook, store=None).sites[hook].float().numpy()
+    group = np.array([int(row["topic"]) for row in rows])
+    theirs = np.empty(240)
+    for fold in range(3):
+        test = group % 3 == fold
+        judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2_000)).fit(x[~test], late[~test])
+        theirs[test] = judge.decision_function(x[test])
+    assert told[hook] == pytest.approx(roc_auc_score(late, theirs), abs=0.03)
+
+
+def test_best_is_chosen_on_selection_rows(found):
+    _, _, _, probe = found
+    best = probe.best()
+    selected = probe.run.records.query("metric == 'selected' and level == 'linear' and control == ''").iloc[0]
+    assert best["hook"] == selected["hook"] and best["value"] == selected["value"]
+    assert {"site", "low", "high", "auroc"} <= set(best.index)
+
+
+def test_it_is_the_run_of_its_toml(found, monkeypatch):
+    folder, _, asked, probe = found
+    saved = probe.save(folder / "saved")
+    assert {file.name for file in saved.iterdir()} == {"layers.csv", "scores.csv", "layers.html", "job.toml"}
+    assert tomllib.loads((saved / "job.toml").read_text())["task"]["text"] == "statement"
+    again = pk.run_job(saved / "job.toml", root=asked["root"], store=asked["store"])
+    assert again.path == probe.run.path, "nothing is measured again"
+
+
+def test_a_template_and_words_of_a_mistake(found):
+    folder, model, asked, _ = found
+    with pytest.raises(BadInput, match="no file"):
+        pk.probe(model, folder / "absent.csv", text="statement", label="kind")
+    with pytest.raises(BadInput, match="either `text` or `tokens`"):
+        pk.probe(model, folder / "my file.csv", label="kind")
+    with pytest.raises(BadInput, match="statment.*statement"):
+        pk.probe(model, folder / "my file.csv", **asked | {"text": "statment"}, progress=False)
+    with pytest.raises(BadInput, match="lambdas|lamdas"):
+        pk.probe(model, folder / "my file.csv", **asked, lamdas=(1.0,), progress=False)
+    with pytest.raises(BadInput, match="made in memory"):
+        pk.probe(model.random_twin(0), folder / "my file.csv", **asked, progress=False)
