@@ -61,7 +61,7 @@ def measure_auroc(fold: Fold, there: Setting, reader: Reader) -> None:
         ("class_means", means, "along the difference of class means"),
     ):
         # Directions of folds are scored together: in units of their own fit rows, and pointing to the second outcome.
-        direction = along / along.norm()
+        direction = along / along.norm().clamp_min(1e-12)  # of a site that says the same everywhere it has no length
         fitted = fit.x @ direction
         sign = 1.0 if float(((fitted - fitted.mean()) * second).mean()) >= 0 else -1.0
         score = sign * (test @ direction - fitted.mean()) / fitted.std().clamp_min(1e-12)

@@ -100,3 +100,11 @@ def test_an_auroc_says_which_mean_difference_it_is_of():
     assert abs(found.loc["mean_difference", "value"] - judged) > 0.05
     assert found.loc["class_means", "note"].startswith("along the difference of class means")
     assert found.loc["mean_difference", "note"].startswith("along E[h (p - floor)]")
+
+
+def test_class_means_that_are_one_rank_nothing():
+    """A site that says the same at every row has no direction, which is .5 and no error."""
+    label = np.arange(400) % 2
+    frame = pk.measure(np.ones((400, 3)), behaviour=label, levels=("direction",), outer_folds=1, inner_folds=1, **QUICK)
+    found = frame[(frame["metric"] == "auroc") & (frame["source"] == "class_means")]
+    assert found["value"].tolist() == [1.0]
