@@ -19,7 +19,6 @@ from probekit.storage.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 LEVELS = ("prior", "baseline", "direction", "linear")
 
@@ -58,8 +57,8 @@ class Probe:
             found[name] = chosen[name]
         return found
 
-    def figure(self, template: str = "light") -> "go.Figure":
-        """Unexplained share along the layers, with intervals and controls."""
+    def figure(self, template: str = "light") -> Any:
+        """A plotly figure: unexplained share along the layers, with intervals and controls."""
         return figure("layer_curves", self.run.records, behaviour=self.behaviour, template=template)
 
     def scores(self) -> "pd.DataFrame":
