@@ -1,7 +1,7 @@
 """Floor: the best *input-only* reader of a named family and budget, cross-fitted so that its logits are honest offsets.
 
 Strong floor: linear readout of all input blocks, where the rows are text also of its n-grams (fit/wording.py), and an
-MLP of width 256 on top of it (fit/mlp.py states its budget), whichever does better on the selection fold. Weak floor:
+MLP of width 256 on top of it (fit/mlp.py states its budget) where rows that it has not seen gain by it. Weak floor:
 linear readout of the position alone.
 
 Each row gets its logits from one member: rows of the fit fold from the one that did not see their group, all others
@@ -13,6 +13,7 @@ cross-fitted fit rows, if those to select and to calibrate on gain: no probe ear
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -160,17 +161,27 @@ def fit_floor(
     # With a single group there is nothing to leave out; the one model then sees all fit rows.
     insides = [split.fit[fold != i] if n_members > 1 else split.fit for i in range(n_members)]
     members = tuple(_fit_linear(rows, law, inside, split.select) for inside in insides)
-    candidates = [Floor(name, "linear", blocks, members, prior)]
+    floor = Floor(name, "linear", blocks, members, prior)
     if name == "strong":
-        stacked = [_fit_stacked(one, rows, law, inside, split.select, seed + i)
-                   for i, (one, inside) in enumerate(zip(members, insides, strict=True))]  # fmt: skip
-        candidates.append(Floor(name, "mlp", blocks, tuple(stacked), prior))
+        deep = partial(_fit_stacked, rows=rows, law=law, select=split.select)
+        first = deep(members[0], inside=insides[0], seed=seed)
+        # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
+        if _gains(members[0], first, rows, law, split):
+            others = [deep(one, inside=inside, seed=seed + i)
+                      for i, (one, inside) in enumerate(zip(members, insides, strict=True)) if i]  # fmt: skip
+            floor = Floor(name, "mlp", blocks, (first, *others), prior)
     member = rows.member(n_members)
     member[torch.from_numpy(split.fit)] = torch.from_numpy(fold)
-    found = [(floor, floor.by_member(rows, member)) for floor in candidates]
-    floor, logits = min(found, key=lambda one: _bits(one[1], law, split.select))
+    logits = floor.by_member(rows, member)
     floor = replace(floor, theta=_fit_theta(logits, law, split))
     return floor, floor.calibrated(logits)
+
+
+def _gains(member: Member, stacked: Member, inputs: Inputs, law: Tensor, split: Split) -> bool:
+    """Whether the MLP does better on the rows to calibrate on, which it has not seen; else on those to select."""
+    at = split.calibrate if len(split.calibrate) else split.select
+    linear, deep = (cross_entropy(one.logits(inputs.rows(at)), law[..., at]).mean() for one in (member, stacked))
+    return bool(deep < linear)
 
 
 def _fit_linear(inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray) -> Member:
