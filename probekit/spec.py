@@ -359,6 +359,9 @@ class JobSpec(_Strict):
     """Decides starts and draws of fits."""
     seed_data: NonNegativeInt = 0
     """Decides splits, bootstrap and permutations."""
+    repeats: int = Field(default=1, ge=1)
+    """Splits that every level is read on: seeds `seed_data`, `seed_data` + 1 ... All else is measured on the first one,
+    whose values are told with the spread over all. Cost: a fit of the floors and of every level each."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
 

@@ -163,7 +163,7 @@ def fit_floor(
     members = tuple(_fit_linear(rows, law, inside, split.select) for inside in insides)
     floor = Floor(name, "linear", blocks, members, prior)
     if name == "strong":
-        deep = partial(_fit_stacked, rows=rows, law=law, select=split.select)
+        deep = partial(_fit_stacked, inputs=rows, law=law, select=split.select)
         first = deep(members[0], inside=insides[0], seed=seed)
         # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
         if _gains(members[0], first, rows, law, split):

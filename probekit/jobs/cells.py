@@ -13,7 +13,7 @@ CELL_VERSION = 5  # raised when what a cell computes changes meaning, so that ol
 class Cell:
     """One unit of work. what: behaviour or feature; hooks: one, or all of a chain; domain: for `replace` alone.
 
-    place: the rule of positions whose rows are measured, where there are several.
+    place: the rule of positions whose rows are measured, where there are several. split: which of the `repeats`.
     """
 
     kind: str
@@ -21,13 +21,15 @@ class Cell:
     hooks: tuple[str, ...]
     domain: str = ""
     place: str = ALL
+    split: int = 0
 
     @property
     def label(self) -> str:
         """For people: what is being measured."""
         several = f"all {len(self.hooks)} hook points" if self.kind == "selected" else f"chain of {len(self.hooks)}"
         hook = self.hooks[0] if len(self.hooks) == 1 else several
-        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, said_place(self.place))))
+        return " ".join(filter(None, (self.kind, self.what, "at", hook, self.domain, said_place(self.place),
+                                     f"split {self.split + 1}" if self.split else "")))  # fmt: skip
 
     def id(self, inputs: str) -> str:
         """Digest of the cell and of everything that its numbers depend on."""
@@ -35,8 +37,8 @@ class Cell:
 
 
 def _parts(cell: Cell) -> dict[str, Any]:
-    """What tells cells apart; the place only where there are several, so that it is no part of older ids."""
-    return {name: value for name, value in asdict(cell).items() if (name, value) != ("place", ALL)}
+    """What tells cells apart; place and split only where there are several, so that they are no part of older ids."""
+    return {name: value for name, value in asdict(cell).items() if (name, value) not in (("place", ALL), ("split", 0))}
 
 
 def said_place(place: str) -> str:

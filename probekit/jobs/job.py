@@ -83,6 +83,9 @@ class Job:
                 out += [Cell("feature", name, (hook,), place=place) for name in features]
                 out += [Cell("read", name, (hook,), place=place) for name in behaviours]
         out += [Cell("selected", name, tuple(hooks), place=place) for place in places for name in behaviours]
+        for split in range(1, spec.repeats):
+            out += [Cell("repeat", name, (hook,), place=place, split=split)
+                    for hook in hooks for place in places for name in behaviours]  # fmt: skip
         if spec.replace:
             out += self._replace_cells(spec.replace, hooks)
         return out

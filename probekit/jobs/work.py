@@ -12,7 +12,7 @@ from probekit.fit.frame import fit_frame
 from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
-from probekit.measurement.cell import Measurement, read_at
+from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, decoded_of, kept_of
 from probekit.measurement.replacement import Replacement, abstractions_at
@@ -37,6 +37,7 @@ class Work:
         self._replacements: dict[str, Replacement] = {}
         self._frames: dict[tuple[str, str], torch.Tensor] = {}
         self._curves: dict[tuple[str, str], list[SiteRow]] = {}
+        self._other: tuple[int, Mapping[str, Measurement]] | None = None
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
@@ -47,6 +48,10 @@ class Work:
             outcome, self._curves[cell.what, cell.place] = self.measurements[cell.place].selected(cell.what, found)
             return outcome
         x, twin, deleted = self._site(cell.hooks[0], cell.place)
+        if cell.kind == "repeat":
+            outcome = self._repeated(cell.split)[cell.place].read_cell(cell.hooks[0], cell.what, x, None)
+            outcome.kept = Kept()  # whoever asks for directions or scores is given those of the first split
+            return outcome
         if cell.kind == "feature":
             return self.measurements[cell.place].feature_cell(cell.hooks[0], cell.what, x)
         return self.measurements[cell.place].read_cell(cell.hooks[0], cell.what, x, twin, deleted)
@@ -107,6 +112,19 @@ class Work:
             outcome.append(behaviour.outcomes[int(behaviour.law[row.row].argmax())])
             tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[row.example][: row.position + 1]))
         return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")
+
+    def _repeated(self, split: int) -> Mapping[str, Measurement]:
+        """What reads the levels, and nothing beside them, on another split of the rows; one split's floors are kept."""
+        if self._other is None or self._other[0] != split:
+            spec = self.job.spec
+            lean = {"controls": (), "decomposition": False, "extrapolate": False, "falls": False, "online_orders": 0,
+                    "n_permutations": 0, "delete": ()}  # fmt: skip
+            read, seeds = spec.read.model_copy(update=lean), (spec.seed_probe, spec.seed_data + split, 0)
+            self._other = (
+                split,
+                measurements_of(self.activations.observations, {}, read, seeds=seeds, n_bootstrap=spec.n_bootstrap),
+            )
+        return self._other[1]
 
     def _site(self, hook: str, place: str) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         """Activations of the rows that are read at `place`, the twin's, and those of texts without a span."""

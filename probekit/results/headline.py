@@ -22,6 +22,7 @@ from probekit.results.selection import (
     site_label,
     unembedding,
 )
+from probekit.results.tables import spread
 from probekit.results.text import number, printable, value_text
 
 _FUNCTIONS = {
@@ -69,7 +70,12 @@ def headline(
         reason = NA_WORDS.get(str(read["na_reason"].mode().iloc[0]), "no reason recorded")
         said = (f"{where}: no value at any site ({reason}).", _agrees(answers).strip())
         return Headline(tuple(filter(None, said)), warnings, last)
-    sentences = (f"{where}: {_chosen(rows, read, last)}.", _readable(read, last), _floor(read) + _agrees(answers))
+    splits = spread(frame, behaviour=behaviour, domain=domain or None, position=position)
+    sentences = (
+        f"{where}: {_chosen(rows, read, last, splits)}.",
+        _readable(read, last),
+        _floor(read) + _agrees(answers),
+    )
     return Headline(tuple(filter(None, sentences)), warnings, last)
 
 
@@ -89,7 +95,7 @@ def level_words(level: str, source: str = "", k: int | None = None) -> str:
     return told.get(family, f"a {family} reader")
 
 
-def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> str:
+def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFrame) -> str:
     """What the level preferred by rule leaves at the site that selection rows prefer for it."""
     selected = rows[(rows["metric"] == "selected") & rows["value"].notna()]
     aside = ""
@@ -108,7 +114,18 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> str:
     verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"
-    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){aside}{_more_rows(read, row)}"
+    beside = f"{_over_splits(row, splits)}{aside}{_more_rows(read, row)}"
+    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){beside}"
+
+
+def _over_splits(row: pd.Series, splits: pd.DataFrame) -> str:
+    """The spread over splits of the rows of the reader at that site, where the run has several."""
+    same = splits[(splits["hook"] == row["hook"]) & (splits["level"] == row["level"])]
+    same = same[same["k"].isna() if pd.isna(row["k"]) else same["k"] == row["k"]]
+    if same.empty:
+        return ""
+    told = same.iloc[0]
+    return f", {number(told['lowest'])} to {number(told['highest'])} over {int(told['splits'])} splits of the rows"
 
 
 def _more_rows(read: pd.DataFrame, row: pd.Series) -> str:

@@ -409,6 +409,29 @@ def layers(
     return rows[columns]
 
 
+def spread(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> pd.DataFrame:
+    """How much values of the seen domain move between splits of the rows (`repeats`): a row per site and reader.
+
+    splits: how many have a value; mean, sd, lowest and highest of them. Splits share their rows, so that sd is smaller
+    than that over new rows, which the interval is of.
+    """
+    check_one_run(frame)
+    behaviour = behaviour or default_behaviour(frame)
+    check_known("behaviour", behaviour, list(frame["behaviour"].unique()))
+    rows = frame[(frame["behaviour"] == behaviour) & (frame["metric"] == "read") & (frame["control"] == "")]
+    rows = at_domain(at_position(rows[rows["floor"] == "strong"], position), domain, seen=True)
+    rows = rows[~rows["level"].isin(["prior", "baseline"]) & rows["value"].notna()]
+    keys = ["hook", "level", "source", "k"]
+    found = rows.assign(k=rows["k"].fillna(-1)).groupby(keys, sort=False)["value"]
+    told = found.agg(splits="size", mean="mean", sd="std", lowest="min", highest="max").reset_index()
+    first = _tidy(lowest_seeds(rows))[["site", "label", "value", *keys]]
+    first["k"] = first["k"].fillna(-1)
+    both = first.merge(told[told["splits"] > 1], on=keys)
+    return both.drop(columns="k").assign(k=both["k"].where(both["k"] >= 0).astype("Int64"))
+
+
 def _mark(row: pd.Series, at_last: bool) -> str:
     if pd.isna(row["value"]):
         return f"NA: {NA_WORDS.get(str(row['na_reason']), 'no reason recorded')}"
@@ -461,7 +484,7 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "replace_map": replace_map, "decomposition": decomposition,
     "frontier": frontier, "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing,
     "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
-    "deletion": deletion, "layers": layers, "provenance": provenance,
+    "deletion": deletion, "layers": layers, "spread": spread, "provenance": provenance,
 }  # fmt: skip
 
 

@@ -321,6 +321,31 @@ def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, 
     assert (run.records.query("behaviour == 'choice' and metric == 'read'")["na_reason"] == "").all()
 
 
+def test_repeats_are_the_same_job_under_other_seeds_of_the_data(small, tmp_path):
+    """Their values are those of jobs that ask for the seed alone; all that is shown of one split is of the first."""
+    lean = {"name": "repeated", "read": READ.replace('"linear"', '"linear", "baseline"'), "label": True, "rows": 200}
+    path = write_job(tmp_path, small, **lean, hooks='"blocks.[01].hook_resid_post"')
+    path.write_text("repeats = 3\n" + path.read_text())
+    run = go(path, tmp_path)
+    found = run.records.query("metric == 'read' and control == ''")
+    assert set(found["seed_data"]) == {0, 1, 2} and run.records["id"].is_unique
+    path.write_text(path.read_text().replace("repeats = 3", "seed_data = 2"))
+    alone = go(path, tmp_path).records.query("metric == 'read' and control == ''")
+    ours = found[found["seed_data"] == 2]
+    pd.testing.assert_frame_equal(
+        ours.sort_values("id").reset_index(drop=True)[["id", "value", "low", "high", "bits", "n"]],
+        alone.sort_values("id").reset_index(drop=True)[["id", "value", "low", "high", "bits", "n"]],
+    )
+    told = pk.table("spread", run.records, behaviour="label")
+    linear = told[(told["level"] == "linear") & (told["hook"] == "blocks.1.hook_resid_post")].iloc[0]
+    values = found.query("level == 'linear' and hook == 'blocks.1.hook_resid_post' and behaviour == 'label'")["value"]
+    assert linear["splits"] == 3 and linear["mean"] == pytest.approx(values.mean())
+    assert (linear["lowest"], linear["highest"]) == (values.min(), values.max())
+    assert linear["value"] == values[found["seed_data"] == 0].iloc[0]
+    assert "over 3 splits of the rows" in " ".join(str(pk.summary(run.records, behaviour="label")).split())
+    assert set(pk.table("leak_map", run.records, behaviour="label")["n"]) == {50}, "one split alone"
+
+
 def test_what_answers_are_worth_is_told_before_anything_is_read(small, tmp_path, caplog):
     """Mass, entropy and agreement with the label against the library's own forward on the same texts."""
     write_rows(tmp_path / "rows.csv", 60)
