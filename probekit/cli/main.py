@@ -187,11 +187,13 @@ def _measure(
 
 
 def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
-    from probekit.jobs.plan import forecast_of
+    from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.spec import JobSpec
 
     # A mistake, or what no number will be had of, is told before torch is loaded and anything is captured.
-    told = forecast_of(JobSpec.read_toml(spec), spec.parent)
+    job = JobSpec.read_toml(spec)
+    plan_rows(job, spec.parent)
+    told = forecast_of(job, spec.parent)
     for note in told.notes if told else ():
         console(err=True).print(f"note: {note}")
     from probekit.jobs.runner import run_job
