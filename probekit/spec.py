@@ -334,8 +334,8 @@ class JobSpec(_Strict):
 
     >>> from probekit import JobSpec
     >>> job = JobSpec.check({"name": "first", "task": {"testbed": "othello-6x6"}}, "here")
-    >>> job.read.outer_folds, len(job.id)
-    (1, 16)
+    >>> job.read.folds_of(1_000), job.read.folds_of(100_000), len(job.id)
+    ((5, 3), (1, 1), 16)
     >>> JobSpec.check({"name": "first", "task": {"testbd": "othello-6x6"}}, "here")
     Traceback (most recent call last):
     probekit.errors.BadInput: here: unknown key 'task.testbd'. Did you mean 'testbed'?
@@ -364,16 +364,6 @@ class JobSpec(_Strict):
     whose values are told with the spread over all. Cost: a fit of the floors and of every level each."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
-
-    @model_validator(mode="after")
-    def _keeps_what_is_read(self) -> "JobSpec":
-        asked = self.replace.levels if self.replace and "levels" in self.replace.model_fields_set else ()
-        for level in asked:
-            if level not in self.read.levels:
-                raise BadInput(
-                    f"replace.levels has '{level}', which read.levels lacks: its directions come from there."
-                )
-        return self
 
     @property
     def id(self) -> str:

@@ -67,11 +67,13 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             ]  # fmt: skip
     if spec.replace:
         asked = spec.replace.behaviours_of(kinds)
+        found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
+        kept = ", ".join([*found, "principal components", "random directions"])
         for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
             rows += [
                 {
                     "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
-                    "levels": ", ".join(spec.replace.levels),
+                    "levels": kept,
                 }
                 for behaviour in asked
             ]  # fmt: skip

@@ -77,4 +77,4 @@ def test_arrays_of_ones_own(run):
 
 def test_the_job_is_valid():
     spec = JobSpec.check(tomllib.loads(JOBS[0]), "README.md")
-    assert (spec.task.source, spec.read.levels) == ("template", ("direction", "linear", "nonlinear"))
+    assert (spec.task.source, spec.task.group) == ("template", "country")

@@ -335,4 +335,4 @@ def test_what_a_model_cannot_do(tiny, tmp_path):
 
 
 def tmp_path_of(model):
-    return model._source
+    return model.source

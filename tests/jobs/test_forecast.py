@@ -16,6 +16,7 @@ from probekit.jobs.plan import forecast_of, plan_rows
 from probekit.measurement.cell import measurements_of
 from probekit.spec import JobSpec
 
+HOOKS = ["blocks.*.hook_resid_post"]
 WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
 
 
@@ -117,9 +118,19 @@ def test_hooks_that_no_model_has_are_refused_before_one_is_loaded(folder):
 def test_levels_that_cannot_be_kept_are_refused():
     with pytest.raises(BadInput, match="not 'direction': one direction is `directions` at ks = \\[1\\]"):
         job(replace={"levels": ["direction"]})
-    with pytest.raises(BadInput, match="replace.levels has 'directions', which read.levels lacks"):
-        job(replace={"levels": ["directions"]}, read={"levels": ["linear"]})
     assert job(replace={"levels": ["directions"]}).replace.levels == ("directions",)
+
+
+def test_what_is_kept_is_planned_as_far_as_it_is_read(folder):
+    write(folder, ["yes", "no"] * 60)
+    for levels, kept in (
+        (["linear"], "principal components, random directions"),
+        (["linear", "directions"], "directions, principal components, random directions"),
+    ):
+        task = {"file": "rows.csv", "text": "text", "behaviours": [{"name": "own", "kind": "choice", "tokens": [1, 2]}]}
+        (row,) = (row for row in plan_rows(job(task=task, replace={}, read={"levels": levels, "hooks": HOOKS}), folder)
+                  if row["kind"] == "replace")  # fmt: skip
+        assert row["levels"] == kept
 
 
 def test_plan_prints_it_at_80_columns(folder, monkeypatch):

@@ -124,7 +124,7 @@ def test_the_edited_network_is_the_librarys_with_a_hook_of_its_own(bench, layer,
     found = bench.laws(abstraction, HOOKS[layer : layer + 1], "single:random")
     from transformers import GPT2LMHeadModel
 
-    judge = GPT2LMHeadModel.from_pretrained(bench.model._source).eval()
+    judge = GPT2LMHeadModel.from_pretrained(bench.model.source).eval()
     block = judge.transformer.h[layer]
     acts = bench.activations.sites[HOOKS[layer]]
     for i in range(0, len(bench.rows.rows), 7):
