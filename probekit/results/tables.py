@@ -69,7 +69,7 @@ def leak(
     rows = at_domain(rows, domain, seen=True)
     rows = rows[rows["arm"] == at_arm(rows, arm)] if metric == "replace" else rows
     alone = pick(frame, behaviour=behaviour, metric=metric, floor="weak", position=position, control=control)
-    alone = at_domain(alone, domain, seen=True)
+    alone = alone[alone["fit_domain"].isin(rows["fit_domain"]) & (alone["fit_domain"] == alone["test_domain"])]
     alone = alone[(alone["level"] != "baseline") & alone["accuracy"].notna()]
     if metric == "read" and floor == "strong" and len(alone):
         keys = ["hook", "level", "source", "k"]

@@ -78,7 +78,7 @@ def test_the_example_runs_and_finds_the_leaking_tag(folder, measured):
     notes = found.records.query("level == 'baseline' and control == '' and floor == 'strong'")["note"]
     assert all("embedding" in note for note in notes)
     blocks = found.manifest["provenance"]["floors"]["truth all strong"]["blocks"]
-    assert blocks == ["position", "length", "last_tokens", "bag", "embedding"]
+    assert blocks == ["position", "length", "last_tokens", "bag", "embedding", "text"]
 
 
 def test_it_is_planned_and_shown(folder, measured):
