@@ -17,7 +17,7 @@ from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
-from probekit.jobs.pace import Pace
+from probekit.jobs.progress import Pace
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Outcome, to_tensors

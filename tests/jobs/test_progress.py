@@ -3,7 +3,7 @@
 import pytest
 
 from probekit.jobs.job import Cell
-from probekit.jobs.pace import Pace
+from probekit.jobs.progress import Pace
 
 TOOK = {"feature": 2.0, "read": 20.0, "selected": 3.0, "replace": 12.0}
 CHAIN = 30.0
