@@ -418,8 +418,9 @@ def spread(
     than that over new rows, which the interval is of.
     """
     check_one_run(frame)
+    if behaviour is not None:
+        check_known("behaviour", behaviour, list(frame["behaviour"].unique()))
     behaviour = behaviour or default_behaviour(frame)
-    check_known("behaviour", behaviour, list(frame["behaviour"].unique()))
     rows = frame[(frame["behaviour"] == behaviour) & (frame["metric"] == "read") & (frame["control"] == "")]
     rows = at_domain(at_position(rows[rows["floor"] == "strong"], position), domain, seen=True)
     rows = rows[~rows["level"].isin(["prior", "baseline"]) & rows["value"].notna()]
