@@ -20,6 +20,7 @@ from probekit.measurement.collector import FALLS, Fold, Separation
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Setting, bits_of
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.classes import LEAST_ROWS
 from probekit.metrics.ratios import Ratio, estimates, fbu, share
 from probekit.metrics.rows import at_infinity, falling, nested_rows, online_blocks
 
@@ -243,7 +244,7 @@ def _online_readers(
 ) -> Iterator[Reader]:
     names, code = np.unique(setting.group[seen], return_inverse=True)
     chooses = (np.random.default_rng([seed, 15]).permutation(len(names)) % SELECT_EVERY == 0)[code]
-    if chooses.all() or not chooses.any():
+    if not chooses.any() or (~chooses).sum() < LEAST_ROWS:  # as few as no class is read from
         return
     try:
         site = Site.prepare(setting.at(x, seen[~chooses]), setting.at(x, seen[chooses]), seed, lambdas)

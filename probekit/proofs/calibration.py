@@ -164,6 +164,6 @@ def _record(row: dict[str, Any]) -> Record:
         for key, value in row.items()
         if key in names
     }
-    for name in ("k", "parameters", "layer"):
+    for name in ("k", "parameters", "layer", "n_fit", "d_read"):  # a frame has no integer that is missing
         plain[name] = None if plain[name] is None else int(plain[name])
     return Record(**plain)

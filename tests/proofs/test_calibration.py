@@ -75,7 +75,7 @@ def test_truths_are_those_of_what_the_seed_drew(found):
 
 
 def test_a_row_split_turns_the_suite_red(tmp_path):
-    """P10: the protocol refuses to read d coordinates from d + 1 groups; split by row there is no telling."""
+    """P10: d + 1 groups are too few to resample; split by row there is no telling."""
 
     def split_by_row(case, n, seed, heavy):
         blind = replace(case, plant=lambda p, g, rows, k: replace(case.plant(p, g, rows, k), group=np.arange(rows * k)))

@@ -577,7 +577,7 @@ READABLE = (
         "splits by row",
         (
             READ_P10,
-            # d + 1 groups are too few for a reader of d coordinates: the protocol refuses, which is the right answer.
+            # d + 1 groups are fewer than can be resampled: NA is the right answer.
             Truth("read", "linear", lambda p: None, "na"),
             Truth("read", "linear", _value(0.0), "zero", control="row_split"),
         ),
