@@ -16,6 +16,7 @@ from probekit.errors import BadInput
 
 ALIKE = 1e-6  # laws of two rows that differ by less are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
+TEXT = "text"  # the block of a floor that holds strings: what each row reads, up to and including its token
 ALL = "all"  # the place of rows that one rule of positions named, whatever it is
 
 

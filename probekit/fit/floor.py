@@ -28,10 +28,10 @@ from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior
 from probekit.fit.wording import Wording
 from probekit.metrics.splits import Split, folds_by_group
+from probekit.task import TEXT
 
 N_FOLDS = 4
 WEAK_BLOCKS = ("position",)
-TEXT = "text"  # the block of strings: what each row reads, up to and including its token
 LEADING = 256  # coordinates that an MLP reads where text gives thousands
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.task import Behaviour, Feature, Observations, reduce_law
+from probekit.task import TEXT, Behaviour, Feature, Observations, reduce_law
 
 
 def as_activations(
@@ -161,8 +161,11 @@ def _domain(values: Any, n: int) -> NDArray[np.str_]:
     return array.astype(str)
 
 
-def _block(name: str, values: Any, n: int) -> NDArray[np.float32]:
-    array = _numbers(f"floor block '{name}'", _numpy(values))
+def _block(name: str, values: Any, n: int) -> NDArray[np.float32] | NDArray[np.object_]:
+    array = _numpy(values)
+    if name == TEXT and array.dtype.kind in "OU" and array.shape == (n,):
+        return array.astype(object)  # what each row reads, of which a floor takes the n-grams
+    array = _numbers(f"floor block '{name}'", array)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or len(array) != n:
         raise BadInput(f"floor block '{name}' has shape {array.shape} for {n} rows of activations.")
@@ -172,7 +175,8 @@ def _block(name: str, values: Any, n: int) -> NDArray[np.float32]:
 def _numbers(what: str, array: NDArray) -> NDArray[np.float32]:
     """As float32; text, and anything not finite, is refused with its row."""
     if array.dtype.kind not in "fiub":
-        raise BadInput(f"{what} is of type {array.dtype}: numbers are needed (one-hot columns for words).")
+        words = "one-hot columns for words; texts are a floor's block `text`"
+        raise BadInput(f"{what} is of type {array.dtype}: numbers are needed ({words}).")
     if not np.isfinite(array).all():
         raise BadInput(f"{what} is not finite, first at row {_first_bad(array)}.")
     return array.astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.task import Task
+from probekit.task import TEXT, Task
 
 Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]  # token ids [n] -> their input embeddings [n, d]
 Decode = Callable[[NDArray[np.int64]], str]  # token ids [n] -> the text that they stand for
@@ -39,7 +39,7 @@ def surface_features(
     if embed is not None and d_vocab > _MAX_VOCAB:
         blocks["embedding"] = _embedding(task, like, embed)
     if decode is not None and len((like or task).row_position) <= _MAX_TEXTS:
-        blocks["text"] = _texts(task, decode)
+        blocks[TEXT] = _texts(task, decode)
     return blocks
 
 

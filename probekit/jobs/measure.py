@@ -43,8 +43,9 @@ def measure(
 
     activations: what `capture` returned; or, without any model, an array [n, d] or {hook name: array [n, d]} (NumPy,
     torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
-    floor: inputs [n, width] of the input-only reader, or {block: array}; groups, domains [n]; features {name: labels};
-    types [n]: what a control task gives random labels to, such as the token that was read.
+    floor: inputs [n, width] of the input-only reader, or {block: array}, of which `text` may hold strings; groups,
+    domains [n]; features {name: labels}; types [n]: what a control task gives random labels to, such as the token that
+    was read.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
     returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
     several rules of positions is measured at each apart, on the same groups; the column `position` says which.

@@ -107,10 +107,11 @@ class Work:
         """The test rows that `linear` misses most at each site, with the likeliest outcome and what was read."""
         worst = scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns="log_odds")
         outcome, tokens = [], []
-        for row in worst.itertuples():
-            behaviour = self.measurements[str(row.rule)].observations.behaviours[str(row.behaviour)]
-            outcome.append(behaviour.outcomes[int(behaviour.law[row.row].argmax())])
-            tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[row.example][: row.position + 1]))
+        columns = [worst[name].tolist() for name in ("rule", "behaviour", "row", "example", "position")]
+        for rule, behaviour, row, example, position in zip(*columns, strict=True):
+            found = self.measurements[rule].observations.behaviours[behaviour]
+            outcome.append(found.outcomes[int(found.law[row].argmax())])
+            tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]))
         return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")
 
     def _repeated(self, split: int) -> Mapping[str, Measurement]:

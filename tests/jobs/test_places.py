@@ -286,9 +286,9 @@ def job(tmp_path_factory):
     with (folder / "rows.jsonl").open("w") as file:
         for i in range(700):
             row = {"tag": draw.choice(["red", "blue"]), "city": draw.choice(["paris", "madrid"]),
-                   "more": " ".join(draw.choices(words, k=3)), "topic": f"t{i % 50}" if i < 400 else f"u{i % 40}",
+                   "more": " ".join(draw.choices(words, k=3)), "topic": f"t{i % 200}" if i < 400 else f"u{i % 150}",
                    "style": "plain" if i < 400 else "odd"}  # fmt: skip
-            row["label"] = int(row["city"] == "madrid") if draw.random() < 0.9 else draw.randint(0, 1)
+            row["label"] = int(row["city"] == "madrid") if draw.random() < 0.7 else draw.randint(0, 1)
             file.write(json.dumps(row) + "\n")
     (folder / "rule.py").write_text(RULE)
     (folder / "places.toml").write_text(JOB)

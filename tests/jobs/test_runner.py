@@ -279,10 +279,8 @@ def test_a_hypothesis_from_a_file_is_measured_and_its_source_decides_the_run(sma
 
 def test_replace_cells_keep_what_read_cells_left_behind(small, tmp_path):
     read = 'levels = ["linear", "directions"]\nks = [1]\ncontrols = []\ndecomposition = false\nfloors = ["strong"]\n'
-    more = (
-        '[replace]\nhooks = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]\nks = [1]\nrows = 16\ndonors = 4\n'
-    )
     hooks = '"blocks.1.hook_resid_post", "blocks.2.hook_resid_post"'
+    more = f"[replace]\nhooks = [{hooks}]\nks = [1]\nrows = 100\ndonors = 4\n"
     run = go(write_job(tmp_path, small, label=False, hooks=hooks, read=read, more=more), tmp_path)
     assert not run.manifest["cells"]["failed"]
     rows = run.records[run.records["metric"] == "replace"]
@@ -421,7 +419,7 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert failed["error"] == "read label at blocks.1.hook_resid_post: RuntimeError: planted"
     log = run.path / "log-0.txt"
     # what a terminal gets: the warning at once, and its first half again below the tables
-    (said,) = caplog.records
+    (said,) = (record for record in caplog.records if "its answers hold" not in record.getMessage())
     assert f"failed: {failed['error']}; all else is measured; the traceback is in {log}" in said.getMessage()
     assert said.exc_info is None
     assert f"failed: {failed['error']}\n" in capsys.readouterr().err
@@ -434,10 +432,10 @@ def test_groups_without_anything_to_explain_warn_nobody():
     from probekit.metrics.bootstrap import Clusters
     from probekit.metrics.ratios import estimates, fbu
 
-    group = np.repeat(np.arange(5), 10)
-    floor = (group == 4).astype(float)  # as where a rare class falls into one group
-    [estimate] = estimates([fbu(np.full(50, 0.1), floor, np.zeros(50))], Clusters.of(group, 200, 0))
-    assert estimate.value == pytest.approx(0.5)
+    group = np.repeat(np.arange(40), 5)
+    floor = (group % 2).astype(float)  # as where a class falls into some of the groups
+    [estimate] = estimates([fbu(np.full(200, 0.1), floor, np.zeros(200))], Clusters.of(group, 200, 0))
+    assert estimate.value == pytest.approx(0.2)
 
 
 def test_a_hook_or_feature_that_is_not_there_is_told_before_anything_is_captured(small, tmp_path):
