@@ -141,8 +141,13 @@ class Temporary:
 
     def _take_over(self) -> bool:
         """Open the file of this name, what is there included; False when a living writer has it or it is not ours."""
-        with self._reporting():
+        try:
             self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except PermissionError:  # being published; what else refuses is told of the other name
+            return False
+        except OSError:
+            with self._reporting():
+                raise
         try:
             with self._reporting():
                 try:
@@ -151,7 +156,12 @@ class Temporary:
                     os.close(self.handle)
                     return False
                 found = os.fstat(self.handle)
-                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # published, or swept away meanwhile
+                # Its writer may have published it and let go of the name between our opening and our locking: then it
+                # has one link again, the final one, and the name is nobody's or another writer's.
+                if not self._is_named(found):
+                    os.close(self.handle)
+                    return False
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # published by a writer that died then
                     self.drop()
                     return False
                 if found.st_size != self.size:
@@ -161,6 +171,14 @@ class Temporary:
             self.drop()
             raise
         return True
+
+    def _is_named(self, found: os.stat_result) -> bool:
+        """Whether the name still stands for the file that is open; only who holds its lock takes the name away."""
+        try:
+            there = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
 
     def sync(self) -> None:
         """Bring what was written to the disk.

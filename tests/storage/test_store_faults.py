@@ -39,7 +39,7 @@ from faults import (
 )
 from probekit.errors import StoreError
 from probekit.records import canonical, digest
-from probekit.storage import cache, shards, store
+from probekit.storage import cache, files, shards, store
 from probekit.storage.files import signed
 from probekit.storage.shards import Layout
 from probekit.storage.store import Store, row_ranges
@@ -494,6 +494,28 @@ def late(root):
         fast.seal()
     slow.seal()
     return faults.same(Store(root).read(KEY, "d"), truth["d"])
+
+
+def test_f8_what_is_published_while_its_name_is_opened_is_nobody_s_to_write(tmp_path, monkeypatch):
+    """Between opening and locking, the other writer publishes and lets go: the open file is then the final one."""
+    final, payload = tmp_path / "final", b"published"
+    first = files.Temporary(tmp_path, final, len(payload), name=".half")
+    first.write(payload, 0)
+    lock, waiting = files.fcntl.flock, [first]
+
+    def late(handle, how):
+        while waiting:
+            other = waiting.pop()
+            assert other.publish()
+            other.drop()
+        lock(handle, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    second = files.Temporary(tmp_path, final, len(payload), name=".half")
+    second.write(b"another's", 0)
+    assert second.path.name != ".half" and not second.publish()
+    second.drop()
+    assert final.read_bytes() == payload and sorted(p.name for p in tmp_path.iterdir()) == ["final"]
 
 
 def test_f8_the_first_writer_wins(root):
