@@ -6,7 +6,6 @@ study resumes. What is judged is said in docs/calibration.md; a value of few row
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
-from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.engines import Progress
 from probekit.measurement.cell import Measurement
+from probekit.proofs.blocks import block_study, seed_blocks
 from probekit.proofs.peers import peer_figures, usual_value
-from probekit.records import Losses, Record, digest
+from probekit.records import digest
 from probekit.spec import ReadSpec
-from probekit.storage.runs import Run, open_run
-from probekit.storage.runwriter import RunWriter
+from probekit.storage.runs import Run
 from probekit.testbeds.ground_truth import CASES, draw, noise_sites
 from probekit.testbeds.ground_truth.wide import widened
 
@@ -91,37 +90,16 @@ def few_study(
             f"{list(sizes)} and coordinates {list(widths)}."
         )
     cases = list(dict.fromkeys(only)) or list(PLANTS)
-    blocks = [tuple(range(at, min(at + SEEDS_PER_UNIT, seeds))) for at in range(0, seeds, SEEDS_PER_UNIT)]
+    blocks = seed_blocks(seeds, SEEDS_PER_UNIT)
     planned = [FewUnit(case, n, d, some) for block in blocks for n in sorted(sizes) for d in widths
                if (some := block if n * d < LARGEST else _rare(block)) for case in cases]  # fmt: skip
     spec = {"few": VERSION, "cases": cases, "sizes": sorted(sizes), "widths": list(widths), "seeds": seeds}
-    name, wanted = f"few-{digest(spec, 8)}", {unit.id: unit for unit in planned}
-    writer = RunWriter.open(Path(root), name, spec, len(wanted))
-    if not writer.complete:
-        begin = partial(_begin, Path(root), name, spec, len(wanted))
-        with stopping(writer):
-            work_off([wanted], _station(writer), n_workers=n_workers, begin=begin, progress=progress)
-        rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
-        writer.write_table("few", judge_few(rows))
-        writer.finish({"few": spec})
-    run = open_run(writer.path)
-    return run, run.table("few")
+    told = {"root": root, "n_workers": n_workers, "progress": progress}
+    return block_study("few", spec, planned, _measure_unit, judge_few, **told)
 
 
 def _rare(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(seed for seed in seeds if seed % RARELY == 0)
-
-
-def _begin(root: Path, name: str, spec: dict, n_cells: int, number: int) -> Station:
-    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)))
-
-
-def _station(writer: RunWriter) -> Station:
-    def write(writer: RunWriter, key: str, unit: FewUnit, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
-        writer.write_table(key, rows)  # before the line that says it is there
-        return [], []
-
-    return Station(_measure_unit, Folder(writer, write, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring

@@ -5,7 +5,6 @@ A unit is a cell of the grid and ten seeds; its rows go into a run folder, so th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import torch
 
 from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
-from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.engines import Progress
 from probekit.measurement.cell import Measurement
-from probekit.records import Losses, Record, digest
+from probekit.proofs.blocks import block_study, seed_blocks
+from probekit.records import digest
 from probekit.spec import ReadSpec
-from probekit.storage.runs import Run, open_run
-from probekit.storage.runwriter import RunWriter
+from probekit.storage.runs import Run
 from probekit.testbeds.ground_truth import noise_sites
 
 SITES = (12, 48)
@@ -94,32 +93,10 @@ def noise_study(
     """
     if seeds < 1:
         raise BadInput(f"a study of false positives needs at least one seed; found {seeds}.")
-    blocks = [tuple(range(at, min(at + SEEDS_PER_UNIT, seeds))) for at in range(0, seeds, SEEDS_PER_UNIT)]
-    planned = [NoiseUnit(rows, icc, block) for block in blocks for rows, icc in GRID]
+    planned = [NoiseUnit(rows, icc, block) for block in seed_blocks(seeds, SEEDS_PER_UNIT) for rows, icc in GRID]
     spec = {"noise": VERSION, "grid": [list(cell) for cell in GRID], "seeds": seeds}
-    name, wanted = f"noise-{digest(spec, 8)}", {unit.id: unit for unit in planned}
-    writer = RunWriter.open(Path(root), name, spec, len(wanted))
-    if not writer.complete:
-        begin = partial(_begin, Path(root), name, spec, len(wanted))
-        with stopping(writer):
-            work_off([wanted], _station(writer), n_workers=n_workers, begin=begin, progress=progress)
-        rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
-        writer.write_table("noise", _rates(rows))
-        writer.finish({"noise": spec})
-    run = open_run(writer.path)
-    return run, run.table("noise")
-
-
-def _begin(root: Path, name: str, spec: dict, n_cells: int, number: int) -> Station:
-    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)))
-
-
-def _station(writer: RunWriter) -> Station:
-    def write(writer: RunWriter, key: str, unit: NoiseUnit, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
-        writer.write_table(key, rows)  # before the line that says it is there
-        return [], []
-
-    return Station(_count_unit, Folder(writer, write, strict=True))
+    told = {"root": root, "n_workers": n_workers, "progress": progress}
+    return block_study("noise", spec, planned, _count_unit, _rates, **told)
 
 
 def _count_unit(unit: NoiseUnit) -> pd.DataFrame:
