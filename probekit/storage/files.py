@@ -141,13 +141,11 @@ class Temporary:
 
     def _take_over(self) -> bool:
         """Open the file of this name, what is there included; False when a living writer has it or it is not ours."""
-        try:
-            self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except PermissionError:  # being published; what else refuses is told of the other name
-            return False
-        except OSError:
-            with self._reporting():
-                raise
+        with self._reporting():
+            try:
+                self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except PermissionError:  # being published; what else refuses is told of the other name
+                return False
         try:
             with self._reporting():
                 try:
