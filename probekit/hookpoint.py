@@ -82,7 +82,7 @@ def check_pattern(pattern: str, n_layers: int | None, model: str) -> None:
     if n_layers is None:
         return
     if point.layer is not None and point.layer >= n_layers:
-        raise UnknownHook(f"{model} has no hook point '{pattern}': it has {n_layers} layers (0-{n_layers - 1}).")
+        raise UnknownHook(unknown(pattern, [point.within(i, part).name for i in range(n_layers)], model))
     if not n_matches(pattern, n_layers):
         raise UnknownHook(f"{model} has no hook point '{pattern}': a pattern is `blocks.*.hook_resid_post` or alike.")
 
