@@ -143,7 +143,7 @@ def probe(
         "task": {"file": str(path.resolve()), **{key: v for key, v in optional.items() if v is not None},
                  "behaviours": [{"name": label, "kind": "label", "column": label}]},
         "read": {"hooks": list(hooks), "levels": list(levels), "controls": ["permuted"],
-                 "decomposition": False, "extrapolate": False} | {key: _plain(value) for key, value in read.items()},
+                 "decomposition": False, "extrapolate": False} | read,
         **({"transfer": {"levels": ["linear"]}} if domain is not None else {}),
     }  # fmt: skip
     spec = JobSpec.check(job, "probe")
@@ -166,7 +166,3 @@ def _told(model: Model) -> dict[str, Any]:
 def _name(path: Path) -> str:
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("._-")[:60]
     return kept or "probe"
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
