@@ -18,7 +18,6 @@ from probekit.errors import BadInput
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters
 from probekit.metrics.equivalence import Equivalence, check_margin, equivalence, equivalence_of_interval
 from probekit.results.selection import (
-    NA_WORDS,
     at_position,
     check_known,
     check_one_run,
@@ -27,6 +26,7 @@ from probekit.results.selection import (
     hooks,
     levels,
     lowest_seeds,
+    na_words,
 )
 from probekit.results.text import number, value_text
 
@@ -252,7 +252,7 @@ def _judge_need(
         return _row(name, **row, verdict="NA", reason="not measured"), None
     row |= {"id": record["id"]}
     if pd.isna(record["value"]):
-        reason = NA_WORDS.get(str(record["na_reason"]), "no reason recorded")
+        reason = na_words(record["na_reason"])
         return _row(name, **row, verdict="NA", reason=reason), None
     test, reason = _test(record, losses, margin, alpha, seed)
     # A control has to be far on the side of explaining nothing, so that its question is one-sided.

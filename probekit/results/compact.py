@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probekit.results.selection import NA_WORDS, level_rank, site_label
+from probekit.results.selection import level_rank, na_words, site_label
 from probekit.results.text import fitted, folded, number, printable
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Grid:
         lines = [SCALE, self._of_floor()]
         lines += [UNEMBEDDING] if self.marked else []
         seen = self._reasons(shown)
-        lines += ["; ".join(f"NA{marks[reason]} {NA_WORDS.get(reason, 'no reason recorded')}" for reason in seen)]
+        lines += ["; ".join(f"NA{marks[reason]} {na_words(reason)}" for reason in seen)]
         hidden = [column.name for column in self.columns if column not in shown]
         lines += [f"not shown for want of width: {', '.join(hidden)}"] if hidden else []
         return [line for line in lines if line]

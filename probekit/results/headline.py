@@ -13,10 +13,10 @@ import pandas as pd
 
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
-    NA_WORDS,
     at_domain,
     default_behaviour,
     level_rank,
+    na_words,
     one_domain,
     pick,
     site_label,
@@ -67,7 +67,7 @@ def headline(
     where += f", {_count(n, 'test row')} of {_count(groups, 'group')}"
     where += f" ({printable(domain)})" if domain else ""
     if read["value"].notna().sum() == 0:
-        reason = NA_WORDS.get(str(read["na_reason"].mode().iloc[0]), "no reason recorded")
+        reason = na_words(read["na_reason"].mode().iloc[0])
         said = (f"{where}: no value at any site ({reason}).", _agrees(answers).strip())
         return Headline(tuple(filter(None, said)), warnings, last)
     splits = spread(frame, behaviour=behaviour, domain=domain or None, position=position)
@@ -223,7 +223,7 @@ def _missing(read: pd.DataFrame) -> tuple[str, ...]:
     empty = read[read["value"].isna()]
     if empty.empty:
         return ()
-    counts = empty["na_reason"].map(lambda reason: NA_WORDS.get(str(reason), "no reason recorded")).value_counts()
+    counts = empty["na_reason"].map(na_words).value_counts()
     why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     return (f"{len(empty)} of {_count(len(read), 'cell')} {'is' if len(empty) == 1 else 'are'} NA: {why}.",)
 

@@ -37,6 +37,11 @@ NA_WORDS = {
 }
 
 
+def na_words(reason: object) -> str:
+    """Why a value is NA, for people."""
+    return NA_WORDS.get(str(reason), "no reason recorded")
+
+
 # ------------------------------------------------------------------------------------------------- what there is to see
 
 

@@ -14,7 +14,6 @@ from probekit.hookpoint import HookPoint
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
     FEATURE,
-    NA_WORDS,
     ORDERS,
     TRANSFER_ARMS,
     at_arm,
@@ -30,6 +29,7 @@ from probekit.results.selection import (
     level_rank,
     levels,
     lowest_seeds,
+    na_words,
     one_domain,
     one_level,
     pick,
@@ -68,16 +68,22 @@ def leak(
     rows = pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=control)
     rows = at_domain(rows, domain, seen=True)
     rows = rows[rows["arm"] == at_arm(rows, arm)] if metric == "replace" else rows
-    alone = pick(frame, behaviour=behaviour, metric=metric, floor="weak", position=position, control=control)
-    alone = alone[alone["fit_domain"].isin(rows["fit_domain"]) & (alone["fit_domain"] == alone["test_domain"])]
-    alone = alone[(alone["level"] != "baseline") & alone["accuracy"].notna()]
-    if metric == "read" and floor == "strong" and len(alone):
-        keys = ["hook", "level", "source", "k"]
-        told = alone.drop_duplicates(keys)[[*keys, "auroc", "accuracy"]]
-        both = rows.merge(told, how="left", on=keys, suffixes=("", "_alone")).set_index(rows.index)
-        known = both["accuracy_alone"].notna() & (rows["level"] != "baseline")
-        rows = rows.assign(**{name: both[f"{name}_alone"].where(known, both[name]) for name in ("auroc", "accuracy")})
+    if metric == "read" and floor == "strong":
+        weak = pick(frame, behaviour=behaviour, metric=metric, floor="weak", position=position, control=control)
+        rows = _alone(rows, weak)
     return _tidy(rows)
+
+
+def _alone(rows: pd.DataFrame, weak: pd.DataFrame) -> pd.DataFrame:
+    """The rows with AUROC and accuracy of the same readers beside the weak floor, where these were measured."""
+    known = (weak["level"] != "baseline") & weak["accuracy"].notna() & (weak["fit_domain"] == weak["test_domain"])
+    keys = ["fit_domain", "hook", "level", "source", "k"]
+    told = weak[known].drop_duplicates(keys)[[*keys, "auroc", "accuracy"]]
+    if told.empty:
+        return rows
+    both = rows.merge(told, how="left", on=keys, suffixes=("", "_alone")).set_index(rows.index)
+    found = both["accuracy_alone"].notna()
+    return rows.assign(**{name: both[f"{name}_alone"].where(found, both[name]) for name in ("auroc", "accuracy")})
 
 
 def leak_map(
@@ -435,7 +441,7 @@ def spread(
 
 def _mark(row: pd.Series, at_last: bool) -> str:
     if pd.isna(row["value"]):
-        return f"NA: {NA_WORDS.get(str(row['na_reason']), 'no reason recorded')}"
+        return f"NA: {na_words(row['na_reason'])}"
     few = 0 < row["groups"] < FEW_CLUSTERS
     return "; ".join(
         filter(None, ["the unembedding" if at_last else "", f"only {row['groups']} groups" if few else ""])

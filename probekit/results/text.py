@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probekit.results.selection import NA_WORDS, at_domain, levels, pick, site_label, vocabulary
+from probekit.results.selection import at_domain, levels, na_words, pick, site_label, vocabulary
 from probekit.results.tables import layer_curves
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def printable(name: str) -> str:
 def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
     """`.23 [.20, .26]`, or `NA` with its reason in words."""
     if pd.isna(row["value"]):
-        return f"NA{sep}({NA_WORDS.get(str(row['na_reason']), 'no reason recorded')})"
+        return f"NA{sep}({na_words(row['na_reason'])})"
     if pd.isna(row["low"]) or pd.isna(row["high"]):
         return number(row["value"])
     return f"{number(row['value'])}{sep}[{number(row['low'])}, {number(row['high'])}]"
