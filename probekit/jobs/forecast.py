@@ -10,7 +10,7 @@ import numpy as np
 
 from probekit.inputs.columns import Columns, as_list, missing, read_columns
 from probekit.inputs.filetask import asked_columns, templates
-from probekit.metrics.classes import pool_rare, pooled, unmeasurable
+from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
 from probekit.metrics.splits import Split, splits_by_group
 from probekit.spec import JobSpec
 
@@ -93,9 +93,7 @@ def _why_not(name: str, values: np.ndarray, group: np.ndarray, splits: Sequence[
     law = np.eye(len(classes))[code]
     place, n = pool_rare(law, [split.fit for split in splits])
     law, outcomes = pooled(law, classes.tolist(), place) if n else (law, classes.tolist())
-    test = np.concatenate([split.test for split in splits])
-    every = (unmeasurable(law, outcomes, group, {"fit": split.fit, "test": test}) for split in splits)
-    if why := next(filter(None, every), ""):
+    if why := unmeasurable_over(law, outcomes, group, n, lambda: splits):
         return f"behaviour '{name}' will be NA: {why}"
     return f"{n} classes of '{name}' with few rows will be one, `{outcomes[-1]}`" if n else ""
 

@@ -15,7 +15,7 @@ from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
-from probekit.metrics.classes import LEAST_ROWS, unmeasurable
+from probekit.metrics.classes import unmeasurable_over
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
 from probekit.metrics.splits import Split, splits_by_group
@@ -141,25 +141,15 @@ class Study:
         return self._poolings[behaviour]
 
     def unmeasurable(self, behaviour: str, domain: str) -> str:
-        """Why a behaviour cannot be fitted and judged in a domain, with what would mend it; empty where it can.
-
-        Test rows are those of all folds, which are judged together.
-        """
+        """Why a behaviour cannot be fitted and judged in a domain, with what would mend it; empty where it can."""
         key = behaviour, domain
         if key not in self._why_not:
             index, pooling = self.index(domain), self.pooling(behaviour)
             known = pooling.behaviour
-            told = known.law[index], known.outcomes, self.observations.group[index]
-            # Where transfer goes, too few groups to resample are told before they are too few to be split.
-            why = unmeasurable(*told, {})
-            if not why and len(known.outcomes) == 1:
-                why = f"none of {pooling.n} classes has {LEAST_ROWS} fit rows: give more rows, or fewer classes"
-            if not why:
-                splits = self.splits(domain)
-                test = np.concatenate([split.test for split in splits])
-                every = (unmeasurable(*told, {"fit": split.fit, "test": test}) for split in splits)
-                why = next(filter(None, every), "")
-            self._why_not[key] = why
+            self._why_not[key] = unmeasurable_over(
+                known.law[index], known.outcomes, self.observations.group[index], pooling.n,
+                lambda: self.splits(domain),
+            )  # fmt: skip
         return self._why_not[key]
 
     def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:

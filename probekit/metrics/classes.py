@@ -4,10 +4,12 @@ A regularised reader judged on groups that it never saw is honest at any number 
 nothing. A number has no meaning only where a class cannot be seen or judged at all (docs/method.md, Rows).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from probekit.metrics.splits import Split
 
 LEAST_GROUPS = 20
 LEAST_ROWS = 8  # of a class, on the side that fits and on the side that judges
@@ -85,3 +87,22 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
                     "give more rows of it, or ask for more outer folds"
                 )
     return ""
+
+
+def unmeasurable_over(
+    law: NDArray, outcomes: Sequence[str], group: NDArray, n_pooled: int, splits: Callable[[], Sequence[Split]]
+) -> str:
+    """`unmeasurable` over the folds of a domain, after `pool_rare` made one class of `n_pooled`.
+
+    Test rows are those of all folds, which are judged together. splits: asked for only where there are groups enough,
+    since too few to resample are told before they are too few to be split.
+    """
+    why = unmeasurable(law, outcomes, group, {})
+    if not why and len(outcomes) == 1:
+        why = f"none of {n_pooled} classes has {LEAST_ROWS} fit rows: give more rows, or fewer classes"
+    if why:
+        return why
+    folds = splits()
+    test = np.concatenate([split.test for split in folds])
+    every = (unmeasurable(law, outcomes, group, {"fit": split.fit, "test": test}) for split in folds)
+    return next(filter(None, every), "")

@@ -82,6 +82,7 @@ def test_passes_are_those_of_the_twin_and_of_what_is_deleted(folder):
     [
         (["yes"] * 200 + ["no"] * 6, "'no' has .* rows, where 8 are needed"),
         (["yes", "no"] * 30, "15 groups where 20 are needed"),
+        ([f"class {i % 40}" for i in range(120)], "none of 40 classes has 8 fit rows"),
     ],
 )
 def test_what_will_be_na_is_told_in_advance_in_the_words_of_the_run(folder, labels, said):
