@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -42,26 +43,32 @@ def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
         fitted[domain] = _read_there(folds[domain], levels)
     for domain, why in few.items():
         _read_on_few(list(folds.values()), domain, fitted, levels, why)
+    n_fit = {name: len(fold.setting.split.fit) for name, fold in folds.items()}
+
+    @cache  # pairs of domains ask for the same
+    def of_as_many_rows(domain: str, n: int) -> tuple[Fold, Sequence[Reader]]:
+        return _of_as_many_rows(folds[domain], n, fitted[domain], levels)
+
     for a in folds:
         for b in folds:
             if a != b:
                 for reader in fitted[a]:
                     if reader.source == "mean_difference":
                         measure_auroc(folds[a], folds[b].setting, reader)
-                here, moving = _of_as_many_rows(folds[a], folds[b], fitted[a], levels)
-                there, direct = _of_as_many_rows(folds[b], folds[a], fitted[b], levels)
+                here, moving = of_as_many_rows(a, n_fit[b])
+                there, direct = of_as_many_rows(b, n_fit[a])
                 note = "" if here is folds[a] and there is folds[b] else AS_MANY
                 _move(here, there, moving, {ReaderName.of(reader): reader for reader in direct}, note)
 
 
 def _of_as_many_rows(
-    fold: Fold, other: Fold, readers: Sequence[Reader], levels: Sequence[Level]
+    fold: Fold, fewer: int, readers: Sequence[Reader], levels: Sequence[Level]
 ) -> tuple[Fold, Sequence[Reader]]:
     """The readers, fitted anew on fewer groups where the other domain has fewer fit rows, and few of them.
 
     Else T would tell how many rows either domain has: a reader of few coordinates' worth of rows is still learning.
     """
-    n, fewer = len(fold.setting.split.fit), len(other.setting.split.fit)
+    n = len(fold.setting.split.fit)
     if fewer * ALIKE >= n or fewer >= MANY_PER_COORDINATE * fold.site.d:
         return fold, readers
     setting = thinned(fold.setting, fewer / n, fold.study.seeds.data)
