@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput
-from probekit.fit.streamed.moments import Accumulator, Moments
+from probekit.fit.moments import Accumulator, Moments
 from probekit.hookpoint import HookPoint
 from probekit.model.audit import choose_backend
 from probekit.model.model import Model

@@ -78,30 +78,6 @@ def store(
         _tell("bench store", found, as_json)
 
 
-@bench.command("stream")
-def stream(
-    largest: Annotated[
-        int, typer.Option("--rows", min=1_000, help="Of the largest fit; others have fewer.")
-    ] = 1_000_000,
-    width: Annotated[int, typer.Option(min=8, help="Coordinates.")] = 1_024,
-    memory: Annotated[int, typer.Option(min=1, help="MiB that a fit may use.")] = 1_024,
-    folder: FolderOption = None,
-    threads: ThreadsOption = 1,
-    as_json: JsonOption = False,
-) -> None:
-    """A fit over rows on disk: time and peak memory from few rows to many."""
-    with reporting("bench stream", as_json):
-        from probekit.proofs.bench.stream import stream_bench
-
-        sizes = sorted({max(1_000, int(largest * share)) for share in (0.01, 0.03, 0.1, 0.3, 1)})
-        found, peaks = [], []
-        with _threads(threads):
-            for row, peak in stream_bench(sizes, width, memory * 2**20, folder):
-                found.append(row.row())
-                peaks.append({"what": "fit", **peak})
-        _tell("bench stream", found, as_json, peaks=peaks, threads=threads)
-
-
 @bench.command("capture")
 def capture(
     folder: FolderOption = None,

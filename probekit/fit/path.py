@@ -1,13 +1,11 @@
 """Which ridge: a path from the floor down, chosen on rows held out, or over inner folds.
 
-One walk decides for all readouts, in memory and streamed alike. For few outputs reading the rows costs more than the
-arithmetic, so that these are solved together: inner folds are targets of one problem, in which rows held out weigh
-nothing, and so are the ridges of a stretch of the path.
+For few outputs reading the rows costs more than the arithmetic, so that these are solved together: inner folds are
+targets of one problem, in which rows held out weigh nothing, and so are the ridges of a stretch of the path.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,35 +29,7 @@ def beyond(lambdas: Sequence[float]) -> tuple[float, ...]:
     return (*(factor * max(lambdas) for factor in LARGER), *lambdas)
 
 
-@runtime_checkable
-class RidgeProblem(Protocol):
-    """Readouts at given ridges, and what they lose on rows held out.
-
-    t targets are chosen for; each may be fitted in several copies, one per fold. A set of readouts lists ridges, in
-    each of them copies, and in each of these the targets asked for.
-    """
-
-    @property
-    def t(self) -> int:
-        """Targets."""
-        ...
-
-    def at_once(self, m: int) -> int:
-        """Ridges that are best solved together, for m targets."""
-        ...
-
-    def fit(
-        self, ridges: Sequence[float], targets: Int[Tensor, " m"], start: Readout | None
-    ) -> tuple[Readout, Bool[Tensor, "l m"]]:
-        """Readouts, and which have a minimum within reach; start: those of one ridge."""
-        ...
-
-    def bits(self, found: Readout, targets: Int[Tensor, " m"]) -> Float[Tensor, "l m"]:
-        """Mean loss on rows held out."""
-        ...
-
-
-def walk(problem: RidgeProblem, floor: Readout, lambdas: Sequence[float]) -> Readout:
+def walk(problem: "_Problem", floor: Readout, lambdas: Sequence[float]) -> Readout:
     """Of every target the readouts, in all their copies, of the ridge that loses least on rows held out.
 
     floor: what adds nothing to the floor, where the path starts (infinite ridge), which a reader must be able to fall
@@ -115,7 +85,7 @@ def fit_path(
     if n_outcomes == 1:  # one outcome: nothing to fit
         return floor
     setup = OpenRidge.of(fit, variance)
-    return walk(_InMemory(setup, None, (select,), tolerated(tolerance, n_outcomes)), floor, lambdas)
+    return walk(_Problem(setup, None, (select,), tolerated(tolerance, n_outcomes)), floor, lambdas)
 
 
 @torch.no_grad()
@@ -142,7 +112,7 @@ def fit_nested(
         # The mean over rows inside is a mean over all rows in which the others weigh nothing.
         weight[inside] = len(whole.z) / len(inside)
     held_out = tuple(take(whole, outside) for _, outside in inner)
-    problem = _InMemory(setup, folds, held_out, tolerated(tolerance, n_outcomes))
+    problem = _Problem(setup, folds, held_out, tolerated(tolerance, n_outcomes))
     chosen = walk(problem, Readout.nothing(n_outcomes, len(inner) * t, r, whole.z), lambdas)
     ridge = chosen.ridge[:t]
     known = torch.isfinite(ridge)
@@ -165,8 +135,13 @@ def fit_nested(
 
 
 @dataclass(frozen=True)
-class _InMemory:
-    """folds [copy, n]: what each row weighs in each copy, None for one copy of even weights; held_out: of each copy."""
+class _Problem:
+    """Readouts at given ridges, and what they lose on rows held out.
+
+    Each of t targets may be fitted in several copies, one per fold. A set of readouts lists ridges, in each of them
+    copies, and in each of these the targets asked for. folds [copy, n]: what each row weighs in each copy, None for one
+    copy of even weights; held_out: of each copy.
+    """
 
     setup: OpenRidge
     folds: Tensor | None
@@ -175,9 +150,11 @@ class _InMemory:
 
     @property
     def t(self) -> int:
+        """Targets."""
         return self.setup.rows.law.shape[1]
 
     def at_once(self, m: int) -> int:
+        """Ridges that are best solved together, for m targets."""
         outputs = self._outputs(m) * (len(self.held_out) if self._together(m) else 1)
         room = AT_ONCE // (outputs * len(self.setup.rows.z))
         return max(1, min(STRETCH, room if self.setup.products is not None else min(room, OUTPUTS // outputs)))
@@ -192,8 +169,9 @@ class _InMemory:
         return fits and (outputs <= OUTPUTS or self.setup.products is not None)
 
     def fit(
-        self, ridges: Sequence[float], targets: Tensor, start: Readout | None
+        self, ridges: Sequence[float], targets: Int[Tensor, " m"], start: Readout | None
     ) -> tuple[Readout, Bool[Tensor, "l m"]]:
+        """Readouts, and which have a minimum within reach; start: those of one ridge."""
         m, copies, setup = len(targets), len(self.held_out), self.setup.take(targets)
         asked = torch.tensor(ridges, dtype=setup.variance.dtype, device=targets.device)[:, None].expand(-1, m)
         if self.folds is None:
@@ -210,7 +188,8 @@ class _InMemory:
             certificate = torch.cat([one for _, one in parts], 1)
         return found, (certificate <= STALLED * self.tolerance).view(len(ridges), copies, m).all(1)
 
-    def bits(self, found: Readout, targets: Tensor) -> Tensor:
+    def bits(self, found: Readout, targets: Int[Tensor, " m"]) -> Float[Tensor, "l m"]:
+        """Mean loss on rows held out."""
         m, copies = len(targets), len(self.held_out)
         times = found.weight.shape[1] // (copies * m)
         places = torch.arange(times * copies * m, device=targets.device).view(times, copies, m)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.solvers.blocks import Resident
+from probekit.fit.solvers.blocks import Blocks
 from probekit.fit.solvers.lbfgs import STALLED, minimise
 from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
 
@@ -222,7 +222,7 @@ class OpenRidge:
         if times > 1:
             law, offset = law.repeat(1, times, 1), None if offset is None else offset.repeat(1, times, 1)
             known = None if known is None else known.repeat(1, times, 1)
-        rows = Resident.of(z, (n_outcomes - 1) * t * times)
+        rows = Blocks.of(z, (n_outcomes - 1) * t * times)
         w, certificate = minimise(rows, law, offset, self.variance, ridges.flatten(), known, tolerance)
         return _unpack(w, ridges.flatten()), certificate.view(times, t)
 

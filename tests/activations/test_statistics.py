@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from probekit import BadInput, UnknownHook, capture, load_model, stream_statistics
-from probekit.fit.streamed.moments import Moments
-from probekit.fit.streamed.source import Source
+from probekit.fit.moments import Moments
 from probekit.testbeds import load_testbed
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.2.hook_resid_post")
@@ -33,7 +32,7 @@ def test_one_pass_gives_the_moments_of_captured_rows_and_leaves_nothing_behind(s
     assert next(iter(statistics)) == HOOKS[0] and set(HOOKS) < set(statistics)
     assert not list(tmp_path.iterdir())
     for hook in HOOKS:
-        kept = Moments.of(Source.of(found.sites[hook]), y)
+        kept = Moments.of(found.sites[hook], y)
         assert statistics[hook].n == len(y)
         for name in ("x_mean", "y_mean", "xx", "xy", "yy"):
             ours, theirs = getattr(statistics[hook], name), getattr(kept, name)
@@ -48,7 +47,7 @@ def test_rows_that_are_left_out_do_not_count(scene):
     some = stream_statistics(model, task, HOOKS[0], labels, rows=rows)[HOOKS[0]]
     y = torch.nn.functional.one_hot(torch.from_numpy(labels)).double()
     at = torch.from_numpy(np.flatnonzero(rows))
-    kept = Moments.of(Source.of(found.sites[HOOKS[0]][at]), y[at])
+    kept = Moments.of(found.sites[HOOKS[0]][at], y[at])
     assert some.n == rows.sum()
     assert torch.allclose(some.xy, kept.xy, atol=1e-5)
     everything = stream_statistics(model, task, HOOKS[0], labels)[HOOKS[0]]

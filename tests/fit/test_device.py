@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from probekit.fit.readers import Side, Site, fit_level, random_readers
-from probekit.fit.readout import cross_entropy
-from probekit.fit.streamed.logistic import fit_streamed_path
-from probekit.fit.streamed.source import Source
 from probekit.levels import SIMPLE, Level
 
 LEVELS = ("prior", "baseline", "neurons", "direction", "directions", "linear", *(f"simple:{kind}" for kind in SIMPLE))
@@ -48,12 +45,6 @@ def fitted(device: torch.device) -> dict[str, float]:
         readers = [reader for name in LEVELS for reader in fit_level(site, Level.parse(name), (1, 2, 4))]
         for i, reader in enumerate([*readers, *random_readers(site, (1, 3), 0)]):
             told(f"{n_class}/{reader.level}/{reader.source}/{reader.k}/{i}", reader.bits(test))
-        moved, known = x.to(device), law.to(device)
-        found = fit_streamed_path(
-            Source.of(moved[:600]), known[..., :600].contiguous(), Source.of(moved[600:]),
-            known[..., 600:].contiguous(), memory=2**20,
-        )  # fmt: skip
-        told(f"{n_class}/streamed", cross_entropy(found.logits(moved), known))
     return out
 
 

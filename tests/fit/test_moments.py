@@ -5,10 +5,10 @@ import pytest
 import torch
 from concept_erasure import LeaceEraser
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge as Judge
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.streamed.moments import Accumulator, Moments
-from probekit.fit.streamed.source import Source
+from probekit.fit.moments import Accumulator, Moments
 
 
 def classes(n: int, d: int, k: int, seed: int = 0, far: float = 0.0):
@@ -94,7 +94,7 @@ def test_the_eraser_is_concept_erasure_s(k, d, far):
     judge = LeaceEraser.fit(x, y, shrinkage=False, svd_tol=1e-9, constrain_cov_trace=False)
     erased = found(x)
     assert torch.allclose(erased, judge(x), atol=1e-8)
-    after = Moments.of(Source.of(erased), y)
+    after = Moments.of(erased, y)
     assert float(after.xy.abs().max()) < 1e-9
     assert torch.allclose(found(erased), erased, atol=1e-9), "erasing twice is erasing once"
 
@@ -104,6 +104,34 @@ def test_xor_is_invisible_to_linear_erasure():
     signs = torch.tensor([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)] * 50).double()
     y = torch.eye(2, dtype=torch.float64)[(signs.prod(1) > 0).long()]
     assert torch.allclose(seen(signs, y, [200]).moments().leace()(signs), signs)
+
+
+def linear(n: int, d: int, t: int, seed: int = 0, far: float = 0.0):
+    """Correlated activations, possibly far from zero, and noisy linear targets."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d)) @ (rng.normal(size=(d, d)) * np.geomspace(3, 0.1, d)) + far
+    y = x @ rng.normal(size=(d, t)) + rng.normal(size=(n, t)) + 5
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 5), (40, 60), (500, 1), (3000, 30)])
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+def test_ridge_is_scikit_learn_s_at_every_strength(n, d, far, monkeypatch):
+    monkeypatch.setattr("probekit.fit.moments.BLOCK", 64)  # several blocks
+    x, y = linear(n, d, 3, far=far)
+    ridges = (10.0, 1.0, 1e-2)
+    found = Moments.of(x, y).ridge(ridges)
+    for i, ridge in enumerate(ridges):
+        judge = Judge(alpha=n * ridge, solver="svd").fit(x.double().numpy(), y.double().numpy())
+        assert found.weight[i].T.numpy() == pytest.approx(np.atleast_2d(judge.coef_), abs=1e-5)
+        assert found.predict(x)[i].numpy() == pytest.approx(judge.predict(x.double().numpy()), abs=1e-3)
+
+
+def test_without_a_ridge_duplicated_and_constant_columns_are_harmless():
+    x, y = linear(200, 4, 2)
+    wide = torch.cat([x, x[:, :2], torch.full((200, 1), 3.0)], 1)
+    plain, more = (Moments.of(v, y).ridge((0.0,)).predict(v) for v in (x, wide))
+    assert torch.allclose(plain, more, atol=1e-5)
 
 
 def test_what_cannot_be_told_is_refused():

@@ -13,8 +13,6 @@ from probekit.fit.frame import fit_frame
 from probekit.fit.path import LAMBDAS, fit_nested, fit_path
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.fit.readout import Readout, Rows, cross_entropy, fit_readout, take
-from probekit.fit.streamed.logistic import fit_streamed_path
-from probekit.fit.streamed.source import Source
 from probekit.levels import Level
 
 
@@ -113,32 +111,6 @@ def test_the_ridge_and_the_readout_are_those_of_scikit_learn(d):
         again.fit(rows.z.numpy(), rows.law[1, 0].numpy())
         difference = ours.weight[1, 0] - ours.weight[0, 0]
         torch.testing.assert_close(difference, torch.tensor(again.coef_[0]).float(), atol=0.02, rtol=0.02)
-
-
-def test_a_streamed_path_takes_the_ridge_of_scikit_learn(tmp_path):
-    """Rows on disk in bfloat16, two targets: each takes the ridge that scikit-learn's loop over ridges would."""
-    x, law = draw(1_200, 60, 2, 2, gain=1.5)
-    x = x.bfloat16()
-    file = tmp_path / "rows"
-    file.write_bytes(x.view(torch.uint8).numpy().tobytes())
-    stored = Source.file(file, 1_200, 60, "BF16")
-    parts = [Source(600, 60, lambda a, b, first=first: stored.read(first + a, first + b)) for first in (0, 600)]
-    lambdas = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
-    found = fit_streamed_path(parts[0], law[..., :600], parts[1], law[..., 600:], lambdas=lambdas)
-    frame = fit_frame(x[:600].float())
-    z = frame.apply(x.float()).numpy()
-    for j in range(2):
-        losses = []
-        for ridge in lambdas:
-            judge = LogisticRegression(C=2 / (600 * ridge), tol=1e-8, max_iter=5_000).fit(z[:600], law[1, j, :600])
-            p = judge.predict_proba(z[600:])
-            told = torch.tensor(p).log()
-            losses.append(float(torch.nn.functional.nll_loss(told, law[1, j, 600:].long())) / math.log(2))
-        best = int(torch.tensor(losses).argmin())
-        assert 0 < best < len(lambdas) - 1, "a middle ridge holds out best"
-        assert float(found.readout.ridge[j]) == pytest.approx(lambdas[best])
-        bits = cross_entropy(found.logits(x[600:]), law[..., 600:])[j].mean()
-        assert float(bits) == pytest.approx(losses[best], abs=2e-3)
 
 
 def test_behaviour_that_is_chance_keeps_the_floor_in_every_fold():

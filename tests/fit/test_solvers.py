@@ -12,7 +12,7 @@ from probekit.errors import FitError
 from probekit.fit.frame import fit_frame
 from probekit.fit.path import fit_path
 from probekit.fit.readout import TOLERANCE, Rows, fit_readout
-from probekit.fit.solvers.blocks import Resident, class_basis
+from probekit.fit.solvers.blocks import Blocks, class_basis
 from probekit.fit.solvers.lbfgs import STALLED, minimise
 from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
 
@@ -53,13 +53,13 @@ def solve(solver: str, z, law, variance, ridge: float, offset=None, tolerance=TO
         w, certificate = minimise_newton(Products.of(z, variance), law, offset, ridges[None], None, tolerance)
         w, certificate = w[:, 0], certificate[0]
     else:
-        rows = Resident(z, step or len(z))
-        w, certificate = minimise(rows, law, offset, variance, ridges, None, tolerance, one_pass=solver == "one pass")
+        rows = Blocks(z, step or len(z))
+        w, certificate = minimise(rows, law, offset, variance, ridges, None, tolerance)
     assert bool((certificate <= STALLED * tolerance).all())
     return w
 
 
-@pytest.mark.parametrize("solver", ["blocks", "one pass", "newton"])
+@pytest.mark.parametrize("solver", ["blocks", "newton"])
 @pytest.mark.parametrize("k", [2, 3, 5])
 @pytest.mark.parametrize("spectrum", ["flat", "power law", "outlier"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -97,7 +97,7 @@ def test_the_solvers_agree_beside_a_floor_for_weighted_rows_and_many_targets():
     offset = torch.randn(3, 4, 700, generator=g) + torch.log(law)
     weighed = law * torch.rand(4, 700, generator=g) * 2
     for laws, floor in ((law, None), (law, offset), (weighed, None), (weighed, offset)):
-        found = [solve(s, z, laws, z.var(0), 1e-2, floor, 1e-8, 100) for s in ("blocks", "one pass", "newton")]
+        found = [solve(s, z, laws, z.var(0), 1e-2, floor, 1e-8, 100) for s in ("blocks", "newton")]
         assert torch.allclose(found[0], found[2], atol=5e-3)
         assert torch.allclose(found[1], found[2], atol=5e-3)
         assert float((found[2][..., :-1].sum(0)).abs().max()) < 1e-4, "weights sum to zero over classes"

@@ -17,7 +17,6 @@ from probekit.proofs.bench import Row
 from probekit.proofs.bench.fit import QUICK, fit_bench
 from probekit.proofs.bench.peers import Namesake, ours, scikit_learn
 from probekit.proofs.bench.problems import Problem, drawn
-from probekit.proofs.bench.stream import stream_bench
 
 KEYS = {"case", "peer", "ours_seconds", "peer_seconds", "ratio", "gap", "bound_ratio"}
 
@@ -156,16 +155,6 @@ def test_the_memory_of_a_capture_is_measured_in_a_process_of_its_own(captured):
     assert [one["batch"] for one in found] == [4 * n * 4 * 32 * 4 for n in (1, 16, 1)], "rows, layers, width, bytes"
     with pytest.raises(ProbekitError, match="the capture of 4 sequences failed"):
         room._process(folder / "nothing", folder / "store", 60, (4, 16), "bare")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_streamed_fits_are_measured_in_processes_of_their_own(tmp_path):
-    found = list(stream_bench((2_000, 8_000), 16, 4 * 2**20, tmp_path))
-    assert [set(row.row()) for row, _ in found] == [KEYS, KEYS]
-    assert found[1][0].gap == 0
-    assert 0 < found[0][0].gap < 0.05, "fewer rows, a worse fit"
-    assert all(0 <= beside["peak_mib"] < 64 for _, beside in found)
-    assert not list(tmp_path.iterdir()), "what was drawn is removed"
 
 
 def test_the_spectrum_drawn_is_that_of_what_it_is_like():

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,70 +11,36 @@ SLACK = 0.05  # of the tolerance: a rise of the objective so small is rounding, 
 BLOCK_ENTRIES = 2**16  # logits per block: a block's arrays stay in the cache of one core
 
 
-@runtime_checkable
-class RowBlocks(Protocol):
-    """Rows [n, r] given block by block, in an order that never changes."""
-
-    @property
-    def n(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def r(self) -> int:
-        """Coordinates of the problem."""
-        ...
-
-    def blocks(self) -> Iterator[Float[Tensor, "b d"]]:
-        """Blocks in the order of `sizes`; d is the width in which they are kept."""
-        ...
-
-    @property
-    def sizes(self) -> list[int]:
-        """Rows of each block."""
-        ...
-
-    def inward(self, weight: Float[Tensor, "m r"]) -> Float[Tensor, "m d"]:
-        """Weights on the coordinates of the problem as weights on the blocks."""
-        ...
-
-    def outward(self, gradient: Float[Tensor, "m d"]) -> Float[Tensor, "m r"]:
-        """The transpose of `inward`, for sums over rows."""
-        ...
-
-
 @dataclass(frozen=True)
-class Resident:
-    """Rows that lie in memory, cut without copying."""
+class Blocks:
+    """Rows in an order that never changes, cut without copying."""
 
     z: Float[Tensor, "n r"]
     step: int
 
     @classmethod
-    def of(cls, z: Float[Tensor, "n r"], outputs: int) -> "Resident":
+    def of(cls, z: Float[Tensor, "n r"], outputs: int) -> "Blocks":
         """Blocks for problems of so many outputs per row."""
         return cls(z, max(512, min(65_536, BLOCK_ENTRIES // outputs)))
 
     @property
     def n(self) -> int:
+        """Rows."""
         return len(self.z)
 
     @property
     def r(self) -> int:
+        """Coordinates."""
         return self.z.shape[1]
 
     @property
     def sizes(self) -> list[int]:
+        """Rows of each block."""
         return [min(self.step, self.n - a) for a in range(0, self.n, self.step)]
 
-    def blocks(self) -> Iterator[Tensor]:
+    def blocks(self) -> Iterator[Float[Tensor, "b r"]]:
+        """Blocks in the order of `sizes`."""
         yield from self.z.split(self.step)
-
-    def inward(self, weight: Tensor) -> Tensor:
-        return weight
-
-    def outward(self, gradient: Tensor) -> Tensor:
-        return gradient
 
 
 def class_basis(n_outcomes: int, like: Tensor) -> tuple[Float[Tensor, "outcome q"], Float[Tensor, "q q"]]:

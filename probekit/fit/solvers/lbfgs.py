@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probekit.fit.solvers.blocks import SLACK, LogitBlocks, RowBlocks, class_basis, law_of
+from probekit.fit.solvers.blocks import SLACK, Blocks, LogitBlocks, class_basis, law_of
 
 HISTORY = 8
 MAX_ITERATIONS = 300
@@ -17,32 +17,28 @@ Precondition = Callable[[Tensor], Tensor]
 
 
 def minimise(
-    rows: RowBlocks,
+    rows: Blocks,
     law: Float[Tensor, "outcome t n"],
     offset: Float[Tensor, "outcome t n"] | None,
     variance: Float[Tensor, " r"],
     ridge: Float[Tensor, " t"],
     start: Float[Tensor, "outcome t r2"] | None,
     tolerance: float,
-    metric: Callable[[Tensor], Precondition] | None = None,
-    one_pass: bool = False,
 ) -> tuple[Float[Tensor, "outcome t r2"], Float[Tensor, " t"]]:
     """Parameters [outcome, target, weights + bias + offset's coefficient], and each target's certificate in nats.
 
     A certificate is half the squared Newton decrement in the metric of the preconditioner at the solution; the caller
-    decides what to do with one above `tolerance`. variance: of each coordinate, which must be nearly uncorrelated
-    unless `metric` makes the preconditioner of weights and bias from the parameters in the class basis. one_pass: steps
-    of length one, each in a single pass over the rows, instead of two passes and the exact length.
+    decides what to do with one above `tolerance`. variance: of each coordinate; they must be nearly uncorrelated.
     """
-    return _Descent(rows, law, offset, variance, ridge, start, tolerance, metric, one_pass).run()
+    return _Descent(rows, law, offset, variance, ridge, start, tolerance).run()
 
 
 class _Descent:
     """The state of one minimisation; targets leave it when their certificate holds."""
 
-    def __init__(self, rows, law, offset, variance, ridge, start, tolerance, metric, one_pass) -> None:
+    def __init__(self, rows, law, offset, variance, ridge, start, tolerance) -> None:
         n_outcomes, t, _ = law.shape
-        self.rows, self.tolerance, self.metric, self.one_pass = rows, tolerance, metric, one_pass
+        self.rows, self.tolerance = rows, tolerance
         self.basis, self.mix = class_basis(n_outcomes, variance)
         self.known = LogitBlocks.of(law, offset, rows.sizes)
         self.variance = torch.cat([variance, torch.ones_like(variance[:1])])
@@ -60,7 +56,6 @@ class _Descent:
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         self.law: tuple[Tensor, ...] | None = law[:-1].split(rows.sizes, -1)
         self.moment = torch.empty(0)
-        self.taken: tuple[float, Precondition] | None = None
         self.solution = self.w.clone()
         self.certificate = torch.full((t,), math.inf, dtype=variance.dtype, device=law.device)
 
@@ -87,13 +82,13 @@ class _Descent:
                 value, gradient = value[kept], gradient[:, kept]
                 precondition = self._precondition()
                 step, slope, _ = self._step(gradient, precondition)
-            length = torch.ones_like(slope) if self.one_pass else -slope / self._bend_along(step).clamp_min(1e-20)
-            taken, w, unseen = torch.zeros_like(length), self.w, step if self.one_pass else None
+            length = -slope / self._bend_along(step).clamp_min(1e-20)
+            taken, w = torch.zeros_like(length), self.w
             short = taken > 0
             for _ in range(12):
                 moved = w + length[:, None] * step
-                new, after = self._descend(moved, length - taken, unseen)
-                taken, unseen = length, None
+                new, after = self._descend(moved, length - taken)
+                taken = length
                 # Differences below rounding of the objective carry no information about the step.
                 short = ~(new <= value + 1e-4 * length * slope + 2e-7 * value.abs() + SLACK * self.tolerance)
                 if not bool(short.any()):
@@ -162,7 +157,7 @@ class _Descent:
         """Writes the change along a step of the logits of one block."""
         q, t, _ = step.shape
         differences = torch.tensordot(self.mix, step, 1)
-        weight = self.rows.inward(differences[..., :-2].reshape(q * t, -1))
+        weight = differences[..., :-2].reshape(q * t, -1)
         bias, scale = differences[..., -2, None], step[0, :, -1, None]
 
         still = not bool(weight.any())  # the start of most problems, which needs no product
@@ -205,12 +200,12 @@ class _Descent:
             if self.known.offset is not None:
                 beside = self.known.offset[i]
                 rest[..., 1] += (part.view(-1, *beside.shape) * beside).sum(-1).view(rest.shape[:2])
-        return torch.cat([self.rows.outward(raw).view(*rest.shape[:2], -1), rest], -1) / self.rows.n
+        return torch.cat([raw.view(*rest.shape[:2], -1), rest], -1) / self.rows.n
 
     def _descend(self, w: Tensor, length: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the logits along their change; the objective per target, and its gradient, where that leads.
 
-        With a step its change is found in the same pass over the rows.
+        step: along which their change is not known yet, as at the start; it is found in the same pass over the rows.
         """
         self.w = w
         known, law = self.known, self.law
@@ -259,17 +254,10 @@ class _Descent:
         return self.mix.T @ curvature @ self.mix, None if self.known.offset is None else spread / n
 
     def _precondition(self) -> Precondition:
-        """Inverse of the Hessian were the classes' curvature the same at all rows, or what `metric` makes of it."""
+        """Inverse of the Hessian were the classes' curvature the same at all rows."""
         curvature, spread = self._class_curvature()
         beside = None if spread is None else 1 / spread.clamp_min(1e-4)
-        if self.metric is not None:
-            mean = float(curvature.mean())
-            # Dear to take: an earlier one stands while the mean curvature is about what it was.
-            if self.taken is None or not 0.6 < mean / self.taken[0] < 1.6:
-                self.taken = mean, self.metric(self.w)
-            inner = self.taken[1]
-        else:
-            inner = _kronecker(curvature, self.variance, self.penalty[:, :-1])
+        inner = _kronecker(curvature, self.variance, self.penalty[:, :-1])
 
         def precondition(gradient: Tensor) -> Tensor:
             out = torch.zeros_like(gradient)

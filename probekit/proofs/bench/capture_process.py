@@ -9,9 +9,14 @@ import torch
 from probekit.activations.capture import capture
 from probekit.model.loading import load_model
 from probekit.proofs.bench.capture import BATCH_TOKENS, bare_forward, in_batches, made_task
-from probekit.proofs.bench.stream_process import resident
 
 HOOKS = "blocks.*.hook_resid_post"
+
+
+def resident(what: str) -> int:
+    """Bytes of VmRSS or VmHWM."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(what + ":")))
 
 
 def main(asked: dict) -> dict[str, int]:

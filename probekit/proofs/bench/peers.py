@@ -23,9 +23,6 @@ from torch import Tensor
 from probekit.errors import ProbekitError
 from probekit.fit.frame import fit_frame
 from probekit.fit.readout import fit_readout
-from probekit.fit.solvers.newton import newton_is_cheaper
-from probekit.fit.streamed.logistic import fit_streamed
-from probekit.fit.streamed.source import Source
 from probekit.proofs.bench.problems import Problem
 
 Solved = tuple[list[Tensor], float]
@@ -67,11 +64,6 @@ def ours(problem: Problem, strictness: int) -> Solved:
             readout = fit_readout(site.fit, law, None, torch.ones(site.fit.shape[1]), ridge, tolerance=tolerance)
             seconds += time.perf_counter() - started
             out.append(readout.logits(site.held_out))
-            continue
-        if len(law) * law.shape[1] == 2 and not newton_is_cheaper(site.fit, 2):
-            found = fit_streamed(Source.of(site.fit), law, None, ridge, unit=1.0, tolerance=tolerance)
-            seconds += time.perf_counter() - started
-            out.append(found.logits(site.held_out))
             continue
         frame = fit_frame(site.fit)
         scale = frame.length

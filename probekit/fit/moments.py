@@ -4,7 +4,7 @@ Rows come in batches and need not be kept. Every batch is centred on its own mea
 LeVeque 1983), so that nothing cancels however far from zero activations lie.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import BadInput, FitError
-from probekit.fit.streamed.source import NOT_FINITE, Source
 
-BLOCK_BYTES = 2**24
+BLOCK = 4_096  # rows that are centred together
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,11 @@ class Moments:
     yy: Float[Tensor, " t"]
 
     @classmethod
-    def of(cls, source: Source, y: Float[Tensor, "n t"]) -> "Moments":
-        """One pass over the rows. Raises FitError for values that are not finite, BadInput for lengths that differ."""
-        if len(y) != source.n:
-            raise BadInput(f"targets have {len(y)} rows, the source {source.n}.")
+    def of(cls, x: Float[Tensor, "n d"], y: Float[Tensor, "n t"]) -> "Moments":
+        """One pass over the rows. Raises FitError for values that are not finite."""
         sums = Accumulator()
-        for start, x in blocks_of(source):
-            sums.update(x, y[start : start + len(x)])
+        for rows, targets in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
+            sums.update(rows, targets)
         return sums.moments()
 
     def mean_difference(self) -> Float[Tensor, "d t"]:
@@ -178,7 +175,7 @@ class Accumulator:
         if not self.n:
             raise FitError("moments of no rows are not defined: at least one batch is needed.")
         if not bool(torch.isfinite(self.scatter).all()):
-            raise FitError(NOT_FINITE)
+            raise FitError("moments were asked of activations that are not finite.")
         d, both = self.d, self.scatter / self.n
         mean = self.mean.clone()
         return Moments(self.n, mean[:d], mean[d:], both[:d, :d], both[:d, d:], both[d:, d:].diagonal().clone())
@@ -197,10 +194,3 @@ class Accumulator:
         self.scatter.addr_(delta, delta, alpha=self.n * share)
         self.mean += share * delta
         self.n += n
-
-
-def blocks_of(source: Source) -> Iterator[tuple[int, Float[Tensor, "b d"]]]:
-    """First row and rows of each block, in float64."""
-    step = max(64, BLOCK_BYTES // (8 * source.d))
-    for start in range(0, source.n, step):
-        yield start, source.read(start, min(source.n, start + step)).double()

@@ -1,1 +1,0 @@
-"""Fits over rows on disk, in bounded memory."""
