@@ -18,7 +18,8 @@ from probekit.fit.solvers.lbfgs import STALLED
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LARGER = (100.0, 10.0)  # of the largest ridge: what few rows per coordinate may want
 PATIENCE = 2  # ridges that a target takes whatever they bring; from then on a rise of its loss ends its path
-STRETCH = 4  # ridges solved together at most: every path takes nearly as many, and fits of tiny ridges can be slow
+STRETCH = 4  # ridges that Newton's method solves together at most
+BEGIN = 3  # those that a path begins with, which nearly every one takes; then one by one, since tiny ridges can be slow
 OUTPUTS = 64  # logits per row up to which reading rows costs more than what is done with them
 AT_ONCE = 2**23  # logits of all rows that are held at once
 Pair = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]  # pairs differ in their sizes
@@ -43,7 +44,7 @@ def walk(problem: "_Problem", floor: Readout, lambdas: Sequence[float]) -> Reado
     waiting, tried = sorted(lambdas, reverse=True), 0
     start: Readout | None = None
     while waiting and len(alive):
-        size, m = problem.at_once(len(alive)), len(alive)
+        size, m = problem.at_once(len(alive), tried), len(alive)
         ridges, waiting = waiting[:size], waiting[size:]
         found, reached = problem.fit(ridges, alive, start)
         if start is None and not bool(reached[0].all()):
@@ -153,11 +154,13 @@ class _Problem:
         """Targets."""
         return self.setup.rows.law.shape[1]
 
-    def at_once(self, m: int) -> int:
-        """Ridges that are best solved together, for m targets."""
+    def at_once(self, m: int, tried: int) -> int:
+        """Ridges that are best solved together, for m targets, after so many were."""
         outputs = self._outputs(m) * (len(self.held_out) if self._together(m) else 1)
         room = AT_ONCE // (outputs * len(self.setup.rows.z))
-        return max(1, min(STRETCH, room if self.setup.products is not None else min(room, OUTPUTS // outputs)))
+        if self.setup.products is not None:
+            return max(1, min(STRETCH, room))
+        return 1 if tried else max(1, min(BEGIN, room, OUTPUTS // outputs))
 
     def _outputs(self, m: int) -> int:
         return (len(self.setup.rows.law) - 1) * m

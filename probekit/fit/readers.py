@@ -96,26 +96,32 @@ class Site:
     @classmethod
     def prepare(
         cls,
-        fit: Side,
-        select: Side,
+        training: Sequence[tuple[Side, Side, Side | None]],
         seed: int,
         lambdas: Sequence[float] = LAMBDAS,
-        calibration: Side | None = None,
         inner: Sequence[Pair] = (),
-    ) -> "Site":
-        """Rotate both sides once and fit the linear readout, which most levels start from."""
+    ) -> list["Site"]:
+        """Rotate the rows once and fit the linear readouts, which most levels start from.
+
+        training: sides to fit, to select and to calibrate on, of one site or of several. These have the same rows of
+        activations, and differ in what the rows show, what they weigh and the floor: their readouts are one problem.
+        Raises FitError where one of them has none.
+        """
+        fit, select, _ = training[0]
         frame, z = frame_rows(fit.x, select.x) if inner else frame_rows(fit.x)
         z = z if inner else torch.cat([z, frame.apply(select.x)])
         tolerance, n_seen = TOLERANCE, len(fit.x) + (len(select.x) if inner else 0)
         if n_seen < FEW_PER_COORDINATE * len(frame.variance):
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE
-        law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
         parts = [inside for inside, _ in inner] if inner else [slice(len(fit.x))]
-        if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
-            law = smoothed(law)
-        whole = Rows(z, law, offset)
-        linear = fit_nested(whole, len(fit.x), inner, frame.variance, lambdas, tolerance)
-        return cls(fit, select, frame, whole, linear, seed, lambdas, calibration, inner)
+        rows = [_both_sides(z, one, other, parts) for one, other, _ in training]
+        together = Rows(z, torch.cat([one.law for one in rows], 1), torch.cat([one.beside for one in rows], 1))
+        linear = fit_nested(together, len(fit.x), inner, frame.variance, lambdas, tolerance)
+        targets = torch.arange(together.law.shape[1], device=z.device).split([one.law.shape[1] for one in rows])
+        return [
+            cls(one, other, frame, whole, linear.take(at), seed, lambdas, calibration, inner)
+            for (one, other, calibration), whole, at in zip(training, rows, targets, strict=True)
+        ]
 
     @property
     def rows(self) -> tuple[Rows, Rows]:
@@ -186,6 +192,14 @@ class Site:
     def back(self, directions: Float[Tensor, "r k"]) -> Float[Tensor, "d k"]:
         """Directions in frame coordinates as directions on raw activations."""
         return self.frame.back(directions)
+
+
+def _both_sides(z: Tensor, fit: Side, select: Side, parts: Sequence[Tensor | slice]) -> Rows:
+    """Rows of fit and then select; an outcome that hardly any of some part has is lent a row's worth."""
+    law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
+    if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
+        law = smoothed(law)
+    return Rows(z, law, offset)
 
 
 def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:

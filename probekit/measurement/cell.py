@@ -17,7 +17,7 @@ from torch import Tensor
 from probekit.errors import BadInput, FitError
 from probekit.fit.readers import Reader, fit_level
 from probekit.levels import Hypothesis, Level
-from probekit.measurement.collector import Collector, Fold
+from probekit.measurement.collector import Collector
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
 from probekit.measurement.diagnostics import (
@@ -27,9 +27,10 @@ from probekit.measurement.diagnostics import (
     measure_limit,
     measure_shares,
 )
+from probekit.measurement.fold import WEAK, Fold
 from probekit.measurement.hypotheses import Decoder, Decoders, measure_hypotheses
 from probekit.measurement.outcome import Coordinates, Decoded, Outcome
-from probekit.measurement.setting import Fitted, Said
+from probekit.measurement.setting import Said
 from probekit.measurement.sites import SiteRow, across_sites
 from probekit.measurement.study import Study
 from probekit.measurement.transfer import measure_transfer
@@ -174,14 +175,13 @@ def _read_levels(fold: Fold) -> Iterator[Reader]:
 
 def _read_weak_scale(fold: Fold) -> list[Reader]:
     """The readers on the weak floor's scale: `linear`, where it could be fitted, and the strong floor."""
-    if "weak" not in fold.study.read.floors:
+    if WEAK not in fold.alike:
         return []
     cell, setting, readers = fold.cell, fold.setting, []
     try:
-        site = fold.study.site(setting, fold.x, "weak")
-        reader = next(fit_level(site, Level("linear"), ()))
-        said = Said.by(reader, setting.side(fold.x, "test", "weak"))
-        cell.score(setting, reader, said, Fitted.of(setting, site), floor="weak")
+        reader = next(fit_level(fold.site_of(WEAK), Level("linear"), ()))
+        said = Said.by(reader, setting.side(fold.x, "test", WEAK))
+        cell.score(setting, reader, said, fold.fitted, floor="weak")
         readers.append(reader)
     except FitError as error:
         cell.missing(setting, Coordinates("linear", floor="weak"), "not_converged", str(error))

@@ -1,18 +1,12 @@
-"""Collector: the test rows of one hook point and behaviour, gathered over folds until each number can be made once.
-
-Fold: one outer fold of such a cell, which is what every step of the measurement is handed.
-"""
+"""Collector: the test rows of one hook point and behaviour, gathered over folds until each number can be made once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from probekit.fit.readers import Reader, Side, Site
+from probekit.fit.readers import Reader
 from probekit.measurement.deletion import Deletions
 from probekit.measurement.outcome import Coordinates, Figures, Kept, Outcome, ReaderName, Scores
 from probekit.measurement.setting import Fitted, Said, Setting
@@ -289,51 +283,3 @@ def _auroc(said: Iterable[Said]) -> float | None:
 
 def _in_order(folds: Mapping[int, NDArray] | Mapping[int, float]) -> NDArray[np.float64]:
     return np.stack([np.asarray(folds[fold]) for fold in sorted(folds)])
-
-
-# ------------------------------------------------------------------------------------------------- one fold of a cell
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One outer fold of a cell in one domain: the rows and what they share, the site, and where numbers go.
-
-    x: activations of all rows of the observations; twin: those of the randomly initialised network.
-    """
-
-    study: Study
-    cell: Collector
-    setting: Setting
-    site: Site
-    x: Float[Tensor, "n d"]
-    twin: Float[Tensor, "n d"] | None
-
-    @classmethod
-    def of(
-        cls, cell: Collector, setting: Setting, x: Float[Tensor, "n d"], twin: Float[Tensor, "n d"] | None = None
-    ) -> "Fold":
-        """With the site fitted. Raises FitError."""
-        return cls(cell.study, cell, setting, cell.study.site(setting, x), x, twin)
-
-    @property
-    def without(self) -> Deletions:
-        """The same rows with spans deleted."""
-        return self.cell.without
-
-    @property
-    def test(self) -> Side:
-        """Test rows beside the strong floor."""
-        return self.setting.side(self.x, "test")
-
-    @cached_property
-    def fitted(self) -> Fitted:
-        """What readers of the site were fitted on."""
-        return Fitted.of(self.setting, self.site)
-
-    def in_domain(self, domain: str) -> Setting:
-        """The same fold of the same behaviour in another domain."""
-        return self.study.setting(self.cell.behaviour, domain, self.setting.fold)
-
-    def of_unit(self, unit: str) -> Setting:
-        """The same fold of another pool: `row` or `task`."""
-        return self.study.setting(self.cell.behaviour, self.setting.domain, self.setting.fold, unit)

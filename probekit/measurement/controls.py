@@ -1,6 +1,7 @@
 """Controls: what fills `Record.control`, beside which a value means something. Each step is of one fold."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 from probekit.errors import FitError
 from probekit.fit.readers import Reader, fit_level, random_readers
 from probekit.levels import Level
-from probekit.measurement.collector import Fold, Separation
+from probekit.measurement.collector import Separation
 from probekit.measurement.deletion import Deleted, log_odds, strong_floor
+from probekit.measurement.fold import MOVED, Fold
 from probekit.measurement.outcome import Coordinates
 from probekit.measurement.setting import Fitted, Said, Setting
-from probekit.metrics.permutations import permute_groups, permute_within
 
 ON_WEAK = "the strong floor on the weak scale"
 
@@ -28,7 +29,7 @@ def measure_controls(fold: Fold) -> None:
         _fit_anew(fold, fold.of_unit("task"), fold.x, "control_task", ("linear",))
     if "random_directions" in read.controls:
         _random_directions(fold)
-    if "permuted" in read.controls:
+    if fold.moved is not None:
         _permuted(fold)
     if "random_twin" in read.controls and fold.twin is not None:
         _fit_anew(fold, setting, fold.twin, "random_twin", ("directions", "linear"))
@@ -67,14 +68,15 @@ def _random_directions(fold: Fold) -> None:
 
 
 def _permuted(fold: Fold) -> None:
-    """Activations move against (behaviour, floor) inside each group, so that the floor stays what it is."""
-    setting, seed = fold.setting, fold.study.seeds.data
-    permutation, within = permute_within(setting.group, seed)
-    if within and fold.study.pool(fold.cell.behaviour, setting.domain).constant_within_groups():
-        permutation, within = permute_groups(setting.group, seed), False
-    shuffled = fold.x.clone()
-    shuffled[torch.from_numpy(setting.index)] = fold.x[torch.from_numpy(setting.index[permutation])]
-    _fit_anew(fold, setting, shuffled, "permuted_in_group" if within else "permuted_groups", ("linear",))
+    assert fold.moved is not None
+    cell, setting, test, control = fold.cell, fold.setting, fold.test, fold.moved.control
+    try:
+        reader = next(fit_level(fold.site_of(MOVED), Level("linear"), ()))
+    except FitError as error:
+        cell.missing(setting, Coordinates("linear", control=control), "not_converged", str(error))
+        return
+    moved = replace(test, x=test.x[torch.from_numpy(fold.moved.rows["test"])])
+    cell.score(setting, reader, Said.by(reader, moved), fold.fitted, control=control)
 
 
 def _fit_anew(fold: Fold, setting: Setting, x: Tensor, control: str, levels: Sequence[str]) -> None:

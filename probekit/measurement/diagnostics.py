@@ -4,7 +4,6 @@ Each step is of one fold; the collector pools them. Also what sites are compared
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from probekit.errors import BadInput, FitError, TooFewRows
 from probekit.fit.readers import Reader, Side, Site, decompose, fit_level
 from probekit.fit.readout import cross_entropy
 from probekit.levels import Level
-from probekit.measurement.collector import FALLS, Fold, Separation
+from probekit.measurement.collector import FALLS, Separation
+from probekit.measurement.fold import HALF, Fold
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Setting, bits_of
 from probekit.metrics.bootstrap import Clusters
@@ -75,36 +75,14 @@ def measure_falling(fold: Fold, readers: Sequence[Reader]) -> None:
     """How much `linear` still falls: fitted again on half of the groups, on the same test rows."""
     setting = fold.setting
     known = next((reader for reader in readers if reader.level == "linear"), None)
-    half = thinned(setting, 0.5, fold.study.seeds.data)
-    if known is None or half is None:
+    if known is None or HALF not in fold.alike:
         return
     try:
-        site = fold.study.site(half, fold.x)
-        found = next(fit_level(site, Level("linear"), ()))
+        found = next(fit_level(fold.site_of(HALF), Level("linear"), ()))
     except FitError:
         return  # the value itself stands; only what is told beside it is missing
     rows = (bits_of(found.bits(fold.test)), bits_of(known.bits(fold.test)), *setting.ends())
     fold.cell.put(setting, Coordinates(known.level, known.source, metric=FALLS), falling, rows)
-
-
-def thinned(setting: Setting, share: float, seed: int) -> Setting | None:
-    """The setting with a share of its fit groups, and of the select groups where these are fitted on too.
-
-    None where too few groups are left.
-    """
-    split = setting.split
-    fit = _some_groups(setting.group, split.fit, share, seed)
-    select = _some_groups(setting.group, split.select, share, seed) if split.inner else split.select
-    both = np.concatenate([fit, select])
-    inner = tuple(tuple(rows[np.isin(rows, both)] for rows in pair) for pair in split.inner)
-    if not (len(fit) and len(select)) or any(not len(rows) for pair in inner for rows in pair):
-        return None
-    return replace(setting, split=replace(split, fit=fit, select=select, inner=inner))
-
-
-def _some_groups(group: NDArray, rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    names, code = np.unique(group[rows], return_inverse=True)
-    return rows[(np.random.default_rng([seed, 17]).permutation(len(names)) < int(share * len(names)))[code]]
 
 
 def measure_limit(fold: Fold) -> None:
@@ -207,7 +185,7 @@ def fits_of_three_sizes(
     select, calibrate = setting.side(x, "select"), setting.side(x, "calibrate")
     out: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for rows in subsets:
-        site = Site.prepare(setting.at(x, fit[rows]), select, seed, lambdas, calibrate)
+        site = Site.prepare([(setting.at(x, fit[rows]), select, calibrate)], seed, lambdas)[0]
         for reader in fit_level(site, level, ()):
             out.setdefault((reader.level, reader.source), []).append(bits_of(reader.bits(test)))
     return np.array([len(rows) for rows in subsets]), out
@@ -247,7 +225,7 @@ def _online_readers(
     if not chooses.any() or (~chooses).sum() < LEAST_ROWS:  # as few as no class is read from
         return
     try:
-        site = Site.prepare(setting.at(x, seen[~chooses]), setting.at(x, seen[chooses]), seed, lambdas)
+        site = Site.prepare([(setting.at(x, seen[~chooses]), setting.at(x, seen[chooses]), None)], seed, lambdas)[0]
         yield from (reader for reader in fit_level(site, level, (k,)) if reader.source != "pca")
     except FitError:
         # Coded by the floor, as any block is that no reader could be fitted for.

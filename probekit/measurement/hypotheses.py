@@ -16,8 +16,8 @@ from probekit.fit.path import fit_path
 from probekit.fit.readers import Reader
 from probekit.fit.readout import Readout, Rows, cross_entropy
 from probekit.levels import Hypothesis
-from probekit.measurement.collector import Fold
 from probekit.measurement.deletion import Deleted
+from probekit.measurement.fold import Fold
 from probekit.measurement.outcome import Coordinates
 from probekit.measurement.setting import Setting, bits_of, floor_logits, moved_logits
 from probekit.measurement.study import Study

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.fit.floor import Floor, fit_floor
+from probekit.fit.floor import Floor, Inputs, blocks_of, fit_floor
 from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
@@ -23,6 +23,7 @@ from probekit.metrics.rows import effective_rows, icc
 from probekit.metrics.splits import Split
 from probekit.task import Behaviour, Observations
 
+TRAINING = ("fit", "select", "calibrate")
 CERTAIN = 1e-6  # a law that is less than this from 1 is a label
 ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effective number of rows
 
@@ -91,10 +92,10 @@ class Setting:
         rows = torch.from_numpy(self.index)[at]
         return Side(x[rows].float(), self.law[..., at], self.floors[floor][1][..., at])
 
-    def site(self, x: Float[Tensor, "n_all d"], seed: int, lambdas: Sequence[float], floor: str = "strong") -> Site:
-        """A site ready for fitting, on this setting's training rows."""
-        fit, select, calibrate = (self.side(x, which, floor) for which in ("fit", "select", "calibrate"))
-        return Site.prepare(fit, select, seed, lambdas, calibrate, self.inner)
+    def training(self, x: Float[Tensor, "n_all d"]) -> tuple[Side, Side, Side]:
+        """The sides that readers are fitted on, beside the strong floor."""
+        fit, select, calibrate = (self.side(x, which) for which in TRAINING)
+        return fit, select, calibrate
 
     @cached_property
     def inner(self) -> tuple[Pair, ...]:
@@ -132,6 +133,26 @@ class Setting:
         return len(np.unique(self.group[self.split.test]))
 
 
+def thinned(setting: Setting, share: float, seed: int) -> Setting | None:
+    """The setting with a share of its fit groups, and of the select groups where these are fitted on too.
+
+    None where too few groups are left.
+    """
+    split = setting.split
+    fit = _some_groups(setting.group, split.fit, share, seed)
+    select = _some_groups(setting.group, split.select, share, seed) if split.inner else split.select
+    both = np.concatenate([fit, select])
+    inner = tuple(tuple(rows[np.isin(rows, both)] for rows in pair) for pair in split.inner)
+    if not (len(fit) and len(select)) or any(not len(rows) for pair in inner for rows in pair):
+        return None
+    return replace(setting, split=replace(split, fit=fit, select=select, inner=inner))
+
+
+def _some_groups(group: NDArray, rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    names, code = np.unique(group[rows], return_inverse=True)
+    return rows[(np.random.default_rng([seed, 17]).permutation(len(names)) < int(share * len(names)))[code]]
+
+
 def prepare_settings(
     observations: Observations,
     pooling: Pooling,
@@ -149,10 +170,11 @@ def prepare_settings(
     whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
     law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
     inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
+    read = {name: Inputs.of(inputs, blocks_of(name, inputs)) for name in floors}  # once for all folds
     ceiling = bits_of(entropy(law))
     out = []
     for fold, split in enumerate(splits):
-        fitted = {name: fit_floor(name, inputs, law, kept_together, split, seed + fold) for name in floors}
+        fitted = {name: fit_floor(name, rows, law, kept_together, split, seed + fold) for name, rows in read.items()}
         out.append(Setting(behaviour, pooling, domain, fold, index, group, split, law, ceiling, fitted, unit))
     return out
 

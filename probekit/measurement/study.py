@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput
-from probekit.fit.readers import Site
+from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis
 from probekit.measurement.outcome import Coordinates, Figures
@@ -171,9 +171,13 @@ class Study:
         """One fold of a behaviour in a domain."""
         return self.pool(behaviour, domain, unit).settings[fold]
 
-    def site(self, setting: Setting, x: Tensor, floor: str = "strong") -> Site:
+    def site(self, setting: Setting, x: Tensor) -> Site:
         """The activations of a setting ready for fitting. Raises FitError."""
-        return setting.site(x, self.seeds.probe, self.read.lambdas, floor)
+        return self.prepare(setting, [setting.training(x)])[0]
+
+    def prepare(self, setting: Setting, training: Sequence[tuple[Side, Side, Side]]) -> list[Site]:
+        """Sides of the same rows of a setting, to fit, to select and to calibrate on, ready. Raises FitError."""
+        return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Test rows and their permutations, the same at every site, so that sites move together; or no permutation."""

@@ -14,11 +14,11 @@ from probekit.fit.platt import fit_platt
 from probekit.fit.readers import Reader, fit_level
 from probekit.fit.readout import calibrate, cross_entropy
 from probekit.levels import Level
-from probekit.measurement.collector import Fold
 from probekit.measurement.controls import measure_deleted
-from probekit.measurement.diagnostics import measure_auroc, thinned
+from probekit.measurement.diagnostics import measure_auroc
+from probekit.measurement.fold import Fold
 from probekit.measurement.outcome import Coordinates, ReaderName
-from probekit.measurement.setting import Said, bits_of, moved_logits
+from probekit.measurement.setting import Said, bits_of, moved_logits, thinned
 from probekit.metrics.ratios import transfer
 
 PLATT_LABELS = 50

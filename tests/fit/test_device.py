@@ -41,7 +41,7 @@ def fitted(device: torch.device) -> dict[str, float]:
             Side(*(part.contiguous().to(device) for part in (x[at], law[..., at], torch.zeros_like(law[..., at]))))
             for at in SIDES
         )
-        site = Site.prepare(fit, select, 0, calibration=calibrate, inner=inner)
+        site = Site.prepare([(fit, select, calibrate)], 0, inner=inner)[0]
         readers = [reader for name in LEVELS for reader in fit_level(site, Level.parse(name), (1, 2, 4))]
         for i, reader in enumerate([*readers, *random_readers(site, (1, 3), 0)]):
             told(f"{n_class}/{reader.level}/{reader.source}/{reader.k}/{i}", reader.bits(test))

@@ -256,7 +256,7 @@ def test_readers_look_where_they_say_they_do():
     x, truth, law = planted_rank(1, 12, n=900, d=6, k=3)
     offset = torch.zeros_like(law)
     sides = [Side(x[p], law[..., p], offset[..., p]) for p in (slice(0, 500), slice(500, 700), slice(700, 900))]
-    site = Site.prepare(*sides[:2], seed=0)
+    site = Site.prepare([(*sides[:2], None)], seed=0)[0]
     g = torch.Generator().manual_seed(0)
     seen = 0
     for name in ("neurons", "direction", "directions", "simple:two_thresholds", "simple:mlp16"):

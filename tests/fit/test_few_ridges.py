@@ -21,7 +21,7 @@ def site_of(x, law, split, seed=0):
                          for at in parts)  # fmt: skip
     place = {row: i for i, row in enumerate(np.concatenate([split.fit, split.select]).tolist())}
     inner = [tuple(torch.tensor([place[row] for row in rows.tolist()]) for rows in pair) for pair in split.inner]
-    return Site.prepare(fit, select, seed, inner=inner), test
+    return Site.prepare([(fit, select, None)], seed, inner=inner)[0], test
 
 
 @pytest.mark.parametrize("n", [500, 900])

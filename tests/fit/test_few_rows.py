@@ -131,7 +131,7 @@ def test_every_level_reads_few_rows_and_nothing_is_of_d_by_d():
     x[:, :5] += 4 * law[1, 0][:, None]
     with Largest() as seen:
         fit, select, test = sides(x, law, (0, 60), (60, 90), (90, 120))
-        site = Site.prepare(fit, select, 0, inner=grouped(90))
+        site = Site.prepare([(fit, select, None)], 0, inner=grouped(90))[0]
         levels = ("prior", "baseline", "neurons", "direction", "directions", "simple:two_thresholds", "linear")
         readers = [reader for name in levels for reader in fit_level(site, Level.parse(name), (1, 4))]
         bits = {f"{r.level} {r.source} {r.k}": float(r.bits(test).mean()) for r in readers}
@@ -164,7 +164,7 @@ def test_an_outcome_that_a_fold_lacks_costs_what_a_rare_one_does():
     fit, select = sides(x, law, (0, 100), (100, 150))
     found = fit_readout(x[:100], law[..., :100], None, torch.ones(8), 1e-2, tolerance=1e-7)
     naive = Rows(x[150:], law[..., 150:]).bits(found)[0, 40:].mean()
-    site = Site.prepare(fit, select, 0)
+    site = Site.prepare([(fit, select, None)], 0)[0]
     assert torch.allclose(site.whole.law.sum(0), torch.ones(1, 150), atol=1e-5)
     seen = fit_readout(x[:100], site.rows[0].law, None, torch.ones(8), 1e-2, tolerance=1e-7)
     ours = Rows(x[150:], law[..., 150:]).bits(seen)[0, 40:].mean()
@@ -210,7 +210,7 @@ def test_functions_of_two_loud_directions_are_found_in_more_coordinates_than_row
     x = 5 * s @ np.linalg.qr(rng.standard_normal((d, 2)))[0].T + rng.standard_normal((1_000, d))
     law = torch.nn.functional.one_hot(torch.from_numpy((s.prod(1) > 0).astype(int)), 2).T[:, None].float().contiguous()
     fit, select, test = sides(torch.from_numpy(x).float(), law, (0, 550), (550, 750), (750, 1_000))
-    site = Site.prepare(fit, select, 0, inner=grouped(750))
+    site = Site.prepare([(fit, select, None)], 0, inner=grouped(750))[0]
     assert site.n_loudest == 68
     bits = {kind: [float(reader.bits(test).mean()) for reader in fit_level(site, Level.parse(f"simple:{kind}"), (2,))]
             for kind in ("two_thresholds", "quadratic", "mlp16")}  # fmt: skip
@@ -275,7 +275,7 @@ def test_a_class_of_one_per_cent_is_read_as_by_an_outside_judge(seed):
     inner = [
         (torch.from_numpy(np.flatnonzero(fold != i)), torch.from_numpy(np.flatnonzero(fold == i))) for i in range(3)
     ]
-    site = Site.prepare(side(first[:700]), side(first[700:]), 0, inner=inner)
+    site = Site.prepare([(side(first[:700]), side(first[700:]), None)], 0, inner=inner)[0]
     found = next(fit_level(site, Level("linear"), ()))
     logits = found.logits(rows[second], beside.expand(-1, -1, 1_000))
     odds = (logits[1, 0] - logits[0, 0]).double().numpy()

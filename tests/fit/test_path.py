@@ -165,7 +165,7 @@ def test_over_inner_folds_noise_is_not_followed(seed):
     offset = law.mean(-1, keepdim=True).log().expand_as(law).contiguous()
     fit, select, test = (Side(x[at], law[..., at], offset[..., at]) for at in (
         slice(0, 1_000), slice(1_000, 1_500), slice(1_500, None)))  # fmt: skip
-    site = Site.prepare(fit, select, 0, inner=pairs(1_500, 5))
+    site = Site.prepare([(fit, select, None)], 0, inner=pairs(1_500, 5))[0]
     floor = float(cross_entropy(test.offset, test.law).mean())
     for name in ("neurons", "direction", "directions", "simple:two_thresholds", "simple:quadratic", "linear"):
         for reader in fit_level(site, Level.parse(name), (1, 4)):

@@ -251,7 +251,7 @@ def test_whole_result_is_invariant_to_rotation_shift_and_scale():
         tensor = torch.tensor(values, dtype=torch.float32)
         parts = slice(0, 300), slice(300, 450), slice(450, 600)
         sides = [Side(tensor[s], law[..., s], offset[..., s]) for s in parts]
-        site = Site.prepare(*sides[:2], seed=0)
+        site = Site.prepare([(*sides[:2], None)], seed=0)[0]
         results.append([
             float(reader.bits(sides[2]).mean())
             for name in ("prior", "baseline", "direction", "directions", "linear")

@@ -42,7 +42,7 @@ def fit_alone(kind: str, k: int, site: Site) -> Simple:
 def loss(kind: str, k: int, sides: list[Side], seed: int = 0) -> float:
     """Test bits of the jointly fitted class (the prior costs exactly 1 bit)."""
     fit, select, test = sides
-    site = Site.prepare(fit, select, seed)
+    site = Site.prepare([(fit, select, None)], seed)[0]
     fitted = fit_alone(kind, k, site)
     return float(fitted.bits(Rows(site.frame.apply(test.x), test.law, test.offset)).mean())
 
@@ -98,7 +98,7 @@ def test_searched_directions_stay_within_what_is_planted():
     """
     for seed in range(3):
         (fit, select, _), basis = union(seed)
-        site = Site.prepare(fit, select, seed)
+        site = Site.prepare([(fit, select, None)], seed)[0]
         fitted = fit_alone("two_thresholds", 1, site)
         searched = site.region.basis @ site.region.cells(2).directions[0, :, :1]
         whitened = searched / site.frame.variance.sqrt()[:, None]
@@ -125,7 +125,7 @@ def noisy_xor(n: int, d: int, seed: int) -> list[Side]:
 def test_more_directions_than_there_are_do_not_fit_noise(kind):
     """Two directions tell all; eight of 100 coordinates on 4,000 rows could lose a tenth of a bit to noise."""
     fit, select, test = noisy_xor(8_000, 100, 0)
-    site = Site.prepare(fit, select, 0)
+    site = Site.prepare([(fit, select, None)], 0)[0]
     rows = Rows(site.frame.apply(test.x), test.law, test.offset)
     path = fit_simples(kind, (1, 2, 4, 8), *site.rows, site.region)
     bits = {k: float(fitted.bits(rows).mean()) for k, fitted in path.items()}
@@ -150,7 +150,7 @@ def test_nothing_is_read_where_there_is_nothing():
         x = torch.tensor(rng.normal(size=(1_600, 8)), dtype=torch.float32)
         law = torch.nn.functional.one_hot(torch.tensor(rng.integers(0, 2, 1_600)), 2).T[:, None].float().contiguous()
         sides = [Side(x[p], law[..., p], torch.zeros_like(law[..., p])) for p in (slice(600), slice(600, 800))]
-        site = Site.prepare(*sides, seed)
+        site = Site.prepare([(*sides, None)], seed)[0]
         test = Rows(site.frame.apply(x[800:]), law[..., 800:], torch.zeros_like(law[..., 800:]))
         excess.append(float(fit_alone("quadratic", 2, site).bits(test).mean()) - 1)
         kept = simple._tells
@@ -166,7 +166,7 @@ def test_nothing_is_read_where_there_is_nothing():
 def test_a_wider_function_starts_as_the_narrower_one(kind):
     """Before a step is taken, the function of two directions on four of them gives the same laws."""
     fit, select, _ = plant(2, 0.5, 0)
-    site = Site.prepare(fit, select, 0)
+    site = Site.prepare([(fit, select, None)], 0)[0]
     narrow = simple._fitted(kind, 2, None, site.region)
     wide = simple._widened(kind, 4, narrow, site.region)
     assert wide["directions"].shape == (1, site.d, 4)
@@ -195,7 +195,7 @@ def test_cuts_are_the_best_of_all():
 @pytest.mark.parametrize("bits", [2, 3])
 def test_a_linear_readout_and_its_directions_see_nothing_of_either(bits):
     fit, select, test = plant(bits, 0.5, 0)
-    site = Site.prepare(fit, select, 0)
+    site = Site.prepare([(fit, select, None)], 0)[0]
     rows = Rows(site.frame.apply(test.x), test.law, test.offset)
     assert float(rows.bits(site.linear).mean()) == pytest.approx(1.0, abs=0.02)
     # Naive: the function on the directions that a linear readout finds, which are not those of the plant.
@@ -231,7 +231,7 @@ def test_a_simple_function_beside_a_floor_that_knows_half():
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_feature_counts_and_laws_of_every_class(kind):
     fit, select, test = plant(2, 0.5, 0)
-    site = Site.prepare(fit, select, 0)
+    site = Site.prepare([(fit, select, None)], 0)[0]
     for k in (1, 3):
         # Fewer linear directions than k: the rest are drawn.
         region = Region.of(*site.rows, site.frame.variance, torch.eye(site.d)[:, :1], 0)
@@ -249,7 +249,7 @@ def test_feature_counts_and_laws_of_every_class(kind):
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_of_one_outcome_there_is_nothing_to_say(kind):
     sides = [Side(side.x, torch.ones_like(side.law[:1]), side.offset[:1]) for side in plant(2, 0.5, 0)]
-    site = Site.prepare(*sides[:2], 0)
+    site = Site.prepare([(*sides[:2], None)], 0)[0]
     rows = Rows(site.frame.apply(sides[2].x), sides[2].law, sides[2].offset)
     for k, fitted in fit_simples(kind, (1, 2), *site.rows, site.region).items():
         assert fitted.directions.shape == (site.d, k)
@@ -268,7 +268,7 @@ def test_a_band_of_a_continuous_direction_is_cut_where_it_ends():
         x, beside = torch.from_numpy(s @ turn).float(), law[..., :2000].mean(-1, keepdim=True).log()
         sides = [Side(x[a:b], law[..., a:b], beside.expand(-1, -1, b - a).contiguous())
                  for a, b in ((0, 2000), (2000, 2800), (2800, 4000))]  # fmt: skip
-        site = Site.prepare(*sides[:2], seed)
+        site = Site.prepare([(*sides[:2], None)], seed)[0]
         fitted, test = fit_alone("two_thresholds", 1, site), sides[2]
         lost = fitted.bits(Rows(site.frame.apply(test.x), test.law, test.offset)).mean()
         known = np.stack([1 - chance, chance])[:, None, 2800:]

@@ -7,6 +7,7 @@ import pytest
 import probekit as pk
 from probekit.errors import BadInput, FitError
 from probekit.levels import Hypothesis
+from probekit.measurement.study import Study
 
 QUICK = {"controls": (), "decomposition": False, "floors": ("strong",), "n_bootstrap": 200, "outer_folds": 1,
          "inner_folds": 1}  # fmt: skip
@@ -572,7 +573,7 @@ def test_a_behaviour_that_varies_in_one_domain_alone_is_measured_there(still):
     assert set(frame.query("metric == 'transfer' and test_domain == @still")["na_reason"]) == {"absent_in_test_domain"}
 
 
-@pytest.mark.parametrize("where", ["controls.random_readers", "study.Site.prepare", "transfer.fit_platt"])
+@pytest.mark.parametrize("where", ["controls.random_readers", "fold.Study.prepare", "transfer.fit_platt"])
 def test_a_solver_that_fails_costs_its_cell_and_no_other(monkeypatch, where):
     def fails(*_, **__):
         raise FitError("did not converge.")
@@ -587,7 +588,36 @@ def test_a_solver_that_fails_costs_its_cell_and_no_other(monkeypatch, where):
         arms = frame[frame["metric"] == "transfer"].groupby("arm")["value"]
         assert arms.count().to_dict() == {"raw": 2, "refit": 0, "platt50": 0}
     # Without the site's own readout there is nothing to start any level from, and the whole cell says so.
-    assert (prior.na_reason == "not_converged") == pd.isna(prior.value) == (where == "study.Site.prepare")
+    assert (prior.na_reason == "not_converged") == pd.isna(prior.value) == (where == "fold.Study.prepare")
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(1, 1), (3, 3)])
+def test_what_is_fitted_together_is_what_each_is_alone(monkeypatch, outer, inner):
+    """Readers beside the weak floor, of moved activations and of half of the groups; one that fails costs no other."""
+    x, s = signs(360, 2, 31)
+    floor = {"position": flipped(s[:, 0], 0.3, 1), "other": flipped(s[:, 0], 0.2, 2)}
+    arguments = {
+        **QUICK, "floors": ("strong", "weak"), "controls": ("permuted",), "levels": ("linear",), "falls": True,
+        "groups": np.arange(360) // 2, "floor": floor, "outer_folds": outer, "inner_folds": inner,
+    }  # fmt: skip
+    label = flipped(s[:, 0], 0.1, 4)
+    together = pk.measure(x, behaviour=label, **arguments)
+    known, asked = Study.prepare, []
+
+    def alone(self, setting, training):
+        asked.append(len(training))
+        if len(training) > 1:
+            raise FitError("did not converge.")
+        return known(self, setting, training)
+
+    monkeypatch.setattr(Study, "prepare", alone)
+    apart = pk.measure(x, behaviour=label, **arguments)
+    assert max(asked) == 4
+    assert set(together["control"]) == {"", "permuted_in_group"}
+    assert len(together) == len(apart)
+    for column in ("value", "low", "high", "falls"):
+        assert together[column].to_numpy(float) == pytest.approx(apart[column].to_numpy(float), abs=2e-4, nan_ok=True)
+    assert one(together, level="linear", control="", floor="strong")["falls"] > -0.1
 
 
 def test_progress_is_told_per_cell():

@@ -50,6 +50,10 @@ def signs(n: int, bits: int, seed: int, d: int = 6) -> tuple[np.ndarray, np.ndar
     return h @ np.linalg.qr(rng.normal(size=(d, d)))[0], s
 
 
+def prepared(setting: Setting, x: torch.Tensor) -> Site:
+    return Site.prepare([setting.training(x)], 0, LAMBDAS, setting.inner)[0]
+
+
 @pytest.mark.parametrize("level", ["direction", "directions", "simple:two_thresholds", "linear", "nonlinear"])
 def test_permuted_gains_are_those_of_the_reader_on_permuted_activations(level):
     rng = np.random.default_rng(0)
@@ -61,7 +65,7 @@ def test_permuted_gains_are_those_of_the_reader_on_permuted_activations(level):
     plan = permutation_plan(setting.group[setting.split.test], 12, 0, False)
     assert (plan != np.arange(len(side.x))).any(1).all()
     moved = 0.0
-    for reader in fit_level(setting.site(x, 0, LAMBDAS), Level.parse(level), (2,)):
+    for reader in fit_level(prepared(setting, x), Level.parse(level), (2,)):
         found = permuted_gains(reader, side, plan)
         rows = [torch.arange(len(side.x)), *torch.from_numpy(plan)]
         brute = [-float(reader.bits(Side(side.x[at], side.law, side.offset)).sum()) for at in rows]
@@ -227,7 +231,7 @@ def test_calibration_on_rows_of_its_own_repairs_a_mean_difference_fitted_on_few(
         fit, select, calibrate, test = sides
         bits = {}
         for name, rows in (("bare", None), ("platt", calibrate)):
-            site = Site.prepare(fit, select, 0, (1e-4,), rows)
+            site = Site.prepare([(fit, select, rows)], 0, (1e-4,))[0]
             reader = next(r for r in fit_level(site, Level("direction"), ()) if r.source == "mean_difference")
             logits = reader.logits(test.x, test.offset)
             bits[name] = float(cross_entropy(logits, law[..., parts[3]]).mean())
@@ -275,12 +279,12 @@ def test_effective_rows_are_the_groups_where_label_and_activation_are_constant_i
     for name, h in within.items():
         setting = setting_of(h, label, group)
         x = torch.from_numpy(h).float()
-        found[name] = effective_fit_rows(setting, setting.site(x, 0, LAMBDAS))
+        found[name] = effective_fit_rows(setting, prepared(setting, x))
         n_fit, n_groups = len(setting.split.fit), len(np.unique(setting.group[setting.split.fit]))
     assert found["constant"] == pytest.approx(n_groups, rel=0.02)
     assert 0.85 * n_fit < found["free"] <= n_fit
     alone = setting_of(within["free"], label)
-    assert effective_fit_rows(alone, alone.site(x, 0, LAMBDAS)) == len(alone.split.fit)
+    assert effective_fit_rows(alone, prepared(alone, x)) == len(alone.split.fit)
 
 
 def test_contrast_pairs_are_worth_their_rows_and_copies_are_not():
@@ -292,7 +296,7 @@ def test_contrast_pairs_are_worth_their_rows_and_copies_are_not():
         group = np.repeat(np.arange(600), times)
         h = text[group] + (0 if name == "copies" else 0.3 * rng.normal(size=(1200, 4)))
         setting = setting_of(h, shown, group)
-        found[name] = effective_fit_rows(setting, setting.site(torch.from_numpy(h).float(), 0, LAMBDAS))
+        found[name] = effective_fit_rows(setting, prepared(setting, torch.from_numpy(h).float()))
         n_fit, n_groups = len(setting.split.fit), len(np.unique(group[setting.rows("fit")]))
         assert found[name] == pytest.approx(n_groups if name == "copies" else n_fit, rel=0.02)
 

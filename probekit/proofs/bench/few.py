@@ -98,7 +98,7 @@ def _ours(
             return Side(x[at], law[..., at], prior[..., None].expand(-1, -1, len(at)))
 
         inner = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in _inner(split)]
-        site = Site.prepare(side(split.fit), side(split.select), fold, RIDGES, side(split.calibrate), inner)
+        site = Site.prepare([(side(split.fit), side(split.select), side(split.calibrate))], fold, RIDGES, inner)[0]
         test = side(split.test)
         rows.append(split.test)
         for reader in _readers(site, levels):
