@@ -87,14 +87,17 @@ class LogitBlocks:
 
 
 def law_of(logits: Tensor, p: Tensor, mass: Tensor | None) -> Tensor:
-    """Write the law of differences of logits into p [q, t, b]; the sum over rows of the log of the total, [t]."""
+    """Write the law of differences of logits into p [q, t, b]; the sum over rows of the log of the total, [t].
+
+    The sum is in float64: what the law takes off it later is nearly as large, and what is left decides on steps.
+    """
     if len(logits) == 1:
         torch.sigmoid(logits, out=p)
         total = torch.nn.functional.softplus(logits[0])
-        return (total if mass is None else total * mass).sum(-1)
+        return (total if mass is None else total * mass).sum(-1, dtype=torch.float64)
     top = logits.amax(0).clamp_min_(0)
     torch.sub(logits, top, out=p).exp_()
     total = p.sum(0).add_(torch.exp(-top))
     p /= total
     total.log_().add_(top)
-    return (total if mass is None else total * mass).sum(-1)
+    return (total if mass is None else total * mass).sum(-1, dtype=torch.float64)

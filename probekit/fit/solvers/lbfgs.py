@@ -234,7 +234,7 @@ class _Descent:
         out = torch.tensordot(self.mix.T.double(), gradient, 1)
         out[..., -1] = 0
         out[0, :, -1] = gradient[..., -1].sum(0)
-        value = value + 0.5 * (self.penalty * w**2).sum((0, 2))
+        value = value + 0.5 * (self.penalty * w**2).sum((0, 2), dtype=torch.float64)
         return value, out.to(w.dtype) + self.penalty * w
 
     def _class_curvature(self) -> tuple[Tensor, Tensor | None]:
