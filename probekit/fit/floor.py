@@ -13,7 +13,6 @@ cross-fitted fit rows, if those to select and to calibrate on gain: no probe ear
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from probekit.fit.mlp import Mlp, fit_mlp
 from probekit.fit.path import LAMBDAS, beyond, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior
-from probekit.fit.wording import Wording
+from probekit.fit.wording import Grams, Wording
 from probekit.metrics.splits import Split, folds_by_group
 from probekit.task import TEXT
 
@@ -50,13 +49,12 @@ class Member:
 
     def logits(self, inputs: "Inputs") -> Float[Tensor, "outcome t n"]:
         """Logits of input rows."""
-        z = self.coordinates(inputs)
+        return self.said(self.frame.apply(inputs.columns(self.wording)))
+
+    def said(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "outcome t n"]:
+        """Logits of rows in the member's frame."""
         base = self.linear.logits(z)
         return base if self.mlp is None else self.mlp.logits(self.leading(z), base)
-
-    def coordinates(self, inputs: "Inputs") -> Float[Tensor, "n r"]:
-        """Inputs in the member's frame."""
-        return self.frame.apply(inputs.columns(self.wording))
 
     def leading(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n m"]:
         """What the MLP reads of them."""
@@ -82,16 +80,12 @@ class Floor:
         if not self.members:
             return self.prior[..., None].expand(*self.prior.shape, n).contiguous()
         rows = Inputs.of(inputs, self.blocks)
-        return self.calibrated(self.by_member(rows, rows.member(len(self.members))))
-
-    def by_member(self, inputs: "Inputs", member: Int[Tensor, " n"]) -> Float[Tensor, "outcome t n"]:
-        """Logits of each row by the member named for it, as they were fitted."""
-        out = torch.empty(*self.prior.shape, len(member))
+        member, out = rows.member(len(self.members)), torch.empty(*self.prior.shape, n)
         for i, one in enumerate(self.members):
-            rows = torch.nonzero(member == i).flatten()
-            if len(rows):
-                out[..., rows] = one.logits(inputs.rows(rows.numpy()))
-        return out
+            mine = torch.nonzero(member == i).flatten()
+            if len(mine):
+                out[..., mine] = one.logits(rows.rows(mine.numpy()))
+        return self.calibrated(out)
 
     def calibrated(self, logits: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t n"]:
         """Members' logits with the floor's temperature and intercepts."""
@@ -110,26 +104,34 @@ class Floor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a floor reads of rows: numbers [n, f], and texts where the block `text` is among its blocks."""
+    """What a floor reads of rows: numbers [n, f], and texts with their n-grams where `text` is among its blocks."""
 
+    blocks: tuple[str, ...]
     x: Float[Tensor, "n f"]
-    texts: NDArray[np.object_] | None
+    texts: NDArray[np.object_] | None = None
+    grams: Grams | None = None
 
     @classmethod
     def of(cls, inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> "Inputs":
-        texts = np.asarray(inputs[TEXT], dtype=object) if TEXT in blocks else None
+        n = len(next(iter(inputs.values()), ()))
         numbers = tuple(name for name in blocks if name != TEXT)
-        return cls(stack(inputs, numbers) if numbers or texts is None else torch.empty(len(texts), 0), texts)
+        x = stack(inputs, numbers) if numbers else torch.empty(n, 0)
+        if TEXT not in blocks:
+            return cls(blocks, x)
+        texts = np.asarray(inputs[TEXT], dtype=object)
+        return cls(blocks, x, texts, Grams.of(texts.tolist()))
 
     def rows(self, at: NDArray[np.int64]) -> "Inputs":
         """Some of them."""
-        return Inputs(self.x[at], None if self.texts is None else self.texts[at])
+        if self.texts is None or self.grams is None:
+            return Inputs(self.blocks, self.x[at])
+        return Inputs(self.blocks, self.x[at], self.texts[at], self.grams.rows(at))
 
     def columns(self, wording: Wording | None) -> Float[Tensor, "n f"]:
         """Numbers, then the text's own columns."""
-        if wording is None or self.texts is None:
+        if wording is None or self.grams is None:
             return self.x
-        return torch.cat([self.x, wording.columns(self.texts.tolist())], 1)
+        return torch.cat([self.x, wording.columns(self.grams)], 1)
 
     def member(self, n_members: int) -> Int[Tensor, " n"]:
         """A member for each row, as good as drawn at random, and the same one wherever the same inputs come again."""
@@ -138,70 +140,78 @@ class Inputs:
         return torch.tensor(digests, dtype=torch.long) % n_members
 
 
+def blocks_of(name: str, inputs: Mapping[str, NDArray]) -> tuple[str, ...]:
+    """The blocks that the named floor reads."""
+    return tuple(inputs) if name == "strong" else tuple(block for block in inputs if block in WEAK_BLOCKS)
+
+
 def stack(inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> Float[Tensor, "n f"]:
     """Input blocks side by side."""
     return torch.from_numpy(np.concatenate([np.asarray(inputs[name], dtype=np.float32) for name in blocks], axis=1))
 
 
 def fit_floor(
-    name: str, inputs: Mapping[str, NDArray], law: Float[Tensor, "outcome t n"], group: NDArray, split: Split, seed: int
-) -> tuple[Floor, Float[Tensor, "outcome t n"]]:
+    name: str, inputs: "Mapping[str, NDArray] | Inputs", law: Float[Tensor, "outcome t n"], group: NDArray,
+    split: Split, seed: int,
+) -> tuple[Floor, Float[Tensor, "outcome t n"]]:  # fmt: skip
     """Fit the named floor (`strong` or `weak`); returns it and its honest logits for every row.
 
-    inputs: blocks [n, width], and `text`, strings [n]; law: behaviour of every row. With no block it is the prior.
+    inputs: blocks [n, width], and `text`, strings [n], or what the floor reads of them, for several splits; law:
+    behaviour of every row. With no block it is the prior.
     """
-    blocks = tuple(inputs) if name == "strong" else tuple(b for b in inputs if b in WEAK_BLOCKS)
-    prior = log_prior(law[..., split.fit])
+    rows = inputs if isinstance(inputs, Inputs) else Inputs.of(inputs, blocks_of(name, inputs))
+    blocks, prior = rows.blocks, log_prior(law[..., split.fit])
     if not blocks:
         floor = Floor(name, "prior", (), (), prior)
-        return floor, floor.logits(inputs, law.shape[-1])
-    rows = Inputs.of(inputs, blocks)
+        return floor, floor.logits({}, law.shape[-1])
     fold = folds_by_group(group[split.fit], N_FOLDS, seed)
     n_members = int(fold.max()) + 1
-    # With a single group there is nothing to leave out; the one model then sees all fit rows.
-    insides = [split.fit[fold != i] if n_members > 1 else split.fit for i in range(n_members)]
-    members = tuple(_fit_linear(rows, law, inside, split.select) for inside in insides)
-    floor = Floor(name, "linear", blocks, members, prior)
-    if name == "strong":
-        deep = partial(_fit_stacked, inputs=rows, law=law, select=split.select)
-        first = deep(members[0], inside=insides[0], seed=seed)
-        # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
-        if _gains(members[0], first, rows, law, split):
-            others = [deep(one, inside=inside, seed=seed + i)
-                      for i, (one, inside) in enumerate(zip(members, insides, strict=True)) if i]  # fmt: skip
-            floor = Floor(name, "mlp", blocks, (first, *others), prior)
-    member = rows.member(n_members)
-    member[torch.from_numpy(split.fit)] = torch.from_numpy(fold)
-    logits = floor.by_member(rows, member)
-    floor = replace(floor, theta=_fit_theta(logits, law, split))
+    speaks = rows.member(n_members)
+    speaks[torch.from_numpy(split.fit)] = torch.from_numpy(fold)
+    logits, family, members = torch.empty(*prior.shape, law.shape[-1]), "linear", list[Member]()
+    for i in range(n_members):
+        # With a single group there is nothing to leave out; the one model then sees all fit rows.
+        inside = split.fit[fold != i] if n_members > 1 else split.fit
+        mine = torch.nonzero(speaks == i).flatten()
+        member, z = _fit_linear(rows, law, inside, np.concatenate([split.select, split.calibrate, mine.numpy()]), split)
+        if name == "strong" and (not i or family == "mlp"):
+            deep = _fit_stacked(member, z, law, inside, split.select, seed + i)
+            # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
+            if i or _gains(member, deep, z, law, split):
+                member, family = deep, "mlp"
+        members.append(member)
+        logits[..., mine] = member.said(z[mine])
+    theta = _fit_theta(logits, law, split)
+    floor = Floor(name, family, blocks, tuple(members), prior, theta)
     return floor, floor.calibrated(logits)
 
 
-def _gains(member: Member, stacked: Member, inputs: Inputs, law: Tensor, split: Split) -> bool:
+def _fit_linear(
+    inputs: Inputs, law: Tensor, inside: NDArray, asked: NDArray, split: Split
+) -> tuple[Member, Float[Tensor, "n r"]]:
+    """The linear member of the rows `inside`, and these and the rows asked for in its frame; others are left at 0."""
+    fitted = inputs.rows(inside)
+    wording = None if fitted.grams is None else Wording.of(fitted.grams)
+    frame, z_inside = frame_rows(fitted.columns(wording))
+    asked = np.setdiff1d(asked, inside)
+    z = torch.zeros(law.shape[-1], z_inside.shape[1])
+    z[inside], z[asked] = z_inside, frame.apply(inputs.rows(asked).columns(wording))
+    lambdas = LAMBDAS if wording is None else beyond(LAMBDAS)
+    fit, held_out = (Rows(z[side], law[..., side]) for side in (inside, split.select))
+    return Member(frame, fit_path(fit, held_out, frame.variance, lambdas), None, wording), z
+
+
+def _fit_stacked(member: Member, z: Tensor, law: Tensor, inside: NDArray, select: NDArray, seed: int) -> Member:
+    """The linear member with an MLP on top of it."""
+    sides = [Rows(member.leading(z[side]), law[..., side], member.linear.logits(z[side])) for side in (inside, select)]
+    return replace(member, mlp=fit_mlp(*sides, seed=seed))
+
+
+def _gains(member: Member, stacked: Member, z: Tensor, law: Tensor, split: Split) -> bool:
     """Whether the MLP does better on the rows to calibrate on, which it has not seen; else on those to select."""
     at = split.calibrate if len(split.calibrate) else split.select
-    linear, deep = (cross_entropy(one.logits(inputs.rows(at)), law[..., at]).mean() for one in (member, stacked))
+    linear, deep = (cross_entropy(one.said(z[at]), law[..., at]).mean() for one in (member, stacked))
     return bool(deep < linear)
-
-
-def _fit_linear(inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray) -> Member:
-    fitted, texts = inputs.rows(inside), inputs.texts
-    wording = None if texts is None else Wording.of(texts[inside].tolist())
-    x = fitted.columns(wording)
-    frame, z = frame_rows(x)
-    fit = Rows(z, law[..., inside])
-    held_out = Rows(frame.apply(inputs.rows(select).columns(wording)), law[..., select])
-    lambdas = LAMBDAS if wording is None else beyond(LAMBDAS)
-    return Member(frame, fit_path(fit, held_out, frame.variance, lambdas), None, wording)
-
-
-def _fit_stacked(member: Member, inputs: Inputs, law: Tensor, inside: NDArray, select: NDArray, seed: int) -> Member:
-    """The linear member with an MLP on top of it."""
-    rows = []
-    for side in (inside, select):
-        z = member.coordinates(inputs.rows(side))
-        rows.append(Rows(member.leading(z), law[..., side], member.linear.logits(z)))
-    return replace(member, mlp=fit_mlp(*rows, seed=seed))
 
 
 def _fit_theta(

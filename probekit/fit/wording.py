@@ -7,35 +7,72 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 COLUMNS, MANY_ROWS, FEWER_COLUMNS = 4_096, 4_096, 1_024  # of each kind; from so many rows on; then of each kind
+# A word is whatever stands between spaces or marks, single letters and marks included; text may have no words.
+KINDS = (
+    {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]"},
+    {"ngram_range": (1, 3), "analyzer": "char"},
+)
+
+
+@dataclass(frozen=True)
+class Grams:
+    """How often each row of text has each n-gram, of words and of characters: a sparse [n, terms] and terms of each.
+
+    Counted once, whatever is then learnt on some of the rows.
+    """
+
+    counts: tuple[Any, ...]
+    terms: tuple[NDArray[np.object_], ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Grams":
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        counters = [CountVectorizer(**kind) for kind in KINDS]
+        # One row more, that is not kept: without any text there would be no vocabulary.
+        counts = tuple(counter.fit_transform([*texts, "."])[:-1] for counter in counters)
+        return cls(counts, tuple(counter.get_feature_names_out() for counter in counters))
+
+    def rows(self, at: NDArray[np.int64]) -> "Grams":
+        """Some of the rows."""
+        return Grams(tuple(counts[at] for counts in self.counts), self.terms)
 
 
 @dataclass(frozen=True)
 class Wording:
     """Word 1-2-grams and character 1-3-grams of rows of text, the commonest ones, by TF-IDF.
 
-    Few rows get more columns than many: their reader works in the span of the rows.
+    Few rows get more columns than many: their reader works in the span of the rows. terms, weighings: of either kind.
     """
 
-    words: Any
-    characters: Any
+    terms: tuple[NDArray[np.object_], ...]
+    weighings: tuple[Any, ...]
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> "Wording":
+    def of(cls, grams: Grams) -> "Wording":
         """Which n-grams there are, and how rare each is, in these rows alone."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import TfidfTransformer
 
-        most = COLUMNS if len(texts) < MANY_ROWS else FEWER_COLUMNS
-        # A word is whatever stands between spaces or marks, single letters and marks included; text may have no words.
-        words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", max_features=most, sublinear_tf=True)
-        characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), max_features=most, sublinear_tf=True)
-        # A stop where nothing else is, so that rows without any text leave a vocabulary of one.
-        seen = [text if text.strip() else "." for text in texts]
-        return cls(words.fit(seen), characters.fit(seen))
+        terms, weighings = [], []
+        for counts, names in zip(grams.counts, grams.terms, strict=True):
+            n, total = counts.shape[0], np.asarray(counts.sum(0)).ravel()
+            commonest = np.argsort(-total, kind="stable")[: COLUMNS if n < MANY_ROWS else FEWER_COLUMNS]
+            kept = np.sort(commonest[: max(1, int((total[commonest] > 0).sum()))])
+            terms.append(names[kept])
+            weighings.append(TfidfTransformer(sublinear_tf=True).fit(counts[:, kept]))
+        return cls(tuple(terms), tuple(weighings))
 
-    def columns(self, texts: Sequence[str]) -> Float[Tensor, "n f"]:
+    def columns(self, grams: Grams) -> Float[Tensor, "n f"]:
         """Rows of length one for each of both kinds."""
-        parts = [kind.transform(list(texts)).toarray() for kind in (self.words, self.characters)]
+        parts = []
+        for counts, names, known, weighing in zip(grams.counts, grams.terms, self.terms, self.weighings, strict=True):
+            place = np.minimum(np.searchsorted(names, known), len(names) - 1)
+            found = names[place] == known
+            seen = counts[:, place].multiply(found).tocsr()  # a term that these rows lack has no column among theirs
+            seen.eliminate_zeros()
+            parts.append(weighing.transform(seen).toarray())
         return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))

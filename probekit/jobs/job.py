@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from probekit.errors import BadInput
@@ -51,9 +52,9 @@ class Job:
         deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
         return cls(spec, model, task, tuple(hypotheses), deleted)
 
-    @property
+    @cached_property
     def inputs(self) -> str:
-        """Digest of all that decides the numbers: spec, weights, data and the source of every rule."""
+        """Digest of all that decides the numbers, as loaded: spec, weights, data and the source of every rule."""
         return digest(
             {
                 "spec": self.spec.id,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import probekit as pk
@@ -11,6 +12,7 @@ from probekit.fit.frame import fit_frame
 from probekit.fit.path import fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Rows, calibrate, cross_entropy, entropy, fit_readout
+from probekit.fit.wording import Grams, Wording
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates, fbu
 from probekit.metrics.splits import split_by_group
@@ -264,6 +266,31 @@ def test_the_text_itself_is_read_by_the_strong_floor_alone():
     assert torch.allclose(strong.logits(some, len(split.test)), logits[..., split.test], atol=1e-4)
     empty = strong.logits({"position": np.ones((1, 1), np.float32), "text": np.array([""], dtype=object)}, 1)
     assert bool(torch.isfinite(empty).all())
+
+
+def test_n_grams_counted_once_are_those_of_scikit_learn():
+    """Learnt on some rows and applied to others and to other texts, a term of which these never showed."""
+    rng = np.random.default_rng(3)
+    words = np.array(["a", "Big", "city.", "n't", "Ü", "x1", "big", "(two", "rows)"], dtype=object)
+    texts = [" ".join(words[row]) for row in rng.integers(0, len(words), (60, 5))] + ["", "  "]
+    inside, others = np.arange(0, 62, 2), ["a Big unseen city.", "", "zz"]
+    grams = Grams.of(texts)
+    found = Wording.of(grams.rows(inside))
+    judges = [
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]"),
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 3), analyzer="char"),
+    ]
+    for judge in judges:
+        judge.fit([texts[i] for i in inside])
+    for ours, theirs in ((found.columns(grams), texts), (found.columns(Grams.of(others)), others)):
+        expected = np.concatenate([judge.transform(theirs).toarray() for judge in judges], 1)
+        assert ours.numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_many_n_grams_the_commonest_are_kept(monkeypatch):
+    monkeypatch.setattr("probekit.fit.wording.COLUMNS", 2)
+    found = Wording.of(Grams.of(["a b c", "b c", "c"]))
+    assert [names.tolist() for names in found.terms] == [["b", "c"], [" ", "c"]]
 
 
 def test_text_that_tells_nothing_gives_nothing_away():
