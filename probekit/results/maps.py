@@ -69,8 +69,8 @@ def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels:
             xgap=1.5,
             ygap=1.5 if row > 12 else 0.4,
             hoverinfo="skip",
-            name="FBU",
-            colorbar=_colour_bar("FBU", "0 explains all", "1 adds nothing"),
+            name="unexplained",
+            colorbar=_colour_bar("unexplained", "0 explains all", "1 adds nothing"),
         )
     )
 
