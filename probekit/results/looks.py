@@ -288,7 +288,9 @@ def add_ribbon(
 def fbu_axis(figure: go.Figure, values: pd.Series, most: float = 1.5) -> str:
     """[0, 1] always in view, room for what misleads up to `most`; returns a note on what lies beyond, else ''."""
     low, high = float(values.min()), float(values.max())
-    figure.update_yaxes(title_text=UNEXPLAINED, range=[min(-0.03, max(low, -0.3) - 0.03), max(1.12, min(high + 0.05, most))])
+    figure.update_yaxes(
+        title_text=UNEXPLAINED, range=[min(-0.03, max(low, -0.3) - 0.03), max(1.12, min(high + 0.05, most))]
+    )
     step = 0.25 if min(high, most) <= 1.5 else 0.5
     ticks = [i * step for i in range(-1, int(most / step) + 1)]
     text = [f"{tick:.2f}".replace("0.", ".", 1) if tick % 1 else f"{tick:.0f}" for tick in ticks]
