@@ -28,7 +28,8 @@ def selected_site(
         return ""
     found = levels(rows, "selected")
     row = rows[rows["level"] == ("linear" if "linear" in found else found[-1])].iloc[0]
-    text = f"Chosen on selection rows for {vocabulary(row['level'])}: {site_label(row['hook'])}, {value_text(row)} unexplained."
+    chosen = f"{site_label(row['hook'])}, {value_text(row)} unexplained"
+    text = f"Chosen on selection rows for {vocabulary(row['level'])}: {chosen}."
     curve = layer_curves(frame, behaviour=behaviour, domain=domain, position=position, level=row["level"], k="all")
     here = curve[(curve["control"] == "") & (curve["hook"] == row["hook"]) & (curve["source"] == row["source"])]
     here = here[here["k"].fillna(-1) == (-1 if pd.isna(row["k"]) else row["k"])]
