@@ -7,6 +7,7 @@ from probekit.errors import BadInput
 from probekit.records import Record
 from probekit.results.summary import summary
 from probekit.results.tables import layers, leak_map, spread
+from probekit.results.text import beside_value
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
@@ -37,6 +38,15 @@ def test_they_are_of_a_reader_of_the_activations_alone_where_it_was_measured():
     assert found["floor_auroc"].tolist() == [0.7, 0.7] and found["floor_accuracy"].tolist() == [0.65, 0.65]
     beside = layers(frame(weak=False))
     assert beside["auroc"].tolist() == [0.95, 0.95] and beside["accuracy"].tolist() == [0.9, 0.9]
+
+
+def test_in_words_beside_a_value():
+    rows = leak_map(frame()).assign(n_fit=100, falls=0.031, falls_low=0.01, falls_high=0.05)
+    linear = rows[(rows["level"] == "linear") & rows["site"].str.startswith("L1")].iloc[0]
+    expected = "as a probe of this layer alone: AUROC .90, accuracy .75; "
+    assert beside_value(linear) == expected + "100 fit rows, the second half of which brought .03 [.01, .05]"
+    bare = linear.to_dict() | dict.fromkeys(("auroc", "accuracy", "falls", "n_fit"))
+    assert beside_value(bare) == ""
 
 
 def test_the_floors_own_is_never_taken_for_a_reader_s():

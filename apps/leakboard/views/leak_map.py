@@ -84,7 +84,9 @@ def bits(value: float) -> str:
     return "NA" if pd.isna(value) else f"{value:.3f}"
 
 
-st.markdown(f"#### FBU {state.plain(text.value_text(row))}")
+st.markdown(f"#### {state.plain(text.value_text(row))} unexplained")
+if beside := text.beside_value(row):
+    st.text(beside)
 figures_of_cell = st.columns(7)
 for column, (name, value, why) in zip(
     figures_of_cell,
@@ -126,7 +128,7 @@ with left:
                 {
                     "control": [looks.control_words(name) for name in controls["control"]],
                     "level": [selection_of.vocabulary(level) for level in controls["level"]],
-                    "FBU": [text.value_text(r) for _, r in controls.iterrows()],
+                    "unexplained": [text.value_text(r) for _, r in controls.iterrows()],
                 }
             ),
             hide_index=True,
@@ -142,7 +144,7 @@ with right:
         st.text("No losses per group were kept for this cell.")
     else:
         shown = behind.head(8)[["group", "fbu", "numerator", "n"]]
-        named = {"fbu": "FBU", "numerator": "missed bits"}
+        named = {"fbu": "unexplained", "numerator": "missed bits"}
         st.dataframe(shown, hide_index=True, width="stretch", column_config=named)
         st.caption(f"The worst of {len(behind)}: means hide the dangerous cases.")
 state.numbers(table, f"{view.run.name}-leak_map")
