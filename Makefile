@@ -27,7 +27,7 @@ demo: setup
 
 # Tests in a browser skip where there is none.
 browser:
-	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@if ! command -v chromedriver >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		(apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install chromium chromium-driver) \
 			>/dev/null 2>&1 || echo "chromium could not be installed: tests in a browser will be skipped"; \
 	fi
