@@ -143,7 +143,7 @@ class TaskSpec(_Strict):
     testbed: str | None = None
     """A bundled task: `othello-6x6`."""
     file: str | None = None
-    """CSV, JSONL or Parquet, relative to the spec file. One row is one example."""
+    """CSV, TSV, JSON, JSONL or Parquet, relative to the spec file. One row is one example."""
     text: str | None = None
     """A column of texts."""
     tokens: str | None = None

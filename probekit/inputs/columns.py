@@ -1,5 +1,9 @@
-"""Columns: the cells of a CSV, JSONL or Parquet file that were asked for, and sentences that say where one is wrong."""
+"""Columns: the cells of a file of rows that were asked for, and sentences that say where one is wrong.
 
+A file is CSV, TSV, JSON (a list of objects), JSONL or Parquet; all but the last may be packed by gzip or Zstandard.
+"""
+
+import io
 import json
 import math
 from collections import Counter
@@ -17,6 +21,8 @@ from pyarrow import csv, parquet
 from probekit.errors import BadInput, nearest
 
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LEAST_ROWS = 3  # fit, selection and test sides each need a group
 
 
@@ -30,6 +36,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return Path(self.path.stem).stem if self.path.suffix.lower() in PACKED else self.path.stem
 
     def row(self, i: int) -> str:
         """Row `i` in words, for a sentence."""
@@ -103,7 +114,7 @@ def as_list(value: Any) -> list | None:
 
 def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> Columns:
     """The columns that `asked` names (column -> what for). as_text: columns of a CSV that are not guessed at."""
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = dict.fromkeys(SEPARATORS, _read_csv) | dict.fromkeys(OBJECTS, _read_json) | {".parquet": _read_parquet}
     with _reading(path, tuple(readers)) as kind:
         values, n_rows = readers[kind](path, asked, as_text)
     if not n_rows:
@@ -113,7 +124,8 @@ def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -
 
 def check_columns(path: Path, asked: Mapping[str, str]) -> None:
     """Raise BadInput where the file lacks a column that `asked` names; no more is read than that takes."""
-    readers = {".csv": _names_of_csv, ".jsonl": _names_of_jsonl, ".parquet": _names_of_parquet}
+    readers = dict.fromkeys(SEPARATORS, _names_of_csv) | dict.fromkeys(OBJECTS, _names_of_json)
+    readers |= {".parquet": _names_of_parquet}
     with _reading(path, tuple(readers)) as kind:
         _require(path, readers[kind](path, asked), asked)
 
@@ -121,9 +133,10 @@ def check_columns(path: Path, asked: Mapping[str, str]) -> None:
 @contextmanager
 def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
     """The kind of file that is to be read; what the library that reads it says becomes one sentence."""
-    kind = path.suffix.lower()
-    if kind not in known:
-        raise BadInput(f"{path} is not read: known files end in {', '.join(known)}; convert it to one of these.")
+    kind = kind_of(path)
+    if kind not in known or (kind == ".parquet" and path.suffix.lower() in PACKED):
+        packed = f"all but .parquet also packed, in {' or '.join(PACKED)}"
+        raise BadInput(f"{path} is not read: known files end in {', '.join(known)}, {packed}; convert it to one.")
     if not path.is_file():
         raise BadInput(f"no file {path}: give a path relative to the spec file, or an absolute one.")
     if not path.stat().st_size:
@@ -133,6 +146,19 @@ def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first = str(error).partition("\n")[0].rstrip(".")
         raise BadInput(f"{path} cannot be read as {kind[1:]}: {first}; repair or convert it.") from None
+
+
+def kind_of(path: Path) -> str:
+    """How a file's name ends, whatever packs it: `.csv` of rows.csv.gz."""
+    return Path(path.stem if path.suffix.lower() in PACKED else path).suffix.lower()
+
+
+def _bytes(path: Path) -> io.BufferedIOBase:
+    """What a file holds, unpacked."""
+    if path.suffix.lower() not in PACKED:
+        return path.open("rb")
+    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, PACKED[path.suffix.lower()]) as unpacked:
+        return io.BytesIO(unpacked.read())
 
 
 def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None:
@@ -146,13 +172,19 @@ def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None
 
 
 def _read_csv(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
-    # A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block.
-    read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, 2**31 - 1))
-    parse = csv.ParseOptions(newlines_in_values=True)
     # A text such as `12` or a group such as `007` stays what it is; an empty cell is missing, `NA` is a word.
     types = {column: pa.string() for column in as_text}
     convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
-    return _from_table(path, csv.read_csv(path, read, parse, convert), asked)
+    with _bytes(path) as file:
+        return _from_table(path, csv.read_csv(file, *_how(path, file, 2**31 - 1), convert), asked)
+
+
+def _how(path: Path, file: io.BufferedIOBase, most: int) -> tuple[csv.ReadOptions, csv.ParseOptions]:
+    """A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    read = csv.ReadOptions(block_size=min(size + 1024, most))
+    return read, csv.ParseOptions(delimiter=SEPARATORS[kind_of(path)], newlines_in_values=True)
 
 
 def _read_parquet(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
@@ -173,9 +205,8 @@ def _from_table(path: Path, table: pa.Table, asked: Mapping[str, str]) -> tuple[
 
 
 def _names_of_csv(path: Path, asked: Mapping[str, str]) -> list[str]:
-    read = csv.ReadOptions(block_size=min(path.stat().st_size + 1024, HEADER_BYTES))
-    with csv.open_csv(path, read, csv.ParseOptions(newlines_in_values=True)) as file:
-        return file.schema.names
+    with _bytes(path) as file, csv.open_csv(file, *_how(path, file, HEADER_BYTES)) as opened:
+        return opened.schema.names
 
 
 def _names_of_parquet(path: Path, asked: Mapping[str, str]) -> list[str]:
@@ -183,19 +214,19 @@ def _names_of_parquet(path: Path, asked: Mapping[str, str]) -> list[str]:
         return file.schema_arrow.names
 
 
-def _names_of_jsonl(path: Path, asked: Mapping[str, str]) -> list[str]:
+def _names_of_json(path: Path, asked: Mapping[str, str]) -> list[str]:
     """Names of the first rows, as far as needed to see those asked for: a row may leave out what is empty."""
     names: dict[str, None] = {}
-    for row in _objects(path):
+    for row in OBJECTS[kind_of(path)](path):
         names.update(dict.fromkeys(row))
         if asked.keys() <= names.keys():
             break
     return list(names)
 
 
-def _read_jsonl(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+def _read_json(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
     rows, names = [], {}
-    for row in _objects(path):
+    for row in OBJECTS[kind_of(path)](path):
         names.update(dict.fromkeys(row))
         rows.append({column: row.get(column) for column in asked})
     if rows:
@@ -203,20 +234,33 @@ def _read_jsonl(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) ->
     return {column: [row[column] for row in rows] for column in asked}, len(rows)
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise BadInput(f"{path} line {number} is not JSON ({reason}): write one object per line.") from None
+def _objects_by_line(path: Path) -> Iterator[dict[str, Any]]:
+    with io.TextIOWrapper(_bytes(path), encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                row = _parsed(line, f"{path} line {number}", "write one object per line")
+                if not isinstance(row, dict):
+                    raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
+                yield row
+
+
+def _objects_in_a_list(path: Path) -> Iterator[dict[str, Any]]:
+    with _bytes(path) as file:
+        found = _parsed(file.read().decode("utf-8-sig"), str(path), "write a list of objects; one per line is .jsonl")
+    if not isinstance(found, list):
+        raise BadInput(f"{path} holds a {type(found).__name__}: write a list of objects, one for each row.")
+    for number, row in enumerate(found, 1):
         if not isinstance(row, dict):
-            raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
+            raise BadInput(f"{path} row {number} is a {type(row).__name__}: write a list of objects.")
         yield row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line
+def _parsed(text: str, where: str, instead: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise BadInput(f"{where} is not JSON ({reason}): {instead}.") from None
+
+
+OBJECTS = {".json": _objects_in_a_list, ".jsonl": _objects_by_line}

@@ -1,4 +1,4 @@
-"""A Task read from a CSV, JSONL or Parquet file whose columns a TaskSpec names. Every mistake is one BadInput sentence.
+"""A Task read from a file of rows whose columns a TaskSpec names. Every mistake is one BadInput sentence.
 
 Rows are numbered from 1 in messages, a header not counted. A position counts tokens as the tokeniser returns them, so a
 beginning-of-sequence token that it adds is position 0.
@@ -55,7 +55,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
     behaviours = [behaviour_of(entry, labels, columns, row_example, encoder) for entry in spec.behaviours]
     return Task(
-        name=columns.path.stem,
+        name=columns.name,
         tokens=tokens,
         positions=positions,
         group=_groups(columns, spec.group, domain),

@@ -39,7 +39,7 @@ def load_testbed(name: str, n_examples: int | None = None, n_positions: int | No
 
 
 def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0, **columns) -> "Task":
-    """A bundled task by name (`n_examples=`, `n_positions=`), or a CSV, JSONL or Parquet file.
+    """A bundled task by name (`n_examples=`, `n_positions=`), or a file of rows.
 
     For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages or tokens, group,
     domain, position, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context length the
@@ -59,7 +59,9 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     path = Path(source)
     if not path.suffix:
         known = ", ".join(NAMES)
-        raise BadInput(f"no task '{source}': give a CSV, JSONL or Parquet file, or a bundled testbed ({known}).")
+        raise BadInput(
+            f"no task '{source}': give a CSV, TSV, JSON, JSONL or Parquet file, or a bundled testbed ({known})."
+        )
     spec = validate(TaskSpec, {"file": path.name, **columns}, "load_task")
     if model is None and spec.tokens is None:
         raise BadInput(f"`{spec.source}` makes text, which a model's tokenizer reads: give model= or a tokens= column.")

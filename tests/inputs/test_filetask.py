@@ -1,5 +1,7 @@
-"""Tasks from files: the same rows from CSV, JSONL and Parquet, and one sentence for every mistake."""
+"""Tasks from files: the same rows from every format, and one sentence for every mistake."""
 
+import gzip
+import io
 import json
 import re
 from pathlib import Path
@@ -18,6 +20,7 @@ from probekit.inputs.filetask import read_file_task
 from probekit.inputs.text import Encoder
 from probekit.spec import TaskSpec
 
+FORMATS = ["csv", "tsv", "json", "jsonl", "parquet", "csv.gz", "tsv.zst", "json.zst", "jsonl.gz"]
 LABEL = {"name": "truth", "kind": "label", "column": "label"}
 ROWS = [
     {"name": f"r{i}", "text": text, "ids": ids, "label": i % 2, "topic": f"t{i // 2}",
@@ -60,14 +63,22 @@ def ids_of(texts: list[str]) -> list[list[int]]:
 
 
 def write(path: Path, rows: list[dict]) -> Path:
+    """Rows in the format that the name says, packed where it says so."""
     if path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+    kind = columns.kind_of(path)
+    if kind == ".jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    elif kind == ".json":
+        text = json.dumps(rows, indent=1).encode()
     else:
-        csv.write_csv(pa.Table.from_pylist([
-            {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()} for row in rows
-        ]), path)  # fmt: skip
+        flat = [{k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        out = io.BytesIO()
+        csv.write_csv(pa.Table.from_pylist(flat), out, csv.WriteOptions(delimiter=columns.SEPARATORS[kind]))
+        text = out.getvalue()
+    packers = {".gz": gzip.compress, ".zst": lambda raw: pa.compress(raw, codec="zstd", asbytes=True)}
+    path.write_bytes(packers.get(path.suffix, bytes)(text))
     return path
 
 
@@ -100,9 +111,9 @@ def message(base: Path, rows: list[dict] | str | bytes, file: str = "data.jsonl"
     return found
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("source", ["text", "ids"])
-def test_the_three_formats_give_the_same_task(tmp_path, suffix, source):
+def test_all_formats_give_the_same_task(tmp_path, suffix, source):
     write(tmp_path / f"data.{suffix}", ROWS)
     asked = {"text": None, "tokens": "ids"} if source == "ids" else {"text": "text"}
     task = read_file_task(
@@ -133,7 +144,7 @@ def test_without_group_and_domain_every_row_is_its_own_group_in_one_domain(tmp_p
     assert task.row_example.tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_fractions_are_the_probability_of_the_second_outcome(tmp_path, suffix):
     write(tmp_path / f"data.{suffix}", ROWS)
     entry = {"name": "p", "kind": "label", "column": "chance"}
@@ -218,7 +229,7 @@ def test_the_fingerprint_follows_the_bytes_and_the_options_and_not_the_place(tmp
 def test_token_columns_round_trip_through_every_format(tmp_path_factory, rows):
     base = tmp_path_factory.mktemp("tokens")
     table = [{"ids": ids, "label": i % 2} for i, ids in enumerate(rows)]
-    for suffix in ("csv", "jsonl", "parquet"):
+    for suffix in ("csv", "jsonl", "parquet", "json.gz", "tsv.zst"):
         write(base / f"data.{suffix}", table)
         task = read_file_task(spec(file=f"data.{suffix}", text=None, tokens="ids"), base, None)
         assert [ids.tolist() for ids in task.tokens] == rows
@@ -227,14 +238,16 @@ def test_token_columns_round_trip_through_every_format(tmp_path_factory, rows):
 # Mistakes: the file
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_missing_file(tmp_path, suffix):
     with pytest.raises(BadInput, match=f"no file .*nowhere.{suffix}: give a path"):
         read_file_task(spec(file=f"nowhere.{suffix}"), tmp_path, tokeniser)
 
 
 def test_an_unknown_kind_of_file(tmp_path):
-    assert "known files end in .csv, .jsonl, .parquet" in message(tmp_path, "x", file="data.xlsx")
+    known = "known files end in .csv, .tsv, .json, .jsonl, .parquet, all but .parquet also packed, in .gz or .zst"
+    for name in ("data.xlsx", "data.gz", "data.parquet.gz", "data.csv.bz2"):
+        assert known in message(tmp_path, "x", file=name)
 
 
 def test_no_file_named(tmp_path):
@@ -251,7 +264,7 @@ def test_an_empty_file(tmp_path, file, content):
     assert "is empty" in found or "has no rows" in found
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_missing_column_is_named_with_the_nearest(tmp_path, suffix):
     found = message(tmp_path, ROWS, file=f"data.{suffix}", text="txt")
     assert "has no column 'txt' (asked for as text): did you mean 'text'?" in found
@@ -281,19 +294,35 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line, words):
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text": ["a"]}', "holds a dict: write a list of objects"),
+        ('[{"text": "a"}, 3]', "row 2 is a int"),
+        ('{"text": "a"}\n{"text": "b"}', "is not JSON (Extra data): write a list of objects; one per line is .jsonl"),
+        ("[]", "has no rows"),
+    ],
+)
+def test_json_that_is_no_list_of_objects(tmp_path, content, words):
+    assert words in message(tmp_path, content, file="data.json")
+
+
+@pytest.mark.parametrize(
     ("file", "content"),
     [
         ("data.csv", b"text,label\na,0\nb,1,2\n"),
         ("data.csv", b"text,label\na\xff,0\n"),
         ("data.jsonl", b'{"text": "\xff"}\n'),
         ("data.parquet", b"PAR1 no parquet"),
+        ("data.csv.gz", b"text,label\na,0\n"),
+        ("data.jsonl.zst", b'{"text": "a"}\n'),
+        ("data.json", b'[{"text": "\xff"}]'),
     ],
 )
 def test_a_damaged_file_is_no_traceback(tmp_path, file, content):
     assert "cannot be read as" in message(tmp_path, content, file=file)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_columns_are_checked_by_their_names_alone(tmp_path, suffix):
     path = write(tmp_path / f"data.{suffix}", ROWS)
     check_columns(path, {"text": "text", "label": "'truth'"})
@@ -316,7 +345,7 @@ def test_names_are_found_without_reading_the_rows(tmp_path, monkeypatch):
 # Mistakes: rows
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("empty", ["", None])
 def test_an_empty_text_is_named_by_its_row(tmp_path, suffix, empty):
     found = message(tmp_path, [*ROWS[:3], {**ROWS[3], "text": empty}, *ROWS[4:]], file=f"data.{suffix}")
@@ -379,7 +408,7 @@ def test_an_id_given_twice(tmp_path):
 # Mistakes: labels and behaviours
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("name", ["label", "chance"])
 def test_a_label_that_is_missing(tmp_path, suffix, name):
     entry = {"name": "b", "kind": "label", "column": name}
