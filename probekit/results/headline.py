@@ -114,8 +114,17 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFr
     verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"
+    if preferred and _folds_differ(read, row):
+        at = f"the site that selection rows prefer in each fold, most often {printable(site_label(row['hook']))},"
     beside = f"{_over_splits(row, splits)}{aside}{_more_rows(read, row)}"
     return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){beside}"
+
+
+def _folds_differ(read: pd.DataFrame, row: pd.Series) -> bool:
+    """Whether the value is of several sites: it is not that of the site which its record names."""
+    same = read[(read["hook"] == row["hook"]) & (read["level"] == row["level"]) & (read["source"] == row["source"])]
+    same = same[same["k"].isna() if pd.isna(row["k"]) else same["k"] == row["k"]]
+    return len(same) == 1 and abs(float(same["value"].iloc[0]) - float(row["value"])) > 1e-6
 
 
 def _over_splits(row: pd.Series, splits: pd.DataFrame) -> str:
@@ -165,6 +174,9 @@ def _readable(read: pd.DataFrame, last: str) -> str:
     start = found.iloc[0]
     said = f"{who[0].upper()}{who[1:]} first explains something at {_at(start)}"
     if half.empty:
+        likely = curve[curve["value"] < 0.5]
+        if len(likely):
+            return f"{said} and, though its interval reaches half, more than half first at {_at(likely.iloc[0])}."
         return f"{said} and more than half nowhere" + (" before the unembedding." if last else ".")
     return (
         f"{said}."

@@ -64,6 +64,20 @@ def test_the_site_is_the_selected_one_though_another_tested_better():
     assert "a linear reader at L1 resid_post" in told.sentences[0] and "leaves .50" in told.sentences[0]
 
 
+def test_folds_that_choose_different_sites_are_not_told_as_one():
+    told = headline(frame(*curve(0.9, 0.5, 0.45, 0.0), selected(0.52, 2))).sentences[0]
+    expected = (
+        "a linear reader at the site that selection rows prefer in each fold, most often L2 resid_post, leaves .52"
+    )
+    assert expected in told
+
+
+def test_more_than_half_that_is_not_sure_is_told_as_such():
+    found = frame(*curve(0.9, 0.49, 0.46, 0.0))
+    expected = "and, though its interval reaches half, more than half first at L1 resid_post (.49 unexplained)."
+    assert headline(found.assign(band_low=0.0, band_high=0.6)).sentences[1].endswith(expected)
+
+
 def test_the_unembedding_is_no_finding():
     found = frame(*curve(0.9, 0.5, 0.0), selected(0.0, 2), selected(0.7, 1, "simple:quadratic", source="joint", k=4))
     told = headline(found)
