@@ -153,7 +153,7 @@ def kind_of(path: Path) -> str:
     return Path(path.stem if path.suffix.lower() in PACKED else path).suffix.lower()
 
 
-def _bytes(path: Path) -> io.BufferedIOBase:
+def _bytes(path: Path) -> io.BufferedReader | io.BytesIO:
     """What a file holds, unpacked."""
     if path.suffix.lower() not in PACKED:
         return path.open("rb")
@@ -179,7 +179,7 @@ def _read_csv(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> t
         return _from_table(path, csv.read_csv(file, *_how(path, file, 2**31 - 1), convert), asked)
 
 
-def _how(path: Path, file: io.BufferedIOBase, most: int) -> tuple[csv.ReadOptions, csv.ParseOptions]:
+def _how(path: Path, file: io.BufferedReader | io.BytesIO, most: int) -> tuple[csv.ReadOptions, csv.ParseOptions]:
     """A row must lie within two blocks, and a text may be longer than the default of 1 MiB: the file is one block."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
