@@ -40,7 +40,7 @@ class Columns:
     @property
     def name(self) -> str:
         """The file's name without its endings."""
-        return Path(self.path.stem).stem if self.path.suffix.lower() in PACKED else self.path.stem
+        return _unpacked(self.path).stem
 
     def row(self, i: int) -> str:
         """Row `i` in words, for a sentence."""
@@ -150,7 +150,11 @@ def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
 
 def kind_of(path: Path) -> str:
     """How a file's name ends, whatever packs it: `.csv` of rows.csv.gz."""
-    return Path(path.stem if path.suffix.lower() in PACKED else path).suffix.lower()
+    return _unpacked(path).suffix.lower()
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 def _bytes(path: Path) -> io.BufferedReader | io.BytesIO:

@@ -120,17 +120,21 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFr
     return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){beside}"
 
 
+def _of_reader(frame: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """What a frame says of the reader of a row at its site."""
+    same = frame[(frame["hook"] == row["hook"]) & (frame["level"] == row["level"]) & (frame["source"] == row["source"])]
+    return same[same["k"].isna() if pd.isna(row["k"]) else same["k"] == row["k"]]
+
+
 def _folds_differ(read: pd.DataFrame, row: pd.Series) -> bool:
     """Whether the value is of several sites: it is not that of the site which its record names."""
-    same = read[(read["hook"] == row["hook"]) & (read["level"] == row["level"]) & (read["source"] == row["source"])]
-    same = same[same["k"].isna() if pd.isna(row["k"]) else same["k"] == row["k"]]
+    same = _of_reader(read, row)
     return len(same) == 1 and abs(float(same["value"].iloc[0]) - float(row["value"])) > 1e-6
 
 
 def _over_splits(row: pd.Series, splits: pd.DataFrame) -> str:
     """The spread over splits of the rows of the reader at that site, where the run has several."""
-    same = splits[(splits["hook"] == row["hook"]) & (splits["level"] == row["level"])]
-    same = same[same["k"].isna() if pd.isna(row["k"]) else same["k"] == row["k"]]
+    same = _of_reader(splits, row)
     if same.empty:
         return ""
     told = same.iloc[0]

@@ -120,7 +120,8 @@ def beside_value(row: Mapping[str, Any] | pd.Series) -> str:
     """Told beside a value of `leak_map`: AUROC and accuracy, the fit rows and what the last half of them brought."""
     probe = [f"{name} {number(row[key])}" for name, key in (("AUROC", "auroc"), ("accuracy", "accuracy"))
              if pd.notna(row[key])]  # fmt: skip
-    said = [f"as a probe of this layer alone: {', '.join(probe)}"] if probe else []
+    whose = "" if row["level"] in ("prior", "baseline") else "as a probe of this layer alone: "
+    said = [f"{whose}{', '.join(probe)}"] if probe else []
     if pd.notna(row["n_fit"]) and row["n_fit"]:
         fell = f"[{number(row['falls_low'])}, {number(row['falls_high'])}]"
         brought = "" if pd.isna(row["falls"]) else f", the second half of which brought {number(row['falls'])} {fell}"
