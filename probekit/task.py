@@ -17,6 +17,7 @@ from probekit.errors import BadInput
 ALIKE = 1e-6  # laws of two rows that differ by less are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
 TEXT = "text"  # the block of a floor that holds strings: what each row reads, up to and including its token
+VALUE = ("value",)  # the outcomes of a behaviour that is a number
 ALL = "all"  # the place of rows that one rule of positions named, whatever it is
 
 
@@ -82,6 +83,7 @@ class Generation:
 class Behaviour:
     """What the model did: law [n, n_outcomes] float32, rows on the simplex; one-hot when it is deterministic.
 
+    A number, such as a log-odds or a year, has the one outcome `value`, and `law` [n, 1] holds it in units of its own.
     covered: mean mass that the outcomes have together, where there are others: when a large law was reduced to 64 and
     `rest`, and of a choice among answers. likeliest: of a choice, the token that most rows would go on with. Raises
     BadInput for rows that are not finite or do not sum to 1 within .001.
@@ -98,11 +100,21 @@ class Behaviour:
     covered: float = 1.0
     likeliest: str = ""
 
+    @property
+    def is_value(self) -> bool:
+        """Whether it is a number, which is read with squared error, and no law."""
+        return self.outcomes == VALUE
+
     def __post_init__(self) -> None:
         if self.law.ndim != 2 or self.law.shape[1] != len(self.outcomes):
             raise BadInput(
                 f"behaviour '{self.name}' has a law of shape {self.law.shape} for {len(self.outcomes)} outcomes."
             )
+        if self.is_value:
+            if not np.isfinite(self.law).all():
+                bad = int(np.flatnonzero(~np.isfinite(self.law[:, 0]))[0])
+                raise BadInput(f"behaviour '{self.name}' has no finite value at row {bad}: drop it or give one.")
+            return
         if len(self.law) and (not np.isfinite(self.law).all() or abs(self.law.sum(1) - 1).max() > 1e-3):
             raise BadInput(f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1.")
 
