@@ -33,6 +33,7 @@ LEVEL_PREFIXES = ("simple:", "hypothesis:")
 SOURCES = (
     "", "behaviour", "mean_difference", "lda", "logistic", "beam", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
+    "covariance", "least_squares",  # single directions of a number
     "class_means",  # of an AUROC: along the difference of two class means, beside `mean_difference`, E[h (p - floor)]
     "score",  # neurons of older runs, each chosen for itself
 )  # fmt: skip
@@ -66,7 +67,8 @@ class Record:
     examples of missed bits; worst_group: the largest mean of missed bits over groups. NA is None in `value` with
     `na_reason` set. n_fit, n_fit_effective: rows that the reader was fitted on (mean over folds) and what they are
     worth; d_read: coordinates that it reads. falls: how much FBU still fell when the fit rows doubled, with its
-    interval. auroc, accuracy: of the reader's law, where the behaviour is certain. Coordinates are words of METRICS,
+    interval. auroc, accuracy: of the reader's law, where the behaviour is certain; r2: of the
+    reader and its floor together, where it is a number. Coordinates are words of METRICS,
     ARMS, LEVELS, SOURCES, CONTROLS, FLOORS and NA_REASONS; another one is a BadInput. `id` is the digest of the
     coordinates, `row()` the record as a dictionary.
 
@@ -122,6 +124,7 @@ class Record:
     falls_high: float | None = None
     auroc: float | None = None
     accuracy: float | None = None
+    r2: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _VOCABULARY.items():

@@ -84,22 +84,23 @@ class BehaviourEntry(_Strict):
 
     name: str
     """What records call it."""
-    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label"] = "law"
+    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label", "value"] = "law"
     """`law`: next-token law. `argmax`: its likeliest token. `choice`: law among answers. `logit_diff`: the first of two
     answers against the second. `groups`: mass of sets of tokens. `generation`: which rule the continuation meets.
-    `label`: a column; nothing is read off the model."""
+    `label`: a column; nothing is read off the model. `value`: a number, of a column or the log-odds of two answers."""
     tokens: tuple[int | str, ...] | None = None
-    """Outcomes of `law` and `argmax` (all of the vocabulary when absent), answers of `choice` and `logit_diff`."""
+    """Outcomes of `law` and `argmax` (all of the vocabulary when absent), answers of `choice` and `logit_diff`, the two
+    of the log-odds of `value`."""
     sets: dict[str, tuple[int | str, ...]] | None = None
     """For `groups`: an outcome's name and its tokens."""
     column: str | None = None
-    """For `label`: the column of the file."""
+    """For `label`, and for `value` that is no log-odds: the column of the file."""
     answers: str | None = None
     """For `choice`: a column of lists of answers, which differ from row to row."""
     correct: str | None = None
-    """For `logit_diff`: a column of first answers."""
+    """For `logit_diff` and `value`: a column of first answers."""
     wrong: str | None = None
-    """For `logit_diff`: a column of second answers."""
+    """For `logit_diff` and `value`: a column of second answers."""
     first_token: bool = False
     """Whether an answer of several tokens stands for its first one. Otherwise it is an error."""
     match: dict[str, str | tuple[str, ...]] | None = None
@@ -310,7 +311,7 @@ class ReplaceSpec(_Strict):
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
-        shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation"))
+        shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation", "value"))
         for name in self.behaviours:
             if name not in shown:
                 raise BadInput(f"replace.behaviours has '{name}', which is no behaviour that one forward pass shows.")

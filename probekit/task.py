@@ -28,8 +28,9 @@ class BehaviourSpec:
     kind: `law` (next-token law over `tokens`, or over the vocabulary when None, reduced to 64 outcomes and `rest`),
     `argmax` (the same, as a hard choice), `choice` (law renormalised over `tokens`), `logit_diff` (two tokens: the law
     of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`), `generation`
-    (which rule the continuation meets, `generation`), `label` (an external label, column `column`; nothing is read off
-    the model). row_tokens [n_rows, k]: the tokens of `choice` and `logit_diff` where they differ from row to row.
+    (which rule the continuation meets, `generation`), `value` (the log-odds of the first of two tokens against the
+    second, a number), `label` (an external label or number, column `column`; nothing is read off the model). row_tokens
+    [n_rows, k]: the tokens of `choice`, `logit_diff` and `value` where they differ from row to row.
 
     >>> import probekit as pk
     >>> pk.BehaviourSpec("answer", "choice", tokens=(7, 9), outcomes=("yes", "no")).outcomes
@@ -83,7 +84,8 @@ class Generation:
 class Behaviour:
     """What the model did: law [n, n_outcomes] float32, rows on the simplex; one-hot when it is deterministic.
 
-    A number, such as a log-odds or a year, has the one outcome `value`, and `law` [n, 1] holds it in units of its own.
+    A number, such as a log-odds or a year, has the one outcome `value`, and `law` [n, 1] holds it in units of its own,
+    in double precision where it has the digits (`number` makes one).
     covered: mean mass that the outcomes have together, where there are others: when a large law was reduced to 64 and
     `rest`, and of a choice among answers. likeliest: of a choice, the token that most rows would go on with. Raises
     BadInput for rows that are not finite or do not sum to 1 within .001.
@@ -99,6 +101,17 @@ class Behaviour:
     outcomes: tuple[str, ...]
     covered: float = 1.0
     likeliest: str = ""
+
+    @classmethod
+    def number(cls, name: str, values: NDArray) -> "Behaviour":
+        """A behaviour that is a number: values [n]. Raises BadInput for one that is not finite.
+
+        >>> import numpy as np
+        >>> import probekit as pk
+        >>> pk.Behaviour.number("year", np.array([1905, 1961, 2001])).law.shape
+        (3, 1)
+        """
+        return cls(name, np.asarray(values, dtype=np.float64)[:, None], VALUE)
 
     @property
     def is_value(self) -> bool:

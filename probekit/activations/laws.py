@@ -14,8 +14,10 @@ from torch import Tensor
 from probekit.errors import BadInput
 from probekit.model.model import Model
 from probekit.records import digest
-from probekit.task import MAX_OUTCOMES, BehaviourSpec, Task
+from probekit.task import MAX_OUTCOMES, VALUE, BehaviourSpec, Task
 
+AMONG_ANSWERS = ("choice", "logit_diff", "value")  # kinds that look at the named tokens alone
+OF_TWO = ("logit_diff", "value")  # and compare two of them, as a law and as log-odds
 ENTRIES_AT_ONCE = 2**22  # of logits that are held in double precision
 
 
@@ -40,21 +42,21 @@ class Reduction:
             if not spec.sets:
                 raise BadInput(f"{where} needs `sets`: named sets of tokens.")
             groups, names = tuple(tuple(s) for s in spec.sets.values()), tuple(spec.sets)
-        elif spec.kind in ("law", "argmax", "choice", "logit_diff"):
-            if spec.tokens is None and spec.kind in ("choice", "logit_diff"):
+        elif spec.kind in ("law", "argmax", *AMONG_ANSWERS):
+            if spec.tokens is None and spec.kind in AMONG_ANSWERS:
                 raise BadInput(f"{where} needs `tokens`.")
             if spec.tokens is None and vocab > MAX_OUTCOMES + 1:
                 return cls(spec, None, None, vocab, MAX_OUTCOMES + 1)
             tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
             groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
         else:
-            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, groups, generation and label.")
+            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, value, groups, generation and label.")
         flat = [token for group in groups for token in group]
         if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
             raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")
         if len(names) != len(groups):
             raise BadInput(f"{where} has {len(groups)} outcomes and {len(names)} names for them.")
-        if spec.kind == "logit_diff" and len(groups) != 2:
+        if spec.kind in OF_TWO and len(groups) != 2:
             raise BadInput(f"{where} compares two tokens; found {len(groups)}.")
         return cls(spec, groups, names, vocab, 0).sized()
 
@@ -63,24 +65,27 @@ class Reduction:
         cls, spec: BehaviourSpec, tokens: NDArray[np.int64], where: str, vocab: int, task: Task
     ) -> "Reduction":
         n_rows = len(task.row_example)
-        if spec.kind not in ("choice", "logit_diff") or tokens.ndim != 2 or len(tokens) != n_rows:
+        if spec.kind not in AMONG_ANSWERS or tokens.ndim != 2 or len(tokens) != n_rows:
             raise BadInput(
-                f"{where}: answers by row are for choice and logit_diff, [{n_rows}, k]; found {list(tokens.shape)}."
+                f"{where}: answers by row are for {', '.join(AMONG_ANSWERS)}, [{n_rows}, k]; found "
+                f"{list(tokens.shape)}."
             )
         k = tokens.shape[1]
         ordered = np.sort(tokens, axis=1)
         if k < 2 or tokens.min() < 0 or tokens.max() >= vocab or (ordered[:, 1:] == ordered[:, :-1]).any():
             raise BadInput(f"{where}: a row's answers must be two or more, differ and lie in 0 to {vocab - 1}.")
-        if spec.kind == "logit_diff" and k != 2:
+        if spec.kind in OF_TWO and k != 2:
             raise BadInput(f"{where} compares two tokens; found {k}.")
         names = tuple(spec.outcomes or (f"answer {i + 1}" for i in range(k)))
         if len(names) != k:
             raise BadInput(f"{where} has {k} outcomes and {len(names)} names for them.")
-        return cls(spec, (), names, vocab, k)
+        return cls(spec, (), names, vocab, k).sized()
 
     def sized(self) -> "Reduction":
         """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
         assert self.groups is not None and self.names is not None
+        if self.spec.kind == "value":
+            return Reduction(self.spec, self.groups, VALUE, self.d_vocab, len(VALUE))
         whole = sum(map(len, self.groups)) == self.d_vocab or self.among_answers
         names = self.names if whole else (*self.names, "rest")
         return Reduction(self.spec, self.groups, names, self.d_vocab, len(names))
@@ -100,7 +105,7 @@ class Reduction:
     @property
     def among_answers(self) -> bool:
         """Whether the law is among the named tokens alone, whatever mass the others have."""
-        return self.spec.kind in ("choice", "logit_diff")
+        return self.spec.kind in AMONG_ANSWERS
 
     @property
     def stored_width(self) -> int:
@@ -142,7 +147,8 @@ class Reduction:
         """Rows on the simplex over the outcomes. rows: which of the task's, asked for where answers differ by row."""
         assert self.groups is not None
         if self.among_answers:
-            return torch.softmax(self._answers(logits, rows), -1)
+            answers = self._answers(logits, rows)
+            return answers[:, :1] - answers[:, 1:] if self.spec.kind == "value" else torch.softmax(answers, -1)
         column = torch.full((self.d_vocab,), self.width - 1)
         for i, group in enumerate(self.groups):
             column[list(group)] = i

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.fit.frame import Frame
+from probekit.fit.gaussian import is_value
 from probekit.fit.readout import Readout, Rows
 from probekit.fit.solvers.descent import descend
 
@@ -29,8 +30,11 @@ def residual_moment(rows: Rows) -> Float[Tensor, "r outcome_t"]:
 
 
 def _residual(rows: Rows) -> Float[Tensor, "outcome_t n"]:
-    guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
-    residual = rows.law - guess * rows.law.sum(0)
+    if is_value(rows.law):
+        residual = rows.law - rows.beside
+    else:
+        guess = rows.law.mean(-1, keepdim=True) if rows.offset is None else torch.softmax(rows.offset, 0)
+        residual = rows.law - guess * rows.law.sum(0)
     return (residual - residual.mean(-1, keepdim=True)).flatten(0, 1)
 
 
@@ -147,18 +151,18 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     the full readout's ridge. Returns the directions; their coefficients are refitted by the convex core.
     """
     n_outcomes, t, _ = full.weight.shape
-    weight = rearrange(full.weight - full.weight.mean(0), "outcome t r -> r (outcome t)")
+    weight = _contrasts(full)
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge))
     if not bool(weight.any()):  # the floor alone did best: start from where one gradient step would look
         weight = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
-    most = min(len(s), (n_outcomes - 1) * t)
+    most = min(len(s), n_free(full.weight))
     k = min(k, most)
     # The factors live in the whitened frame, where the loss bends alike in every direction.
     left, right = u[:, :k] * s[:k].sqrt(), s[:k].sqrt()[:, None] * v[:k]
     bias = full.bias.reshape(n_outcomes * t)
-    if k < most:  # a full rank is the full readout
+    if k < most and n_outcomes > 1:  # a full rank is the full readout
         left = _refine(rows, [left, right, bias, full.scale], spread, ridge.repeat(n_outcomes))[0]
     return torch.linalg.qr(left / spread[:, None])[0]
 
@@ -172,13 +176,13 @@ def fit_rank_curve(
     that exist, the largest possible one standing for all beyond it. Each is orthonormal; they need not be nested.
     """
     n_outcomes, t, r = full.weight.shape
-    target = rearrange(full.weight - full.weight.mean(0), "outcome t r -> r (outcome t)")
+    target = _contrasts(full)
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge)).repeat(n_outcomes)
     if not bool(target.any()):
         target = residual_moment(rows) / variance[:, None]
     spread = variance.sqrt()
     target = spread[:, None] * target
-    most = min(r, (n_outcomes - 1) * t)
+    most = min(r, n_free(full.weight))
     left, right = target[:, :0], target[:0]
     factors = [left, right, full.bias.reshape(n_outcomes * t), full.scale]
     out: dict[int, Tensor] = {}
@@ -194,6 +198,18 @@ def fit_rank_curve(
         factors = _refine(rows, factors, spread, ridge)
         out[k] = torch.linalg.qr(factors[0] / spread[:, None])[0]
     return out
+
+
+def n_free(weight: Float[Tensor, "outcome t _"]) -> int:
+    """Outputs of a readout that are free: of a law all but one."""
+    n_outcomes, t, _ = weight.shape
+    return max(n_outcomes - 1, 1) * t
+
+
+def _contrasts(full: Readout) -> Float[Tensor, "r outcome_t"]:
+    """A readout's weights: of a law only their differences between outcomes count."""
+    weight = full.weight if is_value(full.weight) else full.weight - full.weight.mean(0)
+    return rearrange(weight, "outcome t r -> r (outcome t)")
 
 
 def _refine(rows: Rows, start: list[Tensor], spread: Tensor, ridge: Tensor) -> list[Tensor]:

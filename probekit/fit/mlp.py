@@ -138,7 +138,10 @@ class _Batch:
     def bits(self, weights: Sequence[Tensor]) -> list[float]:
         """Mean cross-entropy of every site."""
         logits = _logits(weights, _hidden(weights, self.inputs)[1], self.base)
-        lost = torch.logsumexp(logits, 2) * self.law.sum(2) - (self.law * logits).sum(2)
+        if self.law.shape[2] == 1:  # a number: see fit/gaussian.py
+            lost = 0.5 * (self.law - logits)[:, :, 0] ** 2
+        else:
+            lost = torch.logsumexp(logits, 2) * self.law.sum(2) - (self.law * logits).sum(2)
         return (lost.mean((1, 2)) / math.log(2)).tolist()
 
     def slopes(self, at: Int[Tensor, "b m"], weights: Sequence[Tensor]) -> list[Tensor]:
@@ -149,7 +152,8 @@ class _Batch:
                              (self.inputs, self.law, self.base))  # fmt: skip
         below, hidden = _hidden(weights, inputs)
         logits = _logits(weights, hidden, base)
-        residual = (torch.softmax(logits, 2) * law.sum(2, keepdim=True) - law) / (at.shape[1] * math.log(2))
+        said = logits if law.shape[2] == 1 else torch.softmax(logits, 2) * law.sum(2, keepdim=True)
+        residual = (said - law) / (at.shape[1] * math.log(2))
         trust = (residual * base).sum((1, 2))
         residual = residual.flatten(2)
         inward = torch.ops.aten.gelu_backward(residual @ weights[2].mT, below)

@@ -12,7 +12,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.readout import TOLERANCE, OpenRidge, Readout, Rows, fit_readout, take, tolerated
+from probekit.fit.gaussian import choose, is_value
+from probekit.fit.readout import (
+    TOLERANCE,
+    OpenRidge,
+    Readout,
+    Rows,
+    fit_readout,
+    fit_value,
+    normal_of,
+    take,
+    tolerated,
+)
 from probekit.fit.solvers.lbfgs import STALLED
 
 LAMBDAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -81,10 +92,10 @@ def fit_path(
     tolerance: float = TOLERANCE,
 ) -> Readout:
     """The readout of the ridge, per target, that does best on the selection rows, from the floor itself on."""
+    if is_value(fit.law):
+        return _of_value(fit, [fit], [select], lambdas)
     n_outcomes, t, _ = fit.law.shape
     floor = Readout.nothing(n_outcomes, t, fit.z.shape[1], fit.z)
-    if n_outcomes == 1:  # one outcome: nothing to fit
-        return floor
     setup = OpenRidge.of(fit, variance)
     return walk(_Problem(setup, None, (select,), tolerated(tolerance, n_outcomes)), floor, lambdas)
 
@@ -104,9 +115,11 @@ def fit_nested(
     rows. Infinite ridge is the floor itself.
     """
     n_outcomes, t, _ = whole.law.shape
-    if not inner or n_outcomes == 1:
+    if not inner:
         fit, select = take(whole, slice(n_fit)), take(whole, slice(n_fit, None))
         return fit_path(fit, select, variance, lambdas, tolerance)
+    if is_value(whole.law):
+        return _of_value(whole, *zip(*[[take(whole, side) for side in pair] for pair in inner], strict=True), lambdas)
     setup, r = OpenRidge.of(whole, variance), whole.z.shape[1]
     folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
     for weight, (inside, _) in zip(folds, inner, strict=True):
@@ -133,6 +146,19 @@ def fit_nested(
         # Of rows that nearly any readout tells apart, so sure a start hardly bends: the way from nothing is shorter.
         found = fit_readout(*asked, None, tolerance)
     return floor.put(targets, found)
+
+
+def _of_value(every: Rows, fits: Sequence[Rows], held_out: Sequence[Rows], lambdas: Sequence[float]) -> Readout:
+    """Readouts of numbers from all rows, at the ridge that does best over pairs of rows to fit and held out."""
+    n_outcomes, t, _ = every.law.shape
+    known = Readout.nothing(n_outcomes, t, every.z.shape[1], every.z)
+    normals = [normal_of(rows) for rows in fits]
+    ridge = choose(normals, [(rows.z, rows.law[0], rows.beside[0]) for rows in held_out], lambdas)
+    at = torch.nonzero(torch.isfinite(ridge)).flatten()
+    if not len(at):
+        return known
+    some = Rows(every.z, every.law[:, at], None if every.offset is None else every.offset[:, at])
+    return known.put(at, fit_value(some, ridge[at]))
 
 
 @dataclass(frozen=True)

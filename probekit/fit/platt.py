@@ -2,6 +2,7 @@
 
 A small set of rows cannot say much about many intercepts, so all carry a Gaussian prior: of variance 1 for the
 log-temperature, of 2 / K for each of K intercepts. In few rows they stay near 0, in many the prior weighs nothing.
+Of a number it is a factor, which is kept positive, and a constant, with a Gaussian prior of variance 1 around 1 and 0.
 """
 
 import torch
@@ -9,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.errors import FitError
+from probekit.fit.gaussian import is_value
 
 MAX_STEPS = 60
+LEAST_FACTOR = 1e-3  # of a number's prediction: one that is of no use
 TOLERANCE = 1e-10  # nats: half the squared Newton decrement
 
 
@@ -19,7 +22,19 @@ def fit_platt(logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome 
 
     Minimises mean cross-entropy (nats) + (t^2 + K / 2 |intercepts|^2) / 2n. Raises FitError when it does not converge.
     """
+    if is_value(law):
+        return torch.stack([_line(x.double(), y.double()) for x, y in zip(logits[0], law[0], strict=True)]).float()
     return torch.stack([_newton(logits[:, i].double(), law[:, i].double()) for i in range(logits.shape[1])]).float()
+
+
+def _line(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Float[Tensor, " 2"]:
+    """Logarithm of the factor, and the constant."""
+    seen = torch.stack([x, torch.ones_like(x)])
+    prior = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
+    factor, constant = torch.linalg.solve(seen @ seen.T + torch.eye(2).to(seen), seen @ y + prior)
+    if factor < LEAST_FACTOR:
+        factor, constant = x.new_tensor(LEAST_FACTOR), (y - LEAST_FACTOR * x).sum() / (len(x) + 1)
+    return torch.stack([factor.log(), constant])
 
 
 def _newton(x: Float[Tensor, "outcome n"], law: Float[Tensor, "outcome n"]) -> Float[Tensor, " outcome1"]:

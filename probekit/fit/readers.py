@@ -19,20 +19,23 @@ from probekit.fit.directions import (
     fit_rank_curve,
     lda,
     mean_difference,
+    n_free,
     pca,
     pick_neurons,
     random_directions,
     residual_moment,
 )
 from probekit.fit.frame import Frame, frame_of, frame_rows, moments
+from probekit.fit.gaussian import is_value
 from probekit.fit.mlp import fit_mlp, fit_mlps
 from probekit.fit.path import LAMBDAS, Pair, beyond, fit_nested, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entropy, fit_readout, log_prior, smoothed
-from probekit.fit.simple.joint import Simple, fit_simples, n_features
+from probekit.fit.simple.joint import Simple, fit_simples, n_features, tells
 from probekit.fit.simple.starts import MAX_K, Core, Region
 from probekit.levels import Level
 
+CLASSES = 8  # of equal numbers of fit rows, into which a number is parted where simple functions of it are looked for
 LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
 # Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
 # the directions of an XOR are not found.
@@ -169,6 +172,22 @@ class Site:
         found = fit_readout(fit.z, fit.law, fit.offset, self.frame.variance, ridge, self.linear)
         return self.linear.put(torch.nonzero(known).flatten(), found.take(torch.nonzero(known).flatten()))
 
+    @cached_property
+    def in_classes(self) -> "Site":
+        """The same rows of a number that show which of CLASSES parts what the floor leaves of it lies in.
+
+        Directions along which a number changes are among those along which its law does, which joint fits look for.
+        """
+        left = torch.cat([side.law - side.offset for side in (self.fit, self.select)], -1)[0, 0]
+        n, share = len(self.fit.x), torch.arange(1, CLASSES, device=left.device) / CLASSES
+        part = torch.bucketize(left, left[:n].quantile(share.to(left)))
+        law = torch.nn.functional.one_hot(part, CLASSES).T[:, None].to(left)
+        whole = Rows(self.whole.z, law, torch.zeros_like(law))
+        sides = (Side(side.x, law[..., at], torch.zeros_like(law[..., at]))
+                 for side, at in ((self.fit, slice(n)), (self.select, slice(n, None))))  # fmt: skip
+        linear = fit_nested(whole, n, self.inner, self.frame.variance, self.lambdas)
+        return Site(*sides, self.frame, whole, linear, self.seed, self.lambdas, None, self.inner)
+
     @property
     def n_loudest(self) -> int:
         """Coordinates that joint fits look at: all where rows are many."""
@@ -197,7 +216,7 @@ class Site:
 def _both_sides(z: Tensor, fit: Side, select: Side, parts: Sequence[Tensor | slice]) -> Rows:
     """Rows of fit and then select; an outcome that hardly any of some part has is lent a row's worth."""
     law, offset = (torch.cat(both, -1) for both in ((fit.law, select.law), (fit.offset, select.offset)))
-    if any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
+    if not is_value(law) and any(float(law[..., part].sum(-1).min()) < LEAST_MASS for part in parts):
         law = smoothed(law)
     return Rows(z, law, offset)
 
@@ -209,8 +228,7 @@ def fit_level(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
 
 
 def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reader]:
-    n_outcomes, t, _ = site.fit.law.shape
-    free = (n_outcomes - 1) * t
+    free = n_free(site.fit.law)
     match level.family:
         case "prior":
             yield _prior(site, free)
@@ -219,12 +237,7 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
         case "neurons":
             yield from _neurons(site, _upto(ks, site.fit.x.shape[1]), free)
         case "direction":
-            sources = {
-                "mean_difference": mean_difference(site.rows[0]),
-                "lda": lda(site.rows[0], site.frame.variance, len(site.frame.mean)),
-                "logistic": site.low_rank(1),
-            }
-            for source, direction in sources.items():
+            for source, direction in _sources(site).items():
                 yield from _along(site, "direction", source, site.back(direction), (1,), free)
         case "directions":
             asked = _upto(ks, min(site.d, free))
@@ -234,9 +247,12 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
             yield from _along(site, "directions", "pca", site.back(pca(site.frame, asked[-1])), asked, free)
         case "simple":
             asked = _upto(ks, min(site.d, MAX_K))
-            found = fit_simples(level.member, asked, *site.core.rows, site.region, site.lambdas)
+            where = site.in_classes if is_value(site.fit.law) else site
+            found = fit_simples(level.member, asked, *where.core.rows, where.region, site.lambdas)
             for k, fitted in found.items():
-                yield _simple(site, level, k, fitted, free)
+                if where is not site:
+                    fitted = _of_the_number(site, fitted)
+                yield _simple(where, level, k, fitted, free)
         case "linear":
             yield _linear(site, free)
         case "nonlinear":
@@ -245,11 +261,21 @@ def _uncalibrated(site: Site, level: Level, ks: Sequence[int]) -> Iterator[Reade
 
 def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]:
     """The control: readouts of k random directions."""
-    n_outcomes, t, _ = site.fit.law.shape
     asked = _upto(ks, site.d)
     basis = random_directions(site.fit.x.shape[1], asked[-1], seed).to(site.fit.x.device)
-    for reader in _along(site, "directions", "random", basis, asked, (n_outcomes - 1) * t):
+    for reader in _along(site, "directions", "random", basis, asked, n_free(site.fit.law)):
         yield site.calibrated(reader)
+
+
+def _sources(site: Site) -> dict[str, Float[Tensor, "r 1"]]:
+    """Single directions, by what found them: of a number its covariance, and what least squares says."""
+    if is_value(site.fit.law):
+        return {"covariance": mean_difference(site.rows[0]), "least_squares": site.low_rank(1)}
+    return {
+        "mean_difference": mean_difference(site.rows[0]),
+        "lda": lda(site.rows[0], site.frame.variance, len(site.frame.mean)),
+        "logistic": site.low_rank(1),
+    }
 
 
 def _upto(ks: Sequence[int], most: int) -> list[int]:
@@ -333,6 +359,17 @@ def _simple(site: Site, level: Level, k: int, fitted: Simple, free: int) -> Read
     return Reader(level.name, "joint", k, parameters, logits, directions)
 
 
+def _of_the_number(site: Site, found: Simple) -> Simple:
+    """A simple function that was found of a number's parts, with a last layer of the number itself, if that tells."""
+    rows = site.in_classes.core.rows
+    seen = torch.cat([found.features(side.z) for side in rows])
+    _, readout = next(_subsets(site, seen, {0: slice(None)}, True))
+    made, held_out = replace(found, readout=readout), Rows(rows[1].z, site.select.law, site.select.offset)
+    if tells(cross_entropy(site.select.offset, site.select.law), made.bits(held_out)):
+        return made
+    return replace(found, readout=Readout.nothing(*readout.weight.shape, like=readout.weight))
+
+
 def _linear(site: Site, free: int) -> Reader:
     weight = rearrange(site.linear.weight, "outcome t r -> r (outcome t)")
     raw = rearrange(site.back(weight), "d (outcome t) -> outcome t d", outcome=len(site.linear.weight))
@@ -343,7 +380,7 @@ def _linear(site: Site, free: int) -> Reader:
 def _nonlinear(site: Site) -> Reader:
     m = site.n_loudest
     stacked = [Rows(rows.z[:, :m], rows.law, site.linear.logits(rows.z, rows.offset)) for rows in site.rows]
-    mlp, below = fit_mlp(*stacked, seed=site.seed), _linear(site, site.linear.bias[1:].numel())
+    mlp, below = fit_mlp(*stacked, seed=site.seed), _linear(site, n_free(site.fit.law))
     axes = site.back(pca(site.frame, m))
 
     def logits(x: Tensor, offset: Tensor) -> Tensor:

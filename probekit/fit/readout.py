@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
+from probekit.fit.gaussian import Normal, half_square, is_value
 from probekit.fit.solvers.blocks import Blocks
 from probekit.fit.solvers.lbfgs import STALLED, minimise
 from probekit.fit.solvers.newton import Products, minimise_newton, newton_is_cheaper
@@ -77,20 +78,27 @@ class Readout:
 
 
 def cross_entropy(logits: Float[Tensor, "outcome t n"], law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
-    """-sum_k law log softmax(logits), in bits, per target and row."""
+    """-sum_k law log softmax(logits), in bits, per target and row; of a number as in fit/gaussian.py."""
+    if is_value(law):
+        return half_square(logits, law) / math.log(2)
     return (torch.logsumexp(logits, 0) * law.sum(0) - (law * logits).sum(0)) / math.log(2)
 
 
 def entropy(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "t n"]:
-    """Entropy of each law in bits."""
+    """Entropy of each law in bits; a number that is known leaves nothing to be missed."""
+    if is_value(law):
+        return torch.zeros_like(law[0])
     return -torch.special.xlogy(law, law).sum(0) / math.log(2)
 
 
 def log_prior(law: Float[Tensor, "outcome t n"]) -> Float[Tensor, "outcome t"]:
     """Log of the mean law, beside one more row that knows nothing: an outcome that no row has is rare, not impossible.
 
-    A Dirichlet prior of total weight 1, the rule of Krichevsky and Trofimov (1981) for two outcomes.
+    A Dirichlet prior of total weight 1, the rule of Krichevsky and Trofimov (1981) for two outcomes. Of a number, the
+    mean.
     """
+    if is_value(law):
+        return law.mean(-1) if law.shape[-1] else law.new_zeros(law.shape[:2])
     n_outcomes, _, n = law.shape
     mass = law.sum(-1) + 1 / n_outcomes
     return torch.log(mass / mass.sum(0)) if n else torch.zeros_like(mass)
@@ -149,8 +157,10 @@ def fit_readout(
     A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
     decrement, nats). Raises FitError when one does not reach it: what has not converged is not returned.
     """
-    setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerated(tolerance, len(law))
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
+    if is_value(law):
+        return fit_value(Rows(z, law, offset), per_target)
+    setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerated(tolerance, len(law))
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
         raise FitError(
@@ -158,6 +168,18 @@ def fit_readout(
             f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."
         )
     return found
+
+
+def fit_value(rows: Rows, ridge: Float[Tensor, " t"]) -> Readout:
+    """The readout of least squared error plus ridge, of numbers. Raises FitError where something is not finite."""
+    weight, bias, scale = (part[0].float() for part in normal_of(rows).solve(ridge[None]))
+    return Readout(weight[None], bias[None], scale, ridge.clone())
+
+
+def normal_of(rows: Rows) -> Normal:
+    """Normal equations of numbers. Raises FitError where something is not finite."""
+    check_finite(rows.z, rows.law, rows.offset)
+    return Normal.of(rows.z, rows.law[0], rows.beside[0])
 
 
 @dataclass(frozen=True)
@@ -171,7 +193,7 @@ class OpenRidge:
     @classmethod
     def of(cls, rows: Rows, variance: Float[Tensor, " r"] | None = None) -> "OpenRidge":
         """Raises FitError where something is not finite."""
-        _check_finite(rows.z, rows.law, rows.offset)
+        check_finite(rows.z, rows.law, rows.offset)
         if variance is None:
             variance = rows.z.var(0, correction=0).clamp_min(1e-12)
         return cls(rows, variance, Products.of(rows.z, variance) if newton_is_cheaper(rows.z, len(rows.law)) else None)
@@ -205,9 +227,6 @@ class OpenRidge:
         """
         z, law, offset = self.rows.z, self.rows.law, self.rows.offset
         (n_outcomes, t, n), times = law.shape, len(ridges)
-        if n_outcomes == 1:  # one outcome: nothing to fit
-            nothing = Readout.nothing(n_outcomes, times * t, z.shape[1], z)
-            return replace(nothing, ridge=ridges.flatten()), torch.zeros_like(ridges)
         known = None if start is None else _pack(start)
         if self.products is not None:
             chunk, found = max(1, NEWTON_ENTRIES // (n * times * (n_outcomes - 1))), []
@@ -227,7 +246,8 @@ class OpenRidge:
         return _unpack(w, ridges.flatten()), certificate.view(times, t)
 
 
-def _check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
+def check_finite(z: Tensor, law: Tensor, offset: Tensor | None) -> None:
+    """Raise FitError where something is not."""
     for name, given in (("activations", z), ("law", law), ("floor's logits", offset)):
         # A sum is finite unless an entry is not, or the sum overflows, which the slower question tells apart.
         if given is not None and not bool(torch.isfinite(given.sum())) and not bool(torch.isfinite(given).all()):

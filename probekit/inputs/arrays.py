@@ -73,7 +73,8 @@ def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
     classes, code = np.unique(array, return_inverse=True)
     if len(classes) > n // 2:
         raise BadInput(
-            f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law instead."
+            f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law, or of numbers "
+            f"Behaviour.number('{name}', values)."
         )
     return Behaviour(name, np.eye(len(classes), dtype=np.float32)[code], tuple(str(c) for c in classes))
 

@@ -20,6 +20,7 @@ _TAKES: Mapping[str, tuple[tuple[str, ...], ...]] = {  # kind -> keys that it ma
     "generation": (("match", "n_tokens"),),
     "choice": (("tokens",), ("answers",)),
     "logit_diff": (("tokens",), ("correct", "wrong")),
+    "value": (("column",), ("tokens",), ("correct", "wrong")),
     "law": (("tokens",),),
     "argmax": (("tokens",),),
 }
@@ -33,7 +34,7 @@ def behaviour_of(
 ) -> BehaviourSpec:  # fmt: skip
     """A behaviour with its tokens resolved. labels: those of `label` behaviours; row_example: row of `columns` read."""
     given = check_keys(entry)
-    if entry.kind == "label":
+    if is_column(entry):
         return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes)
     if entry.kind == "groups":
         return BehaviourSpec(entry.name, "groups", sets=_sets(entry, encoder))
@@ -43,7 +44,7 @@ def behaviour_of(
         tokens = _row_answers(entry, given, columns, encoder)[row_example]
         names = given if len(given) > 1 else tuple(f"answer {i + 1}" for i in range(tokens.shape[1]))
         return BehaviourSpec(entry.name, entry.kind, outcomes=names, row_tokens=tokens)
-    least, most = {"logit_diff": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (0, math.inf))
+    least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (0, math.inf))
     n_tokens = len(entry.tokens or ())
     if not least <= n_tokens <= most or entry.tokens == ():
         asked = "exactly 2" if most == 2 else f"at least {max(least, 1)}"
@@ -54,6 +55,11 @@ def behaviour_of(
     ids = tuple(one_token(where, token, encoder, entry.first_token) for token in entry.tokens)
     _differ(where, entry.tokens, ids)
     return BehaviourSpec(entry.name, entry.kind, tokens=ids, outcomes=tuple(str(token) for token in entry.tokens))
+
+
+def is_column(entry: BehaviourEntry) -> bool:
+    """Whether a behaviour is a column of the file, and nothing that the model does."""
+    return entry.kind == "label" or (entry.kind == "value" and entry.column is not None)
 
 
 def check_keys(entry: BehaviourEntry) -> tuple[str, ...]:
@@ -73,7 +79,7 @@ def check_keys(entry: BehaviourEntry) -> tuple[str, ...]:
                 raise BadInput(f"{where} takes no `{key}`: it belongs to kind generation.")
     if entry.first_token and not (entry.tokens or entry.answers or entry.correct):
         raise BadInput(f"{where} takes no `first_token` without answers: leave it out.")
-    if not given and entry.kind in ("label", "generation"):
+    if not given and entry.kind in ("label", "generation", "value"):
         raise BadInput(f"{where} needs {taken}.")
     return given
 

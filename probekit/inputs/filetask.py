@@ -6,6 +6,7 @@ beginning-of-sequence token that it adds is position 0.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.inputs.behaviours import behaviour_of, check_keys
+from probekit.inputs.behaviours import behaviour_of, check_keys, is_column
 from probekit.inputs.columns import LEAST_ROWS, Columns, as_list, missing, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
@@ -48,7 +49,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     )
     kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
     positions, rules = _positions(places, columns, examples, kept, audit)
-    labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if entry.kind == "label"}
+    labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if is_column(entry)}
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
@@ -397,6 +398,8 @@ def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]
     """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
     assert entry.column is not None  # as `check_keys` saw
     rows = _per_place(entry.column, columns, positions)
+    if entry.kind == "value":
+        return _number(entry.name, entry.column, columns, rows)
     if any(isinstance(value, float) for _, value in rows):
         return _fractions(entry.name, entry.column, columns, rows)
     labels, names = _classes(entry.name, entry.column, columns, rows)
@@ -427,6 +430,16 @@ def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviou
             )
     second = np.array([value for _, value in rows], dtype=np.float32)
     return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))
+
+
+def _number(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
+    for i, value in rows:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadInput(
+                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': a behaviour of kind value takes "
+                "numbers; for classes ask for kind label."
+            )
+    return Behaviour.number(name, np.array([value for _, value in rows]))
 
 
 def _feature(name: str, column: str, columns: Columns, positions: Sequence[NDArray]) -> Feature:

@@ -67,8 +67,16 @@ def answers_of(behaviour: Behaviour, observations: Observations, labels: Collect
 
     covered_mass: what the named outcomes have of all there are; likeliest: of a choice, the token that most rows would
     go on with; entropy_bits: mean over rows; agrees: share of rows where the likeliest outcome is a label, for each of
-    `labels` that has the same names but for case and blanks.
+    `labels` that has the same names but for case and blanks. Of a number its mean and standard deviation.
     """
+    if behaviour.is_value:
+        mean, deviation = float(behaviour.law.mean()), float(behaviour.law.std())
+        return {
+            "mean": mean,
+            "deviation": deviation,
+            "covered_mass": behaviour.covered,
+            "likeliest": behaviour.likeliest,
+        }
     law, names = behaviour.law, np.array([name.strip().casefold() for name in behaviour.outcomes])
     agrees = {}
     for label in sorted(labels):

@@ -1,6 +1,6 @@
 """Collector: the test rows of one hook point and behaviour, gathered over folds until each number can be made once."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -78,7 +78,8 @@ class _Score:
             )  # fmt: skip
         if falls is not None and not falls.na_reason:
             figures = replace(figures, falls=falls.value, falls_low=falls.low, falls_high=falls.high)
-        return replace(figures, auroc=_auroc(self.said.values()), accuracy=_accuracy(self.said.values()))
+        said = list(self.said.values())
+        return replace(figures, auroc=_auroc(said), accuracy=_accuracy(said), r2=_r2(said))
 
     @property
     def mean_raw(self) -> float | None:
@@ -228,7 +229,7 @@ class Collector:
                 made = replace(
                     record, control=f"deleted:{span}", value=None, low=None, high=None, raw=None, bits=None,
                     p99_bits=None, worst_group=None, falls=None, falls_low=None, falls_high=None, auroc=None,
-                    accuracy=None, note=why or record.note,
+                    accuracy=None, r2=None, note=why or record.note,
                     na_reason="not_defined" if why else record.na_reason or "not_converged",
                 )  # fmt: skip
                 if made.id not in known:
@@ -266,6 +267,15 @@ def _accuracy(said: Iterable[Said]) -> float | None:
     """Share of rows of all folds whose likeliest outcome is right; None where the behaviour is not certain."""
     right = [one.right for one in said if one.right is not None]
     return float(np.concatenate(right).mean()) if right else None
+
+
+def _r2(said: Sequence[Said]) -> float | None:
+    """Share of a number's variance over the rows of all folds that is explained; None of a law, or a constant."""
+    if not said or any(one.value is None for one in said):
+        return None
+    value = np.concatenate([one.value for one in said if one.value is not None])
+    missed = 2 * np.log(2) * np.concatenate([one.bits for one in said]).mean()  # bits of half a squared error in nats
+    return float(1 - missed / value.var()) if value.var() > 0 else None
 
 
 def _odds(said: Said | None, n: int) -> NDArray[np.float64]:

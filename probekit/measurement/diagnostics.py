@@ -16,7 +16,7 @@ from probekit.fit.readers import Reader, Side, Site, decompose, fit_level
 from probekit.fit.readout import cross_entropy
 from probekit.levels import Level
 from probekit.measurement.collector import FALLS, Separation
-from probekit.measurement.fold import HALF, Fold
+from probekit.measurement.fold import Fold
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Setting, bits_of
 from probekit.metrics.bootstrap import Clusters
@@ -75,10 +75,11 @@ def measure_falling(fold: Fold, readers: Sequence[Reader]) -> None:
     """How much `linear` still falls: fitted again on half of the groups, on the same test rows."""
     setting = fold.setting
     known = next((reader for reader in readers if reader.level == "linear"), None)
-    if known is None or HALF not in fold.alike:
-        return
     try:
-        found = next(fit_level(fold.site_of(HALF), Level("linear"), ()))
+        half = fold.half() if known is not None else None
+        if known is None or half is None:
+            return
+        found = next(fit_level(half, Level("linear"), ()))
     except FitError:
         return  # the value itself stands; only what is told beside it is missing
     rows = (bits_of(found.bits(fold.test)), bits_of(known.bits(fold.test)), *setting.ends())
@@ -134,6 +135,10 @@ def measure_code_length(fold: Fold) -> None:
 def measure_shares(fold: Fold) -> None:
     """Decomposition: what each class takes as nested models go from the floor to the ceiling, in both orders."""
     read, setting = fold.study.read, fold.setting
+    if setting.behaviour.is_value:
+        at = Coordinates("absent", metric="decomposition", arm="linear_first")
+        fold.cell.missing(setting, at, "not_defined", "shares of classes are told of laws, and this is a number")
+        return
     try:
         found = decompose(fold.site, fold.test, read.decomposition_k, read.decomposition_simple)
     except FitError as error:

@@ -87,6 +87,14 @@ class Fold:
         """The site of what is fitted on the same rows. Raises FitError."""
         return self.beside[name] if name in self.beside else self.study.prepare(self.setting, [self.alike[name]])[0]
 
+    def half(self) -> Site | None:
+        """The site of half of the groups, None where these are too few. Raises FitError."""
+        if HALF in self.alike or not self.setting.behaviour.is_value:
+            return self.site_of(HALF) if HALF in self.alike else None
+        # A number has no mass that rows could be weighed by: it is fitted on the rows themselves.
+        thin = thinned(self.setting, 0.5, self.study.seeds.data)
+        return None if thin is None else self.study.prepare(thin, [thin.training(self.x)])[0]
+
     @property
     def without(self) -> Deletions:
         """The same rows with spans deleted."""
@@ -124,7 +132,8 @@ def _alike(study: Study, setting: Setting, strong: Training, moved: Moved | None
             for side, at in zip(strong, rows, strict=True)
         )
         yield MOVED, (fit, select, calibrate)
-    half = thinned(setting, 0.5, study.seeds.data) if study.read.falls and "linear" in study.read.levels else None
+    asked = study.read.falls and "linear" in study.read.levels and not setting.behaviour.is_value
+    half = thinned(setting, 0.5, study.seeds.data) if asked else None
     if half is not None:
         # A row that is left out weighs nothing, and the others more, so that the mean over rows stays a mean over them.
         names = ("fit", "select") if setting.split.inner else ("fit",)

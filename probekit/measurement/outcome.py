@@ -51,6 +51,7 @@ class Figures:
     falls_high: float | None = None
     auroc: float | None = None
     accuracy: float | None = None
+    r2: float | None = None
 
 
 class ReaderName(NamedTuple):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.fit.floor import Floor, Inputs, blocks_of, fit_floor
+from probekit.fit.gaussian import is_value
 from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
@@ -32,23 +33,34 @@ ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effecti
 class Pooling:
     """A behaviour after its rare classes became one, in every domain and for every law of it alike.
 
-    before: its outcomes as they were; place: where each went (`pool_rare`); n: how many are one now.
+    before: its outcomes as they were; place: where each went (`pool_rare`); n: how many are one now. zero, unit: of a
+    number, the mean and standard deviation of the rows that it is fitted on, in which it is told from here on.
     """
 
     behaviour: Behaviour
     before: tuple[str, ...]
     place: NDArray[np.int64]
     n: int
+    zero: float = 0.0
+    unit: float = 1.0
 
     @classmethod
     def of(cls, behaviour: Behaviour, fit_sides: Sequence[NDArray[np.int64]]) -> "Pooling":
         """fit_sides: rows of the observations on the fit side of each fold of the seen domain."""
+        if behaviour.is_value:
+            seen = behaviour.law[np.unique(np.concatenate(fit_sides)), 0].astype(np.float64)
+            zero, unit = float(seen.mean()), float(seen.std()) or 1.0
+            law = ((behaviour.law.astype(np.float64) - zero) / unit).astype(np.float32)
+            only = np.zeros(1, dtype=np.int64)
+            return cls(replace(behaviour, law=law), behaviour.outcomes, only, 0, zero, unit)
         place, n = pool_rare(behaviour.law, fit_sides)
         law, outcomes = pooled(behaviour.law, behaviour.outcomes, place) if n else (behaviour.law, behaviour.outcomes)
         return cls(replace(behaviour, law=law, outcomes=outcomes), behaviour.outcomes, place, n)
 
     def law(self, law: NDArray) -> NDArray:
-        """Another law over the outcomes as they were, pooled alike: [..., n_outcomes]."""
+        """Another law over the outcomes as they were, pooled alike, or a number in these units: [..., n_outcomes]."""
+        if self.behaviour.is_value:
+            return (law - self.zero) / self.unit
         return pooled_law(law, self.place) if self.n else law
 
     @property
@@ -167,7 +179,8 @@ def prepare_settings(
     group = observations.group[index]
     kept_together = index if unit == "row" else group
     # Rows sum to 1 but for rounding, or for what a caller's own law was allowed: fits take it for 1.
-    whole = behaviour.law[index] / behaviour.law[index].sum(1, keepdims=True)
+    whole = behaviour.law[index]
+    whole = whole if behaviour.is_value else whole / whole.sum(1, keepdims=True)
     law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
     inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
     read = {name: Inputs.of(inputs, blocks_of(name, inputs)) for name in floors}  # once for all folds
@@ -188,16 +201,22 @@ def control_task(
 ) -> list[Setting]:
     """The same rows with a random label for each type, drawn from the behaviour's mean law (Hewitt and Liang 2019).
 
+    A number is drawn from those of the rows.
+
     Beside the floor `prior`: a floor that knows the type would leave nothing to memorise. seeds: probe, data, model.
     """
     assert observations.types is not None
     at = observations.domain == domain
     behaviour = pooling.behaviour
-    law = behaviour.law[at].mean(0).astype(np.float64)
     names, code = np.unique(observations.types, return_inverse=True)
-    drawn = np.random.default_rng([seeds[1], 16]).choice(len(law), size=len(names), p=law / law.sum())
-    drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
-    labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
+    draw = np.random.default_rng([seeds[1], 16])
+    if behaviour.is_value:
+        labels = draw.choice(behaviour.law[at, 0], size=len(names))[code][:, None]
+    else:
+        law = behaviour.law[at].mean(0).astype(np.float64)
+        drawn = draw.choice(len(law), size=len(names), p=law / law.sum())
+        drawn[: len(law)] = np.arange(len(law))[: len(drawn)]  # no outcome without a type
+        labels = np.eye(len(law), dtype=np.float32)[drawn[code]]
     bare = replace(observations, floor_inputs={})
     return prepare_settings(
         bare, replace(pooling, behaviour=replace(behaviour, law=labels)), domain, splits, ("strong",), seeds[0], "task"
@@ -266,13 +285,15 @@ class Fitted:
 class Said:
     """What a reader says of rows: its bits and, where the behaviour is certain, whether it is right, each [n].
 
-    odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1.
+    odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1. value [n]: the number
+    itself, of a behaviour that is one.
     """
 
     bits: NDArray[np.float64]
     right: NDArray[np.bool_] | None = None
     odds: NDArray[np.float64] | None = None
     second: NDArray[np.bool_] | None = None
+    value: NDArray[np.float64] | None = None
 
     @classmethod
     def by(cls, reader: Reader, side: Side) -> "Said":
@@ -282,6 +303,8 @@ class Said:
     def of(cls, logits: Float[Tensor, "outcome 1 n"], law: Float[Tensor, "outcome 1 n"]) -> "Said":
         """Of the reader's logits, beside its floor."""
         bits = bits_of(cross_entropy(logits, law))
+        if is_value(law):
+            return cls(bits, value=law[0, 0].double().cpu().numpy())
         if float(law.max(0).values.min()) <= 1 - CERTAIN:
             return cls(bits)
         right = (logits.argmax(0) == law.argmax(0))[0].cpu().numpy()

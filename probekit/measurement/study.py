@@ -67,6 +67,7 @@ class Study:
         look = constants if observations.rules else find_constant
         if transfer is not None:
             self._check_groups()
+        self._check_hypotheses()
         self.constant = look(observations.behaviours, observations.domain, self.domains)
 
     @cached_property
@@ -96,6 +97,15 @@ class Study:
                         "groups that it was fitted on, so give each domain groups of its own."
                     )
 
+    def _check_hypotheses(self) -> None:
+        for hypothesis in self.hypotheses:
+            of = self.observations.behaviours.get(hypothesis.behaviour)
+            if of is not None and of.is_value:
+                raise BadInput(
+                    f"hypothesis '{hypothesis.name}' speaks of '{of.name}', which is a number: a rule gives laws over "
+                    "outcomes; state it of a label or of what the model answers."
+                )
+
     @property
     def home(self) -> str:
         """The seen domain."""
@@ -112,7 +122,9 @@ class Study:
         return self.read.folds_of(len(self.index(self.home)))
 
     def hypotheses_for(self, behaviour: str) -> list[Hypothesis]:
-        """Those that are stated for this behaviour, or for none in particular."""
+        """Those that are stated for this behaviour, or for none in particular; of a number none can be."""
+        if self.observations.behaviours[behaviour].is_value:
+            return []
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
 
     def index(self, domain: str) -> NDArray[np.int64]:
@@ -222,7 +234,7 @@ class Study:
             n=estimate.n, groups=estimate.groups, na_reason=estimate.na_reason,
             note=note, n_fit=beside.n_fit, n_fit_effective=beside.n_fit_effective, d_read=beside.d_read,
             falls=beside.falls, falls_low=beside.falls_low, falls_high=beside.falls_high,
-            auroc=beside.auroc, accuracy=beside.accuracy,
+            auroc=beside.auroc, accuracy=beside.accuracy, r2=beside.r2,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.metrics.splits import Split
+from probekit.task import VALUE
 
 LEAST_GROUPS = 20
 LEAST_ROWS = 8  # of a class, on the side that fits and on the side that judges
@@ -67,7 +68,8 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
     """Why a behaviour cannot be measured on these rows, with what would mend it; empty where it can.
 
     law [n, n_outcomes]; group [n]; sides: rows of `fit` and `test`. Fewer than LEAST_GROUPS groups cannot be resampled;
-    of two classes, one with fewer than LEAST_ROWS rows on a side is not seen or not judged. A soft law counts by mass.
+    of two classes, one with fewer than LEAST_ROWS rows on a side is not seen or not judged. A soft law counts by mass,
+    and a number has no classes.
     """
     n_groups = len(np.unique(group))
     if n_groups < LEAST_GROUPS:
@@ -76,7 +78,7 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
             "if rows of a group are in truth independent"
         )
     seen = [i for i in range(law.shape[1]) if law[:, i].sum() > 0]
-    if len(seen) > 2:
+    if len(seen) > 2 or tuple(outcomes) == VALUE:
         return ""
     for side, rows in sides.items():
         for i in seen:
@@ -98,7 +100,7 @@ def unmeasurable_over(
     since too few to resample are told before they are too few to be split.
     """
     why = unmeasurable(law, outcomes, group, {})
-    if not why and len(outcomes) == 1:
+    if not why and len(outcomes) == 1 and tuple(outcomes) != VALUE:
         why = f"none of {n_pooled} classes has {LEAST_ROWS} fit rows: give more rows, or fewer classes"
     if why:
         return why

@@ -51,7 +51,7 @@ class Column:
 # Of the linear reader where the behaviour is certain: what papers report, to its right.
 _BESIDE = {
     Column(head, "linear", (0, level_rank("linear"), True, head), (0, level_rank("linear"), True, head)): name
-    for head, name in (("AUROC", "auroc"), ("acc.", "accuracy"))
+    for head, name in (("AUROC", "auroc"), ("acc.", "accuracy"), ("R²", "r2"))
 }
 
 

@@ -102,16 +102,19 @@ def site_label(hook: str) -> str:
     return HookPoint.parse(hook).short if hook else "all sites"
 
 
+_NO_LAW = ("label", "value")  # kinds of behaviours that no unembedding gives
+
+
 def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
     """The hook point that the unembedding reads, where a linear reader is the unembedding; "" where there is none.
 
     The last layer's `resid_post`, or what comes after it. How many layers the model has is in the manifest; where that
     does not say, the last layer measured is taken for the last, if more than one was. A label that is no output of the
-    model is not what the unembedding computes.
+    model is not what the unembedding computes, and a number is not read as a law is.
     """
     manifest = frame.attrs.get("manifest") or {}
     told = (manifest.get("spec") or {}).get("task") or {}
-    if any(b.get("name") == behaviour and b.get("kind") == "label" for b in told.get("behaviours") or ()):
+    if any(b.get("name") == behaviour and b.get("kind") in _NO_LAW for b in told.get("behaviours") or ()):
         return ""
     points = [HookPoint.parse(hook) for hook in hooks(frame[frame["behaviour"] == behaviour])]
     layers = {point.layer for point in points} - {None}

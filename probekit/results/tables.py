@@ -41,7 +41,8 @@ from probekit.results.selection import (
 )
 
 _FIGURES = ["value", "low", "high", "na_reason", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group", "n",
-            "groups", "n_fit", "falls", "falls_low", "falls_high", "auroc", "accuracy", "note", "id"]  # fmt: skip
+            "groups", "n_fit", "falls", "falls_low", "falls_high", "auroc", "accuracy", "r2", "note", "id"]  # fmt: skip
+_USUAL = ("auroc", "accuracy", "r2")  # what papers report of a probe
 TOGETHER = ("band_low", "band_high", "p_max")  # of a level's curve over all hook points, where the run has them
 _WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "level", "source", "k", "label"]
 
@@ -62,8 +63,8 @@ def leak(
 ) -> pd.DataFrame:
     """One row per hook, level and k in the seen domain: FBU, interval and the absolute bits behind it.
 
-    auroc, accuracy: of a reader that is told nothing of the input but its position, as published probes are, where the
-    run has the weak floor; else of the reader beside the floor.
+    auroc, accuracy, r2: of a reader that is told nothing of the input but its position, as published probes are, where
+    the run has the weak floor; else of the reader beside the floor.
     """
     rows = pick(frame, behaviour=behaviour, metric=metric, floor=floor, position=position, control=control)
     rows = at_domain(rows, domain, seen=True)
@@ -75,15 +76,16 @@ def leak(
 
 
 def _alone(rows: pd.DataFrame, weak: pd.DataFrame) -> pd.DataFrame:
-    """The rows with AUROC and accuracy of the same readers beside the weak floor, where these were measured."""
-    known = (weak["level"] != "baseline") & weak["accuracy"].notna() & (weak["fit_domain"] == weak["test_domain"])
+    """The rows with AUROC, accuracy and R2 of the same readers beside the weak floor, where these were measured."""
+    known = (weak["level"] != "baseline") & (weak["fit_domain"] == weak["test_domain"])
+    known &= weak["accuracy"].notna() | weak["r2"].notna()
     keys = ["fit_domain", "hook", "level", "source", "k"]
-    told = weak[known].drop_duplicates(keys)[[*keys, "auroc", "accuracy"]]
+    told = weak[known].drop_duplicates(keys)[[*keys, *_USUAL]]
     if told.empty:
         return rows
     both = rows.merge(told, how="left", on=keys, suffixes=("", "_alone")).set_index(rows.index)
-    found = both["accuracy_alone"].notna()
-    return rows.assign(**{name: both[f"{name}_alone"].where(found, both[name]) for name in ("auroc", "accuracy")})
+    found = both["accuracy_alone"].notna() | both["r2_alone"].notna()
+    return rows.assign(**{name: both[f"{name}_alone"].where(found, both[name]) for name in _USUAL})
 
 
 def leak_map(
@@ -406,11 +408,11 @@ def layers(
         check_known("level", level, [name for name in rows["level"].unique() if name not in ("prior", "baseline")])
     rows = rows[rows["level"] == level]
     rows = at_k(rows, shown_k(frame, rows) if k is None else k).drop_duplicates("hook").reset_index(drop=True)
-    for name in ("auroc", "accuracy"):
+    for name in _USUAL:
         rows[f"floor_{name}"] = rows["hook"].map(floors[name]) if len(floors) else float("nan")
     rows["mark"] = [_mark(row, row["hook"] == last and level == "linear") for _, row in rows.iterrows()]
-    columns = ["site", "value", "low", "high", "auroc", "accuracy", "floor_auroc", "floor_accuracy", "bits",
-               "floor_bits", "ceiling_bits", "falls", "falls_low", "falls_high", "n_fit", "n", "groups", "mark",
+    columns = ["site", "value", "low", "high", *_USUAL, *(f"floor_{name}" for name in _USUAL), "bits", "floor_bits",
+               "ceiling_bits", "falls", "falls_low", "falls_high", "n_fit", "n", "groups", "mark",
                "level", "k", "behaviour", "position", "hook"]  # fmt: skip
     return rows[columns]
 

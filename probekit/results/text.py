@@ -117,8 +117,8 @@ def printable(name: str) -> str:
 
 
 def beside_value(row: Mapping[str, Any] | pd.Series) -> str:
-    """Told beside a value of `leak_map`: AUROC and accuracy, the fit rows and what the last half of them brought."""
-    probe = [f"{name} {number(row[key])}" for name, key in (("AUROC", "auroc"), ("accuracy", "accuracy"))
+    """Told beside a value of `leak_map`: AUROC and accuracy, or R²; the fit rows and what half of them brought."""
+    probe = [f"{name} {number(row[key])}" for name, key in (("AUROC", "auroc"), ("accuracy", "accuracy"), ("R²", "r2"))
              if pd.notna(row[key])]  # fmt: skip
     whose = "" if row["level"] in ("prior", "baseline") else "as a probe of this layer alone: "
     said = [f"{whose}{', '.join(probe)}"] if probe else []

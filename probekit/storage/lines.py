@@ -19,7 +19,7 @@ SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over
 _INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups", "n_fit",
              "d_read")  # fmt: skip
 _FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group",
-           "n_fit_effective", "falls", "falls_low", "falls_high", "auroc", "accuracy")  # fmt: skip
+           "n_fit_effective", "falls", "falls_low", "falls_high", "auroc", "accuracy", "r2")  # fmt: skip
 _RECORD_SCHEMA = pa.schema(
     [("id", pa.string())]
     + [

@@ -94,8 +94,6 @@ def fit_simples(
 
     Once PATIENCE of them in a row have gained nothing on the selection rows, the rest are the last one, wider.
     """
-    if len(fit.law) == 1:
-        return {k: _of_one_outcome(kind, k, fit, region) for k in ks}
     out = {}
     before: Parameters | None = None
     lowest, idle = math.inf, 0
@@ -115,7 +113,7 @@ def fit_simples(
                 found, bits = replace(found, readout=refitted), again
                 before |= _outputs_of(refitted, fit)
         told = held_out.bits(found.readout)
-        if select.offset is not None and not _tells(cross_entropy(select.offset, select.law), told):
+        if select.offset is not None and not tells(cross_entropy(select.offset, select.law), told):
             found = replace(found, readout=Readout.nothing(*found.readout.weight.shape, like=found.readout.weight))
         idle = 0 if bits < lowest - GAIN else idle + 1
         lowest = min(lowest, bits)
@@ -123,15 +121,7 @@ def fit_simples(
     return out
 
 
-def _of_one_outcome(kind: str, k: int, rows: Rows, region: Region) -> Simple:
-    """Nothing to fit: any directions and shape will do."""
-    directions = region.basis @ region.fresh(k)[0] / region.spread[:, None]
-    shape = _initial_shape(kind, k, 1, torch.Generator().manual_seed(region.seed), rows.z)
-    nothing = Readout.nothing(1, rows.law.shape[1], n_features(kind, k), rows.z)
-    return Simple(kind, directions, {name: value[0] for name, value in shape.items()}, nothing)
-
-
-def _tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
+def tells(floor_bits: Float[Tensor, "t n"], bits: Float[Tensor, "t n"]) -> bool:
     """Whether rows held out gain more than one standard error beyond the floor.
 
     Stops and starts were chosen on these rows, so that where there is nothing to find the lowest of many losses is
