@@ -97,7 +97,7 @@ class Behaviour:
     """
 
     name: str
-    law: NDArray[np.float32]
+    law: NDArray[np.float32] | NDArray[np.float64]
     outcomes: tuple[str, ...]
     covered: float = 1.0
     likeliest: str = ""

@@ -99,6 +99,7 @@ def probe(
     file: str | Path,
     *,
     label: str,
+    kind: str = "label",
     text: str | None = None,
     tokens: str | None = None,
     group: str | None = None,
@@ -115,8 +116,8 @@ def probe(
     """How well a label of one's own file is read off each layer of a model, beside what the text alone says.
 
     model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. label: its column of
-    classes. text: its column of texts, or a template such as "The capital of {country} is"; or tokens: its column of
-    token ids. group: its column of what could be memorised, such as the entity a text is about; no group is both fitted
+    classes; kind: `value` where it holds numbers. text: its column of texts, or a template such as "The capital of
+    {country} is"; or tokens: its column of token ids. group: its column of what could be memorised, such as the entity a text is about; no group is both fitted
     and tested. domain: its column of situations, of which the first in the file is fitted. position: where a text is
     read, its last token when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it
     is. read: further keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in
@@ -135,13 +136,15 @@ def probe(
     given = model if isinstance(model, Model) else None
     if (text is None) == (tokens is None):
         raise BadInput("probe reads either `text` or `tokens`, a column of the file: name exactly one.")
+    if kind not in ("label", "value"):
+        raise BadInput(f"probe reads a column as `label` or as `value`; found kind '{kind}'.")
     source = "tokens" if text is None else "template" if "{" in text else "text"
     optional = {source: text or tokens, "group": group, "domain": domain, "position": position}
     job: dict[str, Any] = {
         "name": _name(path),
         "model": _told(given) if given else {"name": str(model), "twin": False},
         "task": {"file": str(path.resolve()), **{key: v for key, v in optional.items() if v is not None},
-                 "behaviours": [{"name": label, "kind": "label", "column": label}]},
+                 "behaviours": [{"name": label, "kind": kind, "column": label}]},
         "read": {"hooks": list(hooks), "levels": list(levels), "controls": ["permuted"],
                  "decomposition": False, "extrapolate": False} | read,
         **({"transfer": {"levels": ["linear"]}} if domain is not None else {}),

@@ -149,12 +149,6 @@ def test_a_largest_ridge_without_a_minimum_is_an_error(monkeypatch):
         fit_path(fit, select)
 
 
-def test_one_outcome_is_nothing_to_choose():
-    rows = Rows(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 40))
-    found = fit_nested(rows, 20, pairs(40, 2))
-    assert not bool(found.weight.any())
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_over_inner_folds_noise_is_not_followed(seed):
     """Directions, neurons and functions that knew the rows held out by a fold would win there whatever they say."""

@@ -246,16 +246,6 @@ def test_feature_counts_and_laws_of_every_class(kind):
     assert MAX_K >= 3
 
 
-@pytest.mark.parametrize("kind", SIMPLE)
-def test_of_one_outcome_there_is_nothing_to_say(kind):
-    sides = [Side(side.x, torch.ones_like(side.law[:1]), side.offset[:1]) for side in plant(2, 0.5, 0)]
-    site = Site.prepare([(*sides[:2], None)], 0)[0]
-    rows = Rows(site.frame.apply(sides[2].x), sides[2].law, sides[2].offset)
-    for k, fitted in fit_simples(kind, (1, 2), *site.rows, site.region).items():
-        assert fitted.directions.shape == (site.d, k)
-        assert float(fitted.bits(rows).abs().max()) == 0
-
-
 def test_a_band_of_a_continuous_direction_is_cut_where_it_ends():
     """|z| < .7 decides nine times in ten: soft thresholds that stay soft lie .03 above the truth."""
     found = []

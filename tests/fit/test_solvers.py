@@ -200,14 +200,6 @@ def test_a_class_that_the_fit_rows_lack_costs_bits_but_no_crash():
     assert float(Rows(x, only).bits(fit_readout(x, only, None, x.var(0), 1e-3)).mean()) < 0.01
 
 
-def test_one_outcome_is_nothing_to_fit():
-    z = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    rows = Rows(z, torch.ones(1, 2, 50))
-    for readout in (fit_readout(z, rows.law, None, z.var(0), 1e-3), fit_path(rows, rows)):
-        assert not bool(readout.weight.any())
-        assert float(rows.bits(readout).abs().max()) == 0
-
-
 def test_targets_of_very_different_difficulty_leave_the_work_one_by_one():
     """Dropping converged targets changes nothing for those that stay."""
     g = torch.Generator().manual_seed(6)
