@@ -81,7 +81,7 @@ def half_square(said: Float[Tensor, "1 t n"], value: Float[Tensor, "1 t n"]) -> 
 
 def choose(
     normals: Sequence[Normal],
-    held_out: Sequence[tuple[Float[Tensor, "n r"], Float[Tensor, "t n"], Float[Tensor, "t n"]]],
+    held_out: Sequence[tuple[Float[Tensor, "_ r"], Float[Tensor, "t _"], Float[Tensor, "t _"]]],
     lambdas: Sequence[float],
 ) -> Float[Tensor, " t"]:
     """The ridge per number that loses least on rows held out, mean of folds; infinite where the floor alone does best.

@@ -426,8 +426,8 @@ def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviou
     for i, value in rows:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadInput(
-                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in [0, 1], "
-                "or ask for kind value."
+                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in "
+                "[0, 1], or ask for kind value."
             )
     second = np.array([value for _, value in rows], dtype=np.float32)
     return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))

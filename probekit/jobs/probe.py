@@ -117,11 +117,11 @@ def probe(
 
     model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. label: its column of
     classes; kind: `value` where it holds numbers. text: its column of texts, or a template such as "The capital of
-    {country} is"; or tokens: its column of token ids. group: its column of what could be memorised, such as the entity a text is about; no group is both fitted
-    and tested. domain: its column of situations, of which the first in the file is fitted. position: where a text is
-    read, its last token when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it
-    is. read: further keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in
-    one sentence for anything wrong.
+    {country} is"; or tokens: its column of token ids. group: its column of what could be memorised, such as the entity
+    a text is about; no group is both fitted and tested. domain: its column of situations, of which the first in the
+    file is fitted. position: where a text is read, its last token when left out. hooks: TransformerLens names.
+    progress: whether lines on stderr tell how far it is. read: further keys of a job's [read] table. A run that was
+    made before is returned as it is. Raises BadInput in one sentence for anything wrong.
 
     >>> import probekit as pk
     >>> pk.probe("./nowhere", "my.csv", text="statement", label="true")  # doctest: +ELLIPSIS

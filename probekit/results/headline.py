@@ -194,11 +194,14 @@ def _at(row: pd.Series) -> str:
 
 
 def _floor(read: pd.DataFrame) -> str:
-    """What the input alone explains, in bits."""
+    """What the input alone explains: in bits, or of a number's variance."""
     known = read[read["floor_bits"].notna() & read["ceiling_bits"].notna()]
     if known.empty:
         return ""
     left = float((known["floor_bits"] - known["ceiling_bits"]).iloc[0])
+    number_read = known[(known["level"] == "baseline") & known["r2"].notna()]
+    if len(number_read):
+        return f"The input alone explains {number(number_read['r2'].iloc[0])} of the number's variance (R²)."
     aside = ""
     floor = known[(known["level"] == "baseline") & known["auroc"].notna()]
     if len(floor):
