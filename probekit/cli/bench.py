@@ -116,6 +116,26 @@ def capture(
         _tell("bench capture", found, as_json, **beside, threads=threads)
 
 
+@bench.command("job")
+def job(
+    model: Annotated[Path, typer.Argument(help="A folder in Hugging Face format, or a GGUF file.")],
+    folder: FolderOption = None,
+    quick: QuickOption = False,
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """A whole job on a real model beside its forward passes and the usual script; bound_ratio is over the forwards."""
+    with reporting("bench job", as_json):
+        import tempfile
+
+        from probekit.proofs.bench.job import FULL, QUICK, job_bench
+
+        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
+            size, say = QUICK if quick else FULL, lambda text: typer.echo(text, err=True)
+            found = [row.row() for row in job_bench(model, size, Path(own), say)]
+        _tell("bench job", found, as_json, threads=threads)
+
+
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
     """n threads for torch and for what scikit-learn calls, the number before afterwards."""

@@ -74,6 +74,7 @@ def test_behaviours(tiny):
         BehaviourSpec("top_of_some", "argmax", tokens=(5, 7)),
         BehaviourSpec("choice", "choice", tokens=(5, 7, 9), outcomes=("a", "b", "c")),
         BehaviourSpec("difference", "logit_diff", tokens=(9, 5)),
+        BehaviourSpec("log_odds", "value", tokens=(9, 5)),
         BehaviourSpec("sets", "groups", sets={"low": (4, 5, 6), "high": (20, 21)}),
         BehaviourSpec("truth", "label"),
     ]
@@ -90,6 +91,9 @@ def test_behaviours(tiny):
     assert np.allclose(got["choice"].law, p[:, [5, 7, 9]] / p[:, [5, 7, 9]].sum(1, keepdims=True), atol=1e-5)
     assert got["choice"].outcomes == ("a", "b", "c")
     assert np.allclose(got["difference"].law[:, 0], p[:, 9] / (p[:, 9] + p[:, 5]), atol=1e-5)
+    assert got["log_odds"].is_value and got["log_odds"].law.shape == (len(p), 1)
+    assert np.allclose(got["log_odds"].law[:, 0], np.log(p[:, 9] / p[:, 5]), atol=1e-4)
+    assert got["log_odds"].covered == pytest.approx(p[:, [9, 5]].sum(1).mean(), abs=1e-5)
     # What is renormalised tells what it was of: the mass of the answers, and what most rows would go on with.
     assert got["choice"].covered == pytest.approx(p[:, [5, 7, 9]].sum(1).mean(), abs=1e-5)
     assert got["choice"].likeliest == model.token_names([int(np.bincount(p.argmax(1)).argmax())])[0]
@@ -296,6 +300,8 @@ def test_given_floor_inputs_are_kept(tiny):
         ({"behaviours": (BehaviourSpec("b", "choice", tokens=(1, 99)),)}, "lie in 0 to 41"),
         ({"behaviours": (BehaviourSpec("b", "choice", tokens=(1, 1)),)}, "must differ"),
         ({"behaviours": (BehaviourSpec("b", "logit_diff", tokens=(1, 2, 3)),)}, "compares two tokens"),
+        ({"behaviours": (BehaviourSpec("b", "value", tokens=(1, 2, 3)),)}, "compares two tokens"),
+        ({"behaviours": (BehaviourSpec("b", "value"),)}, "needs `tokens`"),
         ({"behaviours": (BehaviourSpec("b", "groups"),)}, "needs `sets`"),
         ({"behaviours": (BehaviourSpec("b", "groups", sets={"x": (1, 2), "y": (2,)}),)}, "must differ"),
         ({"behaviours": (BehaviourSpec("b", "choice", tokens=(1, 2), outcomes=("a",)),)}, "2 outcomes and 1 names"),

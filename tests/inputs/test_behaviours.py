@@ -51,6 +51,7 @@ def test_answers_by_row_are_the_library_s_logits(checkpoint, tiny, tmp_path):
     model = tiny("gpt2")
     task = task_of(tmp_path, model, [
         {"name": "better", "kind": "logit_diff", "correct": "right", "wrong": "wrong"},
+        {"name": "odds", "kind": "value", "correct": "right", "wrong": "wrong"},
         {"name": "which", "kind": "choice", "answers": "options"},
         {"name": "fixed", "kind": "choice", "tokens": ["car", "red"]},
     ], position=["last", "column:label"])  # fmt: skip
@@ -60,6 +61,8 @@ def test_answers_by_row_are_the_library_s_logits(checkpoint, tiny, tmp_path):
     assert behaviours["better"].outcomes == ("correct", "wrong")
     assert behaviours["which"].outcomes == ("answer 1", "answer 2", "answer 3")
     for r, e in enumerate(task.row_example):
+        right, wrong = (logits[r, vocabulary[ROWS[e][column]]] for column in ("right", "wrong"))
+        assert behaviours["odds"].law[r, 0] == pytest.approx(float(right - wrong), abs=1e-4)
         for name, words in (("better", [ROWS[e]["right"], ROWS[e]["wrong"]]), ("which", ROWS[e]["options"])):
             expected = torch.softmax(logits[r, [vocabulary[word] for word in words]], -1)
             assert np.allclose(behaviours[name].law[r], expected, atol=1e-5)

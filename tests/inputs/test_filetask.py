@@ -476,6 +476,10 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
         ({"kind": "groups", "tokens": [1]}, "of kind groups takes no `tokens`: it takes `sets`"),
         ({"kind": "law", "column": "label"}, "of kind law takes no `column`"),
         ({"kind": "label"}, "of kind label needs `column`"),
+        ({"kind": "value"}, "of kind value needs `column` or `tokens` or `correct` and `wrong`"),
+        ({"kind": "value", "tokens": [1, 2, 3]}, "of kind value takes exactly 2 tokens; found 3"),
+        ({"kind": "value", "column": "label", "tokens": [1, 2]}, "takes `column` or `tokens` or"),
+        ({"kind": "value", "column": "colour"}, "a behaviour of kind value takes numbers"),
     ],
 )
 def test_a_behaviour_that_cannot_be_read(tmp_path, entry, words):

@@ -104,3 +104,27 @@ def test_a_template_and_words_of_a_mistake(found):
         pk.probe(model, folder / "my file.csv", **asked, lamdas=(1.0,), progress=False)
     with pytest.raises(BadInput, match="made in memory"):
         pk.probe(model.random_twin(0), folder / "my file.csv", **asked, progress=False)
+
+
+def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
+    """A number that the last word decides, and a part that nobody knows: R2 is told where AUROC would be."""
+    checkpoints.write(tmp_path / "model", "gpt2")
+    draw = random.Random(1)
+    with (tmp_path / "years.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["statement", "year", "topic"])
+        for i in range(300):
+            words = [draw.choice(WORDS) for _ in range(4)]
+            out.writerow([" ".join(words), 1900 + 50 * (words[-1] < "m") + draw.gauss(0, 5), i // 3])
+    probe = pk.probe(
+        tmp_path / "model", tmp_path / "years.csv", text="statement", label="year", kind="value", group="topic",
+        root=tmp_path / "runs", store=tmp_path / "store", progress=False, **QUICK,
+    )  # fmt: skip
+    frame = probe.frame
+    assert frame["auroc"].isna().all() and frame["accuracy"].isna().all()
+    assert frame["r2"].iloc[0] > 0.4 and frame["floor_r2"].between(0, 1).all()
+    shown = repr(probe)
+    assert "R²" in shown and "of the number's variance (R²)" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    with pytest.raises(BadInput, match="as `label` or as `value`; found kind 'number'"):
+        pk.probe("model", tmp_path / "years.csv", text="statement", label="year", kind="number")
