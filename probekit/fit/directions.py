@@ -44,25 +44,31 @@ def mean_difference(rows: Rows) -> Float[Tensor, "r 1"]:
 
 
 def lda(
-    rows: Rows, variance: Float[Tensor, " r"], d: int | None = None, shrinkage: float | None = None
+    rows: Rows, d: int, variance: Float[Tensor, " r"] | None = None, shrinkage: float | None = None
 ) -> Float[Tensor, "r 1"]:
     """The same direction after whitening, with the covariance shrunk towards its mean variance over d coordinates.
 
-    d: coordinates of the site, of which the rows may span fewer; those of the rows when left out. shrinkage: its part
-    in the covariance, that of Ledoit and Wolf when left out.
+    d: coordinates of the site, of which the rows may span fewer. variance: that of the rows' own coordinates, where
+    these are uncorrelated on them. Rows that are to choose anything must have no part in the whitening: they would lie
+    closer together in it than other rows do. shrinkage: its part in the covariance, that of Ledoit and Wolf when left
+    out.
     """
-    d = len(variance) if d is None else d
-    part = ledoit_wolf(rows.z, variance, d) if shrinkage is None else shrinkage
-    scale = (1 - part) * variance + part * variance.sum() / d
-    moment = residual_moment(rows) / scale.sqrt()[:, None]
-    leading = torch.linalg.svd(moment, full_matrices=False)[0][:, :1] / scale.sqrt()[:, None]
-    return leading / leading.norm()
+    z = (rows.z - rows.z.mean(0)).double()
+    own, axes = (variance.double(), None) if variance is not None else torch.linalg.eigh(z.T @ z / len(z))
+    own = own.clamp_min(0)
+    part = ledoit_wolf(z, own, d) if shrinkage is None else shrinkage
+    root = ((1 - part) * own + part * own.sum() / d).sqrt().clamp_min(1e-12)[:, None]
+    moment = residual_moment(rows).double()
+    moment = (moment if axes is None else axes.T @ moment) / root
+    leading = torch.linalg.svd(moment, full_matrices=False)[0][:, :1] / root
+    leading = leading if axes is None else axes @ leading
+    return (leading / leading.norm()).to(rows.z)
 
 
 def ledoit_wolf(z: Float[Tensor, "n r"], variance: Float[Tensor, " r"], d: int) -> float:
     """How far a covariance is to be shrunk towards its mean variance (Ledoit and Wolf 2004), in [0, 1].
 
-    z: centred rows whose covariance is diagonal, `variance`, in r of d coordinates; in the others they do not vary.
+    z: centred rows in r of d coordinates; in the others they do not vary. variance: eigenvalues of their covariance.
     Rows' norms and eigenvalues alone decide, so that nothing of d x d is made.
     """
     square = float((variance.double() ** 2).sum())
@@ -153,8 +159,8 @@ def fit_low_rank(rows: Rows, full: Readout, variance: Float[Tensor, " r"], k: in
     n_outcomes, t, _ = full.weight.shape
     weight = _contrasts(full)
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge))
-    if not bool(weight.any()):  # the floor alone did best: start from where one gradient step would look
-        weight = residual_moment(rows) / variance[:, None]
+    if not bool(weight.any()):
+        weight = residual_moment(rows)  # the floor alone did best: this is where an infinite ridge looks
     spread = variance.sqrt()
     u, s, v = torch.linalg.svd(spread[:, None] * weight, full_matrices=False)
     most = min(len(s), n_free(full.weight))
@@ -179,7 +185,7 @@ def fit_rank_curve(
     target = _contrasts(full)
     ridge = torch.where(torch.isfinite(full.ridge), full.ridge, torch.ones_like(full.ridge)).repeat(n_outcomes)
     if not bool(target.any()):
-        target = residual_moment(rows) / variance[:, None]
+        target = residual_moment(rows)
     spread = variance.sqrt()
     target = spread[:, None] * target
     most = min(r, n_free(full.weight))

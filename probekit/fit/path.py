@@ -119,7 +119,8 @@ def fit_nested(
         fit, select = take(whole, slice(n_fit)), take(whole, slice(n_fit, None))
         return fit_path(fit, select, variance, lambdas, tolerance)
     if is_value(whole.law):
-        return _of_value(whole, *zip(*[[take(whole, side) for side in pair] for pair in inner], strict=True), lambdas)
+        fits, held_out = ([take(whole, pair[side]) for pair in inner] for side in (0, 1))
+        return _of_value(whole, fits, held_out, lambdas)
     setup, r = OpenRidge.of(whole, variance), whole.z.shape[1]
     folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
     for weight, (inside, _) in zip(folds, inner, strict=True):

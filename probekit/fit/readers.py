@@ -183,10 +183,10 @@ class Site:
         part = torch.bucketize(left, left[:n].quantile(share.to(left)))
         law = torch.nn.functional.one_hot(part, CLASSES).T[:, None].to(left)
         whole = Rows(self.whole.z, law, torch.zeros_like(law))
-        sides = (Side(side.x, law[..., at], torch.zeros_like(law[..., at]))
-                 for side, at in ((self.fit, slice(n)), (self.select, slice(n, None))))  # fmt: skip
+        fit, select = (Side(side.x, law[..., at], torch.zeros_like(law[..., at]))
+                       for side, at in ((self.fit, slice(n)), (self.select, slice(n, None))))  # fmt: skip
         linear = fit_nested(whole, n, self.inner, self.frame.variance, self.lambdas)
-        return Site(*sides, self.frame, whole, linear, self.seed, self.lambdas, None, self.inner)
+        return Site(fit, select, self.frame, whole, linear, self.seed, self.lambdas, None, self.inner)
 
     @property
     def n_loudest(self) -> int:
@@ -273,7 +273,7 @@ def _sources(site: Site) -> dict[str, Float[Tensor, "r 1"]]:
         return {"covariance": mean_difference(site.rows[0]), "least_squares": site.low_rank(1)}
     return {
         "mean_difference": mean_difference(site.rows[0]),
-        "lda": lda(site.rows[0], site.frame.variance, len(site.frame.mean)),
+        "lda": lda(site.rows[0], len(site.frame.mean), None if site.inner else site.frame.variance),
         "logistic": site.low_rank(1),
     }
 

@@ -68,11 +68,11 @@ class Probe:
         """A row per text that was tested, a column per layer: what the linear reader says of a text it never saw.
 
         Of two classes the log odds of the second in alphabetical order (natural logarithm), of the activations alone;
-        of more classes, missed bits. The index is the row of the file, from 0.
+        of more classes, missed bits; of a number, what is said of it. The index is the row of the file, from 0.
         """
         table = self.run.table("scores")
         table = table[table["behaviour"] == self.behaviour]
-        told = "log_odds" if table["log_odds"].notna().any() else "missed_bits"
+        told = next((name for name in ("log_odds", "number") if table[name].notna().any()), "missed_bits")
         wide = table.pivot_table(index="example", columns="hook", values=told, sort=False).sort_index()
         order = [hook for hook in self.frame["hook"] if hook in wide]
         return wide[order].rename_axis("row").rename_axis(columns=None)

@@ -87,9 +87,9 @@ class Work:
         return {name: hook for name, (_, hook) in best.items()}
 
     def scores(self, cells: Sequence[Cell]) -> pd.DataFrame:
-        """What `linear` says of each test row at each site; log odds are of the second of two outcomes."""
+        """What `linear` says of each test row at each site: log odds of the second of two outcomes, or the number."""
         names = ["hook", "behaviour", "rule", "row", "domain", "group", "example", "position", "missed_bits",
-                 "log_odds"]  # fmt: skip
+                 "log_odds", "number"]  # fmt: skip
         parts = [pd.DataFrame({name: [] for name in names})]
         for cell in cells:
             kept = kept_of(self._tensors(cell)) if cell.kind == "read" else Kept()
@@ -99,18 +99,22 @@ class Work:
             where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, "row": at}
             rows = {"domain": seen.domain[at], "group": seen.group[at].astype(str), "example": seen.example[at],
                     "position": seen.position[at]}  # fmt: skip
-            told = {"missed_bits": kept.scores.missed, "log_odds": kept.scores.odds}
-            parts.append(pd.DataFrame(where | rows | told))
+            told, other = ("number", "log_odds") if seen.behaviours[cell.what].is_value else ("log_odds", "number")
+            said = {"missed_bits": kept.scores.missed, told: kept.scores.odds, other: np.nan}
+            parts.append(pd.DataFrame(where | rows | said, columns=names))
         return pd.concat(parts[1:] or parts, ignore_index=True)
 
     def worst_examples(self, scores: pd.DataFrame) -> pd.DataFrame:
         """The test rows that `linear` misses most at each site, with the likeliest outcome and what was read."""
-        worst = scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns="log_odds")
+        worst = (
+            scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns=["log_odds", "number"])
+        )
         outcome, tokens = [], []
         columns = [worst[name].tolist() for name in ("rule", "behaviour", "row", "example", "position")]
         for rule, behaviour, row, example, position in zip(*columns, strict=True):
             found = self.measurements[rule].observations.behaviours[behaviour]
-            outcome.append(found.outcomes[int(found.law[row].argmax())])
+            law = found.law[row]
+            outcome.append(f"{law[0]:.6g}" if found.is_value else found.outcomes[int(law.argmax())])
             tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]))
         return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")
 

@@ -258,6 +258,8 @@ class Collector:
         rows = np.concatenate([setting.rows("test") for setting in settings.values()])
         missed = np.concatenate([fbu(*score.folds[fold]).missed for fold in settings])
         odds = np.concatenate([_odds(said.get(fold), len(settings[fold].split.test)) for fold in settings])
+        if settings and (first := next(iter(settings.values()))).behaviour.is_value:
+            odds = first.pooling.zero + first.pooling.unit * odds
         order = np.argsort(-missed)
         order = order if len(order) <= MOST_SCORED else order[:N_WORST]
         return Scores(rows[order], missed[order], odds[order])
@@ -284,7 +286,7 @@ def _odds(said: Said | None, n: int) -> NDArray[np.float64]:
 
 def _auroc(said: Iterable[Said]) -> float | None:
     """AUROC of the log odds over the rows of all folds; None where there are not two outcomes, or not both."""
-    told = [(one.odds, one.second) for one in said if one.odds is not None]
+    told = [(one.odds, one.second) for one in said if one.odds is not None and one.second is not None]
     if not told:
         return None
     odds, second = (np.concatenate(parts) for parts in zip(*told, strict=True))

@@ -76,7 +76,8 @@ class ReaderName(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What is said of rows [n] of the observations: missed bits, most first, and log odds of the second outcome.
+    """What is said of rows [n] of the observations: missed bits, most first, and log odds of the second outcome, or the
+    number that is said, in units of its own.
 
     missed: beside the strong floor. odds: of a reader of the activations alone (beside the weak floor) where there is
     one, NaN where there are not two outcomes, or none is certain.

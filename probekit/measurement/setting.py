@@ -285,8 +285,8 @@ class Fitted:
 class Said:
     """What a reader says of rows: its bits and, where the behaviour is certain, whether it is right, each [n].
 
-    odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1. value [n]: the number
-    itself, of a behaviour that is one.
+    odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1. Of a behaviour that is
+    a number, `value` [n] is it, and odds what is said of it, in units of the setting.
     """
 
     bits: NDArray[np.float64]
@@ -304,7 +304,8 @@ class Said:
         """Of the reader's logits, beside its floor."""
         bits = bits_of(cross_entropy(logits, law))
         if is_value(law):
-            return cls(bits, value=law[0, 0].double().cpu().numpy())
+            said, value = (part[0, 0].double().cpu().numpy() for part in (logits, law))
+            return cls(bits, odds=said, value=value)
         if float(law.max(0).values.min()) <= 1 - CERTAIN:
             return cls(bits)
         right = (logits.argmax(0) == law.argmax(0))[0].cpu().numpy()

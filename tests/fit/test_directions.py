@@ -140,12 +140,12 @@ def test_mean_difference_and_lda_under_correlated_noise():
     means = x[label == 1].mean(0) - x[label == 0].mean(0)
     fisher = LinearDiscriminantAnalysis(solver="eigen").fit(x, label).coef_[0]
     assert angle(mean_difference(rows), means) < 0.5
-    assert angle(lda(rows, frame.variance, shrinkage=1e-6), fisher) < 1
-    assert angle(lda(rows, frame.variance), fisher) < angle(mean_difference(rows), fisher) / 2
-    assert float(lda(rows, frame.variance).norm()) == pytest.approx(1, abs=1e-5)
+    assert angle(lda(rows, 6, shrinkage=1e-6), fisher) < 1
+    assert angle(lda(rows, 6, frame.variance), fisher) < angle(mean_difference(rows), fisher) / 2
+    assert float(lda(rows, 6, frame.variance).norm()) == pytest.approx(1, abs=1e-5)
 
     readouts = []
-    for direction in (mean_difference(rows), lda(rows, frame.variance)):
+    for direction in (mean_difference(rows), lda(rows, 6, frame.variance)):
         seen = Rows(rows.z @ direction, rows.law)
         readouts.append(float(seen.bits(fit_path(seen, seen)).mean()))
     assert readouts[1] < readouts[0] - 0.1, "noise along the mean difference misleads it and not LDA"

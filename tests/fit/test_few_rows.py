@@ -109,8 +109,13 @@ def test_shrinkage_is_scikit_learns():
         assert ledoit_wolf(z, frame.variance, d) == pytest.approx(part, abs=1e-4)
         means = x[law[1, 0].numpy() == 1].mean(0) - x[law[1, 0].numpy() == 0].mean(0)
         judge = np.linalg.solve(covariance, means)
-        found = (frame.rotation @ lda(Rows(z, law), frame.variance, d))[:, 0].double().numpy()
+        found = (frame.rotation @ lda(Rows(z, law), d, frame.variance))[:, 0].double().numpy()
         assert abs(judge @ found) / np.linalg.norm(judge) / np.linalg.norm(found) > 1 - 1e-4
+        turned = torch.linalg.qr(torch.randn(z.shape[1], z.shape[1], generator=torch.Generator().manual_seed(0)))[0]
+        again = frame.rotation @ (turned @ lda(Rows(z @ turned, law), d))  # coordinates that are correlated
+        assert abs(float(again[:, 0].double() @ torch.from_numpy(found))) / np.linalg.norm(found) > 0.999 * float(
+            again.double().norm()
+        )
 
 
 class Largest(TorchDispatchMode):

@@ -123,6 +123,12 @@ def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
     frame = probe.frame
     assert frame["auroc"].isna().all() and frame["accuracy"].isna().all()
     assert frame["r2"].iloc[0] > 0.4 and frame["floor_r2"].between(0, 1).all()
+    scores = probe.scores()
+    with (tmp_path / "years.csv").open() as file:
+        year = np.array([float(row["year"]) for row in csv.DictReader(file)])
+    for hook, told in zip(frame["hook"], frame["r2"], strict=True):
+        missed = (scores[hook].to_numpy() - year) ** 2
+        assert 1 - missed.mean() / year.var() == pytest.approx(told, abs=1e-5), "in the column's own units"
     shown = repr(probe)
     assert "R²" in shown and "of the number's variance (R²)" in shown
     assert max(map(len, shown.splitlines())) <= 80
