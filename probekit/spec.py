@@ -49,6 +49,13 @@ def _kept(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _two(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) != 2 or names[0] == names[1]:
+        found = " and ".join(f"'{name}'" for name in names) or "none"
+        raise BadInput(f'`pair` names two different columns, such as ["good", "bad"]; found {found}.')
+    return names
+
+
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
 FEW_FOLDS = (5, 3)  # outer and inner, there
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
@@ -134,12 +141,12 @@ class Turn(_Strict):
     """A template, filled from columns."""
 
 
-SOURCES = ("text", "tokens", "template", "chat", "messages")
+SOURCES = ("text", "tokens", "template", "chat", "messages", "pair")
 
 
 class TaskSpec(_Strict):
-    """What is asked of the model: a bundled `testbed`, or a `file` and one of text, tokens, template, chat, messages
-    ([text.md](text.md))."""
+    """What is asked of the model: a bundled `testbed`, or a `file` and one of text, tokens, template, chat, messages,
+    pair ([text.md](text.md))."""
 
     testbed: str | None = None
     """A bundled task: `othello-6x6`."""
@@ -155,6 +162,9 @@ class TaskSpec(_Strict):
     """Turns filled from columns, rendered by the tokenizer's own chat template."""
     messages: str | None = None
     """A column of chats."""
+    pair: Annotated[tuple[str, ...], AfterValidator(_two)] | None = None
+    """Two columns of texts that are a pair: `["good", "bad"]`. A row is two examples of one group, and a column `pair`
+    says which of the two each is."""
     generation_prompt: bool | None = None
     """Whether the assistant's turn is opened after a chat. When absent, unless the assistant has the last word."""
     spans: dict[str, str | tuple[str, str]] = {}
@@ -165,7 +175,7 @@ class TaskSpec(_Strict):
     """A column that names examples."""
     group: str | None = None
     """The column of what could be memorised: template, entity, game. No group lies on two sides of a split. When absent
-    each example is a group of its own."""
+    each row is a group of its own."""
     domain: str | None = None
     """The column of situations. The first one in the file is the seen one."""
     position: str | tuple[str, ...] | None = None
@@ -176,7 +186,7 @@ class TaskSpec(_Strict):
     features: tuple[FeatureEntry, ...] = ()
     """Named concepts."""
     n_examples: int | None = Field(default=None, gt=0)
-    """Per domain: a cap for files; for a testbed the number of games, twice as many in the seen domain."""
+    """Per domain: a cap for a file's rows; for a testbed the number of games, twice as many in the seen domain."""
     n_positions: int | None = Field(default=None, gt=0)
     """For a testbed: places read per example."""
 

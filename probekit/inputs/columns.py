@@ -23,6 +23,7 @@ from probekit.errors import BadInput, nearest
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+PAIR = "pair"  # the column that a file of pairs is given
 LEAST_ROWS = 3  # fit, selection and test sides each need a group
 
 
@@ -101,6 +102,12 @@ class Columns:
         values = {name: [values[row] for row in keep] for name, values in self.values.items()}
         return Columns(self.path, values, [self.numbers[row] for row in keep])
 
+    def paired(self, members: Sequence[str]) -> "Columns":
+        """Each row once for each of `members`, two columns, with the column `pair`, which says for whose sake."""
+        values = {name: [value for value in values for _ in members] for name, values in self.values.items()}
+        numbers = [number for number in self.numbers for _ in members]
+        return Columns(self.path, values | {PAIR: list(members) * len(self)}, numbers)
+
 
 def missing(value: object) -> bool:
     """Whether a cell is empty."""
@@ -124,10 +131,25 @@ def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -
 
 def check_columns(path: Path, asked: Mapping[str, str]) -> None:
     """Raise BadInput where the file lacks a column that `asked` names; no more is read than that takes."""
+    _require(path, _names(path, asked), asked)
+
+
+def check_no_pair(path: Path, members: Sequence[str]) -> None:
+    """Raise BadInput where the file has a column `pair` itself, which would hide what that of its pairs says."""
+    if PAIR in _names(path, {PAIR: "pair"}):
+        which = " or ".join(f"'{name}'" for name in members)
+        raise BadInput(
+            f"{path} has a column '{PAIR}', and in a task of pairs that name says which member a text is, {which}: "
+            "rename the file's."
+        )
+
+
+def _names(path: Path, asked: Mapping[str, str]) -> list[str]:
+    """Names of the file's columns, of a file of objects as far as needed to see those that `asked` names."""
     readers = dict.fromkeys(SEPARATORS, _names_of_csv) | dict.fromkeys(OBJECTS, _names_of_json)
     readers |= {".parquet": _names_of_parquet}
     with _reading(path, tuple(readers)) as kind:
-        _require(path, readers[kind](path, asked), asked)
+        return readers[kind](path, asked)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.behaviours import behaviour_of, check_keys, is_column
-from probekit.inputs.columns import LEAST_ROWS, Columns, as_list, missing, read_columns
+from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_no_pair, missing, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
 from probekit.records import digest
@@ -34,11 +34,9 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     encoder: the model's tokenizer with its policies; None where token ids are read. A label or feature that is a list
     has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
-    asked, text = asked_columns(spec)
+    columns = read_rows(spec, base)
     check_bos(spec, "as_is" if encoder is None else encoder.bos)
     source, places = spec.source, parse_places(spec.position)
-    columns = read_columns(base / str(spec.file), asked, text)
-    columns = columns.first(spec.n_examples, spec.domain) if spec.n_examples else columns
     domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
     _check_ids(columns, spec.id)
     audit: dict[str, Any] = {"source": source}
@@ -71,6 +69,18 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     )  # fmt: skip
 
 
+def read_rows(spec: TaskSpec, base: Path) -> Columns:
+    """The file's cells that are asked for, one row per example: of a task of pairs each row of the file is two."""
+    asked, text = asked_columns(spec)
+    path = base / str(spec.file)
+    if spec.pair and PAIR in named_columns(spec):
+        check_no_pair(path, spec.pair)
+    columns = read_columns(path, asked, text)
+    if spec.n_examples:
+        columns = columns.first(spec.n_examples, None if spec.pair and spec.domain == PAIR else spec.domain)
+    return columns.paired(spec.pair) if spec.pair else columns
+
+
 def _fingerprint(spec: TaskSpec, path: Path, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> str:
     """Digest of the file's bytes, of every option that decides what is read from them, and of what came of it."""
     options = spec.model_dump(mode="json", exclude={"file", "testbed", "n_positions"})
@@ -98,10 +108,21 @@ def check_bos(spec: TaskSpec, bos: str) -> None:
 
 
 def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
-    """(column -> what it was asked as, for messages; columns that are text whatever they look like).
+    """(column of the file -> what it was asked as, for messages; columns that are text whatever they look like).
 
     Raises BadInput for what is wrong with a file's task whatever its file holds.
     """
+    asked, text = _named(spec)
+    made = {PAIR} if spec.pair else set()
+    return {name: role for name, role in asked.items() if name not in made}, [name for name in text if name not in made]
+
+
+def named_columns(spec: TaskSpec) -> set[str]:
+    """Every column that the task names, the one that pairs are given among them."""
+    return set(_named(spec)[0])
+
+
+def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
     if spec.file is None:
         raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
     if spec.n_positions is not None:
@@ -131,6 +152,7 @@ def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
     for role in ("text", "tokens", "messages", "id", "group", "domain"):
         if (column := getattr(spec, role)) is not None:
             text[column] = role
+    text |= {column: PAIR for column in spec.pair or ()}
     return asked | text, list(text)
 
 
@@ -188,6 +210,8 @@ def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int
 def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str, Any]) -> list[Prompt]:
     if spec.text is not None:
         return [Prompt(text) for text in _texts(columns, spec.text)]
+    if spec.pair is not None:
+        return [Prompt(text) for text in pair_texts(columns, spec.pair)]
     pieces = templates(spec)
     values = {name: _field(columns, name) for template in pieces for name in template.fields}
     filled = [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
@@ -223,6 +247,12 @@ def _texts(columns: Columns, column: str) -> list[str]:
         if missing(text) or text == "":
             raise BadInput(f"{columns.row(i)} has an empty text in column '{column}': fill it in or drop the row.")
     return columns.present_as(str, column, f"the text column '{column}'", "a string")
+
+
+def pair_texts(columns: Columns, members: Sequence[str]) -> list[str]:
+    """Each row's own member of its pair."""
+    both = {name: _texts(columns, name) for name in members}
+    return [both[name][i] for i, name in enumerate(columns.values[PAIR])]
 
 
 def _field(columns: Columns, column: str) -> list[str]:
@@ -346,9 +376,14 @@ def _check_ids(columns: Columns, column: str | None) -> None:
             )
 
 
+def group_names(columns: Columns, column: str | None) -> list[str]:
+    """Name of each row's group."""
+    return columns.names(column, "group") if column else [str(number) for number in columns.numbers]
+
+
 def _groups(columns: Columns, column: str | None, domain: list[str]) -> NDArray[np.int64]:
-    """Group number of each row, in order of first appearance; a row without a group column is its own group."""
-    names = columns.names(column, "group") if column else [str(row) for row in range(len(domain))]
+    """Group number of each row, in order of first appearance; without a column each row of the file is a group."""
+    names = group_names(columns, column)
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     # The first domain is the seen one, which is always split.
     n_groups = len({name for name, where in zip(names, domain, strict=True) if where == domain[0]})

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from probekit.inputs.columns import Columns, as_list, missing, read_columns
-from probekit.inputs.filetask import asked_columns, templates
+from probekit.inputs.columns import Columns, as_list, missing
+from probekit.inputs.filetask import group_names, pair_texts, read_rows, templates
 from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
 from probekit.metrics.splits import Split, splits_by_group
 from probekit.spec import JobSpec
@@ -19,7 +19,8 @@ SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to
 
 @dataclass(frozen=True)
 class Forecast:
-    """texts: rows of the file that are read. groups: of the first domain, which readers are fitted in, as fit_rows are.
+    """texts: rows of the file that are read, of pairs two each. groups: of the first domain, which readers are fitted
+    in, as fit_rows are.
 
     classes: behaviour -> class -> rows, of labels. tokens: of all texts without what a template of chats adds; None
     where no tokenizer is at hand. passes: of the model over all texts. folds: outer and inner. notes: sentences on what
@@ -56,11 +57,9 @@ class Forecast:
 def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path | None) -> Forecast:
     """Of a job on a file. config, folder: of its model where it is local. Raises BadInput for what is wrong in it."""
     task = spec.task
-    asked, text = asked_columns(task)
-    columns = read_columns(base / str(task.file), asked, text)
-    columns = columns.first(task.n_examples, task.domain) if task.n_examples else columns
+    columns = read_rows(task, base)
     domain = np.array(columns.names(task.domain, "domain") if task.domain else ["all"] * len(columns))
-    names = columns.names(task.group, "group") if task.group else [str(i) for i in range(len(columns))]
+    names = group_names(columns, task.group)
     home = domain == domain[0]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
     group = np.array([number[name] for name in names])[home]
@@ -109,6 +108,8 @@ def _tokens(spec: JobSpec, columns: Columns, folder: Path | None) -> int | None:
 
     if task.text is not None:
         texts = [str(value) for value in columns.present(task.text)]
+    elif task.pair is not None:
+        texts = pair_texts(columns, task.pair)
     else:
         (template,) = templates(task)
         rows = ({name: str(columns.present(name)[i]) for name in template.fields} for i in range(len(columns)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit.activations.capture import DEFAULT_STORE
 from probekit.errors import BadInput
+from probekit.inputs.columns import PAIR
 from probekit.jobs.progress import progress as shown
 from probekit.jobs.runner import run_job
 from probekit.model.model import Model
@@ -68,7 +69,8 @@ class Probe:
         """A row per text that was tested, a column per layer: what the linear reader says of a text it never saw.
 
         Of two classes the log odds of the second in alphabetical order (natural logarithm), of the activations alone;
-        of more classes, missed bits; of a number, what is said of it. The index is the row of the file, from 0.
+        of more classes, missed bits; of a number, what is said of it. The index is the row of the file, from 0; of
+        pairs a row is two texts, one after the other.
         """
         table = self.run.table("scores")
         table = table[table["behaviour"] == self.behaviour]
@@ -98,10 +100,11 @@ def probe(
     model: Model | str | Path,
     file: str | Path,
     *,
-    label: str,
+    label: str | None = None,
     kind: str = "label",
     text: str | None = None,
     tokens: str | None = None,
+    pair: Sequence[str] | None = None,
     group: str | None = None,
     domain: str | None = None,
     position: str | None = None,
@@ -116,12 +119,14 @@ def probe(
     """How well a label of one's own file is read off each layer of a model, beside what the text alone says.
 
     model: what `load_model` gave, or what it takes. file: CSV, JSONL or Parquet, a row per text. label: its column of
-    classes; kind: `value` where it holds numbers. text: its column of texts, or a template such as "The capital of
-    {country} is"; or tokens: its column of token ids. group: its column of what could be memorised, such as the entity
-    a text is about; no group is both fitted and tested. domain: its column of situations, of which the first in the
-    file is fitted. position: where a text is read, its last token when left out. hooks: TransformerLens names.
-    progress: whether lines on stderr tell how far it is. read: further keys of a job's [read] table. A run that was
-    made before is returned as it is. Raises BadInput in one sentence for anything wrong.
+    classes, or of numbers with kind = "value". text: its column of texts, or a template such as "The capital of
+    {country} is"; or tokens: its column of token ids; or pair: its two columns of texts that are a pair, such as
+    ["good", "bad"]: two texts of one group, whose label, when it is left out, is which of the two each is. group: its
+    column of what could be memorised, such as the entity a text is about; no group is both fitted and tested. domain:
+    its column of situations, of which the first in the file is fitted. position: where a text is read, its last token
+    when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it is. read: further
+    keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in one sentence for
+    anything wrong.
 
     >>> import probekit as pk
     >>> pk.probe("./nowhere", "my.csv", text="statement", label="true")  # doctest: +ELLIPSIS
@@ -134,12 +139,12 @@ def probe(
     if not path.is_file():
         raise BadInput(f"no file {path}: give the path of a CSV, JSONL or Parquet file.")
     given = model if isinstance(model, Model) else None
-    if (text is None) == (tokens is None):
-        raise BadInput("probe reads either `text` or `tokens`, a column of the file: name exactly one.")
+    label = PAIR if label is None and pair is not None else label
+    optional = {**_source(text, tokens, pair), "group": group, "domain": domain, "position": position}
+    if label is None:
+        raise BadInput("probe reads a label off each text: name its column, label=.")
     if kind not in ("label", "value"):
         raise BadInput(f"probe reads a column as `label` or as `value`; found kind '{kind}'.")
-    source = "tokens" if text is None else "template" if "{" in text else "text"
-    optional = {source: text or tokens, "group": group, "domain": domain, "position": position}
     job: dict[str, Any] = {
         "name": _name(path),
         "model": _told(given) if given else {"name": str(model), "twin": False},
@@ -156,6 +161,16 @@ def probe(
     else:
         run = run_job(spec, model=given, root=root, store=store, device=device)
     return Probe(run, label, tomli_w.dumps(job))
+
+
+def _source(text: str | None, tokens: str | None, pair: Sequence[str] | None) -> dict[str, Any]:
+    """The key of [task] that says what is read, and its value."""
+    named = {"text": text, "tokens": tokens, "pair": None if pair is None else list(pair)}
+    given = {key: value for key, value in named.items() if value is not None}
+    if len(given) != 1:
+        found = " and ".join(f"`{key}`" for key in given) or "none"
+        raise BadInput(f"probe reads `text`, `tokens` or a `pair`, of the file's columns; found {found}: name one.")
+    return {"template": text} if text is not None and "{" in text else given
 
 
 def _told(model: Model) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def load_testbed(name: str, n_examples: int | None = None, n_positions: int | No
 def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0, **columns) -> "Task":
     """A bundled task by name (`n_examples=`, `n_positions=`), or a file of rows.
 
-    For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages or tokens, group,
+    For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages, pair or tokens, group,
     domain, position, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context length the
     text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row where there is one.
 

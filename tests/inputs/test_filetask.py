@@ -500,3 +500,71 @@ def test_a_word_for_a_model_without_a_tokeniser(tmp_path):
 
 def test_positions_per_example_are_for_testbeds(tmp_path):
     assert "n_positions is for testbeds" in message(tmp_path, ROWS, n_positions=2)
+
+
+# Pairs
+
+PAIRS = [{"good": f"a {word}", "bad": f"b {word}", "kind": "xy"[i % 2], "topic": f"t{i // 2}", "pair": i}
+         for i, word in enumerate(["c", "d", "e", "f", "g", "h"])]  # fmt: skip
+WHICH = {"name": "which", "kind": "label", "column": "pair"}
+KIND = {"name": "kind", "kind": "label", "column": "kind"}
+
+
+def of_pairs(base: Path, rows=None, file="pairs.csv", **changes):
+    """The task of two columns that are a pair; the file has no column `pair`."""
+    rows = [{k: v for k, v in row.items() if k != "pair"} for row in PAIRS] if rows is None else rows
+    write(base / file, rows)
+    asked = {"file": file, "pair": ["good", "bad"], "behaviours": [WHICH], **changes}
+    return read_file_task(TaskSpec.model_validate(asked), base, tokeniser)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_two_columns_that_are_a_pair_are_two_examples_of_one_group(tmp_path, suffix):
+    task = of_pairs(tmp_path, file=f"pairs.{suffix}", behaviours=[WHICH, KIND], domain="kind",
+                    features=[{"name": "topic", "column": "topic"}])  # fmt: skip
+    texts = [text for row in PAIRS for text in (row["good"], row["bad"])]
+    assert [ids.tolist() for ids in task.tokens] == ids_of(texts)
+    assert task.group.tolist() == [i for i in range(6) for _ in range(2)]
+    assert task.domain.tolist() == [row["kind"] for row in PAIRS for _ in range(2)]
+    which = task.labels["which"]
+    assert which.outcomes == ("bad", "good") and which.law.argmax(1).tolist() == [1, 0] * 6
+    assert task.labels["kind"].law.argmax(1).tolist() == [i % 2 for i in range(6) for _ in range(2)]
+    assert task.features["topic"].labels[:, 0].tolist() == [i // 2 for i in range(6) for _ in range(2)]
+
+
+def test_a_group_column_holds_whole_pairs_and_a_cap_counts_rows_of_the_file(tmp_path):
+    assert of_pairs(tmp_path, group="topic").group.tolist() == [i // 4 for i in range(12)]
+    assert len(of_pairs(tmp_path, n_examples=4).tokens) == 8
+    task = of_pairs(
+        tmp_path, domain="pair", n_examples=4, behaviours=[{"name": "k", "kind": "label", "column": "kind"}]
+    )
+    assert task.domain.tolist() == ["good", "bad"] * 4 and task.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_file_s_own_column_named_pair_is_in_the_way_only_where_that_name_is_asked_for(tmp_path):
+    for suffix in FORMATS:
+        with pytest.raises(BadInput, match=r"has a column 'pair', .* which member a text is, 'good' or 'bad': rename"):
+            of_pairs(tmp_path, PAIRS, file=f"pairs.{suffix}")
+    assert len(of_pairs(tmp_path, PAIRS, behaviours=[KIND]).tokens) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pair": ["good", "worse"]}, "pairs.csv has no column 'worse' (asked for as pair)"),
+        ({"text": "good"}, "names one of text, tokens, template, chat, messages, pair; found text and pair"),
+        ({"group": "pair"}, "column 'pair' has 2 groups"),
+        ({"rows": [*PAIRS[:4], PAIRS[4] | {"bad": ""}], "behaviours": [KIND]},
+         "pairs.csv row 5 has an empty text in column 'bad'"),
+    ],
+)  # fmt: skip
+def test_a_pair_that_cannot_be_read(tmp_path, changes, words):
+    with pytest.raises(BadInput) as caught:
+        of_pairs(tmp_path, **changes)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pair", [["good"], ["good", "good"], ["good", "bad", "ugly"], []])
+def test_a_pair_is_two_columns(pair):
+    with pytest.raises(BadInput, match="names two different columns"):
+        TaskSpec.model_validate({"file": "x.csv", "pair": pair})

@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 import checkpoints
 import probekit as pk
 from probekit.errors import BadInput
+from probekit.jobs.plan import forecast_of
+from probekit.spec import JobSpec
 
 WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
 QUICK = {"outer_folds": 3, "inner_folds": 1, "n_permutations": 19, "levels": ("prior", "baseline", "linear")}
@@ -96,7 +98,7 @@ def test_a_template_and_words_of_a_mistake(found):
     folder, model, asked, _ = found
     with pytest.raises(BadInput, match="no file"):
         pk.probe(model, folder / "absent.csv", text="statement", label="kind")
-    with pytest.raises(BadInput, match="either `text` or `tokens`"):
+    with pytest.raises(BadInput, match="`text`, `tokens` or a `pair`"):
         pk.probe(model, folder / "my file.csv", label="kind")
     with pytest.raises(BadInput, match="statment.*statement"):
         pk.probe(model, folder / "my file.csv", **asked | {"text": "statment"}, progress=False)
@@ -134,3 +136,30 @@ def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
     assert max(map(len, shown.splitlines())) <= 80
     with pytest.raises(BadInput, match="as `label` or as `value`; found kind 'number'"):
         pk.probe("model", tmp_path / "years.csv", text="statement", label="year", kind="number")
+
+
+def test_a_pair_is_read_without_a_label_of_its_own(tmp_path):
+    """Which of two columns a text is from: here its last word says so."""
+    checkpoints.write(tmp_path / "model", "gpt2")
+    draw = random.Random(0)
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["good", "bad"])
+        for _ in range(60):
+            start = " ".join(draw.choice(WORDS) for _ in range(3))
+            out.writerow([f"{start} paris", f"{start} madrid"])
+    model = pk.load_model(tmp_path / "model")
+    asked = {"root": tmp_path / "runs", "store": tmp_path / "store", "progress": False, **QUICK}
+    found = pk.probe(model, tmp_path / "pairs.csv", pair=["good", "bad"], hooks=["blocks.0.hook_resid_post"], **asked)
+    assert found.behaviour == "pair" and (found.frame["n"] == 120).all() and (found.frame["groups"] == 60).all()
+    assert found.frame["auroc"].iloc[0] > 0.99 and found.frame["floor_auroc"].iloc[0] > 0.99
+    job = tomllib.loads(found.job)
+    assert job["task"]["pair"] == ["good", "bad"] and job["task"]["behaviours"][0]["column"] == "pair"
+    planned = forecast_of(JobSpec.check(job, "here"), tmp_path)
+    assert (planned.texts, planned.groups, planned.classes) == (120, 60, {"pair": {"good": 60, "bad": 60}})
+    task = pk.load_task(tmp_path / "pairs.csv", model=model, pair=["good", "bad"], behaviours=job["task"]["behaviours"])
+    assert planned.tokens == sum(map(len, task.tokens))
+    with pytest.raises(BadInput, match="found `text` and `pair`: name one"):
+        pk.probe(model, tmp_path / "pairs.csv", pair=["good", "bad"], text="good")
+    with pytest.raises(BadInput, match="name its column, label="):
+        pk.probe(model, tmp_path / "pairs.csv", text="good")
