@@ -91,10 +91,11 @@ class BehaviourEntry(_Strict):
 
     name: str
     """What records call it."""
-    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label", "value"] = "law"
+    kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label", "value", "logprob"] = "law"
     """`law`: next-token law. `argmax`: its likeliest token. `choice`: law among answers. `logit_diff`: the first of two
     answers against the second. `groups`: mass of sets of tokens. `generation`: which rule the continuation meets.
-    `label`: a column; nothing is read off the model. `value`: a number, of a column or the log-odds of two answers."""
+    `label`: a column; nothing is read off the model. `value`: a number, of a column or the log-odds of two answers.
+    `logprob`: log-probability of the text, or of a completion, in nats."""
     tokens: tuple[int | str, ...] | None = None
     """Outcomes of `law` and `argmax` (all of the vocabulary when absent), answers of `choice` and `logit_diff`, the two
     of the log-odds of `value`."""
@@ -110,6 +111,16 @@ class BehaviourEntry(_Strict):
     """For `logit_diff` and `value`: a column of second answers."""
     first_token: bool = False
     """Whether an answer of several tokens stands for its first one. Otherwise it is an error."""
+    whole: bool = False
+    """For `choice`, `logit_diff` and `value`: whether answers are texts of any length, which follow the whole text of
+    their row. The law is of their probabilities, renormalised. Cost: a forward pass per answer."""
+    completion: str | None = None
+    """For `logprob`: a column of what follows the text of its row, and is scored in its place. Token ids where those
+    are read. Cost of `logprob`: a forward pass."""
+    per_token: bool = False
+    """For `logprob` and with `whole`: means over tokens in place of sums."""
+    difference: bool = False
+    """For `logprob` of a `pair`: this member's less the other's."""
     match: dict[str, str | tuple[str, ...]] | None = None
     """For `generation`: an outcome and its rule, a list of beginnings or a regular expression. The first rule that is
     met counts."""
@@ -321,7 +332,8 @@ class ReplaceSpec(_Strict):
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
-        shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation", "value"))
+        unshown = ("label", "generation", "value", "logprob")
+        shown = tuple(name for name, kind in kinds.items() if kind not in unshown)
         for name in self.behaviours:
             if name not in shown:
                 raise BadInput(f"replace.behaviours has '{name}', which is no behaviour that one forward pass shows.")

@@ -29,8 +29,10 @@ class BehaviourSpec:
     `argmax` (the same, as a hard choice), `choice` (law renormalised over `tokens`), `logit_diff` (two tokens: the law
     of the first against the second), `groups` (total mass of named sets of tokens, `sets`, and `rest`), `generation`
     (which rule the continuation meets, `generation`), `value` (the log-odds of the first of two tokens against the
-    second, a number), `label` (an external label or number, column `column`; nothing is read off the model). row_tokens
-    [n_rows, k]: the tokens of `choice`, `logit_diff` and `value` where they differ from row to row.
+    second, a number), `logprob` (the log-probability of whole texts, `scoring`, which `choice`, `logit_diff` and
+    `value` take too, for answers of several tokens), `label` (an external label or number, column `column`; nothing is
+    read off the model). row_tokens [n_rows, k]: the tokens of `choice`, `logit_diff` and `value` where they differ from
+    row to row.
 
     >>> import probekit as pk
     >>> pk.BehaviourSpec("answer", "choice", tokens=(7, 9), outcomes=("yes", "no")).outcomes
@@ -45,10 +47,42 @@ class BehaviourSpec:
     column: str | None = None
     row_tokens: NDArray[np.int64] | None = None
     generation: "Generation | None" = None
+    scoring: "Scoring | None" = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it is made of log-probabilities of whole texts, so that no one forward pass shows it."""
+        return self.kind == "logprob" or self.scoring is not None
+
+    @property
+    def scored(self) -> "Scoring":
+        """What is scored: the examples' own texts unless anything is said."""
+        return self.scoring or Scoring()
 
     def rows(self, index: NDArray) -> "BehaviourSpec":
         """The same, asked of the rows at `index` alone."""
         return self if self.row_tokens is None else replace(self, row_tokens=self.row_tokens[index])
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Log-probabilities, in nats, of whole texts: of each example's own, or of answers that follow it.
+
+    answers: for each example one or more arrays of token ids, which stand behind all of its tokens; None scores the
+    example's own tokens, all after the first one. per_token: means over tokens in place of sums. minus [n_examples]:
+    another example for each, whose value is taken off.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> from probekit.task import Scoring
+    >>> paris, new_york = np.array([7]), np.array([4, 9])
+    >>> pk.BehaviourSpec("says", "choice", scoring=Scoring([[paris, new_york]])).is_scored
+    True
+    """
+
+    answers: Sequence[Sequence[NDArray[np.int64]]] | None = None
+    per_token: bool = False
+    minus: NDArray[np.int64] | None = None
 
 
 NO_MATCH = "no match"

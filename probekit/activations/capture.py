@@ -16,6 +16,7 @@ from probekit.activations.continuation import continuation
 from probekit.activations.keys import settle
 from probekit.activations.laws import Reduction
 from probekit.activations.passes import SHARD_ROWS, CapturePass, Progress, telling_of_writing
+from probekit.activations.scoring import check_scoring, scored
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
 from probekit.inputs.behaviours import one_token
@@ -62,8 +63,13 @@ def capture(
     _check_task(task)
     check_tokens(model, task.tokens, task.positions)
     reductions = [
-        Reduction.of(spec, model, task) for spec in task.behaviours if spec.kind not in ("label", "generation")
+        Reduction.of(spec, model, task)
+        for spec in task.behaviours
+        if spec.kind not in ("label", "generation") and not spec.is_scored
     ]
+    for spec in task.behaviours:
+        if spec.is_scored:
+            check_scoring(model, task, spec)
     where = Memory() if store is None else store if isinstance(store, Store) else Store(store)
     try:
         chosen, described = settle(model, task, backend, names, [law.stored_as for law in reductions], where)
@@ -72,6 +78,8 @@ def capture(
         kept = where, run.key, run.spec, run.rows, chosen.name
         written = {spec.name: continuation(model, task, spec, *kept, batch_tokens, telling_of_writing(spec, progress))
                    for spec in task.behaviours if spec.kind == "generation"}  # fmt: skip
+        written |= {spec.name: scored(model, task, spec, *kept, run.batch_tokens, progress)
+                    for spec in task.behaviours if spec.is_scored}  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("capture was stopped; finished shards are kept and the same call resumes.") from None
     except Exception as error:

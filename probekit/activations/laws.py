@@ -50,7 +50,9 @@ class Reduction:
             tokens = tuple(range(vocab)) if spec.tokens is None else tuple(spec.tokens)
             groups, names = tuple((t,) for t in tokens), tuple(spec.outcomes or model.token_names(tokens))
         else:
-            raise BadInput(f"{where}: kinds are law, argmax, choice, logit_diff, value, groups, generation and label.")
+            raise BadInput(
+                f"{where}: kinds are law, argmax, choice, logit_diff, value, groups, generation, logprob and label."
+            )
         flat = [token for group in groups for token in group]
         if len(set(flat)) < len(flat) or not flat or min(flat) < 0 or max(flat) >= vocab or not all(groups):
             raise BadInput(f"{where}: tokens must differ and lie in 0 to {vocab - 1}.")

@@ -71,7 +71,11 @@ class CapturePass:
         audit = self._check(missing) if missing else None
         shapes = {name: Shape(self.model.widths[name], CODES[self.model.dtype]) for name in missing}
         # one set of ranges for all that is new, so that one pass fills it
-        ranges = self._ranges(shapes | {reduction.stored_as: Shape(reduction.stored_width) for reduction in unread})
+        ranges = ranges_by_example(
+            self.example,
+            shapes | {reduction.stored_as: Shape(reduction.stored_width) for reduction in unread},
+            self.shard_rows,
+        )
         sites = self.store.group(self.key, self.spec, shapes, ranges) if missing else None
         steps = _Steps(progress)
         reductions = self._find_outcomes(unread, ranges, steps)
@@ -172,18 +176,6 @@ class CapturePass:
         examples = np.unique(self.example[slice(*span)])
         return span[1] - span[0], int(sum(len(self.task.tokens[e]) for e in examples))
 
-    def _ranges(self, shapes: Mapping[str, Shape]) -> list[Range]:
-        """The store's row ranges, but ending where an example does: one on both sides would be run twice."""
-        n = len(self.rows)
-        step = row_ranges(n, shapes, self.shard_rows)[0][1]
-        ends = np.append(np.flatnonzero(np.diff(self.example)) + 1, n)
-        out, start = [], 0
-        while start < n:
-            fitting = ends[(ends > start) & (ends <= start + step)]
-            out.append((start, int(fitting[-1]) if len(fitting) else min(n, start + step)))
-            start = out[-1][1]
-        return out
-
     def _find_outcomes(
         self, reductions: Sequence[Reduction], ranges: Sequence[Range], steps: "_Steps"
     ) -> list[Reduction]:
@@ -229,6 +221,22 @@ class CapturePass:
                 f"{audit['invariance']:.3g}): its attention ignores the mask, so it cannot be read in batches."
             )
         return audit
+
+
+def ranges_by_example(example: NDArray[np.int64], shapes: Mapping[str, Shape], most_rows: int) -> list[Range]:
+    """The store's row ranges, but ending where an example does: one on both sides would be run twice.
+
+    example [n_rows]: of each row.
+    """
+    n = len(example)
+    step = row_ranges(n, shapes, most_rows)[0][1]
+    ends = np.append(np.flatnonzero(np.diff(example)) + 1, n)
+    out, start = [], 0
+    while start < n:
+        fitting = ends[(ends > start) & (ends <= start + step)]
+        out.append((start, int(fitting[-1]) if len(fitting) else min(n, start + step)))
+        start = out[-1][1]
+    return out
 
 
 def telling_of_writing(spec: BehaviourSpec, progress: Progress | None) -> Callable[[int, int], None] | None:

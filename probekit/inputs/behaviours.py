@@ -4,15 +4,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.columns import Columns, as_list
-from probekit.inputs.text import Encoder
+from probekit.inputs.text import Encoder, Prompt
 from probekit.spec import BehaviourEntry
-from probekit.task import NO_MATCH, Behaviour, BehaviourSpec, Generation
+from probekit.task import NO_MATCH, Behaviour, BehaviourSpec, Generation, Scoring
 
 _TAKES: Mapping[str, tuple[tuple[str, ...], ...]] = {  # kind -> keys that it may be given, in the alternatives it has
     "label": (("column",),),
@@ -23,17 +24,34 @@ _TAKES: Mapping[str, tuple[tuple[str, ...], ...]] = {  # kind -> keys that it ma
     "value": (("column",), ("tokens",), ("correct", "wrong")),
     "law": (("tokens",),),
     "argmax": (("tokens",),),
+    "logprob": (("completion",),),
 }
-_KEYS = ("tokens", "sets", "column", "answers", "correct", "wrong", "match", "n_tokens")
+_KEYS = ("tokens", "sets", "column", "answers", "correct", "wrong", "match", "n_tokens", "completion")
+OF_ANSWERS = ("choice", "logit_diff", "value")
 _OF_GENERATION = ("samples", "temperature", "seed")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the model is given of each row: prompts (None where token ids are read) and tokens, cut where they must be.
+
+    n_uncut: tokens before that. special: whether the tokenizer puts tokens of its own around a text.
+    """
+
+    prompts: Sequence[Prompt] | None
+    tokens: Sequence[NDArray[np.int64]]
+    n_uncut: Sequence[int]
+    special: bool = True
 
 
 def behaviour_of(
     entry: BehaviourEntry, labels: Mapping[str, Behaviour], columns: Columns, row_example: NDArray[np.int64],
-    encoder: Encoder | None,
+    encoder: Encoder | None, read: Given,
 ) -> BehaviourSpec:  # fmt: skip
     """A behaviour with its tokens resolved. labels: those of `label` behaviours; row_example: row of `columns` read."""
     given = check_keys(entry)
+    if entry.kind == "logprob" or entry.whole:
+        return _scored(entry, given, columns, encoder, read)
     if is_column(entry):
         return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes)
     if entry.kind == "groups":
@@ -77,6 +95,14 @@ def check_keys(entry: BehaviourEntry) -> tuple[str, ...]:
         for key in _OF_GENERATION:
             if key in entry.model_fields_set:
                 raise BadInput(f"{where} takes no `{key}`: it belongs to kind generation.")
+    if entry.whole and (entry.kind not in OF_ANSWERS or entry.column is not None or entry.first_token):
+        raise BadInput(
+            f"{where} takes no `whole`: it is for answers of {', '.join(OF_ANSWERS)}, without `first_token`."
+        )
+    if entry.per_token and not (entry.kind == "logprob" or entry.whole):
+        raise BadInput(f"{where} takes no `per_token`: it is for logprob, and for whole answers (whole = true).")
+    if entry.difference and entry.kind != "logprob":
+        raise BadInput(f"{where} takes no `difference`: it is for logprob.")
     if entry.first_token and not (entry.tokens or entry.answers or entry.correct):
         raise BadInput(f"{where} takes no `first_token` without answers: leave it out.")
     if not given and entry.kind in ("label", "generation", "value"):
@@ -127,19 +153,9 @@ def _row_answers(
     entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, encoder: Encoder | None
 ) -> NDArray[np.int64]:
     """Token ids of each row of the file's answers: [n, k]."""
-    names = [str(getattr(entry, key)) for key in given]
-    cells = [columns.present(name) for name in names]
     known: dict[int | str, int] = {}
     out: list[list[int]] = []
-    for i in range(len(columns)):
-        if len(names) == 1:
-            answers = as_list(cells[0][i])
-            if answers is None or len(answers) < 2 or (out and len(answers) != len(out[0])):
-                asked = f"{len(out[0])}, as in the first row" if out else "at least 2"
-                found = "no list" if answers is None else f"{len(answers)} answers"
-                raise BadInput(f"{columns.row(i)} has {found} in column '{names[0]}': give a list of {asked}.")
-        else:
-            answers = [cell[i] for cell in cells]
+    for i, answers in enumerate(_cells(given, entry, columns)):
         where = f"{columns.row(i)}, behaviour '{entry.name}',"
         plain = [int(a) if isinstance(a, int | np.integer) and not isinstance(a, bool) else a for a in answers]
         for answer in plain:
@@ -165,12 +181,117 @@ def one_token(where: str, token: int | str, encoder: Encoder | None, first: bool
     if len(ids) != 1 and not (first and ids):
         raise BadInput(
             f"{where} needs one token and {token!r} is {len(ids)} ({ids}): choose a text of exactly one token, often "
-            "one that begins with a space, or set first_token = true."
+            "one that begins with a space, or set first_token = true; {', '.join(OF_ANSWERS)} also take whole = "
+            "true, which scores all of its tokens."
         )
     return ids[0]
 
 
-def _differ(where: str, tokens: Sequence[int | str], ids: Sequence[int]) -> None:
+def _scored(
+    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, encoder: Encoder | None, read: Given
+) -> BehaviourSpec:
+    """Of texts by themselves, or of what follows them."""
+    where = f"behaviour '{entry.name}'"
+    minus = np.arange(len(columns)) ^ 1 if entry.difference else None  # the members of a pair stand side by side
+    if entry.kind == "logprob" and not given:
+        for i, ids in enumerate(read.tokens):
+            if len(ids) < 2:
+                raise BadInput(
+                    f"{columns.row(i)} has one token, and {where} scores a text from its second one on: drop the row, "
+                    'or set bos = "exactly_one" in [model].'
+                )
+        return BehaviourSpec(entry.name, "logprob", scoring=Scoring(None, entry.per_token, minus))
+    asked = _answers(entry, given, columns, read.prompts is not None)
+    least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (1, 1))
+    if not least <= len(asked[0]) <= most:
+        number = "exactly 2" if most == 2 else f"at least {least}"
+        raise BadInput(f"{where} of kind {entry.kind} takes {number} answers; found {len(asked[0])}.")
+    answers = _behind(where, asked, columns, encoder, read)
+    for i, row in enumerate(answers):
+        _differ(f"{columns.row(i)}, {where},", [str(a) for a in asked[i]], [tuple(ids.tolist()) for ids in row])
+    names = entry.tokens or (given if len(given) > 1 else [f"answer {i + 1}" for i in range(len(asked[0]))])
+    outcomes = tuple(map(str, names)) if entry.kind in ("choice", "logit_diff") else None
+    return BehaviourSpec(entry.name, entry.kind, outcomes=outcomes, scoring=Scoring(answers, entry.per_token, minus))
+
+
+def _answers(
+    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, of_text: bool
+) -> list[list[str]] | list[list[NDArray[np.int64]]]:
+    """What follows each row: texts, or token ids, where the row is token ids itself."""
+    where = f"behaviour '{entry.name}'"
+    if not of_text:
+        if entry.completion is None:
+            raise BadInput(
+                f"{where} scores answers behind a text, and this task reads token ids: ask for kind logprob with a "
+                "`completion`, a column of ids."
+            )
+        return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
+    cells = _cells(given, entry, columns)
+    for i, row in enumerate(cells):
+        for answer in row:
+            if not isinstance(answer, str) or not answer:
+                at = where if entry.tokens else f"{columns.row(i)}, {where},"
+                raise BadInput(f"{at} has the answer {answer!r}: give a text that is not empty.")
+    return cells
+
+
+def _cells(given: tuple[str, ...], entry: BehaviourEntry, columns: Columns) -> list[list]:
+    """Each row's answers as they stand: the same for all rows, a column of lists, or one in each of several columns."""
+    if entry.tokens is not None:
+        return [list(entry.tokens)] * len(columns)
+    names = [str(getattr(entry, key)) for key in given]
+    cells = [columns.present(name) for name in names]
+    if given != ("answers",):
+        return [[cell[i] for cell in cells] for i in range(len(columns))]
+    out: list[list] = []
+    for i, cell in enumerate(cells[0]):
+        answers = as_list(cell)
+        if answers is None or len(answers) < 2 or (out and len(answers) != len(out[0])):
+            asked = f"{len(out[0])}, as in the first row" if out else "at least 2"
+            found = "no list" if answers is None else f"{len(answers)} answers"
+            raise BadInput(f"{columns.row(i)} has {found} in column '{names[0]}': give a list of {asked}.")
+        out.append(answers)
+    return out
+
+
+def _behind(
+    where: str, asked: Sequence[Sequence], columns: Columns, encoder: Encoder | None, read: Given
+) -> list[list[NDArray[np.int64]]]:
+    """Token ids of each row's answers where they stand: behind all that the model is given of the row."""
+    ends = [""] * len(asked) if read.prompts is None else [prompt.text for prompt in read.prompts]
+    for i, (ids, n) in enumerate(zip(read.tokens, read.n_uncut, strict=True)):
+        if n > len(ids):
+            raise BadInput(f"{columns.row(i)} was cut, so that nothing of {where} can follow it: drop the row.")
+        if read.prompts is not None and read.prompts[i].closed:
+            raise BadInput(
+                f"{columns.row(i)} ends with a turn that is over, so that nothing of {where} can follow it: set "
+                "generation_prompt = true."
+            )
+    out: list[list[NDArray[np.int64]]] = [[] for _ in asked]
+    for j in range(len(asked[0])):
+        more = [row[j] for row in asked]
+        if read.prompts is not None:
+            assert encoder is not None  # which made the tokens
+            more = encoder.following(ends, read.tokens, more, read.special)
+        for i, ids in enumerate(more):
+            if ids is None:
+                raise BadInput(
+                    f"{columns.row(i)}, {where}: {asked[i][j]!r} begins inside a token of the text, which ends in "
+                    f"{ends[i][-12:]!r}: let the text end before a blank, and the answer begin with it."
+                )
+            if not len(ids):
+                raise BadInput(f"{columns.row(i)}, {where}: no token follows the text: give one, or drop the row.")
+            n, most = len(read.tokens[i]), None if encoder is None else encoder.n_ctx
+            if most is not None and n + len(ids) - 1 > most:
+                raise BadInput(
+                    f"{columns.row(i)} has {n} tokens and {len(ids)} behind them ({where}), and the model reads {most}"
+                    ": shorten them."
+                )
+            out[i].append(ids)
+    return out
+
+
+def _differ(where: str, tokens: Sequence[int | str], ids: Sequence[int | tuple[int, ...]]) -> None:
     twice = [token for token, n in Counter(ids).items() if n > 1]
     if twice:
         same = " and ".join(repr(token) for token, i in zip(tokens, ids, strict=True) if i == twice[0])

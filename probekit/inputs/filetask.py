@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.inputs.behaviours import behaviour_of, check_keys, is_column
+from probekit.inputs.behaviours import Given, behaviour_of, check_keys, is_column
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_no_pair, missing, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
@@ -52,7 +53,8 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
-    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder) for entry in spec.behaviours]
+    read = Given(examples.prompts, tokens, [len(ids) for ids in examples.tokens], not spec.source_is_chat)
+    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder, read) for entry in spec.behaviours]
     return Task(
         name=columns.name,
         tokens=tokens,
@@ -133,10 +135,14 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
     _check_unique(spec.features, "feature")
     for entry in spec.behaviours:
         check_keys(entry)
+        if entry.difference and spec.pair is None:
+            raise BadInput(
+                f"behaviour '{entry.name}' is a difference between members of a pair: name `pair`, two columns."
+            )
     places = parse_places(spec.position)
     asked: dict[str, str] = {}
     for entry in spec.behaviours:
-        for column in (entry.column, entry.answers, entry.correct, entry.wrong):
+        for column in (entry.column, entry.answers, entry.correct, entry.wrong, entry.completion):
             if column is not None:
                 asked[column] = f"'{entry.name}'"
     asked |= {entry.column: f"'{entry.name}'" for entry in spec.features}
@@ -147,6 +153,9 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
             text[where] = f"span '{name}'"
         else:
             asked |= dict.fromkeys(where, f"span '{name}'")
+    for entry in spec.behaviours:  # what is scored is text, whatever it looks like
+        scored = (entry.completion, entry.correct, entry.wrong) if entry.whole or entry.completion else ()
+        text |= {column: f"'{entry.name}'" for column in scored if column is not None}
     for template in templates(spec):
         text |= dict.fromkeys(template.fields, "a field of the template")
     for role in ("text", "tokens", "messages", "id", "group", "domain"):
@@ -160,10 +169,16 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
 
 
 class _Examples:
-    """Tokens of each row, uncut, and the tokens of every stretch of text that has a name."""
+    """Tokens of each row, uncut, and the tokens of every stretch of text that has a name.
 
-    def __init__(self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None):
-        self.tokens, self.spans = tokens, spans
+    prompts: what they were made from, where that is text.
+    """
+
+    def __init__(
+        self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None,
+        prompts: list[Prompt] | None = None,
+    ):  # fmt: skip
+        self.tokens, self.spans, self.prompts = tokens, spans, prompts
 
 
 def templates(spec: TaskSpec) -> list[Template]:
@@ -181,7 +196,7 @@ def _read_text(
     prompts = _prompts(spec, columns, encoder, audit)
     for i, prompt in enumerate(prompts):
         if spec.spans:
-            prompts[i] = Prompt(prompt.text, prompt.marks | _spans(spec, columns, i, prompt.text))
+            prompts[i] = replace(prompt, marks=prompt.marks | _spans(spec, columns, i, prompt.text))
     try:
         tokenised = encoder.encode([prompt.text for prompt in prompts], special=not spec.source_is_chat)
     except BadInput:
@@ -194,10 +209,10 @@ def _read_text(
         "n_bos_removed": int(np.maximum(-tokenised.shift, 0).sum()),
     }
     if tokenised.offsets is None:
-        return _Examples(tokenised.tokens)
+        return _Examples(tokenised.tokens, prompts=prompts)
     found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
     audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
-    return _Examples(tokenised.tokens, [spans for spans, _ in found])
+    return _Examples(tokenised.tokens, [spans for spans, _ in found], prompts)
 
 
 def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int64]:
@@ -233,7 +248,7 @@ def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str
         except BadInput as error:
             raise BadInput(f"{columns.row(i)}: {error}") from None
         n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)
-        out.append(prompt)
+        out.append(replace(prompt, closed=not wanted))
     audit |= {
         "chat_template": hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()[:16],
         "n_generation_prompts": n_prompts,

@@ -17,10 +17,14 @@ Marks = dict[str, list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and first and last-plus-one character of each stretch that has a name."""
+    """A text, and first and last-plus-one character of each stretch that has a name.
+
+    closed: whether it ends with a turn of a chat that is over, so that nothing goes on from it.
+    """
 
     text: str
     marks: Marks = field(default_factory=dict)
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,20 @@ class Encoder:
         return Tokenised(
             tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), offsets if self.has_offsets else None
         )
+
+    def following(
+        self, texts: Sequence[str], tokens: Sequence[NDArray[np.int64]], more: Sequence[str], special: bool = True
+    ) -> list[NDArray[np.int64] | None]:
+        """Ids of each piece of `more` behind its text, as the two are tokenised together.
+
+        tokens: those of each text by itself, as `encode` gives them. None where what follows changes these, so that
+        no token ends where the text does.
+        """
+        both = self.encode([text + piece for text, piece in zip(texts, more, strict=True)], special).tokens
+        return [
+            ids[len(before) :] if len(ids) > len(before) and np.array_equal(ids[: len(before)], before) else None
+            for before, ids in zip(tokens, both, strict=True)
+        ]
 
     def answer(self, text: str) -> list[int]:
         """Ids of a piece of text as it stands, with nothing put around it."""

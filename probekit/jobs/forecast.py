@@ -12,7 +12,7 @@ from probekit.inputs.columns import Columns, as_list, missing
 from probekit.inputs.filetask import group_names, pair_texts, read_rows, templates
 from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
 from probekit.metrics.splits import Split, splits_by_group
-from probekit.spec import JobSpec
+from probekit.spec import JobSpec, TaskSpec
 
 SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to the limit of many rows
 
@@ -78,8 +78,20 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
         {name: Counter(map(str, values)) for name, values in labels.items()}, _tokens(spec, columns, folder),
-        1 + twin + len(spec.read.delete), folds, fit_rows, tuple(notes),
+        twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete)), folds, fit_rows, tuple(notes),
     )  # fmt: skip
+
+
+def _n_scored(task: TaskSpec, columns: Columns) -> int:
+    """Texts and answers behind them that are scored, of each row; what is scored alike is scored once."""
+    asked: dict[tuple, int] = {}
+    for entry in task.behaviours:
+        if entry.kind == "logprob":
+            asked[(entry.completion,)] = 1
+        elif entry.whole:
+            listed = as_list(columns.values[entry.answers][0]) if entry.answers else entry.tokens
+            asked[entry.tokens, entry.answers, entry.correct, entry.wrong] = 2 if entry.correct else len(listed or ())
+    return sum(asked.values())
 
 
 def _are_classes(values: Sequence[Any]) -> bool:

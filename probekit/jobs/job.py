@@ -101,7 +101,9 @@ class Job:
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
         out = []
-        for behaviour in spec.behaviours_of({b.name: b.kind for b in self.task.behaviours}):
+        for behaviour in spec.behaviours_of(
+            {b.name: "logprob" if b.is_scored else b.kind for b in self.task.behaviours}
+        ):
             for place in self.task.rules or [ALL]:
                 out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
                 if len(chain) > 1:

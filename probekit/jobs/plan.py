@@ -116,7 +116,7 @@ def _check_text(spec: JobSpec) -> None:
 def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
     """Kinds of the behaviours by name, and names of the features that are read, in a file's spec or a testbed."""
     if not spec.task.testbed:
-        kinds = {b.name: b.kind for b in spec.task.behaviours}
+        kinds = {b.name: "logprob" if b.whole else b.kind for b in spec.task.behaviours}  # neither is one pass
         return kinds, spec.read.features_of([f.name for f in spec.task.features])
     from probekit.testbeds import NAMES, check_name
 

@@ -73,6 +73,11 @@ def test_passes_are_those_of_the_twin_and_of_what_is_deleted(folder):
     assert forecast_of(job(), folder).passes == 2
     assert forecast_of(job(model={"name": "model", "twin": False}), folder).passes == 1
     assert forecast_of(job(task=task, read={"delete": ["field:text"]}), folder).passes == 3
+    scored = [{"name": "text", "kind": "logprob"}, {"name": "mean", "kind": "logprob", "per_token": True},
+              {"name": "says", "kind": "choice", "tokens": ["a b", "c", "d"], "whole": True}]  # fmt: skip
+    task = {**task, "behaviours": [*task["behaviours"], *scored]}
+    assert forecast_of(job(task=task), folder).passes == 1 + 1 + 1 + 3  # the mean is made of the sum
+    assert forecast_of(job(task=task, read={"delete": ["field:text"]}), folder).passes == 1 + 2 * (1 + 1 + 3)
     longer = forecast_of(job(task=task), folder)
     assert longer.tokens > forecast_of(job(), folder).tokens
 
