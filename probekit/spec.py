@@ -52,7 +52,7 @@ def _kept(names: tuple[str, ...]) -> tuple[str, ...]:
 def _two(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) != 2 or names[0] == names[1]:
         found = " and ".join(f"'{name}'" for name in names) or "none"
-        raise BadInput(f'`pair` names two different columns, such as ["good", "bad"]; found {found}.')
+        raise BadInput(f'`pair` and `members` name two different columns, such as ["good", "bad"]; found {found}.')
     return names
 
 
@@ -176,6 +176,9 @@ class TaskSpec(_Strict):
     pair: Annotated[tuple[str, ...], AfterValidator(_two)] | None = None
     """Two columns of texts that are a pair: `["good", "bad"]`. A row is two examples of one group, and a column `pair`
     says which of the two each is."""
+    members: dict[str, Annotated[tuple[str, ...], AfterValidator(_two)]] = {}
+    """Columns that the members of a `pair` have one each of: `truth = ["claim_true", "negation_true"]` makes a column
+    `truth`."""
     generation_prompt: bool | None = None
     """Whether the assistant's turn is opened after a chat. When absent, unless the assistant has the last word."""
     spans: dict[str, str | tuple[str, str]] = {}
@@ -218,6 +221,8 @@ class TaskSpec(_Strict):
             raise BadInput(f"a file task names one of {', '.join(SOURCES)}; found {found}: name exactly one.")
         if not self.source_is_chat and self.generation_prompt is not None:
             raise BadInput(f"`generation_prompt` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
+        if self.members and self.pair is None:
+            raise BadInput(f"`members` are those of a `pair`, and this task reads `{named[0]}`: leave them out.")
         if named[0] == "tokens" and self.spans:
             raise BadInput("`spans` are found in text, and this task reads token ids: use `position` or a mask.")
         return named[0]

@@ -102,9 +102,15 @@ class Columns:
         values = {name: [values[row] for row in keep] for name, values in self.values.items()}
         return Columns(self.path, values, [self.numbers[row] for row in keep])
 
-    def paired(self, members: Sequence[str]) -> "Columns":
-        """Each row once for each of `members`, two columns, with the column `pair`, which says for whose sake."""
+    def paired(self, members: Sequence[str], own: Mapping[str, Sequence[str]]) -> "Columns":
+        """Each row once for each of `members`, two columns, with the column `pair`, which says for whose sake.
+
+        own: columns that are made, and the two that they come from, one for each member.
+        """
         values = {name: [value for value in values for _ in members] for name, values in self.values.items()}
+        for name, columns in own.items():
+            both = zip(*(self.values[column] for column in columns), strict=True)
+            values[name] = [cell for row in both for cell in row]
         numbers = [number for number in self.numbers for _ in members]
         return Columns(self.path, values | {PAIR: list(members) * len(self)}, numbers)
 
@@ -134,14 +140,14 @@ def check_columns(path: Path, asked: Mapping[str, str]) -> None:
     _require(path, _names(path, asked), asked)
 
 
-def check_no_pair(path: Path, members: Sequence[str]) -> None:
-    """Raise BadInput where the file has a column `pair` itself, which would hide what that of its pairs says."""
-    if PAIR in _names(path, {PAIR: "pair"}):
-        which = " or ".join(f"'{name}'" for name in members)
-        raise BadInput(
-            f"{path} has a column '{PAIR}', and in a task of pairs that name says which member a text is, {which}: "
-            "rename the file's."
-        )
+def check_free(path: Path, made: Mapping[str, Sequence[str]]) -> None:
+    """Raise BadInput where the file has a column that a task of pairs makes. made: its name and what it comes from."""
+    for name, columns in made.items():
+        if name in _names(path, {name: "made"}):
+            which = " and ".join(f"'{column}'" for column in columns)
+            raise BadInput(
+                f"{path} has a column '{name}', and this task of pairs makes one of that name, of {which}: rename it."
+            )
 
 
 def _names(path: Path, asked: Mapping[str, str]) -> list[str]:

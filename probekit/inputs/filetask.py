@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.behaviours import Given, behaviour_of, check_keys, is_column
-from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_no_pair, missing, read_columns
+from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, missing, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
 from probekit.records import digest
@@ -75,12 +75,17 @@ def read_rows(spec: TaskSpec, base: Path) -> Columns:
     """The file's cells that are asked for, one row per example: of a task of pairs each row of the file is two."""
     asked, text = asked_columns(spec)
     path = base / str(spec.file)
-    if spec.pair and PAIR in named_columns(spec):
-        check_no_pair(path, spec.pair)
+    named = set(_named(spec)[0])
+    check_free(path, {name: columns for name, columns in _made(spec).items() if name in named})
     columns = read_columns(path, asked, text)
     if spec.n_examples:
-        columns = columns.first(spec.n_examples, None if spec.pair and spec.domain == PAIR else spec.domain)
-    return columns.paired(spec.pair) if spec.pair else columns
+        columns = columns.first(spec.n_examples, None if spec.domain in _made(spec) else spec.domain)
+    return columns.paired(spec.pair, spec.members) if spec.pair else columns
+
+
+def _made(spec: TaskSpec) -> dict[str, tuple[str, ...]]:
+    """Columns that a task of pairs makes, and those of the file that they come from."""
+    return {**spec.members, PAIR: spec.pair} if spec.pair else {}
 
 
 def _fingerprint(spec: TaskSpec, path: Path, tokens: Sequence[NDArray], positions: Sequence[NDArray]) -> str:
@@ -115,13 +120,15 @@ def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
     Raises BadInput for what is wrong with a file's task whatever its file holds.
     """
     asked, text = _named(spec)
-    made = {PAIR} if spec.pair else set()
+    made = _made(spec)
+    for name, columns in spec.members.items():
+        if name == PAIR or name not in asked:
+            raise BadInput(
+                f"`members` makes a column '{name}', which nothing in the task asks for: name it, or leave it out."
+            )
+        asked |= dict.fromkeys(columns, f"'{name}' of `members`")
+        text += [column for column in columns if name in text]
     return {name: role for name, role in asked.items() if name not in made}, [name for name in text if name not in made]
-
-
-def named_columns(spec: TaskSpec) -> set[str]:
-    """Every column that the task names, the one that pairs are given among them."""
-    return set(_named(spec)[0])
 
 
 def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:

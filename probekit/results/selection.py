@@ -102,7 +102,7 @@ def site_label(hook: str) -> str:
     return HookPoint.parse(hook).short if hook else "all sites"
 
 
-_NO_LAW = ("label", "value")  # kinds of behaviours that no unembedding gives
+_NO_LAW = ("label", "value", "logprob")  # kinds of behaviours that no unembedding gives
 
 
 def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
@@ -110,11 +110,13 @@ def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
 
     The last layer's `resid_post`, or what comes after it. How many layers the model has is in the manifest; where that
     does not say, the last layer measured is taken for the last, if more than one was. A label that is no output of the
-    model is not what the unembedding computes, and a number is not read as a law is.
+    model is not what the unembedding computes, answers of several tokens are so in part alone, and a number is not read
+    as a law is.
     """
     manifest = frame.attrs.get("manifest") or {}
     told = (manifest.get("spec") or {}).get("task") or {}
-    if any(b.get("name") == behaviour and b.get("kind") in _NO_LAW for b in told.get("behaviours") or ()):
+    asked = [b for b in told.get("behaviours") or () if b.get("name") == behaviour]
+    if any(b.get("kind") in _NO_LAW or b.get("whole") for b in asked):
         return ""
     points = [HookPoint.parse(hook) for hook in hooks(frame[frame["behaviour"] == behaviour])]
     layers = {point.layer for point in points} - {None}

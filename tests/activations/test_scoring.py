@@ -306,7 +306,7 @@ MISTAKES = [
     ({**END}, {"end": ""}, {}, "row 2, behaviour 'end', has the answer '': give a text that is not empty"),
     ({**END}, {"end": None}, {}, "row 2 has no value in column 'end'"),
     ({**END}, {"end": 7}, {}, "row 2, behaviour 'end', has the answer 7"),
-    ({**END}, {"good": "the o", "end": "ne car"}, {}, "row 2, behaviour 'end': 'ne car' begins inside a token"),
+    ({**END}, {"good": "o", "end": "ne car"}, {}, "row 2, behaviour 'end': 'ne car' begins inside a token"),
     ({**END}, {"end": " a" * 60}, {}, "row 2 has "),
     ({**END}, {"good": "a " * 60}, {"truncate": "right"}, "row 2 was cut, so that nothing of behaviour 'end'"),
     ({**END}, {}, {"chat": [{"role": "assistant", "content": "{good}"}]}, "row 1 ends with a turn that is over"),

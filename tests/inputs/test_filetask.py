@@ -543,14 +543,35 @@ def test_a_group_column_holds_whole_pairs_and_a_cap_counts_rows_of_the_file(tmp_
 
 def test_a_file_s_own_column_named_pair_is_in_the_way_only_where_that_name_is_asked_for(tmp_path):
     for suffix in FORMATS:
-        with pytest.raises(BadInput, match=r"has a column 'pair', .* which member a text is, 'good' or 'bad': rename"):
+        with pytest.raises(
+            BadInput, match=r"has a column 'pair', .* makes one of that name, of 'good' and 'bad': rename"
+        ):
             of_pairs(tmp_path, PAIRS, file=f"pairs.{suffix}")
     assert len(of_pairs(tmp_path, PAIRS, behaviours=[KIND]).tokens) == 12
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_members_may_have_columns_of_their_own(tmp_path, suffix):
+    """As a claim and its negation have each a truth of their own."""
+    rows = [{"good": row["good"], "bad": row["bad"], "is": i % 3 == 0, "is not": i % 3 > 0, "a": "said", "b": "denied"}
+            for i, row in enumerate(PAIRS)]  # fmt: skip
+    truth = {"name": "truth", "kind": "label", "column": "truth"}
+    task = of_pairs(tmp_path, rows, f"pairs.{suffix}", behaviours=[truth], domain="how",
+                    members={"truth": ["is", "is not"], "how": ["a", "b"]})  # fmt: skip
+    assert task.labels["truth"].outcomes == ("False", "True")
+    found = [value for row in rows for value in (row["is"], row["is not"])]
+    assert task.labels["truth"].law.argmax(1).tolist() == [int(value) for value in found]
+    assert task.domain.tolist() == ["said", "denied"] * 6
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"members": {"truth": ["good", "bad"]}}, "makes a column 'truth', which nothing in the task asks for"),
+        ({"members": {"kind": ["good", "bad"]}, "behaviours": [KIND]}, "has a column 'kind', and this task of pairs"),
+        ({"members": {"k": ["good", "no"]}, "domain": "k"}, "has no column 'no' (asked for as 'k' of `members`)"),
+        ({"members": {"k": ["good", "bad"]}, "domain": "k", "pair": None, "text": "good", "behaviours": [KIND]},
+         "`members` are those of a `pair`, and this task reads `text`"),
         ({"pair": ["good", "worse"]}, "pairs.csv has no column 'worse' (asked for as pair)"),
         ({"text": "good"}, "names one of text, tokens, template, chat, messages, pair; found text and pair"),
         ({"group": "pair"}, "column 'pair' has 2 groups"),
@@ -566,5 +587,5 @@ def test_a_pair_that_cannot_be_read(tmp_path, changes, words):
 
 @pytest.mark.parametrize("pair", [["good"], ["good", "good"], ["good", "bad", "ugly"], []])
 def test_a_pair_is_two_columns(pair):
-    with pytest.raises(BadInput, match="names two different columns"):
+    with pytest.raises(BadInput, match="name two different columns"):
         TaskSpec.model_validate({"file": "x.csv", "pair": pair})

@@ -91,8 +91,9 @@ def test_the_unembedding_is_no_finding():
     assert "L2 resid_post*" in str(pk.summary(found))
 
 
-def test_a_label_from_outside_is_not_what_the_unembedding_computes():
-    spec = {"task": {"behaviours": [{"name": "answer", "kind": "label"}]}}
+@pytest.mark.parametrize("asked", [{"kind": "label"}, {"kind": "logprob"}, {"kind": "choice", "whole": True}])
+def test_what_is_no_next_token_is_not_what_the_unembedding_computes(asked):
+    spec = {"task": {"behaviours": [{"name": "answer", **asked}]}}
     told = headline(frame(*curve(0.9, 0.5, 0.1), selected(0.1, 2), spec=spec))
     assert told.unembedding == "" and "at L2 resid_post" in told.sentences[0]
 
