@@ -221,8 +221,6 @@ class TaskSpec(_Strict):
             raise BadInput(f"a file task names one of {', '.join(SOURCES)}; found {found}: name exactly one.")
         if not self.source_is_chat and self.generation_prompt is not None:
             raise BadInput(f"`generation_prompt` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
-        if self.members and self.pair is None:
-            raise BadInput(f"`members` are those of a `pair`, and this task reads `{named[0]}`: leave them out.")
         if named[0] == "tokens" and self.spans:
             raise BadInput("`spans` are found in text, and this task reads token ids: use `position` or a mask.")
         return named[0]

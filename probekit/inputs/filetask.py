@@ -35,9 +35,10 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     encoder: the model's tokenizer with its policies; None where token ids are read. A label or feature that is a list
     has one value for each position of its row; a single one holds at all of them. Raises BadInput.
     """
-    columns = read_rows(spec, base)
+    asked_columns(spec)  # what is wrong whatever the file holds is told first
     check_bos(spec, "as_is" if encoder is None else encoder.bos)
     source, places = spec.source, parse_places(spec.position)
+    columns = read_rows(spec, base)
     domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
     _check_ids(columns, spec.id)
     audit: dict[str, Any] = {"source": source}
@@ -121,10 +122,17 @@ def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
     """
     asked, text = _named(spec)
     made = _made(spec)
+    if spec.members and not spec.pair:
+        raise BadInput(
+            "`members` are those of a `pair`, which this task does not have: name `pair`, two columns of texts."
+        )
+    taken = {PAIR, *(spec.pair or ()), *chain(*spec.members.values())}
     for name, columns in spec.members.items():
-        if name == PAIR or name not in asked:
+        if name in taken:
+            raise BadInput(f"`members` makes a column '{name}', and the task has one: name it otherwise.")
+        if name not in asked:
             raise BadInput(
-                f"`members` makes a column '{name}', which nothing in the task asks for: name it, or leave it out."
+                f"`members` makes a column '{name}', which nothing in the task asks for: ask for it, or leave it out."
             )
         asked |= dict.fromkeys(columns, f"'{name}' of `members`")
         text += [column for column in columns if name in text]

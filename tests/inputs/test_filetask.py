@@ -568,10 +568,12 @@ def test_members_may_have_columns_of_their_own(tmp_path, suffix):
     ("changes", "words"),
     [
         ({"members": {"truth": ["good", "bad"]}}, "makes a column 'truth', which nothing in the task asks for"),
+        ({"members": {"good": ["kind", "topic"]}}, "`members` makes a column 'good', and the task has one"),
+        ({"members": {"pair": ["kind", "topic"]}}, "`members` makes a column 'pair', and the task has one"),
         ({"members": {"kind": ["good", "bad"]}, "behaviours": [KIND]}, "has a column 'kind', and this task of pairs"),
         ({"members": {"k": ["good", "no"]}, "domain": "k"}, "has no column 'no' (asked for as 'k' of `members`)"),
         ({"members": {"k": ["good", "bad"]}, "domain": "k", "pair": None, "text": "good", "behaviours": [KIND]},
-         "`members` are those of a `pair`, and this task reads `text`"),
+         "`members` are those of a `pair`, which this task does not"),
         ({"pair": ["good", "worse"]}, "pairs.csv has no column 'worse' (asked for as pair)"),
         ({"text": "good"}, "names one of text, tokens, template, chat, messages, pair; found text and pair"),
         ({"group": "pair"}, "column 'pair' has 2 groups"),
