@@ -49,9 +49,9 @@ def capture(
     than 12 MiB. progress gets a `Step` after each batch. backend: `bridge`, `hf` (the library's plain forward, under
     the same names and a key of its own) or `auto`, `hf` where `choose_backend` finds both alike for every hook asked.
     Behaviours over a vocabulary of more than 65 tokens need one more pass over the logits, to find the outcomes of
-    largest mean mass. Without behaviours of the model's own output the forward ends behind the last missing hook.
-    Raises UnknownHook, BadInput for a task that does not fit the model, StoreError, and Interrupted on Ctrl-C: finished
-    shards are kept and the same call resumes.
+    largest mean mass; those that score whole texts take a forward for each text or answer. Without behaviours of
+    the model's own output the forward ends behind the last missing hook. Raises UnknownHook, BadInput for a task that
+    does not fit the model, StoreError, and Interrupted on Ctrl-C: finished shards are kept and the same call resumes.
 
     >>> import probekit as pk
     >>> model, task = pk.load_model("othello-6x6"), pk.load_task("othello-6x6", n_examples=4, n_positions=2)

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ import torch
 import checkpoints
 import probekit as pk
 from probekit.jobs.job import Job
+from probekit.jobs.plan import forecast_of
 from probekit.results import tables
 from probekit.storage import cache
 
 PAGE = (Path(__file__).parents[2] / "docs" / "text.md").read_text()
 ROWS, JOB, SCRIPT = (re.findall(rf"```{kind}\n(.*?)```", PAGE, re.S) for kind in ("json", "toml", "python"))
 GENERATION = next(block for block in JOB if 'kind = "generation"' in block)
+SCRIPT, PREFERS = (next(block for block in SCRIPT if word in block) for word in ("capture_without", '"prefers"'))
+PAIRS = [block for block in JOB if "agreement.csv" in block]
 WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
 
 
@@ -106,7 +110,7 @@ def test_what_a_run_reads_is_pinned_until_it_is_let_go(folder, measured):
 def test_the_script_of_the_page(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     names: dict = {}
-    exec(compile(SCRIPT[0], "docs/text.md", "exec"), names)
+    exec(compile(SCRIPT, "docs/text.md", "exec"), names)
     records = names["records"]
     first = records.query("metric == 'read' and floor == 'weak' and level == 'baseline' and layer == 0")
     weak = first.set_index("control")["value"]
@@ -182,6 +186,32 @@ def test_a_job_that_cannot_be_deleted_from_is_refused_in_one_sentence(folder, ol
     (folder / "bad.toml").write_text((folder / "claims.toml").read_text().replace(old, new))
     said = run(folder, "run", "bad.toml", fails=True)
     assert words in said and "Traceback" not in said
+
+
+def test_pairs_and_texts_that_are_scored(folder, monkeypatch, capsys):
+    """The page's three tasks of `agreement.csv`, planned and loaded, and its script."""
+    draw, rows = random.Random(0), ["good,bad,prompt,right,wrong"]
+    for i in range(40):
+        start, right, wrong = " ".join(draw.choices(WORDS, k=3)), f" {WORDS[i % 20]} is", f" {WORDS[i % 20 + 1]}"
+        rows.append(",".join([start + right, start + wrong, start, right, wrong]))
+    (folder / "agreement.csv").write_text("\n".join(rows) + "\n")
+    assert len(PAIRS) == 3
+    jobs = [pk.JobSpec.check(tomllib.loads(f'name = "j"\n[model]\nname = "./my-model"\n{block}'), "page")
+            for block in PAIRS]  # fmt: skip
+    grammar, prefers, behind = jobs
+    assert [forecast_of(job, folder).texts for job in jobs] == [80, 80, 40]
+    assert [forecast_of(job, folder).passes for job in jobs] == [2, 3, 2 + 1 + 2]
+    monkeypatch.chdir(folder)
+    model = pk.load_model("./my-model")
+    assert Job.load(grammar, folder, model=model).task.labels["grammar"].outcomes == ("bad", "good")
+    names: dict = {"pk": pk, "model": model}
+    exec(compile(PREFERS, "docs/text.md", "exec"), names)
+    assert capsys.readouterr().out.endswith("of 40 pairs\n")
+    assert (names["prefers"][::2] == -names["prefers"][1::2]).all() and len(set(names["prefers"])) > 40
+    found = pk.capture(model, Job.load(behind, folder, model=model).task, "blocks.0.hook_resid_post", store=None)
+    assert set(found.observations.behaviours) == {"sure", "agrees"}
+    assert found.observations.behaviours["sure"].is_value and (found.observations.behaviours["sure"].law < 0).all()
+    assert prefers.task.behaviours[0].difference
 
 
 def test_the_page_s_generation_is_a_behaviour(folder):
