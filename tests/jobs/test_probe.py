@@ -132,7 +132,7 @@ def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
         missed = (scores[hook].to_numpy() - year) ** 2
         assert 1 - missed.mean() / year.var() == pytest.approx(told, abs=1e-5), "in the column's own units"
     shown = repr(probe)
-    assert "R²" in shown and "of the number's variance (R²)" in shown
+    assert "R²" in shown and "of the number's variance (R²)" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
     with pytest.raises(BadInput, match="as `label` or as `value`; found kind 'number'"):
         pk.probe("model", tmp_path / "years.csv", text="statement", label="year", kind="number")
