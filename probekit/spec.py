@@ -70,7 +70,7 @@ class ModelSpec(_Strict):
     """The model. A job on a bundled testbed needs none of it."""
 
     name: str
-    """A hub name, a local folder relative to the spec file, or a bundled testbed."""
+    """A hub name, a local folder or GGUF file relative to the spec file, or a bundled testbed."""
     revision: str | None = None
     """Of a hub model: a branch, tag or commit."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,4 +1,7 @@
-"""Folders: which folder a model's name means, a bundled testbed's or one in Hugging Face format. Opens no weights."""
+"""Folders: which folder a model's name means, a bundled testbed's or one in Hugging Face format, or which GGUF file.
+
+Opens no weights.
+"""
 
 import re
 from pathlib import Path
@@ -9,24 +12,27 @@ _TESTBEDS = Path(__file__).parents[1] / "testbeds"
 
 
 def beside(name: str, base: Path) -> str:
-    """A model's name as a spec in the folder `base` means it: a folder there before anything else.
+    """A model's name as a spec in the folder `base` means it: a folder or GGUF file there before anything else.
 
-    Raises BadInput where only the current directory has such a folder: what a spec means does not depend on where it is
+    Raises BadInput where only the current directory has such a one: what a spec means does not depend on where it is
     run from.
     """
     local, here = base / name, Path.cwd() / name
-    if local.is_dir():
+    if _may_be_model(local):
         return str(local)
-    if here.is_dir() and not Path(name).is_absolute() and bundled_folder(name) is None:
+    if _may_be_model(here) and not Path(name).is_absolute() and bundled_folder(name) is None:
         raise BadInput(
-            f"no model folder {local}: a spec names folders relative to itself. There is {here}; if that one is meant, "
-            "give its whole path."
+            f"no model {_kind(local)} {local}: a spec names models relative to itself. There is {here}; if that one is "
+            "meant, give its whole path."
         )
     return name
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder of a bundled or local model, None for a name of the hub; raises BadInput for a path that is none."""
+    """The folder of a bundled or local model, or its GGUF file; None for a name of the hub.
+
+    Raises BadInput for a path that is no model.
+    """
     return bundled_folder(name) or local_folder(name)
 
 
@@ -38,18 +44,46 @@ def bundled_folder(name: str) -> Path | None:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that `name` means, or None for a name of the hub; raises BadInput for a path that is no model."""
+    """The folder or GGUF file that `name` means, None for a name of the hub; raises BadInput for a path that is none.
+
+    A folder without safetensors that holds one GGUF file means that file.
+    """
     path = Path(name).expanduser()
     if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or _kind(path) == "file":
             raise BadInput(
-                f"no model folder {name}: give a folder, a bundled testbed or a name of the Hugging Face hub."
+                f"no model {_kind(path)} {name}: give a folder, a GGUF file, a bundled testbed or a name of the "
+                "Hugging Face hub."
             )
         return None
     if not path.is_dir():
-        raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights.")
+        if is_gguf(path):
+            return path
+        raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights, or a GGUF file.")
+    if any(path.glob("*.safetensors")):
+        if not (path / "config.json").is_file():
+            raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
+        return path
+    packed = sorted(filter(is_gguf, path.iterdir()))
+    if len(packed) > 1:
+        names = ", ".join(file.name for file in packed)
+        raise BadInput(f"{name} holds {len(packed)} GGUF files ({names}): name one of them.")
+    if packed:
+        return packed[0]
     if not (path / "config.json").is_file():
-        raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
-    if not any(path.glob("*.safetensors")):
-        raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
-    return path
+        raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format or with one GGUF file.")
+    raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is called a GGUF file."""
+    return _kind(path) == "file" and path.is_file()
+
+
+def _may_be_model(path: Path) -> bool:
+    return path.is_dir() or is_gguf(path)
+
+
+def _kind(path: Path) -> str:
+    """What a name means, whether it is there or not."""
+    return "file" if path.suffix == ".gguf" else "folder"

@@ -12,7 +12,8 @@ from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos, templates
-from probekit.inputs.folders import beside, model_folder
+from probekit.inputs.folders import beside, is_gguf, model_folder
+from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.positions import parse_places
 from probekit.spec import JobSpec
 from probekit.task import ALL
@@ -127,10 +128,15 @@ def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
-    """A local model's config.json and folder, nothing for a name of the hub. Raises BadInput for what is no model."""
+    """A local model's config.json and folder, nothing for a name of the hub; of a GGUF file what its head says of both.
+
+    Raises BadInput for what is no model.
+    """
     folder = model_folder(beside(name, base))
     if folder is None:
         return {}, None
+    if is_gguf(folder):
+        return config_of_head(read_head(folder)), None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -1,5 +1,8 @@
-"""Loading: a model from a name, a folder or hand-set weights. Safetensors alone; no remote code is run."""
+"""Loading: a model from a name, a folder, a GGUF file or hand-set weights. No pickles, and no remote code is run."""
 
+import contextlib
+import importlib.util
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probekit.errors import BadInput, first_line
-from probekit.inputs.folders import model_folder
+from probekit.errors import BadInput, MissingExtra, first_line
+from probekit.inputs.folders import is_gguf, model_folder
+from probekit.inputs.gguf import read_head
 from probekit.inputs.text import BOS
 from probekit.model.model import Model
 from probekit.model.planted import native
@@ -25,11 +29,12 @@ def load_model(
     device: str = "cpu",
     bos: str = "as_is",
 ) -> Model:
-    """Load a bundled testbed, a folder in Hugging Face format, or a model of the hub by name.
+    """Load a bundled testbed, a folder in Hugging Face format, a GGUF file, or a model of the hub by name.
 
-    A folder needs config.json and safetensors weights; a tokenizer is optional. revision: of a hub model. dtype:
-    float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput when it cannot
-    be had.
+    A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
+    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. revision: of a hub
+    model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput
+    when it cannot be had, MissingExtra for a GGUF file without that package.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")
@@ -42,12 +47,14 @@ def load_model(
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
     name = str(name_or_folder)
     folder = model_folder(name)
-    if folder:
-        _check_weights(folder)
-    source = str(folder) if folder else name
-    hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
-    tokenizer = _load_tokenizer(source, folder, revision)
-    shown = Path(name).name if folder else name
+    shown, source = (folder.name, str(folder)) if folder else (name, name)
+    if folder and is_gguf(folder):
+        hf, tokenizer = _load_gguf(folder, DTYPES[dtype])
+    else:
+        if folder:
+            _check_weights(folder)
+        hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
+        tokenizer = _load_tokenizer(source, folder, revision)
     hf = hf.to(device).eval()
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
 
@@ -86,6 +93,43 @@ def _check_weights(folder: Path) -> None:
             raise BadInput(f"{shard} is damaged ({error}): fetch or save it again.") from None
 
 
+def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The network and tokenizer (None where there is none) of a GGUF file, as plain floats of `dtype`."""
+    head = read_head(file)
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtra(f"{file} is a GGUF file, which takes a package to read: pip install 'gguf>=0.17'.")
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    # Where its kernels are installed the library would leave weights packed, which nothing here could read or edit.
+    packing = getattr(transformers, "GgufConfig", None)
+    unpack = {"quantization_config": packing(dequantize=True)} if packing else {}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its bar of progress knows no other way to be quiet
+            config = AutoConfig.from_pretrained(file.parent, **where)
+            hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                file.parent, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True,
+                **where, **unpack,
+            )  # fmt: skip
+            has_tokens = "tokenizer.ggml.tokens" in head
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where) if has_tokens else None
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
+        raise BadInput(f"{file} cannot be loaded as a causal language model ({first_line(error)}).") from None
+    _check_complete(str(file), info)
+    return _unpacked(hf, dtype), tokenizer
+
+
+def _unpacked(hf: Any, dtype: torch.dtype) -> Any:
+    """The model without what says that its file had packed weights: to be saved, copied and compared as any other."""
+    for owner, name in ((hf.config, "quantization_config"), (hf, "hf_quantizer"), (hf, "quantization_method")):
+        if name in vars(owner):
+            delattr(owner, name)
+    hf.is_quantized = False
+    hf.config.architectures = [type(hf).__name__]  # which a GGUF file does not name
+    return hf.to(dtype)
+
+
 def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -112,11 +156,15 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
     finally:
         if shown:
             logging.enable_progress_bar()
-    # The library fills what is missing with random numbers and only warns.
+    _check_complete(name, info)
+    return hf
+
+
+def _check_complete(name: str, info: Mapping[str, Any]) -> None:
+    """Raise BadInput for weights that are not there: the library fills them with random numbers and only warns."""
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
-        raise BadInput(f"{name} lacks {len(lacking)} weights that its config.json asks for, such as '{lacking[0]}'.")
-    return hf
+        raise BadInput(f"{name} lacks {len(lacking)} weights that its configuration asks for, such as '{lacking[0]}'.")
 
 
 def _load_tokenizer(source: str, folder: Path | None, revision: str | None) -> Any:
