@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import permutations, product
 
 import numpy as np
 import torch
@@ -49,16 +50,16 @@ def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
     def of_as_many_rows(domain: str, n: int) -> tuple[Fold, Sequence[Reader]]:
         return _of_as_many_rows(folds[domain], n, fitted[domain], levels)
 
-    for a in folds:
-        for b in folds:
-            if a != b:
-                for reader in fitted[a]:
-                    if reader.source == "mean_difference":
-                        measure_auroc(folds[a], folds[b].setting, reader)
-                here, moving = of_as_many_rows(a, n_fit[b])
-                there, direct = of_as_many_rows(b, n_fit[a])
-                note = "" if here is folds[a] and there is folds[b] else AS_MANY
-                _move(here, there, moving, {ReaderName.of(reader): reader for reader in direct}, note)
+    for a, b in product(folds, folds):
+        for reader in fitted[a]:
+            # where it was fitted, too; at home that is known by now
+            if reader.source == "mean_difference" and not a == b == study.home:
+                measure_auroc(folds[a], folds[b].setting, reader)
+    for a, b in permutations(folds, 2):
+        here, moving = of_as_many_rows(a, n_fit[b])
+        there, direct = of_as_many_rows(b, n_fit[a])
+        note = "" if here is folds[a] and there is folds[b] else AS_MANY
+        _move(here, there, moving, {ReaderName.of(reader): reader for reader in direct}, note)
 
 
 def _of_as_many_rows(

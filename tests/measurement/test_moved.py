@@ -108,3 +108,19 @@ def test_class_means_that_are_one_rank_nothing():
     frame = pk.measure(np.ones((400, 3)), behaviour=label, levels=("direction",), outer_folds=1, inner_folds=1, **QUICK)
     found = frame[(frame["metric"] == "auroc") & (frame["source"] == "class_means")]
     assert found["value"].tolist() == [1.0]
+
+
+def test_a_direction_that_turns_round_ranks_backwards_elsewhere_and_well_where_it_was_fitted():
+    """As truth under negation may: each domain's own direction ranks its rows, the other's ranks them the wrong way."""
+    rng = np.random.default_rng(7)
+    label, domain = rng.integers(0, 2, 1200), np.repeat(["plain", "negated"], 600)
+    x = rng.normal(size=(1200, 5))
+    x[:, 0] += 1.5 * (2 * label - 1) * np.where(domain == "plain", 1, -1)
+    frame = pk.measure(x, behaviour=label, domains=domain, levels=("direction",), transfer=("direction",),
+                       outer_folds=1, inner_folds=1, **QUICK)  # fmt: skip
+    found = frame[(frame["metric"] == "auroc") & (frame["source"] == "class_means")]
+    area = 1 - found.set_index(["fit_domain", "test_domain"])["value"] / 2
+    assert not area.index.duplicated().any() and len(area) == 4
+    for one, other in (("plain", "negated"), ("negated", "plain")):
+        assert area[one, one] > 0.95
+        assert area[one, other] < 0.05
