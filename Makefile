@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup demo test check docs browser real clean
+.PHONY: setup demo study test check docs browser real clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	@$(BIN)/probekit demo $(if $(filter 0,$(SERVE)),--no-serve)
+
+# What a small chat model knows about truth: docs/truth.md. KEEP=docs/truth.json writes the numbers of the page anew.
+study: setup real
+	@$(BIN)/probekit study --workers 2 $(if $(KEEP),--keep $(KEEP))
 
 # Tests in a browser skip where there is none.
 browser:

@@ -10,6 +10,7 @@ from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
+from probekit.cli.study import study
 from probekit.errors import Interrupted, ProbekitError
 from probekit.jobs.progress import progress
 
@@ -32,6 +33,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(cache, name="cache")
 register(app)
 app.command("calibrate")(calibrate)
+app.command("study")(study)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]

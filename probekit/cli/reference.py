@@ -1,6 +1,7 @@
-"""The pages of the documentation that are made from the code: docs/spec.md, and the options in docs/cli.md.
+"""The pages of the documentation that are made: docs/spec.md, the options in docs/cli.md, the tables of docs/truth.md.
 
-`python -m probekit.cli.reference docs` (or `make docs`) writes both; a test holds them to what it would write.
+The first two are made from the code, the last from docs/truth.json. `python -m probekit.cli.reference docs` (or
+`make docs`) writes them; a test holds them to what it would write.
 """
 
 import inspect
@@ -161,9 +162,17 @@ def _place(default: Any) -> str:
     return str(default).replace(str(Path.home()), "~")
 
 
+def truth_page(folder: Path) -> str:
+    """docs/truth.md with its tables as the numbers beside it have them."""
+    from probekit.proofs.truth import Findings, with_tables
+
+    return with_tables((folder / "truth.md").read_text(), Findings.read(folder / "truth.json"))
+
+
 def write(folder: Path) -> list[Path]:
-    """Write both pages below `folder`, which has a cli.md to be filled; returns them."""
-    pages = {folder / "spec.md": spec_page(), folder / "cli.md": with_options((folder / "cli.md").read_text())}
+    """Write the pages below `folder`, where cli.md and truth.md are to be filled; returns them."""
+    pages = {folder / "spec.md": spec_page(), folder / "cli.md": with_options((folder / "cli.md").read_text()),
+             folder / "truth.md": truth_page(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text)
     return list(pages)

@@ -17,7 +17,8 @@ import probekit as pk
 from probekit.errors import BadInput, MissingExtra
 from probekit.inputs.folders import beside
 from probekit.inputs.gguf import config_of_head, read_head
-from probekit.jobs.plan import config_of
+from probekit.jobs.job import Job
+from probekit.jobs.plan import config_of, forecast_of, plan_rows
 from probekit.model.audit import check_model
 from probekit.model.loading import load_model
 
@@ -150,6 +151,16 @@ def test_a_spec_names_the_file_beside_itself(made):
     assert beside("tiny.gguf", made[0].parent) == str(made[0])
     with pytest.raises(BadInput, match="no model file"):
         config_of("other.gguf", made[0].parent)
+    base = made[0].parent
+    (base / "rows.csv").write_text("text,label\n" + "".join(f"the red car {i},{i % 2}\n" for i in range(40)))
+    behaviour = {"name": "label", "kind": "label", "column": "label"}
+    asked = {"name": "job", "model": {"name": "tiny.gguf"}, "read": {"hooks": ["blocks.*.hook_resid_post"]},
+             "task": {"file": "rows.csv", "text": "text", "behaviours": [behaviour]}}  # fmt: skip
+    spec = pk.JobSpec.check(asked, "here")
+    assert [row["sites"] for row in plan_rows(spec, base)] == [3]
+    told = forecast_of(spec, base)
+    assert told is not None and told.texts == 40 and any("32 coordinates" in note for note in told.notes)
+    assert Job.load(spec, base).model.fingerprint == load_model(made[0]).fingerprint
 
 
 def test_the_head_says_layers_and_width_as_the_library_does(made):
