@@ -2,7 +2,7 @@
 
 Strong floor: linear readout of all input blocks, where the rows are text also of its n-grams (fit/wording.py), and an
 MLP of width 256 on top of it (fit/mlp.py states its budget) where rows that it has not seen gain by it. Weak floor:
-linear readout of the position alone.
+linear readout of the position alone. Text is read with numbers beside it that are quiet enough to leave it heard.
 
 Each row gets its logits from one member: rows of the fit fold from the one that did not see their group, all others
 from one drawn by their inputs. So the floor that a probe is fitted beside is the floor that it is tested beside: a mean
@@ -11,7 +11,7 @@ cross-fitted fit rows, if those to select and to calibrate on gain: no probe ear
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,14 +22,14 @@ from torch import Tensor
 
 from probekit.fit.frame import Frame, frame_rows
 from probekit.fit.mlp import Mlp, fit_mlp
-from probekit.fit.path import LAMBDAS, beyond, fit_path
+from probekit.fit.path import LAMBDAS, beyond, fit_apart, fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior
 from probekit.fit.wording import Grams, Wording
 from probekit.metrics.splits import Split, folds_by_group
 from probekit.task import TEXT
 
-N_FOLDS = 4
+N_FOLDS, N_TEXT_FOLDS = 4, 8  # members; those of text share one frame, so that more of them cost little
 WEAK_BLOCKS = ("position",)
 LEADING = 256  # coordinates that an MLP reads where text gives thousands
 
@@ -110,6 +110,7 @@ class Inputs:
     x: Float[Tensor, "n f"]
     texts: NDArray[np.object_] | None = None
     grams: Grams | None = None
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> "Inputs":
@@ -119,19 +120,23 @@ class Inputs:
         if TEXT not in blocks:
             return cls(blocks, x)
         texts = np.asarray(inputs[TEXT], dtype=object)
-        return cls(blocks, x, texts, Grams.of(texts.tolist()))
+        return cls(blocks, x, texts, Grams.of(texts.tolist()), tuple(inputs[name].shape[1] for name in numbers))
 
     def rows(self, at: NDArray[np.int64]) -> "Inputs":
         """Some of them."""
         if self.texts is None or self.grams is None:
             return Inputs(self.blocks, self.x[at])
-        return Inputs(self.blocks, self.x[at], self.texts[at], self.grams.rows(at))
+        return Inputs(self.blocks, self.x[at], self.texts[at], self.grams.rows(at), self.widths)
+
+    def learn(self) -> Wording | None:
+        """What these rows say of the columns that their text gets, None where there is no text."""
+        return None if self.grams is None else Wording.of(self.grams, self.x, self.widths)
 
     def columns(self, wording: Wording | None) -> Float[Tensor, "n f"]:
         """Numbers, then the text's own columns."""
         if wording is None or self.grams is None:
             return self.x
-        return torch.cat([self.x, wording.columns(self.grams)], 1)
+        return torch.cat([self.x * wording.loudness, wording.columns(self.grams)], 1)
 
     def member(self, n_members: int) -> Int[Tensor, " n"]:
         """A member for each row, as good as drawn at random, and the same one wherever the same inputs come again."""
@@ -164,6 +169,8 @@ def fit_floor(
     if not blocks:
         floor = Floor(name, "prior", (), (), prior)
         return floor, floor.logits({}, law.shape[-1])
+    if rows.grams is not None:
+        return _fit_text(name, rows, law, group, split, seed)
     fold = folds_by_group(group[split.fit], N_FOLDS, seed)
     n_members = int(fold.max()) + 1
     speaks = rows.member(n_members)
@@ -175,7 +182,8 @@ def fit_floor(
         mine = torch.nonzero(speaks == i).flatten()
         member, z = _fit_linear(rows, law, inside, np.concatenate([split.select, split.calibrate, mine.numpy()]), split)
         if name == "strong" and (not i or family == "mlp"):
-            deep = _fit_stacked(member, z, law, inside, split.select, seed + i)
+            sides = [Rows(z[side], law[..., side], member.linear.logits(z[side])) for side in (inside, split.select)]
+            deep = replace(member, mlp=fit_mlp(*sides, seed=seed + i))
             # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
             if i or _gains(member, deep, z, law, split):
                 member, family = deep, "mlp"
@@ -190,21 +198,73 @@ def _fit_linear(
     inputs: Inputs, law: Tensor, inside: NDArray, asked: NDArray, split: Split
 ) -> tuple[Member, Float[Tensor, "n r"]]:
     """The linear member of the rows `inside`, and these and the rows asked for in its frame; others are left at 0."""
-    fitted = inputs.rows(inside)
-    wording = None if fitted.grams is None else Wording.of(fitted.grams)
-    frame, z_inside = frame_rows(fitted.columns(wording))
+    frame, z_inside = frame_rows(inputs.x[inside])
     asked = np.setdiff1d(asked, inside)
     z = torch.zeros(law.shape[-1], z_inside.shape[1])
-    z[inside], z[asked] = z_inside, frame.apply(inputs.rows(asked).columns(wording))
-    lambdas = LAMBDAS if wording is None else beyond(LAMBDAS)
+    z[inside], z[asked] = z_inside, frame.apply(inputs.x[asked])
     fit, held_out = (Rows(z[side], law[..., side]) for side in (inside, split.select))
-    return Member(frame, fit_path(fit, held_out, frame.variance, lambdas), None, wording), z
+    return Member(frame, fit_path(fit, held_out, frame.variance), None), z
 
 
-def _fit_stacked(member: Member, z: Tensor, law: Tensor, inside: NDArray, select: NDArray, seed: int) -> Member:
-    """The linear member with an MLP on top of it."""
-    sides = [Rows(member.leading(z[side]), law[..., side], member.linear.logits(z[side])) for side in (inside, select)]
-    return replace(member, mlp=fit_mlp(*sides, seed=seed))
+def _fit_text(
+    name: str, rows: Inputs, law: Float[Tensor, "outcome t n"], group: NDArray, split: Split, seed: int
+) -> tuple[Floor, Float[Tensor, "outcome t n"]]:
+    """The floor where there is text: thousands of columns for few rows, none of which is spared to choose a ridge.
+
+    Members are fitted on rows to fit and to select alike, less those that they speak for, in one frame, and with the
+    one ridge that does best on what they leave out: one that was chosen on the rows to select alone followed their
+    noise, often up to an infinite ridge, where the text told a tenth of a bit.
+    """
+    both = np.sort(np.concatenate([split.fit, split.select]))
+    fold = folds_by_group(group[both], N_TEXT_FOLDS, seed)
+    n_members = int(fold.max()) + 1
+    speaks = rows.member(n_members)
+    speaks[torch.from_numpy(both)] = torch.from_numpy(fold)
+    fitted, asked = rows.rows(both), np.setdiff1d(np.arange(law.shape[-1]), both)
+    wording = fitted.learn()
+    frame, inside = frame_rows(fitted.columns(wording))
+    z = inside.new_empty(law.shape[-1], inside.shape[1])
+    z[both], z[asked] = inside, frame.apply(rows.rows(asked).columns(wording))
+    left = torch.from_numpy(fold)
+    pairs = [(torch.nonzero(left != i).flatten(), torch.nonzero(left == i).flatten()) for i in range(n_members)]
+    readouts = fit_apart(Rows(inside, law[..., both]), pairs, frame.variance, beyond(LAMBDAS))
+    linear = [Member(frame, readout, None, wording) for readout in readouts]
+    said = _all_said(linear, speaks, z, law)
+    members = _deepened(linear, said, speaks, z, law, split, seed)
+    family, logits = ("linear", said) if members is linear else ("mlp", _all_said(members, speaks, z, law))
+    theta, prior = _fit_theta(logits, law, split), log_prior(law[..., split.fit])
+    floor = Floor(name, family, rows.blocks, tuple(members), prior, theta)
+    return floor, floor.calibrated(logits)
+
+
+def _all_said(
+    members: Sequence[Member], speaks: Int[Tensor, " n"], z: Float[Tensor, "n r"], law: Float[Tensor, "outcome t n"]
+) -> Float[Tensor, "outcome t n"]:
+    """Logits of every row, by the member that speaks for it."""
+    out = torch.empty_like(law)
+    for i, member in enumerate(members):
+        mine = torch.nonzero(speaks == i).flatten()
+        out[..., mine] = member.said(z[mine])
+    return out
+
+
+def _deepened(
+    linear: list[Member], said: Tensor, speaks: Tensor, z: Tensor, law: Tensor, split: Split, seed: int
+) -> list[Member]:
+    """The members with an MLP each, or as they are where the first one gains nothing on rows that it has not seen.
+
+    An MLP is fitted beside what members say of rows that they left out, and stopped early on rows to select.
+    """
+    out = []
+    for i, member in enumerate(linear):
+        sides = [at[speaks[at].numpy() != i] for at in (split.fit, split.select)]
+        if not all(map(len, sides)):
+            return linear
+        beside = [Rows(member.leading(z[at]), law[..., at], said[..., at]) for at in sides]
+        out.append(replace(member, mlp=fit_mlp(*beside, seed=seed + i)))
+        if not i and not _gains(member, out[0], z, law, split):
+            return linear
+    return out
 
 
 def _gains(member: Member, stacked: Member, z: Tensor, law: Tensor, split: Split) -> bool:

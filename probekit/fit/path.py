@@ -121,14 +121,8 @@ def fit_nested(
     if is_value(whole.law):
         fits, held_out = ([take(whole, pair[side]) for pair in inner] for side in (0, 1))
         return _of_value(whole, fits, held_out, lambdas)
-    setup, r = OpenRidge.of(whole, variance), whole.z.shape[1]
-    folds = torch.zeros(len(inner), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
-    for weight, (inside, _) in zip(folds, inner, strict=True):
-        # The mean over rows inside is a mean over all rows in which the others weigh nothing.
-        weight[inside] = len(whole.z) / len(inside)
-    held_out = tuple(take(whole, outside) for _, outside in inner)
-    problem = _Problem(setup, folds, held_out, tolerated(tolerance, n_outcomes))
-    chosen = walk(problem, Readout.nothing(n_outcomes, len(inner) * t, r, whole.z), lambdas)
+    r = whole.z.shape[1]
+    setup, chosen = _over_folds(whole, inner, variance, lambdas, tolerance)
     ridge = chosen.ridge[:t]
     known = torch.isfinite(ridge)
     floor = Readout.nothing(n_outcomes, t, r, whole.z)
@@ -149,12 +143,53 @@ def fit_nested(
     return floor.put(targets, found)
 
 
+@torch.no_grad()
+def fit_apart(
+    whole: Rows,
+    pairs: Sequence[Pair],
+    variance: Float[Tensor, " r"] | None = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    tolerance: float = TOLERANCE,
+) -> list[Readout]:
+    """For each pair of positions, to fit and to be held out, a readout of the first; all have one ridge.
+
+    It is the one that does best on average over what is held out, so that every row has a say in it.
+    """
+    t = whole.law.shape[1]
+    if is_value(whole.law):
+        fits, held_out = ([take(whole, pair[side]) for pair in pairs] for side in (0, 1))
+        ridge = choose([normal_of(rows) for rows in fits], [(h.z, h.law[0], h.beside[0]) for h in held_out], lambdas)
+        return [_value_at(rows, ridge) for rows in fits]
+    _, chosen = _over_folds(whole, pairs, variance, lambdas, tolerance)
+    return [chosen.take(torch.arange(i * t, (i + 1) * t, device=whole.z.device)) for i in range(len(pairs))]
+
+
+def _over_folds(
+    whole: Rows, pairs: Sequence[Pair], variance: Tensor | None, lambdas: Sequence[float], tolerance: float
+) -> "tuple[OpenRidge, Readout]":
+    """The problem of all rows, and the readouts of the ridge that does best on average, one copy per pair."""
+    n_outcomes, t, _ = whole.law.shape
+    setup = OpenRidge.of(whole, variance)
+    folds = torch.zeros(len(pairs), len(whole.z), dtype=whole.law.dtype, device=whole.law.device)
+    for weight, (inside, _) in zip(folds, pairs, strict=True):
+        # The mean over rows inside is a mean over all rows in which the others weigh nothing.
+        weight[inside] = len(whole.z) / len(inside)
+    held_out = tuple(take(whole, outside) for _, outside in pairs)
+    problem = _Problem(setup, folds, held_out, tolerated(tolerance, n_outcomes))
+    nothing = Readout.nothing(n_outcomes, len(pairs) * t, whole.z.shape[1], whole.z)
+    return setup, walk(problem, nothing, lambdas)
+
+
 def _of_value(every: Rows, fits: Sequence[Rows], held_out: Sequence[Rows], lambdas: Sequence[float]) -> Readout:
     """Readouts of numbers from all rows, at the ridge that does best over pairs of rows to fit and held out."""
+    normals = [normal_of(rows) for rows in fits]
+    return _value_at(every, choose(normals, [(rows.z, rows.law[0], rows.beside[0]) for rows in held_out], lambdas))
+
+
+def _value_at(every: Rows, ridge: Float[Tensor, " t"]) -> Readout:
+    """Readouts of numbers from these rows at a ridge of each target, infinite where the floor is the answer."""
     n_outcomes, t, _ = every.law.shape
     known = Readout.nothing(n_outcomes, t, every.z.shape[1], every.z)
-    normals = [normal_of(rows) for rows in fits]
-    ridge = choose(normals, [(rows.z, rows.law[0], rows.beside[0]) for rows in held_out], lambdas)
     at = torch.nonzero(torch.isfinite(ridge)).flatten()
     if not len(at):
         return known

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 import probekit as pk
-from probekit.fit.floor import fit_floor, stack
+from probekit.fit.floor import Inputs, fit_floor, stack
 from probekit.fit.frame import fit_frame
 from probekit.fit.path import fit_path
 from probekit.fit.platt import fit_platt
 from probekit.fit.readout import Rows, calibrate, cross_entropy, entropy, fit_readout
 from probekit.fit.wording import Grams, Wording
+from probekit.metrics.auroc import auroc
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates, fbu
 from probekit.metrics.splits import split_by_group
@@ -301,3 +302,92 @@ def test_text_that_tells_nothing_gives_nothing_away():
     _, logits = fit_floor("strong", {"text": texts}, law, np.arange(300), split, 0)
     assert bits(logits, law)[split.fit].mean() == pytest.approx(1, abs=0.06)
     assert bits(logits, law)[split.test].mean() == pytest.approx(1, abs=0.06)
+
+
+def loud_numbers(n: int, rng) -> np.ndarray:
+    """A one-hot of three words out of 200 each that has nothing to say: eight times as loud as what the text says."""
+    out = np.zeros((n, 600), np.float32)
+    for back in range(3):
+        out[np.arange(n), 200 * back + rng.integers(0, 200, n)] = 1
+    return out
+
+
+def weakly_worded(n: int, seed: int, loud: bool = True):
+    """Texts of 12 words of 300, 60 of which are a little commoner where the label is 1; loud numbers beside them."""
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(np.arange(n) % 2)
+    words = np.array([f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrstvxz"], dtype=object)[:300]
+    odds = np.ones((2, len(words)))
+    odds[0, :30], odds[1, 30:60] = 2.0, 2.0
+    odds /= odds.sum(1, keepdims=True)
+    texts = np.array([" ".join(rng.choice(words, 12, p=odds[side])) for side in label], dtype=object)
+    inputs = {"last_tokens": loud_numbers(n, rng)} if loud else {}
+    return inputs | {"text": texts}, label, rng
+
+
+def scored(logits, label, side) -> float:
+    return auroc((logits[1, 0] - logits[0, 0]).numpy()[side], label[side])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_text_tells_weakly_is_heard_beside_loud_numbers(seed):
+    """Judge: scikit-learn's cross-validated logistic regression on TF-IDF of words alone, all trained rows.
+
+    The ridge was once chosen on the rows to select alone, of which there are 120, and a floor that knew as much as this
+    one often fell back on knowing nothing.
+    """
+    inputs, label, _ = weakly_worded(1_100, seed)
+    split = split_by_group(np.arange(1_100), seed)
+    trained = np.concatenate([split.fit, split.select, split.calibrate])
+    _, logits = fit_floor("strong", inputs, one_hot(label), np.arange(1_100), split, seed)
+    x = TfidfVectorizer(sublinear_tf=True).fit([inputs["text"][i] for i in trained]).transform(inputs["text"])
+    judge = LogisticRegressionCV(
+        Cs=np.logspace(-2, 2, 9).tolist(),
+        cv=4,
+        l1_ratios=(0.0,),
+        use_legacy_attributes=False,
+        scoring="neg_log_loss",
+        max_iter=500,
+    ).fit(x[trained], label[trained])
+    theirs = auroc(judge.decision_function(x[split.test]), label[split.test])
+    assert theirs > 0.65, "there is something to hear"
+    assert scored(logits, label, split.test) > theirs - 0.04
+    assert bits(logits, one_hot(label))[split.test].mean() < 0.97
+
+
+def test_a_text_s_floor_is_as_good_on_the_rows_that_it_was_fitted_on_as_elsewhere():
+    """Fit and select rows by members that did not see them, so that a probe finds them as it finds test rows."""
+    gaps = []
+    for seed in range(3):
+        inputs, label, _ = weakly_worded(900, seed)
+        law, split = one_hot(label), split_by_group(np.arange(900), seed)
+        _, logits = fit_floor("strong", inputs, law, np.arange(900), split, seed)
+        lost = bits(logits, law)
+        gaps += [lost[side].mean() - lost[split.test].mean() for side in (split.fit, split.select)]
+    assert abs(np.mean(gaps)) < 0.02
+
+
+def test_probes_of_noise_beside_a_text_s_floor_stay_at_one():
+    values = []
+    for seed in range(4):
+        inputs, label, rng = weakly_worded(700, seed, loud=False)
+        law, split = one_hot(label), split_by_group(np.arange(700), seed)
+        _, logits = fit_floor("strong", inputs, law, np.arange(700), split, seed)
+        noise = torch.from_numpy(rng.standard_normal((700, 8))).float()
+        fit, select, test = (Rows(noise[side], law[..., side], logits[..., side])
+                             for side in (split.fit, split.select, split.test))  # fmt: skip
+        probe = fit_path(fit, select)
+        values.append(float(test.bits(probe).mean()) / bits(logits[..., split.test], law[..., split.test]).mean())
+    assert np.mean(values) == pytest.approx(1, abs=0.01)
+
+
+def test_numbers_beside_a_text_are_quiet():
+    inputs, _, rng = weakly_worded(200, 0)
+    still = 0.01 * rng.standard_normal((200, 2)).astype(np.float32)
+    rows = Inputs.of({"still": still, **inputs}, ("still", "last_tokens", "text"))
+    wording = rows.learn()
+    assert wording is not None and rows.widths == (2, 600)
+    seen = rows.columns(wording)
+    assert torch.equal(seen[:, :2], torch.from_numpy(still)), "what is quiet already stays"
+    assert float(seen[:, 2:602].var(0, correction=0).sum()) == pytest.approx(0.1, rel=1e-4)
+    assert float(rows.x[:, 2:].var(0, correction=0).sum()) > 2

@@ -10,7 +10,7 @@ import probekit.fit.path as path
 from probekit.errors import FitError
 from probekit.fit.directions import mean_difference
 from probekit.fit.frame import fit_frame
-from probekit.fit.path import LAMBDAS, fit_nested, fit_path
+from probekit.fit.path import LAMBDAS, fit_apart, fit_nested, fit_path
 from probekit.fit.readers import Side, Site, fit_level
 from probekit.fit.readout import Readout, Rows, cross_entropy, fit_readout, take
 from probekit.levels import Level
@@ -126,6 +126,38 @@ def test_behaviour_that_is_chance_keeps_the_floor_in_every_fold():
     # Naive: without the floor on its path the reader of chance costs bits.
     loose = fit_readout(fit.z, fit.law, None, frame.variance, 1e-4)
     assert float(select.bits(loose)[0].mean()) > 1.02
+
+
+@pytest.mark.parametrize(("n", "d", "k", "t"), [(400, 40, 2, 1), (400, 30, 3, 2), (240, 90, 2, 1)])
+def test_readouts_apart_have_the_one_ridge_that_all_rows_left_out_prefer(n, d, k, t):
+    x, law = draw(n, d, k, t)
+    frame = fit_frame(x)
+    whole, parts = Rows(frame.apply(x), law), pairs(n, 3)
+    found, losses = fit_apart(whole, parts, frame.variance), in_turn(whole, parts, frame.variance)
+    ridges = torch.tensor([math.inf, *LAMBDAS])
+    for j in range(t):
+        (ridge,) = {float(one.ridge[j]) for one in found}
+        assert float(losses[int(torch.nonzero(ridges == ridge)), j]) < float(losses[:, j].min()) + 5e-4
+        for one, (inside, outside) in zip(found, parts, strict=True):
+            rows = take(whole, inside)
+            alone = fit_readout(rows.z, rows.law[:, [j]], None, frame.variance, ridge)
+            left_out = Rows(whole.z[outside], whole.law[:, [j]][..., outside])
+            gap = take(whole, outside).bits(one)[j].mean() - left_out.bits(alone).mean()
+            assert abs(float(gap)) < 1e-3, "of the rows inside alone"
+
+
+def test_readouts_apart_of_a_number_are_least_squares_of_the_rows_inside():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 10, generator=g)
+    law = (x[:, :1].T + 0.5 * torch.randn(1, 300, generator=g))[None]
+    frame = fit_frame(x)
+    whole, parts = Rows(frame.apply(x), law, torch.zeros_like(law)), pairs(300, 3)
+    for one, (inside, outside) in zip(fit_apart(whole, parts, frame.variance), parts, strict=True):
+        design = torch.cat([whole.z, torch.ones(300, 1)], 1)
+        judge = torch.linalg.lstsq(design[inside], law[0, 0, inside][:, None]).solution
+        said = one.logits(whole.z[outside], torch.zeros_like(law[..., outside]))[0, 0]
+        assert torch.allclose(said, (design[outside] @ judge)[:, 0], atol=0.1)
+        assert float(((said - law[0, 0, outside]) ** 2).mean()) < 0.4
 
 
 @pytest.mark.parametrize("folds", [0, 4])
