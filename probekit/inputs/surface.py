@@ -1,6 +1,7 @@
 """Surface: what an input-only reader may see of a task, without any network. These are the default floor's inputs."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ Decode = Callable[[NDArray[np.int64]], str]  # token ids [n] -> the text that th
 _MAX_TEXTS, _N_DECODED = 20_000, 400
 _MAX_POSITIONS, _MAX_VOCAB, _N_HASHED, _N_LAST, _N_BAG = 64, 64, 256, 3, 512
 _N_EMBEDDING, _N_SWEEPS, _AT_ONCE = 128, 6, 4096
+# Words with the blanks in front of them, as tokenizers cut: put together again they are the text.
+_WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
 
 def surface_features(
@@ -41,6 +44,32 @@ def surface_features(
     if decode is not None and len((like or task).row_position) <= _MAX_TEXTS:
         blocks[TEXT] = _texts(task, decode)
     return blocks
+
+
+def word_features(texts: Sequence[str]) -> dict[str, NDArray]:
+    """The same of whole texts without any model: words and marks stand for tokens, and there are no embeddings.
+
+    So last_tokens are the last 3 words, bag the 512 most frequent ones, and text the last 400. Raises BadInput for a
+    text without a word.
+
+    >>> {name: block.shape for name, block in word_features(["Paris is big.", "So is Rome"]).items()}
+    {'position': (2, 4), 'length': (2, 2), 'last_tokens': (2, 21), 'bag': (2, 7), 'text': (2,)}
+    """
+    words = [_WORD.findall(text) for text in texts]
+    for i, found in enumerate(words):
+        if not found:
+            raise BadInput(f"text {i} is empty: there is nothing that could be read of it.")
+    known = sorted({word for found in words for word in found})
+    number = {word: i for i, word in enumerate(known)}
+    task = Task(
+        name="texts",
+        tokens=[np.array([number[word] for word in found]) for found in words],
+        positions=[np.array([len(found) - 1]) for found in words],
+        group=np.arange(len(words)),
+        domain=np.full(len(words), "all"),
+        behaviours=(),
+    )
+    return surface_features(task, len(known), decode=lambda ids: "".join(known[i] for i in ids))
 
 
 def _texts(task: Task, decode: Decode) -> NDArray[np.object_]:

@@ -141,3 +141,15 @@ def test_where_it_says_nothing_it_costs_little():
         p = torch.softmax(logits[:, 0, torch.from_numpy(split.test)], 0).numpy()
         bits[name] = float(-np.log2(p[label[split.test], np.arange(len(split.test))]).mean())
     assert bits["with"] < bits["without"] + 0.03
+
+
+def test_words_stand_for_tokens_and_the_text_is_whole():
+    texts = ["  Paris is big. ", "x=1\n\n  return x", "é"]
+    blocks = word_features(texts)
+    assert blocks["text"].tolist() == texts
+    assert blocks["last_tokens"].sum(1).tolist() == [3, 3, 1]
+    assert blocks["bag"].sum(1).tolist() == [5, 5, 1]  # blanks that nothing follows are a word too
+    long = " ".join(["word"] * 1_000)
+    assert word_features([long, "a"])["text"][0] == " word" * 400
+    with pytest.raises(BadInput, match="text 1 is empty"):
+        word_features(["a", ""])
