@@ -8,6 +8,7 @@ import typer
 from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
+from probekit.cli.floors import floors
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
 from probekit.cli.study import study
@@ -34,6 +35,7 @@ app.add_typer(cache, name="cache")
 register(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
+app.command("floors")(floors)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import probekit as pk
+from probekit.errors import BadInput
 from probekit.fit.floor import fit_floor
-from probekit.inputs.surface import surface_features
+from probekit.inputs.surface import surface_features, word_features
 from probekit.metrics.splits import split_by_group
 from probekit.task import Task
 

@@ -1,0 +1,185 @@
+"""What docs/floors.md shows, made from its results file: facts in words, a table, a picture."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from probekit.results.looks import PALETTES, RED
+
+NEAR = 0.02  # of AUC: as good as, for whoever reports two figures
+WIDTH, HEIGHT, LEFT, TOP, SIDE = 760, 700, 74, 64, 560
+LEAST = 0.45  # where both axes begin
+# Tasks that the picture names, and where the name stands: (right of the point, below it).
+NAMED = {"36_sciq_tf": (1, 0), "44_phys_tf": (1, 1), "152_it_tick_Hardware": (1, 0), "7_hist_fig_ispolitician": (1, 0),
+         "145_disease_class_digestive system diseases": (1, 0), "119_us_state_TX": (1, 0),
+         "155_athlete_sport_basketball": (1, 1), "54_cs_tf": (1, 0)}  # fmt: skip
+
+
+def facts(rows: pd.DataFrame) -> dict[str, str]:
+    """What is said of all tasks together, each figure as it is written. rows: one per task, as `judged` gives them."""
+    gap, unseen = rows["layer_20"] - rows["floor"], rows["floor_unseen"].notna()
+    twice = 1 - rows["n_texts"] / rows["n_rows"]
+    said = {
+        "tasks": f"{len(rows)}",
+        "mean floor": _auc(rows["floor"].mean()),
+        "median floor": _auc(rows["floor"].median()),
+        **{f"mean {at}": _auc(rows[at].mean()) for at in ("embedding", "layer_9", "layer_20")},
+        "near": f"{int((gap <= NEAR).sum())} of {len(rows)}",
+        "as good": f"{int((gap <= 0).sum())} of {len(rows)}",
+        "beyond": f"{int((gap > 0.1).sum())} of {len(rows)}",
+        "above embedding": f"{int((rows['floor'] > rows['embedding']).sum())} of {len(rows)}",
+        "share": _percent((rows["floor"].mean() - 0.5) / (rows["layer_20"].mean() - 0.5)),
+        "spread": _auc(rows["sd"].mean()),
+        "largest spread": _auc(rows["sd"].max()),
+        "all trained": f"{int((rows['n_trained'] == 1_024).sum())} of {len(rows)}",
+        "fewest trained": f"{int(rows['n_trained'].min()):,}",
+        "fewest tested": f"{int(rows['n_test'].min()):,}",
+        "repeated": _percent(twice.median()),
+        "most repeated": _percent(twice.max()),
+        "with repeats": f"{int((twice > 0.05).sum())} of {len(rows)}",
+        "seen": _percent(1 - rows["unseen"].mean()),
+        "mean unseen": _auc(rows.loc[unseen, "floor_unseen"].mean()),
+    }
+    return said | (_facts_of_model(rows[rows["fbu"].notna()]) if "fbu" in rows and rows["fbu"].notna().any() else {})
+
+
+def _facts_of_model(rows: pd.DataFrame) -> dict[str, str]:
+    nothing = rows["high"] >= 1
+    return {
+        "model tasks": f"{len(rows)}",
+        "model rows": f"{int(rows['n'].max()):,}",
+        "model floor": _auc(rows["floor_auroc"].mean()),
+        "model probe": _auc(rows["auroc"].mean()),
+        "model fbu": f"{rows['fbu'].mean():.2f}",
+        "nothing left": f"{int(nothing.sum())} of {len(rows)}",
+        "something": f"{int((~nothing).sum())} of {len(rows)}",
+        "least fbu": f"{rows['fbu'].min():.2f}",
+        "least fbu of": str(rows.loc[rows["fbu"].idxmin(), "task"]),
+        "fooled": f"{int((nothing & (rows['auroc'] >= 0.7)).sum())} of {len(rows)}",
+    }
+
+
+def model_table(rows: pd.DataFrame) -> str:
+    """The tasks that a model read, as a table in Markdown."""
+    out = ["| task | rows | texts | floor AUROC | probe AUROC | FBU | 95 % |", "|---|---|---|---|---|---|---|"]
+    for row in rows[rows["n"].notna()].sort_values("length", kind="stable").to_dict("records"):
+        known = pd.notna(row["fbu"])
+        value, interval = (f"{row['fbu']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}") if known else ("NA", "")
+        name = row["task"].replace("_", " ")
+        cells = (name, f"{int(row['n']):,}", f"{int(row['groups']):,}", _auc(row["floor_auroc"]), _auc(row["auroc"]))
+        out.append(f"| {' | '.join((*cells, value, interval))} |")
+    return "\n".join(out)
+
+
+def text_table(rows: pd.DataFrame) -> str:
+    """All tasks, as a table in Markdown: the floor, its spread, what is left of it on unseen texts, and published."""
+    out = ["| task | floor | sd | unseen texts | embedding | layer 9 | layer 20 |", "|---|---|---|---|---|---|---|"]
+    for row in rows.to_dict("records"):
+        figures = (row[name] for name in ("floor", "sd", "floor_unseen", "embedding", "layer_9", "layer_20"))
+        out.append(f"| {row['task'].replace('_', ' ')} | {' | '.join(map(_auc, figures))} |")
+    return "\n".join(out)
+
+
+def _auc(value: float) -> str:
+    return "NA" if np.isnan(value) else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+# ------------------------------------------------------------------------------------------------------------ picture
+
+
+def scatter(rows: pd.DataFrame) -> str:
+    """All tasks as points, the floor across and layer 20 up, as SVG on the light ground of the figures."""
+    ink = PALETTES["light"]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        "font-family=\"'Source Sans 3', 'Helvetica Neue', Arial, sans-serif\" font-size=\"14\">",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{ink["paper"]}"/>',
+        _words(LEFT, 28, f"{len(rows)} probing tasks: the text alone, and layer 20 of Gemma-2-9B", ink["ink"], size=19),
+        _words(
+            LEFT, 49, "test AUC. On the line, and below it, the probe finds no more than the text says.", ink["soft"]
+        ),
+        *_axes(ink),
+        *_points(rows, ink),
+    ]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _at(across: float, up: float) -> tuple[float, float]:
+    scale = SIDE / (1 - LEAST)
+    return LEFT + (max(across, LEAST) - LEAST) * scale, TOP + SIDE - (max(up, LEAST) - LEAST) * scale
+
+
+def _words(
+    x: float, y: float, said: str, colour: str, anchor: str = "start", size: int = 14, turned: bool = False
+) -> str:
+    turn = f' transform="rotate(-90 {x:.0f} {y:.0f})"' if turned else ""
+    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" font-size="{size}"{turn}>'
+            f"{escape(said)}</text>")  # fmt: skip
+
+
+def _axes(ink: dict[str, str]) -> list[str]:
+    parts = []
+    for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        (x, bottom), (left, y) = _at(tick, LEAST), _at(LEAST, tick)
+        parts += [
+            f'<path d="M{x:.1f} {TOP}V{bottom:.1f}M{left:.1f} {y:.1f}H{LEFT + SIDE}" stroke="{ink["grid"]}"/>',
+            _words(x, bottom + 20, f"{tick:.1f}", ink["soft"], "middle"),
+            _words(left - 10, y + 5, f"{tick:.1f}", ink["soft"], "end"),
+        ]
+    (x, y), (right, top), near = _at(LEAST, LEAST), _at(1, 1), NEAR * SIDE / (1 - LEAST)
+    parts += [
+        f'<path d="M{x:.1f} {y:.1f}V{y - near:.1f}L{right - near:.1f} {top:.1f}H{right:.1f}Z" fill="{ink["band"]}" '
+        'fill-opacity="0.16"/>',
+        f'<path d="M{x:.1f} {y:.1f}L{right:.1f} {top:.1f}" stroke="{ink["soft"]}" stroke-dasharray="5 4"/>',
+        _words(
+            LEFT + SIDE / 2,
+            TOP + SIDE + 46,
+            "AUC of the text floor, mean of five splits; bars: one sd between splits",
+            ink["ink"],
+            "middle",
+        ),
+        _words(22, TOP + SIDE / 2, "published AUC of a probe at layer 20", ink["ink"], "middle", turned=True),
+    ]
+    return parts
+
+
+def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
+    parts, names = [], []
+    for row in rows.to_dict("records"):
+        x, y = _at(row["floor"], row["layer_20"])
+        spread = row["sd"] if row["sd"] == row["sd"] else 0.0
+        (low, _), (high, _) = _at(row["floor"] - spread, 1), _at(min(1.0, row["floor"] + spread), 1)
+        near = row["layer_20"] - row["floor"] <= NEAR
+        fill = f'fill="{RED}" fill-opacity="0.55"' if near else f'fill="{ink["blue"]}" fill-opacity="0.55"'
+        title = f"{row['task']}: text {row['floor']:.3f}, layer 20 {row['layer_20']:.3f}"
+        parts.append(f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{ink["band"]}" stroke-opacity="0.5"/>')
+        mark = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {fill}>' if not near else
+                f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6Z" {fill}>')  # fmt: skip
+        parts.append(f"{mark}<title>{escape(title)}</title></{'path' if near else 'circle'}>")
+        if row["task"] in NAMED:
+            right, below = NAMED[row["task"]]
+            said = row["task"].partition("_")[2].replace("_", " ")
+            names.append(_words(x + (9 if right else -9), y + (15 if below else 4), said, ink["soft"],
+                                "start" if right else "end", 12))  # fmt: skip
+    n_near = int((rows["layer_20"] - rows["floor"] <= NEAR).sum())
+    key_x, key_y = _at(0.47, 0.555)
+    parts += [
+        f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{RED}" fill-opacity="0.55"/>',
+        _words(key_x + 14, key_y + 5, f"within .02 of the text, or below it: {n_near}", ink["ink"]),
+        f'<circle cx="{key_x:.1f}" cy="{key_y + 24:.1f}" r="5" fill="{ink["blue"]}" fill-opacity="0.55"/>',
+        _words(key_x + 14, key_y + 29, f"the probe finds more: {len(rows) - n_near}", ink["ink"]),
+    ]
+    return [*parts, *names]
+
+
+def results(text: pd.DataFrame, model: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The results file: a row per task, with what the model's part has of it beside the text's."""
+    return text if model is None else text.merge(model.drop(columns="length"), on="task", how="left")
