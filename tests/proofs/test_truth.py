@@ -43,9 +43,9 @@ def chat_model(folder):
 
     inner = Tokenizer(models.WordLevel(unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    special = ["<unk>", "<bos>", "<eos>", "<pad>", "True", "False"]
+    special = ["<unk>", "<bos>", "<eos>", "<pad>"]
     told = [row[0] for row in make_statements(share=0.2)]
-    inner.train_from_iterator([*told, "True or false?"], trainers.WordLevelTrainer(special_tokens=special))
+    inner.train_from_iterator([*told, "True or false?", "False"], trainers.WordLevelTrainer(special_tokens=special))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
         chat_template=checkpoints.CHAT,
