@@ -74,7 +74,8 @@ def job_bench(model: Path, size: JobSize, folder: Path, say: Say) -> Iterator[Ro
         say(f"job, twin {twin}: {mine:.1f} s ({', '.join(f'{name} {s:.1f}' for name, s in timings.items())})")
         what = f"{len(hooks)} sites, one label and one choice, twin {'on' if twin else 'off'}"
         yield Row(what, "forwards alone, hf", mine, forwards, forwards / mine, 0.0, mine / forwards)
-        ours = layers(run.records, behaviour="truth").set_index("hook")["auroc"][hooks].to_numpy(dtype=np.float64)
+        told = layers(run.records, behaviour="truth").set_index("hook")["auroc"]
+        ours = np.array([told[hook] for hook in hooks], dtype=np.float64)
         gap = float(np.abs(ours - [script[hook] for hook in hooks]).max())
         yield Row(what, "run_with_cache and LogisticRegressionCV, two labels", mine, cached, cached / mine, gap,
                   mine / forwards)  # fmt: skip
