@@ -84,7 +84,7 @@ def some_rows(label: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 def hooks_of(n_layers: int) -> list[str]:
     """Six layers at even distances, the last one among them."""
     layers = dict.fromkeys(round(n_layers * (i + 1) / N_SITES) - 1 for i in range(N_SITES))
-    return [str(HookPoint.within(layer, "resid_post")) for layer in layers if layer >= 0]
+    return [str(HookPoint.within(layer, "hook_resid_post")) for layer in layers if layer >= 0]
 
 
 @cache

@@ -11,12 +11,23 @@ import pandas as pd
 from probekit.results.looks import PALETTES, RED
 
 NEAR = 0.02  # of AUC: as good as, for whoever reports two figures
-WIDTH, HEIGHT, LEFT, TOP, SIDE = 760, 700, 74, 64, 560
+WIDTH, HEIGHT, LEFT, TOP, SIDE = 720, 736, 74, 64, 600
 LEAST = 0.45  # where both axes begin
 # Tasks that the picture names, and where the name stands: (right of the point, below it).
-NAMED = {"36_sciq_tf": (1, 0), "44_phys_tf": (1, 1), "152_it_tick_Hardware": (1, 0), "7_hist_fig_ispolitician": (1, 0),
-         "145_disease_class_digestive system diseases": (1, 0), "119_us_state_TX": (1, 0),
-         "155_athlete_sport_basketball": (1, 1), "54_cs_tf": (1, 0)}  # fmt: skip
+NAMED = {
+    "36_sciq_tf": (1, 0),
+    "44_phys_tf": (1, 0),
+    "47_reasoning_tf": (1, 0),
+    "54_cs_tf": (1, 0),
+    "7_hist_fig_ispolitician": (1, 0),
+    "106_hate_hate": (1, 1),
+    "115_nyc_borough_Brooklyn": (1, 0),
+    "116_nyc_borough_Bronx": (1, 0),
+    "152_it_tick_Hardware": (1, 0),
+    "151_it_tick_HR Support": (1, 1),
+    "145_disease_class_digestive system diseases": (1, 0),
+    "87_glue_cola": (1, 0),
+}
 
 
 def facts(rows: pd.DataFrame) -> dict[str, str]:
@@ -31,6 +42,7 @@ def facts(rows: pd.DataFrame) -> dict[str, str]:
         "near": f"{int((gap <= NEAR).sum())} of {len(rows)}",
         "as good": f"{int((gap <= 0).sum())} of {len(rows)}",
         "beyond": f"{int((gap > 0.1).sum())} of {len(rows)}",
+        "low floor": f"{int((rows['floor'] < 0.7).sum())}",
         "above embedding": f"{int((rows['floor'] > rows['embedding']).sum())} of {len(rows)}",
         "share": _percent((rows["floor"].mean() - 0.5) / (rows["layer_20"].mean() - 0.5)),
         "spread": _auc(rows["sd"].mean()),
@@ -43,23 +55,30 @@ def facts(rows: pd.DataFrame) -> dict[str, str]:
         "with repeats": f"{int((twice > 0.05).sum())} of {len(rows)}",
         "seen": _percent(1 - rows["unseen"].mean()),
         "mean unseen": _auc(rows.loc[unseen, "floor_unseen"].mean()),
+        **{
+            f"{what} TX": _auc(row[name])
+            for what, name in (("floor", "floor"), ("unseen", "floor_unseen"))
+            for row in rows[rows["task"] == "119_us_state_TX"].to_dict("records")
+        },
     }
-    return said | (_facts_of_model(rows[rows["fbu"].notna()]) if "fbu" in rows and rows["fbu"].notna().any() else {})
+    read = rows[rows["n"].notna()] if "n" in rows else rows[:0]
+    return said | (_facts_of_model(read) if len(read) else {})
 
 
-def _facts_of_model(rows: pd.DataFrame) -> dict[str, str]:
+def _facts_of_model(read: pd.DataFrame) -> dict[str, str]:
+    rows = read[read["fbu"].notna()]
     nothing = rows["high"] >= 1
     return {
-        "model tasks": f"{len(rows)}",
-        "model rows": f"{int(rows['n'].max()):,}",
+        "model tasks": f"{len(read)}",
+        "model rows": f"{int(read['n'].max()):,}",
+        "known": f"{len(read) - len(rows)} of {len(read)}",
         "model floor": _auc(rows["floor_auroc"].mean()),
         "model probe": _auc(rows["auroc"].mean()),
-        "model fbu": f"{rows['fbu'].mean():.2f}",
-        "nothing left": f"{int(nothing.sum())} of {len(rows)}",
-        "something": f"{int((~nothing).sum())} of {len(rows)}",
+        "nothing left": f"{int(nothing.sum())} of {len(read)}",
+        "something": f"{int((~nothing).sum())} of {len(read)}",
+        "fooled": f"{int((nothing & (rows['auroc'] >= 0.7)).sum())}",
         "least fbu": f"{rows['fbu'].min():.2f}",
         "least fbu of": str(rows.loc[rows["fbu"].idxmin(), "task"]),
-        "fooled": f"{int((nothing & (rows['auroc'] >= 0.7)).sum())} of {len(rows)}",
     }
 
 
@@ -170,7 +189,7 @@ def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
             names.append(_words(x + (9 if right else -9), y + (15 if below else 4), said, ink["soft"],
                                 "start" if right else "end", 12))  # fmt: skip
     n_near = int((rows["layer_20"] - rows["floor"] <= NEAR).sum())
-    key_x, key_y = _at(0.47, 0.555)
+    key_x, key_y = _at(0.69, 0.53)
     parts += [
         f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{RED}" fill-opacity="0.55"/>',
         _words(key_x + 14, key_y + 5, f"within .02 of the text, or below it: {n_near}", ink["ink"]),
