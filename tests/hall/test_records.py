@@ -27,7 +27,7 @@ OTHER = {
 FIGURE = {"value": 0.1, "low": 0.0, "high": 1.0, "raw": 0.2, "bits": 1.0, "floor_bits": 2.0, "ceiling_bits": 0.5,
           "p99_bits": 3.0, "worst_group": 1.5, "n": 10, "groups": 5, "note": "x", "n_fit": 90,
           "n_fit_effective": 80.5, "d_read": 8, "falls": 0.1, "falls_low": 0.0, "falls_high": 0.2, "auroc": 0.9,
-          "accuracy": 0.8}  # fmt: skip
+          "accuracy": 0.8, "r2": 0.3}  # fmt: skip
 
 
 def test_the_tables_above_name_every_field():

