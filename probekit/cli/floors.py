@@ -46,9 +46,7 @@ def floors(
                 beside = model_floors(folder, model, asked, root=root, progress=say)[1]
         found = page.results(found, beside)
         if into is not None:
-            into.mkdir(parents=True, exist_ok=True)
-            found.to_csv(into / "floors.csv", index=False, float_format="%.4f")
-            (into / "floors.svg").write_text(page.scatter(found), encoding="utf-8")
+            found = page.write_results(found, into)
         if as_json:
             print_json("floors", True, rows(found), run=str(run.path))
             return

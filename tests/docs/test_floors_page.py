@@ -66,10 +66,11 @@ def test_the_default_floor_knows_what_a_first_reader_of_texts_did():
         "whether a place is in Texas has {floor TX} with repeats and {unseen TX} without",
         "The {model tasks} tasks whose median text is shortest",
         "at most {model rows} rows of each",
-        "AUROC is {model floor} for the floor and {model probe} for the probe. **On {nothing left} tasks",
+        "AUROC is {model floor} for the floor and {model probe} for the probe, and",
+        "is the higher one on {floor above}. **On {nothing left} tasks",
         'in {fooled} of them at an AUROC of the probe of .7 or more. On {something} something is left, most on "{least',
         "with an FBU of {least fbu}.",
-        "In {known} the text tells all, and nothing is left to explain (NA)",
+        "In {known} what the text leaves is too little",
         "Of the {tasks} here, {low floor} have a floor below .7",
     ],
 )

@@ -4,6 +4,7 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,7 @@ def _facts_of_model(read: pd.DataFrame) -> dict[str, str]:
         "known": f"{len(read) - len(rows)} of {len(read)}",
         "model floor": _auc(rows["floor_auroc"].mean()),
         "model probe": _auc(rows["auroc"].mean()),
+        "floor above": f"{int((rows['floor_auroc'] >= rows['auroc']).sum())}",
         "nothing left": f"{int(nothing.sum())} of {len(read)}",
         "something": f"{int((~nothing).sum())} of {len(read)}",
         "fooled": f"{int((nothing & (rows['auroc'] >= 0.7)).sum())}",
@@ -202,3 +204,12 @@ def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
 def results(text: pd.DataFrame, model: pd.DataFrame | None = None) -> pd.DataFrame:
     """The results file: a row per task, with what the model's part has of it beside the text's."""
     return text if model is None else text.merge(model.drop(columns="length"), on="task", how="left")
+
+
+def write_results(found: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Write floors.csv, and floors.svg from what it then holds, which is returned: figures are those of the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found.to_csv(folder / "floors.csv", index=False, float_format="%.4f")
+    kept = pd.read_csv(folder / "floors.csv")
+    (folder / "floors.svg").write_text(scatter(kept), encoding="utf-8")
+    return kept
