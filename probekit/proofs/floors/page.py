@@ -24,8 +24,7 @@ NAMED = {
     "106_hate_hate": (1, 1),
     "115_nyc_borough_Brooklyn": (1, 0),
     "116_nyc_borough_Bronx": (1, 0),
-    "152_it_tick_Hardware": (1, 0),
-    "151_it_tick_HR Support": (1, 1),
+    "152_it_tick_Hardware": (0, 0),
     "145_disease_class_digestive system diseases": (1, 0),
     "87_glue_cola": (1, 0),
 }
