@@ -181,7 +181,7 @@ def one_token(where: str, token: int | str, encoder: Encoder | None, first: bool
     if len(ids) != 1 and not (first and ids):
         raise BadInput(
             f"{where} needs one token and {token!r} is {len(ids)} ({ids}): choose a text of exactly one token, often "
-            "one that begins with a space, or set first_token = true; {', '.join(OF_ANSWERS)} also take whole = "
+            f"one that begins with a space, or set first_token = true; {', '.join(OF_ANSWERS)} also take whole = "
             "true, which scores all of its tokens."
         )
     return ids[0]

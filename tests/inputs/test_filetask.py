@@ -463,6 +463,7 @@ def test_a_feature_is_a_class_and_not_a_number_or_a_name(tmp_path):
     ("entry", "words"),
     [
         ({"kind": "choice", "tokens": ["maybe", "no"]}, "needs one token and 'maybe' is 2 ([7, 8])"),
+        ({"kind": "choice", "tokens": ["maybe", "no"]}, "choice, logit_diff, value also take whole = true"),
         ({"kind": "choice", "tokens": ["", "no"]}, "needs one token and '' is 0 ([])"),
         ({"kind": "choice", "tokens": ["yes"]}, "of kind choice takes at least 2 tokens; found 1"),
         ({"kind": "choice"}, "of kind choice takes at least 2 tokens; found 0"),
