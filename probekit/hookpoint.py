@@ -64,6 +64,12 @@ def after_blocks(hooks: Sequence[str]) -> list[str]:
     return [hook for hook in hooks if hook.endswith(f".{_PARTS[-1]}")] or list(hooks)
 
 
+def spread(n_layers: int, n: int) -> list[HookPoint]:
+    """The residual stream after n of the layers at even distances, the last one among them."""
+    layers = dict.fromkeys(round(n_layers * (i + 1) / n) - 1 for i in range(n))
+    return [HookPoint.within(layer, _PARTS[-1]) for layer in layers if layer >= 0]
+
+
 def n_matches(pattern: str, n_layers: int) -> int:
     """How many blocks of `n_layers` have the hook point that a pattern names; 1 for a plain name."""
     if "*" not in pattern:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from probekit.activations.capture import capture
 from probekit.errors import MissingExtra
-from probekit.hookpoint import HookPoint
+from probekit.hookpoint import HookPoint, spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.job import Job
 from probekit.jobs.runner import run_job
@@ -113,7 +113,8 @@ def measure_truth(
     loaded = load_model(model, device=device)
     asked = JobSpec.read_toml(SPEC).model_dump(mode="json", exclude_unset=True)
     asked["model"]["name"] = str(Path(model).resolve())
-    asked["read"]["hooks"] = [hook.name for hook in sites(loaded.n_layers, n_sites)]
+    sites = [HookPoint.within(0, "hook_resid_pre"), *spread(loaded.n_layers, n_sites)]
+    asked["read"]["hooks"] = [hook.name for hook in sites]
     spec = JobSpec.check(asked, "study")
     run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
     task = Job.load(spec, folder, device, loaded).task
@@ -125,12 +126,6 @@ def measure_truth(
         rows = seen.domain == family
         answers.append({"family": family} | _of_answers(says.law[rows, 0], is_true[rows], seen.group[rows]))
     return run, Findings(loaded.name, len(seen), tuple(_kept(run.records)), tuple(answers))
-
-
-def sites(n_layers: int, n: int) -> list[HookPoint]:
-    """What the first layer gets, and the residual stream after `n` layers evenly spread, the last one among them."""
-    after = sorted({round((i + 1) * n_layers / n) - 1 for i in range(n)})
-    return [HookPoint.within(0, "hook_resid_pre"), *(HookPoint.within(i, "hook_resid_post") for i in after if i >= 0)]
 
 
 def _of_answers(p_true: NDArray, is_true: NDArray, group: NDArray) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probekit.errors import UnknownHook
-from probekit.hookpoint import HookPoint, expand
+from probekit.hookpoint import HookPoint, expand, spread
 
 PARTS = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out")
 FORWARD = [
@@ -62,3 +62,9 @@ def test_one_unknown_name_among_good_ones_is_not_dropped():
 def test_a_model_without_hooks_has_no_hint():
     with pytest.raises(UnknownHook, match=r"^the model has no hook point 'hook_embed'\.$"):
         expand("hook_embed", [])
+
+
+def test_layers_at_even_distances_end_with_the_last_one():
+    assert [hook.layer for hook in spread(30, 4)] == [7, 14, 21, 29]
+    assert [hook.layer for hook in spread(30, 6)] == [4, 9, 14, 19, 24, 29]
+    assert [hook.name for hook in spread(2, 4)] == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

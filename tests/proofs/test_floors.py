@@ -121,11 +121,6 @@ def test_the_shortest_texts_come_first(monkeypatch):
     assert model.shortest(Path(), 2) == ["6_hist_fig_isamerican", "7_hist_fig_ispolitician"]
 
 
-def test_layers_stand_at_even_distances():
-    assert model.hooks_of(30) == [f"blocks.{layer}.hook_resid_post" for layer in (4, 9, 14, 19, 24, 29)]
-    assert model.hooks_of(2) == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
-
-
 def test_a_model_reads_a_task_beside_its_floor(folder, tmp_path):
     """No text is on two sides, so that drawn labels of repeated texts are nobody's to know."""
     checkpoints.write(tmp_path / "small", "gpt2", tokenizer=checkpoints.pieces(), d_model=8, n_ctx=64)

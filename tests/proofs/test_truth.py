@@ -8,7 +8,7 @@ import checkpoints
 from probekit.errors import MissingExtra
 from probekit.proofs import truth
 from probekit.proofs.statements import make_statements
-from probekit.proofs.truth import Findings, _of_answers, bundled_model, closing, figures_of, sites, tables
+from probekit.proofs.truth import Findings, _of_answers, bundled_model, closing, figures_of, tables
 
 DRAW = np.random.default_rng(0)
 
@@ -22,12 +22,6 @@ def test_answers_are_scored_as_scikit_learn_does():
     assert said["true"][0] == pytest.approx((p_true > 0.5).mean())
     for value, low, high in said.values():
         assert low < value < high
-
-
-def test_sites_are_spread_over_the_layers():
-    assert [hook.layer for hook in sites(30, 4)] == [0, 7, 14, 21, 29]
-    assert [hook.layer for hook in sites(2, 4)] == [0, 0, 1]
-    assert sites(30, 4)[0].name == "blocks.0.hook_resid_pre"
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.hookpoint import HookPoint
+from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.probe import probe
 from probekit.model.loading import load_model
@@ -81,12 +81,6 @@ def some_rows(label: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate([generator.permutation(np.flatnonzero(label == side))[: n // 2] for side in (0, 1)]))
 
 
-def hooks_of(n_layers: int) -> list[str]:
-    """Six layers at even distances, the last one among them."""
-    layers = dict.fromkeys(round(n_layers * (i + 1) / N_SITES) - 1 for i in range(N_SITES))
-    return [str(HookPoint.within(layer, "hook_resid_post")) for layer in layers if layer >= 0]
-
-
 @cache
 def _loaded(model: str) -> Model:
     return load_model(model)
@@ -99,7 +93,7 @@ def _measure_unit(unit: ModelUnit) -> pd.DataFrame:
     file.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({TEXT: [rows.texts[i] for i in kept], LABEL: rows.label[kept]}).to_csv(file, index=False)
     found = probe(
-        model, file, label=LABEL, text=TEXT, group=TEXT, hooks=hooks_of(model.n_layers), levels=LEVELS,
+        model, file, label=LABEL, text=TEXT, group=TEXT, hooks=list(map(str, spread(model.n_layers, N_SITES))), levels=LEVELS,
         root=unit.root / "probes", store=unit.root / "activations", progress=False, controls=(), n_permutations=0,
         falls=False,
     )  # fmt: skip
