@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probekit.fit.frame import Frame
+from probekit.fit.frame import Frame, eigh
 from probekit.fit.gaussian import is_value
 from probekit.fit.readout import Readout, Rows
 from probekit.fit.solvers.descent import descend
@@ -54,7 +54,7 @@ def lda(
     out.
     """
     z = (rows.z - rows.z.mean(0)).double()
-    own, axes = (variance.double(), None) if variance is not None else torch.linalg.eigh(z.T @ z / len(z))
+    own, axes = (variance.double(), None) if variance is not None else eigh(z.T @ z / len(z))
     own = own.clamp_min(0)
     part = ledoit_wolf(z, own, d) if shrinkage is None else shrinkage
     root = ((1 - part) * own + part * own.sum() / d).sqrt().clamp_min(1e-12)[:, None]

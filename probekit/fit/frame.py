@@ -122,7 +122,7 @@ def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[
     gram = gram.triu() + gram.triu(1).T
     if not bool(torch.isfinite(gram).all()):
         raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")
-    values, vectors = _eigh(gram / n)
+    values, vectors = eigh(gram / n)
     values, vectors, unit = _kept(values, vectors)
     length = (n * values).sqrt().clamp_min(1e-30)
     frame = Frame(mean, vectors / (length * unit), (values / unit**2).clamp_min(1e-12).float(),
@@ -155,7 +155,7 @@ def frame_of(mean: Float[Tensor, " d"], moment: Float[Tensor, "d d"]) -> Frame:
     The median, because a ridge is meant for the typical direction: real models have a few coordinates a thousand times
     as large as the rest, and beside their mean everything else would be regularised away.
     """
-    values, vectors, unit = _kept(*_eigh(moment))
+    values, vectors, unit = _kept(*eigh(moment))
     return Frame(mean.float(), (vectors / unit).float(), (values / unit**2).clamp_min(1e-12).float(), 1 / float(unit))
 
 
@@ -168,7 +168,7 @@ def _kept(values: Float[Tensor, " c"], vectors: Float[Tensor, "c c"]) -> tuple[T
     return values[kept], vectors[:, kept], values[kept].median().clamp_min(1e-30).sqrt()
 
 
-def _eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+def eigh(moment: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Eigenvalues, ascending, and eigenvectors. Divide and conquer fails on one in a hundred matrices of low rank."""
     try:
         return torch.linalg.eigh(moment)

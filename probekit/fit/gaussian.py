@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 4_096  # rows that are upcast to float64 at a time
+from probekit.fit.frame import MOMENT_BLOCK, eigh, moments
+
 ALL_SAID = 1e-9  # of what the floor says, the part beyond the coordinates below which its coefficient is not told apart
 
 
@@ -43,16 +44,11 @@ class Normal:
         sides = torch.cat([y, floor]).double()
         means = sides.mean(1)
         sides = sides - means[:, None]
-        z_mean = torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
-        for rows in z.split(BLOCK):
-            z_mean += rows.double().sum(0) / n
-        gram = torch.zeros(z.shape[1], z.shape[1], dtype=torch.float64, device=z.device)
+        z_mean, moment = moments(z)
         cross = torch.zeros(z.shape[1], 2 * t, dtype=torch.float64, device=z.device)
-        for rows, some in zip(z.split(BLOCK), sides.split(BLOCK, 1), strict=True):
-            centred = rows.double() - z_mean
-            gram.addmm_(centred.T, centred, alpha=1 / n)
-            cross.addmm_(centred.T, some.T, alpha=1 / n)
-        own, axes = torch.linalg.eigh(gram)
+        for rows, some in zip(z.split(MOMENT_BLOCK), sides.split(MOMENT_BLOCK, 1), strict=True):
+            cross.addmm_((rows.double() - z_mean).T, some.T, alpha=1 / n)
+        own, axes = eigh(moment)
         told, beside = (axes.T @ cross).split(t, 1)
         number, said = sides.split(t)
         square, both = (said**2).mean(1), (said * number).mean(1)
@@ -94,7 +90,8 @@ def choose(
     for normal, (z, y, floor) in zip(normals, held_out, strict=True):
         weight, bias, scale = normal.solve(asked[:, None].expand(-1, t))
         lost[0] += ((y - floor) ** 2).double().mean(1)
-        for rows, number, said in zip(z.split(BLOCK), y.split(BLOCK, 1), floor.split(BLOCK, 1), strict=True):
+        parts = z.split(MOMENT_BLOCK), y.split(MOMENT_BLOCK, 1), floor.split(MOMENT_BLOCK, 1)
+        for rows, number, said in zip(*parts, strict=True):
             found = torch.einsum("ltr,nr->ltn", weight, rows.double()) + bias[..., None] + scale[..., None] * said
             lost[1:] += ((number - found) ** 2).sum(2) / len(z)
     best: Int[Tensor, " t"] = lost.argmin(0)

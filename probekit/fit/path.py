@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.gaussian import choose, is_value
+from probekit.fit.gaussian import Normal, choose, is_value
 from probekit.fit.readout import (
     TOLERANCE,
     OpenRidge,
@@ -93,7 +93,8 @@ def fit_path(
 ) -> Readout:
     """The readout of the ridge, per target, that does best on the selection rows, from the floor itself on."""
     if is_value(fit.law):
-        return _of_value(fit, [fit], [select], lambdas)
+        normal = normal_of(fit)
+        return fit_value(normal, _ridge_of_value([normal], [select], lambdas))
     n_outcomes, t, _ = fit.law.shape
     floor = Readout.nothing(n_outcomes, t, fit.z.shape[1], fit.z)
     setup = OpenRidge.of(fit, variance)
@@ -120,7 +121,7 @@ def fit_nested(
         return fit_path(fit, select, variance, lambdas, tolerance)
     if is_value(whole.law):
         fits, held_out = ([take(whole, pair[side]) for pair in inner] for side in (0, 1))
-        return _of_value(whole, fits, held_out, lambdas)
+        return fit_value(normal_of(whole), _ridge_of_value(list(map(normal_of, fits)), held_out, lambdas))
     r = whole.z.shape[1]
     setup, chosen = _over_folds(whole, inner, variance, lambdas, tolerance)
     ridge = chosen.ridge[:t]
@@ -158,8 +159,9 @@ def fit_apart(
     t = whole.law.shape[1]
     if is_value(whole.law):
         fits, held_out = ([take(whole, pair[side]) for pair in pairs] for side in (0, 1))
-        ridge = choose([normal_of(rows) for rows in fits], [(h.z, h.law[0], h.beside[0]) for h in held_out], lambdas)
-        return [_value_at(rows, ridge) for rows in fits]
+        normals = [normal_of(rows) for rows in fits]
+        ridge = _ridge_of_value(normals, held_out, lambdas)
+        return [fit_value(normal, ridge) for normal in normals]
     _, chosen = _over_folds(whole, pairs, variance, lambdas, tolerance)
     return [chosen.take(torch.arange(i * t, (i + 1) * t, device=whole.z.device)) for i in range(len(pairs))]
 
@@ -180,21 +182,9 @@ def _over_folds(
     return setup, walk(problem, nothing, lambdas)
 
 
-def _of_value(every: Rows, fits: Sequence[Rows], held_out: Sequence[Rows], lambdas: Sequence[float]) -> Readout:
-    """Readouts of numbers from all rows, at the ridge that does best over pairs of rows to fit and held out."""
-    normals = [normal_of(rows) for rows in fits]
-    return _value_at(every, choose(normals, [(rows.z, rows.law[0], rows.beside[0]) for rows in held_out], lambdas))
-
-
-def _value_at(every: Rows, ridge: Float[Tensor, " t"]) -> Readout:
-    """Readouts of numbers from these rows at a ridge of each target, infinite where the floor is the answer."""
-    n_outcomes, t, _ = every.law.shape
-    known = Readout.nothing(n_outcomes, t, every.z.shape[1], every.z)
-    at = torch.nonzero(torch.isfinite(ridge)).flatten()
-    if not len(at):
-        return known
-    some = Rows(every.z, every.law[:, at], None if every.offset is None else every.offset[:, at])
-    return known.put(at, fit_value(some, ridge[at]))
+def _ridge_of_value(normals: Sequence[Normal], held_out: Sequence[Rows], lambdas: Sequence[float]) -> Tensor:
+    """[t]: of numbers the ridge that does best over pairs of rows to fit and held out."""
+    return choose(normals, [(rows.z, rows.law[0], rows.beside[0]) for rows in held_out], lambdas)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def fit_readout(
     """
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
     if is_value(law):
-        return fit_value(Rows(z, law, offset), per_target)
+        return fit_value(normal_of(Rows(z, law, offset)), per_target)
     setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerated(tolerance, len(law))
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
@@ -170,10 +170,11 @@ def fit_readout(
     return found
 
 
-def fit_value(rows: Rows, ridge: Float[Tensor, " t"]) -> Readout:
-    """The readout of least squared error plus ridge, of numbers. Raises FitError where something is not finite."""
-    weight, bias, scale = (part[0].float() for part in normal_of(rows).solve(ridge[None]))
-    return Readout(weight[None], bias[None], scale, ridge.clone())
+def fit_value(normal: Normal, ridge: Float[Tensor, " t"]) -> Readout:
+    """The readout of least squared error plus ridge, of numbers; of an infinite ridge the floor itself."""
+    weight, bias, scale = (part[0].float() for part in normal.solve(ridge[None]))
+    known = torch.isfinite(ridge)
+    return Readout(weight[None], torch.where(known, bias, 0.0)[None], torch.where(known, scale, 1.0), ridge.clone())
 
 
 def normal_of(rows: Rows) -> Normal:
