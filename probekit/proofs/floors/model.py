@@ -92,8 +92,9 @@ def _measure_unit(unit: ModelUnit) -> pd.DataFrame:
     file = unit.root / "texts" / f"{unit.task}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({TEXT: [rows.texts[i] for i in kept], LABEL: rows.label[kept]}).to_csv(file, index=False)
+    hooks = [hook.name for hook in spread(model.n_layers, N_SITES)]
     found = probe(
-        model, file, label=LABEL, text=TEXT, group=TEXT, hooks=list(map(str, spread(model.n_layers, N_SITES))), levels=LEVELS,
+        model, file, label=LABEL, text=TEXT, group=TEXT, hooks=hooks, levels=LEVELS,
         root=unit.root / "probes", store=unit.root / "activations", progress=False, controls=(), n_permutations=0,
         falls=False,
     )  # fmt: skip
