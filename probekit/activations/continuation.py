@@ -1,7 +1,6 @@
 """Continuation: what a model writes after each place that is read, counted by rules and kept in the store."""
 
-import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 from probekit.model.generation import generate, manner
 from probekit.model.model import Model
-from probekit.model.reading import batches, out_of_memory
+from probekit.model.reading import batches, halving
 from probekit.records import digest
 from probekit.storage.shards import Shape
 from probekit.storage.store import row_ranges
@@ -73,28 +72,20 @@ def _count(
     length = np.zeros_like(position) if manner(model, backend).padded else position
     alike = [np.flatnonzero(length == at) for at in np.unique(length)[::-1]]
     size = (position + 1 + made.n_tokens) * max(1, made.samples)
-    stack = [part[i].tolist() for part in alike for i in batches(size[part], batch_tokens)][::-1]
-    while stack:
-        batch, written = stack.pop(), None
+    waiting = [part[i].tolist() for part in alike for i in batches(size[part], batch_tokens)]
+
+    def run(batch: Sequence[int]) -> Tensor:
         tokens = [task.tokens[int(example[i])][: int(position[i]) + 1] for i in batch]
         # A generator per row: what is drawn does not depend on the rows beside it.
         draws = [np.random.default_rng([made.seed, int(rows[i])]).random((made.samples, made.n_tokens)) for i in batch]
         given = torch.from_numpy(np.stack(draws)) if made.samples else None
-        try:
-            written = generate(model, tokens, made.n_tokens, given, made.temperature, backend)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        if written is None:  # outside the except block: inside it the traceback keeps the tensors alive
-            gc.collect()
-            if len(batch) == 1:
-                raise BadInput(
-                    f"out of memory while writing after one example of {len(tokens[0])} tokens, "
-                    f"{max(1, made.samples)} times at once: shorten it, or ask for fewer samples."
-                )
-            half = len(batch) // 2
-            stack += [batch[half:], batch[:half]]
-            continue
+        return generate(model, tokens, made.n_tokens, given, made.temperature, backend)
+
+    def alone(i: int) -> str:
+        return (f"writing after one example of {int(position[i]) + 1} tokens, {max(1, made.samples)} times at once: "
+                "shorten it, or ask for fewer samples.")  # fmt: skip
+
+    for batch, written in halving(waiting, run, alone):
         for i, samples in zip(batch, written.tolist(), strict=True):
             for ids in samples:
                 text = model.tokenizer.decode(ids, skip_special_tokens=True)

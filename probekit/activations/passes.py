@@ -77,7 +77,7 @@ class CapturePass:
             self.shard_rows,
         )
         sites = self.store.group(self.key, self.spec, shapes, ranges) if missing else None
-        steps = _Steps(progress)
+        steps = Steps(progress)
         reductions = self._find_outcomes(unread, ranges, steps)
         laws = {}
         for reduction in reductions:
@@ -143,7 +143,7 @@ class CapturePass:
         return {"backend": self.backend.name, **(self.store.note(self.key, names[0]) if names else {}), **counts}
 
     def _pass(self, writer: Writer, span: Range, names: Sequence[str], sinks: Mapping[Any, Sequence[str]],
-              reductions: Sequence[Reduction], steps: "_Steps") -> None:  # fmt: skip
+              reductions: Sequence[Reduction], steps: "Steps") -> None:  # fmt: skip
         """Run the rows of one range and write them to `sinks`, activations and laws from the same forward."""
         kept = writer.begin(*span, sinks)
 
@@ -177,7 +177,7 @@ class CapturePass:
         return span[1] - span[0], int(sum(len(self.task.tokens[e]) for e in examples))
 
     def _find_outcomes(
-        self, reductions: Sequence[Reduction], ranges: Sequence[Range], steps: "_Steps"
+        self, reductions: Sequence[Reduction], ranges: Sequence[Range], steps: "Steps"
     ) -> list[Reduction]:
         """Settle the outcomes of laws over a large vocabulary: one pass over the logits for all of them together."""
         kept = {reduction: self._kept(reduction) for reduction in reductions if reduction.groups is None}
@@ -247,7 +247,7 @@ def telling_of_writing(spec: BehaviourSpec, progress: Progress | None) -> Callab
     return lambda done, n: progress(Step(done, n, done * each, n * each, time.monotonic() - started))
 
 
-class _Steps:
+class Steps:
     """Counts what was run and reports it."""
 
     def __init__(self, progress: Progress | None) -> None:

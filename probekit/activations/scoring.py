@@ -4,8 +4,6 @@ One forward per text or answer, of which only the logits of the scored positions
 them at a time. An example has one value, which is stored at each of its rows.
 """
 
-import gc
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +15,12 @@ from torch import Tensor
 
 from probekit.activations.keys import digest_rows
 from probekit.activations.laws import ENTRIES_AT_ONCE
-from probekit.activations.passes import Progress, Step, ranges_by_example
+from probekit.activations.passes import Progress, Steps, ranges_by_example
 from probekit.errors import BadInput
 from probekit.model.model import Model
-from probekit.model.reading import out_of_memory, pad_right
+from probekit.model.reading import halving, pad_right
 from probekit.records import digest
-from probekit.storage.shards import Range, Shape
+from probekit.storage.shards import Shape
 from probekit.task import Behaviour, BehaviourSpec, Scoring, Task
 
 SHARD_ROWS = 1024  # at most this much scoring is lost by an interruption
@@ -88,21 +86,22 @@ def scored(
     """Of kind logprob a number, in nats; of value the first answer's less the second's; of choice and logit_diff the
     law among answers that are whole texts.
 
-    store, key, description, rows: where `capture` keeps what it finds. backend: the forward that scores, the key's.
-    Raises what `check_scoring` raises, and BadInput for logits that are not finite.
+    spec: one that `check_scoring` passed. store, key, description, rows: where `capture` keeps what it finds. backend:
+    the forward that scores, the key's. Raises BadInput for logits that are not finite.
     """
-    scoring = check_scoring(model, task, spec)
+    scoring = spec.scored
     name, k = stored_as(scoring), 1 if scoring.answers is None else len(scoring.answers[0])
     shape = {name: Shape(k + 1)}
     if name not in store.names(key):
         example = task.row_example
         group = store.group(key, dict(description), shape, ranges_by_example(example, shape, SHARD_ROWS))
-        open_ranges = group.missing()
-        told = _Told(progress, task, scoring, open_ranges)
+        open_ranges, steps = group.missing(), Steps(progress)
+        open_ones = np.unique(np.concatenate([example[slice(*span)] for span in open_ranges])).tolist()
+        steps.expect((1, len(piece.ids)) for i in open_ones for piece in _pieces(task, scoring, i))
         for start, stop in open_ranges:
             examples, place = np.unique(example[start:stop], return_inverse=True)
             found = _score(
-                model, [p for i in examples.tolist() for p in _pieces(task, scoring, i)], backend, batch_tokens, told
+                model, [p for i in examples.tolist() for p in _pieces(task, scoring, i)], backend, batch_tokens, steps
             )
             table = np.concatenate([found[:, 0].reshape(-1, k), found[::k, 1:]], 1)[place]
             with group.shard(start, stop) as stream:
@@ -150,29 +149,21 @@ def _pieces(task: Task, scoring: Scoring, i: int) -> list[_Piece]:
 
 
 def _score(
-    model: Model, pieces: Sequence[_Piece], backend: str, batch_tokens: int, told: "_Told"
+    model: Model, pieces: Sequence[_Piece], backend: str, batch_tokens: int, steps: Steps
 ) -> NDArray[np.float64]:
     """[n, 2]: the sum of each piece's log-probabilities and the likeliest token at its start."""
     out = np.empty((len(pieces), 2))
     most = MOST_LOGITS[model.device.type != "cpu"] // model.d_vocab
-    stack = _batches(pieces, batch_tokens, most)[::-1]
-    while stack:
-        batch, found = stack.pop(), None
-        try:
-            found = _run(model, [pieces[i] for i in batch], backend, max(1, most // len(batch)))
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        if found is None:  # outside the except block: inside it the traceback keeps the tensors alive
-            gc.collect()
-            if len(batch) == 1:
-                raise BadInput(f"out of memory while one text of {len(pieces[batch[0]].ids)} tokens is scored: shorten "
-                               "it.")  # fmt: skip
-            half = len(batch) // 2
-            stack += [batch[half:], batch[:half]]
-            continue
+
+    def run(batch: Sequence[int]) -> NDArray[np.float64]:
+        return _run(model, [pieces[i] for i in batch], backend, max(1, most // len(batch)))
+
+    def alone(i: int) -> str:
+        return f"one text of {len(pieces[i].ids)} tokens is scored: shorten it."
+
+    for batch, found in halving(_batches(pieces, batch_tokens, most), run, alone):
         out[batch] = found
-        told.add([pieces[i] for i in batch])
+        steps.add(len(batch), sum(len(pieces[i].ids) for i in batch))
     return out
 
 
@@ -221,19 +212,3 @@ def _summed(logits: Tensor, targets: Tensor) -> float:
         found = part.gather(1, wanted[:, None])[:, 0] - torch.logsumexp(part, 1)
         total += float(found.double().sum())
     return total
-
-
-class _Told:
-    """Counts the texts that were scored, of those to be, and reports it."""
-
-    def __init__(self, progress: Progress | None, task: Task, scoring: Scoring, ranges: Sequence[Range]) -> None:
-        self._report, self._started, self._done = progress, time.monotonic(), np.zeros(2, np.int64)
-        open_ones = {int(i) for start, stop in ranges for i in task.row_example[start:stop]} if progress else ()
-        sizes = [(1, len(piece.ids)) for i in open_ones for piece in _pieces(task, scoring, i)]
-        self._expected = np.sum([*sizes, (0, 0)], axis=0)
-
-    def add(self, pieces: Sequence[_Piece]) -> None:
-        self._done += (len(pieces), sum(len(piece.ids) for piece in pieces))
-        if self._report:
-            (done, run), (n, n_tokens) = self._done.tolist(), self._expected.tolist()
-            self._report(Step(done, n, run, n_tokens, time.monotonic() - self._started))

@@ -2,9 +2,9 @@
 
 import gc
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Room = Callable[[int], Mapping[str, Tensor]]
 Skip = Callable[[NDArray[np.int64], int], bool]
+T = TypeVar("T")
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new
@@ -195,6 +196,31 @@ def batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
         groups.append(order[at : at + size])
         at += size
     return groups
+
+
+def halving(
+    waiting: Sequence[Sequence[int]], run: Callable[[Sequence[int]], T], alone: Callable[[int], str]
+) -> Iterator[tuple[Sequence[int], T]]:
+    """Each batch with what `run` gives for it; one that runs out of memory is halved.
+
+    Raises BadInput where a single one does not fit. alone: what was done with it, and what to do.
+    """
+    stack = list(waiting)[::-1]
+    while stack:
+        batch, found = stack.pop(), None
+        try:
+            found = run(batch)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        if found is None:  # outside the except block: inside it the traceback keeps the tensors alive
+            gc.collect()
+            if len(batch) == 1:
+                raise BadInput(f"out of memory while {alone(batch[0])}")
+            half = len(batch) // 2
+            stack += [batch[half:], batch[:half]]
+            continue
+        yield batch, found
 
 
 def out_of_memory(error: Exception) -> bool:
