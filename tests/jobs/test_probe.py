@@ -21,18 +21,26 @@ WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.
 QUICK = {"outer_folds": 3, "inner_folds": 1, "n_permutations": 19, "levels": ("prior", "baseline", "linear")}
 
 
+def write_csv(path, columns, rows):
+    """A CSV file of these rows, and its path."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def some_words(draw, n=4):
+    return [draw.choice(WORDS) for _ in range(n)]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """A label that the last word decides, of texts in groups of four, read from a random checkpoint."""
     folder = tmp_path_factory.mktemp("probe")
     checkpoints.write(folder / "model", "gpt2")
     draw = random.Random(0)
-    with (folder / "my file.csv").open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["statement", "kind", "topic"])
-        for i in range(240):
-            words = [draw.choice(WORDS) for _ in range(4)]
-            out.writerow([" ".join(words), "early" if words[-1] < "m" else "late", i // 4])
+    texts = [some_words(draw) for _ in range(240)]
+    rows = [(" ".join(words), "early" if words[-1] < "m" else "late", i // 4) for i, words in enumerate(texts)]
+    write_csv(folder / "my file.csv", ["statement", "kind", "topic"], rows)
     model = pk.load_model(folder / "model")
     asked = {"text": "statement", "label": "kind", "group": "topic", "root": folder / "runs", "store": folder / "store"}
     return folder, model, asked, pk.probe(model, folder / "my file.csv", **asked, **QUICK, progress=False)
@@ -112,12 +120,10 @@ def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
     """A number that the last word decides, and a part that nobody knows: R2 is told where AUROC would be."""
     checkpoints.write(tmp_path / "model", "gpt2")
     draw = random.Random(1)
-    with (tmp_path / "years.csv").open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["statement", "year", "topic"])
-        for i in range(300):
-            words = [draw.choice(WORDS) for _ in range(4)]
-            out.writerow([" ".join(words), 1900 + 50 * (words[-1] < "m") + draw.gauss(0, 5), i // 3])
+    texts = [some_words(draw) for _ in range(300)]
+    years = [1900 + 50 * (words[-1] < "m") + draw.gauss(0, 5) for words in texts]
+    rows = [(" ".join(words), year, i // 3) for i, (words, year) in enumerate(zip(texts, years, strict=True))]
+    write_csv(tmp_path / "years.csv", ["statement", "year", "topic"], rows)
     probe = pk.probe(
         tmp_path / "model", tmp_path / "years.csv", text="statement", label="year", kind="value", group="topic",
         root=tmp_path / "runs", store=tmp_path / "store", progress=False, **QUICK,
@@ -126,8 +132,7 @@ def test_a_number_of_each_text_is_read_beside_the_input(tmp_path):
     assert frame["auroc"].isna().all() and frame["accuracy"].isna().all()
     assert frame["r2"].iloc[0] > 0.4 and frame["floor_r2"].between(0, 1).all()
     scores = probe.scores()
-    with (tmp_path / "years.csv").open() as file:
-        year = np.array([float(row["year"]) for row in csv.DictReader(file)])
+    year = np.array(years)
     for hook, told in zip(frame["hook"], frame["r2"], strict=True):
         missed = (scores[hook].to_numpy() - year) ** 2
         assert 1 - missed.mean() / year.var() == pytest.approx(told, abs=1e-5), "in the column's own units"
@@ -142,12 +147,8 @@ def test_a_pair_is_read_without_a_label_of_its_own(tmp_path):
     """Which of two columns a text is from: here its last word says so."""
     checkpoints.write(tmp_path / "model", "gpt2")
     draw = random.Random(0)
-    with (tmp_path / "pairs.csv").open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["good", "bad"])
-        for _ in range(60):
-            start = " ".join(draw.choice(WORDS) for _ in range(3))
-            out.writerow([f"{start} paris", f"{start} madrid"])
+    starts = [" ".join(some_words(draw, 3)) for _ in range(60)]
+    write_csv(tmp_path / "pairs.csv", ["good", "bad"], [(f"{start} paris", f"{start} madrid") for start in starts])
     model = pk.load_model(tmp_path / "model")
     asked = {"root": tmp_path / "runs", "store": tmp_path / "store", "progress": False, **QUICK}
     found = pk.probe(model, tmp_path / "pairs.csv", pair=["good", "bad"], hooks=["blocks.0.hook_resid_post"], **asked)

@@ -24,7 +24,7 @@ from probekit.metrics.auroc import auroc
 from probekit.metrics.splits import Split, splits_by_group
 from probekit.model.loading import load_model
 from probekit.model.model import Model
-from probekit.model.reading import batches, most_tokens
+from probekit.model.reading import batches, most_tokens, pad_right
 from probekit.proofs.bench import Row
 from probekit.proofs.statements import write_statements
 from probekit.results.tables import layers
@@ -97,11 +97,7 @@ def _forwards(model: Model, task: Task) -> None:
     """Every text through the model in the batches of a capture, nothing kept."""
     lengths = np.asarray([len(row) for row in task.tokens])
     for examples in batches(lengths, most_tokens(model, BATCH_TOKENS)):
-        longest = int(lengths[examples].max())
-        ids = torch.zeros(len(examples), longest, dtype=torch.long)
-        for row, example in zip(ids, examples, strict=True):
-            row[: lengths[example]] = torch.from_numpy(task.tokens[example])
-        mask = (torch.arange(longest) < torch.from_numpy(lengths[examples])[:, None]).long()
+        ids, mask = pad_right(model, [task.tokens[i] for i in examples])
         with model.hooked({}, "hf"):
             model.forward(ids, mask, torch.from_numpy(np.unique(lengths[examples] - 1)), backend="hf")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from probekit.results.looks import PALETTES, RED
+from probekit.results.text import markdown
 
 NEAR = 0.02  # of AUC: as good as, for whoever reports two figures
 WIDTH, HEIGHT, LEFT, TOP, SIDE = 720, 736, 74, 64, 600
@@ -85,23 +86,22 @@ def _facts_of_model(read: pd.DataFrame) -> dict[str, str]:
 
 def model_table(rows: pd.DataFrame) -> str:
     """The tasks that a model read, as a table in Markdown."""
-    out = ["| task | rows | texts | floor AUROC | probe AUROC | FBU | 95 % |", "|---|---|---|---|---|---|---|"]
+    out = []
     for row in rows[rows["n"].notna()].sort_values("length", kind="stable").to_dict("records"):
         known = pd.notna(row["fbu"])
         value, interval = (f"{row['fbu']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}") if known else ("NA", "")
         name = row["task"].replace("_", " ")
         cells = (name, f"{int(row['n']):,}", f"{int(row['groups']):,}", _auc(row["floor_auroc"]), _auc(row["auroc"]))
-        out.append(f"| {' | '.join((*cells, value, interval))} |")
-    return "\n".join(out)
+        out.append((*cells, value, interval))
+    return markdown(["task", "rows", "texts", "floor AUROC", "probe AUROC", "FBU", "95 %"], out)
 
 
 def text_table(rows: pd.DataFrame) -> str:
     """All tasks, as a table in Markdown: the floor, its spread, what is left of it on unseen texts, and published."""
-    out = ["| task | floor | sd | unseen texts | embedding | layer 9 | layer 20 |", "|---|---|---|---|---|---|---|"]
-    for row in rows.to_dict("records"):
-        figures = (row[name] for name in ("floor", "sd", "floor_unseen", "embedding", "layer_9", "layer_20"))
-        out.append(f"| {row['task'].replace('_', ' ')} | {' | '.join(map(_auc, figures))} |")
-    return "\n".join(out)
+    figures = ("floor", "sd", "floor_unseen", "embedding", "layer_9", "layer_20")
+    columns = ["task", "floor", "sd", "unseen texts", "embedding", "layer 9", "layer 20"]
+    cells = ((row["task"].replace("_", " "), *(_auc(row[name]) for name in figures)) for row in rows.to_dict("records"))
+    return markdown(columns, cells)
 
 
 def _auc(value: float) -> str:
