@@ -12,7 +12,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos, templates
-from probekit.inputs.folders import beside, is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.positions import parse_places
 from probekit.spec import JobSpec
@@ -137,6 +137,9 @@ def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
         return {}, None
     if is_gguf(folder):
         return config_of_head(read_head(folder)), None
+    changed = adapter_base(folder)
+    if changed is not None and changed != str(folder):
+        return config_of(changed, base)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from probekit.errors import BadInput, MissingExtra, first_line
-from probekit.inputs.folders import is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, is_gguf, model_folder
 from probekit.inputs.gguf import read_head
 from probekit.inputs.text import BOS
+from probekit.model.adapters import merge_adapter, without_adapter
 from probekit.model.model import Model
 from probekit.model.planted import native
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -32,9 +36,10 @@ def load_model(
     """Load a bundled testbed, a folder in Hugging Face format, a GGUF file, or a model of the hub by name.
 
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
-    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. revision: of a hub
-    model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput
-    when it cannot be had, MissingExtra for a GGUF file without that package.
+    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
+    weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
+    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput
+    when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")
@@ -51,9 +56,7 @@ def load_model(
     if folder and is_gguf(folder):
         hf, tokenizer = _load_gguf(folder, DTYPES[dtype])
     else:
-        if folder:
-            _check_weights(folder)
-        hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
+        hf = _load_weights(name, folder, revision, DTYPES[dtype])
         tokenizer = _load_tokenizer(source, folder, revision)
     hf = hf.to(device).eval()
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
@@ -130,10 +133,28 @@ def _unpacked(hf: Any, dtype: torch.dtype) -> Any:
     return hf.to(dtype)
 
 
-def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
+def _load_weights(name: str, folder: Path | None, revision: str | None, dtype: torch.dtype) -> Any:
+    """The network of a folder, or of the hub's `name`, with the adapter that belongs to it."""
+    base = adapter_base(folder) if folder else None
+    if folder is None or base is None:
+        if folder:
+            _check_weights(folder)
+        return _load_plain(name, str(folder or name), folder is not None, revision, dtype)
+    if base == str(folder):
+        _check_weights(folder)
+        with without_adapter(folder) as whole:
+            return merge_adapter(_load_plain(name, str(whole), True, None, dtype), folder)
+    other = model_folder(base)
+    if other is not None and adapter_base(other) is not None:
+        raise BadInput(f"the adapter in {folder} changes {base}, which has an adapter too: merge that one first.")
+    return merge_adapter(_load_weights(base, other, None, dtype), folder)
+
+
+def _load_plain(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -144,6 +165,8 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
             f"'{name}' is no folder and no bundled testbed, and the Hugging Face hub did not give it "
             f"({first_line(error)}): check the name and the network, or give a local folder."
         ) from None
+    if not local and find_adapter_config_file(source, revision=revision) is not None:
+        raise BadInput(f"the hub's {name} has an adapter: download it, and give the folder it is then in.")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a library prints nothing
     try:
@@ -151,6 +174,13 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
             source, config=config, revision=revision, dtype=dtype, attn_implementation="eager", use_safetensors=True,
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
+    except ImportError as error:
+        # A checkpoint of packed weights says which package unpacks them; what follows the first line is a traceback.
+        packed = (getattr(config, "quantization_config", None) or {}).get("quant_method", "an unknown method")
+        raise MissingExtra(
+            f"{name} has weights packed by {packed}, which take a package that is not installed "
+            f"({first_line(error)}): install it, or give a checkpoint that is not packed."
+        ) from None
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BadInput(f"{name} cannot be loaded as a causal language model ({first_line(error)}).") from None
     finally:
@@ -161,7 +191,14 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
 
 
 def _check_complete(name: str, info: Mapping[str, Any]) -> None:
-    """Raise BadInput for weights that are not there: the library fills them with random numbers and only warns."""
+    """Raise BadInput for weights that are not there: the library fills them with random numbers and only warns.
+
+    Those that are there and have no place are told.
+    """
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        said = "%s: weights of the checkpoint that have no place in the model: %d, such as '%s'."
+        log.warning(said, name, len(unused), unused[0])
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise BadInput(f"{name} lacks {len(lacking)} weights that its configuration asks for, such as '{lacking[0]}'.")
