@@ -16,6 +16,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -87,6 +89,10 @@ def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model:
             # a window shorter than the context, so that the sliding layers really slide
             model = Gemma2ForCausalLM(
                 Gemma2Config(num_key_value_heads=2, head_dim=d_model // 4, sliding_window=8, **modern)
+            )
+        elif architecture == "mamba":
+            model = MambaForCausalLM(
+                MambaConfig(hidden_size=d_model, num_hidden_layers=n_layers, state_size=8, **common)
             )
         elif architecture == "bert":  # an encoder: every token sees every other
             model = BertLMHeadModel(BertConfig(**modern))
