@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -54,6 +55,14 @@ def _two(names: tuple[str, ...]) -> tuple[str, ...]:
         found = " and ".join(f"'{name}'" for name in names) or "none"
         raise BadInput(f'`pair` and `members` name two different columns, such as ["good", "bad"]; found {found}.')
     return names
+
+
+def _a_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f'`chat_time` is a date or a time, such as "2026-01-01"; found {text!r}.') from None
+    return text
 
 
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
@@ -181,6 +190,9 @@ class TaskSpec(_Strict):
     `truth`."""
     generation_prompt: bool | None = None
     """Whether the assistant's turn is opened after a chat. When absent, unless the assistant has the last word."""
+    chat_time: Annotated[str, AfterValidator(_a_time)] | None = None
+    """For a chat template that writes the date into every prompt: the one that it writes, `2026-01-01` or with a time
+    of day. Without it such a template is refused, since no prompt would be the same tomorrow."""
     spans: dict[str, str | tuple[str, str]] = {}
     """Named pieces of the text: a column that holds the piece, or columns of its first and last-plus-one character."""
     truncate: Literal["refuse", "right"] = "refuse"
@@ -219,8 +231,9 @@ class TaskSpec(_Strict):
         if len(named) != 1:
             found = " and ".join(named) or "none"
             raise BadInput(f"a file task names one of {', '.join(SOURCES)}; found {found}: name exactly one.")
-        if not self.source_is_chat and self.generation_prompt is not None:
-            raise BadInput(f"`generation_prompt` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
+        for key in ("generation_prompt", "chat_time"):
+            if not self.source_is_chat and getattr(self, key) is not None:
+                raise BadInput(f"`{key}` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
         if named[0] == "tokens" and self.spans:
             raise BadInput("`spans` are found in text, and this task reads token ids: use `position` or a mask.")
         return named[0]

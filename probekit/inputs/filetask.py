@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -255,11 +256,12 @@ def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str
     if spec.chat == ():
         raise BadInput("`chat` has no turns: give at least one {role, content}.")
     out, n_prompts, n_hidden = [], 0, 0
+    time = None if spec.chat_time is None else datetime.fromisoformat(spec.chat_time)
     for i, turns in enumerate(filled):
         chat = list(zip(roles, turns, strict=True)) if spec.chat else _messages(columns, i, spec.messages or "")
         wanted = chat[-1][0] != "assistant" if spec.generation_prompt is None else spec.generation_prompt
         try:
-            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted))
+            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted, time))
         except BadInput as error:
             raise BadInput(f"{columns.row(i)}: {error}") from None
         n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)

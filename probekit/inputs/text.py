@@ -1,8 +1,10 @@
 """Text: templates and chats as prompts, with every field's characters; prompts as tokens under a policy for BOS."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from string import Formatter
 from typing import Any
 
@@ -108,6 +110,8 @@ def render_chat(turns: Sequence[tuple[str, Prompt]], render: Callable[[list[dict
     return Prompt(text, marks)
 
 
+ASKS = re.compile(r"strftime_now\s*\(")  # how a chat template asks for the time
+CLOCK = re.compile(ASKS.pattern + r"""\s*(["'])(.*?)\1\s*\)""")
 BOS = ("exactly_one", "none", "as_is")
 _AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times the memory of the ids
 
@@ -189,19 +193,39 @@ class Encoder:
         """Ids of a piece of text as it stands, with nothing put around it."""
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
-    def chat(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool) -> str:
-        """Messages {role, content} as the tokenizer's own chat template writes them; BadInput has its reason."""
+    def chat(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool, time: datetime | None = None) -> str:
+        """Messages {role, content} as the tokenizer's own chat template writes them; BadInput has its reason.
+
+        time: what a template that asks for the time is told.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             raise BadInput(f"{self.name}'s tokenizer has no chat template: use `template` or `text`.")
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt
-            )
+                [dict(message) for message in messages], chat_template=self._template(time), tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )  # fmt: skip
+        except BadInput:
+            raise
         except Exception as error:
             # A chat template is a program of the tokenizer's makers and raises whatever it likes (jinja2, KeyError).
             reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             raise BadInput(f"{self.name}'s chat template refuses these messages ({reason}).") from None
         return str(rendered)
+
+    def _template(self, time: datetime | None) -> str:
+        """The chat template, told the time wherever it asks for it."""
+        template = self.tokenizer.get_chat_template()
+        if time is not None:
+            template = CLOCK.sub(lambda call: repr(time.strftime(call[2])), template)
+        if ASKS.search(template):
+            todo = f'set chat_time = "{datetime.now().date()}" in [task]' if time is None else (
+                "it does so in a way that `chat_time` does not answer; give the tokenizer another one")  # fmt: skip
+            raise BadInput(
+                f"{self.name}'s chat template writes the time into every prompt (strftime_now), so that nothing "
+                f"captured today would be found again tomorrow: {todo}."
+            )
+        return template
 
     def _raw(self, texts: Sequence[str], special: bool):
         """(ids, offsets) of each text."""

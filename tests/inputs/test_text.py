@@ -169,6 +169,27 @@ def test_a_template_per_turn_is_the_same_chat_as_its_messages(tmp_path):
     assert answered.audit["n_generation_prompts"] == 0
 
 
+def test_a_chat_template_with_a_clock_is_told_the_time(tmp_path):
+    clocked = checkpoints.pieces()
+    clocked.chat_template = "{{ strftime_now('%d %b %Y, %H') }} " + checkpoints.CHAT
+    encoder = Encoder(clocked, n_ctx=80, name="tiny")
+    with pytest.raises(BadInput, match=r"row 1: tiny's chat template writes the time .* set chat_time = \"20"):
+        read(tmp_path, messages="chat", encoder=encoder)
+    for time, written in (("2026-01-01", "01 Jan 2026, 00"), ("2025-12-31T13:40", "31 Dec 2025, 13")):
+        task = read(tmp_path, messages="chat", encoder=encoder, chat_time=time)
+        assert all(text_of(ids).startswith(written) for ids in task.tokens)
+    clocked.chat_template = "{% set how = '%d' %}{{ strftime_now(how) }}" + checkpoints.CHAT
+    with pytest.raises(BadInput, match="in a way that `chat_time` does not answer"):
+        read(tmp_path, messages="chat", encoder=encoder, chat_time="2026-01-01")
+    plain, told = (read(tmp_path, messages="chat", **more) for more in ({}, {"chat_time": "2026-01-01"}))
+    assert [a.tolist() for a in plain.tokens] == [b.tolist() for b in told.tokens], "a template without a clock"
+    for wrong, words in (("soon", "`chat_time` is a date or a time"), ("", "found ''")):
+        with pytest.raises(BadInput, match=words):
+            read(tmp_path, messages="chat", chat_time=wrong)
+    with pytest.raises(BadInput, match="`chat_time` belongs to a chat"):
+        read(tmp_path, text="text", chat_time="2026-01-01")
+
+
 @pytest.mark.parametrize(
     ("policy", "n_bos", "added", "removed"), [("as_is", {"1": 6}, 0, 0), ("none", {"0": 6}, 0, 6),
                                               ("exactly_one", {"1": 6}, 0, 0)]
