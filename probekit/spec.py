@@ -87,6 +87,9 @@ class ModelSpec(_Strict):
     rounds activations by up to 1 part in 256. Readers are fitted in float32 either way."""
     bos: Literal["exactly_one", "none", "as_is"] = "as_is"
     """Tokens that begin a sequence: one, none, or what the tokenizer and the text give."""
+    eos: Literal["as_is", "none"] = "as_is"
+    """Special tokens that the tokenizer puts behind a text: what it gives, or none. Nothing that the model does behind
+    one is measured."""
     backend: Literal["auto", "bridge", "hf"] = "auto"
     """Which forward activations come from: TransformerLens (`bridge`), Hugging Face's own (`hf`), or the second where
     both agree on a sample of the texts. Cost: `bridge` is the slower one."""

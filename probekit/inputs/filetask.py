@@ -55,6 +55,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
+    _check_behind(spec, columns, examples, positions, encoder)
     read = Given(examples.prompts, tokens, [len(ids) for ids in examples.tokens], not spec.source_is_chat)
     behaviours = [behaviour_of(entry, labels, columns, row_example, encoder, read) for entry in spec.behaviours]
     return Task(
@@ -187,14 +188,14 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
 class _Examples:
     """Tokens of each row, uncut, and the tokens of every stretch of text that has a name.
 
-    prompts: what they were made from, where that is text.
+    prompts: what they were made from, where that is text. n_behind: special tokens that were put behind each.
     """
 
     def __init__(
         self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None,
-        prompts: list[Prompt] | None = None,
+        prompts: list[Prompt] | None = None, n_behind: NDArray[np.int64] | None = None,
     ):  # fmt: skip
-        self.tokens, self.spans, self.prompts = tokens, spans, prompts
+        self.tokens, self.spans, self.prompts, self.n_behind = tokens, spans, prompts, n_behind
 
 
 def templates(spec: TaskSpec) -> list[Template]:
@@ -224,11 +225,55 @@ def _read_text(
         "n_bos_added": int(np.maximum(tokenised.shift, 0).sum()),
         "n_bos_removed": int(np.maximum(-tokenised.shift, 0).sum()),
     }
-    if tokenised.offsets is None:
-        return _Examples(tokenised.tokens, prompts=prompts)
-    found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
-    audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
-    return _Examples(tokenised.tokens, [spans for spans, _ in found], prompts)
+    audit["n_with_special_behind"] = int((tokenised.n_behind > 0).sum())
+    spans = None
+    if tokenised.offsets is not None:
+        found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
+        audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
+        spans = [marks for marks, _ in found]
+    around = zip(tokenised.n_bos.tolist(), tokenised.n_behind.tolist(), strict=True)
+    said = [ids[n : len(ids) - m].tolist() for ids, (n, m) in zip(tokenised.tokens, around, strict=True)]
+    if spec.source_is_chat:  # a turn's end is no part of what the turn says
+        said = [_of_turns(ids, marks) for ids, marks in zip(tokenised.tokens, spans or (), strict=False)]
+    _tell_of_control(said, encoder, audit)
+    return _Examples(tokenised.tokens, spans, prompts, tokenised.n_behind)
+
+
+def _of_turns(ids: NDArray[np.int64], spans: Mapping[str, NDArray[np.int64]]) -> list[int]:
+    """The tokens of what the turns of a chat say."""
+    turns = (span for name, found in spans.items() if name.startswith("role:") for span in found.tolist())
+    return [token for start, stop in turns for token in ids[start:stop].tolist()]
+
+
+def _tell_of_control(said: Sequence[Sequence[int]], encoder: Encoder, audit: dict[str, Any]) -> None:
+    """Count the texts that contain special tokens, which end a text or a turn for the model."""
+    held = [[token for token in ids if token in encoder.special] for ids in said]
+    n = audit["n_with_control_tokens"] = sum(map(bool, held))
+    if n:
+        token = encoder.tokenizer.convert_ids_to_tokens(next(filter(None, held))[0])
+        texts = "text contains" if n == 1 else "texts contain"
+        audit.setdefault("told", []).append(
+            f"{n:,} {texts} tokens that {encoder.name}'s tokenizer takes for control, such as {token!r}: the model "
+            "sees them as such, and not as the letters that they are written with"
+        )
+
+
+def _check_behind(
+    spec: TaskSpec, columns: Columns, examples: _Examples, positions: Sequence[NDArray], encoder: Encoder | None
+) -> None:
+    """Raise BadInput where what the model does is asked for behind a special token that ends the text."""
+    asked = [entry for entry in spec.behaviours if not (is_column(entry) or entry.kind == "logprob")]
+    asked += [entry for entry in spec.behaviours if entry.completion is not None]
+    if examples.n_behind is None or encoder is None or not asked:
+        return
+    for i, (ids, n, places) in enumerate(zip(examples.tokens, examples.n_behind.tolist(), positions, strict=True)):
+        whole = any(entry.whole or entry.completion for entry in asked)
+        if n and (whole or places.max() >= len(ids) - n):
+            raise BadInput(
+                f"{columns.row(i)} is read behind {encoder.tokenizer.convert_ids_to_tokens(int(ids[-n]))!r}, which "
+                f"{encoder.name}'s tokenizer puts at the end of each text, and behaviour '{asked[0].name}' is what "
+                'follows the text: set eos = "none" in [model].'
+            )
 
 
 def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int64]:

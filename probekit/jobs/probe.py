@@ -177,8 +177,8 @@ def _told(model: Model) -> dict[str, Any]:
     """The [model] table that loads this one again."""
     if model.name not in (model.source, Path(model.source).name):
         raise BadInput(f"{model.name} was made in memory, which no job can load again: save it, and give its folder.")
-    asked = {"revision": model.revision or None, "dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos}
-    return {"name": model.source, "twin": False} | {key: value for key, value in asked.items() if value}
+    asked = {"dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos, "eos": model.eos}
+    return {"name": model.source, "twin": False, **asked} | ({"revision": model.revision} if model.revision else {})
 
 
 def _name(path: Path) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from probekit.errors import BadInput, MissingExtra, first_line
 from probekit.inputs.folders import adapter_base, is_gguf, model_folder
 from probekit.inputs.gguf import read_head
-from probekit.inputs.text import BOS
+from probekit.inputs.text import BOS, EOS
 from probekit.model.adapters import merge_adapter, without_adapter
 from probekit.model.model import Model
 from probekit.model.planted import native
@@ -32,14 +32,15 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     bos: str = "as_is",
+    eos: str = "as_is",
 ) -> Model:
     """Load a bundled testbed, a folder in Hugging Face format, a GGUF file, or a model of the hub by name.
 
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
     package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
     weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
-    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises
-    BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
+    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. eos: as_is
+    or none. Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")
@@ -50,6 +51,8 @@ def load_model(
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")
     if bos not in BOS:
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
+    if eos not in EOS:
+        raise BadInput(f"eos is one of {', '.join(EOS)}; found '{eos}'.")
     name = str(name_or_folder)
     folder = model_folder(name)
     shown, source = (folder.name, str(folder)) if folder else (name, name)
@@ -59,7 +62,7 @@ def load_model(
         hf = _load_weights(name, folder, revision, DTYPES[dtype])
         tokenizer = _load_tokenizer(source, folder, revision)
     hf = hf.to(device).eval()
-    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
+    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, eos=eos, tokenizer=tokenizer)
 
 
 def plant_model(weights: Mapping[str, Tensor], *, n_heads: int, n_ctx: int, name: str) -> Model:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
+from tokenizers import processors
 
 import checkpoints
 from probekit.errors import BadInput
@@ -210,6 +211,45 @@ def test_a_bos_that_is_written_out_is_made_one(tmp_path):
         assert task.audit["n_bos"] == {n: len(ROWS)}
 
 
+@pytest.fixture(scope="module")
+def closing():
+    """A tokenizer that puts an end of sequence behind every text."""
+    tokenizer = checkpoints.pieces()
+    around = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    tokenizer.backend_tokenizer.post_processor = around  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer
+
+
+def test_an_end_of_sequence_behind_each_text_is_counted_and_can_be_left_out(tmp_path, closing):
+    task = read(tmp_path, text="text", encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    assert all(ids[-1] == closing.eos_token_id for ids in task.tokens)
+    assert task.audit["n_with_special_behind"] == len(ROWS), "a label may be read there"
+    plain = read(tmp_path, text="text", encoder=Encoder(closing, n_ctx=80, name="tiny", eos="none"))
+    assert [a.tolist() for a in plain.tokens] == [b.tolist()[:-1] for b in task.tokens]
+    assert plain.audit["n_with_special_behind"] == 0 == read(tmp_path, text="text").audit["n_with_special_behind"]
+    says = {"name": "says", "kind": "choice", "tokens": [" red", " and"], "first_token": True}
+    whole, nothing = {**says, "first_token": False, "whole": True}, {"name": "own", "kind": "logprob"}
+    for behaviour in (says, whole, {"name": "law"}):
+        with pytest.raises(BadInput, match=r"row 1 is read behind '<eos>', which tiny's tokenizer .* eos = \"none\""):
+            read(tmp_path, text="text", behaviours=[LABEL, behaviour], encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    inside = read(tmp_path, template="Q: {q}\nA:", position="field:q", behaviours=[says],
+                  encoder=Encoder(closing, n_ctx=80, name="tiny"))  # fmt: skip
+    assert len(inside.behaviours) == 1, "inside the text nothing is behind its end"
+    own = read(tmp_path, text="text", behaviours=[nothing], encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    assert own.behaviours[0].kind == "logprob", "the end is part of what is scored"
+    with pytest.raises(BadInput, match="eos is one of as_is, none; found 'some'"):
+        Encoder(closing, eos="some")
+
+
+def test_control_tokens_that_a_text_contains_are_told(tmp_path):
+    rows = [{**ROWS[0], "text": "one<eos> two", "chat": [{"role": "user", "content": "one<eos>two"}]}, *ROWS[1:]]
+    for asked in ({"text": "text"}, {"messages": "chat"}):
+        told = read(tmp_path, rows, **asked).audit
+        assert told["n_with_control_tokens"] == 1
+        assert "1 text contains tokens that tiny's tokenizer takes for control, such as '<eos>'" in told["told"][-1]
+        assert read(tmp_path, **asked).audit["n_with_control_tokens"] == 0
+
+
 def test_many_positions_to_a_row_by_index_mask_and_all(tmp_path):
     lengths = [len(PIECES(row["text"])["input_ids"]) for row in ROWS]
     rows = [{**row, "at": [n - 1, 0], "one": 2, "keep": [i % 2 for i in range(n)]}
@@ -272,7 +312,8 @@ def test_rules_keep_their_words(text):
 class Slow:
     """A tokenizer that does not know its characters."""
 
-    is_fast, chat_template, bos_token_id = False, None, None
+    is_fast, chat_template, bos_token_id, unk_token_id = False, None, None, None
+    added_tokens_decoder, all_special_ids = {}, ()
 
     def __call__(self, text, add_special_tokens=True, verbose=True, return_offsets_mapping=False):
         assert not return_offsets_mapping
