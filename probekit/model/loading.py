@@ -39,8 +39,9 @@ def load_model(
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
     package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
     weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
-    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. eos: as_is
-    or none. Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
+    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. eos:
+    as_is or none. Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not
+    there.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")

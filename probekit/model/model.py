@@ -43,10 +43,10 @@ class Trials:
 class Model:
     """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
 
-    name, revision: as asked for. source: the folder or hub name behind it. bos, eos: policy of the `encoder`. tokenizer:
-    None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook points,
-    in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names of the
-    checkpoint.
+    name, revision: as asked for. source: the folder or hub name behind it. bos, eos: policy of the `encoder`.
+    tokenizer: None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook
+    points, in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names
+    of the checkpoint.
     """
 
     def __init__(
