@@ -117,5 +117,6 @@ class FitError(ProbekitError):
 
 def first_line(error: BaseException) -> str:
     """What a library said went wrong, in one line that can stand within a sentence."""
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(text[: 2 if text and text[0].endswith(":") else 1])
+    return said.rstrip(".") or type(error).__name__

@@ -103,6 +103,41 @@ def test_packed_weights_say_what_they_take(tmp_path, method):
     assert "\n" not in said and len(said) < 400 and error.value.exit_code == 3
 
 
+MISTAKES = [
+    (
+        {"num_hidden_layers": "three"},
+        "config.json cannot be used (Validation error for field 'num_hidden_layers': Type",
+    ),
+    ({"num_attention_heads": 5}, "The hidden size (32) is not a multiple of the number of attention heads (5)"),
+    ({"dtype": "nope"}, "config.json cannot be used"),
+    ({"vocab_size": 12}, "weight 'lm_head.weight' is 42 x 32, and its configuration asks for 12 x 32."),
+    ({"num_hidden_layers": 4}, "lacks 9 weights that its configuration asks for, such as 'model.layers.3.input_lay"),
+    ({"model_type": "nope"}, "does not recognize this architecture"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), MISTAKES)
+def test_a_configuration_that_cannot_be_is_one_sentence(tmp_path, changes, words):
+    checkpoints.write(tmp_path, "llama")
+    checkpoints.rewrite_config(tmp_path, **changes)
+    with pytest.raises(BadInput) as error:
+        pk.load_model(tmp_path)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("held", [b"", b"{", b"[]", b"\xff\xfe\x00", b'{"version": "1.0", "model": {"type": "Nope"}}'])
+def test_a_file_of_a_checkpoint_that_cannot_be_read_is_one_sentence(tmp_path, name, held):
+    checkpoints.write(tmp_path, "llama")
+    (tmp_path / name).write_bytes(held)
+    if name == "tokenizer_config.json" and held.endswith(b"}"):  # a card without a word in it takes nothing away
+        assert pk.load_model(tmp_path).tokenizer is not None
+        return
+    with pytest.raises(BadInput) as error:
+        pk.load_model(tmp_path)
+    assert "\n" not in str(error.value) and "cannot be" in str(error.value)
+
+
 def test_weights_without_a_place_are_told(tmp_path, caplog):
     from safetensors.torch import load_file, save_file
 
