@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def behaviour_of(
     if entry.kind == "generation":
         return BehaviourSpec(entry.name, "generation", generation=_generation(entry, encoder))
     if given in (("answers",), ("correct", "wrong")):
-        tokens = _row_answers(entry, given, columns, encoder)[row_example]
+        tokens = _row_answers(entry, columns, encoder, read.prompts is not None)[row_example]
         names = given if len(given) > 1 else tuple(f"answer {i + 1}" for i in range(tokens.shape[1]))
         return BehaviourSpec(entry.name, entry.kind, outcomes=names, row_tokens=tokens)
     least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (0, math.inf))
@@ -149,22 +150,17 @@ def _generation(entry: BehaviourEntry, encoder: Encoder | None) -> Generation:
     return Generation(tuple(entry.match.items()), entry.n_tokens, entry.samples, entry.temperature, entry.seed)
 
 
-def _row_answers(
-    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, encoder: Encoder | None
-) -> NDArray[np.int64]:
+def _row_answers(entry: BehaviourEntry, columns: Columns, encoder: Encoder | None, of_text: bool) -> NDArray[np.int64]:
     """Token ids of each row of the file's answers: [n, k]."""
     known: dict[int | str, int] = {}
     out: list[list[int]] = []
-    for i, answers in enumerate(_cells(given, entry, columns)):
+    for i, answers in enumerate(answer_cells(entry, columns, of_text)):
         where = f"{columns.row(i)}, behaviour '{entry.name}',"
-        plain = [int(a) if isinstance(a, int | np.integer) and not isinstance(a, bool) else a for a in answers]
-        for answer in plain:
-            if not isinstance(answer, int | str) or isinstance(answer, bool):
-                raise BadInput(f"{where} has the answer {answer!r}: give a text or a token id.")
+        for answer in answers:
             if answer not in known:
                 known[answer] = one_token(where, answer, encoder, entry.first_token)
-        ids = [known[answer] for answer in plain]
-        _differ(where, plain, ids)
+        ids = [known[answer] for answer in answers]
+        _differ(where, answers, ids)
         out.append(ids)
     return np.array(out, dtype=np.int64)
 
@@ -172,8 +168,8 @@ def _row_answers(
 def one_token(where: str, token: int | str, encoder: Encoder | None, first: bool = False) -> int:
     """A token's id; a string must be exactly one token, or be meant by its first."""
     if isinstance(token, int):
-        if token < 0:
-            raise BadInput(f"{where} names token {token}: token ids are integers from 0 on.")
+        if not 0 <= token < 2**31:
+            raise BadInput(f"{where} names token {str(token)[:20]}: token ids are integers from 0 on.")
         return token
     if encoder is None:
         raise BadInput(f"{where} names the token {token!r} and the model has no tokeniser: give its number.")
@@ -201,7 +197,7 @@ def _scored(
                     'or set bos = "exactly_one" in [model].'
                 )
         return BehaviourSpec(entry.name, "logprob", scoring=Scoring(None, entry.per_token, minus))
-    asked = _answers(entry, given, columns, read.prompts is not None)
+    asked = _answers(entry, columns, read.prompts is not None)
     least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (1, 1))
     if not least <= len(asked[0]) <= most:
         number = "exactly 2" if most == 2 else f"at least {least}"
@@ -215,41 +211,67 @@ def _scored(
 
 
 def _answers(
-    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, of_text: bool
-) -> list[list[str]] | list[list[NDArray[np.int64]]]:
+    entry: BehaviourEntry, columns: Columns, of_text: bool
+) -> Sequence[Sequence[int | str]] | list[list[NDArray[np.int64]]]:
     """What follows each row: texts, or token ids, where the row is token ids itself."""
-    where = f"behaviour '{entry.name}'"
-    if not of_text:
-        if entry.completion is None:
-            raise BadInput(
-                f"{where} scores answers behind a text, and this task reads token ids: ask for kind logprob with a "
-                "`completion`, a column of ids."
-            )
-        return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
-    cells = _cells(given, entry, columns)
-    for i, row in enumerate(cells):
-        for answer in row:
-            if not isinstance(answer, str) or not answer:
-                at = where if entry.tokens else f"{columns.row(i)}, {where},"
-                raise BadInput(f"{at} has the answer {answer!r}: give a text that is not empty.")
-    return cells
+    if of_text:
+        return answer_cells(entry, columns, of_text)
+    if entry.completion is None:
+        raise BadInput(
+            f"behaviour '{entry.name}' scores answers behind a text, and this task reads token ids: ask for kind "
+            "logprob with a `completion`, a column of ids."
+        )
+    return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
 
 
-def _cells(given: tuple[str, ...], entry: BehaviourEntry, columns: Columns) -> list[list]:
-    """Each row's answers as they stand: the same for all rows, a column of lists, or one in each of several columns."""
+def answer_cells(entry: BehaviourEntry, columns: Columns, of_text: bool) -> Sequence[Sequence[int | str]]:
+    """Each row's answers: the same for all rows, a column of lists, or one in each of several columns.
+
+    Texts, or token ids; of a file without types texts, and ids where the task reads ids. Raises BadInput.
+    """
     if entry.tokens is not None:
-        return [list(entry.tokens)] * len(columns)
-    names = [str(getattr(entry, key)) for key in given]
-    cells = [columns.present(name) for name in names]
-    if given != ("answers",):
-        return [[cell[i] for cell in cells] for i in range(len(columns))]
+        _check_answers(f"behaviour '{entry.name}'", entry.tokens, entry)
+        return [entry.tokens] * len(columns)
+    parts = [_of_column(entry, name, columns, of_text) for name in answer_columns(entry)]
+    return [list(chain(*row)) for row in zip(*parts, strict=True)]
+
+
+def answer_columns(entry: BehaviourEntry) -> list[str]:
+    """The columns of the file that hold answers."""
+    return [name for name in (entry.answers, entry.correct, entry.wrong, entry.completion) if name is not None]
+
+
+def _of_column(entry: BehaviourEntry, column: str, columns: Columns, of_text: bool) -> list[list]:
+    """Answers of each row in one column."""
+    if column == entry.answers:
+        rows = _lists(column, columns)
+    elif of_text or columns.typed:
+        rows = [[answer] for answer in columns.present(column)]
+    else:
+        ids = (columns.integers(i, column, "a token id", single=True).tolist() for i in range(len(columns)))
+        rows = [found if len(found) == 1 else [found] for found in ids]
+    for i, row in enumerate(rows):
+        _check_answers(f"{columns.row(i)}, behaviour '{entry.name}',", row, entry)
+    columns.check_one_type([(i, answer) for i, row in enumerate(rows) for answer in row], column)
+    return rows
+
+
+def _check_answers(where: str, answers: Sequence, entry: BehaviourEntry) -> None:
+    whole = entry.whole or entry.completion is not None
+    for answer in answers:
+        if type(answer) not in ((str,) if whole else (str, int)) or answer == "":
+            give = "a text that is not empty" if whole else "a text or a token id"
+            raise BadInput(f"{where} has the answer {answer!r:.40}: give {give}.")
+
+
+def _lists(column: str, columns: Columns) -> list[list]:
     out: list[list] = []
-    for i, cell in enumerate(cells[0]):
-        answers = as_list(cell)
+    for i, cell in enumerate(columns.present(column)):
+        answers = None if as_list(cell) is None else columns.items(i, column)
         if answers is None or len(answers) < 2 or (out and len(answers) != len(out[0])):
             asked = f"{len(out[0])}, as in the first row" if out else "at least 2"
             found = "no list" if answers is None else f"{len(answers)} answers"
-            raise BadInput(f"{columns.row(i)} has {found} in column '{names[0]}': give a list of {asked}.")
+            raise BadInput(f"{columns.row(i)} has {found} in column '{column}': give a list of {asked}.")
         out.append(answers)
     return out
 
