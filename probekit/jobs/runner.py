@@ -69,6 +69,8 @@ def run_job(
     job = Job.load(spec, base, device, model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
+    for said in job.task.audit.get("told", ()):
+        log.warning("%s: %s", job.task.name, said)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
