@@ -204,8 +204,21 @@ class Encoder:
         """Ids of each piece of `more` behind its text, as the two are tokenised together.
 
         tokens: those of each text by itself, as `encode` gives them, without what is put behind it. None where what
-        follows changes these, so that no token ends where the text does.
+        follows changes these, so that no token ends where the text does. A tokenizer that makes nothing of a blank
+        behind the text (one of whole words) is given one where the two would run into each other.
         """
+        found = self._behind(texts, tokens, more, special)
+        lost = [i for i, ids in enumerate(found) if ids is None]
+        blank = self.encode([texts[i] + " " for i in lost], special).tokens
+        apart = [i for i, ids in zip(lost, blank, strict=True) if np.array_equal(ids, tokens[i])]
+        spaced = ([texts[i] for i in apart], [tokens[i] for i in apart], [" " + more[i] for i in apart])
+        for i, ids in zip(apart, self._behind(*spaced, special), strict=True):
+            found[i] = ids
+        return found
+
+    def _behind(
+        self, texts: Sequence[str], tokens: Sequence[NDArray[np.int64]], more: Sequence[str], special: bool
+    ) -> list[NDArray[np.int64] | None]:
         made = self.encode([text + piece for text, piece in zip(texts, more, strict=True)], special)
         both = [ids[: len(ids) - n] for ids, n in zip(made.tokens, made.n_behind, strict=True)]
         return [

@@ -36,7 +36,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
     kinds, features = _asked(spec)
     if not spec.task.testbed:
-        columns, _ = asked_columns(spec.task)
+        columns = asked_columns(spec.task)
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from probekit.errors import printable
 from probekit.jobs.cells import Cell
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def progress() -> "Iterator[Progress]":
 
 
 def _lines() -> "Progress":
-    from probekit.results.text import fitted, printable, terminal_width
+    from probekit.results.text import fitted, terminal_width
 
     phase, started = Phase(), time.monotonic()
     last = started - EVERY

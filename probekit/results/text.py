@@ -116,11 +116,6 @@ def fitted(name: str, width: int) -> str:
     return set_cell_size(name, width - 1 - cell_len(end)).rstrip() + "…" + end
 
 
-def printable(name: str) -> str:
-    """A name of the user's on one line: what no terminal shows, or what would move its cursor, becomes a `?`."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
 def beside_value(row: Mapping[str, Any] | pd.Series) -> str:
     """Told beside a value of `leak_map`: AUROC and accuracy, or R²; the fit rows and what half of them brought."""
     probe = [f"{name} {number(row[key])}" for name, key in (("AUROC", "auroc"), ("accuracy", "accuracy"), ("R²", "r2"))

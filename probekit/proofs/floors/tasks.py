@@ -53,7 +53,7 @@ class Texts:
 
 def read_texts(folder: Path, task: str) -> Texts:
     """One task of a folder. Raises BadInput where the file is not there, or has not two classes."""
-    columns = read_columns(file_of(folder, task), {TEXT: "text", LABEL: "label"}, [TEXT, LABEL])
+    columns = read_columns(file_of(folder, task), {TEXT: "text", LABEL: "label"})
     known, label = np.unique(columns.names(LABEL, "label"), return_inverse=True)
     if len(known) != 2:
         raise BadInput(f"{columns.path} has {len(known)} classes in column '{LABEL}': the tasks are binary.")
