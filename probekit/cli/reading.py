@@ -114,9 +114,9 @@ def show(
             screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
         elif kind in ("leak_map", "replace_map"):
             first = frame.iloc[0]
-            where = f"{first['behaviour']}, {first['fit_domain']}"
-            where += "" if first["position"] == "all" else f", read at {first['position']}"
-            title = f"{found.name}: unexplained share of {printable(where)} (0 explains all, 1 adds nothing to the input)"
+            where = printable(f"{first['behaviour']}, {first['fit_domain']}")
+            where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
+            title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
             screen.print(title, style="bold")
             for block in Grid.of(frame).blocks(screen.width):
                 screen.print(block, end="\n\n")
