@@ -3,9 +3,10 @@
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,24 @@ class Level:
     def has_k(self) -> bool:
         """Whether the level is measured at several k."""
         return self.family in ("neurons", "directions", "simple")
+
+
+def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: Collection[str]) -> None:
+    """Raise BadInput for a hypothesis of a behaviour or feature that is not there, which nothing would be said of.
+
+    stated: what has a name, `features` and a `behaviour`, "" for any; also where two share a name.
+    """
+    for i, hypothesis in enumerate(stated):
+        of = [hypothesis.behaviour] if hypothesis.behaviour else []
+        for what, names, known in (("behaviour", of, behaviours), ("feature", hypothesis.features, features)):
+            for name in names:
+                if name not in known:
+                    raise BadInput(
+                        f"hypothesis '{hypothesis.name}' speaks of the {what} '{name}', which is not there: there is "
+                        f"{', '.join(known) or 'none'}."
+                    )
+        if hypothesis.name in (other.name for other in stated[:i]):
+            raise BadInput(f"two hypotheses are named '{hypothesis.name}': give each a name of its own.")
 
 
 Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]

@@ -15,6 +15,7 @@ from probekit.inputs.filetask import asked_columns, check_bos, templates
 from probekit.inputs.folders import beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.positions import parse_places
+from probekit.levels import check_stated
 from probekit.spec import JobSpec
 from probekit.task import ALL
 
@@ -37,6 +38,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     kinds, features = _asked(spec)
     if not spec.task.testbed:
         columns = asked_columns(spec.task)
+        check_stated(spec.hypotheses, kinds, [feature.name for feature in spec.task.features])
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
