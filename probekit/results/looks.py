@@ -161,16 +161,9 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
     )
     if note:
         figure.add_annotation(
-            text=note,
-            x=1,
-            xref="paper",
-            y=1,
-            yref="paper",
-            yshift=18,
-            xanchor="right",
-            showarrow=False,
+            text=note, x=1, xref="paper", y=1, yref="paper", yshift=18, xanchor="right", showarrow=False,
             font={"size": 12, "color": ink["soft"]},
-        )
+        )  # fmt: skip
 
 
 def empty_figure(missing: str, command: str, template: Template) -> go.Figure:
