@@ -195,6 +195,9 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
         _feature(entry, columns, columns.cells(entry.column))
     for entry in spec.behaviours:
         answer_cells(entry, columns, spec.tokens is None)
+    for place in parse_places(spec.position):
+        for i in range(len(columns)) if place.kind == "column" else ():
+            columns.integers(i, place.name, "positions", single=True)
     if spec.tokens is not None:
         for i in range(len(columns)):
             columns.integers(i, spec.tokens, "token ids")
@@ -353,7 +356,7 @@ def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written. A text may be empty."""
     give = f"in column '{column}', a field of the template: give a text or a number"
     for i, value in enumerate(columns.values[column]):
-        if value != "":
+        if not isinstance(value, str):
             columns.check_present(i, column, value)
         if not isinstance(value, str | int | float):
             raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")
