@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, check_text
+from probekit.errors import BadInput, check_text, printable
 from probekit.inputs.behaviours import Given, answer_cells, answer_columns, behaviour_of, check_keys, is_column
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
@@ -230,7 +230,7 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
         if sets := alike(names):
             more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""
             told.append(f"{what} has names that look alike and are told apart: {listed(sets[0])}{more}")
-    return told
+    return list(map(printable, told))
 
 
 # Examples
