@@ -77,6 +77,14 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
             raise BadInput(f"two hypotheses are named '{hypothesis.name}': give each a name of its own.")
 
 
+def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
+    """(file, function) of a rule `file.py:function`, relative to `base`; nothing is run. Raises BadInput."""
+    file, _, function = where.partition(":")
+    if not (base / file).is_file() or not function:
+        raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+    return base / file, function
+
+
 Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 
@@ -120,10 +128,7 @@ class Hypothesis:
     @classmethod
     def load(cls, name: str, features: tuple[str, ...], where: str, base: Path, behaviour: str = "") -> "Hypothesis":
         """Load `file.py:function`, relative to `base`. The whole file is hashed, since the rule may use all of it."""
-        file, _, function = where.partition(":")
-        path = base / file
-        if not path.is_file() or not function:
-            raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+        path, function = rule_of(name, where, base)
         source = path.read_bytes()
         module_spec = importlib.util.spec_from_file_location(f"hypothesis_{path.stem}", path)
         assert module_spec and module_spec.loader
