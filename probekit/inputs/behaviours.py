@@ -171,7 +171,7 @@ def _scored(
                     'or set bos = "exactly_one" in [model].'
                 )
         return BehaviourSpec(entry.name, "logprob", scoring=Scoring(None, entry.per_token, minus))
-    asked = _answers(entry, columns, read.prompts is not None)
+    asked = answer_cells(entry, columns, read.prompts is not None)
     least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (1, 1))
     if not least <= len(asked[0]) <= most:
         number = "exactly 2" if most == 2 else f"at least {least}"
@@ -184,25 +184,19 @@ def _scored(
     return BehaviourSpec(entry.name, entry.kind, outcomes=outcomes, scoring=Scoring(answers, entry.per_token, minus))
 
 
-def _answers(
-    entry: BehaviourEntry, columns: Columns, of_text: bool
-) -> Sequence[Sequence[int | str]] | list[list[NDArray[np.int64]]]:
-    """What follows each row: texts, or token ids, where the row is token ids itself."""
-    if of_text:
-        return answer_cells(entry, columns, of_text)
-    if entry.completion is None:
+def answer_cells(entry: BehaviourEntry, columns: Columns, of_text: bool) -> Sequence[Sequence]:
+    """Each row's answers: the same for all rows, a column of lists, or one in each of several columns.
+
+    Texts, or a token's id, or where the task reads ids all ids of a completion; of a file without types texts, and ids
+    where the task reads ids. Raises BadInput.
+    """
+    if not of_text and entry.completion is not None:
+        return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
+    if not of_text and entry.whole:
         raise BadInput(
             f"behaviour '{entry.name}' scores answers behind a text, and this task reads token ids: ask for kind "
             "logprob with a `completion`, a column of ids."
         )
-    return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
-
-
-def answer_cells(entry: BehaviourEntry, columns: Columns, of_text: bool) -> Sequence[Sequence[int | str]]:
-    """Each row's answers: the same for all rows, a column of lists, or one in each of several columns.
-
-    Texts, or token ids; of a file without types texts, and ids where the task reads ids. Raises BadInput.
-    """
     if entry.tokens is not None:
         _check_answers(f"behaviour '{entry.name}'", entry.tokens, entry)
         return [entry.tokens] * len(columns)

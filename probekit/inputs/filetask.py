@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, check_text
+from probekit.errors import BadInput, check_text, printable
 from probekit.inputs.behaviours import answer_cells, answer_columns, behaviour_of, check_keys, is_column
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
 from probekit.inputs.context import Given
@@ -201,6 +201,9 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
         _feature(entry, columns, columns.cells(entry.column))
     for entry in spec.behaviours:
         answer_cells(entry, columns, spec.tokens is None)
+    for place in parse_places(spec.position):
+        for i in range(len(columns)) if place.kind == "column" else ():
+            columns.integers(i, place.name, "positions", single=True)
     if spec.tokens is not None:
         for i in range(len(columns)):
             columns.integers(i, spec.tokens, "token ids")
@@ -233,7 +236,7 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
         if sets := alike(names):
             more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""
             told.append(f"{what} has names that look alike and are told apart: {listed(sets[0])}{more}")
-    return told
+    return list(map(printable, told))
 
 
 # Examples
@@ -407,7 +410,7 @@ def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written. A text may be empty."""
     give = f"in column '{column}', a field of the template: give a text or a number"
     for i, value in enumerate(columns.values[column]):
-        if value != "":
+        if not isinstance(value, str):
             columns.check_present(i, column, value)
         if not isinstance(value, str | int | float):
             raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")

@@ -15,6 +15,7 @@ from probekit.inputs.filetask import asked_columns, check_bos, templates
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.positions import parse_places
+from probekit.levels import check_stated, rule_of
 from probekit.spec import JobSpec
 from probekit.task import ALL
 
@@ -37,6 +38,9 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     kinds, features = _asked(spec)
     if not spec.task.testbed:
         columns = asked_columns(spec.task)
+        check_stated(spec.hypotheses, kinds, [feature.name for feature in spec.task.features])
+        for stated in spec.hypotheses:
+            rule_of(stated.name, stated.rule, base)
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)

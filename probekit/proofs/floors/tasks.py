@@ -100,7 +100,7 @@ def _downloaded(cache_folder: Path) -> Path:
     cache_folder.mkdir(parents=True, exist_ok=True)
     if not (there := sorted(cache_folder.glob("sae_probes-*.whl"))):
         asked = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache_folder), PACKAGE]
-        done = subprocess.run(asked, capture_output=True, text=True)
+        done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace")
         there = sorted(cache_folder.glob("sae_probes-*.whl"))
         if done.returncode or not there:
             said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
