@@ -33,6 +33,9 @@ class ProbekitError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return printable(super().__str__())  # names of the user's are in it
+
 
 class BadInput(ProbekitError):
     """What was asked cannot be done as asked.
@@ -115,7 +118,19 @@ class FitError(ProbekitError):
     """
 
 
+def printable(name: str) -> str:
+    """A name of the user's on one line: what no terminal shows, or what would move its cursor, becomes a `?`."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise BadInput for half a surrogate pair: it is no character, so that no file and no tokenizer takes the text."""
+    if not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), "")):
+        raise BadInput(f"{where} has {half!r}, half of a character, in {text!r:.60}: write the whole character.")
+
+
 def first_line(error: BaseException) -> str:
     """What a library said went wrong, in one line that can stand within a sentence."""
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
+    text = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(text[: 2 if text and text[0].endswith(":") else 1])
+    return said.rstrip(".") or type(error).__name__

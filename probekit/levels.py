@@ -3,9 +3,10 @@
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,32 @@ class Level:
         return self.family in ("neurons", "directions", "simple")
 
 
+def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: Collection[str]) -> None:
+    """Raise BadInput for a hypothesis of a behaviour or feature that is not there, which nothing would be said of.
+
+    stated: what has a name, `features` and a `behaviour`, "" for any; also where two share a name.
+    """
+    for i, hypothesis in enumerate(stated):
+        of = [hypothesis.behaviour] if hypothesis.behaviour else []
+        for what, names, known in (("behaviour", of, behaviours), ("feature", hypothesis.features, features)):
+            for name in names:
+                if name not in known:
+                    raise BadInput(
+                        f"hypothesis '{hypothesis.name}' speaks of the {what} '{name}', which is not there: there is "
+                        f"{', '.join(known) or 'none'}."
+                    )
+        if hypothesis.name in (other.name for other in stated[:i]):
+            raise BadInput(f"two hypotheses are named '{hypothesis.name}': give each a name of its own.")
+
+
+def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
+    """(file, function) of a rule `file.py:function`, relative to `base`; nothing is run. Raises BadInput."""
+    file, _, function = where.partition(":")
+    if not (base / file).is_file() or not function:
+        raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+    return base / file, function
+
+
 Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
 
 
@@ -101,10 +128,7 @@ class Hypothesis:
     @classmethod
     def load(cls, name: str, features: tuple[str, ...], where: str, base: Path, behaviour: str = "") -> "Hypothesis":
         """Load `file.py:function`, relative to `base`. The whole file is hashed, since the rule may use all of it."""
-        file, _, function = where.partition(":")
-        path = base / file
-        if not path.is_file() or not function:
-            raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+        path, function = rule_of(name, where, base)
         source = path.read_bytes()
         module_spec = importlib.util.spec_from_file_location(f"hypothesis_{path.stem}", path)
         assert module_spec and module_spec.loader

@@ -2,12 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -17,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, check_text, nearest
 from probekit.levels import DEFAULT, SIMPLE, Level
 from probekit.records import digest
 
@@ -49,6 +51,12 @@ def _kept(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _token(token: object) -> object:
+    if isinstance(token, bool):  # which Python counts as the numbers 1 and 0
+        raise BadInput(f"{str(token).lower()} is no token: give an id, or a text in quotes.")
+    return token
+
+
 def _two(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) != 2 or names[0] == names[1]:
         found = " and ".join(f"'{name}'" for name in names) or "none"
@@ -56,14 +64,24 @@ def _two(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _a_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f'`chat_time` is a date or a time, such as "2026-01-01"; found {text!r}.') from None
+    return text
+
+
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
 FEW_FOLDS = (5, 3)  # outer and inner, there
+Name = Annotated[str, Field(min_length=1)]
+Token = Annotated[int | str, BeforeValidator(_token)]
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
 
 class _Strict(BaseModel):
     # What stands below a field is its description, which docs/spec.md is made of (cli/reference.py).
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSpec(_Strict):
@@ -78,6 +96,9 @@ class ModelSpec(_Strict):
     rounds activations by up to 1 part in 256. Readers are fitted in float32 either way."""
     bos: Literal["exactly_one", "none", "as_is"] = "as_is"
     """Tokens that begin a sequence: one, none, or what the tokenizer and the text give."""
+    eos: Literal["as_is", "none"] = "as_is"
+    """Special tokens that the tokenizer puts behind a text: what it gives, or none. Nothing that the model does behind
+    one is measured."""
     backend: Literal["auto", "bridge", "hf"] = "auto"
     """Which forward activations come from: TransformerLens (`bridge`), Hugging Face's own (`hf`), or the second where
     both agree on a sample of the texts. Cost: `bridge` is the slower one."""
@@ -89,17 +110,17 @@ class ModelSpec(_Strict):
 class BehaviourEntry(_Strict):
     """One behaviour: what counts as something that the model did. Tokens are ids or strings of exactly one token."""
 
-    name: str
+    name: Name
     """What records call it."""
     kind: Literal["law", "argmax", "choice", "logit_diff", "groups", "generation", "label", "value", "logprob"] = "law"
     """`law`: next-token law. `argmax`: its likeliest token. `choice`: law among answers. `logit_diff`: the first of two
     answers against the second. `groups`: mass of sets of tokens. `generation`: which rule the continuation meets.
     `label`: a column; nothing is read off the model. `value`: a number, of a column or the log-odds of two answers.
     `logprob`: log-probability of the text, or of a completion, in nats."""
-    tokens: tuple[int | str, ...] | None = None
+    tokens: tuple[Token, ...] | None = None
     """Outcomes of `law` and `argmax` (all of the vocabulary when absent), answers of `choice` and `logit_diff`, the two
     of the log-odds of `value`."""
-    sets: dict[str, tuple[int | str, ...]] | None = None
+    sets: dict[str, tuple[Token, ...]] | None = None
     """For `groups`: an outcome's name and its tokens."""
     column: str | None = None
     """For `label`, and for `value` that is no log-odds: the column of the file."""
@@ -137,7 +158,7 @@ class BehaviourEntry(_Strict):
 class FeatureEntry(_Strict):
     """A named concept, which accuracy is measured for and hypotheses speak of."""
 
-    name: str
+    name: Name
     """What records and rules call it."""
     column: str
     """The column of its labels."""
@@ -181,10 +202,16 @@ class TaskSpec(_Strict):
     `truth`."""
     generation_prompt: bool | None = None
     """Whether the assistant's turn is opened after a chat. When absent, unless the assistant has the last word."""
+    chat_time: Annotated[str, AfterValidator(_a_time)] | None = None
+    """For a chat template that writes the date into every prompt: the one that it writes, `2026-01-01` or with a time
+    of day. Without it such a template is refused, since no prompt would be the same tomorrow."""
     spans: dict[str, str | tuple[str, str]] = {}
     """Named pieces of the text: a column that holds the piece, or columns of its first and last-plus-one character."""
     truncate: Literal["refuse", "right"] = "refuse"
     """What happens to rows longer than the model's context: an error, or their beginning is read."""
+    missing: Literal["refuse", "drop"] = "refuse"
+    """What happens to rows that lack a value in a column that is asked for, other than a span's: an error, or they are
+    left out and counted."""
     id: str | None = None
     """A column that names examples."""
     group: str | None = None
@@ -219,8 +246,9 @@ class TaskSpec(_Strict):
         if len(named) != 1:
             found = " and ".join(named) or "none"
             raise BadInput(f"a file task names one of {', '.join(SOURCES)}; found {found}: name exactly one.")
-        if not self.source_is_chat and self.generation_prompt is not None:
-            raise BadInput(f"`generation_prompt` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
+        for key in ("generation_prompt", "chat_time"):
+            if not self.source_is_chat and getattr(self, key) is not None:
+                raise BadInput(f"`{key}` belongs to a chat, and this task reads `{named[0]}`: leave it out.")
         if named[0] == "tokens" and self.spans:
             raise BadInput("`spans` are found in text, and this task reads token ids: use `position` or a mask.")
         return named[0]
@@ -233,7 +261,7 @@ class TaskSpec(_Strict):
 class HypothesisEntry(_Strict):
     """A stated hypothesis: features and a rule from them to a law. Running a job runs the rule, which is your code."""
 
-    name: str
+    name: Name
     """Its level is `hypothesis:<name>`."""
     rule: str
     """`file.py:function`, relative to the spec file. It gets {feature: labels [n, targets]} and returns a law
@@ -264,7 +292,7 @@ class ReadSpec(_Strict):
     `linear` each, and of a floor for the last two."""
     delete: tuple[str, ...] = ()
     """Spans of the text that readers are also tried without: `field:tag`, `role:system`. Cost: a capture each."""
-    filler: int | str | None = None
+    filler: Token | None = None
     """A token in place of each deleted one. When absent the text closes up."""
     outer_folds: int | None = Field(default=None, ge=1)
     """Of whole groups, each tested once. 1 tests a single quarter. When absent: 5 where the seen domain has fewer than
@@ -367,7 +395,7 @@ class JobSpec(_Strict):
     probekit.errors.BadInput: here: unknown key 'task.testbd'. Did you mean 'testbed'?
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,90}$")
     """The run folder's name begins with it."""
     model: ModelSpec | None = None
     """The model; absent for a testbed, which brings its own."""
@@ -400,10 +428,14 @@ class JobSpec(_Strict):
     def read_toml(cls, path: Path) -> "JobSpec":
         """Read and check a TOML file; every mistake is one BadInput sentence."""
         try:
-            raw = tomllib.loads(Path(path).read_text())
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
         except FileNotFoundError:
             raise BadInput(f"no spec file {path}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read as a spec file ({error.strerror}): give a TOML file.") from None
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not TOML, which is UTF-8 ({error.reason}): save it as UTF-8.") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
             raise BadInput(f"{path} is not TOML: {error}.") from None
         return cls.check(raw, str(path))
 
@@ -419,12 +451,23 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 def validate(model: type[_Model], raw: dict, where: str) -> _Model:
     """Check a plain dictionary against one of the tables here; a mistake is one BadInput sentence."""
+    _check_texts(raw, where)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{where}: {_sentence(error, model)}") from None
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
+
+
+def _check_texts(value: object, where: str) -> None:
+    """Raise BadInput for half of a character, anywhere in a plain dictionary."""
+    if isinstance(value, str):
+        check_text(value, where)
+    for part in (
+        (*value.keys(), *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        _check_texts(part, where)
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:

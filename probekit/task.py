@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, check_text
 
 ALIKE = 1e-6  # laws of two rows that differ by less are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
@@ -153,6 +153,7 @@ class Behaviour:
         return self.outcomes == VALUE
 
     def __post_init__(self) -> None:
+        check_names(f"behaviour {self.name!r}", (self.name, *self.outcomes))
         if self.law.ndim != 2 or self.law.shape[1] != len(self.outcomes):
             raise BadInput(
                 f"behaviour '{self.name}' has a law of shape {self.law.shape} for {len(self.outcomes)} outcomes."
@@ -209,6 +210,9 @@ class Feature:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_names(f"feature {self.name!r}", (self.name, *self.classes, *self.targets))
 
 
 @dataclass(frozen=True)
@@ -365,6 +369,12 @@ class Task:
     def row_position(self) -> NDArray[np.int64]:
         """Token position of each row: [n_rows]."""
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Raise BadInput for a name that cannot be written down, before anything is measured under it."""
+    for name in names:
+        check_text(str(name), where)
 
 
 def _listed(names: Iterable[str], most: int = 6) -> str:

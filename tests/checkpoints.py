@@ -16,6 +16,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -67,6 +69,22 @@ def pieces(n_vocab: int = 400) -> PreTrainedTokenizerFast:
     )
 
 
+def sentences() -> PreTrainedTokenizerFast:
+    """A BPE tokenizer in the manner of SentencePiece: a blank is part of a word, and one is put in front of a text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")  # pyright: ignore
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")  # pyright: ignore[reportAttributeAccessIssue]
+    special = ["<unk>", "<bos>", "<eos>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=special)  # pyright: ignore[reportCallIssue]
+    tokenizer.train_from_iterator([*SENTENCES, "Answer: A or B? Answer:A Answer:B", "A B A B A B A B"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+
+
 def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model: int = D_MODEL, n_ctx: int = N_CTX,
           seed: int = 0) -> torch.nn.Module:  # fmt: skip
     """A randomly initialised causal language model. Weights are scaled up so that every layer matters."""
@@ -87,6 +105,10 @@ def build(architecture: str, n_vocab: int, *, n_layers: int = N_LAYERS, d_model:
             # a window shorter than the context, so that the sliding layers really slide
             model = Gemma2ForCausalLM(
                 Gemma2Config(num_key_value_heads=2, head_dim=d_model // 4, sliding_window=8, **modern)
+            )
+        elif architecture == "mamba":
+            model = MambaForCausalLM(
+                MambaConfig(hidden_size=d_model, num_hidden_layers=n_layers, state_size=8, **common)
             )
         elif architecture == "bert":  # an encoder: every token sees every other
             model = BertLMHeadModel(BertConfig(**modern))

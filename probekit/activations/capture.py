@@ -19,7 +19,7 @@ from probekit.activations.passes import SHARD_ROWS, CapturePass, Progress, telli
 from probekit.activations.scoring import check_scoring, scored
 from probekit.errors import BadInput, Interrupted
 from probekit.hookpoint import HookPoint
-from probekit.inputs.behaviours import one_token
+from probekit.inputs.context import one_token
 from probekit.inputs.spans import delete_span
 from probekit.inputs.surface import Decode, surface_features
 from probekit.model.model import Model

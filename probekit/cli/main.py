@@ -1,5 +1,7 @@
 """Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
 
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +52,9 @@ STORE = Path("cached_activations")
 
 def main() -> None:
     """Entry point: a ProbekitError is one sentence on stderr and its exit code; anything else is a bug and shows so."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         app()
     except ProbekitError as error:

@@ -19,22 +19,19 @@ if TYPE_CHECKING:
 
 def console(*, err: bool = False) -> "Console":
     """As wide as the terminal, COLUMNS where it is set, 80 where there is neither; text from data is no markup."""
-    from rich.console import Console
+    from probekit.results.text import screen, terminal_width
 
-    from probekit.results.text import terminal_width
-
-    return Console(stderr=err, width=terminal_width(), highlight=False, markup=False, emoji=False)
+    return screen(terminal_width(), stderr=err)
 
 
 def plain_table(columns: Sequence[str], cells: Iterable[Sequence[object]], title: str = "") -> "Table":
     """A table without a frame, so that it fits narrow terminals; what is long is folded, figures stand on the right."""
     from rich.table import Table
-    from rich.text import Text
 
-    from probekit.results.text import narrow, terminal_width
+    from probekit.results.text import as_is, narrow, terminal_width
 
     rows = [[str(cell) for cell in row] for row in cells]
-    table = Table(title=title or None, **narrow())
+    table = Table(title=as_is(title, "table.title") if title else None, **narrow())
     widest = [max(map(len, (name, *(line for row in rows for line in row[i].splitlines()))))
               for i, name in enumerate(columns)]  # fmt: skip
     room = 2 * terminal_width() // 3  # for columns that stay whole, the narrow ones first
@@ -43,9 +40,9 @@ def plain_table(columns: Sequence[str], cells: Iterable[Sequence[object]], title
     whole = {i for i, so_far in zip(at, used, strict=True) if so_far <= room}
     for i, name in enumerate(columns):
         figures = bool(rows) and all(row[i].replace(",", "").replace(".", "").lstrip("-").isdigit() for row in rows)
-        table.add_column(name, overflow="fold", no_wrap=i in whole, justify="right" if figures else "left")
+        table.add_column(as_is(name), overflow="fold", no_wrap=i in whole, justify="right" if figures else "left")
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*map(as_is, row))
     return table
 
 
@@ -60,7 +57,7 @@ def print_json(command: str, ok: bool, rows: list[dict], **extra: Any) -> None:
 
     body = {"schema_version": JSON_SCHEMA_VERSION, "command": command, "ok": ok, "rows": plain_json(rows, printed=True),
             **plain_json(extra, printed=True)}  # fmt: skip
-    typer.echo(json.dumps(body, allow_nan=False, ensure_ascii=False))
+    typer.echo(json.dumps(body, allow_nan=False))  # ASCII, which every terminal and pipe takes as it is
 
 
 def rows(frame: "pd.DataFrame") -> list[dict]:

@@ -8,7 +8,7 @@ import typer
 
 from probekit.cli.dashboard import dashboard
 from probekit.cli.out import JsonOption, RootOption, console, plain_table, print_json, reporting, rows
-from probekit.errors import BadInput
+from probekit.errors import BadInput, printable
 
 _RUN_HELP = "A run folder, a run's name, or 'latest'."
 PositionOption = Annotated[
@@ -109,13 +109,13 @@ def show(
             chosen.pop("metric", None)
         frame = tables.table(kind, found.records, **chosen)
         if csv:
-            typer.echo(text_of.to_csv(frame), nl=False)
+            typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
         elif frame.empty:
             screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
         elif kind in ("leak_map", "replace_map"):
             first = frame.iloc[0]
-            where = f"{first['behaviour']}, {first['fit_domain']}"
-            where += "" if first["position"] == "all" else f", read at {first['position']}"
+            where = printable(f"{first['behaviour']}, {first['fit_domain']}")
+            where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
             title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
             screen.print(title, style="bold")
             for block in Grid.of(frame).blocks(screen.width):
@@ -220,7 +220,7 @@ def judge(
             return
         screen = console()
         where = (hook or "all sites") + (f", read at {position}" if position else "")
-        screen.print(f"{found.name}: {behaviour}, {level} at {where}, margin {margin:g}")
+        screen.print(f"{found.name}: {printable(behaviour)}, {level} at {printable(where)}, margin {margin:g}")
         for name, frame in judged.items():
             screen.print(text_of.to_text(claims.to_read(frame), f"{name}: {frame['verdict'].iloc[-1]}"))
         for name, why in left_out.items():

@@ -166,15 +166,15 @@ def truth_page(folder: Path) -> str:
     """docs/truth.md with its tables as the numbers beside it have them."""
     from probekit.proofs.truth import Findings, with_tables
 
-    return with_tables((folder / "truth.md").read_text(), Findings.read(folder / "truth.json"))
+    return with_tables((folder / "truth.md").read_text(encoding="utf-8"), Findings.read(folder / "truth.json"))
 
 
 def write(folder: Path) -> list[Path]:
     """Write the pages below `folder`, where cli.md and truth.md are to be filled; returns them."""
-    pages = {folder / "spec.md": spec_page(), folder / "cli.md": with_options((folder / "cli.md").read_text()),
-             folder / "truth.md": truth_page(folder)}  # fmt: skip
+    commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
+    pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder)}
     for path, text in pages.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return list(pages)
 
 

@@ -2,16 +2,16 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
 from probekit.inputs.columns import Columns, as_list
-from probekit.inputs.text import Encoder, Prompt
+from probekit.inputs.context import OF_ANSWERS, Given, differ, following, place_tokens
+from probekit.inputs.text import Encoder
 from probekit.spec import BehaviourEntry
 from probekit.task import NO_MATCH, Behaviour, BehaviourSpec, Generation, Scoring
 
@@ -27,39 +27,25 @@ _TAKES: Mapping[str, tuple[tuple[str, ...], ...]] = {  # kind -> keys that it ma
     "logprob": (("completion",),),
 }
 _KEYS = ("tokens", "sets", "column", "answers", "correct", "wrong", "match", "n_tokens", "completion")
-OF_ANSWERS = ("choice", "logit_diff", "value")
 _OF_GENERATION = ("samples", "temperature", "seed")
 
 
-@dataclass(frozen=True)
-class Given:
-    """What the model is given of each row: prompts (None where token ids are read) and tokens, cut where they must be.
-
-    n_uncut: tokens before that. special: whether the tokenizer puts tokens of its own around a text.
-    """
-
-    prompts: Sequence[Prompt] | None
-    tokens: Sequence[NDArray[np.int64]]
-    n_uncut: Sequence[int]
-    special: bool = True
-
-
 def behaviour_of(
-    entry: BehaviourEntry, labels: Mapping[str, Behaviour], columns: Columns, row_example: NDArray[np.int64],
-    encoder: Encoder | None, read: Given,
-) -> BehaviourSpec:  # fmt: skip
-    """A behaviour with its tokens resolved. labels: those of `label` behaviours; row_example: row of `columns` read."""
+    entry: BehaviourEntry, labels: Mapping[str, Behaviour], columns: Columns, encoder: Encoder | None, read: Given
+) -> BehaviourSpec:
+    """A behaviour with its tokens resolved, behind the places that are read. labels: those of `label` behaviours."""
     given = check_keys(entry)
     if entry.kind == "logprob" or entry.whole:
         return _scored(entry, given, columns, encoder, read)
     if is_column(entry):
         return BehaviourSpec(entry.name, "label", outcomes=labels[entry.name].outcomes)
     if entry.kind == "groups":
-        return BehaviourSpec(entry.name, "groups", sets=_sets(entry, encoder))
+        return BehaviourSpec(entry.name, "groups", sets=_sets(entry, columns, encoder, read))
     if entry.kind == "generation":
         return BehaviourSpec(entry.name, "generation", generation=_generation(entry, encoder))
     if given in (("answers",), ("correct", "wrong")):
-        tokens = _row_answers(entry, given, columns, encoder)[row_example]
+        answers = answer_cells(entry, columns, read.prompts is not None)
+        tokens = place_tokens(f"behaviour '{entry.name}'", answers, columns, encoder, read, entry.first_token)
         names = given if len(given) > 1 else tuple(f"answer {i + 1}" for i in range(tokens.shape[1]))
         return BehaviourSpec(entry.name, entry.kind, outcomes=names, row_tokens=tokens)
     least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (0, math.inf))
@@ -69,10 +55,33 @@ def behaviour_of(
         raise BadInput(f"behaviour '{entry.name}' of kind {entry.kind} takes {asked} tokens; found {n_tokens}.")
     if entry.tokens is None:
         return BehaviourSpec(entry.name, entry.kind)
+    outcomes = tuple(str(token) for token in entry.tokens)
+    ids = _behind_all(entry, entry.tokens, columns, encoder, read)
+    if len(ids) == 1:
+        return BehaviourSpec(entry.name, entry.kind, tokens=tuple(ids[0].tolist()), outcomes=outcomes)
+    return BehaviourSpec(entry.name, entry.kind, outcomes=outcomes, row_tokens=ids)
+
+
+def _behind_all(
+    entry: BehaviourEntry, answers: Sequence[int | str], columns: Columns, encoder: Encoder | None, read: Given
+) -> NDArray[np.int64]:
+    """The tokens of answers that all rows have: [1, k] where they are the same behind every place, else [n_places, k].
+
+    Raises BadInput where they differ in a behaviour that has the same outcomes for all rows.
+    """
     where = f"behaviour '{entry.name}'"
-    ids = tuple(one_token(where, token, encoder, entry.first_token) for token in entry.tokens)
-    _differ(where, entry.tokens, ids)
-    return BehaviourSpec(entry.name, entry.kind, tokens=ids, outcomes=tuple(str(token) for token in entry.tokens))
+    ids = place_tokens(where, [answers] * len(columns), columns, encoder, read, entry.first_token)
+    odd = np.argwhere(ids != ids[:1])
+    if not len(odd):
+        return ids[:1]
+    if entry.kind not in OF_ANSWERS:
+        n, j = odd[0].tolist()
+        one, other = (columns.row(int(read.example[place])) for place in (0, n))
+        raise BadInput(
+            f"{where} of kind {entry.kind} has the same outcomes for all rows, and {answers[j]!r} is token {ids[0, j]} "
+            f"behind {one} and {ids[n, j]} behind {other}: let the texts end alike, before a blank or behind it."
+        )
+    return ids
 
 
 def is_column(entry: BehaviourEntry) -> bool:
@@ -110,12 +119,11 @@ def check_keys(entry: BehaviourEntry) -> tuple[str, ...]:
     return given
 
 
-def _sets(entry: BehaviourEntry, encoder: Encoder | None) -> dict[str, tuple[int, ...]]:
+def _sets(entry: BehaviourEntry, columns: Columns, encoder: Encoder | None, read: Given) -> dict[str, tuple[int, ...]]:
     if not entry.sets or not all(entry.sets.values()):
         raise BadInput(f"behaviour '{entry.name}' of kind groups takes `sets`, each with at least one token.")
-    where = f"behaviour '{entry.name}'"
-    sets = {name: tuple(dict.fromkeys(one_token(where, token, encoder) for token in tokens))
-            for name, tokens in entry.sets.items()}  # fmt: skip
+    sets = {name: tuple(dict.fromkeys(int(_behind_all(entry, [token], columns, encoder, read)[0, 0])
+                                      for token in tokens)) for name, tokens in entry.sets.items()}  # fmt: skip
     owner: dict[int, str] = {}
     for name, ids in sets.items():
         for token in ids:
@@ -149,44 +157,6 @@ def _generation(entry: BehaviourEntry, encoder: Encoder | None) -> Generation:
     return Generation(tuple(entry.match.items()), entry.n_tokens, entry.samples, entry.temperature, entry.seed)
 
 
-def _row_answers(
-    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, encoder: Encoder | None
-) -> NDArray[np.int64]:
-    """Token ids of each row of the file's answers: [n, k]."""
-    known: dict[int | str, int] = {}
-    out: list[list[int]] = []
-    for i, answers in enumerate(_cells(given, entry, columns)):
-        where = f"{columns.row(i)}, behaviour '{entry.name}',"
-        plain = [int(a) if isinstance(a, int | np.integer) and not isinstance(a, bool) else a for a in answers]
-        for answer in plain:
-            if not isinstance(answer, int | str) or isinstance(answer, bool):
-                raise BadInput(f"{where} has the answer {answer!r}: give a text or a token id.")
-            if answer not in known:
-                known[answer] = one_token(where, answer, encoder, entry.first_token)
-        ids = [known[answer] for answer in plain]
-        _differ(where, plain, ids)
-        out.append(ids)
-    return np.array(out, dtype=np.int64)
-
-
-def one_token(where: str, token: int | str, encoder: Encoder | None, first: bool = False) -> int:
-    """A token's id; a string must be exactly one token, or be meant by its first."""
-    if isinstance(token, int):
-        if token < 0:
-            raise BadInput(f"{where} names token {token}: token ids are integers from 0 on.")
-        return token
-    if encoder is None:
-        raise BadInput(f"{where} names the token {token!r} and the model has no tokeniser: give its number.")
-    ids = encoder.answer(token)
-    if len(ids) != 1 and not (first and ids):
-        raise BadInput(
-            f"{where} needs one token and {token!r} is {len(ids)} ({ids}): choose a text of exactly one token, often "
-            f"one that begins with a space, or set first_token = true; {', '.join(OF_ANSWERS)} also take whole = "
-            "true, which scores all of its tokens."
-        )
-    return ids[0]
-
-
 def _scored(
     entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, encoder: Encoder | None, read: Given
 ) -> BehaviourSpec:
@@ -201,55 +171,75 @@ def _scored(
                     'or set bos = "exactly_one" in [model].'
                 )
         return BehaviourSpec(entry.name, "logprob", scoring=Scoring(None, entry.per_token, minus))
-    asked = _answers(entry, given, columns, read.prompts is not None)
+    asked = answer_cells(entry, columns, read.prompts is not None)
     least, most = {"logit_diff": (2, 2), "value": (2, 2), "choice": (2, math.inf)}.get(entry.kind, (1, 1))
     if not least <= len(asked[0]) <= most:
         number = "exactly 2" if most == 2 else f"at least {least}"
         raise BadInput(f"{where} of kind {entry.kind} takes {number} answers; found {len(asked[0])}.")
     answers = _behind(where, asked, columns, encoder, read)
     for i, row in enumerate(answers):
-        _differ(f"{columns.row(i)}, {where},", [str(a) for a in asked[i]], [tuple(ids.tolist()) for ids in row])
+        differ(f"{columns.row(i)}, {where},", [str(a) for a in asked[i]], [tuple(ids.tolist()) for ids in row])
     names = entry.tokens or (given if len(given) > 1 else [f"answer {i + 1}" for i in range(len(asked[0]))])
     outcomes = tuple(map(str, names)) if entry.kind in ("choice", "logit_diff") else None
     return BehaviourSpec(entry.name, entry.kind, outcomes=outcomes, scoring=Scoring(answers, entry.per_token, minus))
 
 
-def _answers(
-    entry: BehaviourEntry, given: tuple[str, ...], columns: Columns, of_text: bool
-) -> list[list[str]] | list[list[NDArray[np.int64]]]:
-    """What follows each row: texts, or token ids, where the row is token ids itself."""
-    where = f"behaviour '{entry.name}'"
-    if not of_text:
-        if entry.completion is None:
-            raise BadInput(
-                f"{where} scores answers behind a text, and this task reads token ids: ask for kind logprob with a "
-                "`completion`, a column of ids."
-            )
+def answer_cells(entry: BehaviourEntry, columns: Columns, of_text: bool) -> Sequence[Sequence]:
+    """Each row's answers: the same for all rows, a column of lists, or one in each of several columns.
+
+    Texts, or a token's id, or where the task reads ids all ids of a completion; of a file without types texts, and ids
+    where the task reads ids. Raises BadInput.
+    """
+    if not of_text and entry.completion is not None:
         return [[columns.integers(i, entry.completion, "token ids")] for i in range(len(columns))]
-    cells = _cells(given, entry, columns)
-    for i, row in enumerate(cells):
-        for answer in row:
-            if not isinstance(answer, str) or not answer:
-                at = where if entry.tokens else f"{columns.row(i)}, {where},"
-                raise BadInput(f"{at} has the answer {answer!r}: give a text that is not empty.")
-    return cells
-
-
-def _cells(given: tuple[str, ...], entry: BehaviourEntry, columns: Columns) -> list[list]:
-    """Each row's answers as they stand: the same for all rows, a column of lists, or one in each of several columns."""
+    if not of_text and entry.whole:
+        raise BadInput(
+            f"behaviour '{entry.name}' scores answers behind a text, and this task reads token ids: ask for kind "
+            "logprob with a `completion`, a column of ids."
+        )
     if entry.tokens is not None:
-        return [list(entry.tokens)] * len(columns)
-    names = [str(getattr(entry, key)) for key in given]
-    cells = [columns.present(name) for name in names]
-    if given != ("answers",):
-        return [[cell[i] for cell in cells] for i in range(len(columns))]
+        _check_answers(f"behaviour '{entry.name}'", entry.tokens, entry)
+        return [entry.tokens] * len(columns)
+    parts = [_of_column(entry, name, columns, of_text) for name in answer_columns(entry)]
+    return [list(chain(*row)) for row in zip(*parts, strict=True)]
+
+
+def answer_columns(entry: BehaviourEntry) -> list[str]:
+    """The columns of the file that hold answers."""
+    return [name for name in (entry.answers, entry.correct, entry.wrong, entry.completion) if name is not None]
+
+
+def _of_column(entry: BehaviourEntry, column: str, columns: Columns, of_text: bool) -> list[list]:
+    """Answers of each row in one column."""
+    if column == entry.answers:
+        rows = _lists(column, columns)
+    elif of_text or columns.typed:
+        rows = [[answer] for answer in columns.present(column)]
+    else:
+        ids = (columns.integers(i, column, "a token id", single=True).tolist() for i in range(len(columns)))
+        rows = [found if len(found) == 1 else [found] for found in ids]
+    for i, row in enumerate(rows):
+        _check_answers(f"{columns.row(i)}, behaviour '{entry.name}',", row, entry)
+    columns.check_one_type([(i, answer) for i, row in enumerate(rows) for answer in row], column)
+    return rows
+
+
+def _check_answers(where: str, answers: Sequence, entry: BehaviourEntry) -> None:
+    whole = entry.whole or entry.completion is not None
+    for answer in answers:
+        if type(answer) not in ((str,) if whole else (str, int)) or answer == "":
+            give = "a text that is not empty" if whole else "a text or a token id"
+            raise BadInput(f"{where} has the answer {answer!r:.40}: give {give}.")
+
+
+def _lists(column: str, columns: Columns) -> list[list]:
     out: list[list] = []
-    for i, cell in enumerate(cells[0]):
-        answers = as_list(cell)
+    for i, cell in enumerate(columns.present(column)):
+        answers = None if as_list(cell) is None else columns.items(i, column)
         if answers is None or len(answers) < 2 or (out and len(answers) != len(out[0])):
             asked = f"{len(out[0])}, as in the first row" if out else "at least 2"
             found = "no list" if answers is None else f"{len(answers)} answers"
-            raise BadInput(f"{columns.row(i)} has {found} in column '{names[0]}': give a list of {asked}.")
+            raise BadInput(f"{columns.row(i)} has {found} in column '{column}': give a list of {asked}.")
         out.append(answers)
     return out
 
@@ -258,7 +248,6 @@ def _behind(
     where: str, asked: Sequence[Sequence], columns: Columns, encoder: Encoder | None, read: Given
 ) -> list[list[NDArray[np.int64]]]:
     """Token ids of each row's answers where they stand: behind all that the model is given of the row."""
-    ends = [""] * len(asked) if read.prompts is None else [prompt.text for prompt in read.prompts]
     for i, (ids, n) in enumerate(zip(read.tokens, read.n_uncut, strict=True)):
         if n > len(ids):
             raise BadInput(f"{columns.row(i)} was cut, so that nothing of {where} can follow it: drop the row.")
@@ -272,13 +261,9 @@ def _behind(
         more = [row[j] for row in asked]
         if read.prompts is not None:
             assert encoder is not None  # which made the tokens
-            more = encoder.following(ends, read.tokens, more, read.special)
+            last = np.array([len(ids) - 1 for ids in read.tokens])
+            more = following(where, more, np.arange(len(more)), last, columns, encoder, read)
         for i, ids in enumerate(more):
-            if ids is None:
-                raise BadInput(
-                    f"{columns.row(i)}, {where}: {asked[i][j]!r} begins inside a token of the text, which ends in "
-                    f"{ends[i][-12:]!r}: let the text end before a blank, and the answer begin with it."
-                )
             if not len(ids):
                 raise BadInput(f"{columns.row(i)}, {where}: no token follows the text: give one, or drop the row.")
             n, most = len(read.tokens[i]), None if encoder is None else encoder.n_ctx
@@ -289,10 +274,3 @@ def _behind(
                 )
             out[i].append(ids)
     return out
-
-
-def _differ(where: str, tokens: Sequence[int | str], ids: Sequence[int | tuple[int, ...]]) -> None:
-    twice = [token for token, n in Counter(ids).items() if n > 1]
-    if twice:
-        same = " and ".join(repr(token) for token, i in zip(tokens, ids, strict=True) if i == twice[0])
-        raise BadInput(f"{where} names token {twice[0]} twice ({same}): the model cannot tell them apart; drop one.")

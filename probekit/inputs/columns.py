@@ -1,15 +1,15 @@
 """Columns: the cells of a file of rows that were asked for, and sentences that say where one is wrong.
 
 A file is CSV, TSV, JSON (a list of objects), JSONL or Parquet; all but the last may be packed by gzip or Zstandard.
+Cells of a CSV or TSV are text, whatever they look like: who needs a number there parses it.
 """
 
 import io
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, check_text, nearest
+from probekit.inputs.words import INTEGER, KINDS, NUMBER, Written, as_number, missing, word
 
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
 PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -29,11 +30,15 @@ LEAST_ROWS = 3  # fit, selection and test sides each need a group
 
 @dataclass(frozen=True)
 class Columns:
-    """Values by column, in the order of the file. numbers: of each row in the file, from 1, a header not counted."""
+    """Values by column, in the order of the file. numbers: of each row in the file, from 1, a header not counted.
+
+    dropped: how many rows were left out for want of a value, by the column that lacks it.
+    """
 
     path: Path
     values: Mapping[str, list]
     numbers: Sequence[int]
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -43,6 +48,11 @@ class Columns:
         """The file's name without its endings."""
         return _unpacked(self.path).stem
 
+    @property
+    def typed(self) -> bool:
+        """Whether numbers and truth values are told from text, which CSV and TSV cannot."""
+        return kind_of(self.path) not in SEPARATORS
+
     def row(self, i: int) -> str:
         """Row `i` in words, for a sentence."""
         return f"{self.path} row {self.numbers[i]}"
@@ -50,7 +60,10 @@ class Columns:
     def check_present(self, i: int, column: str, value: object) -> None:
         """Raise BadInput where a value of row `i` is missing."""
         if missing(value):
-            raise BadInput(f"{self.row(i)} has no value in column '{column}': fill it in or drop the row.")
+            raise BadInput(
+                f"{self.row(i)} has no value in column '{column}': fill it in, drop the row, or leave such rows out "
+                'with missing = "drop".'
+            )
 
     def present(self, column: str) -> list:
         """The column's values, none missing."""
@@ -65,10 +78,57 @@ class Columns:
                 raise BadInput(f"{self.row(i)} has a {type(value).__name__} in {where}: give {give}.")
         return self.values[column]
 
+    def cells(self, column: str) -> list[tuple[int, Any]]:
+        """(row, value) of every cell; of a list each of its values."""
+        return [(i, each) for i, value in enumerate(self.present(column))
+                for each in (self.items(i, column) if as_list(value) is not None else [value])]  # fmt: skip
+
+    def items(self, i: int, column: str) -> list:
+        """The values of a list in row `i`, as Python's own, none missing."""
+        items = [item.item() if isinstance(item, np.generic) else item for item in self.values[column][i]]
+        for item in items:
+            self.check_present(i, column, item)
+        return items
+
+    def check_one_type(self, cells: Iterable[tuple[int, Any]], column: str) -> None:
+        """Raise BadInput where words (row, value) are of several types: 1 and "1" would be one, and one a token id."""
+        first: dict[type, int] = {}
+        for i, value in cells:
+            first.setdefault(type(value), i)
+        if len(first) > 1:
+            (one, at), (other, there) = list(first.items())[:2]
+            raise BadInput(
+                f"{self.path} has values of two types in column '{column}', {KINDS[one]} in row {self.numbers[at]} and "
+                f"{KINDS[other]} in row {self.numbers[there]}: write all of them in one way."
+            )
+
+    def words(self, cells: Sequence[tuple[int, Any]], column: str, what: str, give: str) -> list[str]:
+        """Cells (row, value) as they are written. what: they were asked as; give: what they can be. Raises BadInput."""
+        for i, value in cells:
+            # NumPy drops zeros at the end of a name.
+            if type(value) not in KINDS or (isinstance(value, str) and (value.isspace() or "\0" in value)):
+                raise BadInput(f"{self.row(i)} has {value!r:.40} {what}: give {give}.")
+        self.check_one_type(cells, column)
+        return [word(value) for _, value in cells]
+
     def names(self, column: str, what: str) -> list[str]:
         """The column as names. what: what it was asked as."""
-        found = self.present_as(str | int | bool, column, f"the {what} column '{column}'", "a name or number")
-        return [str(value) for value in found]
+        where, give = f"the {what} column '{column}'", "a name or number"
+        cells = list(enumerate(self.present_as(str | int | bool, column, where, give)))
+        return self.words(cells, column, f"in {where}", give)
+
+    def as_numbers(self, cells: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Cells whose text says a number as that number; in a file that has types nothing is changed."""
+        if self.typed:
+            return cells
+        return [(i, value if (said := as_number(value)) is None else said) for i, value in cells]
+
+    def as_fractions(self, cells: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Cells of a file without types as numbers where all are, and one is written with a point: else as they are."""
+        told = [value for _, value in cells if isinstance(value, str)]
+        if self.typed or not all(map(NUMBER.fullmatch, told)) or all(map(INTEGER.fullmatch, told)):
+            return cells
+        return self.as_numbers(cells)
 
     def integers(self, i: int, column: str, what: str, single: bool = False) -> np.ndarray:
         """Row `i` of a column of integers from 0 on: a list, or numbers separated by spaces. what: `token ids`, ...
@@ -78,8 +138,11 @@ class Columns:
         value = self.values[column][i]
         self.check_present(i, column, value)
         value = [value] if single and not isinstance(value, str | list | np.ndarray) else value
+        if isinstance(value, str):
+            parts = value.split()
+            value = [int(part) for part in parts] if all(map(INTEGER.fullmatch, parts)) else ["no number"]
         try:
-            found = np.array([int(part) for part in value.split()] if isinstance(value, str) else value)
+            found = np.array(value)
         except (ValueError, OverflowError):
             found = np.array(["no number"])
         if found.shape == (0,):
@@ -99,8 +162,23 @@ class Columns:
             seen[str(domain)] += 1
             if seen[str(domain)] <= n:
                 keep.append(row)
-        values = {name: [values[row] for row in keep] for name, values in self.values.items()}
-        return Columns(self.path, values, [self.numbers[row] for row in keep])
+        return self._rows(keep)
+
+    def without_missing(self, needed: Iterable[str]) -> "Columns":
+        """Without the rows that lack a value in one of the `needed` columns, and with how many those are."""
+        lacks: dict[int, str] = {}
+        for column in needed:
+            for row, value in enumerate(self.values[column]):
+                if missing(value) or any(map(missing, as_list(value) or ())):
+                    lacks.setdefault(row, column)
+        kept = [row for row in range(len(self)) if row not in lacks]
+        if not kept:
+            raise BadInput(f"{self.path} has no row with a value in every column that is asked for: fill some in.")
+        return replace(self._rows(kept), dropped=Counter(lacks.values()))
+
+    def _rows(self, kept: Sequence[int]) -> "Columns":
+        values = {name: [values[row] for row in kept] for name, values in self.values.items()}
+        return replace(self, values=values, numbers=[self.numbers[row] for row in kept])
 
     def paired(self, members: Sequence[str], own: Mapping[str, Sequence[str]]) -> "Columns":
         """Each row once for each of `members`, two columns, with the column `pair`, which says for whose sake.
@@ -112,12 +190,7 @@ class Columns:
             both = zip(*(self.values[column] for column in columns), strict=True)
             values[name] = [cell for row in both for cell in row]
         numbers = [number for number in self.numbers for _ in members]
-        return Columns(self.path, values | {PAIR: list(members) * len(self)}, numbers)
-
-
-def missing(value: object) -> bool:
-    """Whether a cell is empty."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+        return replace(self, values=values | {PAIR: list(members) * len(self)}, numbers=numbers)
 
 
 def as_list(value: Any) -> list | None:
@@ -125,11 +198,11 @@ def as_list(value: Any) -> list | None:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else None
 
 
-def read_columns(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> Columns:
-    """The columns that `asked` names (column -> what for). as_text: columns of a CSV that are not guessed at."""
+def read_columns(path: Path, asked: Mapping[str, str]) -> Columns:
+    """The columns that `asked` names (column -> what for)."""
     readers = dict.fromkeys(SEPARATORS, _read_csv) | dict.fromkeys(OBJECTS, _read_json) | {".parquet": _read_parquet}
     with _reading(path, tuple(readers)) as kind:
-        values, n_rows = readers[kind](path, asked, as_text)
+        values, n_rows = readers[kind](path, asked)
     if not n_rows:
         raise BadInput(f"{path} has no rows: give a file with at least {LEAST_ROWS} of them.")
     return Columns(path, values, range(1, n_rows + 1))
@@ -203,9 +276,9 @@ def _require(path: Path, names: Sequence[str], asked: Mapping[str, str]) -> None
             raise BadInput(f"{path} has the column '{column}' twice (asked for as {role}): rename one of them.")
 
 
-def _read_csv(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
-    # A text such as `12` or a group such as `007` stays what it is; an empty cell is missing, `NA` is a word.
-    types = {column: pa.string() for column in as_text}
+def _read_csv(path: Path, asked: Mapping[str, str]) -> tuple[dict[str, list], int]:
+    # Nothing is guessed: `007` and `1` and `true` are texts. An empty cell is missing, `NA` is a word.
+    types = dict.fromkeys(asked, pa.string())
     convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     with _bytes(path) as file:
         return _from_table(path, csv.read_csv(file, *_how(path, file, 2**31 - 1), convert), asked)
@@ -219,7 +292,7 @@ def _how(path: Path, file: io.BufferedReader | io.BytesIO, most: int) -> tuple[c
     return read, csv.ParseOptions(delimiter=SEPARATORS[kind_of(path)], newlines_in_values=True)
 
 
-def _read_parquet(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+def _read_parquet(path: Path, asked: Mapping[str, str]) -> tuple[dict[str, list], int]:
     with parquet.ParquetFile(path) as file:
         _require(path, file.schema_arrow.names, asked)
         return _from_table(path, file.read(columns=list(asked)), asked)
@@ -256,29 +329,43 @@ def _names_of_json(path: Path, asked: Mapping[str, str]) -> list[str]:
     return list(names)
 
 
-def _read_json(path: Path, asked: Mapping[str, str], as_text: Sequence[str]) -> tuple[dict[str, list], int]:
+def _read_json(path: Path, asked: Mapping[str, str]) -> tuple[dict[str, list], int]:
     rows, names = [], {}
-    for row in OBJECTS[kind_of(path)](path):
+    for number, row in enumerate(OBJECTS[kind_of(path)](path), 1):
         names.update(dict.fromkeys(row))
         rows.append({column: row.get(column) for column in asked})
+        for column, value in rows[-1].items():
+            _check_characters(value, f"{path} row {number}, column '{column}',")
     if rows:
         _require(path, list(names), asked)
     return {column: [row[column] for row in rows] for column in asked}, len(rows)
 
 
+def _check_characters(value: object, where: str) -> None:
+    """Raise BadInput for half a surrogate pair, which JSON alone can write, in a text or in one of a list or object."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            check_text(item, where)
+        elif isinstance(item, list | dict):
+            left += item.values() if isinstance(item, dict) else item
+
+
 def _objects_by_line(path: Path) -> Iterator[dict[str, Any]]:
-    with io.TextIOWrapper(_bytes(path), encoding="utf-8-sig") as file:
+    with _bytes(path) as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                row = _parsed(line, f"{path} line {number}", "write one object per line")
+            if line.strip(b"\xef\xbb\xbf \t\r\n"):
+                where = f"{path} line {number}"
+                row = _parsed(line, where, "write one object per line")
                 if not isinstance(row, dict):
-                    raise BadInput(f"{path} line {number} is a {type(row).__name__}: write one JSON object per line.")
+                    raise BadInput(f"{where} is a {type(row).__name__}: write one JSON object per line.")
                 yield row
 
 
 def _objects_in_a_list(path: Path) -> Iterator[dict[str, Any]]:
     with _bytes(path) as file:
-        found = _parsed(file.read().decode("utf-8-sig"), str(path), "write a list of objects; one per line is .jsonl")
+        found = _parsed(file.read(), str(path), "write a list of objects; one per line is .jsonl")
     if not isinstance(found, list):
         raise BadInput(f"{path} holds a {type(found).__name__}: write a list of objects, one for each row.")
     for number, row in enumerate(found, 1):
@@ -287,12 +374,24 @@ def _objects_in_a_list(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _parsed(text: str, where: str, instead: str) -> Any:
+def _parsed(text: bytes, where: str, instead: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        return json.loads(text.decode("utf-8-sig"), parse_float=Written, object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{where} cannot be read as UTF-8 ({error.reason}): save the file as UTF-8.") from None
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply" if deep else str(error)
         raise BadInput(f"{where} is not JSON ({reason}): {instead}.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, which has each name once: JSON would take the last value of several without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"it has '{twice}' twice")
+    return found
 
 
 OBJECTS = {".json": _objects_in_a_list, ".jsonl": _objects_by_line}

@@ -6,10 +6,10 @@ beginning-of-sequence token that it adds is position 0.
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput
-from probekit.inputs.behaviours import Given, behaviour_of, check_keys, is_column
-from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, missing, read_columns
+from probekit.errors import BadInput, check_text, printable
+from probekit.inputs.behaviours import answer_cells, answer_columns, behaviour_of, check_keys, is_column
+from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
+from probekit.inputs.context import Given
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
+from probekit.inputs.words import alike, as_number, in_order, listed, missing, word
 from probekit.records import digest
-from probekit.spec import BehaviourEntry, TaskSpec
+from probekit.spec import BehaviourEntry, FeatureEntry, TaskSpec
 from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
 
 Rows = list[tuple[int, Any]]  # (row of the file, value) for each place that is read
@@ -39,9 +41,13 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     check_bos(spec, "as_is" if encoder is None else encoder.bos)
     source, places = spec.source, parse_places(spec.position)
     columns = read_rows(spec, base)
-    domain = columns.names(spec.domain, "domain") if spec.domain else ["all"] * len(columns)
+    domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
-    audit: dict[str, Any] = {"source": source}
+    audit: dict[str, Any] = {
+        "source": source,
+        "n_dropped": sum(columns.dropped.values()),
+        "told": told_of(spec, columns),
+    }
     examples = (
         _Examples([columns.integers(i, spec.tokens, "token ids") for i in range(len(columns))])
         if spec.tokens
@@ -49,13 +55,18 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     )
     kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
     positions, rules = _positions(places, columns, examples, kept, audit)
-    labels = {entry.name: _label(entry, columns, positions) for entry in spec.behaviours if is_column(entry)}
+    labels = {entry.name: _label(entry, columns, _per_place(str(entry.column), columns, positions))
+              for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
-    read = Given(examples.prompts, tokens, [len(ids) for ids in examples.tokens], not spec.source_is_chat)
-    behaviours = [behaviour_of(entry, labels, columns, row_example, encoder, read) for entry in spec.behaviours]
+    _check_behind(spec, columns, examples, positions, encoder)
+    read = Given(
+        examples.prompts, tokens, [len(ids) for ids in examples.tokens], row_example, np.concatenate(positions),
+        examples.ends, not spec.source_is_chat,
+    )  # fmt: skip
+    behaviours = [behaviour_of(entry, labels, columns, encoder, read) for entry in spec.behaviours]
     return Task(
         name=columns.name,
         tokens=tokens,
@@ -63,7 +74,8 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         group=_groups(columns, spec.group, domain),
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
-        features={entry.name: _feature(entry.name, entry.column, columns, positions) for entry in spec.features},
+        features={entry.name: _feature(entry, columns, _per_place(entry.column, columns, positions))
+                  for entry in spec.features},
         labels=labels,
         fingerprint=_fingerprint(spec, columns.path, tokens, positions),
         spans=_kept_spans(examples, kept),
@@ -74,11 +86,14 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
 
 def read_rows(spec: TaskSpec, base: Path) -> Columns:
     """The file's cells that are asked for, one row per example: of a task of pairs each row of the file is two."""
-    asked, text = asked_columns(spec)
-    path = base / str(spec.file)
-    named = set(_named(spec)[0])
+    asked, path = asked_columns(spec), base / str(spec.file)
+    check_text(path.name, "the name of the task's file")  # which records have
+    named = set(_named(spec))
     check_free(path, {name: columns for name, columns in _made(spec).items() if name in named})
-    columns = read_columns(path, asked, text)
+    columns = read_columns(path, asked)
+    if spec.missing == "drop":
+        may_lack = set(chain(*([where] if isinstance(where, str) else where for where in spec.spans.values())))
+        columns = columns.without_missing([column for column in asked if column not in may_lack])
     if spec.n_examples:
         columns = columns.first(spec.n_examples, None if spec.domain in _made(spec) else spec.domain)
     return columns.paired(spec.pair, spec.members) if spec.pair else columns
@@ -115,13 +130,12 @@ def check_bos(spec: TaskSpec, bos: str) -> None:
         )
 
 
-def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
-    """(column of the file -> what it was asked as, for messages; columns that are text whatever they look like).
+def asked_columns(spec: TaskSpec) -> dict[str, str]:
+    """Column of the file -> what it was asked as, for messages.
 
     Raises BadInput for what is wrong with a file's task whatever its file holds.
     """
-    asked, text = _named(spec)
-    made = _made(spec)
+    asked, made = _named(spec), _made(spec)
     if spec.members and not spec.pair:
         raise BadInput(
             "`members` are those of a `pair`, which this task does not have: name `pair`, two columns of texts."
@@ -135,11 +149,10 @@ def asked_columns(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
                 f"`members` makes a column '{name}', which nothing in the task asks for: ask for it, or leave it out."
             )
         asked |= dict.fromkeys(columns, f"'{name}' of `members`")
-        text += [column for column in columns if name in text]
-    return {name: role for name, role in asked.items() if name not in made}, [name for name in text if name not in made]
+    return {name: role for name, role in asked.items() if name not in made}
 
 
-def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
+def _named(spec: TaskSpec) -> dict[str, str]:
     if spec.file is None:
         raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
     if spec.n_positions is not None:
@@ -162,22 +175,68 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
                 asked[column] = f"'{entry.name}'"
     asked |= {entry.column: f"'{entry.name}'" for entry in spec.features}
     asked |= {place.name: "position" for place in places if place.kind in ("column", "mask")}
-    text: dict[str, str] = {}
     for name, where in spec.spans.items():
-        if isinstance(where, str):
-            text[where] = f"span '{name}'"
-        else:
-            asked |= dict.fromkeys(where, f"span '{name}'")
-    for entry in spec.behaviours:  # what is scored is text, whatever it looks like
-        scored = (entry.completion, entry.correct, entry.wrong) if entry.whole or entry.completion else ()
-        text |= {column: f"'{entry.name}'" for column in scored if column is not None}
+        asked |= dict.fromkeys([where] if isinstance(where, str) else where, f"span '{name}'")
     for template in templates(spec):
-        text |= dict.fromkeys(template.fields, "a field of the template")
+        asked |= dict.fromkeys(template.fields, "a field of the template")
     for role in ("text", "tokens", "messages", "id", "group", "domain"):
         if (column := getattr(spec, role)) is not None:
-            text[column] = role
-    text |= {column: PAIR for column in spec.pair or ()}
-    return asked | text, list(text)
+            asked[column] = role
+    return asked | dict.fromkeys(spec.pair or (), PAIR)
+
+
+# What can be seen in the rows without a model
+
+
+def check_rows(spec: TaskSpec, columns: Columns) -> None:
+    """Raise BadInput for what is wrong in the rows whatever the model makes of them. Reading the task finds it too."""
+    domain = domain_names(columns, spec.domain)
+    _check_ids(columns, spec.id)
+    _groups(columns, spec.group, domain)
+    labels = {entry.name: _label(entry, columns, columns.cells(str(entry.column)))
+              for entry in spec.behaviours if is_column(entry)}  # fmt: skip
+    if len(labels) == len(spec.behaviours) and all(len(b.law) == len(columns) for b in labels.values()):
+        _check_varies(labels, columns, np.array(domain, dtype=np.str_))
+    for entry in spec.features:
+        _feature(entry, columns, columns.cells(entry.column))
+    for entry in spec.behaviours:
+        answer_cells(entry, columns, spec.tokens is None)
+    for place in parse_places(spec.position):
+        for i in range(len(columns)) if place.kind == "column" else ():
+            columns.integers(i, place.name, "positions", single=True)
+    if spec.tokens is not None:
+        for i in range(len(columns)):
+            columns.integers(i, spec.tokens, "token ids")
+    elif spec.source_is_chat:
+        _chats(spec, columns)
+    else:
+        for i, prompt in enumerate(plain_prompts(spec, columns)):
+            _spans(spec, columns, i, prompt.text)
+
+
+def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
+    """Sentences on what was done with the file, or is in it, that may not be what its owner thinks."""
+    told = []
+    if columns.dropped:
+        lacking = " and ".join(f"{n:,} without a value in column '{name}'" for name, n in columns.dropped.items())
+        told.append(f"{sum(columns.dropped.values()):,} rows are left out: {lacking}")
+    named = {f"the {role} column '{column}'": columns.names(column, role)
+             for role, column in (("group", spec.group), ("domain", spec.domain)) if column}  # fmt: skip
+    labels = [("behaviour", entry) for entry in spec.behaviours if entry.kind == "label"]
+    for what, entry in [*labels, *(("feature", entry) for entry in spec.features)]:
+        if (classes := classes_of(entry, columns)) is not None:
+            named[f"{what} '{entry.name}'"] = classes
+        elif what == "behaviour":
+            told.append(f"behaviour '{entry.name}' has fractions: each is read as the probability of `1` against `0`")
+    for entry in spec.behaviours if spec.tokens is None else ():
+        for name in answer_columns(entry):
+            if any(isinstance(answer, int) for _, answer in columns.cells(name)):
+                told.append(f"behaviour '{entry.name}' takes the numbers in column '{name}' as token ids")
+    for what, names in named.items():
+        if sets := alike(names):
+            more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""
+            told.append(f"{what} has names that look alike and are told apart: {listed(sets[0])}{more}")
+    return list(map(printable, told))
 
 
 # Examples
@@ -186,14 +245,16 @@ def _named(spec: TaskSpec) -> tuple[dict[str, str], list[str]]:
 class _Examples:
     """Tokens of each row, uncut, and the tokens of every stretch of text that has a name.
 
-    prompts: what they were made from, where that is text.
+    prompts: what they were made from, where that is text. n_behind: special tokens that were put behind each.
+    ends: the last-plus-one character of each token, where they are known.
     """
 
     def __init__(
         self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None,
-        prompts: list[Prompt] | None = None,
+        prompts: list[Prompt] | None = None, n_behind: NDArray[np.int64] | None = None,
+        ends: list[NDArray[np.int64]] | None = None,
     ):  # fmt: skip
-        self.tokens, self.spans, self.prompts = tokens, spans, prompts
+        self.tokens, self.spans, self.prompts, self.n_behind, self.ends = tokens, spans, prompts, n_behind, ends
 
 
 def templates(spec: TaskSpec) -> list[Template]:
@@ -223,11 +284,56 @@ def _read_text(
         "n_bos_added": int(np.maximum(tokenised.shift, 0).sum()),
         "n_bos_removed": int(np.maximum(-tokenised.shift, 0).sum()),
     }
-    if tokenised.offsets is None:
-        return _Examples(tokenised.tokens, prompts=prompts)
-    found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
-    audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
-    return _Examples(tokenised.tokens, [spans for spans, _ in found], prompts)
+    audit["n_with_special_behind"] = int((tokenised.n_behind > 0).sum())
+    spans = ends = None
+    if tokenised.offsets is not None:
+        ends = [offsets[:, 1] for offsets in tokenised.offsets]
+        found = [token_spans(prompt, offsets) for prompt, offsets in zip(prompts, tokenised.offsets, strict=True)]
+        audit["n_spans_inside_a_token"] = sum(n_split for _, n_split in found)
+        spans = [marks for marks, _ in found]
+    around = zip(tokenised.n_bos.tolist(), tokenised.n_behind.tolist(), strict=True)
+    said = [ids[n : len(ids) - m].tolist() for ids, (n, m) in zip(tokenised.tokens, around, strict=True)]
+    if spec.source_is_chat:  # a turn's end is no part of what the turn says
+        said = [_of_turns(ids, marks) for ids, marks in zip(tokenised.tokens, spans or (), strict=False)]
+    _tell_of_control(said, encoder, audit)
+    return _Examples(tokenised.tokens, spans, prompts, tokenised.n_behind, ends)
+
+
+def _of_turns(ids: NDArray[np.int64], spans: Mapping[str, NDArray[np.int64]]) -> list[int]:
+    """The tokens of what the turns of a chat say."""
+    turns = (span for name, found in spans.items() if name.startswith("role:") for span in found.tolist())
+    return [token for start, stop in turns for token in ids[start:stop].tolist()]
+
+
+def _tell_of_control(said: Sequence[Sequence[int]], encoder: Encoder, audit: dict[str, Any]) -> None:
+    """Count the texts that contain special tokens, which end a text or a turn for the model."""
+    held = [[token for token in ids if token in encoder.special] for ids in said]
+    n = audit["n_with_control_tokens"] = sum(map(bool, held))
+    if n:
+        token = encoder.tokenizer.convert_ids_to_tokens(next(filter(None, held))[0])
+        texts = "text contains" if n == 1 else "texts contain"
+        audit["told_of_tokens"] = (
+            f"{n:,} {texts} tokens that {encoder.name}'s tokenizer takes for control, such as {token!r}: the model "
+            "sees them as such, and not as the letters that they are written with"
+        )
+
+
+def _check_behind(
+    spec: TaskSpec, columns: Columns, examples: _Examples, positions: Sequence[NDArray], encoder: Encoder | None
+) -> None:
+    """Raise BadInput where what the model does is asked for behind a special token that ends the text."""
+    asked = [entry for entry in spec.behaviours if not (is_column(entry) or entry.kind == "logprob")]
+    asked += [entry for entry in spec.behaviours if entry.completion is not None]
+    if examples.n_behind is None or encoder is None or not asked:
+        return
+    for i, (ids, n, places) in enumerate(zip(examples.tokens, examples.n_behind.tolist(), positions, strict=True)):
+        whole = any(entry.whole or entry.completion for entry in asked)
+        if n and (whole or places.max() >= len(ids) - n):
+            raise BadInput(
+                f"{columns.row(i)} is read behind {encoder.tokenizer.convert_ids_to_tokens(int(ids[-n]))!r}, which "
+                f"{encoder.name}'s tokenizer puts at the end of each text, and behaviour '{asked[0].name}' is what "
+                'follows the text: set eos = "none" in [model].'
+            )
 
 
 def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int64]:
@@ -238,28 +344,14 @@ def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int
 
 
 def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str, Any]) -> list[Prompt]:
-    if spec.text is not None:
-        return [Prompt(text) for text in _texts(columns, spec.text)]
-    if spec.pair is not None:
-        return [Prompt(text) for text in pair_texts(columns, spec.pair)]
-    pieces = templates(spec)
-    values = {name: _field(columns, name) for template in pieces for name in template.fields}
-    filled = [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
-              for i in range(len(columns))]  # fmt: skip
-    if spec.template is not None:
-        for i, (prompt,) in enumerate(filled):
-            if not prompt.text:
-                raise BadInput(f"{columns.row(i)} leaves the template empty: fill its fields in or drop the row.")
-        return [prompt for (prompt,) in filled]
-    roles = [turn.role for turn in spec.chat or ()]
-    if spec.chat == ():
-        raise BadInput("`chat` has no turns: give at least one {role, content}.")
+    if not spec.source_is_chat:
+        return plain_prompts(spec, columns)
     out, n_prompts, n_hidden = [], 0, 0
-    for i, turns in enumerate(filled):
-        chat = list(zip(roles, turns, strict=True)) if spec.chat else _messages(columns, i, spec.messages or "")
+    time = None if spec.chat_time is None else datetime.fromisoformat(spec.chat_time)
+    for i, chat in enumerate(_chats(spec, columns)):
         wanted = chat[-1][0] != "assistant" if spec.generation_prompt is None else spec.generation_prompt
         try:
-            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted))
+            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted, time))
         except BadInput as error:
             raise BadInput(f"{columns.row(i)}: {error}") from None
         n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)
@@ -272,23 +364,57 @@ def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str
     return out
 
 
+def plain_prompts(spec: TaskSpec, columns: Columns) -> list[Prompt]:
+    """What the model reads of each row, of a source that is no chat and no token ids."""
+    if spec.text is not None:
+        return [Prompt(text) for text in _texts(columns, spec.text)]
+    if spec.pair is not None:
+        both = {name: _texts(columns, name) for name in spec.pair}
+        return [Prompt(both[name][i]) for i, name in enumerate(columns.values[PAIR])]
+    filled = [prompt for (prompt,) in _filled(spec, columns)]
+    for i, prompt in enumerate(filled):
+        if not prompt.text:
+            raise BadInput(f"{columns.row(i)} leaves the template empty: fill its fields in or drop the row.")
+    return filled
+
+
+def _filled(spec: TaskSpec, columns: Columns) -> list[list[Prompt]]:
+    """Each row's templates with their fields filled in."""
+    pieces = templates(spec)
+    values = {name: _field(columns, name) for template in pieces for name in template.fields}
+    return [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
+            for i in range(len(columns))]  # fmt: skip
+
+
+def _chats(spec: TaskSpec, columns: Columns) -> list[list[tuple[str, Prompt]]]:
+    """Each row's turns: (role, what it says)."""
+    if spec.messages is not None:
+        return [_messages(columns, i, spec.messages) for i in range(len(columns))]
+    if not spec.chat:
+        raise BadInput("`chat` has no turns: give at least one {role, content}.")
+    roles = [turn.role for turn in spec.chat]
+    return [list(zip(roles, turns, strict=True)) for turns in _filled(spec, columns)]
+
+
 def _texts(columns: Columns, column: str) -> list[str]:
     for i, text in enumerate(columns.values[column]):
-        if missing(text) or text == "":
-            raise BadInput(f"{columns.row(i)} has an empty text in column '{column}': fill it in or drop the row.")
+        if missing(text):
+            raise BadInput(
+                f"{columns.row(i)} has an empty text in column '{column}': fill it in, drop the row, or leave such "
+                'rows out with missing = "drop".'
+            )
     return columns.present_as(str, column, f"the text column '{column}'", "a string")
 
 
-def pair_texts(columns: Columns, members: Sequence[str]) -> list[str]:
-    """Each row's own member of its pair."""
-    both = {name: _texts(columns, name) for name in members}
-    return [both[name][i] for i, name in enumerate(columns.values[PAIR])]
-
-
 def _field(columns: Columns, column: str) -> list[str]:
-    """A template's field: texts and numbers, as they are written."""
-    where = f"column '{column}', a field of the template"
-    return [str(value) for value in columns.present_as(str | int | float, column, where, "a text or a number")]
+    """A template's field: texts and numbers, as they are written. A text may be empty."""
+    give = f"in column '{column}', a field of the template: give a text or a number"
+    for i, value in enumerate(columns.values[column]):
+        if not isinstance(value, str):
+            columns.check_present(i, column, value)
+        if not isinstance(value, str | int | float):
+            raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")
+    return [word(value) for value in columns.values[column]]
 
 
 def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
@@ -297,7 +423,7 @@ def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             value = None
     turns = as_list(value)
     good = turns and all(
@@ -309,6 +435,8 @@ def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]
             f"{columns.row(i)} has no chat in column '{column}': give a list of messages (in CSV as JSON), each with a "
             "`role` and a `content` that are texts."
         )
+    for turn in turns:  # JSON in a CSV is text until here
+        check_text(turn["role"] + turn["content"], f"{columns.row(i)}, column '{column}',")
     return [(turn["role"], Prompt(turn["content"])) for turn in turns]
 
 
@@ -406,6 +534,11 @@ def _check_ids(columns: Columns, column: str | None) -> None:
             )
 
 
+def domain_names(columns: Columns, column: str | None) -> list[str]:
+    """Name of each row's situation."""
+    return columns.names(column, "domain") if column else ["all"] * len(columns)
+
+
 def group_names(columns: Columns, column: str | None) -> list[str]:
     """Name of each row's group."""
     return columns.names(column, "group") if column else [str(number) for number in columns.numbers]
@@ -433,41 +566,45 @@ def _per_place(column: str, columns: Columns, positions: Sequence[NDArray]) -> R
     """The column's value at every place that is read: a list has one for each, anything else holds at all of them."""
     out: Rows = []
     for i, (value, places) in enumerate(zip(columns.present(column), positions, strict=True)):
-        listed = as_list(value)
-        if listed is not None and len(listed) != len(places):
+        several = None if as_list(value) is None else columns.items(i, column)
+        if several is not None and len(several) != len(places):
             raise BadInput(
-                f"{columns.row(i)} has {len(listed)} values in column '{column}' and is read at {len(places)} "
+                f"{columns.row(i)} has {len(several)} values in column '{column}' and is read at {len(places)} "
                 "positions: give one for each, or a single one for all."
             )
-        out += [(i, each) for each in ([value] * len(places) if listed is None else listed)]
-    for i, value in out:
-        columns.check_present(i, column, value)
-    return [(i, value.item() if isinstance(value, np.generic) else value) for i, value in out]
+        out += [(i, each) for each in ([value] * len(places) if several is None else several)]
+    return out
 
 
-def _classes(name: str, column: str, columns: Columns, rows: Rows) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """(class at each place [n], class names): numbers in order of size, all else by name."""
-    for i, value in rows:
-        if isinstance(value, float | list | dict | np.ndarray):
-            raise BadInput(f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give a class, as a word "
-                           "or an integer.")  # fmt: skip
-    values = [value for _, value in rows]
-    numbers = all(isinstance(value, int) for value in values)
-    known = sorted(set(values)) if numbers else sorted({str(value) for value in values})
-    number = {value: i for i, value in enumerate(known)}
-    labels = np.array([number[value if numbers else str(value)] for value in values], dtype=np.int64)
-    return labels, tuple(str(value) for value in known)
+def _words(entry: BehaviourEntry | FeatureEntry, columns: Columns, rows: Rows) -> list[str]:
+    """Classes as they are written."""
+    where = f"for '{entry.name}' in column '{entry.column}'"
+    return columns.words(rows, str(entry.column), where, "a class, as a word or an integer")
 
 
-def _label(entry: BehaviourEntry, columns: Columns, positions: Sequence[NDArray]) -> Behaviour:
+def classes_of(entry: BehaviourEntry | FeatureEntry, columns: Columns) -> list[str] | None:
+    """The class of each row, of a list each of its own; None of a column of fractions. Raises BadInput."""
+    cells = columns.as_fractions(columns.cells(str(entry.column)))
+    return None if any(isinstance(value, float) for _, value in cells) else _words(entry, columns, cells)
+
+
+def _classes(
+    entry: BehaviourEntry | FeatureEntry, columns: Columns, rows: Rows
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(class at each place [n], class names): integers in order of size, all else by name."""
+    words = _words(entry, columns, rows)
+    known = {name: i for i, name in enumerate(in_order(words))}
+    return np.array([known[name] for name in words], dtype=np.int64), tuple(known)
+
+
+def _label(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
     """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
-    assert entry.column is not None  # as `check_keys` saw
-    rows = _per_place(entry.column, columns, positions)
     if entry.kind == "value":
-        return _number(entry.name, entry.column, columns, rows)
+        return _number(entry, columns, columns.as_numbers(rows))
+    rows = columns.as_fractions(rows)
     if any(isinstance(value, float) for _, value in rows):
-        return _fractions(entry.name, entry.column, columns, rows)
-    labels, names = _classes(entry.name, entry.column, columns, rows)
+        return _fractions(entry, columns, rows)
+    labels, names = _classes(entry, columns, rows)
     if len(names) > MAX_OUTCOMES:
         # Reduced before it is spread out: one-hot rows of a column of ids would be as wide as the file is long.
         counts = np.bincount(labels)
@@ -487,37 +624,43 @@ def _check_varies(labels: Mapping[str, Behaviour], columns: Columns, domain: NDA
         raise BadInput(f"{columns.path}: {error}") from None
 
 
-def _fractions(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
+def _fractions(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
     for i, value in rows:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if not 0 <= (-1 if (said := _plain(value)) is None else said) <= 1:
             raise BadInput(
-                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': give classes, or numbers in "
-                "[0, 1], or ask for kind value."
+                f"{columns.row(i)} has {value!r} for '{entry.name}' in column '{entry.column}': give classes, or "
+                "numbers in [0, 1], or ask for kind value."
             )
     second = np.array([value for _, value in rows], dtype=np.float32)
-    return Behaviour(name, np.stack([1 - second, second], axis=1), ("0", "1"))
+    return Behaviour(entry.name, np.stack([1 - second, second], axis=1), ("0", "1"))
 
 
-def _number(name: str, column: str, columns: Columns, rows: Rows) -> Behaviour:
+def _number(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
     for i, value in rows:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if _plain(value) is None:
             raise BadInput(
-                f"{columns.row(i)} has {value!r} for '{name}' in column '{column}': a behaviour of kind value takes "
-                "numbers; for classes ask for kind label."
+                f"{columns.row(i)} has {value!r:.40} for '{entry.name}' in column '{entry.column}': a behaviour of "
+                "kind value takes numbers that are finite; for classes ask for kind label."
             )
-    return Behaviour.number(name, np.array([value for _, value in rows]))
+    return Behaviour.number(entry.name, np.array([value for _, value in rows], dtype=np.float64))
 
 
-def _feature(name: str, column: str, columns: Columns, positions: Sequence[NDArray]) -> Feature:
-    labels, classes = _classes(name, column, columns, _per_place(column, columns, positions))
+def _plain(value: Any) -> float | None:
+    """The number that a value is, where it is no text."""
+    return None if isinstance(value, str) else as_number(value)
+
+
+def _feature(entry: FeatureEntry, columns: Columns, rows: Rows) -> Feature:
+    labels, classes = _classes(entry, columns, columns.as_fractions(rows))
     if len(classes) < 2:
         only = ", ".join(classes)
         raise BadInput(
-            f"{columns.path}: feature '{name}' has one class ('{only}') in column '{column}': give rows of another too."
+            f"{columns.path}: feature '{entry.name}' has one class ('{only}') in column '{entry.column}': give rows of "
+            "another too."
         )
     if len(classes) > MAX_OUTCOMES:
         raise BadInput(
-            f"{columns.path}: feature '{name}' has {len(classes)} classes in column '{column}': give at most "
-            f"{MAX_OUTCOMES}."
+            f"{columns.path}: feature '{entry.name}' has {len(classes)} classes in column '{entry.column}': give at "
+            f"most {MAX_OUTCOMES}."
         )
-    return Feature(name, labels[:, None], classes, (name,))
+    return Feature(entry.name, labels[:, None], classes, (entry.name,))

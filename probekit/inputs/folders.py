@@ -3,11 +3,13 @@
 Opens no weights.
 """
 
+import json
 import re
 from pathlib import Path
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, first_line
 
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TESTBEDS = Path(__file__).parents[1] / "testbeds"
 
 
@@ -61,7 +63,8 @@ def local_folder(name: str) -> Path | None:
             return path
         raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights, or a GGUF file.")
     if any(path.glob("*.safetensors")):
-        if not (path / "config.json").is_file():
+        # An adapter names the model whose configuration it has.
+        if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
             raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
         return path
     packed = sorted(filter(is_gguf, path.iterdir()))
@@ -73,6 +76,30 @@ def local_folder(name: str) -> Path | None:
     if not (path / "config.json").is_file():
         raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format or with one GGUF file.")
     raise BadInput(f"{name} has no safetensors weights: save the model with save_pretrained; pickles are not read.")
+
+
+def adapter_base(folder: Path) -> str | None:
+    """What the adapter in a folder changes: the folder itself where it holds whole weights, else what it names.
+
+    None where there is no adapter. Raises BadInput for one that cannot be read.
+    """
+    if not (folder / ADAPTER).is_file():
+        return None
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise BadInput(
+            f"{folder} has {ADAPTER} and no {ADAPTER_WEIGHTS}: save the adapter again; pickles are not read."
+        )
+    if (folder / "config.json").is_file() and any(
+        file.name != ADAPTER_WEIGHTS for file in folder.glob("*.safetensors")
+    ):
+        return str(folder)
+    try:
+        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"{folder / ADAPTER} cannot be used ({first_line(error)}).") from None
+    if not base or not isinstance(base, str):
+        raise BadInput(f"{folder / ADAPTER} names no model (base_model_name_or_path): put the whole weights beside it.")
+    return base
 
 
 def is_gguf(path: Path) -> bool:

@@ -1,8 +1,11 @@
 """Text: templates and chats as prompts, with every field's characters; prompts as tokens under a policy for BOS."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 from string import Formatter
 from typing import Any
 
@@ -108,7 +111,9 @@ def render_chat(turns: Sequence[tuple[str, Prompt]], render: Callable[[list[dict
     return Prompt(text, marks)
 
 
-BOS = ("exactly_one", "none", "as_is")
+ASKS = re.compile(r"strftime_now\s*\(")  # how a chat template asks for the time
+CLOCK = re.compile(ASKS.pattern + r"""\s*(["'])(.*?)\1\s*\)""")
+BOS, EOS = ("exactly_one", "none", "as_is"), ("as_is", "none")
 _AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times the memory of the ids
 
 
@@ -116,7 +121,8 @@ _AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times 
 class Tokenised:
     """Token ids per text, unpadded. shift: by how much a token's index moved against the tokenizer's own output.
 
-    n_bos: leading BOS tokens per row as they now stand.
+    n_bos: leading BOS tokens per row as they now stand. n_behind: special tokens that the tokenizer puts behind each
+    text, as they now stand.
     offsets: per text, first and last-plus-one character of each token [n, 2], both 0 for a token that stands for no
     text; None where the tokenizer cannot tell (a slow one).
     """
@@ -124,18 +130,23 @@ class Tokenised:
     tokens: list[NDArray[np.int64]]
     shift: NDArray[np.int64]
     n_bos: NDArray[np.int64]
+    n_behind: NDArray[np.int64]
     offsets: list[NDArray[np.int64]] | None = None
 
 
 class Encoder:
-    """A tokenizer under a BOS policy. n_ctx: the longest row that the model reads, None for any."""
+    """A tokenizer under a policy for what stands around a text. n_ctx: the longest row it reads, None for any."""
 
-    def __init__(self, tokenizer: Any, bos: str = "as_is", n_ctx: int | None = None, name: str = "the model") -> None:
+    def __init__(
+        self, tokenizer: Any, bos: str = "as_is", n_ctx: int | None = None, name: str = "the model", eos: str = "as_is"
+    ) -> None:
         if tokenizer is None:
             raise BadInput(f"{name} has no tokenizer: give token ids in place of text.")
         if bos not in BOS:
             raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
-        self.tokenizer, self.bos, self.n_ctx, self.name = tokenizer, bos, n_ctx, name
+        if eos not in EOS:
+            raise BadInput(f"eos is one of {', '.join(EOS)}; found '{eos}'.")
+        self.tokenizer, self.bos, self.eos, self.n_ctx, self.name = tokenizer, bos, eos, n_ctx, name
         if bos == "exactly_one" and tokenizer.bos_token_id is None:
             raise BadInput(f"{name}'s tokenizer has no BOS token: use bos = 'as_is' or 'none'.")
 
@@ -149,37 +160,67 @@ class Encoder:
         """Digest of the vocabulary: what turns ids back into text."""
         return hashlib.sha256(canonical(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids that are no text: ends of a sequence or of a turn, and the like."""
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(added | set(self.tokenizer.all_special_ids)) - {self.tokenizer.unk_token_id}
+
     def encode(self, texts: Sequence[str], special: bool = True) -> Tokenised:
         """Tokenise under the policy.
 
-        exactly_one: leading BOS tokens become one, or one is put in front. none: leading ones are removed. as_is: what
-        the tokenizer gives. special: whether it adds its own special tokens; False for rendered chats, whose template
-        has put them there. Raises BadInput for a text without tokens.
+        bos: exactly_one: leading BOS tokens become one, or one is put in front; none: leading ones are removed; as_is:
+        what the tokenizer gives. eos: none: special tokens that it puts behind a text are removed. special: whether it
+        adds its own special tokens; False for rendered chats, whose template has put them there. Raises BadInput for a
+        text without tokens.
         """
-        tokens, offsets, shift, n_bos = [], [], [], []
+        tokens, offsets = [], []
+        counts: dict[str, list[int]] = {"shift": [], "n_bos": [], "n_behind": []}
         bos = self.tokenizer.bos_token_id
         for ids, places in self._raw(texts, special):
             lead = next((i for i, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
+            behind = self._n_behind(ids[lead:], places[lead:]) if special else 0
+            if behind and self.eos == "none":
+                ids, places, behind = ids[:-behind], places[:-behind], 0
             keep = {"exactly_one": 1, "none": 0, "as_is": lead}[self.bos]
             if not keep and not ids[lead:]:
                 raise BadInput(f"text {len(tokens)} gives no tokens: leave it out.")
             tokens.append(np.asarray([bos] * keep + ids[lead:], np.int64))
             offsets.append(np.asarray([(0, 0)] * keep + places[lead:], np.int64).reshape(-1, 2))
-            shift.append(keep - lead)
-            n_bos.append(keep)
-        return Tokenised(
-            tokens, np.asarray(shift, np.int64), np.asarray(n_bos, np.int64), offsets if self.has_offsets else None
-        )
+            for count, n in zip(counts.values(), (keep - lead, keep, behind), strict=True):
+                count.append(n)
+        made = {name: np.asarray(count, np.int64) for name, count in counts.items()}
+        return Tokenised(tokens, **made, offsets=offsets if self.has_offsets else None)
+
+    def _n_behind(self, ids: Sequence[int], places: Sequence[tuple[int, int]]) -> int:
+        """How many special tokens at the end are no part of the text; of a slow tokenizer all that are special."""
+        back = zip(reversed(ids), reversed(places), strict=True)
+        return next((n for n, (token, (start, stop)) in enumerate(back) if stop > start or token not in self.special),
+                    len(ids))  # fmt: skip
 
     def following(
         self, texts: Sequence[str], tokens: Sequence[NDArray[np.int64]], more: Sequence[str], special: bool = True
     ) -> list[NDArray[np.int64] | None]:
         """Ids of each piece of `more` behind its text, as the two are tokenised together.
 
-        tokens: those of each text by itself, as `encode` gives them. None where what follows changes these, so that
-        no token ends where the text does.
+        tokens: those of each text by itself, as `encode` gives them, without what is put behind it. None where what
+        follows changes these, so that no token ends where the text does. A tokenizer that makes nothing of a blank
+        behind the text (one of whole words) is given one where the two would run into each other.
         """
-        both = self.encode([text + piece for text, piece in zip(texts, more, strict=True)], special).tokens
+        found = self._behind(texts, tokens, more, special)
+        lost = [i for i, ids in enumerate(found) if ids is None]
+        blank = self.encode([texts[i] + " " for i in lost], special).tokens
+        apart = [i for i, ids in zip(lost, blank, strict=True) if np.array_equal(ids, tokens[i])]
+        spaced = ([texts[i] for i in apart], [tokens[i] for i in apart], [" " + more[i] for i in apart])
+        for i, ids in zip(apart, self._behind(*spaced, special), strict=True):
+            found[i] = ids
+        return found
+
+    def _behind(
+        self, texts: Sequence[str], tokens: Sequence[NDArray[np.int64]], more: Sequence[str], special: bool
+    ) -> list[NDArray[np.int64] | None]:
+        made = self.encode([text + piece for text, piece in zip(texts, more, strict=True)], special)
+        both = [ids[: len(ids) - n] for ids, n in zip(made.tokens, made.n_behind, strict=True)]
         return [
             ids[len(before) :] if len(ids) > len(before) and np.array_equal(ids[: len(before)], before) else None
             for before, ids in zip(tokens, both, strict=True)
@@ -189,19 +230,39 @@ class Encoder:
         """Ids of a piece of text as it stands, with nothing put around it."""
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
-    def chat(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool) -> str:
-        """Messages {role, content} as the tokenizer's own chat template writes them; BadInput has its reason."""
+    def chat(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool, time: datetime | None = None) -> str:
+        """Messages {role, content} as the tokenizer's own chat template writes them; BadInput has its reason.
+
+        time: what a template that asks for the time is told.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             raise BadInput(f"{self.name}'s tokenizer has no chat template: use `template` or `text`.")
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt
-            )
+                [dict(message) for message in messages], chat_template=self._template(time), tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )  # fmt: skip
+        except BadInput:
+            raise
         except Exception as error:
             # A chat template is a program of the tokenizer's makers and raises whatever it likes (jinja2, KeyError).
             reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             raise BadInput(f"{self.name}'s chat template refuses these messages ({reason}).") from None
         return str(rendered)
+
+    def _template(self, time: datetime | None) -> str:
+        """The chat template, told the time wherever it asks for it."""
+        template = self.tokenizer.get_chat_template()
+        if time is not None:
+            template = CLOCK.sub(lambda call: repr(time.strftime(call[2])), template)
+        if ASKS.search(template):
+            todo = f'set chat_time = "{datetime.now().date()}" in [task]' if time is None else (
+                "it does so in a way that `chat_time` does not answer; give the tokenizer another one")  # fmt: skip
+            raise BadInput(
+                f"{self.name}'s chat template writes the time into every prompt (strftime_now), so that nothing "
+                f"captured today would be found again tomorrow: {todo}."
+            )
+        return template
 
     def _raw(self, texts: Sequence[str], special: bool):
         """(ids, offsets) of each text."""

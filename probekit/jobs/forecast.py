@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from probekit.inputs.columns import Columns, as_list, missing
-from probekit.inputs.filetask import group_names, pair_texts, read_rows, templates
+from probekit.inputs.columns import Columns, as_list
+from probekit.inputs.filetask import (
+    check_rows,
+    classes_of,
+    domain_names,
+    group_names,
+    plain_prompts,
+    read_rows,
+    told_of,
+)
 from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
 from probekit.metrics.splits import Split, splits_by_group
 from probekit.spec import JobSpec, TaskSpec
@@ -24,7 +32,7 @@ class Forecast:
 
     classes: behaviour -> class -> rows, of labels. tokens: of all texts without what a template of chats adds; None
     where no tokenizer is at hand. passes: of the model over all texts. folds: outer and inner. notes: sentences on what
-    will be NA, or will have to be read with care.
+    will be NA, or will have to be read with care. told: on the file itself, which the run says too.
     """
 
     texts: int
@@ -36,6 +44,7 @@ class Forecast:
     folds: tuple[int, int]
     fit_rows: int
     notes: tuple[str, ...]
+    told: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -51,22 +60,24 @@ class Forecast:
             f"readers: fitted on about {self.fit_rows:,} rows of {self.groups:,} groups, {outer} outer x {inner} inner "
             f"fold{'s' * (outer * inner > 1)}"
         )
-        yield from (f"note: {note}" for note in self.notes)
+        yield from (f"note: {note}" for note in self.told + self.notes)
 
 
 def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path | None) -> Forecast:
     """Of a job on a file. config, folder: of its model where it is local. Raises BadInput for what is wrong in it."""
     task = spec.task
     columns = read_rows(task, base)
-    domain = np.array(columns.names(task.domain, "domain") if task.domain else ["all"] * len(columns))
+    check_rows(task, columns)
+    domain = np.array(domain_names(columns, task.domain))
     names = group_names(columns, task.group)
     home = domain == domain[0]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
     group = np.array([number[name] for name in names])[home]
     folds = spec.read.folds_of(int(home.sum()))
     splits = splits_by_group(group, spec.seed_data, *folds)
-    labels = {b.name: columns.values[b.column] for b in task.behaviours if b.kind == "label" and b.column}
-    labels = {name: values for name, values in labels.items() if _are_classes(values)}
+    found = {b.name: classes_of(b, columns) for b in task.behaviours if b.kind == "label"}
+    # one class for each row is all that can be counted without knowing what is read
+    labels = {name: classes for name, classes in found.items() if classes is not None and len(classes) == len(columns)}
     twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
     notes = [why for name, values in labels.items() if (why := _why_not(name, np.array(values)[home], group, splits))]
@@ -77,8 +88,9 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
         )
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
-        {name: Counter(map(str, values)) for name, values in labels.items()}, _tokens(spec, columns, folder),
+        {name: Counter(classes) for name, classes in labels.items()}, _tokens(spec, columns, folder),
         twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete)), folds, fit_rows, tuple(notes),
+        tuple(told_of(task, columns)),
     )  # fmt: skip
 
 
@@ -92,11 +104,6 @@ def _n_scored(task: TaskSpec, columns: Columns) -> int:
             listed = as_list(columns.values[entry.answers][0]) if entry.answers else entry.tokens
             asked[entry.tokens, entry.answers, entry.correct, entry.wrong] = 2 if entry.correct else len(listed or ())
     return sum(asked.values())
-
-
-def _are_classes(values: Sequence[Any]) -> bool:
-    """One class for each row, which is all that can be counted without knowing what is read."""
-    return not any(missing(v) or isinstance(v, float) or as_list(v) is not None for v in values)
 
 
 def _why_not(name: str, values: np.ndarray, group: np.ndarray, splits: Sequence[Split]) -> str:
@@ -118,13 +125,6 @@ def _tokens(spec: JobSpec, columns: Columns, folder: Path | None) -> int | None:
         return None
     from tokenizers import Tokenizer
 
-    if task.text is not None:
-        texts = [str(value) for value in columns.present(task.text)]
-    elif task.pair is not None:
-        texts = pair_texts(columns, task.pair)
-    else:
-        (template,) = templates(task)
-        rows = ({name: str(columns.present(name)[i]) for name in template.fields} for i in range(len(columns)))
-        texts = [template.fill(row).text for row in rows]
+    texts = [prompt.text for prompt in plain_prompts(task, columns)]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return sum(len(found.ids) for found in tokenizer.encode_batch(texts))

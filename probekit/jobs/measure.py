@@ -14,7 +14,7 @@ from probekit.measurement.cell import Measurement, measurements_of, read_at, to_
 from probekit.measurement.outcome import Outcome
 from probekit.measurement.sites import SiteRow
 from probekit.spec import ReadSpec, TransferSpec, validate
-from probekit.task import Observations
+from probekit.task import Observations, check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +71,7 @@ def measure(
 
     sites, observations = as_activations(activations, behaviour, floor, groups, domains, features, types)
     twins = as_activations(twin, behaviour, floor, groups, domains, features)[0] if twin is not None else {}
+    check_names("activations", sites)
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
     for name in spec.levels:
         Level.parse(name)

@@ -12,9 +12,10 @@ from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos, templates
-from probekit.inputs.folders import beside, is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.positions import parse_places
+from probekit.levels import check_stated, rule_of
 from probekit.spec import JobSpec
 from probekit.task import ALL
 
@@ -36,7 +37,10 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
     kinds, features = _asked(spec)
     if not spec.task.testbed:
-        columns, _ = asked_columns(spec.task)
+        columns = asked_columns(spec.task)
+        check_stated(spec.hypotheses, kinds, [feature.name for feature in spec.task.features])
+        for stated in spec.hypotheses:
+            rule_of(stated.name, stated.rule, base)
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
@@ -137,6 +141,9 @@ def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
         return {}, None
     if is_gguf(folder):
         return config_of_head(read_head(folder)), None
+    changed = adapter_base(folder)
+    if changed is not None and changed != str(folder):
+        return config_of(changed, base)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -108,6 +108,7 @@ def probe(
     group: str | None = None,
     domain: str | None = None,
     position: str | None = None,
+    missing: str = "refuse",
     hooks: Sequence[str] = ("blocks.*.hook_resid_post",),
     levels: Sequence[str] = LEVELS,
     root: str | Path = "runs",
@@ -124,9 +125,9 @@ def probe(
     ["good", "bad"]: two texts of one group, whose label, when it is left out, is which of the two each is. group: its
     column of what could be memorised, such as the entity a text is about; no group is both fitted and tested. domain:
     its column of situations, of which the first in the file is fitted. position: where a text is read, its last token
-    when left out. hooks: TransformerLens names. progress: whether lines on stderr tell how far it is. read: further
-    keys of a job's [read] table. A run that was made before is returned as it is. Raises BadInput in one sentence for
-    anything wrong.
+    when left out. missing: "drop" leaves rows out that lack a value in one of these columns, and says how many. hooks:
+    TransformerLens names. progress: whether lines on stderr tell how far it is. read: further keys of a job's [read]
+    table. A run that was made before is returned as it is. Raises BadInput in one sentence for anything wrong.
 
     >>> import probekit as pk
     >>> pk.probe("./nowhere", "my.csv", text="statement", label="true")  # doctest: +ELLIPSIS
@@ -140,7 +141,8 @@ def probe(
         raise BadInput(f"no file {path}: give the path of a CSV, JSONL or Parquet file.")
     given = model if isinstance(model, Model) else None
     label = PAIR if label is None and pair is not None else label
-    optional = {**_source(text, tokens, pair), "group": group, "domain": domain, "position": position}
+    optional = {**_source(text, tokens, pair), "group": group, "domain": domain, "position": position,
+                "missing": missing}  # fmt: skip
     if label is None:
         raise BadInput("probe reads a label off each text: name its column, label=.")
     if kind not in ("label", "value"):
@@ -177,8 +179,8 @@ def _told(model: Model) -> dict[str, Any]:
     """The [model] table that loads this one again."""
     if model.name not in (model.source, Path(model.source).name):
         raise BadInput(f"{model.name} was made in memory, which no job can load again: save it, and give its folder.")
-    asked = {"revision": model.revision or None, "dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos}
-    return {"name": model.source, "twin": False} | {key: value for key, value in asked.items() if value}
+    asked = {"dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos, "eos": model.eos}
+    return {"name": model.source, "twin": False, **asked} | ({"revision": model.revision} if model.revision else {})
 
 
 def _name(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from probekit.errors import printable
 from probekit.jobs.cells import Cell
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def progress() -> "Iterator[Progress]":
 
 
 def _lines() -> "Progress":
-    from probekit.results.text import fitted, printable, terminal_width
+    from probekit.results.text import fitted, terminal_width
 
     phase, started = Phase(), time.monotonic()
     last = started - EVERY
@@ -71,13 +72,12 @@ def _lines() -> "Progress":
 
 @contextmanager
 def _live() -> "Iterator[Progress]":
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Column
 
-    from probekit.results.text import terminal_width
+    from probekit.results.text import screen, terminal_width
 
-    console = Console(stderr=True, width=terminal_width(), highlight=False, markup=False, emoji=False)
+    console = screen(terminal_width(), stderr=True)
     what_column = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
     rest = TextColumn("{task.fields[rest]}", markup=False, table_column=Column(no_wrap=True))
     phase = Phase()
@@ -90,7 +90,7 @@ def _live() -> "Iterator[Progress]":
             _, by_rate = phase.tell(done, total)
             seconds = by_rate if left is None else left
             told = "" if seconds is None else f"about {time_left(seconds)} left"
-            bar.update(task, description=what, completed=done, total=total, rest=told)
+            bar.update(task, description=printable(what), completed=done, total=total, rest=told)
 
         yield say
 

@@ -69,12 +69,16 @@ def run_job(
     job = Job.load(spec, base, device, model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
+    for said in job.task.audit.get("told", ()):
+        log.warning("%s: %s", job.task.name, said)
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
     with stopping(writer):
         begun = time.monotonic()
         work = _work(job, writer, store, progress)
+        if said := work.job.task.audit.get("told_of_tokens"):
+            log.warning("%s.", said)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write)

@@ -209,9 +209,10 @@ class Work:
 
 
 def tensor_name(cell: Cell) -> str:
+    """A plain file name, whatever the behaviour is called: with its ending it has at most 100 characters."""
     name = f"{cell.kind}-{cell.what}-{cell.hooks[0]}"
     return (
-        "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80]
+        "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[:79]
         + "-"
         + digest([cell.kind, cell.what, cell.hooks, *([] if cell.place == ALL else [cell.place])])[:8]
     )

@@ -37,7 +37,7 @@ from probekit.measurement.transfer import measure_transfer
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.spec import ReadSpec, TransferSpec
-from probekit.task import Observations, find_constant, named
+from probekit.task import Observations, check_names, find_constant, named
 
 
 class Measurement(Study):
@@ -203,6 +203,7 @@ def measurements_of(
 
     deleted: by span, what was seen without it. Raises BadInput.
     """
+    check_names("a domain", observations.domains)
     seen = observations.domain == observations.domains[0]
     most = max(int((seen & named(observations.rules, (place,), len(seen))).sum()) for place in observations.places)
     outer, inner = read.folds_of(most)  # the same everywhere

@@ -12,7 +12,7 @@ from torch import Tensor
 from probekit.errors import BadInput
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
-from probekit.levels import Hypothesis
+from probekit.levels import Hypothesis, check_stated
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
 from probekit.metrics.classes import unmeasurable_over
@@ -98,6 +98,7 @@ class Study:
                     )
 
     def _check_hypotheses(self) -> None:
+        check_stated(self.hypotheses, self.observations.behaviours, self.observations.features)
         for hypothesis in self.hypotheses:
             of = self.observations.behaviours.get(hypothesis.behaviour)
             if of is not None and of.is_value:

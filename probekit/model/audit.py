@@ -173,12 +173,17 @@ def _residual_identity(model: "Model", seen: Mapping[str, Tensor]) -> dict[str, 
 def _hf_parity(
     model: "Model", row: NDArray[np.integer], places: NDArray[np.int64], seen: Mapping[str, Tensor]
 ) -> float | None:
-    """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm."""
+    """resid_post of layers 0 to L-2 against hidden states 1 to L-1; the last one lies behind the final norm.
+
+    Some architectures (Mamba) list what each block gives, and not what the first one gets: there, 0 to L-2.
+    """
     names = [HookPoint.within(i, "hook_resid_post").name for i in range(model.n_layers - 1)]
     states = _hidden_states(model, row) if names and all(name in seen for name in names) else []
     if len(states) != model.n_layers + 1:
         return None
-    return max(_apart(seen[name], states[i + 1][places]) for i, name in enumerate(names))
+    before, first = seen.get(HookPoint.within(0, "hook_resid_pre").name), states[0][places]
+    shift = 1 if before is None or _apart(before, first) <= _apart(seen[names[0]], first) else 0
+    return max(_apart(seen[name], states[i + shift][places]) for i, name in enumerate(names))
 
 
 def _hidden_states(model: "Model", row: NDArray[np.integer]) -> list[Float[Tensor, "pos d_model"]]:

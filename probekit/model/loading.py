@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 import io
-import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,20 @@ import torch
 from torch import Tensor
 
 from probekit.errors import BadInput, MissingExtra, first_line
-from probekit.inputs.folders import is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, is_gguf, model_folder
 from probekit.inputs.gguf import read_head
-from probekit.inputs.text import BOS
+from probekit.inputs.text import BOS, EOS
+from probekit.model.adapters import merge_adapter, without_adapter
 from probekit.model.model import Model
 from probekit.model.planted import native
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
+# The files of a checkpoint decide which of hundreds of programs reads them, and each raises what it likes. Whatever
+# that is, the files cannot be used.
 def load_model(
     name_or_folder: str | Path,
     *,
@@ -28,13 +33,16 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     bos: str = "as_is",
+    eos: str = "as_is",
 ) -> Model:
     """Load a bundled testbed, a folder in Hugging Face format, a GGUF file, or a model of the hub by name.
 
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
-    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. revision: of a hub
-    model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. Raises BadInput
-    when it cannot be had, MissingExtra for a GGUF file without that package.
+    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
+    weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
+    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. eos:
+    as_is or none. Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not
+    there.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")
@@ -45,18 +53,18 @@ def load_model(
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")
     if bos not in BOS:
         raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
+    if eos not in EOS:
+        raise BadInput(f"eos is one of {', '.join(EOS)}; found '{eos}'.")
     name = str(name_or_folder)
     folder = model_folder(name)
     shown, source = (folder.name, str(folder)) if folder else (name, name)
     if folder and is_gguf(folder):
         hf, tokenizer = _load_gguf(folder, DTYPES[dtype])
     else:
-        if folder:
-            _check_weights(folder)
-        hf = _load_weights(name, source, folder is not None, revision, DTYPES[dtype])
+        hf = _load_weights(name, folder, revision, DTYPES[dtype])
         tokenizer = _load_tokenizer(source, folder, revision)
     hf = hf.to(device).eval()
-    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, tokenizer=tokenizer)
+    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, eos=eos, tokenizer=tokenizer)
 
 
 def plant_model(weights: Mapping[str, Tensor], *, n_heads: int, n_ctx: int, name: str) -> Model:
@@ -114,7 +122,7 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             )  # fmt: skip
             has_tokens = "tokenizer.ggml.tokens" in head
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where) if has_tokens else None
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
+    except Exception as error:
         raise BadInput(f"{file} cannot be loaded as a causal language model ({first_line(error)}).") from None
     _check_complete(str(file), info)
     return _unpacked(hf, dtype), tokenizer
@@ -130,28 +138,54 @@ def _unpacked(hf: Any, dtype: torch.dtype) -> Any:
     return hf.to(dtype)
 
 
-def _load_weights(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
-    from safetensors import SafetensorError
+def _load_weights(name: str, folder: Path | None, revision: str | None, dtype: torch.dtype) -> Any:
+    """The network of a folder, or of the hub's `name`, with the adapter that belongs to it."""
+    base = adapter_base(folder) if folder else None
+    if folder is None or base is None:
+        if folder:
+            _check_weights(folder)
+        return _load_plain(name, str(folder or name), folder is not None, revision, dtype)
+    if base == str(folder):
+        _check_weights(folder)
+        with without_adapter(folder) as whole:
+            return merge_adapter(_load_plain(name, str(whole), True, None, dtype), folder)
+    other = model_folder(base)
+    if other is not None and adapter_base(other) is not None:
+        raise BadInput(f"the adapter in {folder} changes {base}, which has an adapter too: merge that one first.")
+    return merge_adapter(_load_weights(base, other, None, dtype), folder)
+
+
+def _load_plain(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # as many programs read these files as there are architectures: see `load_model`
         if local:
             raise BadInput(f"{name}: config.json cannot be used ({first_line(error)}).") from None
         raise BadInput(
             f"'{name}' is no folder and no bundled testbed, and the Hugging Face hub did not give it "
             f"({first_line(error)}): check the name and the network, or give a local folder."
         ) from None
+    if not local and find_adapter_config_file(source, revision=revision) is not None:
+        raise BadInput(f"the hub's {name} has an adapter: download it, and give the folder it is then in.")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a library prints nothing
     try:
         hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             source, config=config, revision=revision, dtype=dtype, attn_implementation="eager", use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,  # told below
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except ImportError as error:
+        # A checkpoint of packed weights says which package unpacks them; what follows the first line is a traceback.
+        packed = (getattr(config, "quantization_config", None) or {}).get("quant_method", "an unknown method")
+        raise MissingExtra(
+            f"{name} has weights packed by {packed}, which take a package that is not installed "
+            f"({first_line(error)}): install it, or give a checkpoint that is not packed."
+        ) from None
+    except Exception as error:
         raise BadInput(f"{name} cannot be loaded as a causal language model ({first_line(error)}).") from None
     finally:
         if shown:
@@ -161,8 +195,18 @@ def _load_weights(name: str, source: str, local: bool, revision: str | None, dty
 
 
 def _check_complete(name: str, info: Mapping[str, Any]) -> None:
-    """Raise BadInput for weights that are not there: the library fills them with random numbers and only warns."""
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    """Raise BadInput for weights that are not there: the library fills them with random numbers and only warns.
+
+    Those that are there and have no place are told.
+    """
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        said = "%s: weights of the checkpoint that have no place in the model: %d, such as '%s'."
+        log.warning(said, name, len(unused), unused[0])
+    for key, found, asked in sorted(info["mismatched_keys"]):
+        sizes = (" x ".join(map(str, shape)) for shape in (found, asked))
+        raise BadInput(f"{name}: weight '{key}' is {next(sizes)}, and its configuration asks for {next(sizes)}.")
+    lacking = sorted(info["missing_keys"])
     if lacking:
         raise BadInput(f"{name} lacks {len(lacking)} weights that its configuration asks for, such as '{lacking[0]}'.")
 
@@ -176,7 +220,7 @@ def _load_tokenizer(source: str, folder: Path | None, revision: str | None) -> A
 
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         if folder:
             raise BadInput(f"the tokenizer in {folder} cannot be loaded ({first_line(error)}).") from None
         return None

@@ -43,17 +43,17 @@ class Trials:
 class Model:
     """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
 
-    name, revision: as asked for. source: the folder or hub name behind it. bos: policy of the `encoder`. tokenizer:
-    None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook points,
-    in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names of the
-    checkpoint.
+    name, revision: as asked for. source: the folder or hub name behind it. bos, eos: policy of the `encoder`.
+    tokenizer: None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook
+    points, in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names
+    of the checkpoint.
     """
 
     def __init__(
         self, hf: Any, *, name: str, source: str = "./model", revision: str = "", bos: str = "as_is",
-        tokenizer: Any = None,
+        eos: str = "as_is", tokenizer: Any = None,
     ) -> None:  # fmt: skip
-        self.name, self.revision, self.bos, self.tokenizer = name, revision, bos, tokenizer
+        self.name, self.revision, self.bos, self.eos, self.tokenizer = name, revision, bos, eos, tokenizer
         self.source = source  # a path or a hub name: a bare name may be an alias of another model to TransformerLens
         self.lock = threading.RLock()
         # Bridging renames the submodules, so the weights are listed under their own names first.
@@ -116,7 +116,7 @@ class Model:
             torch.default_generator.manual_seed(seed)
             hf = AutoModelForCausalLM.from_config(copy.deepcopy(self._config), attn_implementation="eager")
         hf = hf.to(device=self.device, dtype=self.dtype).eval()
-        return Model(hf, name=name, source=self.source, bos=self.bos, tokenizer=self.tokenizer)
+        return Model(hf, name=name, source=self.source, bos=self.bos, eos=self.eos, tokenizer=self.tokenizer)
 
     def hooks(self, asked: str | HookPoint | Sequence[str | HookPoint]) -> list[HookPoint]:
         """Resolve hook names and patterns in forward order; raises UnknownHook."""
@@ -139,7 +139,7 @@ class Model:
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer with the model's BOS policy and context length. Raises BadInput without a tokenizer."""
-        return Encoder(self.tokenizer, self.bos, self.n_ctx, self.name)
+        return Encoder(self.tokenizer, self.bos, self.n_ctx, self.name, self.eos)
 
     def token_names(self, ids: Sequence[int]) -> list[str]:
         """Names of token ids: the tokenizer's pieces, or the numbers where there is no tokenizer."""

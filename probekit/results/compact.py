@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from probekit.errors import printable
 from probekit.results.selection import level_rank, na_words, site_label
-from probekit.results.text import fitted, folded, number, printable
+from probekit.results.text import fitted, folded, number
 
 if TYPE_CHECKING:
     from rich.text import Text

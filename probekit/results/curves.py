@@ -376,7 +376,7 @@ def by_position(frame: pd.DataFrame, *, template: Template = "light", **selectio
     looks = {}
     for i, name in enumerate(shown["position"].unique()):
         colour, dash = styles[i % len(styles)]
-        looks[name] = colour, SIMPLE_MARKERS[i % len(SIMPLE_MARKERS)], dash, f"read at {escape(str(name))}"
+        looks[name] = colour, SIMPLE_MARKERS[i % len(SIMPLE_MARKERS)], dash, f"read at {name}"
     return _one_reader(table, shown, "position", looks, "At which token does it become readable?", template)
 
 

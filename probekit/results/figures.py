@@ -50,7 +50,7 @@ def write_figure(made: go.Figure, path: Path) -> None:
     """
     ending = path.suffix.lower()
     if ending == ".html":
-        path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG))
+        path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG), encoding="utf-8")
         return
     if ending not in (".png", ".svg"):
         raise BadInput(f"a figure is written as .html, .png or .svg; found '{path.name}'.")

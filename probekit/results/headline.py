@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from probekit.errors import printable
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
     at_domain,
@@ -23,7 +24,7 @@ from probekit.results.selection import (
     unembedding,
 )
 from probekit.results.tables import spread
-from probekit.results.text import number, printable, value_text
+from probekit.results.text import number, value_text
 
 _FUNCTIONS = {
     "one_threshold": "one threshold", "two_thresholds": "two thresholds", "quadratic": "a quadratic",

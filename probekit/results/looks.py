@@ -107,7 +107,12 @@ def frame_of_kind(kind: str, frame: pd.DataFrame, selection: Mapping[str, Any]) 
 
 
 def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, height: int, note: str = "") -> None:
-    """The house look: paper ground, title as a question on the left, one quiet line under it, legend below."""
+    """The house look: paper ground, title as a question on the left, one quiet line under it, legend below.
+
+    Called when all traces with names from data are in place: these, title and subtitle are shown as they are written.
+    """
+    for trace in figure.data:
+        trace.name = None if trace.name is None else escape(trace.name)
     ink = PALETTES[template]
     axis = {
         "gridcolor": ink["grid"],
@@ -126,7 +131,7 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
         xaxis=axis,
         yaxis=axis,
         title={
-            "text": title,
+            "text": escape(title),
             "x": 0,
             "xref": "paper",
             "xanchor": "left",
@@ -135,7 +140,7 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
             "yanchor": "top",
             "pad": {"t": 18},
             "font": {"size": 19, "color": ink["ink"]},
-            "subtitle": {"text": subtitle, "font": {"size": 13, "color": ink["soft"]}},
+            "subtitle": {"text": escape(subtitle), "font": {"size": 13, "color": ink["soft"]}},
         },
         margin={"l": 80, "r": 30, "t": 96, "b": 120},
         legend={
@@ -156,16 +161,9 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
     )
     if note:
         figure.add_annotation(
-            text=note,
-            x=1,
-            xref="paper",
-            y=1,
-            yref="paper",
-            yshift=18,
-            xanchor="right",
-            showarrow=False,
+            text=note, x=1, xref="paper", y=1, yref="paper", yshift=18, xanchor="right", showarrow=False,
             font={"size": 12, "color": ink["soft"]},
-        )
+        )  # fmt: skip
 
 
 def empty_figure(missing: str, command: str, template: Template) -> go.Figure:
@@ -203,7 +201,7 @@ def subtitle_of(table: pd.DataFrame, extra: str = "") -> str:
     several = table["position"].nunique() > 1 or first["position"] == "all"
     place = "" if several else f"read at {first['position']}"
     words = [str(first["behaviour"]).replace("_", " "), f"fitted on {first['fit_domain']}", place, extra]
-    return escape(", ".join(word for word in words if word))
+    return ", ".join(word for word in words if word)
 
 
 def hover_text(row: pd.Series, extra: str = "") -> str:
@@ -314,16 +312,16 @@ def site_axis(figure: go.Figure, sites: Sequence[str]) -> None:
 def site_ticks(sites: Sequence[str], room: int) -> tuple[list[int], list[str], str]:
     """Which sites to label, with what, and the axis title: full names while there is room, else round layer numbers."""
     if len(sites) <= room:
-        return list(range(len(sites))), list(sites), "hook point, in forward order"
+        return list(range(len(sites))), list(map(escape, sites)), "hook point, in forward order"
     parts = [site.split(" ", 1) for site in sites]
     if not all(part[0].isdigit() for part in parts):
         shown = list(range(0, len(sites), -(-len(sites) // room)))
-        return shown, [sites[i] for i in shown], "hook point, in forward order"
+        return shown, [escape(sites[i]) for i in shown], "hook point, in forward order"
     usual = max({part[-1] for part in parts}, key=[part[-1] for part in parts].count)
     found = [(i, int(part[0])) for i, part in enumerate(parts) if part[-1] == usual]
     step = next((s for s in (1, 2, 4, 5, 10, 20, 25, 50) if len(found) / s <= room), 100)
     ticks = [(i, layer) for i, layer in found if layer % step == 0]
-    return [i for i, _ in ticks], [str(layer) for _, layer in ticks], f"layer ({usual})"
+    return [i for i, _ in ticks], [str(layer) for _, layer in ticks], f"layer ({escape(usual)})"
 
 
 def wrapped(label: str) -> str:

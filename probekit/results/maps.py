@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -171,7 +172,7 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
     grid = grid.reindex(index=names, columns=names)
     figure = go.Figure()
     _add_pairs(figure, table, grid, names)
-    _add_gaps(figure, table, grid, ink["soft"])
+    _add_gaps(figure, table, grid, names, ink["soft"])
     arm = {"refit": "after one temperature and the intercepts", "raw": "as fitted", "platt50": "after 50 labels"}
     first = table.iloc[0]
     dress(
@@ -182,10 +183,13 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
         height=max(430, min(1000, 56 * len(names) + 230)),
     )
     figure.update_layout(plot_bgcolor=ink["na"], margin={"b": 90})
+    # Places are numbers, and names their labels: as places `2019` would be a number, `1` and `01` one.
+    ticks = {"tickvals": list(range(len(names))), "showgrid": False, "ticks": ""}
     figure.update_xaxes(
-        title_text="applied to", showgrid=False, ticks="", constrain="domain", tickangle=0 if len(names) <= 8 else -45
-    )
-    figure.update_yaxes(title_text="fitted on", showgrid=False, ticks="", autorange="reversed")
+        title_text="applied to", ticktext=list(map(wrapped, names)), constrain="domain",
+        tickangle=0 if len(names) <= 8 else -45, **ticks,
+    )  # fmt: skip
+    figure.update_yaxes(title_text="fitted on", ticktext=list(map(escape, names)), autorange="reversed", **ticks)
     return figure
 
 
@@ -201,8 +205,6 @@ def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names
     figure.add_trace(
         go.Heatmap(
             z=values,
-            x=[wrapped(n) for n in names],
-            y=names,
             zmin=0,
             zmax=1,
             colorscale="Cividis",
@@ -218,15 +220,15 @@ def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names
     )
 
 
-def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, colour: str) -> None:
+def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names: Sequence[str], colour: str) -> None:
     """The reason in every cell that has no number."""
     gaps = [(a, b) for a in grid.index for b in grid.columns if pd.isna(grid.loc[a, b])]
     if gaps:
         reasons = {(r["fit_domain"], r["test_domain"]): r["na_reason"] for _, r in table.iterrows()}
         figure.add_trace(
             go.Scatter(
-                x=[wrapped(b) for _, b in gaps],
-                y=[a for a, _ in gaps],
+                x=[names.index(b) for _, b in gaps],
+                y=[names.index(a) for a, _ in gaps],
                 mode="markers+text",
                 name="NA: not a number, the reason in the cell",
                 marker={"symbol": "line-ne", "size": 26, "line": {"width": 1.5, "color": colour}},

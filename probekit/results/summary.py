@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from probekit.errors import printable
 from probekit.results.compact import Grid
 from probekit.results.headline import Headline, headline
 from probekit.results.selection import behaviours, default_behaviour, domains, positions
 from probekit.results.tables import leak_map, replace_map
-from probekit.results.text import folded, printable, rendered
+from probekit.results.text import folded, rendered
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from probekit.errors import printable
 from probekit.results.selection import at_domain, levels, na_words, pick, site_label, vocabulary
 from probekit.results.tables import layer_curves
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -44,7 +45,6 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
     Rows of another domain than the one fitted on hold T in place of FBU, after one temperature and intercepts.
     """
     from rich.table import Table
-    from rich.text import Text
 
     moved = frame["metric"] == "transfer"
     arms = frame["arm"].where(~frame["level"].str.startswith("hypothesis:"), "refit")  # a hypothesis moves as it is
@@ -52,13 +52,16 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
     columns = {"behaviour": "behaviour"} if frame["behaviour"].nunique() > 1 else {}
     columns |= {"span": "deleted"} | ({"test_domain": "domain"} if moved.any() else {})
     columns |= {"site": "site", "label": "level", "floor": "floor"}
-    table = Table(*columns.values(), f"{value} whole", f"{value} deleted [95 %]", "bits", "AUROC", title=title)
+    headings = (*columns.values(), f"{value} whole", f"{value} deleted [95 %]", "bits", "AUROC")
+    table = Table(title=as_is(title, "table.title"))
+    for heading in headings:
+        table.add_column(as_is(heading))
     for _, row in frame[~moved | (arms == "refit")].iterrows():
         whole = "NA" if pd.isna(row["whole"]) else f"{row['whole']:.2f}"
         bits = "" if pd.isna(row["bits"]) else f"{row['bits_whole']:.2f} -> {row['bits']:.2f}"
         area = "" if pd.isna(row["auroc"]) else f"{row['auroc_whole']:.2f} -> {row['auroc']:.2f}"
         cells = (*(row[name] for name in columns), whole, value_text(row), bits, area)
-        table.add_row(*(Text(str(cell), overflow="fold") for cell in cells))
+        table.add_row(*map(as_is, cells))
     return table
 
 
@@ -84,22 +87,42 @@ def terminal_width() -> int:
     return max(20, shutil.get_terminal_size((80, 24)).columns)
 
 
+def screen(width: int, **given: Any) -> "Console":
+    """A console that prints text from data as it is: no markup, no emoji, no control characters."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Screen(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(_shown(text), **how)
+
+    return Screen(width=width, highlight=False, markup=False, emoji=False, **given)
+
+
 def rendered(shown: "RenderableType", width: int | None = None) -> str:
     """What rich would print, as plain text of at most `width` columns, without colour."""
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=width or terminal_width(), color_system=None, legacy_windows=False)
+    console = screen(width or terminal_width(), file=io.StringIO(), color_system=None, legacy_windows=False)
     with console.capture() as caught:
-        console.print(shown, highlight=False, markup=False)
+        console.print(shown)
     return "\n".join(line.rstrip() for line in caught.get().splitlines())
+
+
+def as_is(value: object, style: str = "") -> "Text":
+    """What is written, a name of the user's too: no markup, no control of the terminal, folded where it is too long."""
+    from rich.text import Text
+
+    return Text(_shown(str(value)), style, overflow="fold")
+
+
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def folded(text: str, width: int, style: str = "") -> "Text":
     """Text broken at spaces, or inside a word that is wider than the line."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console = screen(width, file=io.StringIO(), color_system=None, legacy_windows=False)
     return Text("\n").join(Text(text, style, overflow="fold").wrap(console, width))
 
 
@@ -114,11 +137,6 @@ def fitted(name: str, width: int) -> str:
     while cell_len(end) > tail:
         end = end[1:]
     return set_cell_size(name, width - 1 - cell_len(end)).rstrip() + "…" + end
-
-
-def printable(name: str) -> str:
-    """A name of the user's on one line: what no terminal shows, or what would move its cursor, becomes a `?`."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def beside_value(row: Mapping[str, Any] | pd.Series) -> str:
@@ -146,7 +164,6 @@ def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
 def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     """A rich table of any frame made here. Long cells are folded, never cut."""
     from rich.table import Table
-    from rich.text import Text
 
     columns = (
         "behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
@@ -156,11 +173,13 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     if "situation" in shown:
         shown.remove("test_domain")
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
-        table = Table(*map(str, frame.columns), title=title or None, **narrow())
+        table = Table(title=as_is(title, "table.title") if title else None, **narrow())
+        for heading in frame.columns:
+            table.add_column(as_is(heading))
         for row in frame.itertuples(index=False):
-            table.add_row(*(Text("" if pd.isna(cell) else str(cell), overflow="fold") for cell in row))
+            table.add_row(*(as_is("" if pd.isna(cell) else cell) for cell in row))
         return table
-    table = Table(title=title or None, **narrow())
+    table = Table(title=as_is(title, "table.title") if title else None, **narrow())
     for name in shown:
         table.add_column(name.replace("_", " "), overflow="fold")
     table.add_column("value [95 %]", overflow="fold", min_width=16)
@@ -170,7 +189,7 @@ def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
     for _, row in frame.iterrows():
         cells = ["" if pd.isna(row[name]) else str(row[name]) for name in shown]
         figures = ["" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in list(bits)[:-1]]
-        table.add_row(*(Text(cell, overflow="fold") for cell in [*cells, value_text(row), *figures, str(row["n"])]))
+        table.add_row(*map(as_is, [*cells, value_text(row), *figures, row["n"]]))
     return table
 
 

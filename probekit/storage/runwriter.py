@@ -241,5 +241,5 @@ class RunWriter:
         }
         # The one file that is replaced: nothing is decided from it, and a torn one is read as "unknown".
         temp = self.path / f".status-{secrets.token_hex(4)}"
-        temp.write_text(json.dumps(status, indent=1))
+        temp.write_text(json.dumps(status, indent=1), encoding="utf-8")
         os.replace(temp, self.path / "status.json")

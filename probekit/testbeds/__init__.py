@@ -1,5 +1,6 @@
 """Bundled models and tasks whose answer is known, or at least can be known: each is a model, a task and its truths."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from probekit.levels import Hypothesis
     from probekit.model.model import Model
     from probekit.task import Task
+
+log = logging.getLogger(__name__)
 
 NAMES = ("othello-6x6",)
 
@@ -42,8 +45,8 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     """A bundled task by name (`n_examples=`, `n_positions=`), or a file of rows.
 
     For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages, pair or tokens, group,
-    domain, position, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context length the
-    text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row where there is one.
+    domain, position, missing, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context
+    length the text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row where there is one.
 
     >>> import probekit as pk
     >>> label = {"name": "ahead", "kind": "label", "column": "ahead"}
@@ -66,4 +69,7 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     if model is None and spec.tokens is None:
         raise BadInput(f"`{spec.source}` makes text, which a model's tokenizer reads: give model= or a tokens= column.")
     encoder = None if model is None or model.tokenizer is None else model.encoder
-    return read_file_task(spec, path.parent, encoder)
+    task = read_file_task(spec, path.parent, encoder)
+    for said in task.audit["told"]:
+        log.warning("%s: %s", path, said)
+    return task

@@ -303,7 +303,7 @@ MISTAKES = [
     ({**OPTIONS, "whole": False, "per_token": True}, {}, {}, "takes no `per_token`"),
     ({**OPTIONS, "whole": False}, {}, {}, "also take whole = true"),
     ({**TEXT, "completion": "nowhere"}, {}, {}, "has no column 'nowhere' (asked for as 'text')"),
-    ({**END}, {"end": ""}, {}, "row 2, behaviour 'end', has the answer '': give a text that is not empty"),
+    ({**END}, {"end": ""}, {}, "row 2 has no value in column 'end'"),
     ({**END}, {"end": None}, {}, "row 2 has no value in column 'end'"),
     ({**END}, {"end": 7}, {}, "row 2, behaviour 'end', has the answer 7"),
     ({**END}, {"good": "o", "end": "ne car"}, {}, "row 2, behaviour 'end': 'ne car' begins inside a token"),

@@ -93,7 +93,7 @@ CORRUPT = {
     "unknown testbed": ({"task": 'testbed = "othello-7x7"\n'}, "Did you mean 'othello-6x6'?"),
     "no such file": ({"task": TASK.replace("rows.csv", "row.csv")}, "row.csv"),
     "a rule that is not there": (
-        {"read": READ, "more": '[[hypotheses]]\nname = "h"\nrule = "rule.py:f"\nfeatures = ["x"]\n'}, "rule.py:f",
+        {"read": READ, "more": '[[hypotheses]]\nname = "h"\nrule = "rule.py:f"\nfeatures = []\n'}, "rule.py:f",
     ),
 }  # fmt: skip
 

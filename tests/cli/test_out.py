@@ -1,5 +1,10 @@
 """What every command prints with: nothing wider than COLUMNS, time left of a phase, lines without a terminal."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,3 +70,23 @@ def test_lines_are_few_fit_and_say_what_the_runner_knows(capsys, monkeypatch):
     assert len(lines) == 2, "the first and the last: ten seconds have not gone by"
     assert "(0/100, about 5 min left)" in lines[0] and "…" in lines[0] and all(len(line) <= 80 for line in lines)
     assert "done" in lines[1] and "left" not in lines[1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_the_letters_of_a_name_stops_nothing(tmp_path, encoding):
+    name = "véracité — 真実"
+    (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"a,{i % 2}\n" for i in range(30)), encoding="utf-8")
+    (tmp_path / "job.toml").write_text(
+        'name = "job"\n[model]\nname = "some/model"\n[task]\nfile = "d.csv"\ntext = "text"\n'
+        f'behaviours = [{{ name = "{name}", kind = "label", column = "label" }}]\n',
+        encoding="utf-8",
+    )
+    told = {}
+    for more in ([], ["--json"]):
+        command = [sys.executable, "-c", "from probekit.cli.main import main; main()", "plan", "job.toml", *more]
+        machine = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "200"}
+        done = subprocess.run(command, cwd=tmp_path, env=machine, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        told[bool(more)] = done.stdout.decode(encoding)
+    assert json.loads(told[True])["rows"][0]["what"] == name
+    assert name.encode(encoding, errors="replace").decode(encoding) in told[False]

@@ -30,6 +30,7 @@ NOT_YET: dict[str, set[str]] = {
     "private": set(),
     "hook": set(),
     "joined": set(),
+    "encoding": set(),
     "file": set(),
 }
 CODE_FROM_DATA = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "marshal", "shelve"}
@@ -275,6 +276,39 @@ def joined_keys(source: ast.Module) -> list[int]:
 def test_no_key_holds_several_values():
     assert joined_keys(ast.parse("site, level = key.split('|')")) == [1]
     kept("joined", {where(path) for path in [*LIBRARY, *PAGE] if joined_keys(tree(path))})
+
+
+def left_to_the_machine(source: ast.Module) -> list[int]:
+    """Lines where text is read or written, or a program's output taken, in whatever encoding the machine prefers."""
+    found = []
+    for node in ast.walk(source):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name, said = dotted(node.func), [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else name
+        mode = next(
+            (str(k.value.value) for k in node.keywords if k.arg == "mode" and isinstance(k.value, ast.Constant)),
+            next((word for word in said if isinstance(word, str) and re.fullmatch("[rwaxbt+]{1,3}", word)), ""),
+        )
+        opens = name == "open" or (method == "open" and (bool(mode) or not node.args))
+        text = any(k.arg in ("text", "universal_newlines") for k in node.keywords) and name.startswith("subprocess.")
+        if text or method in ("read_text", "write_text", "TextIOWrapper") or (opens and "b" not in mode):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("code", ["p.read_text()", "p.write_text(x)", "open(p)", "open(p, 'w')", "p.open()",
+                                  "p.open('a')", "p.open(mode='w')", "subprocess.run(a, text=True)"])  # fmt: skip
+def test_an_encoding_that_is_left_to_the_machine_is_found(code):
+    assert left_to_the_machine(ast.parse(code)) == [1]
+
+
+def test_text_is_utf8_whatever_the_machine_prefers():
+    for code in ("p.read_text(encoding='utf-8')", "open(p, 'rb')", "p.open('wb')", "os.open(p, os.O_RDONLY)",
+                 "RunWriter.open(root, name)", "p.read_bytes()"):  # fmt: skip
+        assert left_to_the_machine(ast.parse(code)) == []
+    files = [*LIBRARY, *PAGE]
+    kept("encoding", {f"{where(path)}: {line}" for path in files for line in left_to_the_machine(tree(path))})
 
 
 # The house as a whole ------------------------------------------------------------------------------------------------

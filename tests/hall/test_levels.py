@@ -7,7 +7,7 @@ import pytest
 
 from probekit import records
 from probekit.errors import BadInput
-from probekit.levels import DEFAULT, NAMES, SIMPLE, Hypothesis, Level
+from probekit.levels import DEFAULT, NAMES, SIMPLE, Hypothesis, Level, check_stated
 
 ALL = (*NAMES, *(f"simple:{name}" for name in SIMPLE), "hypothesis:rules")
 
@@ -100,3 +100,19 @@ def test_a_hypothesis_may_be_stated_in_the_order_of_a_job_s_keys():
     for features, wrong in (("a", rule), (("a",), ("b",)), (rule, rule)):
         with pytest.raises(BadInput, match="hypothesis 'h' is made of names of features and a function"):
             Hypothesis.of("h", features, wrong)
+
+
+def test_a_hypothesis_of_what_is_not_there_is_refused_and_so_is_a_second_of_one_name():
+    """Of a behaviour that is misspelt nothing would be measured, and nobody would be told."""
+
+    def rule(features):
+        return features["a"]
+
+    one = Hypothesis.of("h", ("a",), rule, behaviour="truth")
+    check_stated([one, Hypothesis.of("other", ("a", "b"), rule)], ["truth"], ["a", "b"])
+    with pytest.raises(BadInput, match="'h' speaks of the behaviour 'truth', which is not there: there is truht"):
+        check_stated([one], ["truht"], ["a"])
+    with pytest.raises(BadInput, match="'h' speaks of the feature 'a', which is not there: there is none"):
+        check_stated([one], ["truth"], [])
+    with pytest.raises(BadInput, match="two hypotheses are named 'h'"):
+        check_stated([one, one], ["truth"], ["a"])

@@ -1,6 +1,10 @@
 """JobSpec: strict TOML; every mistake is one sentence that says where and what was meant."""
 
+import tomllib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from probekit.errors import BadInput
 from probekit.spec import JobSpec
@@ -150,3 +154,123 @@ def test_a_missing_file(tmp_path):
 def test_a_spec_cannot_be_changed_after_it_was_checked(tmp_path):
     with pytest.raises(Exception, match="frozen"):
         read(tmp_path, FULL).name = "other"
+
+
+# From the wild
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_spec_is_utf8_with_or_without_a_mark_in_front(tmp_path, mark, end):
+    text = FULL.replace('name = "move"', 'name = "véracité — 真実"').replace('["move"]', '["véracité — 真実"]')
+    (tmp_path / "spec.toml").write_bytes(mark + text.replace("\n", end).encode())
+    assert JobSpec.read_toml(tmp_path / "spec.toml").task.behaviours[0].name == "véracité — 真実"
+
+
+def test_what_is_no_utf8_or_no_file_is_one_sentence(tmp_path):
+    (tmp_path / "spec.toml").write_bytes(FULL.encode("utf-16"))
+    with pytest.raises(BadInput, match=r"spec\.toml is not TOML, which is UTF-8 .*: save it as UTF-8"):
+        JobSpec.read_toml(tmp_path / "spec.toml")
+    with pytest.raises(BadInput, match="cannot be read as a spec file .*: give a TOML file"):
+        JobSpec.read_toml(tmp_path)
+    assert "is not TOML" in message(tmp_path, "a = " + "[" * 5000)
+
+
+def test_a_token_is_an_id_or_a_text(tmp_path):
+    entry = 'kind = "law"\ntokens = [{}]'
+    assert read(tmp_path, FULL.replace('kind = "law"', entry.format('4, "4", "true"'))).task.behaviours[0].tokens == (
+        4, "4", "true")  # fmt: skip
+    assert "true is no token: give an id, or a text in quotes" in message(
+        tmp_path, FULL.replace('kind = "law"', entry.format("true, false"))
+    )
+    assert "false is no token" in message(tmp_path, FULL.replace('["x"]', "[false]"))
+
+
+@pytest.mark.parametrize("where", ["name", "key", "list"])
+def test_half_a_character_in_a_spec_is_one_sentence(where):
+    half = "a\ud83d"
+    entry = {"name": half if where == "name" else "b", "kind": "groups", "sets": {half: ["a"], "b": ["b"]}}
+    if where == "list":
+        entry["sets"] = {"a": [half], "b": ["b"]}
+    if where == "name":
+        entry["sets"] = {"a": ["a"], "b": ["b"]}
+    with pytest.raises(BadInput, match="here has '.ud83d', half of a character, in"):
+        JobSpec.check({"name": "x", "task": {"file": "f.csv", "behaviours": [entry]}}, "here")
+
+
+def test_a_name_is_something_and_the_job_s_leaves_room_for_its_digest(tmp_path):
+    assert "behaviours.0.name" in message(tmp_path, FULL.replace('name = "move"', 'name = ""'))
+    assert read(tmp_path, FULL.replace("demo", "x" * 91)).name == "x" * 91
+    assert "name" in message(tmp_path, FULL.replace("demo", "x" * 92))
+
+
+def test_numbers_that_no_file_keeps_are_refused(tmp_path):
+    for value in ("inf", "nan", "-inf"):
+        assert "read.lambdas.0" in message(tmp_path, FULL.replace("ks = [1, 4]", f"lambdas = [{value}]"))
+    assert "is not TOML" in message(tmp_path, FULL.replace("n_examples = 100", "n_examples = 1" + "0" * 5000))
+
+
+any_value = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("a\ud83d"),
+              st.just(10**400), st.datetimes()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def places(table: object, path: tuple = ()) -> list[tuple]:
+    """Paths to everything in a table."""
+    items = table.items() if isinstance(table, dict) else enumerate(table) if isinstance(table, list) else ()
+    return [found for key, value in items for found in [(*path, key), *places(value, (*path, key))]]
+
+
+def in_one_sentence(error: BadInput) -> None:
+    assert str(error).isprintable()
+
+
+EVERY = FULL.replace("[read]", """[read]
+lambdas = [1.0, 0.5]
+delete = ["field:a"]
+filler = 4
+features = ["board"]
+n_permutations = 9
+extrapolate = false
+outer_folds = 2
+""").replace('kind = "law"', """kind = "generation"
+n_tokens = 4
+match = {a = ["b"], c = "d"}
+temperature = 0.5
+samples = 2""").replace("n_examples = 100", """n_examples = 100
+spans = {a = "b", c = ["d", "e"]}
+members = {a = ["b", "c"]}
+position = ["last", "field:a"]
+chat = [{role = "user", content = "{a}"}]""")  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_spec_with_anything_in_it_is_read_or_refused_in_a_sentence(data):
+    raw = tomllib.loads(EVERY)
+    for _ in range(data.draw(st.integers(1, 2))):
+        *parents, key = data.draw(st.sampled_from(places(raw)))
+        table = raw
+        for parent in parents:
+            table = table[parent]
+        table[key] = data.draw(any_value)
+    try:
+        spec = JobSpec.check(raw, "here")
+    except BadInput as error:
+        in_one_sentence(error)
+    else:
+        assert len(spec.id) == 16
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, len(FULL)), noise=st.binary(min_size=1, max_size=4))
+def test_a_spec_file_with_noise_in_it_is_read_or_refused_in_a_sentence(tmp_path_factory, at, noise):
+    path = tmp_path_factory.getbasetemp() / "noise.toml"
+    path.write_bytes(FULL[:at].encode() + noise + FULL[at:].encode())
+    try:
+        JobSpec.read_toml(path)
+    except BadInput as error:
+        in_one_sentence(error)

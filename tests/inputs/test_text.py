@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
+from tokenizers import processors
 
 import checkpoints
 from probekit.errors import BadInput
@@ -169,6 +170,27 @@ def test_a_template_per_turn_is_the_same_chat_as_its_messages(tmp_path):
     assert answered.audit["n_generation_prompts"] == 0
 
 
+def test_a_chat_template_with_a_clock_is_told_the_time(tmp_path):
+    clocked = checkpoints.pieces()
+    clocked.chat_template = "{{ strftime_now('%d %b %Y, %H') }} " + checkpoints.CHAT
+    encoder = Encoder(clocked, n_ctx=80, name="tiny")
+    with pytest.raises(BadInput, match=r"row 1: tiny's chat template writes the time .* set chat_time = \"20"):
+        read(tmp_path, messages="chat", encoder=encoder)
+    for time, written in (("2026-01-01", "01 Jan 2026, 00"), ("2025-12-31T13:40", "31 Dec 2025, 13")):
+        task = read(tmp_path, messages="chat", encoder=encoder, chat_time=time)
+        assert all(text_of(ids).startswith(written) for ids in task.tokens)
+    clocked.chat_template = "{% set how = '%d' %}{{ strftime_now(how) }}" + checkpoints.CHAT
+    with pytest.raises(BadInput, match="in a way that `chat_time` does not answer"):
+        read(tmp_path, messages="chat", encoder=encoder, chat_time="2026-01-01")
+    plain, told = (read(tmp_path, messages="chat", **more) for more in ({}, {"chat_time": "2026-01-01"}))
+    assert [a.tolist() for a in plain.tokens] == [b.tolist() for b in told.tokens], "a template without a clock"
+    for wrong, words in (("soon", "`chat_time` is a date or a time"), ("", "found ''")):
+        with pytest.raises(BadInput, match=words):
+            read(tmp_path, messages="chat", chat_time=wrong)
+    with pytest.raises(BadInput, match="`chat_time` belongs to a chat"):
+        read(tmp_path, text="text", chat_time="2026-01-01")
+
+
 @pytest.mark.parametrize(
     ("policy", "n_bos", "added", "removed"), [("as_is", {"1": 6}, 0, 0), ("none", {"0": 6}, 0, 6),
                                               ("exactly_one", {"1": 6}, 0, 0)]
@@ -187,6 +209,47 @@ def test_a_bos_that_is_written_out_is_made_one(tmp_path):
     for policy, n in (("as_is", "3"), ("exactly_one", "1"), ("none", "0")):
         task = read(tmp_path, rows, text="text", encoder=Encoder(PIECES, policy, 80))
         assert task.audit["n_bos"] == {n: len(ROWS)}
+
+
+@pytest.fixture(scope="module")
+def closing():
+    """A tokenizer that puts an end of sequence behind every text."""
+    tokenizer = checkpoints.pieces()
+    around = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    tokenizer.backend_tokenizer.post_processor = around  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer
+
+
+def test_an_end_of_sequence_behind_each_text_is_counted_and_can_be_left_out(tmp_path, closing):
+    task = read(tmp_path, text="text", encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    assert all(ids[-1] == closing.eos_token_id for ids in task.tokens)
+    assert task.audit["n_with_special_behind"] == len(ROWS), "a label may be read there"
+    plain = read(tmp_path, text="text", encoder=Encoder(closing, n_ctx=80, name="tiny", eos="none"))
+    assert [a.tolist() for a in plain.tokens] == [b.tolist()[:-1] for b in task.tokens]
+    assert plain.audit["n_with_special_behind"] == 0 == read(tmp_path, text="text").audit["n_with_special_behind"]
+    says = {"name": "says", "kind": "choice", "tokens": [" red", " and"], "first_token": True}
+    whole, nothing = {**says, "first_token": False, "whole": True}, {"name": "own", "kind": "logprob"}
+    for behaviour in (says, whole, {"name": "law"}):
+        with pytest.raises(BadInput, match=r"row 1 is read behind '<eos>', which tiny's tokenizer .* eos = \"none\""):
+            read(tmp_path, text="text", behaviours=[LABEL, behaviour], encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    inside = read(tmp_path, template="Q: {q}\nA:", position="field:q", behaviours=[says],
+                  encoder=Encoder(closing, n_ctx=80, name="tiny"))  # fmt: skip
+    assert len(inside.behaviours) == 1, "inside the text nothing is behind its end"
+    own = read(tmp_path, text="text", behaviours=[nothing], encoder=Encoder(closing, n_ctx=80, name="tiny"))
+    assert own.behaviours[0].kind == "logprob", "the end is part of what is scored"
+    with pytest.raises(BadInput, match="eos is one of as_is, none; found 'some'"):
+        Encoder(closing, eos="some")
+
+
+def test_control_tokens_that_a_text_contains_are_told(tmp_path):
+    rows = [{**ROWS[0], "text": "one<eos> two", "chat": [{"role": "user", "content": "one<eos>two"}]}, *ROWS[1:]]
+    for asked in ({"text": "text"}, {"messages": "chat"}):
+        told = read(tmp_path, rows, **asked).audit
+        assert told["n_with_control_tokens"] == 1
+        assert (
+            "1 text contains tokens that tiny's tokenizer takes for control, such as '<eos>'" in told["told_of_tokens"]
+        )
+        assert read(tmp_path, **asked).audit["n_with_control_tokens"] == 0
 
 
 def test_many_positions_to_a_row_by_index_mask_and_all(tmp_path):
@@ -251,7 +314,8 @@ def test_rules_keep_their_words(text):
 class Slow:
     """A tokenizer that does not know its characters."""
 
-    is_fast, chat_template, bos_token_id = False, None, None
+    is_fast, chat_template, bos_token_id, unk_token_id = False, None, None, None
+    added_tokens_decoder, all_special_ids = {}, ()
 
     def __call__(self, text, add_special_tokens=True, verbose=True, return_offsets_mapping=False):
         assert not return_offsets_mapping

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import checkpoints
 import probekit as pk
 from probekit.cli.main import app
-from probekit.errors import BadInput, UnknownHook
+from probekit.errors import BadInput, Interrupted, UnknownHook
 from probekit.hookpoint import check_pattern
 from probekit.jobs.plan import forecast_of, plan_rows
 from probekit.measurement.cell import measurements_of
@@ -151,3 +151,46 @@ def test_plan_prints_it_at_80_columns(folder, monkeypatch):
     said = " ".join(done.stdout.split())
     assert "label: yes 200, no 6" in said and "will be NA" in said and "2 forward passes" in said
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_what_is_in_the_file_is_told_by_plan_and_run_and_load_task(folder, caplog, monkeypatch):
+    """Rows that are left out, and names that look alike: before anything is measured, and in the audit."""
+    write(folder, [["yes", "no", "yes ", ""][i % 4] for i in range(80)])
+    task = job().model_dump(exclude_unset=True)["task"] | {"missing": "drop"}
+    left_out = "20 rows are left out: 20 without a value in column 'label'"
+    alike = "behaviour 'label' has names that look alike and are told apart: 'yes' (20), 'yes ' (20)"
+    told = forecast_of(job(task=task), folder)
+    assert told.told == (left_out, alike) and told.texts == 60
+    assert [line for line in told.lines() if line.startswith("note: ")][:2] == [f"note: {left_out}", f"note: {alike}"]
+
+    def stop(*given, **more):
+        raise Interrupted("nothing is measured here")
+
+    monkeypatch.setattr("probekit.jobs.runner.RunWriter.open", stop)
+    with pytest.raises(Interrupted):
+        pk.run_job(job(task=task), base=folder, root=folder / "runs", store=folder / "store")
+    assert [record.getMessage() for record in caplog.records] == [f"rows: {left_out}", f"rows: {alike}"]
+    caplog.clear()
+    model = pk.load_model(folder / "model")
+    with pytest.raises(Interrupted):
+        pk.probe(model, folder / "rows.csv", text="text", label="label", group="group", missing="drop", progress=False)
+    assert len(caplog.records) == 2
+    caplog.clear()
+    behaviours = [{"name": "label", "kind": "label", "column": "label"}]
+    task = pk.load_task(folder / "rows.csv", model=model, text="text", behaviours=behaviours, missing="drop")
+    assert len(caplog.records) == 2 and task.audit["told"] == [left_out, alike] and task.audit["n_dropped"] == 20
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["yes", "no", ""], "rows.csv row 3 has no value in column 'label'"),
+        (["0.5", "1.5", "0.25"], "rows.csv row 2 has 1.5 for 'label'"),
+        (["yes", "no", " "], "rows.csv row 3 has ' ' for 'label' in column 'label'"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_before_a_model_is_loaded(folder, labels, words):
+    write(folder, labels * 20)
+    with pytest.raises(BadInput) as caught:
+        forecast_of(job(), folder)
+    assert words in str(caught.value)

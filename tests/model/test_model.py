@@ -140,6 +140,21 @@ def test_the_audit(tiny, architecture):
     assert bool(audit["not_writable"]) == (architecture != "neox")
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "llama"])
+def test_hidden_states_are_compared_with_the_place_that_they_are(tiny, architecture, monkeypatch):
+    """Mamba's begin with what its first block gives; whatever the library lists, another layer's rows are far away."""
+    model = tiny(architecture)
+    assert check_model(model, ragged())["hf_parity"] < 1e-5
+    read = model.read
+
+    def moved(tokens, names, *rest, **how):
+        found = read(tokens, names, *rest, **how)
+        return found | {"blocks.1.hook_resid_post": found["blocks.0.hook_resid_post"]}
+
+    monkeypatch.setattr(model, "read", moved)
+    assert check_model(model, ragged())["hf_parity"] > 0.01
+
+
 class TestSilentTraps:
     """What the library does without a word, and that this adapter does not."""
 

@@ -132,3 +132,27 @@ def test_writing(frame, tmp_path, monkeypatch):
     monkeypatch.setattr(go.Figure, "to_image", no_chrome)
     with pytest.raises(MissingExtra, match="Chrome"):
         figures.write_figure(made, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", figures.KINDS)
+def test_names_are_text_in_every_figure(frame, kind):
+    """Of behaviours, domains, features and levels: in titles, legends, ticks and hover texts."""
+    nasty = frame.copy()
+    for column in ("behaviour", "fit_domain", "test_domain", "hook"):
+        nasty[column] = nasty[column].where(nasty[column] == "", nasty[column] + "<b>x</b>")
+    nasty["control"] = nasty["control"].where(~nasty["control"].str.startswith("deleted:"), "deleted:<b>x</b>")
+    nasty["level"] = nasty["level"].where(~nasty["level"].str.startswith("hypothesis:"), "hypothesis:<b>x</b>")
+    made = figures.figure(kind, nasty)
+    said = [part for trace in made.data for part in (trace.name, trace.text if isinstance(trace.text, str) else "")]
+    said += [made.layout.title.text, made.layout.title.subtitle.text, made.layout.xaxis.title.text]
+    said += [*(made.layout.xaxis.ticktext or ()), *(made.layout.yaxis.ticktext or ())]
+    assert made.data and not [part for part in said if part and "<b>x" in part]
+    assert any("&lt;b&gt;x" in part for part in said if part)
+
+
+def test_domains_that_look_like_numbers_have_places_of_their_own(frame):
+    """Plotly takes `1` and `01` for one number."""
+    names = dict(zip(frame["fit_domain"].unique(), ["1", "01", "2019", "2019-01-01"], strict=False))
+    made = figures.figure("transfer_matrix", frame.replace({"fit_domain": names, "test_domain": names}))
+    assert made.data[0].x is None and list(made.layout.xaxis.ticktext)[:2] == ["1", "01"]
+    assert len(made.layout.xaxis.tickvals) == len(set(made.layout.yaxis.ticktext)) == made.data[0].z.shape[0]

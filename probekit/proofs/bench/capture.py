@@ -251,7 +251,7 @@ def _process(checkpoint: Path, store: Path, d_vocab: int, run: tuple[int, int], 
     room = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("capture_process.py")), json.dumps(asked)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": room},
+        capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "PYTHONPATH": room},
     )  # fmt: skip
     rmtree(store, ignore_errors=True)
     if done.returncode:

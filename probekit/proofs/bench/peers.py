@@ -169,7 +169,9 @@ class Namesake:
         # torch and scikit-learn are those of this environment; a package of its own name comes first.
         (site / "lender.pth").write_text(lender + "\n", encoding="utf-8")
         asked = [str(self.python), "-m", "pip", "install", "--quiet", "--no-deps", f"probekit=={NAMESAKE_VERSION}"]
-        done = subprocess.run(asked, capture_output=True, text=True, env=self.environment, cwd=self.folder)
+        done = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace", env=self.environment, cwd=self.folder
+        )
         if done.returncode or not self.ready:
             reason = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
             raise ProbekitError(f"probekit {NAMESAKE_VERSION} could not be installed: {reason}")
@@ -195,7 +197,9 @@ class Namesake:
             (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
             script = Path(__file__).with_name("namesake_process.py")
             command = [str(self.python), str(script), str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd=self.folder)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", env=self.environment, cwd=self.folder
+            )
             if done.returncode:
                 raise ProbekitError(f"probekit {NAMESAKE_VERSION} failed: {done.stderr.strip().splitlines()[-1]}")
             weight, bias = (torch.from_numpy(np.load(folder / f"{part}.npy")) for part in ("weight", "bias"))

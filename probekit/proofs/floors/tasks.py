@@ -53,7 +53,7 @@ class Texts:
 
 def read_texts(folder: Path, task: str) -> Texts:
     """One task of a folder. Raises BadInput where the file is not there, or has not two classes."""
-    columns = read_columns(file_of(folder, task), {TEXT: "text", LABEL: "label"}, [TEXT, LABEL])
+    columns = read_columns(file_of(folder, task), {TEXT: "text", LABEL: "label"})
     known, label = np.unique(columns.names(LABEL, "label"), return_inverse=True)
     if len(known) != 2:
         raise BadInput(f"{columns.path} has {len(known)} classes in column '{LABEL}': the tasks are binary.")
@@ -100,7 +100,7 @@ def _downloaded(cache_folder: Path) -> Path:
     cache_folder.mkdir(parents=True, exist_ok=True)
     if not (there := sorted(cache_folder.glob("sae_probes-*.whl"))):
         asked = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache_folder), PACKAGE]
-        done = subprocess.run(asked, capture_output=True, text=True)
+        done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace")
         there = sorted(cache_folder.glob("sae_probes-*.whl"))
         if done.returncode or not there:
             said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

@@ -134,7 +134,7 @@ def write_games(path: Path, n_games: int, per_game: int = 3, size: int = 6, seed
     games = generate(n_games, generator, size)
     n_squares = Geometry(size).n_squares
     ahead = unpack(games.own, n_squares).sum(-1) > unpack(games.opp, n_squares).sum(-1)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["game", "moves", "ahead"])
         for game, column in zip(*_sample(games, per_game, 0, generator), strict=True):

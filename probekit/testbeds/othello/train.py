@@ -217,7 +217,7 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> 
                     row |= evaluate(model, recipe, device)
                 if step in kept:
                     model.save_pretrained(out / f"model-{step}")
-                with (out / "metrics.jsonl").open("a") as f:
+                with (out / "metrics.jsonl").open("a", encoding="utf-8") as f:
                     f.write(json.dumps(row) + "\n")
                 yield row
             if step % 250 == 0 or step == recipe.steps:
@@ -243,10 +243,14 @@ def export(out: Path, folder: Path) -> Path:
     (folder / "generation_config.json").unlink(missing_ok=True)
     stored = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     figures = evaluate(stored, recipe, n_games=4_000)
-    rows = {row["step"]: row for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())}
+    rows = {
+        row["step"]: row for row in map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    }
     kept = [rows[s] for s in recipe.kept_steps() if s in rows and "loss_bits" in rows[s]]
-    (folder / "CARD.md").write_text(_card(recipe, step, figures, kept))
-    (folder / "checkpoints.json").write_text(json.dumps({"recipe": asdict(recipe), "checkpoints": kept}, indent=1))
+    (folder / "CARD.md").write_text(_card(recipe, step, figures, kept), encoding="utf-8")
+    (folder / "checkpoints.json").write_text(
+        json.dumps({"recipe": asdict(recipe), "checkpoints": kept}, indent=1), encoding="utf-8"
+    )
     return folder
 
 
