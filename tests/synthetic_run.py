@@ -36,7 +36,7 @@ PROVENANCE = {
     "task": {"examples": "b3:5512cc", "groups": 400},
     "audit": {
         "backend": "hf", "backend_parity": 5.7e-7, "backend_parity_limit": 1e-4, "backend_reason": "", "attention": "sdpa",
-        "n_examples": 2, "n_hooks_fired_once": 30, "n_not_finite": 0, "invariance": 2.4e-7, "invariance_limit": 7.5e-4,
+        "n_examples": 2, "n_hooks_fired_once": 30, "n_not_finite": 0, "invariance": 2.4e-7, "invariance_limit": 1e-3,
         "hf_parity": 0.0, "not_writable": {"blocks.0.hook_resid_mid": "one branch only"}, "dtypes": ["float32"],
         "n_sequences": 2000, "n_at_context_limit": 3, "n_without_bos": 0, "n_with_two_bos": None,
         "<img src=http://example.org/x onerror=alert(1)> & =cmd|' /C calc'!A0": "text",

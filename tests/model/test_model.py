@@ -370,3 +370,21 @@ class TestLoading:
                 tiny("gpt2").read([np.asarray(bad)], [], at(0))
         with pytest.raises(BadInput, match="one array of positions per example"):
             tiny("gpt2").read(ragged(), [], at(0))
+
+
+def test_a_mask_that_is_ignored_shows_beside_a_token_a_thousand_times_as_loud(tiny, monkeypatch):
+    """Real models have one, at which a difference of the others is nothing."""
+    model = tiny("llama")
+    read = model.read
+
+    def padded(tokens, names, *rest, **how):
+        found = read(tokens, names, *rest, **how)
+        for values in found.values():
+            values[0] *= 1e4  # the first token of the longest
+            if len(tokens) > 1:
+                values[-1] += 0.1 * values[-1].norm() / values.shape[1] ** 0.5
+        return found
+
+    monkeypatch.setattr(model, "read", padded)
+    audit = check_model(model, ragged())
+    assert audit["invariance"] > 50 * audit["invariance_limit"]
