@@ -220,7 +220,7 @@ class Study:
     ) -> Record:  # fmt: skip
         """The estimate as a Record with its provenance; NA has no interval. raw: the value before a refit."""
         pooled = self._poolings.get(at.behaviour)
-        note = "; ".join(filter(None, (note, estimate.note, pooled.note if pooled else "")))
+        note = "; ".join(filter(None, (note, estimate.note, pooled.note if pooled else "", self.observations.note)))
         value, low, high = (None,) * 3 if estimate.na_reason else (estimate.value, estimate.low, estimate.high)
         return Record(
             model=self.observations.model, revision=self.observations.revision, task=self.observations.task,

@@ -129,7 +129,7 @@ def test_a_constant_number_leaves_nothing_to_explain():
 
 
 def test_a_number_that_is_not_finite_is_named():
-    with pytest.raises(BadInput, match="no finite value at row 2"):
+    with pytest.raises(BadInput, match="not finite, first at row 2"):
         pk.Behaviour.number("y", np.array([1.0, 2.0, np.nan]))
 
 
