@@ -10,8 +10,8 @@ import numpy as np
 
 from probekit.inputs.columns import Columns, as_list, missing
 from probekit.inputs.filetask import group_names, pair_texts, read_rows, templates
-from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
+from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
 
 SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to the limit of many rows
@@ -64,12 +64,13 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
     group = np.array([number[name] for name in names])[home]
     folds = spec.read.folds_of(int(home.sum()))
-    splits = splits_by_group(group, spec.seed_data, *folds)
     labels = {b.name: columns.values[b.column] for b in task.behaviours if b.kind == "label" and b.column}
     labels = {name: values for name, values in labels.items() if _are_classes(values)}
+    laws = {name: _law(np.array(values)[home]) for name, values in labels.items()}
+    splits = splits_with_classes(group, [law for law, _ in laws.values()], spec.seed_data, *folds)
     twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
-    notes = [why for name, values in labels.items() if (why := _why_not(name, np.array(values)[home], group, splits))]
+    notes = [why for name, known in laws.items() if (why := _why_not(name, *known, group, splits))]
     if isinstance(width, int) and fit_rows < SURE * width:
         notes.append(
             f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "
@@ -99,11 +100,15 @@ def _are_classes(values: Sequence[Any]) -> bool:
     return not any(missing(v) or isinstance(v, float) or as_list(v) is not None for v in values)
 
 
-def _why_not(name: str, values: np.ndarray, group: np.ndarray, splits: Sequence[Split]) -> str:
+def _law(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Labels as a law, and its classes."""
     classes, code = np.unique(values.astype(str), return_inverse=True)
-    law = np.eye(len(classes))[code]
+    return np.eye(len(classes), dtype=np.float32)[code], classes.tolist()
+
+
+def _why_not(name: str, law: np.ndarray, classes: list[str], group: np.ndarray, splits: Sequence[Split]) -> str:
     place, n = pool_rare(law, [split.fit for split in splits])
-    law, outcomes = pooled(law, classes.tolist(), place) if n else (law, classes.tolist())
+    law, outcomes = pooled(law, classes, place) if n else (law, classes)
     if why := unmeasurable_over(law, outcomes, group, n, lambda: splits):
         return f"behaviour '{name}' will be NA: {why}"
     return f"{n} classes of '{name}' with few rows will be one, `{outcomes[-1]}`" if n else ""

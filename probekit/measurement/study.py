@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
-from probekit.metrics.classes import unmeasurable_over
+from probekit.metrics.classes import splits_with_classes, unmeasurable_over, unseen
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.splits import Split
 from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, constants, find_constant
@@ -79,7 +79,10 @@ class Study:
         asked = list(self.transfer.domains) or known
         for name in asked:
             if name not in known:
-                raise BadInput(f"transfer asks for domain '{name}'; the task has {', '.join(known)}.")
+                near = nearest(name, known)
+                raise BadInput(
+                    f"transfer asks for domain '{name}', did you mean '{near}'? There are {', '.join(known)}."
+                )
         return [known[0], *(name for name in asked if name != known[0])]
 
     def _check_groups(self) -> None:
@@ -99,7 +102,18 @@ class Study:
 
     def _check_hypotheses(self) -> None:
         for hypothesis in self.hypotheses:
-            of = self.observations.behaviours.get(hypothesis.behaviour)
+            known = self.observations.behaviours
+            of = known.get(hypothesis.behaviour)
+            if of is None and hypothesis.behaviour:
+                raise BadInput(
+                    f"hypothesis '{hypothesis.name}' speaks of behaviour '{hypothesis.behaviour}', which there is not: "
+                    f"did you mean '{nearest(hypothesis.behaviour, known)}'?"
+                )
+            for name in hypothesis.features:
+                if name not in self.observations.features:
+                    near = nearest(name, self.observations.features)
+                    hint = f"did you mean '{near}'?" if near else "there is none."
+                    raise BadInput(f"hypothesis '{hypothesis.name}' speaks of feature '{name}', which is not: {hint}")
             if of is not None and of.is_value:
                 raise BadInput(
                     f"hypothesis '{hypothesis.name}' speaks of '{of.name}', which is a number: a rule gives laws over "
@@ -137,8 +151,9 @@ class Study:
         if key not in self._splits:
             index = self.index(domain)
             kept_together = index if unit == "row" else self.observations.group[index]
+            laws = [behaviour.law[index] for behaviour in self.observations.behaviours.values()]
             try:
-                found = splits_by_group(kept_together, self.seeds.data, *self.folds)
+                found = splits_with_classes(kept_together, laws, self.seeds.data, *self.folds)
             except BadInput as error:
                 raise BadInput(f"domain '{domain}': {error}") from None
             self._splits[key] = found
@@ -149,7 +164,7 @@ class Study:
         if behaviour not in self._poolings:
             index, splits = self.index(self.home), self.splits(self.home)
             sides = [index[split.fit] for split in splits]
-            self._poolings[behaviour] = Pooling.of(self.observations.behaviours[behaviour], sides)
+            self._poolings[behaviour] = Pooling.of(self.observations.behaviours[behaviour], sides, index)
         return self._poolings[behaviour]
 
     def unmeasurable(self, behaviour: str, domain: str) -> str:
@@ -163,6 +178,18 @@ class Study:
                 lambda: self.splits(domain),
             )  # fmt: skip
         return self._why_not[key]
+
+    def unseen(self, behaviour: str, fitted: str, tested: str) -> str:
+        """Why what is fitted in one domain cannot be judged in another: a class that it never saw; empty where it did.
+
+        Of every fold.
+        """
+        known, at, there = self.pooling(behaviour).behaviour, self.index(fitted), self.index(tested)
+        if known.is_value:
+            return ""
+        test = known.law[there[np.concatenate([split.test for split in self.splits(tested)])]]
+        every = (unseen(known.law[at[split.fit]], test, known.outcomes) for split in self.splits(fitted))
+        return next(filter(None, every), "")
 
     def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
         """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
