@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probekit.containers import plain
 from probekit.errors import BadInput, nearest
+from probekit.inputs.copies import without_copies
 from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
@@ -31,6 +32,7 @@ def measure(
     groups: Any = None,
     domains: Any = None,
     types: Any = None,
+    copies: str = "merge",
     features: Mapping[str, Any] | None = None,
     twin: Any = None,
     deleted: Mapping[str, Any] | None = None,
@@ -48,7 +50,8 @@ def measure(
     torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
     floor: inputs [n, width] of the input-only reader, or {block: array}, of which `text` may hold strings; groups,
     domains [n]; features {name: labels}; types [n]: what a control task gives random labels to, such as the token that
-    was read.
+    was read. copies: what becomes of rows that are also in other groups, up to rounding, of arrays: `merge` makes such
+    groups one, `keep` leaves them; the records' note counts them.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
     returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
     several rules of positions is measured at each apart, on the same groups; the column `position` says which.
@@ -73,6 +76,8 @@ def measure(
     from probekit.inputs.arrays import as_activations
 
     sites, observations = as_activations(activations, behaviour, floor, groups, domains, features, types)
+    if not hasattr(activations, "observations"):
+        observations = without_copies(sites, observations, copies)
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
     _check_controls(read.get("controls", ()), twins, observations)

@@ -102,18 +102,7 @@ class Study:
 
     def _check_hypotheses(self) -> None:
         for hypothesis in self.hypotheses:
-            known = self.observations.behaviours
-            of = known.get(hypothesis.behaviour)
-            if of is None and hypothesis.behaviour:
-                raise BadInput(
-                    f"hypothesis '{hypothesis.name}' speaks of behaviour '{hypothesis.behaviour}', which there is not: "
-                    f"did you mean '{nearest(hypothesis.behaviour, known)}'?"
-                )
-            for name in hypothesis.features:
-                if name not in self.observations.features:
-                    near = nearest(name, self.observations.features)
-                    hint = f"did you mean '{near}'?" if near else "there is none."
-                    raise BadInput(f"hypothesis '{hypothesis.name}' speaks of feature '{name}', which is not: {hint}")
+            of = self.observations.behaviours.get(hypothesis.behaviour)
             if of is not None and of.is_value:
                 raise BadInput(
                     f"hypothesis '{hypothesis.name}' speaks of '{of.name}', which is a number: a rule gives laws over "
