@@ -33,7 +33,8 @@ class Narrowing:
     @classmethod
     def of(cls, what: str, x: NDArray, floor: bool = False) -> "Narrowing":
         """What suits the columns of x [n, d]. floor: columns are scaled one by one, as those of a floor may be."""
-        mean, spread = _moments(x)
+        with np.errstate(all="ignore"):  # what is not finite is told where it is read
+            mean, spread = _moments(x)
         wide = x.dtype.kind in "iu" or x.dtype.itemsize > 4
         shift = np.where((np.abs(mean) > FAR * spread) & wide, mean, 0.0)
         loudest = float(spread.max(initial=0))
@@ -49,8 +50,9 @@ class Narrowing:
         if not self.shift.any() and (self.factor == 1).all():
             return x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
         out = np.empty(x.shape, dtype=np.float32)
-        for at, rows in _blocks(x):
-            out[at] = (rows - self.shift) * self.factor
+        with np.errstate(all="ignore"):
+            for at, rows in _blocks(x):
+                out[at] = (rows - self.shift) * self.factor
         return out
 
 
@@ -65,12 +67,11 @@ def _moments(x: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     low, high = (np.nan_to_num(side(0).astype(np.float64)) for side in (x.min, x.max))
     unit = np.maximum(high / 2 - low / 2, np.finfo(np.float64).tiny)
     first, total, square = x[0].astype(np.float64), np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _, rows in _blocks(x):
-            away = (rows - first) / unit
-            total, square = total + away.sum(0), square + (away**2).sum(0)
-        mean = total / len(x)
-        return first + unit * mean, np.nan_to_num(unit * np.sqrt(np.maximum(square / len(x) - mean**2, 0)))
+    for _, rows in _blocks(x):
+        away = (rows - first) / unit
+        total, square = total + away.sum(0), square + (away**2).sum(0)
+    mean = total / len(x)
+    return np.nan_to_num(first + unit * mean), np.nan_to_num(unit * np.sqrt(np.maximum(square / len(x) - mean**2, 0)))
 
 
 def _halvings(spread: NDArray[np.float64]) -> NDArray[np.float64]:

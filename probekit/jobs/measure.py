@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probekit.containers import plain
+from probekit.containers import numbers
 from probekit.errors import BadInput, nearest
 from probekit.inputs.copies import without_copies
 from probekit.inputs.precision import Narrowing
@@ -187,7 +187,7 @@ def _narrowed(what: str, x: Any, *others: Any) -> tuple[list[Tensor], str]:
     """A site's rows, and others that go the same way, in the precision that readers have; and what was lost before."""
     if isinstance(x, Tensor) and x.element_size() < 4:
         return [to_tensor(one) for one in (x, *others)], ""
-    arrays = [plain(what, one) for one in (x, *others)]
+    arrays = [numbers(f"'{what}'", one) for one in (x, *others)]
     narrow = Narrowing.of(what, arrays[0])
     return [torch.from_numpy(narrow(one)) for one in arrays], narrow.told
 
