@@ -433,7 +433,7 @@ MISTAKES = {
     "no law": ({"behaviour": 2 * LAW}, "sum to 1"),
     "nan law": ({"behaviour": put(LAW, np.nan)}, "finite"),
     "labels that never repeat": ({"behaviour": np.arange(300)}, "must repeat"),
-    "nan activations": ({"activations": put(X, np.nan), "behaviour": S[:, 0]}, "not finite in 1 rows, first row 7"),
+    "nan activations": ({"activations": put(X, np.nan), "behaviour": S[:, 0]}, "not finite, first at row 7"),
     "infinite activations": ({"activations": put(X, np.inf), "behaviour": S[:, 0]}, "not finite"),
     "flat activations": ({"activations": X[:, 0], "behaviour": S[:, 0]}, r"need \[n, d\]"),
     "no activations": ({"activations": {}, "behaviour": S[:, 0]}, "no activations"),
