@@ -185,6 +185,9 @@ class TaskSpec(_Strict):
     """Named pieces of the text: a column that holds the piece, or columns of its first and last-plus-one character."""
     truncate: Literal["refuse", "right"] = "refuse"
     """What happens to rows longer than the model's context: an error, or their beginning is read."""
+    copies: Literal["merge", "keep"] = "merge"
+    """What becomes of groups that have the same texts: they are one, or stay apart; both are counted and told. A group
+    counts where half of its rows do, and none where there are more than four groups to a text."""
     id: str | None = None
     """A column that names examples."""
     group: str | None = None

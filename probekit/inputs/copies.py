@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
+from probekit.metrics.classes import LEAST_GROUPS
 from probekit.task import TEXT, Observations
 
 KINDS = ("merge", "keep")
@@ -51,7 +52,7 @@ def merged(group: NDArray, input_: NDArray, domain: NDArray, copies: str = "merg
     across = np.unique(np.stack([input_, domain]), axis=1)[0]
     n_across = int((np.bincount(across)[input_] > 1).sum())
     told = f"{n_across} rows of one domain are also rows of another" if n_across else ""
-    if not n:
+    if not n or before < LEAST_GROUPS:  # of which nothing can be measured anyway
         return group, told
     copy = 2 * np.bincount(code, shared) >= np.bincount(code)
     at = known[:, copy[known[1]]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from probekit.inputs.columns import Columns, as_list, missing
-from probekit.inputs.filetask import group_names, pair_texts, read_rows, templates
+from probekit.inputs.filetask import groups_of, pair_texts, read_rows, templates
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
@@ -59,10 +59,9 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     task = spec.task
     columns = read_rows(task, base)
     domain = np.array(columns.names(task.domain, "domain") if task.domain else ["all"] * len(columns))
-    names = group_names(columns, task.group)
     home = domain == domain[0]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
-    group = np.array([number[name] for name in names])[home]
+    group, copies = groups_of(task, columns, domain.tolist())  # as the task numbers them: splits depend on it
+    group = group[home]
     folds = spec.read.folds_of(int(home.sum()))
     labels = {b.name: columns.values[b.column] for b in task.behaviours if b.kind == "label" and b.column}
     labels = {name: values for name, values in labels.items() if _are_classes(values)}
@@ -71,6 +70,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
     notes = [why for name, known in laws.items() if (why := _why_not(name, *known, group, splits))]
+    notes += [copies] if copies else []
     if isinstance(width, int) and fit_rows < SURE * width:
         notes.append(
             f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "

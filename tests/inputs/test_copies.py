@@ -6,6 +6,8 @@ import pytest
 import probekit as pk
 from probekit.errors import BadInput
 from probekit.inputs.copies import merged, numbered, same_rows
+from probekit.inputs.filetask import read_file_task
+from probekit.spec import BehaviourEntry, TaskSpec
 
 rng = np.random.default_rng(0)
 X, LABEL = rng.normal(size=(300, 150)), rng.integers(0, 2, 300)
@@ -59,16 +61,17 @@ def test_rows_of_one_group_may_be_alike():
 
 
 def test_games_that_share_an_opening_stay_apart_and_a_game_that_comes_twice_is_one():
-    """Eight groups of ten rows; the first four rows of all are the same, and the last two groups are one game."""
-    position, game = np.tile(np.arange(10), 8), np.repeat(np.arange(8), 10)
-    row = np.where(position < 4, position, 10 * np.minimum(game, 6) + position)
-    group, said = merged(game, row, ONE[:80])
-    assert len(np.unique(group)) == 7 and (group[60:70] == group[70:80]).all()
-    assert said.startswith("44 of 80 rows are also in other groups, which became one: 7 groups of 8")
-    group, said = merged(game[:70], row[:70], ONE[:70])
-    assert np.array_equal(group, game[:70])
+    """Groups of ten rows; the first four rows of all are the same, and the last two groups are one game."""
+    position, game = np.tile(np.arange(10), 24), np.repeat(np.arange(24), 10)
+    row = np.where(position < 4, position, 10 * np.minimum(game, 22) + position)
+    group, said = merged(game, row, ONE[:240])
+    assert len(np.unique(group)) == 23 and (group[220:230] == group[230:240]).all()
+    assert said.startswith("108 of 240 rows are also in other groups, which became one: 23 groups of 24")
+    group, said = merged(game[:230], row[:230], ONE[:230])
+    assert np.array_equal(group, game[:230])
     assert (
-        said == "28 of 70 rows are also in other groups, and less than half of the rows of any: groups stay as they are"
+        said
+        == "92 of 230 rows are also in other groups, and less than half of the rows of any: groups stay as they are"
     )
 
 
@@ -95,3 +98,34 @@ def test_the_names_of_groups_and_the_order_of_rows_do_not_matter():
 def test_another_word_is_refused():
     with pytest.raises(BadInput, match="copies is 'drop': say merge or keep"):
         read(X, LABEL, copies="drop")
+
+
+# ------------------------------------------------------------------------------------------------------------ in files
+
+
+def task_of(folder, rows, **keys):
+    """The task of a file of token ids, groups, labels and domains."""
+    lines = [f"{text},{group},{i % 2},d{domain}" for i, (text, group, domain) in enumerate(rows)]
+    (folder / "rows.csv").write_text("\n".join(["text,group,label,domain", *lines]), encoding="utf-8")
+    label = BehaviourEntry(name="label", kind="label", column="label")
+    spec = TaskSpec(file="rows.csv", tokens="text", behaviours=(label,), **{"group": "group", **keys})
+    return read_file_task(spec, folder)
+
+
+def test_a_text_that_stands_twice_in_a_file_is_one_group(tmp_path):
+    rows = [*((i, f"g{i}", 0) for i in range(30)), *((i, f"h{i}", 0) for i in range(10))]
+    task = task_of(tmp_path, rows)
+    assert len(set(task.group.tolist())) == 30
+    assert np.array_equal(task.group[:10], task.group[30:])
+    assert task.audit["copies"].startswith("20 of 40 rows are also in other groups, which became one: 30 groups of 40")
+    kept = task_of(tmp_path, rows, copies="keep")
+    assert len(set(kept.group.tolist())) == 40 and "kept there as asked" in kept.audit["copies"]
+    assert kept.fingerprint != task.fingerprint
+
+
+def test_texts_of_their_own_leave_groups_as_they_are_numbered(tmp_path):
+    task = task_of(tmp_path, [(i, f"g{i // 2}", 0) for i in range(30)])
+    assert task.group.tolist() == [i // 2 for i in range(30)] and "copies" not in task.audit
+    across = task_of(tmp_path, [(i % 30, f"g{i}", i // 30) for i in range(60)], domain="domain")
+    assert across.group.tolist() == list(range(60))
+    assert across.audit["copies"] == "60 rows of one domain are also rows of another"
