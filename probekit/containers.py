@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from probekit.errors import BadInput, first_line
 
 NAMED = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, uuid.UUID, enum.Enum)
+NUMBERS = ("an integer", "a number", "yes or no")
 EXACT = 2**53  # integers from here on that a float cannot tell from their neighbours
 
 
@@ -51,7 +52,7 @@ def plain(what: str, values: Any) -> NDArray:
         _refuse_missing(what, np.isnat(array))
         array = array.astype(str)
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        array = array.astype(object)
     if array.dtype.kind == "O":
         array = _of_cells(what, array.astype(object))
     if array.dtype.kind not in "biufcUO":
@@ -175,7 +176,10 @@ def _of_cells(what: str, cells: NDArray[np.object_]) -> NDArray:
         if missing(value):
             raise BadInput(f"{what} has no value at row {i // width}: fill it in or leave the row out.")
         kinds.setdefault(_kind(what, i // width, value), i)
-    if set(kinds) == {"an integer", "a number"} and all(abs(int(v)) < EXACT for v in flat if isinstance(v, Integral)):
+    # integers among floats are floats, and so are columns of numbers of several types
+    together = NUMBERS if cells.ndim > 1 else NUMBERS[:2]
+    exact = all(abs(int(v)) < EXACT for v in flat if isinstance(v, Integral))
+    if len(kinds) > 1 and exact and not set(kinds) - set(together):
         kinds = {"a number": 0}
     if len(kinds) > 1:
         (one, i), (other, j) = list(kinds.items())[:2]
@@ -183,7 +187,10 @@ def _of_cells(what: str, cells: NDArray[np.object_]) -> NDArray:
             f"{what} mixes types: row {i // width} has {one} ({flat[i]!r:.40}) and row {j // width} {other} "
             f"({flat[j]!r:.40}): give all as one of them."
         )
-    return _typed(next(iter(kinds), "a number"), flat).reshape(cells.shape)
+    try:
+        return _typed(next(iter(kinds), "a number"), flat).reshape(cells.shape)
+    except UnicodeDecodeError:
+        raise BadInput(f"{what} holds bytes that are no UTF-8: decode them, and give words.") from None
 
 
 def _typed(kind: str, flat: list[Any]) -> NDArray:

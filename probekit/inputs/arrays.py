@@ -20,7 +20,7 @@ def as_activations(
     floor: Any,
     groups: Any,
     domains: Any,
-    features: Mapping[str, Any] | None,
+    features: Any,
     types: Any = None,
 ) -> tuple[Mapping[str, Any], Observations]:
     """(sites, observations) of whatever `measure` was given; a captured object passes through as it is."""
@@ -33,6 +33,8 @@ def as_activations(
                 f"{' and '.join(name for name, value in given.items() if value is not None)} out."
             )
         return activations.sites, activations.observations
+    _check_order(activations=activations, behaviour=behaviour, floor=floor, groups=groups, domains=domains,
+                 features=features, types=types)  # fmt: skip
     sites = as_sites(activations)
     n = len(next(iter(sites.values())))
     if behaviour is None:
@@ -49,7 +51,10 @@ def as_activations(
         group=np.arange(n) if groups is None else _numbered("groups", groups, n),
         domain=np.full(n, "all") if domains is None else names("domains", domains, (n,)).astype(str),
         behaviours={name: as_behaviour(name, values, n) for name, values in laws.items()},
-        features={name: as_feature(name, values, n) for name, values in _named("features", features or {}).items()},
+        features={
+            name: as_feature(name, values, n)
+            for name, values in _named("features", {} if features is None else features).items()
+        },
         floor_inputs={name: block for name, (block, _) in read.items()},
         types=None if types is None else _numbered("types", types, n),
         note="; ".join(filter(None, (told for _, told in read.values()))),
@@ -110,8 +115,28 @@ def as_feature(name: str, values: Any, n: int) -> Feature:
     return Feature(name, code.reshape(array.shape).astype(np.int64), tuple(str(c) for c in classes), targets)
 
 
-def _named(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+def _check_order(**given: Any) -> None:
+    """Raise BadInput where the indices of pandas tell that the same rows come in two orders; they are read by place."""
+    known: list[tuple[str, Any]] = []
+    for what, values in given.items():
+        for one in values.values() if isinstance(values, Mapping) else [values]:
+            index = getattr(one, "index", None)
+            if not hasattr(index, "equals"):
+                continue
+            for other, before in known[:1]:
+                if not index.equals(before) and len(index) == len(before) and set(index) == set(before):
+                    row = int(np.argmax(np.asarray(index != before)))
+                    raise BadInput(
+                        f"{other} and {what} have one index in two orders: row {row} is {before[row]} in the first "
+                        f"and {index[row]} in the second; sort one as the other, or give .to_numpy() of both."
+                    )
+            known.append((what, index))
+
+
+def _named(what: str, given: Any) -> dict[str, Any]:
     """The same with names that are text."""
+    if not isinstance(given, Mapping):
+        raise BadInput(f"{what} is a {type(given).__name__}: give a mapping of names to arrays.")
     made = {str(name): values for name, values in given.items()}
     if len(made) < len(given):
         raise BadInput(f"{what} has names that are written alike, of {', '.join(made)}: give each one of its own.")

@@ -21,6 +21,7 @@ GRIDS = (0, 1 / 3, 2 / 3)  # by which the grids are moved that copies lie in one
 PROJECTIONS = 4  # random ones; that two rows of numbers meet in all of them by chance is one in 1e16
 MOST_SITES = 3  # that are compared: of more, some of early and late ones
 FEWEST = 4  # groups to one, from which on inputs are taken for a few kinds that come again, as tokens or boards do
+SOME = 1_000  # rows that tell the scale of a column
 BLOCK = 2**22  # numbers that are looked at in float64 at a time
 
 
@@ -87,7 +88,7 @@ def same_rows(arrays: Sequence[NDArray]) -> NDArray[np.int64]:
     with np.errstate(all="ignore"):  # what is not finite is told where it is read
         for i, array in enumerate(arrays):
             seen += _projected(array, i)
-        seen = seen / (ALIKE * np.maximum(seen.std(axis=0), np.finfo(np.float64).tiny))
+        seen = seen / (ALIKE * _spread(seen))
     # Grids a part of a step from each other: what lies on both sides of an edge of one is together in another.
     return reduce(_one_of_either, (numbered(*np.floor(seen + shift).T) for shift in GRIDS))
 
@@ -115,8 +116,15 @@ def _some(sites: Sequence[NDArray]) -> list[NDArray]:
 def _projected(array: NDArray, seed: int) -> NDArray[np.float64]:
     """Rows of any width along a few random directions, columns brought to one scale."""
     step = max(1, BLOCK // max(1, array.shape[1]))
-    low, high = (side(0).astype(np.float64) for side in (array.min, array.max))
-    scale = np.where(high > low, high / 2 - low / 2, 1.0)
+    some = array[:: max(1, len(array) // SOME)].astype(np.float64)
+    centre, scale = some[0], _spread(some)
     turn = np.random.default_rng(seed).normal(size=(array.shape[1], PROJECTIONS))
     rows = (array[start : start + step].astype(np.float64) for start in range(0, len(array), step))
-    return np.concatenate([((block - low) / scale) @ turn for block in rows])
+    return np.concatenate([((block - centre) / scale) @ turn for block in rows])
+
+
+def _spread(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column what most of its values lie within, so that a few far away hide no others; 1 where none differ."""
+    low, high = np.quantile(columns, (0.1, 0.9), axis=0)
+    usual, all_of_it = high - low, columns.max(0) - columns.min(0)
+    return np.where(usual > 0, usual, np.where(all_of_it > 0, all_of_it, 1.0))

@@ -77,7 +77,7 @@ def _moments(x: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _halvings(spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """The power of two that brings each spread near 1; 1 where there is none."""
     known = np.where(spread > 0, spread, 1.0)
-    return np.exp2(-np.round(np.log2(known)))
+    return np.exp2(-np.round(np.log2(known)).clip(-1000, 1000))
 
 
 def _told(what: str, x: NDArray, mean: NDArray, spread: NDArray, floor: bool) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probekit.containers import numbers
 from probekit.errors import BadInput, nearest
+from probekit.fit.floor import WEAK_BLOCKS, blocks_of
 from probekit.inputs.copies import without_copies
 from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
@@ -80,7 +81,9 @@ def measure(
         observations = without_copies(sites, observations, copies)
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
-    _check_controls(read.get("controls", ()), twins, observations)
+    for key in {"hooks", "delete", "filler"} & set(read):
+        raise BadInput(f"{key} is a key of jobs: measure reads the hook points of activations, and spans of deleted=.")
+    _check_asked(read, twins, observations)
     asked = validate(TransferSpec, {"levels": tuple(transfer)}, "measure")
     moving = asked if len(observations.domains) > 1 else None
     without = deleted or {}
@@ -128,12 +131,21 @@ def _check_sites(what: str, found: Iterable[str], sites: Iterable[str], n_found:
         raise BadInput(f"{what} has {n_found} rows and what is measured has {n}: give the same rows.")
 
 
-def _check_controls(asked: Sequence[str], twins: Mapping[str, Any], observations: Observations) -> None:
-    """Raise BadInput for a control that is asked for by name and that nothing was given for."""
+def _check_asked(read: Mapping[str, Any], twins: Mapping[str, Any], observations: Observations) -> None:
+    """Raise BadInput for what is asked for by name and that nothing was given for."""
+    asked, blocks = read.get("controls", ()), list(observations.floor_inputs)
     if "random_twin" in asked and not twins:
         raise BadInput("controls asks for 'random_twin', and no twin is given: give twin=, or leave the control out.")
     if "control_task" in asked and observations.types is None:
         raise BadInput("controls asks for 'control_task', and no types are given: give types=, or leave it out.")
+    if "weak" in read.get("floors", ()) and blocks and not blocks_of("weak", observations.floor_inputs):
+        near = nearest(WEAK_BLOCKS[0], blocks)
+        raise BadInput(
+            f"floors asks for 'weak', which reads the block '{WEAK_BLOCKS[0]}', and floor has none: did you mean "
+            f"'{near}'? Name it so, or leave 'weak' out."
+        )
+    if "levels" in read and not read["levels"]:
+        raise BadInput("levels is empty: name at least one, such as 'linear'.")
 
 
 @dataclass

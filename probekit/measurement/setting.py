@@ -53,7 +53,11 @@ class Pooling:
         """fit_sides: rows of the observations on the fit side of each fold of the seen domain; seen: all its rows."""
         if behaviour.is_value:
             fitted = behaviour.law[np.unique(np.concatenate(fit_sides)), 0].astype(np.float64)
-            zero, unit = float(fitted.mean()), float(fitted.std()) or 1.0
+            with np.errstate(over="ignore", invalid="ignore"):
+                zero, unit = float(fitted.mean()), float(fitted.std())
+            if not 0 < unit < np.inf:  # squares that no double holds, unless nothing differs
+                far = float(np.abs(fitted).max()) or 1.0
+                zero, unit = far * float((fitted / far).mean()), far * float((fitted / far).std()) or 1.0
             law = ((behaviour.law.astype(np.float64) - zero) / unit).astype(np.float32)
             only = np.zeros(1, dtype=np.int64)
             return cls(replace(behaviour, law=law), behaviour.outcomes, only, 0, (), zero, unit)

@@ -49,6 +49,9 @@ class Study:
         deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read."""
+        for name, number in (("seed_probe", seeds[0]), ("seed_data", seeds[1]), ("n_bootstrap", n_bootstrap)):
+            if not isinstance(number, int | np.integer) or number < 0:
+                raise BadInput(f"{name} is {number!r}: give a whole number from 0 on.")
         if n_bootstrap < 1:
             raise BadInput(f"an interval is drawn from at least one bootstrap sample; n_bootstrap is {n_bootstrap}.")
         self.observations = observations
@@ -102,6 +105,10 @@ class Study:
 
     def _check_hypotheses(self) -> None:
         for hypothesis in self.hypotheses:
+            if not isinstance(hypothesis, Hypothesis):
+                raise BadInput(
+                    f"hypotheses has {hypothesis!r:.40}: state each with `Hypothesis.of` or `Hypothesis.load`."
+                )
             of = self.observations.behaviours.get(hypothesis.behaviour)
             if of is not None and of.is_value:
                 raise BadInput(

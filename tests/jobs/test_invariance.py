@@ -61,7 +61,7 @@ def test_the_plant_can_be_told_from_nothing_and_from_everything():
 
 CONTAINERS = {
     "list": list, "tuple": tuple, "torch": torch.tensor, "series": pd.Series,
-    "shuffled index": lambda v: pd.Series(v, index=rng.permutation(len(v))),
+    "shuffled index": lambda v: pd.Series(v, index=np.random.default_rng(5).permutation(len(v))),
     "categorical": pd.Categorical,
     "nullable": lambda v: pd.Series(v, dtype="Int64"), "arrow": pa.array,
     "pandas arrow": lambda v: pd.Series(pa.array(v)),

@@ -486,6 +486,30 @@ MISTAKES = {
         {"behaviour": S[:, 0], "decomposition": True, "decomposition_simple": "cubik"}, "no simple class 'cubik'",
     ),
     "unknown hypothesis": ({"behaviour": S[:, 0], "levels": ("hypothesis:none",)}, "state it as a hypothesis"),
+    "rows in two orders": (
+        {"behaviour": pd.Series(S[:, 0]), "groups": pd.Series(np.arange(300), index=np.arange(300)[::-1])},
+        "behaviour and groups have one index in two orders: row 0 is 0 in the first and 299 in the second",
+    ),
+    "a twin at another hook": (
+        {"activations": {"a.1": X}, "behaviour": S[:, 0], "twin": {"a.2": X, "b": X}}, "lacks 'a.1', .* mean 'a.2'",
+    ),
+    "a twin of words": ({"behaviour": S[:, 0], "twin": X.astype(str)}, "numbers are needed"),
+    "a twin that is not there": ({"behaviour": S[:, 0], "controls": ("random_twin",)}, "no twin is given"),
+    "types that are not there": ({"behaviour": S[:, 0], "controls": ("control_task",)}, "no types are given"),
+    "a weak floor by another name": (
+        {"behaviour": S[:, 0], "floor": {"positions": X, "last": X}, "floors": ("weak",)}, "did you mean 'positions'",
+    ),
+    "spans that nobody captured": ({"behaviour": S[:, 0], "deleted": {"s": X}}, "what `capture_without` returned"),
+    "hooks of a job": ({"behaviour": S[:, 0], "hooks": ("a",)}, "hooks is a key of jobs"),
+    "no levels": ({"behaviour": S[:, 0], "levels": ()}, "levels is empty"),
+    "no behaviours": ({"behaviour": {}}, "behaviour is an empty mapping"),
+    "names written alike": ({"activations": {1: X, "1": X}, "behaviour": S[:, 0]}, "names that are written alike"),
+    "a floor of no width": ({"behaviour": S[:, 0], "floor": X[:, :0]}, r"floor block 'input' has shape \(300, 0\)"),
+    "a floor's texts as numbers": ({"behaviour": S[:, 0], "floor": {"text": S[:, 0]}}, "it holds strings"),
+    "a text that is missing": ({"behaviour": S[:, 0], "floor": {"text": ["a"] * 299 + [None]}}, "no value at row 299"),
+    "labels as a column": ({"behaviour": S[:, :1]}, r"give labels \[n\]"),
+    "labels mixed": ({"behaviour": ["a", 1] * 150}, r"row 0 has a word \('a'\) and row 1 an integer \(1\)"),
+    "a seed below 0": ({"behaviour": S[:, 0], "seed_data": -1}, "seed_data is -1: give a whole number from 0 on"),
     "a level twice": ({"behaviour": S[:, 0], "levels": ("linear", "linear")}, "'linear' is asked for twice"),
 }  # fmt: skip
 
