@@ -394,6 +394,18 @@ class JobSpec(_Strict):
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
 
+    @model_validator(mode="after")
+    def _kept_levels_are_read(self) -> "JobSpec":
+        """Those that are named: the default is left out where it is not read."""
+        asked = () if self.replace is None or self.replace.levels == ReplaceSpec().levels else self.replace.levels
+        for name in asked:
+            if name not in self.read.levels:
+                raise BadInput(
+                    f"replace.levels has '{name}', which read.levels lacks: its directions come from there, so name it "
+                    "in both."
+                )
+        return self
+
     @property
     def id(self) -> str:
         """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""

@@ -150,3 +150,11 @@ def test_a_missing_file(tmp_path):
 def test_a_spec_cannot_be_changed_after_it_was_checked(tmp_path):
     with pytest.raises(Exception, match="frozen"):
         read(tmp_path, FULL).name = "other"
+
+
+def test_levels_that_are_replaced_are_read():
+    job = {"name": "first", "task": {"testbed": "othello-6x6"}, "replace": {"levels": ["neurons"]}}
+    with pytest.raises(BadInput, match="replace.levels has 'neurons', which read.levels lacks"):
+        JobSpec.check({**job, "read": {"levels": ["linear"]}}, "here")
+    assert JobSpec.check({**job, "read": {"levels": ["neurons"]}}, "here").replace
+    assert JobSpec.check({**job, "replace": {}, "read": {"levels": ["linear"]}}, "here").replace

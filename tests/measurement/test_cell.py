@@ -425,6 +425,10 @@ def put(array: np.ndarray, value: float) -> np.ndarray:
     return array
 
 
+def no_law(features: dict) -> np.ndarray:
+    return np.full((len(features["a"]), 2), 0.7)
+
+
 MISTAKES = {
     "one class": ({"behaviour": np.ones(300)}, "one class"),
     "no behaviour": ({}, "need behaviour="),
@@ -468,6 +472,13 @@ MISTAKES = {
             "hypotheses": [Hypothesis.of("xor", ("a", "b"), xor_rule, behaviour="behaviour")],
         },
         "one column per outcome",
+    ),
+    "a rule that gives no law": (
+        {
+            "behaviour": np.arange(300) % 2, "features": {"a": S[:, 0]},
+            "hypotheses": [Hypothesis.of("odd", ("a",), no_law, behaviour="behaviour")],
+        },
+        "the law of hypothesis 'odd' is none at row",
     ),
     "missing file": ({"activations": "nowhere.npy", "behaviour": S[:, 0]}, "no activations file"),
     "short twin": ({"behaviour": S[:, 0], "twin": X[1:]}, "299 rows|rows"),
