@@ -212,6 +212,9 @@ class TaskSpec(_Strict):
     missing: Literal["refuse", "drop"] = "refuse"
     """What happens to rows that lack a value in a column that is asked for, other than a span's: an error, or they are
     left out and counted."""
+    copies: Literal["merge", "keep"] = "merge"
+    """What becomes of groups that have the same texts: they are one, or stay apart; both are counted and told. A group
+    counts where half of its rows do, and none where there are more than four groups to a text."""
     id: str | None = None
     """A column that names examples."""
     group: str | None = None
@@ -418,6 +421,18 @@ class JobSpec(_Strict):
     whose values are told with the spread over all. Cost: a fit of the floors and of every level each."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
+
+    @model_validator(mode="after")
+    def _kept_levels_are_read(self) -> "JobSpec":
+        """Those that are named: the default is left out where it is not read."""
+        asked = () if self.replace is None or self.replace.levels == ReplaceSpec().levels else self.replace.levels
+        for name in asked:
+            if name not in self.read.levels:
+                raise BadInput(
+                    f"replace.levels has '{name}', which read.levels lacks: its directions come from there, so name it "
+                    "in both."
+                )
+        return self
 
     @property
     def id(self) -> str:

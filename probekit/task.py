@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.containers import first_row, numbers
 from probekit.errors import BadInput, check_text
 
 ALIKE = 1e-6  # laws of two rows that differ by less are one
+ROUNDING = 1e-12  # of the largest, numbers that differ by no more are one
 MAX_OUTCOMES = 64  # a larger law keeps its outcomes of largest mean mass, those that have any, and `rest`
 TEXT = "text"  # the block of a floor that holds strings: what each row reads, up to and including its token
 VALUE = ("value",)  # the outcomes of a behaviour that is a number
@@ -137,15 +139,18 @@ class Behaviour:
     likeliest: str = ""
 
     @classmethod
-    def number(cls, name: str, values: NDArray) -> "Behaviour":
-        """A behaviour that is a number: values [n]. Raises BadInput for one that is not finite.
+    def number(cls, name: str, values: Any) -> "Behaviour":
+        """A behaviour that is a number: values [n], in any container. Raises BadInput for one that is no number.
 
         >>> import numpy as np
         >>> import probekit as pk
         >>> pk.Behaviour.number("year", np.array([1905, 1961, 2001])).law.shape
         (3, 1)
         """
-        return cls(name, np.asarray(values, dtype=np.float64)[:, None], VALUE)
+        law = numbers(f"behaviour '{name}'", values).astype(np.float64)
+        if law.ndim != 1:
+            raise BadInput(f"behaviour '{name}' has shape {law.shape}: give one number for each row.")
+        return cls(name, law[:, None], VALUE)
 
     @property
     def is_value(self) -> bool:
@@ -160,11 +165,15 @@ class Behaviour:
             )
         if self.is_value:
             if not np.isfinite(self.law).all():
-                bad = int(np.flatnonzero(~np.isfinite(self.law[:, 0]))[0])
+                bad = first_row(~np.isfinite(self.law))
                 raise BadInput(f"behaviour '{self.name}' has no finite value at row {bad}: drop it or give one.")
             return
-        if len(self.law) and (not np.isfinite(self.law).all() or abs(self.law.sum(1) - 1).max() > 1e-3):
-            raise BadInput(f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1.")
+        bad = ~np.isfinite(self.law).all(1) | (abs(self.law.sum(1) - 1) > 1e-3)
+        if bad.any():
+            raise BadInput(
+                f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1, and row "
+                f"{first_row(bad)} does not."
+            )
 
 
 def find_constant(
@@ -187,10 +196,13 @@ def constants(behaviours: Mapping[str, Behaviour], domain: NDArray[np.str_], dom
     rows = [domain == name for name in domains]
     found: dict[str, str] = {}
     for name, behaviour in behaviours.items():
-        if rows and all(np.ptp(behaviour.law[at], axis=0).max() < ALIKE for at in rows):
+        # A number has units of its own, in which a millionth may be much.
+        least = ROUNDING * float(np.abs(behaviour.law).max(initial=0)) if behaviour.is_value else ALIKE
+        if rows and all(np.ptp(behaviour.law[at], axis=0).max() <= least for at in rows):
             kept = {behaviour.outcomes[int(behaviour.law[at][0].argmax())]: behaviour.law[at][0].max() for at in rows}
-            sure = min(kept.values()) > 1 - ALIKE
-            found[name] = f"one class ({', '.join(map(repr, kept))})" if sure else "one law at every row"
+            sure = min(kept.values()) > 1 - ALIKE and not behaviour.is_value
+            what = "number" if behaviour.is_value else "law"
+            found[name] = f"one class ({', '.join(map(repr, kept))})" if sure else f"one {what} at every row"
     return found
 
 
@@ -223,7 +235,7 @@ class Observations:
     sees `position` alone.
     types: what a control task gives random labels to (the token that is read); None where nothing is known of it.
     rules: which rows each of several rules of positions names [n]; empty where there is one. touched: where a span was
-    deleted, which rows' texts had it [n].
+    deleted, which rows' texts had it [n]. note: what every record says of the rows.
 
     example, position, group [n]: numbers; domain [n]: names, the first one is the seen one.
 
@@ -250,6 +262,7 @@ class Observations:
     types: NDArray[np.int64] | None = None
     rules: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     touched: NDArray[np.bool_] | None = None
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.example)

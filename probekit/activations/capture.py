@@ -150,6 +150,7 @@ def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour],
         fingerprint=key,
         types=np.array([task.tokens[i][at] for i, at in zip(example, task.row_position, strict=True)], dtype=np.int64),
         rules=task.rules,
+        note=str(task.audit.get("copies", "")),
     )
 
 

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.fit.frame import Frame, frame_rows
+from probekit.fit.gaussian import is_value
 from probekit.fit.mlp import Mlp, fit_mlp
 from probekit.fit.path import LAMBDAS, beyond, fit_apart, fit_path
 from probekit.fit.platt import fit_platt
-from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior
+from probekit.fit.readout import Readout, Rows, calibrate, cross_entropy, log_prior, smoothed
 from probekit.fit.wording import Grams, Wording
+from probekit.metrics.classes import LEAST_MASS
 from probekit.metrics.splits import Split, folds_by_group
 from probekit.task import TEXT
 
@@ -182,7 +184,9 @@ def fit_floor(
         mine = torch.nonzero(speaks == i).flatten()
         member, z = _fit_linear(rows, law, inside, np.concatenate([split.select, split.calibrate, mine.numpy()]), split)
         if name == "strong" and (not i or family == "mlp"):
-            sides = [Rows(z[side], law[..., side], member.linear.logits(z[side])) for side in (inside, split.select)]
+            laws = _lent(law, inside), law[..., split.select]
+            sides = [Rows(z[side], one, member.linear.logits(z[side]))
+                     for side, one in zip((inside, split.select), laws, strict=True)]  # fmt: skip
             deep = replace(member, mlp=fit_mlp(*sides, seed=seed + i))
             # Early stopping has seen the select rows, so that others say whether the MLP knows more. One member tells.
             if i or _gains(member, deep, z, law, split):
@@ -202,7 +206,7 @@ def _fit_linear(
     asked = np.setdiff1d(asked, inside)
     z = torch.zeros(law.shape[-1], z_inside.shape[1])
     z[inside], z[asked] = z_inside, frame.apply(inputs.x[asked])
-    fit, held_out = (Rows(z[side], law[..., side]) for side in (inside, split.select))
+    fit, held_out = Rows(z[inside], _lent(law, inside)), Rows(z[split.select], law[..., split.select])
     return Member(frame, fit_path(fit, held_out, frame.variance), None), z
 
 
@@ -227,7 +231,10 @@ def _fit_text(
     z[both], z[asked] = inside, frame.apply(rows.rows(asked).columns(wording))
     left = torch.from_numpy(fold)
     pairs = [(torch.nonzero(left != i).flatten(), torch.nonzero(left == i).flatten()) for i in range(n_members)]
-    readouts = fit_apart(Rows(inside, law[..., both]), pairs, frame.variance, beyond(LAMBDAS))
+    # what one part lacks is lent to all rows, since their readouts are one problem
+    short = any(_lacks(law, both[fold != i]) for i in range(n_members))
+    told = smoothed(law[..., both]) if short else law[..., both]
+    readouts = fit_apart(Rows(inside, told), pairs, frame.variance, beyond(LAMBDAS))
     linear = [Member(frame, readout, None, wording) for readout in readouts]
     said = _all_said(linear, speaks, z, law)
     members = _deepened(linear, said, speaks, z, law, split, seed)
@@ -260,11 +267,24 @@ def _deepened(
         sides = [at[speaks[at].numpy() != i] for at in (split.fit, split.select)]
         if not all(map(len, sides)):
             return linear
-        beside = [Rows(member.leading(z[at]), law[..., at], said[..., at]) for at in sides]
+        laws = _lent(law, sides[0]), law[..., sides[1]]
+        beside = [Rows(member.leading(z[at]), one, said[..., at]) for at, one in zip(sides, laws, strict=True)]
         out.append(replace(member, mlp=fit_mlp(*beside, seed=seed + i)))
         if not i and not _gains(member, out[0], z, law, split):
             return linear
     return out
+
+
+def _lacks(law: Float[Tensor, "outcome t n"], part: NDArray) -> bool:
+    """Whether some rows have none of an outcome that others have, whose intercept would run off to minus infinity."""
+    if is_value(law):
+        return False
+    return bool(((law[..., part].sum(-1) < LEAST_MASS) & (law.sum(-1) >= LEAST_MASS)).any())
+
+
+def _lent(law: Float[Tensor, "outcome t n"], part: NDArray) -> Float[Tensor, "outcome t m"]:
+    """The law of some rows, with a row's worth lent to what they lack."""
+    return smoothed(law[..., part]) if _lacks(law, part) else law[..., part]
 
 
 def _gains(member: Member, stacked: Member, z: Tensor, law: Tensor, split: Split) -> bool:

@@ -34,9 +34,9 @@ from probekit.fit.readout import TOLERANCE, Readout, Rows, calibrate, cross_entr
 from probekit.fit.simple.joint import Simple, fit_simples, n_features, tells
 from probekit.fit.simple.starts import MAX_K, Core, Region
 from probekit.levels import Level
+from probekit.metrics.classes import LEAST_MASS
 
 CLASSES = 8  # of equal numbers of fit rows, into which a number is parted where simple functions of it are looked for
-LEAST_MASS = 0.5  # rows of an outcome below which its intercept would run off to minus infinity
 # Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
 # the directions of an XOR are not found.
 LOUDEST, ROWS_PER_LOUD = 64, 8

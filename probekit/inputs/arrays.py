@@ -1,13 +1,16 @@
 """Bring your own activations: arrays, .npy and safetensors files as sites and observations, without any model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.containers import check_numbers, check_shape, first_row, names, numbers, plain
 from probekit.errors import BadInput
+from probekit.inputs.precision import Narrowing
 from probekit.task import TEXT, Behaviour, Feature, Observations, reduce_law
 
 
@@ -17,63 +20,82 @@ def as_activations(
     floor: Any,
     groups: Any,
     domains: Any,
-    features: Mapping[str, Any] | None,
+    features: Any,
     types: Any = None,
 ) -> tuple[Mapping[str, Any], Observations]:
     """(sites, observations) of whatever `measure` was given; a captured object passes through as it is."""
     if hasattr(activations, "observations"):
-        if behaviour is not None or floor is not None or groups is not None or domains is not None:
-            raise BadInput("captured activations bring their own behaviour, floor, groups and domains: leave them out.")
-        return activations.sites, activations.observations
-    sites = _sites(activations)
-    shapes: dict[str, tuple[int, ...]] = {name: tuple(getattr(values, "shape", ())) for name, values in sites.items()}
-    n = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 0
-    for name, values in sites.items():
-        if len(shapes[name]) != 2 or shapes[name][0] != n or 0 in shapes[name]:
+        given = {"behaviour": behaviour, "floor": floor, "groups": groups, "domains": domains, "features": features,
+                 "types": types}  # fmt: skip
+        if any(value is not None for value in given.values()):
             raise BadInput(
-                f"activations '{name}' have shape {shapes[name]}: all need [n, d], with one n and no side 0."
+                "captured activations bring their own behaviour, floor, groups, domains, features and types: leave "
+                f"{' and '.join(name for name, value in given.items() if value is not None)} out."
             )
-        if isinstance(values, np.ndarray) and values.dtype.kind not in "fiub":
-            raise BadInput(f"activations '{name}' are of type {values.dtype}: numbers are needed.")
+        return activations.sites, activations.observations
+    _check_order(activations=activations, behaviour=behaviour, floor=floor, groups=groups, domains=domains,
+                 features=features, types=types)  # fmt: skip
+    sites = as_sites(activations)
+    n = len(next(iter(sites.values())))
     if behaviour is None:
         raise BadInput("activations from arrays need behaviour=: labels [n], a law [n, n_outcomes], or {name: either}.")
-    laws = behaviour if isinstance(behaviour, Mapping) else {"behaviour": behaviour}
-    blocks = floor if isinstance(floor, Mapping) else {} if floor is None else {"input": floor}
+    alone = behaviour.name if isinstance(behaviour, Behaviour) else "behaviour"
+    laws = _named("behaviour", behaviour if isinstance(behaviour, Mapping) else {alone: behaviour})
+    if not laws:
+        raise BadInput("behaviour is an empty mapping: give {name: labels [n] or a law [n, n_outcomes]}.")
+    blocks = _named("floor", floor if isinstance(floor, Mapping) else {} if floor is None else {"input": floor})
+    read = {name: _block(name, values, n) for name, values in blocks.items()}
     observations = Observations(
         example=np.arange(n),
         position=np.zeros(n, dtype=np.int64),
-        group=_column(groups, n, "groups", np.arange(n)),
-        domain=_domain(domains, n),
+        group=np.arange(n) if groups is None else _numbered("groups", groups, n),
+        domain=np.full(n, "all") if domains is None else names("domains", domains, (n,)).astype(str),
         behaviours={name: as_behaviour(name, values, n) for name, values in laws.items()},
-        features={name: as_feature(name, values, n) for name, values in (features or {}).items()},
-        floor_inputs={name: _block(name, values, n) for name, values in blocks.items()},
-        types=None if types is None else _column(types, n, "types", np.arange(n)),
+        features={
+            name: as_feature(name, values, n)
+            for name, values in _named("features", {} if features is None else features).items()
+        },
+        floor_inputs={name: block for name, (block, _) in read.items()},
+        types=None if types is None else _numbered("types", types, n),
+        note="; ".join(filter(None, (told for _, told in read.values()))),
     )
     return sites, observations
 
 
+def as_sites(activations: Any) -> Mapping[str, NDArray]:
+    """Activations by hook name, each [n, d] of one n, of an array, a file or {hook name: either}. Raises BadInput."""
+    sites = _sites(activations)
+    if not sites:
+        raise BadInput("no activations: the mapping of hook names to arrays is empty.")
+    first = next(iter(sites.values()))
+    for name, values in sites.items():
+        if values.ndim != 2 or len(values) != len(first) or 0 in values.shape:
+            raise BadInput(
+                f"activations '{name}' have shape {values.shape}: all need [n, d], with one n and no side 0."
+            )
+        check_numbers(f"activations '{name}'", values)
+    return sites
+
+
 def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
-    """Labels [n] become one-hot laws; floats [n, n_outcomes] are laws already."""
+    """Labels [n] become one-hot laws; floats [n, n_outcomes] are laws already, whose columns may have names."""
     if isinstance(values, Behaviour):
-        return values
-    array = _numpy(values)
-    if array.ndim == 2:
-        if len(array) != n:
-            raise BadInput(f"behaviour '{name}' has {len(array)} rows for {n} rows of activations.")
-        law = _numbers(f"behaviour '{name}'", array)
+        check_shape(f"behaviour '{name}'", values.law, (n, len(values.outcomes)), "one for each row")
+        return replace(values, name=name)
+    what = f"behaviour '{name}'"
+    array = plain(what, values)
+    if array.ndim == 2 and array.shape[1] > 1:
+        check_shape(what, array, (n, -1), "labels [n] or a law [n, n_outcomes]")
+        law = numbers(what, array)
         if (law < 0).any():
-            raise BadInput(f"behaviour '{name}' is no probability law: it has negative entries.")
-        return reduce_law(name, law, [str(i) for i in range(array.shape[1])])
-    if array.shape != (n,):
-        raise BadInput(
-            f"behaviour '{name}' has shape {array.shape} for {n} rows: give labels [n] or a law [n, n_outcomes]."
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadInput(f"behaviour '{name}' has labels that are not finite, the first at row {_first_bad(array)}.")
-    classes, code = np.unique(array, return_inverse=True)
+            raise BadInput(f"{what} is no probability law: it has negative entries, first at row {first_row(law < 0)}.")
+        outcomes = [str(column) for column in getattr(values, "columns", range(array.shape[1]))]
+        return reduce_law(name, law.astype(np.float32), outcomes)
+    check_shape(what, array, (n,), "labels [n] or a law [n, n_outcomes]")
+    classes, code = np.unique(names(what, array, (n,)), return_inverse=True)
     if len(classes) > n // 2:
         raise BadInput(
-            f"behaviour '{name}' has {len(classes)} classes in {n} rows: labels must repeat; give a law, or of numbers "
+            f"{what} has {len(classes)} classes in {n} rows: labels must repeat; give a law, or of numbers "
             f"Behaviour.number('{name}', values)."
         )
     return Behaviour(name, np.eye(len(classes), dtype=np.float32)[code], tuple(str(c) for c in classes))
@@ -81,25 +103,55 @@ def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
 
 def as_feature(name: str, values: Any, n: int) -> Feature:
     """Labels [n] or [n, n_targets] of any type, numbered by sorted class."""
+    what = f"feature '{name}'"
     if isinstance(values, Feature):
-        return values
-    array = _numpy(values)
+        check_shape(what, values.labels, (n, -1), "labels [n, n_targets]")
+        return replace(values, name=name)
+    array = plain(what, values)
     array = array[:, None] if array.ndim == 1 else array
-    if array.ndim != 2 or len(array) != n:
-        raise BadInput(f"feature '{name}' has shape {array.shape} for {n} rows: give labels [n] or [n, n_targets].")
-    classes, code = np.unique(array, return_inverse=True)
-    targets = tuple(str(i) for i in range(array.shape[1]))
+    check_shape(what, array, (n, -1), "labels [n] or [n, n_targets]")
+    classes, code = np.unique(names(what, array, (n, -1)), return_inverse=True)
+    targets = tuple(str(column) for column in getattr(values, "columns", range(array.shape[1])))
     return Feature(name, code.reshape(array.shape).astype(np.int64), tuple(str(c) for c in classes), targets)
 
 
-def _sites(activations: Any) -> Mapping[str, Any]:
+def _check_order(**given: Any) -> None:
+    """Raise BadInput where the indices of pandas tell that the same rows come in two orders; they are read by place."""
+    known: list[tuple[str, Any]] = []
+    for what, values in given.items():
+        for one in values.values() if isinstance(values, Mapping) else [values]:
+            index = getattr(one, "index", None)
+            if not hasattr(index, "equals"):
+                continue
+            for other, before in known[:1]:
+                if not index.equals(before) and len(index) == len(before) and set(index) == set(before):
+                    row = int(np.argmax(np.asarray(index != before)))
+                    raise BadInput(
+                        f"{other} and {what} have one index in two orders: row {row} is {before[row]} in the first "
+                        f"and {index[row]} in the second; sort one as the other, or give .to_numpy() of both."
+                    )
+            known.append((what, index))
+
+
+def _named(what: str, given: Any) -> dict[str, Any]:
+    """The same with names that are text."""
+    if not isinstance(given, Mapping):
+        raise BadInput(f"{what} is a {type(given).__name__}: give a mapping of names to arrays.")
+    made = {str(name): values for name, values in given.items()}
+    if len(made) < len(given):
+        raise BadInput(f"{what} has names that are written alike, of {', '.join(made)}: give each one of its own.")
+    return made
+
+
+def _sites(activations: Any) -> Mapping[str, NDArray]:
     if isinstance(activations, str | Path):
-        return _load(Path(activations))
+        loaded = _load(Path(activations))
+        return {name: plain(f"'{name}' of {activations}", values) for name, values in loaded.items()}
     if isinstance(activations, Mapping):
-        if not activations:
-            raise BadInput("no activations: the mapping of hook names to arrays is empty.")
-        return {str(name): _numpy(v) if not isinstance(v, str | Path) else _only(v) for name, v in activations.items()}
-    return {"activations": _numpy(activations)}
+        named = _named("activations", activations)
+        return {name: plain(f"activations '{name}'", _only(v) if isinstance(v, str | Path) else v)
+                for name, v in named.items()}  # fmt: skip
+    return {"activations": plain("activations", activations)}
 
 
 def _only(path: str | Path) -> NDArray:
@@ -133,55 +185,21 @@ def _load(path: Path) -> Mapping[str, Any]:
     raise BadInput(f"{path.name}: activations are read from .npy and .safetensors files.")
 
 
-def _numpy(values: Any) -> NDArray:
-    """An array; bfloat16 tensors pass through float32, since NumPy has no such type."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        return (values.float() if not values.dtype.is_floating_point or values.element_size() < 4 else values).numpy()
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise BadInput(f"an array is needed, all rows of one length: {str(error).rstrip('.')}.") from None
+def _numbered(what: str, values: Any, n: int) -> NDArray[np.int64]:
+    return np.unique(names(what, values, (n,)), return_inverse=True)[1]
 
 
-def _column(values: Any, n: int, name: str, default: NDArray) -> NDArray[np.int64]:
-    if values is None:
-        return default
-    array = _numpy(values)
-    if array.shape != (n,):
-        raise BadInput(f"{name} has shape {array.shape} for {n} rows of activations.")
-    return np.unique(array, return_inverse=True)[1]
-
-
-def _domain(values: Any, n: int) -> NDArray[np.str_]:
-    if values is None:
-        return np.full(n, "all")
-    array = _numpy(values)
-    if array.shape != (n,):
-        raise BadInput(f"domains has shape {array.shape} for {n} rows of activations.")
-    return array.astype(str)
-
-
-def _block(name: str, values: Any, n: int) -> NDArray[np.float32] | NDArray[np.object_]:
-    array = _numpy(values)
-    if name == TEXT and array.dtype.kind in "OU" and array.shape == (n,):
-        return array.astype(object)  # what each row reads, of which a floor takes the n-grams
-    array = _numbers(f"floor block '{name}'", array)
+def _block(name: str, values: Any, n: int) -> tuple[NDArray[np.float32] | NDArray[np.object_], str]:
+    """A floor's block [n, width], or the texts of `text` [n], and what was lost of it before."""
+    what = f"floor block '{name}'"
+    array = plain(what, values)
+    if name == TEXT:
+        check_shape(what, array, (n,), "one text for each row, and numbers under another name")
+        if array.dtype.kind not in "UO":
+            raise BadInput(f"{what} is of type {array.dtype}: it holds strings; give numbers under another name.")
+        return array.astype(object), ""  # what each row reads, of which a floor takes the n-grams
+    array = numbers(what, array, "numbers are needed (one-hot columns for words; texts are a floor's block `text`)")
     array = array[:, None] if array.ndim == 1 else array
-    if array.ndim != 2 or len(array) != n:
-        raise BadInput(f"floor block '{name}' has shape {array.shape} for {n} rows of activations.")
-    return array
-
-
-def _numbers(what: str, array: NDArray) -> NDArray[np.float32]:
-    """As float32; text, and anything not finite, is refused with its row."""
-    if array.dtype.kind not in "fiub":
-        words = "one-hot columns for words; texts are a floor's block `text`"
-        raise BadInput(f"{what} is of type {array.dtype}: numbers are needed ({words}).")
-    if not np.isfinite(array).all():
-        raise BadInput(f"{what} is not finite, first at row {_first_bad(array)}.")
-    return array.astype(np.float32)
-
-
-def _first_bad(array: NDArray) -> int:
-    return int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))[0])
+    check_shape(what, array, (n, -1), "one value or one row of values for each, and leave out what has none")
+    narrow = Narrowing.of(what, array, floor=True)
+    return narrow(array).astype(np.float32, copy=False), narrow.told

@@ -21,6 +21,7 @@ from probekit.errors import BadInput, check_text, printable
 from probekit.inputs.behaviours import answer_cells, answer_columns, behaviour_of, check_keys, is_column
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
 from probekit.inputs.context import Given
+from probekit.inputs.copies import merged, numbered
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
 from probekit.inputs.words import alike, as_number, in_order, listed, missing, word
@@ -71,7 +72,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         name=columns.name,
         tokens=tokens,
         positions=positions,
-        group=_groups(columns, spec.group, domain),
+        group=_groups(spec, columns, domain, audit),
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
         features={entry.name: _feature(entry, columns, _per_place(entry.column, columns, positions))
@@ -539,24 +540,43 @@ def domain_names(columns: Columns, column: str | None) -> list[str]:
     return columns.names(column, "domain") if column else ["all"] * len(columns)
 
 
-def group_names(columns: Columns, column: str | None) -> list[str]:
-    """Name of each row's group."""
-    return columns.names(column, "group") if column else [str(number) for number in columns.numbers]
+def groups_of(spec: TaskSpec, columns: Columns, domain: Sequence[str]) -> tuple[NDArray[np.int64], str]:
+    """Group number of each row, in order of first appearance, and what is to be told of texts in several groups.
 
-
-def _groups(columns: Columns, column: str | None, domain: list[str]) -> NDArray[np.int64]:
-    """Group number of each row, in order of first appearance; without a column each row of the file is a group."""
-    names = group_names(columns, column)
+    Without a column each row of the file is a group. Groups that are copies of each other are one unless asked
+    otherwise (inputs/copies.py).
+    """
+    names = columns.names(spec.group, "group") if spec.group else [str(number) for number in columns.numbers]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    group = np.array([number[name] for name in names], dtype=np.int64)
+    known: dict[str, int] = {}
+    input_ = np.array([known.setdefault(text, len(known)) for text in _inputs(spec, columns)], dtype=np.int64)
+    return merged(group, input_, numbered(np.array(domain)), spec.copies)
+
+
+def _inputs(spec: TaskSpec, columns: Columns) -> list[str]:
+    """What each row reads, as it is written in the file."""
+    if spec.pair is not None:
+        return [str(columns.values[name][i]) for i, name in enumerate(columns.values[PAIR])]
+    named = [spec.text, spec.tokens, spec.messages, *chain(*(template.fields for template in templates(spec)))]
+    cells = zip(*(columns.values[name] for name in dict.fromkeys(named) if name is not None), strict=True)
+    return [repr([as_list(value) or value for value in row]) for row in cells] or [""] * len(columns)
+
+
+def _groups(spec: TaskSpec, columns: Columns, domain: list[str], audit: dict[str, Any]) -> NDArray[np.int64]:
+    """Group number of each row; what became of copies is in the audit."""
+    group, told = groups_of(spec, columns, domain)
+    if told:
+        audit["copies"] = told
     # The first domain is the seen one, which is always split.
-    n_groups = len({name for name, where in zip(names, domain, strict=True) if where == domain[0]})
+    n_groups = len(np.unique(group[np.array(domain) == domain[0]]))
     if n_groups < LEAST_ROWS:
-        what = f"column '{column}' has {n_groups} groups" if column else f"there are {n_groups} rows"
+        what = f"column '{spec.group}' has {n_groups} groups" if spec.group else f"there are {n_groups} rows"
         raise BadInput(
             f"{columns.path}: {what} in domain '{domain[0]}', so a side of the split would be empty: give "
             f"{LEAST_ROWS} or more."
         )
-    return np.array([number[name] for name in names], dtype=np.int64)
+    return group
 
 
 # Labels

@@ -13,13 +13,13 @@ from probekit.inputs.filetask import (
     check_rows,
     classes_of,
     domain_names,
-    group_names,
+    groups_of,
     plain_prompts,
     read_rows,
     told_of,
 )
-from probekit.metrics.classes import pool_rare, pooled, unmeasurable_over
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
+from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
 
 SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to the limit of many rows
@@ -69,18 +69,19 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     columns = read_rows(task, base)
     check_rows(task, columns)
     domain = np.array(domain_names(columns, task.domain))
-    names = group_names(columns, task.group)
     home = domain == domain[0]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # as the task numbers them: splits depend on it
-    group = np.array([number[name] for name in names])[home]
+    group, copies = groups_of(task, columns, domain.tolist())  # as the task numbers them: splits depend on it
+    group = group[home]
     folds = spec.read.folds_of(int(home.sum()))
-    splits = splits_by_group(group, spec.seed_data, *folds)
     found = {b.name: classes_of(b, columns) for b in task.behaviours if b.kind == "label"}
     # one class for each row is all that can be counted without knowing what is read
     labels = {name: classes for name, classes in found.items() if classes is not None and len(classes) == len(columns)}
+    laws = {name: _law(np.array(classes)[home]) for name, classes in labels.items()}
+    splits = splits_with_classes(group, [law for law, _ in laws.values()], spec.seed_data, *folds)
     twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
-    notes = [why for name, values in labels.items() if (why := _why_not(name, np.array(values)[home], group, splits))]
+    notes = [why for name, known in laws.items() if (why := _why_not(name, *known, group, splits))]
+    notes += [copies] if copies else []
     if isinstance(width, int) and fit_rows < SURE * width:
         notes.append(
             f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "
@@ -106,11 +107,15 @@ def _n_scored(task: TaskSpec, columns: Columns) -> int:
     return sum(asked.values())
 
 
-def _why_not(name: str, values: np.ndarray, group: np.ndarray, splits: Sequence[Split]) -> str:
+def _law(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Labels as a law, and its classes."""
     classes, code = np.unique(values.astype(str), return_inverse=True)
-    law = np.eye(len(classes))[code]
+    return np.eye(len(classes), dtype=np.float32)[code], classes.tolist()
+
+
+def _why_not(name: str, law: np.ndarray, classes: list[str], group: np.ndarray, splits: Sequence[Split]) -> str:
     place, n = pool_rare(law, [split.fit for split in splits])
-    law, outcomes = pooled(law, classes.tolist(), place) if n else (law, classes.tolist())
+    law, outcomes = pooled(law, classes, place) if n else (law, classes)
     if why := unmeasurable_over(law, outcomes, group, n, lambda: splits):
         return f"behaviour '{name}' will be NA: {why}"
     return f"{n} classes of '{name}' with few rows will be one, `{outcomes[-1]}`" if n else ""

@@ -1,15 +1,20 @@
 """`measure`: activations and observations in, a frame of records out, without a run folder."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from probekit.errors import BadInput
+from probekit.containers import numbers
+from probekit.errors import BadInput, nearest
+from probekit.fit.floor import WEAK_BLOCKS, blocks_of
+from probekit.inputs.copies import without_copies
+from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
-from probekit.levels import Hypothesis, Level
+from probekit.levels import Hypothesis
 from probekit.measurement.cell import Measurement, measurements_of, read_at, to_tensor
 from probekit.measurement.outcome import Outcome
 from probekit.measurement.sites import SiteRow
@@ -28,6 +33,7 @@ def measure(
     groups: Any = None,
     domains: Any = None,
     types: Any = None,
+    copies: str = "merge",
     features: Mapping[str, Any] | None = None,
     twin: Any = None,
     deleted: Mapping[str, Any] | None = None,
@@ -45,7 +51,8 @@ def measure(
     torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
     floor: inputs [n, width] of the input-only reader, or {block: array}, of which `text` may hold strings; groups,
     domains [n]; features {name: labels}; types [n]: what a control task gives random labels to, such as the token that
-    was read.
+    was read. copies: what becomes of rows that are also in other groups, up to rounding, of arrays: `merge` makes such
+    groups one, `keep` leaves them; the records' note counts them.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
     returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
     several rules of positions is measured at each apart, on the same groups; the column `position` says which.
@@ -70,16 +77,21 @@ def measure(
     from probekit.inputs.arrays import as_activations
 
     sites, observations = as_activations(activations, behaviour, floor, groups, domains, features, types)
-    twins = as_activations(twin, behaviour, floor, groups, domains, features)[0] if twin is not None else {}
+    if not hasattr(activations, "observations"):
+        observations = without_copies(sites, observations, copies)
+    twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
     check_names("activations", sites)
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
-    for name in spec.levels:
-        Level.parse(name)
-    moving = TransferSpec(levels=tuple(transfer)) if len(observations.domains) > 1 else None
+    for key in {"hooks", "delete", "filler"} & set(read):
+        raise BadInput(f"{key} is a key of jobs: measure reads the hook points of activations, and spans of deleted=.")
+    _check_asked(read, twins, observations)
+    asked = validate(TransferSpec, {"levels": tuple(transfer)}, "measure")
+    moving = asked if len(observations.domains) > 1 else None
     without = deleted or {}
     for span, found in without.items():
-        if not hasattr(found, "observations") or set(sites) - set(found.sites):
-            raise BadInput(f"deleted['{span}'] must be what `capture_without` returned, at the same hook points.")
+        if not hasattr(found, "observations"):
+            raise BadInput(f"deleted['{span}'] is a {type(found).__name__}: give what `capture_without` returned.")
+        _check_sites(f"deleted['{span}']", found.sites, sites, len(found.observations), len(observations))
     seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
     measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
@@ -92,14 +104,57 @@ def measure(
     bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
     work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
     records = [record for outcome in kept.found.values() for record in outcome.records]
-    frame = pd.DataFrame([record.row() for record in records])
+    told = [replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in records]
+    frame = pd.DataFrame([record.row() for record in told])
     together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
 
+def _twins(twin: Any, activations: Any, sites: Mapping[str, Any], n: int) -> Mapping[str, Any]:
+    """The twin's activations at every site that is measured; two arrays without names belong together."""
+    from probekit.inputs.arrays import as_sites
+
+    captured = getattr(twin, "observations", None)
+    twins = as_sites(twin) if captured is None else twin.sites
+    if not isinstance(twin, Mapping) and not isinstance(activations, Mapping) and len(sites) == len(twins) == 1:
+        twins = dict(zip(sites, twins.values(), strict=True))
+    _check_sites("twin", twins, sites, len(next(iter(twins.values())) if captured is None else captured), n)
+    return twins
+
+
+def _check_sites(what: str, found: Iterable[str], sites: Iterable[str], n_found: int, n: int) -> None:
+    """Raise BadInput where a site that is measured is missing, or has other rows."""
+    known = list(found)
+    for name in sites:
+        if name not in known:
+            raise BadInput(f"{what} lacks '{name}', which is measured: did you mean '{nearest(name, known)}'?")
+    if n_found != n:
+        raise BadInput(f"{what} has {n_found} rows and what is measured has {n}: give the same rows.")
+
+
+def _check_asked(read: Mapping[str, Any], twins: Mapping[str, Any], observations: Observations) -> None:
+    """Raise BadInput for what is asked for by name and that nothing was given for."""
+    asked, blocks = read.get("controls", ()), list(observations.floor_inputs)
+    if "random_twin" in asked and not twins:
+        raise BadInput("controls asks for 'random_twin', and no twin is given: give twin=, or leave the control out.")
+    if "control_task" in asked and observations.types is None:
+        raise BadInput("controls asks for 'control_task', and no types are given: give types=, or leave it out.")
+    if "weak" in read.get("floors", ()) and blocks and not blocks_of("weak", observations.floor_inputs):
+        near = nearest(WEAK_BLOCKS[0], blocks)
+        raise BadInput(
+            f"floors asks for 'weak', which reads the block '{WEAK_BLOCKS[0]}', and floor has none: did you mean "
+            f"'{near}'? Name it so, or leave 'weak' out."
+        )
+    if "levels" in read and not read["levels"]:
+        raise BadInput("levels is empty: name at least one, such as 'linear'.")
+
+
 @dataclass
 class _Bench:
-    """What cells are measured on: sites in memory, one at a time as tensors. table: of the curves over sites."""
+    """What cells are measured on: sites in memory, one at a time as tensors. table: of the curves over sites.
+
+    told: by hook point, what had been lost of its numbers before.
+    """
 
     sites: Mapping[str, Any]
     twins: Mapping[str, Any]
@@ -109,6 +164,7 @@ class _Bench:
     kept: "_Kept"
     progress: Callable[[str], None] | None
     table: list[SiteRow] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
     _at: tuple[str, tuple[Tensor, Tensor | None, dict[str, Tensor]]] | None = None
 
     def measure(self, cell: Cell) -> Outcome:
@@ -130,10 +186,23 @@ class _Bench:
     def _site(self, hook: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Activations, the twin's, those without a span; kept while the same hook point is measured."""
         if self._at is None or self._at[0] != hook:
-            twin = to_tensor(self.twins[hook]) if hook in self.twins else None
-            moved = {span: to_tensor(found.sites[hook]) for span, found in self.without.items()}
-            self._at = hook, (to_tensor(self.sites[hook]), twin, moved)
+            x, moved = self.sites[hook], {span: found.sites[hook] for span, found in self.without.items()}
+            (x, *without), self.told[hook] = _narrowed(hook, x, *moved.values())
+            twin = None
+            if hook in self.twins:
+                (twin,), lost = _narrowed(f"{hook} of the twin", self.twins[hook])
+                self.told[hook] = "; ".join(filter(None, (self.told[hook], lost)))
+            self._at = hook, (x, twin, dict(zip(moved, without, strict=True)))
         return self._at[1]
+
+
+def _narrowed(what: str, x: Any, *others: Any) -> tuple[list[Tensor], str]:
+    """A site's rows, and others that go the same way, in the precision that readers have; and what was lost before."""
+    if isinstance(x, Tensor) and x.element_size() < 4:
+        return [to_tensor(one) for one in (x, *others)], ""
+    arrays = [numbers(f"'{what}'", one) for one in (x, *others)]
+    narrow = Narrowing.of(what, arrays[0])
+    return [torch.from_numpy(narrow(one)) for one in arrays], narrow.told
 
 
 @dataclass

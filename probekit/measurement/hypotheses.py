@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.containers import first_row, numbers
 from probekit.errors import BadInput, FitError
 from probekit.fit.frame import Frame, fit_frame
 from probekit.fit.mlp import fit_mlp
@@ -176,7 +177,8 @@ class Mixture:
             else decoder.predict(x[torch.from_numpy(rows)])
             for name, decoder in self.decoders.items()
         }
-        rule = np.asarray(self.hypothesis.rule(features), dtype=np.float64)
+        what = f"the law of hypothesis '{self.hypothesis.name}'"
+        rule = numbers(what, self.hypothesis.rule(features)).astype(np.float64)
         pooling = self.home.pooling
         shape = len(law), len(pooling.before)
         if rule.shape != shape:
@@ -184,8 +186,12 @@ class Mixture:
                 f"hypothesis '{self.hypothesis.name}' returned a law of shape {rule.shape} for behaviour "
                 f"'{self.home.behaviour.name}' of shape {shape}: one column per outcome is needed."
             )
+        whole = rule.sum(1)
+        bad = (rule < 0).any(1) | ((whole != 0) & (abs(whole - 1) > 1e-3))
+        if bad.any():
+            raise BadInput(f"{what} is none at row {rows[first_row(bad)]}: give probabilities that sum to 1, or all 0.")
         rule = pooling.law(rule)
-        floor = torch.softmax(floor_logits, 0)[:, 0].T.double().numpy()
+        floor = torch.softmax(floor_logits.double(), 0)[:, 0].T.numpy()
         return np.where(rule.sum(1, keepdims=True) > 0, rule, floor), floor, law
 
     def _mixed(self, rule: NDArray, floor: NDArray, law: NDArray) -> NDArray[np.float64]:

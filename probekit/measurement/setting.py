@@ -33,29 +33,42 @@ ICC_COORDINATES = 32  # of the frame, largest variance first, behind the effecti
 class Pooling:
     """A behaviour after its rare classes became one, in every domain and for every law of it alike.
 
-    before: its outcomes as they were; place: where each went (`pool_rare`); n: how many are one now. zero, unit: of a
-    number, the mean and standard deviation of the rows that it is fitted on, in which it is told from here on.
+    before: its outcomes as they were; place: where each went (`pool_rare`); n: how many are one now; joined: those of
+    them that are not rare, and make the pool large enough. zero, unit: of a number, the mean and standard deviation of
+    the rows that it is fitted on, in which it is told from here on.
     """
 
     behaviour: Behaviour
     before: tuple[str, ...]
     place: NDArray[np.int64]
     n: int
+    joined: tuple[str, ...] = ()
     zero: float = 0.0
     unit: float = 1.0
 
     @classmethod
-    def of(cls, behaviour: Behaviour, fit_sides: Sequence[NDArray[np.int64]]) -> "Pooling":
-        """fit_sides: rows of the observations on the fit side of each fold of the seen domain."""
+    def of(
+        cls, behaviour: Behaviour, fit_sides: Sequence[NDArray[np.int64]], seen: NDArray[np.int64] | None = None
+    ) -> "Pooling":
+        """fit_sides: rows of the observations on the fit side of each fold of the seen domain; seen: all its rows."""
         if behaviour.is_value:
-            seen = behaviour.law[np.unique(np.concatenate(fit_sides)), 0].astype(np.float64)
-            zero, unit = float(seen.mean()), float(seen.std()) or 1.0
+            fitted = behaviour.law[np.unique(np.concatenate(fit_sides)), 0].astype(np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):
+                zero, unit = float(fitted.mean()), float(fitted.std())
+            if not 0 < unit < np.inf:  # squares that no double holds, unless nothing differs
+                far = float(np.abs(fitted).max()) or 1.0
+                zero, unit = far * float((fitted / far).mean()), far * float((fitted / far).std()) or 1.0
             law = ((behaviour.law.astype(np.float64) - zero) / unit).astype(np.float32)
             only = np.zeros(1, dtype=np.int64)
-            return cls(replace(behaviour, law=law), behaviour.outcomes, only, 0, zero, unit)
-        place, n = pool_rare(behaviour.law, fit_sides)
-        law, outcomes = pooled(behaviour.law, behaviour.outcomes, place) if n else (behaviour.law, behaviour.outcomes)
-        return cls(replace(behaviour, law=law, outcomes=outcomes), behaviour.outcomes, place, n)
+            return cls(replace(behaviour, law=law), behaviour.outcomes, only, 0, (), zero, unit)
+        place, n = pool_rare(behaviour.law, fit_sides, seen)
+        if not n:
+            return cls(behaviour, behaviour.outcomes, place, n)
+        law, outcomes = pooled(behaviour.law, behaviour.outcomes, place)
+        fewest = np.min([behaviour.law[side].sum(axis=0) for side in fit_sides], axis=0)
+        joined = np.flatnonzero((place == place.max()) & (fewest >= LEAST_ROWS))
+        names = tuple(behaviour.outcomes[int(i)] for i in joined)
+        return cls(replace(behaviour, law=law, outcomes=outcomes), behaviour.outcomes, place, n, names)
 
     def law(self, law: NDArray) -> NDArray:
         """Another law over the outcomes as they were, pooled alike, or a number in these units: [..., n_outcomes]."""
@@ -66,7 +79,13 @@ class Pooling:
     @property
     def note(self) -> str:
         """What records say of it."""
-        return f"{self.n} classes with fewer than {LEAST_ROWS} fit rows are one, `{REST}`" if self.n else ""
+        if not self.joined:
+            return f"{self.n} classes with fewer than {LEAST_ROWS} fit rows are one, `{REST}`" if self.n else ""
+        pool = [name for name, at in zip(self.before, self.place, strict=True) if at == self.place.max()]
+        rare, joined = (
+            ", ".join(f"'{name}'" for name in pool if (name in self.joined) is kept) for kept in (False, True)
+        )
+        return f"{rare} with fewer than {LEAST_ROWS} fit rows and the next rarest, {joined}, are one, `{REST}`"
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, nearest
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
 from probekit.levels import Hypothesis, check_stated
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
-from probekit.metrics.classes import unmeasurable_over
+from probekit.metrics.classes import splits_with_classes, unmeasurable_over, unseen
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
-from probekit.metrics.splits import Split, splits_by_group
+from probekit.metrics.splits import Split
 from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, constants, find_constant
@@ -49,6 +49,9 @@ class Study:
         deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read."""
+        for name, number in (("seed_probe", seeds[0]), ("seed_data", seeds[1]), ("n_bootstrap", n_bootstrap)):
+            if not isinstance(number, int | np.integer) or number < 0:
+                raise BadInput(f"{name} is {number!r}: give a whole number from 0 on.")
         if n_bootstrap < 1:
             raise BadInput(f"an interval is drawn from at least one bootstrap sample; n_bootstrap is {n_bootstrap}.")
         self.observations = observations
@@ -79,7 +82,10 @@ class Study:
         asked = list(self.transfer.domains) or known
         for name in asked:
             if name not in known:
-                raise BadInput(f"transfer asks for domain '{name}'; the task has {', '.join(known)}.")
+                near = nearest(name, known)
+                raise BadInput(
+                    f"transfer asks for domain '{name}', did you mean '{near}'? There are {', '.join(known)}."
+                )
         return [known[0], *(name for name in asked if name != known[0])]
 
     def _check_groups(self) -> None:
@@ -100,6 +106,10 @@ class Study:
     def _check_hypotheses(self) -> None:
         check_stated(self.hypotheses, self.observations.behaviours, self.observations.features)
         for hypothesis in self.hypotheses:
+            if not isinstance(hypothesis, Hypothesis):
+                raise BadInput(
+                    f"hypotheses has {hypothesis!r:.40}: state each with `Hypothesis.of` or `Hypothesis.load`."
+                )
             of = self.observations.behaviours.get(hypothesis.behaviour)
             if of is not None and of.is_value:
                 raise BadInput(
@@ -138,8 +148,9 @@ class Study:
         if key not in self._splits:
             index = self.index(domain)
             kept_together = index if unit == "row" else self.observations.group[index]
+            laws = [behaviour.law[index] for behaviour in self.observations.behaviours.values()]
             try:
-                found = splits_by_group(kept_together, self.seeds.data, *self.folds)
+                found = splits_with_classes(kept_together, laws, self.seeds.data, *self.folds)
             except BadInput as error:
                 raise BadInput(f"domain '{domain}': {error}") from None
             self._splits[key] = found
@@ -150,7 +161,7 @@ class Study:
         if behaviour not in self._poolings:
             index, splits = self.index(self.home), self.splits(self.home)
             sides = [index[split.fit] for split in splits]
-            self._poolings[behaviour] = Pooling.of(self.observations.behaviours[behaviour], sides)
+            self._poolings[behaviour] = Pooling.of(self.observations.behaviours[behaviour], sides, index)
         return self._poolings[behaviour]
 
     def unmeasurable(self, behaviour: str, domain: str) -> str:
@@ -164,6 +175,18 @@ class Study:
                 lambda: self.splits(domain),
             )  # fmt: skip
         return self._why_not[key]
+
+    def unseen(self, behaviour: str, fitted: str, tested: str) -> str:
+        """Why what is fitted in one domain cannot be judged in another: a class that it never saw; empty where it did.
+
+        Of every fold.
+        """
+        known, at, there = self.pooling(behaviour).behaviour, self.index(fitted), self.index(tested)
+        if known.is_value:
+            return ""
+        test = known.law[there[np.concatenate([split.test for split in self.splits(tested)])]]
+        every = (unseen(known.law[at[split.fit]], test, known.outcomes) for split in self.splits(fitted))
+        return next(filter(None, every), "")
 
     def pool(self, behaviour: str, domain: str, unit: str = "group") -> Pool:
         """All folds of a behaviour in a domain. unit: `group`; `row` splits groups; `task` has random labels."""
@@ -221,7 +244,7 @@ class Study:
     ) -> Record:  # fmt: skip
         """The estimate as a Record with its provenance; NA has no interval. raw: the value before a refit."""
         pooled = self._poolings.get(at.behaviour)
-        note = "; ".join(filter(None, (note, estimate.note, pooled.note if pooled else "")))
+        note = "; ".join(filter(None, (note, estimate.note, pooled.note if pooled else "", self.observations.note)))
         value, low, high = (None,) * 3 if estimate.na_reason else (estimate.value, estimate.low, estimate.high)
         return Record(
             model=self.observations.model, revision=self.observations.revision, task=self.observations.task,

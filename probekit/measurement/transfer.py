@@ -23,6 +23,7 @@ from probekit.measurement.setting import Said, bits_of, moved_logits, thinned
 from probekit.metrics.ratios import transfer
 
 PLATT_LABELS = 50
+ARMS = ("raw", "refit", "platt50")
 # Fit rows per coordinate below which readers of two domains are compared from as many rows, unless they have them but
 # for this factor.
 MANY_PER_COORDINATE, ALIKE = 20, 1.1
@@ -56,6 +57,11 @@ def measure_transfer(home: Fold, readers: Sequence[Reader]) -> None:
             if reader.source == "mean_difference" and not a == b == study.home:
                 measure_auroc(folds[a], folds[b].setting, reader)
     for a, b in permutations(folds, 2):
+        if why := study.unseen(home.cell.behaviour, a, b):
+            for at in (_moved(reader, folds[a], arm) for reader in fitted[a] for arm in ARMS):
+                if at.level not in ("prior", "baseline"):
+                    home.cell.missing(folds[b].setting, at, "too_few_rows", f"domain '{a}': {why}")
+            continue
         here, moving = of_as_many_rows(a, n_fit[b])
         there, direct = of_as_many_rows(b, n_fit[a])
         note = "" if here is folds[a] and there is folds[b] else AS_MANY

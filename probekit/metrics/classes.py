@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.metrics.splits import Split
+from probekit.metrics.splits import Split, splits_by_group
 from probekit.task import VALUE
 
 LEAST_GROUPS = 20
 LEAST_ROWS = 8  # of a class, on the side that fits and on the side that judges
+UNFAIR = 0.25  # of its share of rows, below which a side hardly has an outcome
+LEAST_MASS = 0.5  # rows of an outcome below which it is not there
+DRAWS = 16  # of splits, of which one is looked for in which all classes can be told
 REST = "rest"
 
 
@@ -28,23 +31,63 @@ def entropy_bits(law: NDArray) -> NDArray[np.float64]:
     return -(p * np.log2(p, where=p > 0, out=np.zeros_like(p))).sum(1)
 
 
-def pool_rare(law: NDArray, fit_sides: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], int]:
+def pool_rare(
+    law: NDArray, fit_sides: Sequence[NDArray[np.int64]], seen: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], int]:
     """Where each outcome goes once those with fewer than LEAST_ROWS rows on any fit side are one: `rest`.
 
-    law [n, n_outcomes] of labels; fit_sides: rows of the fit side of each fold. Returns (new outcome of each old one
-    [n_outcomes], number of outcomes pooled). The pool is the last outcome. Two outcomes, or only one that is rare and
-    none to pool it with, stay as they are; so does the law of a soft behaviour, which is known without counting.
+    law [n, n_outcomes]; fit_sides: rows of the fit side of each fold; seen: rows of the domain that they are of, all
+    when None. Returns (new outcome of each old one [n_outcomes], number of outcomes pooled). The pool is the last
+    outcome. Where a fit side has less than UNFAIR of its share, as of a class that lies in one group, the rarest of the
+    others joins it, as long as two are left: else what is said of it would be what the prior says, a constant. Of a
+    soft law, which is known without counting, an outcome is rare where the prior lends it more than the fit rows have.
+    Two outcomes stay as they are.
     """
     n_outcomes = law.shape[1]
     same = np.arange(n_outcomes)
-    if n_outcomes <= 2 or not is_certain(law):
+    if n_outcomes <= 2:
         return same, 0
-    rows = np.min([law[side].sum(axis=0) for side in fit_sides], axis=0)
-    rare = rows < LEAST_ROWS
+    everywhere = law if seen is None else law[seen]
+    there, rows = everywhere.sum(axis=0), np.stack([law[side].sum(axis=0) for side in fit_sides])
+    shares = np.array([len(side) / len(everywhere) for side in fit_sides])
+    least, common = (LEAST_ROWS, 0) if is_certain(law) else (1 / n_outcomes, LEAST_ROWS)
+    rare = (rows.min(axis=0) < least) & (there >= common)
+
+    def unfair() -> bool:
+        pool = there[rare].sum()
+        return bool(pool >= LEAST_ROWS and (rows[:, rare].sum(axis=1) < UNFAIR * shares * pool).any())
+
+    while unfair() and (~rare).sum() > 1:
+        rare[np.where(rare, np.inf, there).argmin()] = True
     if rare.sum() < 2:
         return same, 0
     place = np.cumsum(~rare) - 1
     return np.where(rare, (~rare).sum(), place), int(rare.sum())
+
+
+def splits_with_classes(
+    group: NDArray, laws: Sequence[NDArray], seed: int, outer: int = 1, inner: int = 1
+) -> list[Split]:
+    """`splits_by_group`, drawn anew where a class that has rows enough is short of them on a side by mischance.
+
+    laws [n, n_outcomes] each, of which those that are certain are looked at. It is the first draw, of DRAWS, in which
+    fewest classes are short on a fit side, or of two classes on the test side: nearly always the very first. Raises
+    BadInput.
+    """
+    known = [law[:, law.sum(axis=0) >= 2 * LEAST_ROWS] for law in laws if law.shape[1] > 1 and is_certain(law)]
+    best, fewest = splits_by_group(group, seed, outer, inner), -1
+    for draw in range(DRAWS if known else 0):
+        splits = best if not draw else splits_by_group(group, seed + (draw << 32), outer, inner)
+        test = np.concatenate([split.test for split in splits])
+        short = 0
+        for law in known:
+            sides = [split.fit for split in splits] + ([test] if law.shape[1] == 2 else [])
+            short += int((np.min([law[side].sum(axis=0) for side in sides], axis=0) < LEAST_ROWS).sum())
+        if fewest < 0 or short < fewest:
+            best, fewest = splits, short
+        if not fewest:
+            break
+    return best
 
 
 def pooled_law(law: NDArray, place: NDArray[np.int64]) -> NDArray:
@@ -68,8 +111,8 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
     """Why a behaviour cannot be measured on these rows, with what would mend it; empty where it can.
 
     law [n, n_outcomes]; group [n]; sides: rows of `fit` and `test`. Fewer than LEAST_GROUPS groups cannot be resampled;
-    of two classes, one with fewer than LEAST_ROWS rows on a side is not seen or not judged. A soft law counts by mass,
-    and a number has no classes.
+    of two classes, one with fewer than LEAST_ROWS rows on a side is not seen or not judged; of more, one of the test
+    rows that no fit row has. A soft law counts by mass, and a number has no classes.
     """
     n_groups = len(np.unique(group))
     if n_groups < LEAST_GROUPS:
@@ -78,8 +121,11 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
             "if rows of a group are in truth independent"
         )
     seen = [i for i in range(law.shape[1]) if law[:, i].sum() > 0]
-    if len(seen) > 2 or tuple(outcomes) == VALUE:
+    if tuple(outcomes) == VALUE:
         return ""
+    if len(seen) > 2:
+        both = [law[sides[side]] for side in ("fit", "test") if side in sides]
+        return unseen(both[0], both[1], outcomes, LEAST_ROWS) if len(both) == 2 else ""
     for side, rows in sides.items():
         for i in seen:
             n = float(law[rows, i].sum())
@@ -88,6 +134,20 @@ def unmeasurable(law: NDArray, outcomes: Sequence[str], group: NDArray, sides: M
                     f"'{outcomes[i]}' has {n:.4g} of {len(rows)} {side} rows, where {LEAST_ROWS} are needed: "
                     "give more rows of it, or ask for more outer folds"
                 )
+    return ""
+
+
+def unseen(fit: NDArray, test: NDArray, outcomes: Sequence[str], least: float = LEAST_MASS) -> str:
+    """Why a reader of some rows cannot be judged on others: what they show, it never saw; empty where it did.
+
+    fit, test: laws [_, n_outcomes] of either; least: test rows of an outcome, below which it does not count.
+    """
+    seen, shown = fit.sum(axis=0), test.sum(axis=0)
+    for i in np.flatnonzero((seen < 1 / len(outcomes)) & (shown >= least)).tolist():
+        return (
+            f"'{outcomes[i]}' has {seen[i]:.4g} of {len(fit)} fit rows and {shown[i]:.4g} of {len(test)} test rows, "
+            "so that what is said of it is the prior's: give more groups that have it, or leave it out"
+        )
     return ""
 
 

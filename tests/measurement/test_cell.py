@@ -425,15 +425,19 @@ def put(array: np.ndarray, value: float) -> np.ndarray:
     return array
 
 
+def no_law(features: dict) -> np.ndarray:
+    return np.full((len(features["a"]), 2), 0.7)
+
+
 MISTAKES = {
     "one class": ({"behaviour": np.ones(300)}, "one class"),
     "no behaviour": ({}, "need behaviour="),
     "short labels": ({"behaviour": S[:-1, 0]}, "for 300 rows"),
-    "short law": ({"behaviour": LAW[:-1]}, "299 rows for 300"),
+    "short law": ({"behaviour": LAW[:-1]}, r"shape \(299, 2\) for 300 rows"),
     "no law": ({"behaviour": 2 * LAW}, "sum to 1"),
     "nan law": ({"behaviour": put(LAW, np.nan)}, "finite"),
     "labels that never repeat": ({"behaviour": np.arange(300)}, "must repeat"),
-    "nan activations": ({"activations": put(X, np.nan), "behaviour": S[:, 0]}, "not finite in 1 rows, first row 7"),
+    "nan activations": ({"activations": put(X, np.nan), "behaviour": S[:, 0]}, "not finite, first at row 7"),
     "infinite activations": ({"activations": put(X, np.inf), "behaviour": S[:, 0]}, "not finite"),
     "flat activations": ({"activations": X[:, 0], "behaviour": S[:, 0]}, r"need \[n, d\]"),
     "no activations": ({"activations": {}, "behaviour": S[:, 0]}, "no activations"),
@@ -469,17 +473,23 @@ MISTAKES = {
         },
         "one column per outcome",
     ),
+    "a rule that gives no law": (
+        {
+            "behaviour": np.arange(300) % 2, "features": {"a": S[:, 0]},
+            "hypotheses": [Hypothesis.of("odd", ("a",), no_law, behaviour="behaviour")],
+        },
+        "the law of hypothesis 'odd' is none at row",
+    ),
     "missing file": ({"activations": "nowhere.npy", "behaviour": S[:, 0]}, "no activations file"),
     "short twin": ({"behaviour": S[:, 0], "twin": X[1:]}, "299 rows|rows"),
     "nan floor": ({"behaviour": S[:, 0], "floor": put(X, np.nan)}, "floor block 'input' is not finite, first at row 7"),
     "text floor": ({"behaviour": S[:, 0], "floor": np.full(300, "a")}, "numbers are needed"),
-    "nan labels": ({"behaviour": put(S[:, 0], np.nan)}, "not finite, the first at row 7"),
+    "nan labels": ({"behaviour": put(S[:, 0], np.nan)}, "no value at row 7"),
     "negative law": ({"behaviour": put(LAW, [-0.5, 1.5])}, "negative entries"),
     "no columns": ({"activations": X[:, :0], "behaviour": S[:, 0]}, r"need \[n, d\]"),
     "a number": ({"activations": np.float64(3), "behaviour": S[:, 0]}, r"need \[n, d\]"),
     "text activations": ({"activations": X.astype(str), "behaviour": S[:, 0]}, "numbers are needed"),
-    "ragged activations": ({"activations": [[1.0, 2.0], [3.0]], "behaviour": S[:, 0]}, "all rows of one length"),
-    "beyond float32": ({"activations": X * 1e300, "behaviour": S[:, 0]}, "not finite in 300 rows"),
+    "ragged activations": ({"activations": [[1.0, 2.0], [3.0]], "behaviour": S[:, 0]}, "rows of several lengths"),
     "k of 0": ({"behaviour": S[:, 0], "levels": ("directions",), "ks": (0,)}, "ks.0: Input should be greater than 0"),
     "no ridge": ({"behaviour": S[:, 0], "lambdas": ()}, "lambdas: .* at least 1 item"),
     "negative ridge": ({"behaviour": S[:, 0], "lambdas": (-1.0,)}, "lambdas.0: Input should be greater than 0"),
@@ -487,6 +497,30 @@ MISTAKES = {
         {"behaviour": S[:, 0], "decomposition": True, "decomposition_simple": "cubik"}, "no simple class 'cubik'",
     ),
     "unknown hypothesis": ({"behaviour": S[:, 0], "levels": ("hypothesis:none",)}, "state it as a hypothesis"),
+    "rows in two orders": (
+        {"behaviour": pd.Series(S[:, 0]), "groups": pd.Series(np.arange(300), index=np.arange(300)[::-1])},
+        "behaviour and groups have one index in two orders: row 0 is 0 in the first and 299 in the second",
+    ),
+    "a twin at another hook": (
+        {"activations": {"a.1": X}, "behaviour": S[:, 0], "twin": {"a.2": X, "b": X}}, "lacks 'a.1', .* mean 'a.2'",
+    ),
+    "a twin of words": ({"behaviour": S[:, 0], "twin": X.astype(str)}, "numbers are needed"),
+    "a twin that is not there": ({"behaviour": S[:, 0], "controls": ("random_twin",)}, "no twin is given"),
+    "types that are not there": ({"behaviour": S[:, 0], "controls": ("control_task",)}, "no types are given"),
+    "a weak floor by another name": (
+        {"behaviour": S[:, 0], "floor": {"positions": X, "last": X}, "floors": ("weak",)}, "did you mean 'positions'",
+    ),
+    "spans that nobody captured": ({"behaviour": S[:, 0], "deleted": {"s": X}}, "what `capture_without` returned"),
+    "hooks of a job": ({"behaviour": S[:, 0], "hooks": ("a",)}, "hooks is a key of jobs"),
+    "no levels": ({"behaviour": S[:, 0], "levels": ()}, "levels is empty"),
+    "no behaviours": ({"behaviour": {}}, "behaviour is an empty mapping"),
+    "names written alike": ({"activations": {1: X, "1": X}, "behaviour": S[:, 0]}, "names that are written alike"),
+    "a floor of no width": ({"behaviour": S[:, 0], "floor": X[:, :0]}, r"floor block 'input' has shape \(300, 0\)"),
+    "a floor's texts as numbers": ({"behaviour": S[:, 0], "floor": {"text": S[:, 0]}}, "it holds strings"),
+    "a text that is missing": ({"behaviour": S[:, 0], "floor": {"text": ["a"] * 299 + [None]}}, "no value at row 299"),
+    "labels as a column": ({"behaviour": S[:, :1]}, r"give labels \[n\]"),
+    "labels mixed": ({"behaviour": ["a", 1] * 150}, r"row 0 has a word \('a'\) and row 1 an integer \(1\)"),
+    "a seed below 0": ({"behaviour": S[:, 0], "seed_data": -1}, "seed_data is -1: give a whole number from 0 on"),
     "a level twice": ({"behaviour": S[:, 0], "levels": ("linear", "linear")}, "'linear' is asked for twice"),
 }  # fmt: skip
 

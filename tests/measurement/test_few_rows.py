@@ -1,5 +1,7 @@
 """Few rows: what is answered where rows are fewer than coordinates, what is pooled, what is NA and what it costs."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,6 +135,51 @@ def test_rare_classes_are_one_and_every_record_says_so(twelve):
     assert linear.floor_bits == pytest.approx(
         -(6 * 60 / 390 * np.log2(60 / 390) + 30 / 390 * np.log2(30 / 390)), abs=0.1
     )
+
+
+def test_a_class_in_no_fit_row_decides_no_number():
+    """It lies in one group, so that the fold that tests it never fits it: FBU would follow what the prior says."""
+    rng = np.random.default_rng(0)
+    group, label = np.arange(1000) // 25, rng.integers(0, 2, 1000)
+    label[group == 17] = 2
+    x = rng.normal(size=(1000, 4)) + 1.5 * np.eye(4)[label]
+    without = group != 17
+    known = one(pk.measure(x[without], behaviour=label[without], groups=group[without], levels=("linear",), **QUICK))
+    for seed in (0, 1):
+        found = one(pk.measure(x, behaviour=label, groups=group, levels=("linear",), seed_data=seed, **QUICK))
+        assert re.match(r"'2' with fewer than 8 fit rows and the next rarest, '[01]', are one, `rest`", found.note)
+        assert found.floor_bits < 1.02 and found.value == pytest.approx(known.value, abs=0.1)
+
+
+def test_a_class_that_another_domain_alone_has_is_na_there_and_nowhere_else():
+    rng = np.random.default_rng(1)
+    label, domain = rng.integers(0, 3, 900), np.repeat(["a", "b"], 450)
+    label[:450] %= 2
+    x = planted(900, 4, label, 20, 5.0)
+    frame = pk.measure(x, behaviour=label, domains=domain, levels=("linear",), **QUICK)
+    moved = frame[frame["metric"] == "transfer"].groupby(["fit_domain", "test_domain"])["na_reason"].agg(set)
+    assert moved["a", "b"] == {"too_few_rows"} and moved["b", "a"] == {""}
+    gone = frame[(frame["metric"] == "transfer") & (frame["fit_domain"] == "a")]
+    assert set(gone["arm"]) == {"raw", "refit", "platt50"}
+    assert gone["note"].str.contains("domain 'a': '2' has 0 of .* fit rows and .* test rows").all()
+    read = frame[(frame["metric"] == "read") & (frame["level"] == "linear")]
+    assert (
+        (read["na_reason"] == "").all() and (read["value"] < 0.5).all() and not read["note"].str.contains("rest").any()
+    )
+
+
+@pytest.mark.parametrize("texts", [False, True], ids=["numbers", "texts"])
+def test_a_class_that_a_member_of_the_floor_never_saw_is_no_clamp(texts):
+    """Two groups have all rows of a class, so that a member that speaks for one of them has seen at most the other."""
+    rng = np.random.default_rng(2)
+    group, label = np.arange(600) // 15, rng.integers(0, 2, 600)
+    label[np.isin(group, (3, 4))] = 2
+    words = np.array(["red", "green", "blue"])
+    floor = {"text": [f"{words[c]} {i}" for i, c in enumerate(label)]} if texts else rng.normal(size=(600, 3))
+    frame = pk.measure(rng.normal(size=(600, 4)), behaviour=label, groups=group, floor=floor, levels=("baseline",),
+                       **QUICK)  # fmt: skip
+    told = one(frame, level="baseline")
+    assert told.floor_bits < (0.1 if texts else 1.4), "a member that never saw a class was as sure as it could get"
 
 
 def test_a_rule_is_pooled_with_its_behaviour(twelve):

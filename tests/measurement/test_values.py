@@ -129,7 +129,7 @@ def test_a_constant_number_leaves_nothing_to_explain():
 
 
 def test_a_number_that_is_not_finite_is_named():
-    with pytest.raises(BadInput, match="no finite value at row 2"):
+    with pytest.raises(BadInput, match="not finite, first at row 2"):
         pk.Behaviour.number("y", np.array([1.0, 2.0, np.nan]))
 
 
@@ -137,3 +137,16 @@ def test_floats_that_never_repeat_are_told_how_to_be_numbers():
     x, _, unseen = draw(100)
     with pytest.raises(BadInput, match=r"Behaviour\.number\('behaviour', values\)"):
         pk.measure({HOOK: x}, behaviour=unseen)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-9, 1e200])
+def test_numbers_of_any_size_are_measured(scale):
+    """Squares of the first and the last are no doubles, and a spread of 1e-9 is no constant."""
+    x, _, unseen = draw(400, 4)
+    quick = QUICK | {"controls": (), "falls": False, "floors": ("strong",), "n_permutations": 0}
+    y = (x[:, 0] + unseen).astype(np.float64)
+    found, known = (
+        value(pk.measure(x, behaviour=pk.Behaviour.number("y", y * size), levels=("linear",), **quick))["value"]
+        for size in (scale, 1)
+    )
+    assert found == pytest.approx(known, abs=1e-3)
