@@ -37,14 +37,18 @@ def without_copies(sites: Mapping[str, NDArray], observations: Observations, cop
     input_ = same_rows([*_some(list(sites.values())), *numbers])
     if TEXT in observations.floor_inputs:
         input_ = _one_of_either(input_, numbered(observations.floor_inputs[TEXT]))
-    group, told = merged(observations.group, input_, numbered(observations.domain), copies)
+    few = TEXT not in observations.floor_inputs
+    group, told = merged(observations.group, input_, numbered(observations.domain), copies, few)
     return replace(observations, group=group, note="; ".join(filter(None, (observations.note, told))))
 
 
-def merged(group: NDArray, input_: NDArray, domain: NDArray, copies: str = "merge") -> tuple[NDArray, str]:
+def merged(
+    group: NDArray, input_: NDArray, domain: NDArray, copies: str = "merge", few: bool = True
+) -> tuple[NDArray, str]:
     """Groups [n] after copies became one, numbered anew, or as they were; and what to tell of it, empty where nothing.
 
-    input_, domain [n]: what each row reads, the same number for copies, and where it stands.
+    input_, domain [n]: what each row reads, the same number for copies, and where it stands. few: whether there may be
+    few inputs, as tokens and boards are, which come again in groups that have nothing else in common.
     """
     here, code = numbered(input_, domain), numbered(group)
     known = np.unique(np.stack([here, code]), axis=1)  # each input with each group that it is in
@@ -62,13 +66,13 @@ def merged(group: NDArray, input_: NDArray, domain: NDArray, copies: str = "merg
     after = int(one.max()) + 1
     if copies == "keep":
         why = "and were kept there as asked"
-    elif after * FEWEST < before:
+    elif few and after * FEWEST < before:
         why = f"more than {FEWEST} to one input: taken for inputs of few kinds, whose groups stay as they are"
     elif after == before:
         why = "and less than half of the rows of any: groups stay as they are"
     else:
         why = f"which became one: {after} groups of {before} are left (copies = 'keep' leaves them apart)"
-    kept = copies == "keep" or after * FEWEST < before
+    kept = copies == "keep" or (few and after * FEWEST < before)
     told = "; ".join(filter(None, (f"{n} of {len(code)} rows are also in other groups, {why}", told)))
     return group if kept or after == before else one[code], told
 

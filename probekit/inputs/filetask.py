@@ -551,7 +551,7 @@ def groups_of(spec: TaskSpec, columns: Columns, domain: Sequence[str]) -> tuple[
     group = np.array([number[name] for name in names], dtype=np.int64)
     known: dict[str, int] = {}
     input_ = np.array([known.setdefault(text, len(known)) for text in _inputs(spec, columns)], dtype=np.int64)
-    return merged(group, input_, numbered(np.array(domain)), spec.copies)
+    return merged(group, input_, numbered(np.array(domain)), spec.copies, few=spec.tokens is not None)
 
 
 def _inputs(spec: TaskSpec, columns: Columns) -> list[str]:

@@ -274,6 +274,8 @@ def test_a_spec_file_with_noise_in_it_is_read_or_refused_in_a_sentence(tmp_path_
         JobSpec.read_toml(path)
     except BadInput as error:
         in_one_sentence(error)
+
+
 def test_levels_that_are_replaced_are_read():
     job = {"name": "first", "task": {"testbed": "othello-6x6"}, "replace": {"levels": ["neurons"]}}
     with pytest.raises(BadInput, match="replace.levels has 'neurons', which read.levels lacks"):

@@ -8,6 +8,7 @@ from probekit.errors import BadInput
 from probekit.inputs.copies import merged, numbered, same_rows
 from probekit.inputs.filetask import read_file_task
 from probekit.spec import BehaviourEntry, TaskSpec
+from rowfiles import tokeniser
 
 rng = np.random.default_rng(0)
 X, LABEL = rng.normal(size=(300, 150)), rng.integers(0, 2, 300)
@@ -80,6 +81,21 @@ def test_inputs_of_few_kinds_are_no_copies():
     bits = rng.integers(0, 2, (600, 3))
     found = read(bits, bits[:, 0])
     assert found.groups == 600 and "taken for inputs of few kinds" in found.note
+
+
+def test_a_text_is_a_copy_however_often_it_stands(tmp_path):
+    """Twenty-five texts with a label each, forty times over: who knows the text knows the label."""
+    texts, label = [f"text {i % 25}" for i in range(1000)], LABEL[np.arange(1000) % 25]
+    found = read(rng.normal(size=(1000, 3)), label, floor={"text": texts}, levels=("prior",))
+    assert found.groups == 25 and "25 groups of 1000 are left" in found.note
+    rows = [(f"text {i % 25}", f"g{i}", 0) for i in range(100)]
+    lines = [f"{text},{group},{i % 2}" for i, (text, group, _) in enumerate(rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,group,label", *lines]), encoding="utf-8")
+    label = BehaviourEntry(name="label", kind="label", column="label")
+    task = read_file_task(
+        TaskSpec(file="rows.csv", text="text", group="group", behaviours=(label,)), tmp_path, tokeniser
+    )
+    assert len(set(task.group.tolist())) == 25
 
 
 def test_copies_in_another_domain_are_told_and_make_no_group_one():
