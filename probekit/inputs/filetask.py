@@ -21,7 +21,7 @@ from probekit.inputs.behaviours import Given, answer_cells, answer_columns, beha
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
-from probekit.inputs.words import alike, as_number, in_order, listed, missing, word
+from probekit.inputs.words import alike, as_number, in_order, listed, missing, say_missing, word
 from probekit.records import digest
 from probekit.spec import BehaviourEntry, FeatureEntry, TaskSpec
 from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
@@ -230,6 +230,8 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
         if sets := alike(names):
             more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""
             told.append(f"{what} has names that look alike and are told apart: {listed(sets[0])}{more}")
+        if found := say_missing(names):
+            told.append(f"{what} has names that may stand for a missing value and are names here: {listed(found)}")
     return list(map(printable, told))
 
 

@@ -333,6 +333,12 @@ def test_groups_and_domains_that_look_alike_are_told_too(tmp_path):
     ]
 
 
+def test_names_that_other_programs_write_where_nothing_is_are_told(tmp_path):
+    (told,) = task_of(tmp_path, rows_of(label=["a", "NaN", "b", "null"]), "data.csv").audit["told"]
+    assert told == ("behaviour 'b' has names that may stand for a missing value and are names here: "
+                    "'NaN' (3), 'null' (3)")  # fmt: skip
+
+
 def test_what_looks_alike():
     assert alike(["e\u0301", "\u00e9"]) and alike(["1", "01"]) and alike(["a  b", "a b"]) and alike(["ﬁ", "fi"])
     assert not alike(["1", "2", "1.0", "a", "á", "a-b", "ab"])
