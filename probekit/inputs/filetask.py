@@ -86,8 +86,8 @@ def read_rows(spec: TaskSpec, base: Path) -> Columns:
     check_free(path, {name: columns for name, columns in _made(spec).items() if name in named})
     columns = read_columns(path, asked)
     if spec.missing == "drop":
-        may_lack = set(chain(*([where] if isinstance(where, str) else where for where in spec.spans.values())))
-        columns = columns.without_missing([column for column in asked if column not in may_lack])
+        # A row may lack a span, unless its column is read as something else too.
+        columns = columns.without_missing(asked_columns(spec.model_copy(update={"spans": {}})))
     if spec.n_examples:
         columns = columns.first(spec.n_examples, None if spec.domain in _made(spec) else spec.domain)
     return columns.paired(spec.pair, spec.members) if spec.pair else columns
@@ -213,7 +213,7 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
     told = []
     if columns.dropped:
         lacking = " and ".join(f"{n:,} without a value in column '{name}'" for name, n in columns.dropped.items())
-        told.append(f"{sum(columns.dropped.values()):,} rows are left out: {lacking}")
+        told.append(f"{sum(columns.dropped.values()):,} of the file's rows left out: {lacking}")
     named = {f"the {role} column '{column}'": columns.names(column, role)
              for role, column in (("group", spec.group), ("domain", spec.domain)) if column}  # fmt: skip
     labels = [("behaviour", entry) for entry in spec.behaviours if entry.kind == "label"]

@@ -241,7 +241,7 @@ def test_what_is_missing_is_one_sentence_or_left_out_and_told(tmp_path, suffix, 
     task = task_of(tmp_path, rows, f"data.{suffix}", missing="drop", **asked)
     same(task, task_of(tmp_path, whole, **asked))
     assert task.audit["n_dropped"] == 2
-    assert task.audit["told"] == [f"2 rows are left out: 2 without a value in column '{column}'"]
+    assert task.audit["told"] == [f"2 of the file's rows left out: 2 without a value in column '{column}'"]
 
 
 def test_an_empty_text_is_missing_and_blanks_are_no_class(tmp_path):
@@ -267,6 +267,8 @@ def test_a_row_without_a_span_is_no_row_to_drop(tmp_path):
     rows = rows_of(label=["a", "b"], part=["word", None])
     task = task_of(tmp_path, rows, missing="drop", spans={"part": "part"})
     assert len(task.tokens) == N and task.audit["n_dropped"] == 0
+    asked = {"text": None, "template": "{text} {part}", "spans": {"part": "part"}, "missing": "drop"}
+    assert len(task_of(tmp_path, rows, **asked).tokens) == N // 2
 
 
 def test_dropping_counts_rows_of_pairs_and_comes_before_the_cap(tmp_path):
