@@ -264,11 +264,11 @@ def test_nan_and_null_in_lists_and_numbers_are_missing(tmp_path):
 
 
 def test_a_row_without_a_span_is_no_row_to_drop(tmp_path):
-    rows = rows_of(label=["a", "b"], part=["word", None])
+    rows = rows_of(label=["a", "b"], part=["word", "word", None])
     task = task_of(tmp_path, rows, missing="drop", spans={"part": "part"})
     assert len(task.tokens) == N and task.audit["n_dropped"] == 0
-    asked = {"text": None, "template": "{text} {part}", "spans": {"part": "part"}, "missing": "drop"}
-    assert len(task_of(tmp_path, rows, **asked).tokens) == N // 2
+    asked = {"text": None, "template": "read {part}", "spans": {"part": "part"}, "missing": "drop"}
+    assert len(task_of(tmp_path, rows, **asked).tokens) == 8
 
 
 def test_dropping_counts_rows_of_pairs_and_comes_before_the_cap(tmp_path):
