@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile  # which says no to a name that no path can have
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
 def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
     """(file, function) of a rule `file.py:function`, relative to `base`; nothing is run. Raises BadInput."""
     file, _, function = where.partition(":")
-    if not (base / file).is_file() or not function:
+    if not isfile(base / file) or not function:
         raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
     return base / file, function
 

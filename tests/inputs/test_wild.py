@@ -11,7 +11,9 @@ from pyarrow import csv
 
 from probekit.errors import BadInput
 from probekit.inputs.filetask import check_rows, read_file_task, read_rows, told_of
+from probekit.inputs.folders import beside, local_folder
 from probekit.inputs.words import alike, as_number, in_order
+from probekit.levels import rule_of
 from probekit.spec import TaskSpec
 from rowfiles import FORMATS, Words, tokeniser, write
 
@@ -309,6 +311,17 @@ def test_what_is_no_class_is_named_by_row(tmp_path, value):
 def test_an_object_that_has_a_name_twice_is_refused(tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "a", "label": 0, "label": 1}\n', encoding="utf-8")
     assert "line 1 is not JSON (it has 'label' twice)" in refused_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x\0y", "x" * 5000, "a/" * 3000 + "b"])
+def test_a_name_that_no_path_can_have_is_no_file_and_no_model(tmp_path, name):
+    with pytest.raises(BadInput, match="no file"):
+        read_rows(spec(f"{name}.csv"), tmp_path)
+    with pytest.raises(BadInput, match=r"no such file\.py:function"):
+        rule_of("h", f"{name}.py:f", tmp_path)
+    assert beside(name, tmp_path) == name
+    with pytest.raises(BadInput, match="no model file"):
+        local_folder(f"{name}.gguf")
 
 
 # Names that look alike
