@@ -71,7 +71,7 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
             for name in names:
                 if name not in known:
                     raise BadInput(
-                        f"hypothesis '{hypothesis.name}' speaks of the {what} '{name}', which is not there: there is "
+                        f"there is no {what} '{name}', which hypothesis '{hypothesis.name}' speaks of: there is "
                         f"{', '.join(known) or 'none'}."
                     )
         if hypothesis.name in (other.name for other in stated[:i]):
