@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile  # which says no to a name that no path can have
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
             for name in names:
                 if name not in known:
                     raise BadInput(
-                        f"hypothesis '{hypothesis.name}' speaks of the {what} '{name}', which is not there: there is "
+                        f"there is no {what} '{name}', which hypothesis '{hypothesis.name}' speaks of: there is "
                         f"{', '.join(known) or 'none'}."
                     )
         if hypothesis.name in (other.name for other in stated[:i]):
@@ -80,7 +81,7 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
 def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
     """(file, function) of a rule `file.py:function`, relative to `base`; nothing is run. Raises BadInput."""
     file, _, function = where.partition(":")
-    if not (base / file).is_file() or not function:
+    if not isfile(base / file) or not function:
         raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
     return base / file, function
 

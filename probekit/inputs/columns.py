@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from os.path import isfile  # which says no to a name that no path can have
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -238,7 +239,7 @@ def _reading(path: Path, known: Sequence[str]) -> Iterator[str]:
     if kind not in known or (kind == ".parquet" and path.suffix.lower() in PACKED):
         packed = f"all but .parquet also packed, in {' or '.join(PACKED)}"
         raise BadInput(f"{path} is not read: known files end in {', '.join(known)}, {packed}; convert it to one.")
-    if not path.is_file():
+    if not isfile(path):
         raise BadInput(f"no file {path}: give a path relative to the spec file, or an absolute one.")
     if not path.stat().st_size:
         raise BadInput(f"{path} is empty: give a file with at least {LEAST_ROWS} rows.")

@@ -24,7 +24,7 @@ from probekit.inputs.context import Given
 from probekit.inputs.copies import merged, numbered
 from probekit.inputs.positions import Place, parse_places, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
-from probekit.inputs.words import alike, as_number, in_order, listed, missing, word
+from probekit.inputs.words import alike, as_number, in_order, listed, missing, say_missing, word
 from probekit.records import digest
 from probekit.spec import BehaviourEntry, FeatureEntry, TaskSpec
 from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
@@ -93,8 +93,8 @@ def read_rows(spec: TaskSpec, base: Path) -> Columns:
     check_free(path, {name: columns for name, columns in _made(spec).items() if name in named})
     columns = read_columns(path, asked)
     if spec.missing == "drop":
-        may_lack = set(chain(*([where] if isinstance(where, str) else where for where in spec.spans.values())))
-        columns = columns.without_missing([column for column in asked if column not in may_lack])
+        # A row may lack a span, unless its column is read as something else too.
+        columns = columns.without_missing(asked_columns(spec.model_copy(update={"spans": {}})))
     if spec.n_examples:
         columns = columns.first(spec.n_examples, None if spec.domain in _made(spec) else spec.domain)
     return columns.paired(spec.pair, spec.members) if spec.pair else columns
@@ -220,7 +220,7 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
     told = []
     if columns.dropped:
         lacking = " and ".join(f"{n:,} without a value in column '{name}'" for name, n in columns.dropped.items())
-        told.append(f"{sum(columns.dropped.values()):,} rows are left out: {lacking}")
+        told.append(f"{sum(columns.dropped.values()):,} of the file's rows left out: {lacking}")
     named = {f"the {role} column '{column}'": columns.names(column, role)
              for role, column in (("group", spec.group), ("domain", spec.domain)) if column}  # fmt: skip
     labels = [("behaviour", entry) for entry in spec.behaviours if entry.kind == "label"]
@@ -237,6 +237,8 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
         if sets := alike(names):
             more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""
             told.append(f"{what} has names that look alike and are told apart: {listed(sets[0])}{more}")
+        if found := say_missing(names):
+            told.append(f"{what} has names that may stand for a missing value and are names here: {listed(found)}")
     return list(map(printable, told))
 
 

@@ -5,6 +5,7 @@ Opens no weights.
 
 import json
 import re
+from os.path import exists, isdir, isfile  # which say no to a name that no path can have
 from pathlib import Path
 
 from probekit.errors import BadInput, first_line
@@ -51,14 +52,14 @@ def local_folder(name: str) -> Path | None:
     A folder without safetensors that holds one GGUF file means that file.
     """
     path = Path(name).expanduser()
-    if not path.exists():
+    if not exists(path):
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or _kind(path) == "file":
             raise BadInput(
                 f"no model {_kind(path)} {name}: give a folder, a GGUF file, a bundled testbed or a name of the "
                 "Hugging Face hub."
             )
         return None
-    if not path.is_dir():
+    if not isdir(path):
         if is_gguf(path):
             return path
         raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights, or a GGUF file.")
@@ -104,11 +105,11 @@ def adapter_base(folder: Path) -> str | None:
 
 def is_gguf(path: Path) -> bool:
     """Whether a file is called a GGUF file."""
-    return _kind(path) == "file" and path.is_file()
+    return _kind(path) == "file" and isfile(path)
 
 
 def _may_be_model(path: Path) -> bool:
-    return path.is_dir() or is_gguf(path)
+    return isdir(path) or is_gguf(path)
 
 
 def _kind(path: Path) -> str:

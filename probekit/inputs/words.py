@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
+SAY_MISSING = {"nan", "na", "n/a", "<na>", "nat", "none", "null"}  # what programs write where nothing is
 KINDS = {str: "a text", bool: "a truth value", int: "a number"}  # of cells that are words
 
 
@@ -64,6 +65,11 @@ def alike(words: Iterable[str]) -> list[list[tuple[str, int]]]:
     for name, n in Counter(words).most_common():
         sets.setdefault(_bare(name), []).append((name, n))
     return [found for found in sets.values() if len(found) > 1]
+
+
+def say_missing(words: Iterable[str]) -> list[tuple[str, int]]:
+    """Names that other programs write where nothing is, such as `NaN`, and how often each stands there."""
+    return [(name, n) for name, n in Counter(words).most_common() if name.strip().casefold() in SAY_MISSING]
 
 
 def _bare(name: str) -> str:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import isfile  # which says no to a name that no path can have
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def probe(
     import tomli_w
 
     path = Path(file)
-    if not path.is_file():
+    if not isfile(path):
         raise BadInput(f"no file {path}: give the path of a CSV, JSONL or Parquet file.")
     given = model if isinstance(model, Model) else None
     label = PAIR if label is None and pair is not None else label

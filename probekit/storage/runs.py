@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob, has_magic
+from os.path import isdir  # which says no to a name that no path can have
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,7 +202,7 @@ def open_run(path: Path | str, *, partial: bool = False) -> Run:
     ('othello', True)
     """
     path = Path(path)
-    if not path.is_dir():
+    if not isdir(path):
         raise RunError(f"no run folder {path}; `probekit ls` lists the runs.")
     status = _status_of(path)
     try:
@@ -297,7 +298,7 @@ def list_runs(root: Path | str = "runs", opened: Callable[[Path], Run] = _opened
     opened: how a folder is opened, for a page that keeps what it has read.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not isdir(root):
         return []
     runs = [opened(folder) for folder in root.iterdir() if is_run_folder(folder)]
     return sorted(runs, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
@@ -310,9 +311,9 @@ def find_run(name: str, root: Path | str = "runs") -> Path:
         if not runs:
             raise RunError(f"no runs under {root}; start one with `probekit run SPEC`.")
         return runs[0].path
-    if RUN_NAME.fullmatch(name) and (Path(root) / name).is_dir():
+    if RUN_NAME.fullmatch(name) and isdir(Path(root) / name):
         return Path(root) / name
-    if Path(name).is_dir():
+    if isdir(name):
         return Path(name)
     near = nearest(name, [run.name for run in list_runs(root)], cutoff=0.4)
     hint = f" Did you mean '{near}'?" if near else " `probekit ls` lists the runs."

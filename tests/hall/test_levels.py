@@ -110,9 +110,9 @@ def test_a_hypothesis_of_what_is_not_there_is_refused_and_so_is_a_second_of_one_
 
     one = Hypothesis.of("h", ("a",), rule, behaviour="truth")
     check_stated([one, Hypothesis.of("other", ("a", "b"), rule)], ["truth"], ["a", "b"])
-    with pytest.raises(BadInput, match="'h' speaks of the behaviour 'truth', which is not there: there is truht"):
+    with pytest.raises(BadInput, match="no behaviour 'truth', which hypothesis 'h' speaks of: there is truht"):
         check_stated([one], ["truht"], ["a"])
-    with pytest.raises(BadInput, match="'h' speaks of the feature 'a', which is not there: there is none"):
+    with pytest.raises(BadInput, match="no feature 'a', which hypothesis 'h' speaks of: there is none"):
         check_stated([one], ["truth"], [])
     with pytest.raises(BadInput, match="two hypotheses are named 'h'"):
         check_stated([one, one], ["truth"], ["a"])

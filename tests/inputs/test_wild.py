@@ -11,7 +11,9 @@ from pyarrow import csv
 
 from probekit.errors import BadInput
 from probekit.inputs.filetask import check_rows, read_file_task, read_rows, told_of
+from probekit.inputs.folders import beside, local_folder
 from probekit.inputs.words import alike, as_number, in_order
+from probekit.levels import rule_of
 from probekit.spec import TaskSpec
 from rowfiles import FORMATS, Words, tokeniser, write
 
@@ -241,7 +243,7 @@ def test_what_is_missing_is_one_sentence_or_left_out_and_told(tmp_path, suffix, 
     task = task_of(tmp_path, rows, f"data.{suffix}", missing="drop", **asked)
     same(task, task_of(tmp_path, whole, **asked))
     assert task.audit["n_dropped"] == 2
-    assert task.audit["told"] == [f"2 rows are left out: 2 without a value in column '{column}'"]
+    assert task.audit["told"] == [f"2 of the file's rows left out: 2 without a value in column '{column}'"]
 
 
 def test_an_empty_text_is_missing_and_blanks_are_no_class(tmp_path):
@@ -264,9 +266,11 @@ def test_nan_and_null_in_lists_and_numbers_are_missing(tmp_path):
 
 
 def test_a_row_without_a_span_is_no_row_to_drop(tmp_path):
-    rows = rows_of(label=["a", "b"], part=["word", None])
+    rows = rows_of(label=["a", "b"], part=["word", "word", None])
     task = task_of(tmp_path, rows, missing="drop", spans={"part": "part"})
     assert len(task.tokens) == N and task.audit["n_dropped"] == 0
+    asked = {"text": None, "template": "read {part}", "spans": {"part": "part"}, "missing": "drop"}
+    assert len(task_of(tmp_path, rows, **asked).tokens) == 8
 
 
 def test_dropping_counts_rows_of_pairs_and_comes_before_the_cap(tmp_path):
@@ -309,6 +313,17 @@ def test_an_object_that_has_a_name_twice_is_refused(tmp_path):
     assert "line 1 is not JSON (it has 'label' twice)" in refused_file(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x\0y", "x" * 5000, "a/" * 3000 + "b"])
+def test_a_name_that_no_path_can_have_is_no_file_and_no_model(tmp_path, name):
+    with pytest.raises(BadInput, match="no file"):
+        read_rows(spec(f"{name}.csv"), tmp_path)
+    with pytest.raises(BadInput, match=r"no such file\.py:function"):
+        rule_of("h", f"{name}.py:f", tmp_path)
+    assert beside(name, tmp_path) == name
+    with pytest.raises(BadInput, match="no model file"):
+        local_folder(f"{name}.gguf")
+
+
 # Names that look alike
 
 
@@ -331,6 +346,12 @@ def test_groups_and_domains_that_look_alike_are_told_too(tmp_path):
         "the group column 'topic' has names that look alike and are told apart: 't1' (3), 'T1' (3)",
         "the domain column 'where' has names that look alike and are told apart: 'in' (8), 'in ' (4)",
     ]
+
+
+def test_names_that_other_programs_write_where_nothing_is_are_told(tmp_path):
+    (told,) = task_of(tmp_path, rows_of(label=["a", "NaN", "b", "null"]), "data.csv").audit["told"]
+    assert told == ("behaviour 'b' has names that may stand for a missing value and are names here: "
+                    "'NaN' (3), 'null' (3)")  # fmt: skip
 
 
 def test_what_looks_alike():

@@ -157,7 +157,7 @@ def test_what_is_in_the_file_is_told_by_plan_and_run_and_load_task(folder, caplo
     """Rows that are left out, and names that look alike: before anything is measured, and in the audit."""
     write(folder, [["yes", "no", "yes ", ""][i % 4] for i in range(80)])
     task = job().model_dump(exclude_unset=True)["task"] | {"missing": "drop"}
-    left_out = "20 rows are left out: 20 without a value in column 'label'"
+    left_out = "20 of the file's rows left out: 20 without a value in column 'label'"
     alike = "behaviour 'label' has names that look alike and are told apart: 'yes' (20), 'yes ' (20)"
     told = forecast_of(job(task=task), folder)
     assert told.told == (left_out, alike) and told.texts == 60

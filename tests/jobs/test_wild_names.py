@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ import checkpoints
 import probekit as pk
 from probekit.cli.main import app
 from probekit.cli.out import plain_table
-from probekit.errors import printable
+from probekit.errors import BadInput, printable
 from probekit.jobs.cells import Cell
 from probekit.jobs.work import tensor_name
 from probekit.results import text as text_of
@@ -108,3 +109,22 @@ def test_figures_and_notebooks_hold_the_name_as_text(run, name):
         made = pk.figure(kind, run.records, behaviour=name)
         assert "<b>x</b>" not in str(made.layout.title.subtitle.text)
     assert "<b>x</b>" not in pk.summary(run.records, behaviour=name)._repr_html_()
+
+
+HALF, LABELS = "a\ud83d", np.arange(80) % 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"behaviour": {HALF: LABELS}},
+        {"behaviour": np.array(["a", HALF])[LABELS]},
+        {"behaviour": LABELS, "domains": np.array(["a", HALF])[np.arange(80) // 40]},
+        {"behaviour": LABELS, "features": {HALF: LABELS}},
+        {"behaviour": LABELS, "features": {"f": np.array(["a", HALF])[LABELS]}},
+        {"behaviour": LABELS, "activations": {HALF: np.zeros((80, 2), np.float32)}},
+    ],
+)
+def test_half_a_character_in_a_name_of_arrays_is_refused_before_anything_is_measured(given):
+    with pytest.raises(BadInput, match=r"has '.ud83d', half of a character, in 'a.ud83d'"):
+        pk.measure(**{"activations": np.zeros((80, 2), np.float32), **given})

@@ -303,3 +303,12 @@ def test_reading_needs_no_torch(tmp_path):
     code = ("import sys; from probekit.storage.runs import read_run; read_run(sys.argv[1]);"
             "assert not {'torch', 'transformer_lens'} & set(sys.modules)")  # fmt: skip
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "demo")], check=True)
+
+
+def test_a_name_that_no_path_can_have_is_no_run(tmp_path):
+    for name in ("x" * 300, "x" * 5000):
+        with pytest.raises(RunError, match="no run '"):
+            find_run(name, tmp_path)
+        with pytest.raises(RunError, match="no run folder"):
+            open_run(name)
+        assert list_runs(tmp_path / name) == []
