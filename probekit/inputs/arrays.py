@@ -120,7 +120,7 @@ def _check_order(**given: Any) -> None:
     known: list[tuple[str, Any]] = []
     for what, values in given.items():
         for one in values.values() if isinstance(values, Mapping) else [values]:
-            index = getattr(one, "index", None)
+            index: Any = getattr(one, "index", None)
             if not hasattr(index, "equals"):
                 continue
             for other, before in known[:1]:
