@@ -106,6 +106,8 @@ def as_feature(name: str, values: Any, n: int) -> Feature:
     what = f"feature '{name}'"
     if isinstance(values, Feature):
         check_shape(what, values.labels, (n, -1), "labels [n, n_targets]")
+        if ((values.labels < 0) | (values.labels >= len(values.classes))).any():
+            raise BadInput(f"{what} has labels that are no numbers of its {len(values.classes)} classes, from 0 on.")
         return replace(values, name=name)
     array = plain(what, values)
     array = array[:, None] if array.ndim == 1 else array
