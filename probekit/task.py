@@ -168,11 +168,11 @@ class Behaviour:
                 bad = first_row(~np.isfinite(self.law))
                 raise BadInput(f"behaviour '{self.name}' has no finite value at row {bad}: drop it or give one.")
             return
-        bad = ~np.isfinite(self.law).all(1) | (abs(self.law.sum(1) - 1) > 1e-3)
+        bad = ~np.isfinite(self.law).all(1) | (abs(self.law.sum(1) - 1) > 1e-3) | (self.law < -ALIKE).any(1)
         if bad.any():
             raise BadInput(
-                f"behaviour '{self.name}' is no probability law: rows must be finite and sum to 1, and row "
-                f"{first_row(bad)} does not."
+                f"behaviour '{self.name}' is no probability law: rows must be finite, not negative and sum to 1, and "
+                f"row {first_row(bad)} does not."
             )
 
 

@@ -106,6 +106,8 @@ def as_feature(name: str, values: Any, n: int) -> Feature:
     what = f"feature '{name}'"
     if isinstance(values, Feature):
         check_shape(what, values.labels, (n, -1), "labels [n, n_targets]")
+        if ((values.labels < 0) | (values.labels >= len(values.classes))).any():
+            raise BadInput(f"{what} has labels that are no numbers of its {len(values.classes)} classes, from 0 on.")
         return replace(values, name=name)
     array = plain(what, values)
     array = array[:, None] if array.ndim == 1 else array
@@ -120,7 +122,7 @@ def _check_order(**given: Any) -> None:
     known: list[tuple[str, Any]] = []
     for what, values in given.items():
         for one in values.values() if isinstance(values, Mapping) else [values]:
-            index = getattr(one, "index", None)
+            index: Any = getattr(one, "index", None)
             if not hasattr(index, "equals"):
                 continue
             for other, before in known[:1]:

@@ -104,8 +104,8 @@ def measure(
     bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
     work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
     records = [record for outcome in kept.found.values() for record in outcome.records]
-    told = [replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in records]
-    frame = pd.DataFrame([record.row() for record in told])
+    records = [replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in records]
+    frame = pd.DataFrame([record.row() for record in records])
     together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
@@ -114,11 +114,13 @@ def _twins(twin: Any, activations: Any, sites: Mapping[str, Any], n: int) -> Map
     """The twin's activations at every site that is measured; two arrays without names belong together."""
     from probekit.inputs.arrays import as_sites
 
-    captured = getattr(twin, "observations", None)
-    twins = as_sites(twin) if captured is None else twin.sites
+    if hasattr(twin, "observations"):
+        _check_sites("twin", twin.sites, sites, len(twin.observations), n)
+        return twin.sites
+    twins = as_sites(twin)
     if not isinstance(twin, Mapping) and not isinstance(activations, Mapping) and len(sites) == len(twins) == 1:
         twins = dict(zip(sites, twins.values(), strict=True))
-    _check_sites("twin", twins, sites, len(next(iter(twins.values())) if captured is None else captured), n)
+    _check_sites("twin", twins, sites, len(next(iter(twins.values()))), n)
     return twins
 
 

@@ -49,10 +49,10 @@ class Study:
         deleted: Mapping[str, Observations | None] | None = None,
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read."""
-        for name, number in (("seed_probe", seeds[0]), ("seed_data", seeds[1]), ("n_bootstrap", n_bootstrap)):
-            if not isinstance(number, int | np.integer) or number < 0:
-                raise BadInput(f"{name} is {number!r}: give a whole number from 0 on.")
-        if n_bootstrap < 1:
+        for name, seed in (("seed_probe", seeds[0]), ("seed_data", seeds[1])):
+            if not isinstance(seed, int | np.integer) or seed < 0:
+                raise BadInput(f"{name} is {seed!r}: give a whole number from 0 on.")
+        if n_bootstrap < 1 or n_bootstrap % 1:
             raise BadInput(f"an interval is drawn from at least one bootstrap sample; n_bootstrap is {n_bootstrap}.")
         self.observations = observations
         self.read = read

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -163,3 +164,43 @@ def test_captured_activations_bring_their_own_behaviour():
     assert observations is captured.observations
     with pytest.raises(BadInput, match="bring their own"):
         as_activations(captured, LABELS, None, None, None, None)
+
+
+def test_a_frame_names_outcomes_and_targets():
+    law = pd.DataFrame(np.eye(3)[LABELS], columns=["red", "green", "blue"])
+    assert as_behaviour("b", law, 12).outcomes == ("red", "green", "blue")
+    board = pd.DataFrame({"a1": LABELS == 0, "b2": LABELS == 1})
+    assert as_feature("f", board, 12).targets == ("a1", "b2")
+
+
+def test_what_is_made_already_takes_the_name_that_it_is_given():
+    made = as_behaviour("old", LABELS, 12)
+    _, observations = observe(behaviour={"new": made}, features={"f": as_feature("old", LABELS, 12)})
+    assert observations.behaviours["new"].name == "new" and observations.features["f"].name == "f"
+    assert list(observe(behaviour=made)[1].behaviours) == ["old"], "a single one keeps its own"
+
+
+def test_numbers_of_a_feature_are_those_of_its_classes():
+    for label in (-1, 2):
+        wrong = pk.Feature("f", np.full((12, 1), label), ("a", "b"), ("x",))
+        with pytest.raises(BadInput, match="feature 'f' has labels that are no numbers of its 2 classes"):
+            as_feature("f", wrong, 12)
+
+
+@given(st.integers(2**24, 2**62), st.sampled_from(["torch", "list", "numpy"]))
+def test_ids_of_any_size_stay_apart(first, container):
+    """As 32-bit floats neighbours from 2**24 on are one."""
+    ids = np.arange(first, first + 12)
+    given = {"torch": torch.from_numpy(ids), "list": ids.tolist(), "numpy": ids}[container]
+    assert observe(groups=given)[1].group.tolist() == list(range(12))
+
+
+def test_two_arrays_without_names_are_twins(tmp_path):
+    """And of a file and an array too; names that are given have to agree."""
+    x = np.random.default_rng(4).normal(size=(200, 3))
+    np.save(tmp_path / "random.npy", x[:, ::-1])
+    run = {"behaviour": x[:, 0] > 0, "levels": ("linear",), "decomposition": False, "controls": ("random_twin",),
+           "n_bootstrap": 200, "n_permutations": 0, "floors": ("strong",), "falls": False,
+           "outer_folds": 1}  # fmt: skip
+    frame = pk.measure(x, twin=tmp_path / "random.npy", **run)
+    assert "random_twin" in set(frame["control"])
