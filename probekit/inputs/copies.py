@@ -57,7 +57,7 @@ def merged(
     across = np.unique(np.stack([input_, domain]), axis=1)[0]
     n_across = int((np.bincount(across)[input_] > 1).sum())
     told = f"{n_across} rows of one domain are also rows of another" if n_across else ""
-    if not n or before < LEAST_GROUPS:  # of which nothing can be measured anyway
+    if not n or before < LEAST_GROUPS or not input_.any():  # of which nothing can be measured, or told apart, anyway
         return group, told
     copy = 2 * np.bincount(code, shared) >= np.bincount(code)
     at = known[:, copy[known[1]]]

@@ -193,7 +193,7 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
     """Raise BadInput for what is wrong in the rows whatever the model makes of them. Reading the task finds it too."""
     domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
-    _groups(columns, spec.group, domain)
+    _groups(spec, columns, domain, {})
     labels = {entry.name: _label(entry, columns, columns.cells(str(entry.column)))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     if len(labels) == len(spec.behaviours) and all(len(b.law) == len(columns) for b in labels.values()):
@@ -574,8 +574,9 @@ def _groups(spec: TaskSpec, columns: Columns, domain: list[str], audit: dict[str
     n_groups = len(np.unique(group[np.array(domain) == domain[0]]))
     if n_groups < LEAST_ROWS:
         what = f"column '{spec.group}' has {n_groups} groups" if spec.group else f"there are {n_groups} rows"
+        why = f" ({told})" if told else ""
         raise BadInput(
-            f"{columns.path}: {what} in domain '{domain[0]}', so a side of the split would be empty: give "
+            f"{columns.path}: {what} in domain '{domain[0]}'{why}, so a side of the split would be empty: give "
             f"{LEAST_ROWS} or more."
         )
     return group
