@@ -356,12 +356,20 @@ def test_names_that_other_programs_write_where_nothing_is_are_told(tmp_path):
 
 def test_what_looks_alike():
     assert alike(["e\u0301", "\u00e9"]) and alike(["1", "01"]) and alike(["a  b", "a b"]) and alike(["ﬁ", "fi"])
+    assert alike(["yes", "\ufeffyes"]) and alike(["a\u200bb", "ab"]) and alike(["co\u00adop", "coop"])
     assert not alike(["1", "2", "1.0", "a", "á", "a-b", "ab"])
     assert in_order(["10", "9", "-1", "09"]) == ["-1", "09", "9", "10"] and in_order(["10", "9", "x"]) == [
         "10",
         "9",
         "x",
     ]
+
+
+def test_letters_that_were_lost_before_are_told(tmp_path):
+    rows = [*rows_of(label=["a", "b"]), {"text": "caf\ufffd", "label": "a"}]
+    for suffix in FORMATS:
+        (told,) = task_of(tmp_path, rows, f"data.{suffix}").audit["told"]
+        assert told.startswith("1 cells of column 'text' have a \ufffd")
 
 
 def test_a_column_of_fractions_is_told(tmp_path):
