@@ -6,6 +6,7 @@ Cells of a CSV or TSV are text, whatever they look like: who needs a number ther
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ from probekit.inputs.words import INTEGER, KINDS, NUMBER, Written, as_number, mi
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# Cells, each to its end: between quotation marks, which are doubled inside, or without one in front.
+_CELLS = {
+    kind: re.compile(rb'(?:(?:"(?:[^"]++|"")*+"|[^"\r\n%b][^\r\n%b]*+|)(?:%b|\r\n?|\n|\Z))*+' % ((mark.encode(),) * 3))
+    for kind, mark in SEPARATORS.items()
+}
 PAIR = "pair"  # the column that a file of pairs is given
 LEAST_ROWS = 3  # fit, selection and test sides each need a group
 
@@ -282,7 +288,23 @@ def _read_csv(path: Path, asked: Mapping[str, str]) -> tuple[dict[str, list], in
     types = dict.fromkeys(asked, pa.string())
     convert = csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     with _bytes(path) as file:
+        _check_quotes(path, file.read())
         return _from_table(path, csv.read_csv(file, *_how(path, file, 2**31 - 1), convert), asked)
+
+
+def _check_quotes(path: Path, text: bytes) -> None:
+    """Raise BadInput for a cell that does not end with its closing quotation mark.
+
+    A reader would leave the marks out, or take the rows behind an open one for a part of the cell.
+    """
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    found = _CELLS[kind_of(path)].match(text) if b'"' in text else None
+    if found and found.end() < len(text):
+        line = 1 + text.count(b"\n", 0, found.end())
+        raise BadInput(
+            f"{path} line {line} has a cell that begins with a quotation mark and does not end with one: put quotation "
+            "marks around the whole cell, and double those in it."
+        )
 
 
 def _how(path: Path, file: io.BufferedReader | io.BytesIO, most: int) -> tuple[csv.ReadOptions, csv.ParseOptions]:

@@ -233,6 +233,11 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
         for name in answer_columns(entry):
             if any(isinstance(answer, int) for _, answer in columns.cells(name)):
                 told.append(f"behaviour '{entry.name}' takes the numbers in column '{name}' as token ids")
+    for name, values in columns.values.items():
+        if n := sum("\ufffd" in value for value in values if isinstance(value, str)):
+            told.append(
+                f"{n:,} cells of column '{name}' have a \ufffd, which programs write for a letter they cannot read"
+            )
     for what, names in named.items():
         if sets := alike(names):
             more = f" (and {len(sets) - 1:,} more such sets)" if len(sets) > 1 else ""

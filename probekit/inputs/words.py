@@ -57,7 +57,7 @@ def in_order(words: Iterable[str]) -> list[str]:
 
 
 def alike(words: Iterable[str]) -> list[list[tuple[str, int]]]:
-    """Names that differ by blanks, case, leading zeros or how a letter is composed alone: of each such set, how often.
+    """Names that differ by blanks, case, leading zeros, what nobody sees or how a letter is composed: how often each.
 
     Those that are most frequent stand first.
     """
@@ -73,7 +73,8 @@ def say_missing(words: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _bare(name: str) -> str:
-    bare = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    bare = " ".join(seen.casefold().split())
     return str(int(bare)) if INTEGER.fullmatch(bare) else bare
 
 

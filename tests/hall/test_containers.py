@@ -165,7 +165,7 @@ def test_rows_in_any_container(rows):
         (torch.zeros(2, device="meta"), "cannot be read as an array"),
         (None, "is a NoneType"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
 )
 def test_what_is_no_array_is_one_sentence(values, said):
     with pytest.raises(BadInput, match=said) as caught:

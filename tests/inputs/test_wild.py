@@ -313,6 +313,29 @@ def test_an_object_that_has_a_name_twice_is_refused(tmp_path):
     assert "line 1 is not JSON (it has 'label' twice)" in refused_file(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('text,label\na,0\n"so" he said,1\nb,0\n', 3),
+        ('text,label\na,0\n"b,1\nc,0\nd" x,1\ne,0\n', 3),  # which would be one row of three
+        ('text,label\n"a\nb",0\n"c,1\n', 4),
+        ('\ufefftext,label\n"a" ,0\n', 2),
+    ],
+)
+def test_a_quotation_mark_that_closes_too_early_is_refused_by_line(tmp_path, text, line):
+    for suffix, mark in (("csv", ","), ("tsv", "\t")):
+        (tmp_path / f"data.{suffix}").write_text(text.replace(",", mark), encoding="utf-8", newline="")
+        assert f"line {line} has a cell that begins with a quotation mark" in refused_file(tmp_path, f"data.{suffix}")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotation_marks_that_are_in_their_place_are_read(tmp_path, end):
+    lines = ["text,label,more", '"a ""b"", c",0,"x"', 'a "b" c,1,""', '"a\nb\r\nc",0,', '"""",1,"""a"""']
+    (tmp_path / "data.csv").write_text(end.join(lines), encoding="utf-8", newline="")
+    found = read_rows(spec("data.csv"), tmp_path)
+    assert found.values["text"] == ['a "b", c', 'a "b" c', "a\nb\r\nc", '"']
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "x\0y", "x" * 5000, "a/" * 3000 + "b"])
 def test_a_name_that_no_path_can_have_is_no_file_and_no_model(tmp_path, name):
     with pytest.raises(BadInput, match="no file"):
@@ -356,12 +379,20 @@ def test_names_that_other_programs_write_where_nothing_is_are_told(tmp_path):
 
 def test_what_looks_alike():
     assert alike(["e\u0301", "\u00e9"]) and alike(["1", "01"]) and alike(["a  b", "a b"]) and alike(["ﬁ", "fi"])
+    assert alike(["yes", "\ufeffyes"]) and alike(["a\u200bb", "ab"]) and alike(["co\u00adop", "coop"])
     assert not alike(["1", "2", "1.0", "a", "á", "a-b", "ab"])
     assert in_order(["10", "9", "-1", "09"]) == ["-1", "09", "9", "10"] and in_order(["10", "9", "x"]) == [
         "10",
         "9",
         "x",
     ]
+
+
+def test_letters_that_were_lost_before_are_told(tmp_path):
+    rows = [*rows_of(label=["a", "b"]), {"text": "caf\ufffd", "label": "a"}]
+    for suffix in FORMATS:
+        (told,) = task_of(tmp_path, rows, f"data.{suffix}").audit["told"]
+        assert told.startswith("1 cells of column 'text' have a \ufffd")
 
 
 def test_a_column_of_fractions_is_told(tmp_path):
