@@ -36,14 +36,16 @@ def test_copies_in_two_groups_earn_nothing():
 
 
 def test_rounding_hides_no_copy():
-    jitter = X[TWICE] * (1 + 1e-6 * rng.normal(size=(600, 150)))
+    draw = np.random.default_rng(7)
+    jitter = X[TWICE] * (1 + 1e-6 * draw.normal(size=(600, 150)))
     assert len(np.unique(same_rows([jitter]))) == 300
     assert read(X[TWICE].astype(np.float32), LABEL[TWICE]).groups == 300
 
 
 def test_texts_that_are_equal_are_copies_whatever_their_activations():
+    draw = np.random.default_rng(7)
     texts = [f"text {i}" for i in TWICE]
-    found = read(rng.normal(size=(600, 3)), LABEL[TWICE], floor={"text": texts}, levels=("prior",))
+    found = read(draw.normal(size=(600, 3)), LABEL[TWICE], floor={"text": texts}, levels=("prior",))
     assert found.groups == 300 and "600 of 600 rows" in found.note
 
 
@@ -78,15 +80,17 @@ def test_games_that_share_an_opening_stay_apart_and_a_game_that_comes_twice_is_o
 
 def test_inputs_of_few_kinds_are_no_copies():
     """Three bits: eight inputs in six hundred rows, as tokens or boards have them."""
-    bits = rng.integers(0, 2, (600, 3))
+    draw = np.random.default_rng(7)
+    bits = draw.integers(0, 2, (600, 3))
     found = read(bits, bits[:, 0])
     assert found.groups == 600 and "taken for inputs of few kinds" in found.note
 
 
 def test_a_text_is_a_copy_however_often_it_stands(tmp_path):
     """Twenty-five texts with a label each, forty times over: who knows the text knows the label."""
+    draw = np.random.default_rng(7)
     texts, label = [f"text {i % 25}" for i in range(1000)], LABEL[np.arange(1000) % 25]
-    found = read(rng.normal(size=(1000, 3)), label, floor={"text": texts}, levels=("prior",))
+    found = read(draw.normal(size=(1000, 3)), label, floor={"text": texts}, levels=("prior",))
     assert found.groups == 25 and "25 groups of 1000 are left" in found.note
     rows = [(f"text {i % 25}", f"g{i}", 0) for i in range(100)]
     lines = [f"{text},{group},{i % 2}" for i, (text, group, _) in enumerate(rows)]
@@ -105,8 +109,9 @@ def test_copies_in_another_domain_are_told_and_make_no_group_one():
 
 
 def test_the_names_of_groups_and_the_order_of_rows_do_not_matter():
-    order = rng.permutation(600)
-    names = rng.permutation(600)
+    draw = np.random.default_rng(7)
+    order = draw.permutation(600)
+    names = draw.permutation(600)
     found, other = merged(np.arange(600), TWICE, ONE)[0], merged(names[order], TWICE[order], ONE)[0]
     assert len(np.unique(np.stack([found[order], other]), axis=1).T) == 300
 

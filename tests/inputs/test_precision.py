@@ -68,22 +68,25 @@ def test_a_scale_of_single_precision_changes_nothing():
 
 def test_a_floor_far_from_nothing_is_heard():
     """A time stamp that gives the behaviour away leaves nothing to explain."""
-    noise = rng.normal(size=600) * 20
+    draw = np.random.default_rng(7)
+    noise = draw.normal(size=600) * 20
     near, far = (read(X, floor=offset + 20 * LABEL + noise) for offset in (0, 1.7e9))
     assert near.floor_bits < 0.9
     assert far.floor_bits == pytest.approx(near.floor_bits, abs=0.02)
 
 
 def test_a_loud_column_of_a_floor_drowns_no_other():
-    told = read(X, floor=np.c_[rng.normal(size=600) * 1e9, LABEL])
+    draw = np.random.default_rng(7)
+    told = read(X, floor=np.c_[draw.normal(size=600) * 1e9, LABEL])
     assert told.floor_bits < 0.05
-    assert read(X, floor={"time": rng.normal(size=600) * 1e9, "flag": LABEL}).floor_bits < 0.05
+    assert read(X, floor={"time": draw.normal(size=600) * 1e9, "flag": LABEL}).floor_bits < 0.05
 
 
 def test_what_was_lost_before_is_said():
+    draw = np.random.default_rng(7)
     lost = (X + 1e7).astype(np.float32)
     assert "column 0 of activations came as float32 around 1e+07" in read(lost).note
     assert "column 0 of floor block 'input' came as float32" in read(X, floor=(1e8 + LABEL).astype(np.float32)).note
-    faint = np.c_[X, 1e9 * rng.normal(size=600)]
+    faint = np.c_[X, 1e9 * draw.normal(size=600)]
     assert "3 columns of activations, such as 0, spread less than a millionth of column 3" in read(faint).note
     assert not read(X).note
