@@ -89,8 +89,7 @@ def as_behaviour(name: str, values: Any, n: int) -> Behaviour:
         law = numbers(what, array)
         if (law < 0).any():
             raise BadInput(f"{what} is no probability law: it has negative entries, first at row {first_row(law < 0)}.")
-        outcomes = [str(column) for column in getattr(values, "columns", range(array.shape[1]))]
-        return reduce_law(name, law.astype(np.float32), outcomes)
+        return reduce_law(name, law.astype(np.float32), _columns(values, array.shape[1]))
     check_shape(what, array, (n,), "labels [n] or a law [n, n_outcomes]")
     classes, code = np.unique(names(what, array, (n,)), return_inverse=True)
     if len(classes) > n // 2:
@@ -113,8 +112,13 @@ def as_feature(name: str, values: Any, n: int) -> Feature:
     array = array[:, None] if array.ndim == 1 else array
     check_shape(what, array, (n, -1), "labels [n] or [n, n_targets]")
     classes, code = np.unique(names(what, array, (n, -1)), return_inverse=True)
-    targets = tuple(str(column) for column in getattr(values, "columns", range(array.shape[1])))
+    targets = tuple(_columns(values, array.shape[1]))
     return Feature(name, code.reshape(array.shape).astype(np.int64), tuple(str(c) for c in classes), targets)
+
+
+def _columns(values: Any, n: int) -> list[str]:
+    """Names of the n columns of a frame or an Arrow table; numbers where they have none."""
+    return [str(name) for name in getattr(values, "column_names", getattr(values, "columns", range(n)))]
 
 
 def _check_order(**given: Any) -> None:

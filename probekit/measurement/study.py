@@ -104,12 +104,11 @@ class Study:
                     )
 
     def _check_hypotheses(self) -> None:
+        for stated in self.hypotheses:
+            if not isinstance(stated, Hypothesis):
+                raise BadInput(f"hypotheses has {stated!r:.40}: state each with `Hypothesis.of` or `Hypothesis.load`.")
         check_stated(self.hypotheses, self.observations.behaviours, self.observations.features)
         for hypothesis in self.hypotheses:
-            if not isinstance(hypothesis, Hypothesis):
-                raise BadInput(
-                    f"hypotheses has {hypothesis!r:.40}: state each with `Hypothesis.of` or `Hypothesis.load`."
-                )
             of = self.observations.behaviours.get(hypothesis.behaviour)
             if of is not None and of.is_value:
                 raise BadInput(

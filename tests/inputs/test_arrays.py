@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -168,7 +169,8 @@ def test_captured_activations_bring_their_own_behaviour():
 
 def test_a_frame_names_outcomes_and_targets():
     law = pd.DataFrame(np.eye(3)[LABELS], columns=["red", "green", "blue"])
-    assert as_behaviour("b", law, 12).outcomes == ("red", "green", "blue")
+    for frame in (law, pa.Table.from_pandas(law)):
+        assert as_behaviour("b", frame, 12).outcomes == ("red", "green", "blue")
     board = pd.DataFrame({"a1": LABELS == 0, "b2": LABELS == 1})
     assert as_feature("f", board, 12).targets == ("a1", "b2")
 
