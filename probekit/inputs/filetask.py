@@ -5,11 +5,9 @@ beginning-of-sequence token that it adds is position 0.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,14 @@ from probekit.inputs.behaviours import answer_cells, answer_columns, behaviour_o
 from probekit.inputs.columns import LEAST_ROWS, PAIR, Columns, as_list, check_free, read_columns
 from probekit.inputs.context import Given
 from probekit.inputs.copies import merged, numbered
+from probekit.inputs.labels import check_varies, classes_of, feature, label, per_place
 from probekit.inputs.positions import Place, parse_places, token_spans
-from probekit.inputs.text import Encoder, Prompt, Template, render_chat
-from probekit.inputs.words import alike, as_number, in_order, listed, missing, say_missing, word
+from probekit.inputs.prompts import chats, named_marks, plain_prompts, prompts_of, templates
+from probekit.inputs.text import Encoder, Prompt
+from probekit.inputs.words import alike, listed, say_missing
 from probekit.records import digest
-from probekit.spec import BehaviourEntry, FeatureEntry, TaskSpec
-from probekit.task import MAX_OUTCOMES, Behaviour, Feature, Task, find_constant
-
-Rows = list[tuple[int, Any]]  # (row of the file, value) for each place that is read
+from probekit.spec import TaskSpec
+from probekit.task import Task
 
 
 def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -> Task:
@@ -56,11 +54,11 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     )
     kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
     positions, rules = _positions(places, columns, examples, kept, audit)
-    labels = {entry.name: _label(entry, columns, _per_place(str(entry.column), columns, positions))
+    labels = {entry.name: label(entry, columns, per_place(str(entry.column), columns, positions))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
-        _check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
+        check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
     _check_behind(spec, columns, examples, positions, encoder)
     read = Given(
@@ -75,7 +73,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         group=_groups(spec, columns, domain, audit),
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
-        features={entry.name: _feature(entry, columns, _per_place(entry.column, columns, positions))
+        features={entry.name: feature(entry, columns, per_place(entry.column, columns, positions))
                   for entry in spec.features},
         labels=labels,
         fingerprint=_fingerprint(spec, columns.path, tokens, positions),
@@ -194,12 +192,12 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
     domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
     _groups(spec, columns, domain, {})
-    labels = {entry.name: _label(entry, columns, columns.cells(str(entry.column)))
+    labels = {entry.name: label(entry, columns, columns.cells(str(entry.column)))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     if len(labels) == len(spec.behaviours) and all(len(b.law) == len(columns) for b in labels.values()):
-        _check_varies(labels, columns, np.array(domain, dtype=np.str_))
+        check_varies(labels, columns, np.array(domain, dtype=np.str_))
     for entry in spec.features:
-        _feature(entry, columns, columns.cells(entry.column))
+        feature(entry, columns, columns.cells(entry.column))
     for entry in spec.behaviours:
         answer_cells(entry, columns, spec.tokens is None)
     for place in parse_places(spec.position):
@@ -209,10 +207,10 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
         for i in range(len(columns)):
             columns.integers(i, spec.tokens, "token ids")
     elif spec.source_is_chat:
-        _chats(spec, columns)
+        chats(spec, columns)
     else:
         for i, prompt in enumerate(plain_prompts(spec, columns)):
-            _spans(spec, columns, i, prompt.text)
+            named_marks(spec, columns, i, prompt.text)
 
 
 def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
@@ -265,22 +263,16 @@ class _Examples:
         self.tokens, self.spans, self.prompts, self.n_behind, self.ends = tokens, spans, prompts, n_behind, ends
 
 
-def templates(spec: TaskSpec) -> list[Template]:
-    """The template of the text, or one per turn of the chat. Raises BadInput for one that cannot be read."""
-    texts = [spec.template] if spec.template is not None else [turn.content for turn in spec.chat or ()]
-    return [Template.parse(text) for text in texts]
-
-
 def _read_text(
     spec: TaskSpec, source: str, columns: Columns, encoder: Encoder | None, audit: dict[str, Any]
 ) -> _Examples:
     """Render, tokenise and find the stretches that have names."""
     if encoder is None:
         raise BadInput(f"`{source}` makes text and the model has no tokeniser: name a `tokens` column instead.")
-    prompts = _prompts(spec, columns, encoder, audit)
+    prompts = prompts_of(spec, columns, encoder, audit)
     for i, prompt in enumerate(prompts):
         if spec.spans:
-            prompts[i] = replace(prompt, marks=prompt.marks | _spans(spec, columns, i, prompt.text))
+            prompts[i] = replace(prompt, marks=prompt.marks | named_marks(spec, columns, i, prompt.text))
     try:
         tokenised = encoder.encode([prompt.text for prompt in prompts], special=not spec.source_is_chat)
     except BadInput:
@@ -349,134 +341,6 @@ def _encoded(encoder: Encoder, prompt: Prompt, spec: TaskSpec) -> NDArray[np.int
         return encoder.encode([prompt.text], special=not spec.source_is_chat).tokens[0]
     except BadInput:
         return np.zeros(0, np.int64)
-
-
-def _prompts(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[str, Any]) -> list[Prompt]:
-    if not spec.source_is_chat:
-        return plain_prompts(spec, columns)
-    out, n_prompts, n_hidden = [], 0, 0
-    time = None if spec.chat_time is None else datetime.fromisoformat(spec.chat_time)
-    for i, chat in enumerate(_chats(spec, columns)):
-        wanted = chat[-1][0] != "assistant" if spec.generation_prompt is None else spec.generation_prompt
-        try:
-            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted, time))
-        except BadInput as error:
-            raise BadInput(f"{columns.row(i)}: {error}") from None
-        n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)
-        out.append(replace(prompt, closed=not wanted))
-    audit |= {
-        "chat_template": hashlib.sha256(str(encoder.tokenizer.chat_template).encode()).hexdigest()[:16],
-        "n_generation_prompts": n_prompts,
-        "n_chats_with_rewritten_turns": n_hidden,
-    }
-    return out
-
-
-def plain_prompts(spec: TaskSpec, columns: Columns) -> list[Prompt]:
-    """What the model reads of each row, of a source that is no chat and no token ids."""
-    if spec.text is not None:
-        return [Prompt(text) for text in _texts(columns, spec.text)]
-    if spec.pair is not None:
-        both = {name: _texts(columns, name) for name in spec.pair}
-        return [Prompt(both[name][i]) for i, name in enumerate(columns.values[PAIR])]
-    filled = [prompt for (prompt,) in _filled(spec, columns)]
-    for i, prompt in enumerate(filled):
-        if not prompt.text:
-            raise BadInput(f"{columns.row(i)} leaves the template empty: fill its fields in or drop the row.")
-    return filled
-
-
-def _filled(spec: TaskSpec, columns: Columns) -> list[list[Prompt]]:
-    """Each row's templates with their fields filled in."""
-    pieces = templates(spec)
-    values = {name: _field(columns, name) for template in pieces for name in template.fields}
-    return [[template.fill({name: values[name][i] for name in template.fields}) for template in pieces]
-            for i in range(len(columns))]  # fmt: skip
-
-
-def _chats(spec: TaskSpec, columns: Columns) -> list[list[tuple[str, Prompt]]]:
-    """Each row's turns: (role, what it says)."""
-    if spec.messages is not None:
-        return [_messages(columns, i, spec.messages) for i in range(len(columns))]
-    if not spec.chat:
-        raise BadInput("`chat` has no turns: give at least one {role, content}.")
-    roles = [turn.role for turn in spec.chat]
-    return [list(zip(roles, turns, strict=True)) for turns in _filled(spec, columns)]
-
-
-def _texts(columns: Columns, column: str) -> list[str]:
-    for i, text in enumerate(columns.values[column]):
-        if missing(text):
-            raise BadInput(
-                f"{columns.row(i)} has an empty text in column '{column}': fill it in, drop the row, or leave such "
-                'rows out with missing = "drop".'
-            )
-    return columns.present_as(str, column, f"the text column '{column}'", "a string")
-
-
-def _field(columns: Columns, column: str) -> list[str]:
-    """A template's field: texts and numbers, as they are written. A text may be empty."""
-    give = f"in column '{column}', a field of the template: give a text or a number"
-    for i, value in enumerate(columns.values[column]):
-        if not isinstance(value, str):
-            columns.check_present(i, column, value)
-        if not isinstance(value, str | int | float):
-            raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")
-    return [word(value) for value in columns.values[column]]
-
-
-def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
-    """A chat's turns: a list of {role, content}, in CSV as JSON."""
-    value = columns.present(column)[i]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
-    turns = as_list(value)
-    good = turns and all(
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-        for turn in turns
-    )
-    if not turns or not good:
-        raise BadInput(
-            f"{columns.row(i)} has no chat in column '{column}': give a list of messages (in CSV as JSON), each with a "
-            "`role` and a `content` that are texts."
-        )
-    for turn in turns:  # JSON in a CSV is text until here
-        check_text(turn["role"] + turn["content"], f"{columns.row(i)}, column '{column}',")
-    return [(turn["role"], Prompt(turn["content"])) for turn in turns]
-
-
-def _spans(spec: TaskSpec, columns: Columns, i: int, text: str) -> dict[str, list[tuple[int, int]]]:
-    """Characters of the spans that the spec names; a row whose cells are empty has none."""
-    marks = {}
-    for name, where in spec.spans.items():
-        cells = [columns.values[column][i] for column in ([where] if isinstance(where, str) else where)]
-        if any(missing(cell) for cell in cells):
-            continue
-        if isinstance(where, str):
-            n = text.count(str(cells[0])) if cells[0] else 0
-            if n != 1:
-                raise BadInput(
-                    f"{columns.row(i)}: the text of span '{name}', {str(cells[0])[:40]!r}, is there {n} times: it must "
-                    "stand in the text exactly once; give columns of its first and last-plus-one character."
-                )
-            start = text.index(str(cells[0]))
-            marks[f"span:{name}"] = [(start, start + len(str(cells[0])))]
-            continue
-        if spec.source != "text":
-            raise BadInput(
-                f"span '{name}' counts characters, which only a `text` column has for certain: name a field or a turn."
-            )
-        start, stop = (columns.integers(i, column, "characters", single=True).tolist() for column in where)
-        if len(start) != 1 or len(stop) != 1 or not start[0] < stop[0] <= len(text):
-            raise BadInput(
-                f"{columns.row(i)}: span '{name}' runs from {start} to {stop} in a text of {len(text)} characters: "
-                "give its first and last-plus-one character."
-            )
-        marks[f"span:{name}"] = [(start[0], stop[0])]
-    return marks
 
 
 def _cut(
@@ -585,110 +449,3 @@ def _groups(spec: TaskSpec, columns: Columns, domain: list[str], audit: dict[str
             f"{LEAST_ROWS} or more."
         )
     return group
-
-
-# Labels
-
-
-def _per_place(column: str, columns: Columns, positions: Sequence[NDArray]) -> Rows:
-    """The column's value at every place that is read: a list has one for each, anything else holds at all of them."""
-    out: Rows = []
-    for i, (value, places) in enumerate(zip(columns.present(column), positions, strict=True)):
-        several = None if as_list(value) is None else columns.items(i, column)
-        if several is not None and len(several) != len(places):
-            raise BadInput(
-                f"{columns.row(i)} has {len(several)} values in column '{column}' and is read at {len(places)} "
-                "positions: give one for each, or a single one for all."
-            )
-        out += [(i, each) for each in ([value] * len(places) if several is None else several)]
-    return out
-
-
-def _words(entry: BehaviourEntry | FeatureEntry, columns: Columns, rows: Rows) -> list[str]:
-    """Classes as they are written."""
-    where = f"for '{entry.name}' in column '{entry.column}'"
-    return columns.words(rows, str(entry.column), where, "a class, as a word or an integer")
-
-
-def classes_of(entry: BehaviourEntry | FeatureEntry, columns: Columns) -> list[str] | None:
-    """The class of each row, of a list each of its own; None of a column of fractions. Raises BadInput."""
-    cells = columns.as_fractions(columns.cells(str(entry.column)))
-    return None if any(isinstance(value, float) for _, value in cells) else _words(entry, columns, cells)
-
-
-def _classes(
-    entry: BehaviourEntry | FeatureEntry, columns: Columns, rows: Rows
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """(class at each place [n], class names): integers in order of size, all else by name."""
-    words = _words(entry, columns, rows)
-    known = {name: i for i, name in enumerate(in_order(words))}
-    return np.array([known[name] for name in words], dtype=np.int64), tuple(known)
-
-
-def _label(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
-    """A label column as a law: classes one-hot; a column of fractions is the probability of the second outcome."""
-    if entry.kind == "value":
-        return _number(entry, columns, columns.as_numbers(rows))
-    rows = columns.as_fractions(rows)
-    if any(isinstance(value, float) for _, value in rows):
-        return _fractions(entry, columns, rows)
-    labels, names = _classes(entry, columns, rows)
-    if len(names) > MAX_OUTCOMES:
-        # Reduced before it is spread out: one-hot rows of a column of ids would be as wide as the file is long.
-        counts = np.bincount(labels)
-        kept = np.sort(np.argsort(-counts, kind="stable")[:MAX_OUTCOMES])
-        new = np.full(len(names), MAX_OUTCOMES)
-        new[kept] = np.arange(MAX_OUTCOMES)
-        law = np.eye(MAX_OUTCOMES + 1, dtype=np.float32)[new[labels]]
-        covered = float(counts[kept].sum() / len(labels))
-        return Behaviour(entry.name, law, (*(names[i] for i in kept), "rest"), covered)
-    return Behaviour(entry.name, np.eye(len(names), dtype=np.float32)[labels], names)
-
-
-def _check_varies(labels: Mapping[str, Behaviour], columns: Columns, domain: NDArray[np.str_]) -> None:
-    try:
-        find_constant(labels, domain, list(dict.fromkeys(domain.tolist())))
-    except BadInput as error:
-        raise BadInput(f"{columns.path}: {error}") from None
-
-
-def _fractions(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
-    for i, value in rows:
-        if not 0 <= (-1 if (said := _plain(value)) is None else said) <= 1:
-            raise BadInput(
-                f"{columns.row(i)} has {value!r} for '{entry.name}' in column '{entry.column}': give classes, or "
-                "numbers in [0, 1], or ask for kind value."
-            )
-    second = np.array([value for _, value in rows], dtype=np.float32)
-    return Behaviour(entry.name, np.stack([1 - second, second], axis=1), ("0", "1"))
-
-
-def _number(entry: BehaviourEntry, columns: Columns, rows: Rows) -> Behaviour:
-    for i, value in rows:
-        if _plain(value) is None:
-            raise BadInput(
-                f"{columns.row(i)} has {value!r:.40} for '{entry.name}' in column '{entry.column}': a behaviour of "
-                "kind value takes numbers that are finite; for classes ask for kind label."
-            )
-    return Behaviour.number(entry.name, np.array([value for _, value in rows], dtype=np.float64))
-
-
-def _plain(value: Any) -> float | None:
-    """The number that a value is, where it is no text."""
-    return None if isinstance(value, str) else as_number(value)
-
-
-def _feature(entry: FeatureEntry, columns: Columns, rows: Rows) -> Feature:
-    labels, classes = _classes(entry, columns, columns.as_fractions(rows))
-    if len(classes) < 2:
-        only = ", ".join(classes)
-        raise BadInput(
-            f"{columns.path}: feature '{entry.name}' has one class ('{only}') in column '{entry.column}': give rows of "
-            "another too."
-        )
-    if len(classes) > MAX_OUTCOMES:
-        raise BadInput(
-            f"{columns.path}: feature '{entry.name}' has {len(classes)} classes in column '{entry.column}': give at "
-            f"most {MAX_OUTCOMES}."
-        )
-    return Feature(entry.name, labels[:, None], classes, (entry.name,))

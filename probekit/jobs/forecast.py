@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 
 from probekit.inputs.columns import Columns, as_list
-from probekit.inputs.filetask import (
-    check_rows,
-    classes_of,
-    domain_names,
-    groups_of,
-    plain_prompts,
-    read_rows,
-    told_of,
-)
+from probekit.inputs.filetask import check_rows, domain_names, groups_of, read_rows, told_of
+from probekit.inputs.labels import classes_of
+from probekit.inputs.prompts import plain_prompts
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
