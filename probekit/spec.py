@@ -214,7 +214,8 @@ class TaskSpec(_Strict):
     left out and counted."""
     copies: Literal["merge", "keep"] = "merge"
     """What becomes of groups that have the same texts: they are one, or stay apart; both are counted and told. A group
-    counts where half of its rows do; of token ids none, where there are more than four groups to a row."""
+    counts where half of its rows do. Where there are more than four groups to one input, those of token ids stay apart,
+    and those of text where fewer than 20 would be left."""
     id: str | None = None
     """A column that names examples."""
     group: str | None = None

@@ -48,7 +48,8 @@ def merged(
     """Groups [n] after copies became one, numbered anew, or as they were; and what to tell of it, empty where nothing.
 
     input_, domain [n]: what each row reads, the same number for copies, and where it stands. few: whether there may be
-    few inputs, as tokens and boards are, which come again in groups that have nothing else in common.
+    few inputs, as tokens and boards are, which come again in groups that have nothing else in common; else they are few
+    where fewer than LEAST_GROUPS groups would be left, of which nothing could be measured.
     """
     here, code = numbered(input_, domain), numbered(group)
     known = np.unique(np.stack([here, code]), axis=1)  # each input with each group that it is in
@@ -64,15 +65,16 @@ def merged(
     next_to = np.flatnonzero(at[0, 1:] == at[0, :-1])
     one = components(before, at[1, next_to], at[1, next_to + 1])
     after = int(one.max()) + 1
+    kinds = after * FEWEST < before and (few or after < LEAST_GROUPS)
     if copies == "keep":
         why = "and were kept there as asked"
-    elif few and after * FEWEST < before:
-        why = f"more than {FEWEST} to one input: taken for inputs of few kinds, whose groups stay as they are"
+    elif kinds:
+        why = "taken for inputs of few kinds: groups stay as they are"
     elif after == before:
         why = "and less than half of the rows of any: groups stay as they are"
     else:
         why = f"which became one: {after} groups of {before} are left (copies = 'keep' leaves them apart)"
-    kept = copies == "keep" or (few and after * FEWEST < before)
+    kept = copies == "keep" or kinds
     told = "; ".join(filter(None, (f"{n} of {len(code)} rows are also in other groups, {why}", told)))
     return group if kept or after == before else one[code], told
 

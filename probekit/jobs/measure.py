@@ -82,7 +82,7 @@ def measure(
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
     check_names("activations", sites)
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
-    for key in {"hooks", "delete", "filler"} & set(read):
+    for key in filter(read.get, ("hooks", "delete", "filler")):
         raise BadInput(f"{key} is a key of jobs: measure reads the hook points of activations, and spans of deleted=.")
     _check_asked(read, twins, observations)
     asked = validate(TransferSpec, {"levels": tuple(transfer)}, "measure")

@@ -23,6 +23,7 @@ LIBRARIES = ("torch", "transformers", "transformer-lens")
 # Differences in logits below this share of their largest size are rounding: they decide whether a fast path is exact.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+LEAST_LENGTH = 1e-3  # of the median row: what is shorter may be nothing but rounding
 N_PLACES = 16  # of each example read in the audit: enough to see a difference, too few to cost time or memory
 
 
@@ -92,7 +93,9 @@ def check_model(
     batch = model.read(tokens, asked, places, batch_tokens=sum(map(len, tokens)) * len(tokens), backend=backend)
     # the last one is the shorter, and padded in the batch
     single = model.read(tokens[-1:], asked, places[-1:], backend=backend)
-    difference = {name: _apart(batch[name][-len(places[-1]) :], single[name]) for name in asked}
+    lengths = torch.cat([single[name].double().norm(dim=1) for name in asked])
+    least = LEAST_LENGTH * float(lengths.median()) if len(lengths) else 0.0
+    difference = {name: _apart(batch[name][-len(places[-1]) :], single[name], least) for name in asked}
     refused = {}
     for name in stream:
         if HookPoint.parse(name).layer in (0, model.n_layers - 1):
@@ -132,10 +135,13 @@ def _places(tokens: Sequence[NDArray[Any]]) -> list[NDArray[np.int64]]:
     return [np.unique(np.linspace(0, len(t) - 1, N_PLACES).astype(np.int64)) for t in tokens]
 
 
-def _apart(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:
-    """Largest distance between two rows, in units of the second's length: one loud row must not hide the others."""
+def _apart(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], least: float = 0.0) -> float:
+    """Largest distance between two rows, in units of the second's length: one loud row must not hide the others.
+
+    least: a shorter one counts as this long.
+    """
     gap, size = (first.double() - second.double()).norm(dim=1), second.double().norm(dim=1)
-    return float((gap / size.clamp_min(torch.finfo(torch.float32).tiny)).max()) if len(gap) else 0.0
+    return float((gap / size.clamp_min(max(least, torch.finfo(torch.float32).tiny))).max()) if len(gap) else 0.0
 
 
 def _parity(model: "Model", names: Sequence[str], tokens: Sequence[NDArray[Any]]) -> float:

@@ -102,6 +102,12 @@ def test_a_text_is_a_copy_however_often_it_stands(tmp_path):
     assert len(set(task.group.tolist())) == 25
 
 
+def test_a_handful_of_texts_is_told_and_left():
+    """Two texts: as one group each there would be nothing to measure with."""
+    found = read(rng.normal(size=(600, 3)), LABEL[TWICE], floor={"text": [f"text {i % 2}" for i in range(600)]})
+    assert found.groups == 600 and "taken for inputs of few kinds" in found.note
+
+
 def test_copies_in_another_domain_are_told_and_make_no_group_one():
     domain = np.repeat(["a", "b"], 300)
     group, said = merged(np.arange(600), TWICE, numbered(domain))
