@@ -275,7 +275,8 @@ def test_run_show_figure_and_ls_of_one_small_job(job, call, tmp_path):
     assert code == 0 and "label of tiny" in out and name in out
     code, out, _ = call("show", name)
     assert code == 0 and "label of tiny" in out and "Unexplained share of label" in out
-    assert "extraction: hf (sdpa, float32)" in " ".join(out.split()) and "hooks fired once" in out
+    flat = " ".join(out.split())
+    assert "extraction: hf (sdpa, float32)" in flat and "hooks fired once" in flat
     code, out, _ = call("ls", "runs", "--json")
     assert code == 0 and [(row["run"], row["state"], row["done"]) for row in json.loads(out)["rows"]] == [
         (name, "complete", 3)
