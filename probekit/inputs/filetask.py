@@ -312,7 +312,7 @@ def _tell_of_control(said: Sequence[Sequence[int]], encoder: Encoder, audit: dic
     if n:
         token = encoder.tokenizer.convert_ids_to_tokens(next(filter(None, held))[0])
         texts = "text contains" if n == 1 else "texts contain"
-        audit["told_of_tokens"] = (
+        audit["told"].append(
             f"{n:,} {texts} tokens that {encoder.name}'s tokenizer takes for control, such as {token!r}: the model "
             "sees them as such, and not as the letters that they are written with"
         )

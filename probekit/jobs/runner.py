@@ -77,8 +77,6 @@ def run_job(
     with stopping(writer):
         begun = time.monotonic()
         work = _work(job, writer, store, progress)
-        if said := work.job.task.audit.get("told_of_tokens"):
-            log.warning("%s.", said)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write)

@@ -246,9 +246,7 @@ def test_control_tokens_that_a_text_contains_are_told(tmp_path):
     for asked in ({"text": "text"}, {"messages": "chat"}):
         told = read(tmp_path, rows, **asked).audit
         assert told["n_with_control_tokens"] == 1
-        assert (
-            "1 text contains tokens that tiny's tokenizer takes for control, such as '<eos>'" in told["told_of_tokens"]
-        )
+        assert "1 text contains tokens that tiny's tokenizer takes for control, such as '<eos>'" in told["told"][-1]
         assert read(tmp_path, **asked).audit["n_with_control_tokens"] == 0
 
 
