@@ -258,6 +258,11 @@ class TaskSpec(_Strict):
         return named[0]
 
     @property
+    def clock(self) -> datetime | None:
+        """What a chat template that asks for the time is told."""
+        return None if self.chat_time is None else datetime.fromisoformat(self.chat_time)
+
+    @property
     def source_is_chat(self) -> bool:
         return self.chat is not None or self.messages is not None
 

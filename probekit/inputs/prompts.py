@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from probekit.errors import BadInput, check_text
@@ -24,11 +23,10 @@ def prompts_of(spec: TaskSpec, columns: Columns, encoder: Encoder, audit: dict[s
     if not spec.source_is_chat:
         return plain_prompts(spec, columns)
     out, n_prompts, n_hidden = [], 0, 0
-    time = None if spec.chat_time is None else datetime.fromisoformat(spec.chat_time)
     for i, chat in enumerate(chats(spec, columns)):
         wanted = chat[-1][0] != "assistant" if spec.generation_prompt is None else spec.generation_prompt
         try:
-            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted, time))
+            prompt = render_chat(chat, lambda messages, wanted=wanted: encoder.chat(messages, wanted, spec.clock))
         except BadInput as error:
             raise BadInput(f"{columns.row(i)}: {error}") from None
         n_prompts, n_hidden = n_prompts + wanted, n_hidden + (not prompt.marks)

@@ -111,10 +111,24 @@ def render_chat(turns: Sequence[tuple[str, Prompt]], render: Callable[[list[dict
     return Prompt(text, marks)
 
 
-ASKS = re.compile(r"strftime_now\s*\(")  # how a chat template asks for the time
-CLOCK = re.compile(ASKS.pattern + r"""\s*(["'])(.*?)\1\s*\)""")
 BOS, EOS = ("exactly_one", "none", "as_is"), ("as_is", "none")
 _AT_ONCE = 1000  # texts per call of the tokenizer: its answers take many times the memory of the ids
+ASKS = re.compile(r"strftime_now\s*\(")  # how a chat template asks for the time
+CLOCK = re.compile(ASKS.pattern + r"""\s*(["'])(.*?)\1\s*\)""")
+
+
+def told_time(template: str, time: datetime | None, name: str) -> str:
+    """A chat template of `name`, told the time wherever it asks for it. Raises BadInput where that is not known."""
+    if time is not None:
+        template = CLOCK.sub(lambda call: repr(time.strftime(call[2])), template)
+    if ASKS.search(template):
+        todo = f'set chat_time = "{datetime.now().date()}" in [task]' if time is None else (
+            "it does so in a way that `chat_time` does not answer; give the tokenizer another one")  # fmt: skip
+        raise BadInput(
+            f"{name}'s chat template writes the time into every prompt (strftime_now), so that nothing captured today "
+            f"would be found again tomorrow: {todo}."
+        )
+    return template
 
 
 @dataclass(frozen=True)
@@ -238,8 +252,9 @@ class Encoder:
         if not getattr(self.tokenizer, "chat_template", None):
             raise BadInput(f"{self.name}'s tokenizer has no chat template: use `template` or `text`.")
         try:
+            template = told_time(self.tokenizer.get_chat_template(), time, self.name)
             rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], chat_template=self._template(time), tokenize=False,
+                [dict(message) for message in messages], chat_template=template, tokenize=False,
                 add_generation_prompt=generation_prompt,
             )  # fmt: skip
         except BadInput:
@@ -249,20 +264,6 @@ class Encoder:
             reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             raise BadInput(f"{self.name}'s chat template refuses these messages ({reason}).") from None
         return str(rendered)
-
-    def _template(self, time: datetime | None) -> str:
-        """The chat template, told the time wherever it asks for it."""
-        template = self.tokenizer.get_chat_template()
-        if time is not None:
-            template = CLOCK.sub(lambda call: repr(time.strftime(call[2])), template)
-        if ASKS.search(template):
-            todo = f'set chat_time = "{datetime.now().date()}" in [task]' if time is None else (
-                "it does so in a way that `chat_time` does not answer; give the tokenizer another one")  # fmt: skip
-            raise BadInput(
-                f"{self.name}'s chat template writes the time into every prompt (strftime_now), so that nothing "
-                f"captured today would be found again tomorrow: {todo}."
-            )
-        return template
 
     def _raw(self, texts: Sequence[str], special: bool):
         """(ids, offsets) of each text."""

@@ -1,5 +1,6 @@
 """Forecast: what a file holds and what its job will cost and cannot measure, known before a model is loaded."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from probekit.inputs.columns import Columns, as_list
 from probekit.inputs.filetask import check_rows, domain_names, groups_of, read_rows, told_of
 from probekit.inputs.labels import classes_of
 from probekit.inputs.prompts import plain_prompts
+from probekit.inputs.text import told_time
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
@@ -62,6 +64,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     task = spec.task
     columns = read_rows(task, base)
     check_rows(task, columns)
+    _check_clock(task, folder)
     domain = np.array(domain_names(columns, task.domain))
     home = domain == domain[0]
     group, copies = groups_of(task, columns, domain.tolist())  # as the task numbers them: splits depend on it
@@ -113,6 +116,20 @@ def _why_not(name: str, law: np.ndarray, classes: list[str], group: np.ndarray, 
     if why := unmeasurable_over(law, outcomes, group, n, lambda: splits):
         return f"behaviour '{name}' will be NA: {why}"
     return f"{n} classes of '{name}' with few rows will be one, `{outcomes[-1]}`" if n else ""
+
+
+def _check_clock(task: TaskSpec, folder: Path | None) -> None:
+    """Raise BadInput for a chat whose template asks for the time, where a local model's own files say so."""
+    if folder is None or not task.source_is_chat:
+        return
+    own, card = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    try:
+        template = own.read_text(encoding="utf-8") if own.is_file() else (
+            json.loads(card.read_text(encoding="utf-8")).get("chat_template"))  # fmt: skip
+    except (OSError, ValueError, AttributeError):
+        return  # what is wrong with it is told where it is loaded
+    if isinstance(template, str):
+        told_time(template, task.clock, folder.name)
 
 
 def _tokens(spec: JobSpec, columns: Columns, folder: Path | None) -> int | None:

@@ -194,3 +194,17 @@ def test_a_row_that_cannot_be_read_is_named_before_a_model_is_loaded(folder, lab
     with pytest.raises(BadInput) as caught:
         forecast_of(job(), folder)
     assert words in str(caught.value)
+
+
+def test_a_chat_template_with_a_clock_is_found_before_the_model_is_loaded(tmp_path):
+    checkpoints.write(tmp_path / "model", "llama", tokenizer=checkpoints.pieces())
+    write(tmp_path, ["yes", "no"] * 60)
+    chat = {"file": "rows.csv", "chat": [{"role": "user", "content": "{text}"}], "group": "group",
+            "behaviours": [{"name": "label", "kind": "label", "column": "label"}]}  # fmt: skip
+    assert forecast_of(job(task=chat), tmp_path).texts == 120
+    clocked = checkpoints.pieces()
+    clocked.chat_template = "{{ strftime_now('%d') }}" + checkpoints.CHAT
+    clocked.save_pretrained(tmp_path / "model")
+    with pytest.raises(BadInput, match=r"model's chat template writes the time .* set chat_time = "):
+        forecast_of(job(task=chat), tmp_path)
+    assert forecast_of(job(task=chat | {"chat_time": "2026-01-01"}), tmp_path).texts == 120
