@@ -51,18 +51,19 @@ def place_tokens(
     first: whether an answer of several tokens stands for its first one. Raises BadInput, naming the row.
     """
     out = np.empty((len(read.example), len(answers[0])), np.int64)
+    known: dict[int | str, int] = {}  # of answers that are the same whatever stands in front of them
     for j in range(out.shape[1]):
-        asked = [answers[i][j] for i in read.example.tolist()]
-        text = np.array(
-            [isinstance(answer, str) and bool(answer) and read.prompts is not None for answer in asked], dtype=bool
-        )
-        for n in np.flatnonzero(~text).tolist():
-            out[n, j] = one_token(f"{columns.row(int(read.example[n]))}, {where},", asked[n], encoder, first)
-        if not text.any():
+        asked = [row[j] for row in answers]
+        text = np.array([isinstance(answer, str) and bool(answer) and read.prompts is not None for answer in asked])
+        for i in np.flatnonzero(~text).tolist():
+            if asked[i] not in known:
+                known[asked[i]] = one_token(f"{columns.row(i)}, {where},", asked[i], encoder, first)
+        out[:, j] = np.array([known.get(answer, -1) for answer in asked])[read.example]
+        at = np.flatnonzero(text[read.example])
+        if not len(at):
             continue
         assert encoder is not None  # which made the tokens
-        at = np.flatnonzero(text)
-        words = [str(asked[n]) for n in at.tolist()]
+        words = [str(asked[i]) for i in read.example[at].tolist()]
         found = following(where, words, read.example[at], read.position[at], columns, encoder, read)
         for n, word, ids in zip(at.tolist(), words, found, strict=True):
             out[n, j] = _one(f"{columns.row(int(read.example[n]))}, {where},", word, ids.tolist(), first)
