@@ -169,10 +169,20 @@ def truth_page(folder: Path) -> str:
     return with_tables((folder / "truth.md").read_text(encoding="utf-8"), Findings.read(folder / "truth.json"))
 
 
+def text_page(folder: Path) -> str:
+    """docs/text.md with its tables as the numbers beside it have them."""
+    from probekit.proofs.pronouns import tables
+    from probekit.proofs.truth import Findings, with_tables
+
+    page, found = (folder / "text.md").read_text(encoding="utf-8"), Findings.read(folder / "pronouns.json")
+    return with_tables(page, found, tables)
+
+
 def write(folder: Path) -> list[Path]:
-    """Write the pages below `folder`, where cli.md and truth.md are to be filled; returns them."""
+    """Write the pages below `folder`, where all but spec.md are to be filled; returns them."""
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
-    pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder)}
+    pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
+             folder / "text.md": text_page(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

@@ -10,7 +10,7 @@ speaks of, kept beside it as JSON; its tables are made from them, and a test hol
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ _KEPT = [
     "metric",
     "level",
     "source",
+    "k",
     "floor",
     "control",
     "arm",
@@ -69,6 +70,14 @@ class Findings:
     statements: int
     records: tuple[dict[str, Any], ...]
     answers: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(cls, model: str, n: int, records: pd.DataFrame, answers: Sequence[dict[str, Any]] = ()) -> "Findings":
+        """What a page says of n statements and of each of the records."""
+        rows = records[[*_KEPT, *_FIGURES]].to_dict("records")
+        rounded = [{name: None if pd.isna(v) else round(v, 4) if isinstance(v, float) else v
+                    for name, v in row.items()} for row in rows]  # fmt: skip
+        return cls(model, n, tuple(rounded), tuple(answers))
 
     @classmethod
     def read(cls, path: Path) -> "Findings":
@@ -111,11 +120,8 @@ def measure_truth(
     folder.mkdir(parents=True, exist_ok=True)
     write_statements(folder / "statements.csv", share=share)
     loaded = load_model(model, device=device)
-    asked = JobSpec.read_toml(SPEC).model_dump(mode="json", exclude_unset=True)
-    asked["model"]["name"] = str(Path(model).resolve())
     sites = [HookPoint.within(0, "hook_resid_pre"), *spread(loaded.n_layers, n_sites)]
-    asked["read"]["hooks"] = [hook.name for hook in sites]
-    spec = JobSpec.check(asked, "study")
+    spec = job_of(SPEC, model, sites)
     run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
     task = Job.load(spec, folder, device, loaded).task
     seen = capture(loaded, task, spec.read.hooks, store=store).observations  # all in the store: no forward pass
@@ -125,7 +131,15 @@ def measure_truth(
     for family in FAMILIES:
         rows = seen.domain == family
         answers.append({"family": family} | _of_answers(says.law[rows, 0], is_true[rows], seen.group[rows]))
-    return run, Findings(loaded.name, len(seen), tuple(_kept(run.records)), tuple(answers))
+    return run, Findings.of(loaded.name, len(seen), _spoken_of(run.records), answers)
+
+
+def job_of(path: Path, model: str | Path, sites: Sequence[HookPoint]) -> JobSpec:
+    """The job of a study, of this model and at these hook points."""
+    asked = JobSpec.read_toml(path).model_dump(mode="json", exclude_unset=True)
+    asked["model"]["name"] = str(Path(model).resolve())
+    asked["read"]["hooks"] = [hook.name for hook in sites]
+    return JobSpec.check(asked, "study")
 
 
 def _of_answers(p_true: NDArray, is_true: NDArray, group: NDArray) -> dict[str, list[float]]:
@@ -144,15 +158,13 @@ def _of_answers(p_true: NDArray, is_true: NDArray, group: NDArray) -> dict[str, 
     }
 
 
-def _kept(records: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The records that the page speaks of, and of each what it says."""
+def _spoken_of(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that the page speaks of."""
     level, control, metric = records["level"], records["control"], records["metric"]
     shown = metric.isin(["read", "selected"]) & level.isin(["linear", "prior", "direction"])
     read = shown & ((control == "") | control.str.startswith("permuted"))
     along = (metric == "auroc") & (records["source"] == "class_means") & (control == "")
-    rows = records[read | along]
-    for row in rows[[*_KEPT, *_FIGURES]].to_dict("records"):
-        yield {name: None if pd.isna(v) else round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
+    return records[read | along]
 
 
 # -------------------------------------------------------------------------------------------------------------- told
@@ -180,10 +192,10 @@ def _layers(frame: pd.DataFrame) -> pd.DataFrame:
     for hook in hooks(linear):
         at, answer = truth[truth["hook"] == hook], says[says["hook"] == hook]
         rows.append({
-            "site": site_label(hook), "truth": _told(at[at["control"] == ""]),
-            "permuted": _told(at[at["control"].str.startswith("permuted")]),
+            "site": site_label(hook), "truth": interval_of(at[at["control"] == ""]),
+            "permuted": interval_of(at[at["control"].str.startswith("permuted")]),
             "AUROC": _area(areas[areas["hook"] == hook]),
-            "what it says": _told(answer[answer["control"] == ""]),
+            "what it says": interval_of(answer[answer["control"] == ""]),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -200,8 +212,8 @@ def _families(found: Findings) -> pd.DataFrame:
         strong = read[read["floor"] == "strong"]
         rows.append({
             "family": told["family"], "it says True": _interval(told["true"]), "its AUROC": _interval(told["auroc"]),
-            "mean law": _told(strong[strong["level"] == "prior"]),
-            "read": _told(strong[strong["source"] == "logistic"]),
+            "mean law": interval_of(strong[strong["level"] == "prior"]),
+            "read": interval_of(strong[strong["source"] == "logistic"]),
             "AUROC read": _area(here[here["metric"] == "auroc"]),
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -215,7 +227,8 @@ def _transfer(frame: pd.DataFrame) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def _told(rows: pd.DataFrame) -> str:
+def interval_of(rows: pd.DataFrame) -> str:
+    """`value [low, high]` of the first of some records, NA where there is none."""
     if rows.empty or pd.isna(rows["value"].iloc[0]):
         return "NA"
     row = rows.iloc[0]
@@ -250,7 +263,7 @@ def closing(found: Findings) -> tuple[str, ...]:
     )
 
 
-def with_tables(page: str, found: Findings) -> str:
+def with_tables(page: str, found: Findings, tables: Callable[[Findings], Mapping[str, pd.DataFrame]] = tables) -> str:
     """The page with its tables as they are in the findings. Raises KeyError for a table that there is none of."""
     made = tables(found)
 
@@ -261,7 +274,7 @@ def with_tables(page: str, found: Findings) -> str:
     return BLOCK.sub(again, page)
 
 
-def figures_of(found: Findings) -> set[str]:
+def figures_of(found: Findings, tables: Callable[[Findings], Mapping[str, pd.DataFrame]] = tables) -> set[str]:
     """Every `value [low, high]` that the tables hold: what the page's sentences may say."""
     cells = [cell for table in tables(found).values() for cell in table.to_numpy().ravel()]
     return {cell for cell in cells if cell.endswith("]")}

@@ -14,12 +14,16 @@ import torch
 
 import checkpoints
 import probekit as pk
+from probekit.cli import reference
 from probekit.jobs.job import Job
 from probekit.jobs.plan import forecast_of
+from probekit.proofs import pronouns
+from probekit.proofs.truth import Findings, figures_of
 from probekit.results import tables
 from probekit.storage import cache
 
-PAGE = (Path(__file__).parents[2] / "docs" / "text.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "text.md").read_text(encoding="utf-8")
 ROWS, JOB, SCRIPT = (re.findall(rf"```{kind}\n(.*?)```", PAGE, re.S) for kind in ("json", "toml", "python"))
 GENERATION = next(block for block in JOB if 'kind = "generation"' in block)
 SCRIPT, PREFERS = (next(block for block in SCRIPT if word in block) for word in ("capture_without", '"prefers"'))
@@ -221,3 +225,13 @@ def test_the_page_s_generation_is_a_behaviour(folder):
     task = Job.load(pk.JobSpec.read_toml(folder / "generation.toml"), folder).task
     assert task.behaviours[0].generation.outcomes == ("true", "false", "no match")
     assert task.behaviours[0].generation.outcome(" it is false") == 1
+
+
+def test_what_is_said_of_pronouns_is_of_the_kept_run():
+    found = Findings.read(DOCS / "pronouns.json")
+    assert reference.text_page(DOCS) == PAGE, "run `make docs`"
+    told = PAGE[PAGE.index("## Whether it is used") : PAGE.index("## What stays in the store")]
+    prose = " ".join(re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", told, flags=re.S).split())
+    figures = re.findall(r"-?\d?\.\d\d \[-?\d?\.\d\d, -?\d?\.\d\d\]", prose)
+    assert len(figures) >= 5 and set(figures) <= figures_of(found, pronouns.tables)
+    assert f"{found.statements} such sentences" in prose

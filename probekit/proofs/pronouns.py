@@ -1,0 +1,83 @@
+"""The study of pronouns: whether a model says he or she, what reads it off the last token, and what it runs on there.
+
+`measure_pronouns` runs the job `jobs/pronouns.toml` on sentences made here. docs/text.md speaks of its numbers, which
+are kept beside it as JSON.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from probekit.hookpoint import spread
+from probekit.jobs.engines import Progress
+from probekit.jobs.runner import run_job
+from probekit.model.loading import load_model
+from probekit.proofs.truth import Findings, interval_of, job_of
+from probekit.results.selection import hooks, site_label
+from probekit.storage.runs import Run
+
+SPEC = Path(__file__).parents[1] / "jobs" / "pronouns.toml"
+_WOMEN = """Mary Anna Sarah Laura Emma Julia Alice Clara Diana Helen Susan Nancy Karen Linda Barbara Emily Rachel
+Rebecca Hannah Olivia Sophie Lucy Grace Rose Martha Ruth Irene Janet Carol Judith Monica Victoria Charlotte Amelia
+Isabella Teresa Margaret Elizabeth Catherine Patricia"""
+_MEN = """John Peter David Paul Mark James Robert Michael William Thomas Richard George Edward Henry Charles Frank Simon
+Daniel Andrew Philip Kevin Brian Steven Martin Oliver Harry Jack Samuel Benjamin Nathan Arthur Walter Albert Victor
+Oscar Patrick Gregory Anthony Vincent Stephen"""
+SHE, HE = _WOMEN.split(), _MEN.split()
+TEMPLATES = ("{} said that", "Yesterday {} told me that", "{} was late because", "We like {} because")
+COLUMNS = ("sentence", "name")
+TITLES = {"kept": "Pronouns: share unexplained by what is read at the last token, and when only that is kept there"}
+
+
+def write_sentences(path: Path, n_names: int = len(SHE)) -> int:
+    """Rows of COLUMNS as a CSV file, of so many names of women and of men; returns how many there are."""
+    rows = [(template.format(name), name) for name in (*SHE[:n_names], *HE[:n_names]) for template in TEMPLATES]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    return len(rows)
+
+
+def measure_pronouns(
+    model: str | Path, folder: Path, *, root: Path, store: Path, n_names: int = len(SHE), device: str = "cpu",
+    n_sites: int = 3, n_workers: int = 1, progress: Progress | None = None,
+) -> tuple[Run, Findings]:  # fmt: skip
+    """The study of one model. folder: where the sentences are written. n_names: of women, and of men.
+
+    n_sites: layers, evenly spread, the last one among them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n = write_sentences(folder / "sentences.csv", n_names)
+    loaded = load_model(model, device=device)
+    spec = job_of(SPEC, model, spread(loaded.n_layers, n_sites))
+    run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
+    records = run.records
+    read = (records["metric"] == "read") & (records["floor"] == "strong")
+    kept = (records["metric"] == "replace") & (records["arm"] == "single:random")
+    return run, Findings.of(loaded.name, n, records[read | kept])
+
+
+def tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """The table of the page, as text: a row per site."""
+    frame = found.frame
+    known = frame["k"].fillna(-1)
+    read, kept = frame["metric"] == "read", frame["metric"] == "replace"
+    own, drawn = frame["source"] == "behaviour", frame["control"] == "random_directions"
+    columns = {
+        "linear": read & own & (frame["level"] == "linear"),
+        "one direction": read & own & (frame["level"] == "directions") & (known == 1),
+        "kept alone": kept & own & (known == 1),
+        "random one kept": kept & drawn & (known == 1),
+        "nothing kept": kept & drawn & (known == 0),
+    }
+    rows = [
+        {
+            "site": site_label(hook),
+            **{name: interval_of(frame[(frame["hook"] == hook) & at]) for name, at in columns.items()},
+        }
+        for hook in hooks(frame)
+    ]
+    return {"kept": pd.DataFrame(rows)}
