@@ -112,6 +112,42 @@ def first_row(bad: NDArray[np.bool_]) -> int:
     return int(np.flatnonzero(bad.reshape(len(bad), -1).any(1))[0])
 
 
+def lacking(values: Any) -> NDArray[np.bool_]:
+    """Which rows of a container lack a value: None, NaN, NaT, NA, or a masked one; of what is no array none."""
+    values = values.to_pandas() if hasattr(values, "to_pandas") else values
+    bad: Any
+    if hasattr(values, "isna"):
+        bad = np.asarray(values.isna())
+    elif isinstance(values, np.ma.MaskedArray):
+        bad = np.ma.getmaskarray(values) | _lacks(values.data)
+    else:
+        bad = _lacks(_opened("values", values))
+    return bad.reshape(len(bad), -1).any(1) if bad.ndim else np.zeros(0, dtype=bool)
+
+
+def _lacks(array: NDArray) -> NDArray[np.bool_]:
+    if array.dtype.kind in "fc":
+        return np.isnan(array)
+    if array.dtype.kind in "Mm":
+        return np.isnat(array)
+    if array.dtype.kind != "O":
+        return np.zeros(array.shape, dtype=bool)
+    cells = [bool(lacking(cell).any()) if isinstance(cell, list | tuple | np.ndarray) else missing(cell)
+             for cell in array.ravel()]  # fmt: skip
+    return np.array(cells, dtype=bool).reshape(array.shape)
+
+
+def some_rows(values: Any, rows: NDArray[np.int64]) -> Any:
+    """The same kind of container, of some rows."""
+    if isinstance(values, list | tuple):
+        return [values[i] for i in rows.tolist()]
+    if hasattr(values, "iloc"):
+        return values.iloc[rows]
+    if hasattr(values, "to_pylist"):
+        return values.take(rows)
+    return (values.tocsr() if hasattr(values, "tocsr") else values)[rows]
+
+
 def _check_finite(what: str, array: NDArray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadInput(f"{what} is not finite, first at row {first_row(~np.isfinite(array))}.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.containers import check_numbers, check_shape, first_row, names, numbers, plain
+from probekit.containers import check_numbers, check_shape, first_row, lacking, names, numbers, plain, some_rows
 from probekit.errors import BadInput
 from probekit.inputs.precision import Narrowing
 from probekit.task import TEXT, Behaviour, Feature, Observations, reduce_law
@@ -60,6 +60,49 @@ def as_activations(
         note="; ".join(filter(None, (told for _, told in read.values()))),
     )
     return sites, observations
+
+
+def without_missing(how: str, **given: Any) -> tuple[dict[str, Any], str]:
+    """What `measure` was given, without the rows that lack a value anywhere, and how many these were, with what.
+
+    how: `drop`, or `refuse` to leave all as it is. given: containers of any kind, files, or mappings of names to
+    either; None stays None. Raises BadInput for another word, and for what was captured.
+    """
+    if how == "refuse":
+        return given, ""
+    if how != "drop" or hasattr(given["activations"], "observations"):
+        raise BadInput(f"missing is '{how}': say refuse, or drop for arrays that are no captured activations.")
+    opened = {what: _opened(values) for what, values in given.items() if values is not None}
+    bad: dict[str, NDArray[np.bool_]] = {}
+    for what, parts in opened.items():
+        for name, values in parts.items():
+            if not isinstance(values, Behaviour | Feature):
+                bad[f"{what} '{name}'" if name else what] = lacking(values)
+    n = max(map(len, bad.values()), default=0)
+    if any(len(rows) != n for rows in bad.values()):
+        return given, ""  # which is told where shapes are
+    keep = np.flatnonzero(~np.any(list(bad.values()), axis=0)) if bad else np.arange(n)
+    if len(keep) == n:
+        return given, ""
+    counts = " and ".join(f"{int(rows.sum()):,} without a value in {what}" for what, rows in bad.items() if rows.any())
+    made = {what: {name: _some(values, keep) for name, values in parts.items()} for what, parts in opened.items()}
+    alone = {what: parts.get("", parts) for what, parts in made.items()}
+    return given | alone, f"{n - len(keep):,} of {n:,} rows are left out: {counts}"
+
+
+def _opened(values: Any) -> dict[str, Any]:
+    """Containers by name, of one alone by no name; files are opened."""
+    if isinstance(values, str | Path):
+        return dict(_load(Path(values)))
+    if isinstance(values, Mapping):
+        return {str(name): _only(one) if isinstance(one, str | Path) else one for name, one in values.items()}
+    return {"": values}
+
+
+def _some(values: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(values, Behaviour):
+        return replace(values, law=values.law[rows])
+    return replace(values, labels=values.labels[rows]) if isinstance(values, Feature) else some_rows(values, rows)
 
 
 def as_sites(activations: Any) -> Mapping[str, NDArray]:

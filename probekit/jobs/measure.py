@@ -34,6 +34,7 @@ def measure(
     domains: Any = None,
     types: Any = None,
     copies: str = "merge",
+    missing: str = "refuse",
     features: Mapping[str, Any] | None = None,
     twin: Any = None,
     deleted: Mapping[str, Any] | None = None,
@@ -53,6 +54,7 @@ def measure(
     domains [n]; features {name: labels}; types [n]: what a control task gives random labels to, such as the token that
     was read. copies: what becomes of rows that are also in other groups, up to rounding, of arrays: `merge` makes such
     groups one, `keep` leaves them; the records' note counts them.
+    missing: `refuse` raises for a row of arrays that lacks a value, `drop` leaves such rows out; the note counts them.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
     returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
     several rules of positions is measured at each apart, on the same groups; the column `position` says which.
@@ -74,9 +76,16 @@ def measure(
     """
     import pandas as pd
 
-    from probekit.inputs.arrays import as_activations
+    from probekit.inputs.arrays import as_activations, without_missing
 
-    sites, observations = as_activations(activations, behaviour, floor, groups, domains, features, types)
+    given, dropped = without_missing(
+        missing, activations=activations, behaviour=behaviour, floor=floor, groups=groups, domains=domains,
+        features=features, types=types, twin=twin,
+    )  # fmt: skip
+    activations, twin = given["activations"], given.pop("twin")
+    sites, observations = as_activations(**given)
+    if dropped:
+        observations = replace(observations, note="; ".join(filter(None, (dropped, observations.note))))
     if not hasattr(activations, "observations"):
         observations = without_copies(sites, observations, copies)
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import probekit as pk
 from probekit.errors import BadInput
-from probekit.inputs.arrays import as_activations, as_behaviour, as_feature
+from probekit.inputs.arrays import as_activations, as_behaviour, as_feature, without_missing
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 LABELS = np.arange(12) % 3
@@ -206,3 +206,54 @@ def test_two_arrays_without_names_are_twins(tmp_path):
            "outer_folds": 1}  # fmt: skip
     frame = pk.measure(x, twin=tmp_path / "random.npy", **run)
     assert "random_twin" in set(frame["control"])
+
+
+CONTAINERS = {
+    "list": lambda values: list(values),
+    "masked": lambda values: np.ma.array([0 if v is None else v for v in values], mask=[v is None for v in values]),
+    "object": lambda values: np.array(values, dtype=object),
+    "pandas": lambda values: pd.Series(values),
+    "nullable": lambda values: pd.array(values, dtype="Int64"),
+    "arrow": lambda values: pa.array(values),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_rows_that_lack_a_value_are_left_out_when_asked(container):
+    """The number is that of the other rows; by default the first such row is named."""
+    rng = np.random.default_rng(0)
+    x, group = rng.normal(size=(400, 3)), np.arange(400) // 2
+    label = (x[:, 0] > 0).astype(int)
+    quick = {"levels": ("linear",), "controls": (), "decomposition": False, "extrapolate": False, "falls": False,
+             "n_permutations": 0, "n_bootstrap": 200, "outer_folds": 2}  # fmt: skip
+    holes = CONTAINERS[container]([None if i in (7, 50) else int(v) for i, v in enumerate(label)])
+    y = x.copy()
+    y[50, 1] = np.nan
+    y[90] = np.nan
+    with pytest.raises(BadInput, match="row 7"):
+        pk.measure(x, behaviour=holes, groups=group, **quick)
+    found = pk.measure({"site": y}, behaviour=holes, groups=group, missing="drop", **quick)
+    keep = np.setdiff1d(np.arange(400), (7, 50, 90))
+    other = pk.measure({"site": x[keep]}, behaviour=label[keep], groups=group[keep], **quick)
+    assert found["value"].to_numpy() == pytest.approx(other["value"].to_numpy(), nan_ok=True)
+    note = "3 of 400 rows are left out: 2 without a value in activations 'site' and 2 without a value in behaviour"
+    assert found["note"].str.contains(note, regex=False).all()
+
+
+def test_what_is_dropped_may_stand_anywhere_and_nothing_is_dropped_unasked(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)).astype(np.float32)
+    label = pk.Behaviour("b", np.eye(2, dtype=np.float32)[(x[:, 0] > 0).astype(int)], ("no", "yes"))
+    np.save(tmp_path / "x.npy", x)
+    given = {"floor": {"text": [None if i == 3 else f"t{i}" for i in range(300)]},
+             "domains": ["a" if i != 5 else None for i in range(300)],
+             "features": {"f": [float("nan") if i == 9 else i % 2 for i in range(300)]}}  # fmt: skip
+    told, note = without_missing("drop", activations=str(tmp_path / "x.npy"), behaviour=label, twin=None, **given)
+    assert note.startswith("3 of 300 rows are left out: 1 without a value in floor 'text' and 1 without a value in dom")
+    assert [len(told["activations"]["x"]), len(told["behaviour"].law), len(told["features"]["f"])] == [297] * 3
+    assert told["twin"] is None
+    whole = {"activations": x, "behaviour": label, "twin": None}
+    assert without_missing("drop", **whole) == (whole, "")
+    assert without_missing("refuse", **whole | given)[1] == ""
+    with pytest.raises(BadInput, match="missing is 'omit': say refuse, or drop"):
+        without_missing("omit", **whole)
