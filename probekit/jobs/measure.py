@@ -91,16 +91,11 @@ def measure(
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
     check_names("activations", sites)
     spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
-    for key in filter(read.get, ("hooks", "delete", "filler")):
-        raise BadInput(f"{key} is a key of jobs: measure reads the hook points of activations, and spans of deleted=.")
     _check_asked(read, twins, observations)
     asked = validate(TransferSpec, {"levels": tuple(transfer)}, "measure")
     moving = asked if len(observations.domains) > 1 else None
     without = deleted or {}
-    for span, found in without.items():
-        if not hasattr(found, "observations"):
-            raise BadInput(f"deleted['{span}'] is a {type(found).__name__}: give what `capture_without` returned.")
-        _check_sites(f"deleted['{span}']", found.sites, sites, len(found.observations), len(observations))
+    _check_deleted(without, sites, len(observations))
     seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
     measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
@@ -117,6 +112,14 @@ def measure(
     frame = pd.DataFrame([record.row() for record in records])
     together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
+
+
+def _check_deleted(deleted: Mapping[str, Any], sites: Mapping[str, Any], n: int) -> None:
+    """Raise BadInput for what was not captured without a span, at the sites that are measured and on the same rows."""
+    for span, found in deleted.items():
+        if not hasattr(found, "observations"):
+            raise BadInput(f"deleted['{span}'] is a {type(found).__name__}: give what `capture_without` returned.")
+        _check_sites(f"deleted['{span}']", found.sites, sites, len(found.observations), n)
 
 
 def _twins(twin: Any, activations: Any, sites: Mapping[str, Any], n: int) -> Mapping[str, Any]:
@@ -145,6 +148,8 @@ def _check_sites(what: str, found: Iterable[str], sites: Iterable[str], n_found:
 
 def _check_asked(read: Mapping[str, Any], twins: Mapping[str, Any], observations: Observations) -> None:
     """Raise BadInput for what is asked for by name and that nothing was given for."""
+    for key in filter(read.get, ("hooks", "delete", "filler")):
+        raise BadInput(f"{key} is a key of jobs: measure reads the hook points of activations, and spans of deleted=.")
     asked, blocks = read.get("controls", ()), list(observations.floor_inputs)
     if "random_twin" in asked and not twins:
         raise BadInput("controls asks for 'random_twin', and no twin is given: give twin=, or leave the control out.")
