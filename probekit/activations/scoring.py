@@ -20,7 +20,7 @@ from probekit.errors import BadInput
 from probekit.model.model import Model
 from probekit.model.reading import halving, pad_right
 from probekit.records import digest
-from probekit.storage.shards import Shape
+from probekit.storage.shards import Range, Shape
 from probekit.task import Behaviour, BehaviourSpec, Scoring, Task
 
 SHARD_ROWS = 1024  # at most this much scoring is lost by an interruption
@@ -96,13 +96,14 @@ def scored(
         example = task.row_example
         group = store.group(key, dict(description), shape, ranges_by_example(example, shape, SHARD_ROWS))
         open_ranges, steps = group.missing(), Steps(progress)
-        open_ones = np.unique(np.concatenate([example[slice(*span)] for span in open_ranges])).tolist()
-        steps.expect((1, len(piece.ids)) for i in open_ones for piece in _pieces(task, scoring, i))
+
+        def pieces(span: Range) -> list[_Piece]:
+            return [p for i in np.unique(example[slice(*span)]).tolist() for p in _pieces(task, scoring, i)]
+
+        steps.expect((1, len(piece.ids)) for span in open_ranges for piece in pieces(span))
         for start, stop in open_ranges:
-            examples, place = np.unique(example[start:stop], return_inverse=True)
-            found = _score(
-                model, [p for i in examples.tolist() for p in _pieces(task, scoring, i)], backend, batch_tokens, steps
-            )
+            place = np.unique(example[start:stop], return_inverse=True)[1]
+            found = _score(model, pieces((start, stop)), backend, batch_tokens, steps)
             table = np.concatenate([found[:, 0].reshape(-1, k), found[::k, 1:]], 1)[place]
             with group.shard(start, stop) as stream:
                 stream.put(start, {name: torch.from_numpy(table.astype(np.float32))}, rows[start:stop])

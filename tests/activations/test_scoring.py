@@ -204,6 +204,26 @@ def test_what_was_scored_is_kept_and_an_interruption_costs_one_shard(model, tmp_
     assert scoring.stored_as(Scoring()) in Store(tmp_path / "cut").names(key)
 
 
+def test_an_interruption_between_the_last_shard_and_the_seal_leaves_nothing_to_score(model, tmp_path, monkeypatch):
+    task = task_of(tmp_path, model, [TEXT])
+    truth = capture(model, task, HOOK, store=tmp_path / "whole").observations.behaviours["text"].law
+    open_group = Store.group
+
+    def unsealed(store, key, description, shapes, ranges):
+        group = open_group(store, key, description, shapes, ranges)
+        if scoring.stored_as(Scoring()) in shapes:
+            monkeypatch.setattr(group, "seal", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        return group
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "group", unsealed)
+        with pytest.raises(Interrupted):
+            capture(model, task, HOOK, store=tmp_path / "cut")
+    monkeypatch.setattr(scoring, "_run", None)  # nothing is run again
+    found = capture(model, task, HOOK, store=tmp_path / "cut", progress=lambda step: None)
+    assert np.array_equal(found.observations.behaviours["text"].law, truth)
+
+
 def test_other_answers_are_kept_apart(model, tmp_path):
     first = found_of(model, task_of(tmp_path, model, [OPTIONS]))["options"]
     rows = [{**row, "options": row["options"][::-1]} for row in ROWS]
