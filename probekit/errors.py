@@ -129,6 +129,17 @@ def check_text(text: str, where: str) -> None:
         raise BadInput(f"{where} has {half!r}, half of a character, in {text!r:.60}: write the whole character.")
 
 
+def check_texts(value: object, where: str) -> None:
+    """The same of every text in plain lists and dictionaries, keys too, however deep."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            check_text(item, where)
+        elif isinstance(item, list | dict):
+            left += [*item, *item.values()] if isinstance(item, dict) else item
+
+
 def first_line(error: BaseException) -> str:
     """What a library said went wrong, in one line that can stand within a sentence."""
     text = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from probekit.errors import BadInput, check_text, nearest
+from probekit.errors import BadInput, check_texts, nearest
 from probekit.levels import DEFAULT, SIMPLE, Level
 from probekit.records import digest
 
@@ -472,23 +472,13 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 def validate(model: type[_Model], raw: dict, where: str) -> _Model:
     """Check a plain dictionary against one of the tables here; a mistake is one BadInput sentence."""
-    _check_texts(raw, where)
+    check_texts(raw, where)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{where}: {_sentence(error, model)}") from None
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
-
-
-def _check_texts(value: object, where: str) -> None:
-    """Raise BadInput for half of a character, anywhere in a plain dictionary."""
-    if isinstance(value, str):
-        check_text(value, where)
-    for part in (
-        (*value.keys(), *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
-        _check_texts(part, where)
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from probekit.errors import BadInput, check_text, nearest
+from probekit.errors import BadInput, check_texts, nearest
 from probekit.inputs.words import INTEGER, KINDS, NUMBER, Written, as_number, missing, word
 
 HEADER_BYTES = 2**24  # of a CSV, that its names are looked for in; the first row must lie within them
@@ -358,21 +358,10 @@ def _read_json(path: Path, asked: Mapping[str, str]) -> tuple[dict[str, list], i
         names.update(dict.fromkeys(row))
         rows.append({column: row.get(column) for column in asked})
         for column, value in rows[-1].items():
-            _check_characters(value, f"{path} row {number}, column '{column}',")
+            check_texts(value, f"{path} row {number}, column '{column}',")
     if rows:
         _require(path, list(names), asked)
     return {column: [row[column] for row in rows] for column in asked}, len(rows)
-
-
-def _check_characters(value: object, where: str) -> None:
-    """Raise BadInput for half a surrogate pair, which JSON alone can write, in a text or in one of a list or object."""
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, str):
-            check_text(item, where)
-        elif isinstance(item, list | dict):
-            left += item.values() if isinstance(item, dict) else item
 
 
 def _objects_by_line(path: Path) -> Iterator[dict[str, Any]]:

@@ -93,8 +93,8 @@ def check_model(
     batch = model.read(tokens, asked, places, batch_tokens=sum(map(len, tokens)) * len(tokens), backend=backend)
     # the last one is the shorter, and padded in the batch
     single = model.read(tokens[-1:], asked, places[-1:], backend=backend)
-    lengths = torch.cat([single[name].double().norm(dim=1) for name in asked])
-    least = LEAST_LENGTH * float(lengths.median()) if len(lengths) else 0.0
+    lengths = [single[name].double().norm(dim=1) for name in asked]
+    least = LEAST_LENGTH * float(torch.cat(lengths).median()) if lengths else 0.0
     difference = {name: _apart(batch[name][-len(places[-1]) :], single[name], least) for name in asked}
     refused = {}
     for name in stream:
