@@ -148,6 +148,13 @@ class Tokenised:
     offsets: list[NDArray[np.int64]] | None = None
 
 
+def check_around(bos: str, eos: str) -> None:
+    """Raise BadInput for a policy that there is none of."""
+    for name, asked, known in (("bos", bos, BOS), ("eos", eos, EOS)):
+        if asked not in known:
+            raise BadInput(f"{name} is one of {', '.join(known)}; found '{asked}'.")
+
+
 class Encoder:
     """A tokenizer under a policy for what stands around a text. n_ctx: the longest row it reads, None for any."""
 
@@ -156,10 +163,7 @@ class Encoder:
     ) -> None:
         if tokenizer is None:
             raise BadInput(f"{name} has no tokenizer: give token ids in place of text.")
-        if bos not in BOS:
-            raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
-        if eos not in EOS:
-            raise BadInput(f"eos is one of {', '.join(EOS)}; found '{eos}'.")
+        check_around(bos, eos)
         self.tokenizer, self.bos, self.eos, self.n_ctx, self.name = tokenizer, bos, eos, n_ctx, name
         if bos == "exactly_one" and tokenizer.bos_token_id is None:
             raise BadInput(f"{name}'s tokenizer has no BOS token: use bos = 'as_is' or 'none'.")

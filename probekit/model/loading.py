@@ -14,7 +14,7 @@ from torch import Tensor
 from probekit.errors import BadInput, MissingExtra, first_line
 from probekit.inputs.folders import adapter_base, is_gguf, model_folder
 from probekit.inputs.gguf import read_head
-from probekit.inputs.text import BOS, EOS
+from probekit.inputs.text import check_around
 from probekit.model.adapters import merge_adapter, without_adapter
 from probekit.model.model import Model
 from probekit.model.planted import native
@@ -51,10 +51,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise BadInput(f"dtype is one of {', '.join(DTYPES)}; found '{dtype}'.")
-    if bos not in BOS:
-        raise BadInput(f"bos is one of {', '.join(BOS)}; found '{bos}'.")
-    if eos not in EOS:
-        raise BadInput(f"eos is one of {', '.join(EOS)}; found '{eos}'.")
+    check_around(bos, eos)
     name = str(name_or_folder)
     folder = model_folder(name)
     shown, source = (folder.name, str(folder)) if folder else (name, name)
