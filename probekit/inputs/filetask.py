@@ -7,7 +7,7 @@ beginning-of-sequence token that it adds is position 0.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,13 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         examples.ends, not spec.source_is_chat,
     )  # fmt: skip
     behaviours = [behaviour_of(entry, labels, columns, encoder, read) for entry in spec.behaviours]
+    group, copies = groups_of(spec, columns, domain)
+    audit |= {"copies": copies} if copies else {}
     return Task(
         name=columns.name,
         tokens=tokens,
         positions=positions,
-        group=_groups(spec, columns, domain, audit),
+        group=group,
         domain=np.array(domain, dtype=np.str_),
         behaviours=behaviours,
         features={entry.name: feature(entry, columns, per_place(entry.column, columns, positions))
@@ -169,9 +171,8 @@ def _named(spec: TaskSpec) -> dict[str, str]:
     places = parse_places(spec.position)
     asked: dict[str, str] = {}
     for entry in spec.behaviours:
-        for column in (entry.column, entry.answers, entry.correct, entry.wrong, entry.completion):
-            if column is not None:
-                asked[column] = f"'{entry.name}'"
+        columns = answer_columns(entry) if entry.column is None else [entry.column]
+        asked |= dict.fromkeys(columns, f"'{entry.name}'")
     asked |= {entry.column: f"'{entry.name}'" for entry in spec.features}
     asked |= {place.name: "position" for place in places if place.kind in ("column", "mask")}
     for name, where in spec.spans.items():
@@ -187,11 +188,14 @@ def _named(spec: TaskSpec) -> dict[str, str]:
 # What can be seen in the rows without a model
 
 
-def check_rows(spec: TaskSpec, columns: Columns) -> None:
-    """Raise BadInput for what is wrong in the rows whatever the model makes of them. Reading the task finds it too."""
+def check_rows(spec: TaskSpec, columns: Columns) -> tuple[NDArray[np.int64], str]:
+    """Raise BadInput for what is wrong in the rows whatever the model makes of them. Reading the task finds it too.
+
+    Returns what `groups_of` does, which takes most of the time.
+    """
     domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
-    _groups(spec, columns, domain, {})
+    groups = groups_of(spec, columns, domain)
     labels = {entry.name: label(entry, columns, columns.cells(str(entry.column)))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     if len(labels) == len(spec.behaviours) and all(len(b.law) == len(columns) for b in labels.values()):
@@ -211,6 +215,7 @@ def check_rows(spec: TaskSpec, columns: Columns) -> None:
     else:
         for i, prompt in enumerate(plain_prompts(spec, columns)):
             named_marks(spec, columns, i, prompt.text)
+    return groups
 
 
 def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
@@ -248,19 +253,19 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
 # Examples
 
 
+@dataclass(frozen=True)
 class _Examples:
-    """Tokens of each row, uncut, and the tokens of every stretch of text that has a name.
+    """Tokens of each row, uncut, and of every stretch of text that has a name its first and last-plus-one token.
 
     prompts: what they were made from, where that is text. n_behind: special tokens that were put behind each.
     ends: the last-plus-one character of each token, where they are known.
     """
 
-    def __init__(
-        self, tokens: list[NDArray[np.int64]], spans: list[dict[str, NDArray[np.int64]]] | None = None,
-        prompts: list[Prompt] | None = None, n_behind: NDArray[np.int64] | None = None,
-        ends: list[NDArray[np.int64]] | None = None,
-    ):  # fmt: skip
-        self.tokens, self.spans, self.prompts, self.n_behind, self.ends = tokens, spans, prompts, n_behind, ends
+    tokens: list[NDArray[np.int64]]
+    spans: list[dict[str, NDArray[np.int64]]] | None = None
+    prompts: list[Prompt] | None = None
+    n_behind: NDArray[np.int64] | None = None
+    ends: list[NDArray[np.int64]] | None = None
 
 
 def _read_text(
@@ -415,30 +420,14 @@ def groups_of(spec: TaskSpec, columns: Columns, domain: Sequence[str]) -> tuple[
     """Group number of each row, in order of first appearance, and what is to be told of texts in several groups.
 
     Without a column each row of the file is a group. Groups that are copies of each other are one unless asked
-    otherwise (inputs/copies.py).
+    otherwise (inputs/copies.py). Raises BadInput where too few are left to be split.
     """
     names = columns.names(spec.group, "group") if spec.group else [str(number) for number in columns.numbers]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     group = np.array([number[name] for name in names], dtype=np.int64)
     known: dict[str, int] = {}
     input_ = np.array([known.setdefault(text, len(known)) for text in _inputs(spec, columns)], dtype=np.int64)
-    return merged(group, input_, numbered(np.array(domain)), spec.copies, few=spec.tokens is not None)
-
-
-def _inputs(spec: TaskSpec, columns: Columns) -> list[str]:
-    """What each row reads, as it is written in the file."""
-    if spec.pair is not None:
-        return [str(columns.values[name][i]) for i, name in enumerate(columns.values[PAIR])]
-    named = [spec.text, spec.tokens, spec.messages, *chain(*(template.fields for template in templates(spec)))]
-    cells = zip(*(columns.values[name] for name in dict.fromkeys(named) if name is not None), strict=True)
-    return [repr([as_list(value) or value for value in row]) for row in cells] or [""] * len(columns)
-
-
-def _groups(spec: TaskSpec, columns: Columns, domain: list[str], audit: dict[str, Any]) -> NDArray[np.int64]:
-    """Group number of each row; what became of copies is in the audit."""
-    group, told = groups_of(spec, columns, domain)
-    if told:
-        audit["copies"] = told
+    group, told = merged(group, input_, numbered(np.array(domain)), spec.copies, few=spec.tokens is not None)
     # The first domain is the seen one, which is always split.
     n_groups = len(np.unique(group[np.array(domain) == domain[0]]))
     if n_groups < LEAST_ROWS:
@@ -448,4 +437,13 @@ def _groups(spec: TaskSpec, columns: Columns, domain: list[str], audit: dict[str
             f"{columns.path}: {what} in domain '{domain[0]}'{why}, so a side of the split would be empty: give "
             f"{LEAST_ROWS} or more."
         )
-    return group
+    return group, told
+
+
+def _inputs(spec: TaskSpec, columns: Columns) -> list[str]:
+    """What each row reads, as it is written in the file."""
+    if spec.pair is not None:
+        return [str(columns.values[name][i]) for i, name in enumerate(columns.values[PAIR])]
+    named = [spec.text, spec.tokens, spec.messages, *chain(*(template.fields for template in templates(spec)))]
+    cells = zip(*(columns.values[name] for name in dict.fromkeys(named) if name is not None), strict=True)
+    return [repr([as_list(value) or value for value in row]) for row in cells] or [""] * len(columns)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probekit.inputs.columns import Columns, as_list
-from probekit.inputs.filetask import check_rows, domain_names, groups_of, read_rows, told_of
+from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_of
 from probekit.inputs.labels import classes_of
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
@@ -63,11 +63,10 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     """Of a job on a file. config, folder: of its model where it is local. Raises BadInput for what is wrong in it."""
     task = spec.task
     columns = read_rows(task, base)
-    check_rows(task, columns)
+    group, copies = check_rows(task, columns)  # as the task numbers them: splits depend on it
     _check_clock(task, folder)
     domain = np.array(domain_names(columns, task.domain))
     home = domain == domain[0]
-    group, copies = groups_of(task, columns, domain.tolist())  # as the task numbers them: splits depend on it
     group = group[home]
     folds = spec.read.folds_of(int(home.sum()))
     found = {b.name: classes_of(b, columns) for b in task.behaviours if b.kind == "label"}
