@@ -1,6 +1,7 @@
 """Tiny random checkpoints in Hugging Face format, with tokenizers, for tests that must not touch the network."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -31,12 +32,12 @@ ARCHITECTURES = ("gpt2", "llama", "neox", "gemma2")
 N_LAYERS, D_MODEL, N_CTX = 3, 32, 48
 
 
-def words() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over SENTENCES with distinct BOS, EOS, unknown and padding tokens."""
+def words(sentences: Iterable[str] = SENTENCES) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over sentences with distinct BOS, EOS, unknown and padding tokens."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     special = ["<unk>", "<bos>", "<eos>", "<pad>"]
-    tokenizer.train_from_iterator(SENTENCES, trainers.WordLevelTrainer(special_tokens=special))  # pyright: ignore
+    tokenizer.train_from_iterator(sentences, trainers.WordLevelTrainer(special_tokens=special))  # pyright: ignore
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
     )

@@ -10,15 +10,8 @@ from probekit.proofs.truth import Findings, figures_of
 
 def names_model(folder):
     """A random model whose words are those of the sentences, and the two that go on from them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     told = [template.format(name) for name in SHE + HE for template in TEMPLATES]
-    inner.train_from_iterator([*told, "she he"], trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>"]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>")
-    checkpoints.write(folder / "plain", "llama", tokenizer=tokenizer, d_model=8)
+    checkpoints.write(folder / "plain", "llama", tokenizer=checkpoints.words([*told, "she he"]), d_model=8)
     return checkpoints.sharpen(folder / "plain", folder / "model")
 
 

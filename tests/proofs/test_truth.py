@@ -32,18 +32,9 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 def chat_model(folder):
     """A tiny random chat model whose words are those of the statements, True and False among them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    special = ["<unk>", "<bos>", "<eos>", "<pad>"]
     told = [row[0] for row in make_statements(share=0.15)]
-    inner.train_from_iterator([*told, "True or false?", "False"], trainers.WordLevelTrainer(special_tokens=special))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
-        chat_template=checkpoints.CHAT,
-    )  # fmt: skip
+    tokenizer = checkpoints.words([*told, "True or false?", "False"])
+    tokenizer.chat_template = checkpoints.CHAT
     checkpoints.write(folder / "plain", "llama", tokenizer=tokenizer, d_model=8)
     return checkpoints.sharpen(folder / "plain", folder / "chat")
 
