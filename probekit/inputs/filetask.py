@@ -239,7 +239,7 @@ def told_of(spec: TaskSpec, columns: Columns) -> list[str]:
     for name, values in columns.values.items():
         if n := sum("\ufffd" in value for value in values if isinstance(value, str)):
             told.append(
-                f"{n:,} cells of column '{name}' have a \ufffd, which programs write for a letter they cannot read"
+                f"column '{name}' has a \ufffd in {n:,} of its cells, which programs write for a letter that they lack"
             )
     for what, names in named.items():
         if sets := alike(names):

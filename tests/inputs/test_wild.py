@@ -392,7 +392,9 @@ def test_letters_that_were_lost_before_are_told(tmp_path):
     rows = [*rows_of(label=["a", "b"]), {"text": "caf\ufffd", "label": "a"}]
     for suffix in FORMATS:
         (told,) = task_of(tmp_path, rows, f"data.{suffix}").audit["told"]
-        assert told.startswith("1 cells of column 'text' have a \ufffd")
+        assert told.startswith(
+            "column 'text' has a \ufffd in 1 of its cells, which programs write for a letter that they lack"
+        )
 
 
 def test_a_column_of_fractions_is_told(tmp_path):
