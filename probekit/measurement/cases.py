@@ -4,12 +4,10 @@ A case is the rows of one example whose answer is read behind one token. Where b
 themselves that is one row; where they are read elsewhere (`Task.answer`) it is all rows of the example.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -52,7 +52,7 @@ def test_a_function_that_no_line_reads_is_left_alone():
 
 
 def test_rows_that_span_less_than_the_width():
-    x, concept, labels = rows(n=60, d=100, rank=5)
+    x, concept, _ = rows(n=60, d=100, rank=5)
     found = fit_eraser(x, concept)
     assert torch.isfinite(found(x)).all()
     z = found(x) - found(x).mean(0)

@@ -10,10 +10,9 @@ import checkpoints
 from probekit import Feature, capture, load_model, measure
 from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
+from probekit.measurement.abstractions import Found, abstractions_at
 from probekit.measurement.cell import Measurement
 from probekit.measurement.outcome import Kept, ReaderName
-from probekit.measurement.abstractions import Found, abstractions_at
-from probekit.measurement.cases import Cases
 from probekit.measurement.replacement import Replacement
 from probekit.metrics.replace import kl_bits, mixture_kl
 from probekit.model.interventions import Abstraction
@@ -91,7 +90,7 @@ def test_keeping_everything_changes_nothing_whatever_the_donors(bench, hooks):
     erased = {"necessity:resample", "necessity:mean"} if len(hooks) == 1 else set()
     kept_arms = KEPT if len(hooks) == 1 else {"chain:random", "chain:matched"}
     assert {arm.removesuffix(":pair") for arm in found} == kept_arms | erased
-    for arm, record in found.items():
+    for record in found.values():
         # all of the site is kept, or all of it is erased
         assert abs(record.value) < 1e-4, record
         assert record.layer == (None if len(hooks) > 1 else HOOKS.index(hooks[0]))
@@ -347,7 +346,7 @@ def test_erasing_tells_the_used_direction_from_the_inert_one(planted):
 
 
 def test_leace_erases_what_the_label_says_wherever_it_is_written(planted):
-    bench, used, inert, _ = planted
+    bench, _, inert, _ = planted
     hooks = HOOKS[:1]
     for label, needed in (("sign", 0.0), ("choice", 0.0), ("", None)):
         a = Abstraction("directions", "label:sign", 1, {hooks[0]: inert}, label=label)
