@@ -57,6 +57,7 @@ NA_REASONS = (
     "small_denominator",  # S(floor) - S(ceiling) below .005 bit or not told apart from 0: nothing to explain
     "too_few_rows",  # a number would have no meaning: too few groups, or rows of a class
     "absent_in_test_domain",  # transfer: the level fitted on the test domain adds nothing there
+    "vacuous",  # interchange accuracy: a search in a random network comes as far
     "not_converged",  # the solver did not reach its certificate
     "not_defined",  # the level does not exist for this behaviour or site
     "failed",  # the cell raised; the error is in the run's status
