@@ -25,6 +25,7 @@ ARMS = (
     "roll_out",  # replace at all sites up to this one, donors drawn at random
     # replace at one site: erased, its part from donors or its mean, or all that is linear in its label
     "necessity:resample", "necessity:mean", "necessity:leace",
+    "iia", "iia:odds",  # replace at one site: its part from a donor of another answer, which is to follow; or its odds
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
@@ -39,6 +40,7 @@ SOURCE_PREFIXES = ("label:", "given:")
 SOURCES = (
     "", "behaviour", "mean_difference", "lda", "logistic", "beam", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
+    "das",  # learned so that an answer follows its exchange: distributed alignment search
     "covariance", "least_squares",  # single directions of a number
     "class_means",  # of an AUROC: along the difference of two class means, beside `mean_difference`, E[h (p - floor)]
     "score",  # neurons of older runs, each chosen for itself

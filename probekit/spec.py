@@ -76,7 +76,7 @@ FEW_FOLDS = (5, 3)  # outer and inner, there
 Name = Annotated[str, Field(min_length=1)]
 Arm = Literal[
     "single:random", "single:matched", "single:mean", "chain:random", "chain:matched", "chain:mean", "roll_out",
-    "necessity:resample", "necessity:mean", "necessity:leace",
+    "necessity:resample", "necessity:mean", "necessity:leace", "iia",
 ]  # fmt: skip
 Token = Annotated[int | str, BeforeValidator(_token)]
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
@@ -377,13 +377,24 @@ class ReplaceSpec(_Strict):
     """Rows that what is not kept is taken from, per row."""
     rows: int = Field(default=256, ge=16)
     """Test rows that are run."""
+    swap: str | None = None
+    """A field of the text. `iia` then exchanges with texts that differ in this field alone, made of the task's own
+    rows. Cost: rows x swaps texts are run."""
+    swaps: PositiveInt = 4
+    """Texts that are made for each row."""
+    das_ks: tuple[PositiveInt, ...] = ()
+    """Ranks at which a subspace is learned by interchange (distributed alignment search), on fit rows. Cost: das_steps
+    x 256 runs of the edited token, forwards and backwards, at each hook point."""
+    das_steps: PositiveInt = 150
+    """Steps of that search, at most."""
     arms: tuple[Arm, ...] = (
         "single:random", "single:matched", "single:mean", "necessity:resample", "necessity:mean", "necessity:leace",
-        "chain:random", "chain:matched",
+        "iia", "chain:random", "chain:matched",
     )  # fmt: skip
     """`single`: kept at one hook point at a time. `chain`: at all at once. `roll_out`: at the first ones, up to each.
-    `necessity`: erased at one. `random`, `resample`: any donors. `matched`: donors with nearly the same value of what
-    is kept. `mean`: no donor. `leace`: all that is linear in the label goes. Cost: `mean` and `leace` a run per row."""
+    `necessity`: erased at one. `iia`: exchanged at one with a donor's that answers otherwise: does the answer follow?
+    `random`, `resample`: any donors. `matched`: donors with nearly the same value of what is kept. `mean`: no donor.
+    `leace`: all that is linear in the label goes. Cost: `mean` and `leace` a run per row."""
 
     def labels_of(self, kinds: Mapping[str, str], behaviour: str) -> tuple[str, ...]:
         """The labels whose directions are kept for a behaviour. kinds: of the task's behaviours. Raises BadInput."""

@@ -187,6 +187,11 @@ class Columns:
         values = {name: [values[row] for row in kept] for name, values in self.values.items()}
         return replace(self, values=values, numbers=[self.numbers[row] for row in kept])
 
+    def swapped(self, column: str, rows: Sequence[int], donors: Sequence[int]) -> "Columns":
+        """These rows, each with another row's cell in one column."""
+        own = self._rows(rows)
+        return replace(own, values={**own.values, column: [self.values[column][i] for i in donors]})
+
     def paired(self, members: Sequence[str], own: Mapping[str, Sequence[str]]) -> "Columns":
         """Each row once for each of `members`, two columns, with the column `pair`, which says for whose sake.
 

@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.folders import beside
 from probekit.inputs.spans import delete_span, find_span
+from probekit.inputs.swaps import check_swap, swapped_task
 from probekit.jobs.cells import Cell
 from probekit.levels import Hypothesis
 from probekit.model.loading import load_model
@@ -29,6 +33,7 @@ class Job:
     task: Task
     hypotheses: tuple[Hypothesis, ...]
     deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
+    base: Path = Path()  # the spec file's folder
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu", model: Model | None = None) -> "Job":
@@ -50,7 +55,15 @@ class Job:
         # A span that cannot be deleted is told before anything is captured.
         names = [find_span(task.spans, span) for span in spec.read.delete]
         deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
-        return cls(spec, model, task, tuple(hypotheses), deleted)
+        if spec.replace and spec.replace.swap is not None:
+            check_swap(spec.task, spec.replace.swap)
+        return cls(spec, model, task, tuple(hypotheses), deleted, base)
+
+    def swapped(self, pairs: NDArray[np.int64]) -> Task:
+        """Texts of the task's examples pairs[:, 0] with the swapped field of pairs[:, 1]: [m, 2] -> m examples."""
+        encoder = self.model.encoder if self.model.tokenizer is not None else None
+        assert self.spec.replace is not None and self.spec.replace.swap is not None
+        return swapped_task(self.spec.task, self.base, encoder, self.spec.replace.swap, pairs)
 
     @cached_property
     def inputs(self) -> str:

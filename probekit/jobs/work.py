@@ -1,12 +1,15 @@
 """Work: measures the cells of a job one after another, with what they share loaded once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from probekit.activations.activations import Activations
+from probekit.activations.capture import capture
 from probekit.errors import FitError
 from probekit.fit.frame import fit_frame
 from probekit.jobs.cells import Cell, said_place
@@ -15,7 +18,7 @@ from probekit.levels import Hypothesis
 from probekit.measurement.abstractions import DEPENDENT, Found, abstractions_at
 from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
-from probekit.measurement.outcome import Coordinates, Kept, Outcome, decoded_of, kept_of
+from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
 from probekit.measurement.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
@@ -156,13 +159,41 @@ class Work:
                 for level in spec.levels for arm in arms
             ]  # fmt: skip
             return measurement.nothing_to_explain(cell.what, asked)
-        if place not in self._replacements:
-            seen = self.job.task.at(place), self.activations.at(place), measurement
-            self._replacements[place] = Replacement(self.job.model, *seen, spec)
-        asked = list(self._abstractions(cell, spec))
-        return self._replacements[place].cell(cell.what, cell.domain, cell.hooks, name, asked, arms)
+        replacement = self._replacement(place)
+        learned, why = [], ""
+        try:
+            learned = [] if len(cell.hooks) > 1 or rolled else replacement.learned(cell.what, cell.domain, name)
+        except FitError as error:
+            why = str(error)
+        asked = list(self._abstractions(cell, spec, learned))
+        outcome = replacement.cell(cell.what, cell.domain, cell.hooks, name, asked, arms)
+        outcome.kept = Kept({ReaderName(a.level, a.source, a.k): a.bases[name].numpy() for a in learned})
+        if why:
+            outcome.records += [replacement.unlearned(k, cell.what, name, cell.domain, arms, why) for k in spec.das_ks]
+        return outcome
 
-    def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
+    def _replacement(self, place: str) -> Replacement:
+        if place not in self._replacements:
+            spec, here = self.job.spec.replace, self.activations.at(place)
+            assert spec is not None
+            made = None if spec.swap is None else lambda pairs: self._made(pairs, place)
+            self._replacements[place] = Replacement(
+                self.job.model, self.job.task.at(place), here, self.measurements[place], spec, made
+            )
+        return self._replacements[place]
+
+    def _made(self, pairs: NDArray[np.int64], place: str) -> Activations:
+        """Activations of texts that differ from an example in the field that is swapped, read where it is."""
+        task = self.job.swapped(pairs)
+        task = task.at(place) if task.rules else task
+        asked = replace(task, behaviours=[b for b in self.activations.behaviours if b.kind != "label"])
+        hooks = [cell.hooks[0] for cell in self.job.cells() if cell.kind == "replace" and len(cell.hooks) == 1]
+        return capture(self.job.model, asked, list(dict.fromkeys(hooks)), store=None,
+                       backend=self.activations.audit["backend"])  # fmt: skip
+
+    def _abstractions(
+        self, cell: Cell, spec: ReplaceSpec, learned: Sequence[Abstraction] = ()
+    ) -> Iterator[Abstraction]:
         kept = {name: self._kept(name, cell) for name in (cell.what, *spec.labels_of(self.job.kinds, cell.what))}
         missing = [hook for hook in cell.hooks if kept[cell.what][hook].is_empty]
         if missing:
@@ -170,7 +201,7 @@ class Work:
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
-        found = Found(kept, frames, decoded)
+        found = Found(kept, frames, decoded, learned=learned)
         yield from abstractions_at(cell.hooks, cell.what, found, spec, self.job.spec.seed_probe)
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):

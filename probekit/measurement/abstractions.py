@@ -23,13 +23,15 @@ class Found:
     """Directions that the other cells of a run left behind, by hook point.
 
     kept: behaviour -> what its read cell kept. decoded: feature -> the directions [d, m] that it is decoded along.
-    frames: principal directions [d, r]. given: name -> directions [d, k] that a user brought.
+    frames: principal directions [d, r]. given: name -> directions [d, k] that a user brought. learned: what was learned
+    by exchanging it there.
     """
 
     kept: Mapping[str, Mapping[str, Kept]]
     frames: Mapping[str, Float[Tensor, "d r"]]
     decoded: Mapping[str, Mapping[str, NDArray]] = field(default_factory=dict)
     given: Mapping[str, Mapping[str, Float[Tensor, "d k"]]] = field(default_factory=dict)
+    learned: Sequence[Abstraction] = ()
 
 
 def nothing(hooks: Sequence[str], widths: Mapping[str, int]) -> Abstraction:
@@ -48,7 +50,7 @@ def abstractions_at(
     widths = {hook: len(found.frames[hook]) for hook in hooks}
     yield nothing(hooks, widths)
     ks = set()
-    for abstraction in _supervised(hooks, behaviour, found, spec):
+    for abstraction in (*_supervised(hooks, behaviour, found, spec), *found.learned):
         ks.add(abstraction.k)
         yield abstraction
     least = min(widths.values())

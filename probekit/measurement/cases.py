@@ -4,10 +4,12 @@ A case is the rows of one example whose answer is read behind one token. Where b
 themselves that is one row; where they are read elsewhere (`Task.answer`) it is all rows of the example.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,14 +39,19 @@ class Rows:
     group: NDArray
 
     @classmethod
-    def of(cls, rows: NDArray[np.int64], task: Task, group: NDArray) -> "Rows":
-        """Cases of these rows, in the order in which they first appear. group: of each row of the observations."""
-        key = np.stack([task.row_example[rows], task.row_answer[rows]], 1)
+    def of(
+        cls, rows: NDArray[np.int64], example: NDArray, answer: NDArray, position: NDArray, group: NDArray
+    ) -> "Rows":
+        """Cases of these rows, in the order in which they first appear.
+
+        example, answer, position, group: of each row of the observations.
+        """
+        key = np.stack([example[rows], answer[rows]], 1)
         _, first, code = np.unique(key, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(np.argsort(first))  # number of each case by first appearance
         case = order[code.reshape(-1)]
         count = np.bincount(case)
-        by = np.lexsort((task.row_position[rows], case))
+        by = np.lexsort((position[rows], case))
         start = np.concatenate([[0], np.cumsum(count)[:-1]])
         back = np.arange(count.max())[::-1]  # from the last row backwards, so that cases end alike
         table = rows[by][start[:, None] + np.maximum(count[:, None] - 1 - back, 0)]
@@ -61,6 +68,25 @@ class Rows:
     def last(self) -> NDArray[np.int64]:
         """The last row of each, which stands for it: [n]."""
         return self.table[:, -1]
+
+
+Sites = Callable[[str], Float[Tensor, "n d"]]
+
+
+@dataclass(frozen=True, eq=False)  # told apart as objects: what is done with the same donors is done once
+class Donors:
+    """Who stands in for each case. index [n, m]: numbers of cases of `rows`, whose unedited laws are law [n_pool,
+    outcome], and whose activations at a hook point `site` gives."""
+
+    index: NDArray[np.int64]
+    rows: Rows
+    law: NDArray[np.float64]
+    site: Sites
+
+    @property
+    def n(self) -> int:
+        """Donors of each case."""
+        return self.index.shape[1]
 
 
 @dataclass(frozen=True)
@@ -82,12 +108,13 @@ class Cases:
     @classmethod
     def of(cls, task: Task, study: Study, setting: Setting, n: int, n_donors: int) -> "Cases":
         """At most n cases of the test side, drawn once for a domain, and donors' of the fit side. Raises BadInput."""
-        generator, group = np.random.default_rng([study.seeds.data, 6]), study.observations.group
-        test = Rows.of(setting.index[generator.permutation(setting.split.test)], task, group)
+        generator = np.random.default_rng([study.seeds.data, 6])
+        of = task.row_example, task.row_answer, task.row_position, study.observations.group
+        test = Rows.of(setting.index[generator.permutation(setting.split.test)], *of)
         # those of one position stand together, as their texts are of similar length
         order = np.argsort(task.row_position[test.last[:n]], kind="stable")
         rows = test.some(order)
-        pool = Rows.of(setting.index[generator.permutation(setting.split.fit)], task, group)
+        pool = Rows.of(setting.index[generator.permutation(setting.split.fit)], *of)
         pool = pool.some(np.arange(min(len(pool), POOL)))
         if len(rows) < 2 or len(pool) <= n_donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {n_donors} donors from.")
@@ -115,25 +142,28 @@ class Cases:
         """Cases that are run together, of similar length."""
         return batches(self.texts.lengths, AT_ONCE)
 
-    def random(self, n_donors: int, seed: int) -> NDArray[np.int64]:
-        """Donors of each case, of other groups: places in the pool [n, n_donors]."""
-        return random_donors(self.rows.group, self.pool.group, n_donors, seed)
+    def random(self, n_donors: int, seed: int, site: Sites) -> Donors:
+        """Donors of each case out of the pool, of other groups."""
+        return self._of_pool(random_donors(self.rows.group, self.pool.group, n_donors, seed), site)
 
-    def matched(self, values: NDArray, n_donors: int, seed: int, rounding: float = 0.0) -> NDArray[np.int64]:
+    def _of_pool(self, index: NDArray[np.int64], site: Sites) -> Donors:
+        return Donors(index, self.pool, self.pool_law, site)
+
+    def matched(self, values: NDArray, n_donors: int, seed: int, site: Sites, rounding: float = 0.0) -> Donors:
         """Those whose value of the abstraction is nearest. values [n_all, k]: of every row of the observations; of a
         case with several rows their mean counts."""
         mine, theirs = (values[rows.table].mean(1) for rows in (self.rows, self.pool))
-        return match_donors(mine, theirs, self.rows.group, self.pool.group, n_donors, seed, rounding)
+        found = match_donors(mine, theirs, self.rows.group, self.pool.group, n_donors, seed, rounding)
+        return self._of_pool(found, site)
 
-    def given(self, donors: NDArray[np.int64], batch: NDArray[np.int64], at: At) -> Tensor:
-        """Row of the observations that each edited place of a batch of cases takes its activation from: [n].
+    def given(self, donors: "Donors", batch: NDArray[np.int64], at: At) -> Tensor:
+        """Row of the donors' that each edited place of a batch of cases takes its activation from: [n].
 
         A donor's rows stand for a case's from the last one backwards.
         """
-        case = batch[at.text.numpy()]
-        most, pool = self.pool.table.shape[1], self.pool.table
+        case, table = batch[at.text.numpy()], donors.rows.table
         back = self.rows.count[case] - at.place.numpy()  # 1 for the last place
-        return torch.from_numpy(pool[donors[case, at.branch.numpy()], np.maximum(most - back, 0)])
+        return torch.from_numpy(table[donors.index[case, at.branch.numpy()], np.maximum(table.shape[1] - back, 0)])
 
 
 def texts_of(task: Task, rows: Rows) -> Texts:

@@ -5,8 +5,8 @@ must share. The edit is installed at one site, or at all sites of the chain at o
 the already edited network computed, so that errors compound as they would. metrics/replace.py has the formulas.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -16,47 +16,67 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.activations.activations import Activations
-from probekit.errors import BadInput
+from probekit.errors import BadInput, FitError
 from probekit.fit.erasure import Eraser, fit_eraser
 from probekit.measurement.abstractions import nothing
-from probekit.measurement.cases import ROUNDING, Cases
+from probekit.measurement.cases import ROUNDING, Cases, Donors, Rows
+from probekit.measurement.learned import Pairs, answering_otherwise
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
-from probekit.metrics.ratios import Ratio, estimates
-from probekit.metrics.replace import fbu_mean, fbu_replace, necessity
+from probekit.metrics.bootstrap import Clusters, Crossed
+from probekit.metrics.interchange import interchange_leak, interchanged, odds_leak
+from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
+from probekit.metrics.replace import fbu_mean, fbu_replace, necessity, random_donors
 from probekit.model.branching import At, Edit
 from probekit.model.interventions import Abstraction, interchange, keep_only
 from probekit.model.model import Model
+from probekit.records import Record
 from probekit.spec import ReplaceSpec
 from probekit.task import Task
 
-ROLL_OUT = "roll_out"
+LEARNED_ON = 256  # cases of the fit side
+ROLL_OUT, INTERCHANGED = "roll_out", "iia"
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # activation, basis, what it gets: [n, d], [d, k], [n, d] or [d]
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """One thing done to every case: a change at each hook point, with donors [n, m], or with the mean when None."""
+    """One thing done to every case: a change at each hook point, with donors, or with the mean when None."""
 
     abstraction: Abstraction
     change: Change
-    donors: NDArray[np.int64] | None = None
+    donors: Donors | None = None
     eraser: Eraser | None = None
 
     @property
+    def run(self) -> tuple[int, ...]:
+        """Equal where the same is done to the network."""
+        return id(self.abstraction), id(self.change), id(self.donors), id(self.eraser)
+
+    @property
     def n_branches(self) -> int:
-        return 1 if self.donors is None else self.donors.shape[1]
+        return 1 if self.donors is None else self.donors.n
 
 
 class Replacement:
-    """Replace cells of one model and task, sharing cases and donors."""
+    """Replace cells of one model and task, sharing cases and donors.
 
-    def __init__(self, model: Model, task: Task, activations: Activations, study: Study, spec: ReplaceSpec) -> None:
+    made: gives activations of texts that differ from an example in one field, for pairs of examples (whose text, whose
+    field) [m, 2]; with it answers are interchanged with those, and not with any other text's.
+    """
+
+    def __init__(
+        self, model: Model, task: Task, activations: Activations, study: Study, spec: ReplaceSpec,
+        made: Callable[[NDArray[np.int64]], Activations] | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.task, self.activations = model, task, activations
-        self.study, self.spec = study, spec
+        self.study, self.spec, self.made = study, spec, made
         self._sites: dict[str, Float[Tensor, "n d"]] = {}
+        self._behaviour = ""
         self._drawn: tuple[tuple[str, str], Cases] | None = None
+        self._donors: tuple[Cases, Donors] | None = None
+        self._counterfactual: tuple[Cases, Donors] | None = None
 
     def cell(
         self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction],
@@ -72,16 +92,20 @@ class Replacement:
         if why := self.study.unmeasurable(behaviour, domain):
             return self._untold(behaviour, domain, name, abstractions, arms, why)
         setting = self.study.setting(behaviour, domain)
-        cases = self._cases(setting)
+        cases, self._behaviour = self._cases(setting), behaviour
         planned = [(a, arm, t) for a in abstractions for arm in arms if (t := self._treatment(a, arm, cases, hooks))]
         site = self._site_erased(hooks, arms, cases)
-        done = self._run(behaviour, setting, cases, hooks, [t for _, _, t in planned] + list(site.values()))
-        erased = dict(zip(site, done[len(planned) :], strict=True))
-        for (abstraction, arm, _), laws in zip(planned, done, strict=False):
-            told = _ratios(arm, cases, laws, erased)
-            for estimate, kind in zip(estimates(told.values(), cases.clusters), told, strict=True):
+        wanted = [t for _, _, t in planned] + list(site.values())
+        # what necessity and interchange are told from is one run
+        alike = {t.run: t for t in wanted}
+        made = dict(zip(alike, self._run(behaviour, setting, cases, hooks, list(alike.values())), strict=True))
+        laws = Laws({key: made[t.run] for key, t in site.items()}, {
+            a.k: made[t.run] for a, arm, t in planned if a.control and arm == INTERCHANGED})  # fmt: skip
+        for abstraction, arm, treatment in planned:
+            told = _ratios(arm, cases, made[treatment.run], laws, abstraction, treatment)
+            for estimate, (kind, clusters) in told:
                 at = self._at(abstraction, arm + kind, behaviour, name, domain)
-                outcome.add(self.study.record(at, estimate), estimate, cases.clusters)
+                outcome.add(self.study.record(at, estimate), estimate, clusters)
         return outcome
 
     def _at(self, abstraction: Abstraction, arm: str, behaviour: str, hook: str, domain: str) -> Coordinates:
@@ -100,6 +124,11 @@ class Replacement:
             outcome.records.append(self.study.record(*self.study.untold(at, "too_few_rows", why)))
         return outcome
 
+    def unlearned(self, k: int, behaviour: str, hook: str, domain: str, arms: Sequence[str], why: str) -> Record:
+        """NA for a subspace that could not be learned."""
+        at = self._at(Abstraction("directions", "das", k, {}), arms[0], behaviour, hook, domain)
+        return self.study.record(*self.study.untold(at, "not_converged", why))
+
     def _site(self, hook: str) -> Float[Tensor, "n d"]:
         if hook not in self._sites:
             self._sites[hook] = self.activations.sites[hook].float()
@@ -111,6 +140,33 @@ class Replacement:
             self._drawn = key, Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
         return self._drawn[1]
 
+    def learned(self, behaviour: str, domain: str, hook: str) -> list[Abstraction]:
+        """Subspaces of the ranks of the spec that are learned on fit rows, by exchanging them. Raises FitError."""
+        asked = [k for k in self.spec.das_ks if k < self._site(hook).shape[1]]
+        if not asked or self.study.unmeasurable(behaviour, domain):
+            return []
+        setting = self.study.setting(behaviour, domain)
+        cases, self._behaviour = self._cases(setting), behaviour
+        bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), self._seed
+        law = cases.pool_law[: len(bases)]
+        drawn = random_donors(bases.group, cases.pool.group, self.spec.swaps, seed + 2)
+        others = (
+            Donors(drawn, cases.pool, cases.pool_law, self._site) if self.made is None
+            else self._made_of(bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+        )  # fmt: skip
+        at, donors = answering_otherwise(law, others, seed)
+        own, place = self.activations.laws[behaviour], torch.from_numpy(setting.pooling.place)
+
+        def soft(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+            law = own(logits, rows)
+            if not law.requires_grad and logits.requires_grad:
+                raise FitError(f"'{behaviour}' is a hard choice, which has no slope to learn a subspace by.")
+            return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
+
+        pairs = Pairs(self.model, self.task, bases.some(at), donors, hook, soft)
+        found = [pairs.fit(self._site, k, seed, self.spec.das_steps) for k in asked]
+        return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
+
     # What is done -------------------------------------------------------------------------------------------------
 
     def _treatment(self, a: Abstraction, arm: str, cases: Cases, hooks: Sequence[str]) -> Treatment | None:
@@ -120,7 +176,7 @@ class Replacement:
             return None  # a stated hypothesis names no part of an activation: donors agree on its features
         match kind, how:
             case ("single" | "chain" | "roll_out", "random" | ""):
-                return Treatment(a, keep_only, cases.random(self.spec.donors, self._seed))
+                return Treatment(a, keep_only, self._random(cases))
             case "single" | "chain", "matched":
                 donors = self._matched(a, cases, hooks)
                 return None if donors is None else Treatment(a, keep_only, donors)
@@ -129,7 +185,9 @@ class Replacement:
             case _, _ if a.is_empty:
                 return None  # nothing is there to erase
             case "necessity", "resample":
-                return Treatment(a, exchanged, cases.random(self.spec.donors, self._seed))
+                return Treatment(a, exchanged, self._random(cases))
+            case "iia", "":
+                return Treatment(a, exchanged, self._counterfactuals(cases))
             case "necessity", "mean":
                 return Treatment(a, exchanged)
             case "necessity", "leace":
@@ -139,26 +197,54 @@ class Replacement:
 
     def _site_erased(self, hooks: Sequence[str], arms: Sequence[str], cases: Cases) -> dict[str, Treatment]:
         """All of the site erased, by donors and by the mean, as far as necessity is asked for."""
-        if not any(arm.startswith("necessity") for arm in arms):
+        if not any(arm.startswith(("necessity", INTERCHANGED)) for arm in arms):
             return {}
         none = nothing(hooks, {hook: self._site(hook).shape[1] for hook in hooks})
-        drawn = cases.random(self.spec.donors, self._seed)
-        return {"resample": Treatment(none, keep_only, drawn), "mean": Treatment(none, keep_only)}
+        out = {"resample": Treatment(none, keep_only, self._random(cases)), "mean": Treatment(none, keep_only)}
+        if INTERCHANGED in arms:
+            out[INTERCHANGED] = Treatment(none, keep_only, self._counterfactuals(cases))
+        return out
+
+    def _random(self, cases: Cases) -> Donors:
+        """The same donors for every abstraction, so that they are compared on the same pairs."""
+        if self._donors is None or self._donors[0] is not cases:
+            self._donors = cases, cases.random(self.spec.donors, self._seed, self._site)
+        return self._donors[1]
+
+    def _counterfactuals(self, cases: Cases) -> Donors:
+        """Who an answer is interchanged with: texts made for each case, or any donor."""
+        if self.made is None:
+            return self._random(cases)
+        if self._counterfactual is None or self._counterfactual[0] is not cases:
+            drawn = cases.random(self.spec.swaps, self._seed + 1, self._site).index
+            self._counterfactual = cases, self._made_of(cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+        return self._counterfactual[1]
+
+    def _made_of(self, rows: Rows, other: Rows, shape: tuple[int, ...]) -> Donors:
+        """Texts of cases, each with the field of another one: other has as many for each case as `shape` says."""
+        assert self.made is not None
+        example = self.task.row_example
+        found = self.made(np.stack([np.repeat(example[rows.last], shape[1]), example[other.last]], 1))
+        seen = found.observations
+        cases = Rows.of(np.arange(len(seen)), seen.example, seen.example, seen.position, other.group[seen.example])
+        law = seen.behaviours[self._behaviour].law.astype(np.float64)
+        pooled = self.study.pooling(self._behaviour).law(law)[cases.last]
+        return Donors(np.arange(len(cases)).reshape(shape), cases, pooled, lambda hook: found.sites[hook].float())
 
     @property
     def _seed(self) -> int:
         return self.study.seeds.data
 
-    def _matched(self, a: Abstraction, cases: Cases, hooks: Sequence[str]) -> NDArray[np.int64] | None:
+    def _matched(self, a: Abstraction, cases: Cases, hooks: Sequence[str]) -> Donors | None:
         """Donors with nearly the same value of the abstraction; None where it has none."""
         if a.is_empty:
             return None
         if a.features:
-            return cases.matched(self._labels(a.features), self.spec.donors, self._seed)
+            return cases.matched(self._labels(a.features), self.spec.donors, self._seed, self._site)
         values = np.concatenate([(self._site(hook) @ a.bases[hook]).numpy() for hook in hooks], 1)
         # what a readout of float32 activations can differ by without meaning anything
         rounding = max(ROUNDING * float(self._site(hook).norm(dim=1).mean()) for hook in hooks)
-        return cases.matched(values, self.spec.donors, self._seed, rounding)
+        return cases.matched(values, self.spec.donors, self._seed, self._site, rounding)
 
     def _labels(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Labels of features at every row, one-hot."""
@@ -202,12 +288,13 @@ class Replacement:
     def _edit(self, hook: str, treatment: Treatment, cases: Cases, batch: NDArray[np.int64]) -> Edit:
         basis, site = treatment.abstraction.bases[hook], self._site(hook)
         mean = site[torch.from_numpy(cases.pool.last)].mean(0)
+        theirs = site if treatment.donors is None else treatment.donors.site(hook)
 
         def edit(act: Float[Tensor, "n d"], at: At) -> Float[Tensor, "n d"]:
             if treatment.eraser is not None:
                 return treatment.eraser(act)
             donors = treatment.donors
-            given = mean.expand(len(act), -1) if donors is None else site[cases.given(donors, batch, at)]
+            given = mean.expand(len(act), -1) if donors is None else theirs[cases.given(donors, batch, at)]
             return treatment.change(act, basis.to(act), given.to(act))
 
         return edit
@@ -224,13 +311,56 @@ def exchanged(act: Float[Tensor, "n d"], basis: Float[Tensor, "d k"], given: Flo
     return interchange(act, given, basis)
 
 
-def _ratios(arm: str, cases: Cases, laws: NDArray, erased: dict[str, NDArray]) -> dict[str, Ratio]:
+@dataclass(frozen=True)
+class Laws:
+    """What an arm is compared with: all of the site from donors (`resample`) or at its mean, and random directions of
+    each k exchanged, [n, m, outcome] each."""
+
+    site: Mapping[str, NDArray[np.float64]]
+    random: Mapping[int, NDArray[np.float64]]
+
+
+Told = tuple[Estimate, tuple[str, Clusters]]  # and what the arm's name ends in, and what group sums are over
+
+
+def _ratios(
+    arm: str, cases: Cases, laws: NDArray[np.float64], beside: Laws, a: Abstraction, treatment: Treatment
+) -> list[Told]:
     """What an arm says, and where a mixture over donors is told, the mean over donors beside it."""
     kind, _, how = arm.partition(":")
+    if kind == INTERCHANGED:
+        return [] if a.control else _interchanged(cases, laws, beside, a.k, treatment)
     if kind == "necessity":
-        site = erased["resample" if how == "resample" else "mean"]
-        return {"": necessity(cases.law, laws, site)}
-    if how == "mean":
-        return {"": fbu_mean(cases.law, laws[:, 0], cases.floor, cases.ceiling)}
-    mixed, single = fbu_replace(cases.law, laws, cases.floor, cases.ceiling)
-    return {"": mixed} if arm == ROLL_OUT else {"": mixed, ":pair": single}
+        told = {"": necessity(cases.law, laws, beside.site["resample" if how == "resample" else "mean"])}
+    elif how == "mean":
+        told = {"": fbu_mean(cases.law, laws[:, 0], cases.floor, cases.ceiling)}
+    else:
+        mixed, single = fbu_replace(cases.law, laws, cases.floor, cases.ceiling)
+        told = {"": mixed} if arm == ROLL_OUT else {"": mixed, ":pair": single}
+    return [
+        (one, (kind, cases.clusters)) for one, kind in zip(estimates(told.values(), cases.clusters), told, strict=True)
+    ]
+
+
+def _interchanged(cases: Cases, laws: NDArray[np.float64], beside: Laws, k: int, treatment: Treatment) -> list[Told]:
+    """Whether the answer follows the donor's part, over pairs of a case and a donor that answers otherwise."""
+    donors = treatment.donors
+    if donors is None or k not in beside.random:
+        return []
+    base, source = np.repeat(cases.law, donors.n, 0), donors.law[donors.index].reshape(-1, laws.shape[2])
+    mine, site, random = (
+        interchanged(base, source, edited.reshape(len(base), -1))
+        for edited in (laws, beside.site[INTERCHANGED], beside.random[k])
+    )
+    first = np.repeat(cases.rows.group, donors.n)[mine.at]
+    second = donors.rows.group[donors.index].reshape(-1)[mine.at]
+    if len(mine.at) < 2:
+        return []
+    clusters = Clusters.of(first, len(cases.clusters.weights), 0)
+    ratios = {"": interchange_leak(mine, site, random), ":odds": odds_leak(mine, site, random)}
+    said = (
+        f"IIA {mine.accuracy:.3f}, of all of the site {site.accuracy:.3f}, of random directions {random.accuracy:.3f}"
+    )
+    found = crossed_estimates(ratios.values(), clusters, Crossed.of(first, second))
+    return [(replace(one, note="; ".join(filter(None, (said, one.note)))), (kind, clusters))
+            for one, kind in zip(found, ratios, strict=True)]  # fmt: skip

@@ -6,6 +6,7 @@ length, edited places from text to text, and logits are read at another place th
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,17 @@ class Trunk:
         if cache is not None:
             filled: list[Any] = cache.layers
             self.keys = [(layer.keys[:, :, : self.n_before], layer.values[:, :, : self.n_before]) for layer in filled]
+
+    def some(self, at: Int[Tensor, " n"]) -> "Trunk":
+        """The same of the texts at these places; one may come several times."""
+        part = copy.copy(self)
+        part.texts, on = self.texts.some(at.numpy()), at.to(self.model.device)
+        part._pad, part._cut = self._pad[on], [self._cut[i] for i in at.tolist()]
+        part.entries = {layer: entry[on] for layer, entry in self.entries.items()}
+        part.keys = [(keys[on], values[on]) for keys, values in self.keys]
+        for name in ("_ids", "_position"):  # of the texts that there were
+            part.__dict__.pop(name, None)
+        return part
 
     def branch(self, edits: Edits, n_branches: int = 1) -> Iterator[Branched]:
         """Logits of `n_branches` of every text, some at a time, with `edits` at its places.

@@ -1,6 +1,5 @@
-"""What a model runs on at a site: every direction set kept and erased, beside k = 0, random directions, and what is read.
-
-A table, and the same as text.
+"""What a model runs on at a site: every direction set kept and erased, beside nothing kept, random directions, and
+what is read. A table, and the same as text.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false

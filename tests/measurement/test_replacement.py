@@ -359,6 +359,22 @@ def test_leace_erases_what_the_label_says_wherever_it_is_written(planted):
             assert found["necessity:resample"].value == pytest.approx(1, abs=0.03)
 
 
+def test_the_answer_follows_the_used_direction_and_not_the_inert_one(planted):
+    bench, used, inert, other = planted
+    hooks, random = HOOKS[:1], Abstraction("directions", "random", 1, {HOOKS[0]: planted[3]}, "random_directions")
+    made = {name: Abstraction("directions", name, 1, {hooks[0]: basis}) for name, basis in
+            (("behaviour", used), ("pca", inert), ("lda", other))}  # fmt: skip
+    outcome = bench.replacement.cell("choice", "all", hooks, hooks[0], [*made.values(), random], ["iia"])
+    found = {(r.source, r.arm): r for r in outcome.records}
+    assert {arm for _, arm in found} == {"iia", "iia:odds"} and not any(s == "random" for s, _ in found)
+    for arm in ("iia", "iia:odds"):
+        for source, leak in (("behaviour", 0.0), ("pca", 1.0), ("lda", 1.0)):
+            assert found[source, arm].value == pytest.approx(leak, abs=0.03), (source, arm)
+    assert "IIA 1.000, of all of the site 1.000" in found["behaviour", "iia"].note
+    # pairs whose donor answers alike say nothing, and are not counted
+    assert found["behaviour", "iia"].n < 96 * 16
+
+
 def test_a_site_that_nothing_depends_on_has_no_necessity(planted):
     """An edit of the first token changes nothing where attention writes nothing: NA, neither needed nor not."""
     bench, used, *_ = planted
