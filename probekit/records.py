@@ -12,6 +12,7 @@ from probekit.errors import BadInput
 SCHEMA_VERSION = 1
 METRICS = (
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
+    "steer",  # a direction added at a site; of arm `effect` bits of log-odds, of `wrong` a share, of `unrelated` bits
     "selected",  # read at the site of each fold that its selection rows prefer
     "extrapolated",  # read in the limit of many fit rows
     "code_length",  # online code beside the floor
@@ -30,6 +31,8 @@ ARMS = (
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
 )  # fmt: skip
+# Of `steer`, ending in the dose in standard deviations of the readout: `effect:+2`.
+ARM_PREFIXES = ("effect:", "wrong:", "unrelated:")
 LEVELS = (
     "prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear",
     "absent",  # decomposition only: what no level finds at this site
@@ -158,7 +161,7 @@ _VOCABULARY = {
     "metric": METRICS, "arm": ARMS, "level": LEVELS, "source": SOURCES, "control": CONTROLS, "floor": FLOORS,
     "unit": UNITS, "na_reason": NA_REASONS,
 }  # fmt: skip
-_PREFIXES = {"level": LEVEL_PREFIXES, "control": CONTROL_PREFIXES, "source": SOURCE_PREFIXES}
+_PREFIXES = {"level": LEVEL_PREFIXES, "control": CONTROL_PREFIXES, "source": SOURCE_PREFIXES, "arm": ARM_PREFIXES}
 _NAMES = [f.name for f in fields(Record)]
 COORDINATES = tuple(_NAMES[: _NAMES.index("value")])
 FIGURES = tuple(_NAMES[_NAMES.index("value") :])

@@ -415,6 +415,17 @@ class ReplaceSpec(_Strict):
         return self.behaviours or shown
 
 
+class SteerSpec(_Strict):
+    """A direction added where `[replace]` edits, in several doses: those of the behaviour, of labels and learned ones.
+
+    Left out, nothing is steered. It takes hooks, behaviours, labels and rows from `[replace]`, which it needs. Cost:
+    two runs of the edited token per row, dose and direction.
+    """
+
+    doses: tuple[float, ...] = Field(default=(-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), min_length=1)
+    """In standard deviations of the direction's readout over fit rows."""
+
+
 class TransferSpec(_Strict):
     """Fitted on one domain, applied to another, for all pairs. Left out, nothing is transferred."""
 
@@ -451,6 +462,8 @@ class JobSpec(_Strict):
     """Is it there?"""
     replace: ReplaceSpec | None = None
     """Does the model run on it?"""
+    steer: SteerSpec | None = None
+    """What does adding it do?"""
     transfer: TransferSpec | None = None
     """Does it carry over?"""
     seed_probe: NonNegativeInt = 0
@@ -466,6 +479,8 @@ class JobSpec(_Strict):
     @model_validator(mode="after")
     def _kept_levels_are_read(self) -> "JobSpec":
         """Those that are named: the default is left out where it is not read."""
+        if self.steer is not None and self.replace is None:
+            raise BadInput("[steer] takes its hook points and directions from [replace], which is not there: add it.")
         asked = () if self.replace is None or self.replace.levels == ReplaceSpec().levels else self.replace.levels
         for name in asked:
             if name not in self.read.levels:

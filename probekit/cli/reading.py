@@ -135,8 +135,9 @@ def show(
 
 def _print_site(records: Any, hook: str | None, chosen: dict[str, Any], screen: Any) -> None:
     """One replaced site in full: every direction set kept and erased, with what stands beside it."""
-    from probekit.results.causal import causal, causal_text, default_site
+    from probekit.results.causal import causal, default_site
     from probekit.results.selection import default_behaviour
+    from probekit.results.text import causal_text
 
     at = {name: value for name, value in chosen.items() if name in ("behaviour", "domain", "position")}
     behaviour = at.get("behaviour") or default_behaviour(records)

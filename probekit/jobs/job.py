@@ -126,6 +126,8 @@ class Job:
         for behaviour in spec.behaviours_of(self.kinds):
             for place in self.task.rules or [ALL]:
                 out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
+                if self.spec.steer:
+                    out += [Cell("steer", behaviour, (hook,), domains[0], place) for hook in chain]
                 if len(chain) > 1:
                     out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
                 if "roll_out" in spec.arms:

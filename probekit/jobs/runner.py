@@ -139,9 +139,9 @@ def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_ce
 
 
 def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
-    """What is kept of features and readers is what the others read."""
-    first = {key: cell for key, cell in cells.items() if cell.kind in ("feature", "read")}
-    return [first, {key: cell for key, cell in cells.items() if key not in first}]
+    """What is kept of features and readers is what the others read; what was learned is steered along."""
+    order = {"feature": 0, "read": 0, "steer": 2}
+    return [{key: cell for key, cell in cells.items() if order.get(cell.kind, 1) == at} for at in range(3)]
 
 
 def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[list[Record], list[Losses]]:

@@ -21,6 +21,7 @@ from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
 from probekit.measurement.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
+from probekit.measurement.steering import Steering
 from probekit.model.interventions import Abstraction, orthonormal
 from probekit.records import digest
 from probekit.spec import ReplaceSpec
@@ -47,6 +48,8 @@ class Work:
         """The outcome of one cell."""
         if cell.kind in ("replace", ROLL_OUT):
             return self._replace(cell)
+        if cell.kind == "steer":
+            return self._steer(cell)
         if cell.kind == "selected":
             found = self._read_outcomes(cell)
             outcome, self._curves[cell.what, cell.place] = self.measurements[cell.place].selected(cell.what, found)
@@ -171,6 +174,17 @@ class Work:
         if why:
             outcome.records += [replacement.unlearned(k, cell.what, name, cell.domain, arms, why) for k in spec.das_ks]
         return outcome
+
+    def _steer(self, cell: Cell) -> Outcome:
+        spec, steer, hook = self.job.spec.replace, self.job.spec.steer, cell.hooks[0]
+        assert spec is not None and steer is not None
+        if cell.what in self.measurements[cell.place].constant:
+            return Outcome()
+        kept = kept_of(self._tensors(replace(cell, kind="replace"))).directions  # what was learned there
+        learned = [Abstraction(name.level, name.source, name.k or 0, {hook: torch.from_numpy(basis)})
+                   for name, basis in kept.items()]  # fmt: skip
+        asked = list(self._abstractions(cell, spec, learned))
+        return Steering(self._replacement(cell.place), steer.doses).cell(cell.what, cell.domain, hook, asked)
 
     def _replacement(self, place: str) -> Replacement:
         if place not in self._replacements:

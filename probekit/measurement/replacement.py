@@ -7,6 +7,7 @@ the already edited network computed, so that errors compound as they would. metr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -91,8 +92,8 @@ class Replacement:
         outcome = Outcome()
         if why := self.study.unmeasurable(behaviour, domain):
             return self._untold(behaviour, domain, name, abstractions, arms, why)
-        setting = self.study.setting(behaviour, domain)
-        cases, self._behaviour = self._cases(setting), behaviour
+        setting, cases = self.cases(behaviour, domain)
+        self._behaviour = behaviour
         planned = [(a, arm, t) for a in abstractions for arm in arms if (t := self._treatment(a, arm, cases, hooks))]
         site = self._site_erased(hooks, arms, cases)
         wanted = [t for _, _, t in planned] + list(site.values())
@@ -129,10 +130,16 @@ class Replacement:
         at = self._at(Abstraction("directions", "das", k, {}), arms[0], behaviour, hook, domain)
         return self.study.record(*self.study.untold(at, "not_converged", why))
 
-    def _site(self, hook: str) -> Float[Tensor, "n d"]:
+    def site(self, hook: str) -> Float[Tensor, "n d"]:
+        """Activations of all rows at a hook point."""
         if hook not in self._sites:
             self._sites[hook] = self.activations.sites[hook].float()
         return self._sites[hook]
+
+    def cases(self, behaviour: str, domain: str) -> tuple[Setting, Cases]:
+        """The first fold of a behaviour in a domain, and what is run of it."""
+        setting = self.study.setting(behaviour, domain)
+        return setting, self._cases(setting)
 
     def _cases(self, setting: Setting) -> Cases:
         key = setting.behaviour.name, setting.domain
@@ -142,16 +149,16 @@ class Replacement:
 
     def learned(self, behaviour: str, domain: str, hook: str) -> list[Abstraction]:
         """Subspaces of the ranks of the spec that are learned on fit rows, by exchanging them. Raises FitError."""
-        asked = [k for k in self.spec.das_ks if k < self._site(hook).shape[1]]
+        asked = [k for k in self.spec.das_ks if k < self.site(hook).shape[1]]
         if not asked or self.study.unmeasurable(behaviour, domain):
             return []
-        setting = self.study.setting(behaviour, domain)
-        cases, self._behaviour = self._cases(setting), behaviour
+        setting, cases = self.cases(behaviour, domain)
+        self._behaviour = behaviour
         bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), self._seed
         law = cases.pool_law[: len(bases)]
         drawn = random_donors(bases.group, cases.pool.group, self.spec.swaps, seed + 2)
         others = (
-            Donors(drawn, cases.pool, cases.pool_law, self._site) if self.made is None
+            Donors(drawn, cases.pool, cases.pool_law, self.site) if self.made is None
             else self._made_of(bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
         )  # fmt: skip
         at, donors = answering_otherwise(law, others, seed)
@@ -164,7 +171,7 @@ class Replacement:
             return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
 
         pairs = Pairs(self.model, self.task, bases.some(at), donors, hook, soft)
-        found = [pairs.fit(self._site, k, seed, self.spec.das_steps) for k in asked]
+        found = [pairs.fit(self.site, k, seed, self.spec.das_steps) for k in asked]
         return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
 
     # What is done -------------------------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ class Replacement:
         """All of the site erased, by donors and by the mean, as far as necessity is asked for."""
         if not any(arm.startswith(("necessity", INTERCHANGED)) for arm in arms):
             return {}
-        none = nothing(hooks, {hook: self._site(hook).shape[1] for hook in hooks})
+        none = nothing(hooks, {hook: self.site(hook).shape[1] for hook in hooks})
         out = {"resample": Treatment(none, keep_only, self._random(cases)), "mean": Treatment(none, keep_only)}
         if INTERCHANGED in arms:
             out[INTERCHANGED] = Treatment(none, keep_only, self._counterfactuals(cases))
@@ -208,7 +215,7 @@ class Replacement:
     def _random(self, cases: Cases) -> Donors:
         """The same donors for every abstraction, so that they are compared on the same pairs."""
         if self._donors is None or self._donors[0] is not cases:
-            self._donors = cases, cases.random(self.spec.donors, self._seed, self._site)
+            self._donors = cases, cases.random(self.spec.donors, self._seed, self.site)
         return self._donors[1]
 
     def _counterfactuals(self, cases: Cases) -> Donors:
@@ -216,7 +223,7 @@ class Replacement:
         if self.made is None:
             return self._random(cases)
         if self._counterfactual is None or self._counterfactual[0] is not cases:
-            drawn = cases.random(self.spec.swaps, self._seed + 1, self._site).index
+            drawn = cases.random(self.spec.swaps, self._seed + 1, self.site).index
             self._counterfactual = cases, self._made_of(cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape)
         return self._counterfactual[1]
 
@@ -240,11 +247,11 @@ class Replacement:
         if a.is_empty:
             return None
         if a.features:
-            return cases.matched(self._labels(a.features), self.spec.donors, self._seed, self._site)
-        values = np.concatenate([(self._site(hook) @ a.bases[hook]).numpy() for hook in hooks], 1)
+            return cases.matched(self._labels(a.features), self.spec.donors, self._seed, self.site)
+        values = np.concatenate([(self.site(hook) @ a.bases[hook]).numpy() for hook in hooks], 1)
         # what a readout of float32 activations can differ by without meaning anything
-        rounding = max(ROUNDING * float(self._site(hook).norm(dim=1).mean()) for hook in hooks)
-        return cases.matched(values, self.spec.donors, self._seed, self._site, rounding)
+        rounding = max(ROUNDING * float(self.site(hook).norm(dim=1).mean()) for hook in hooks)
+        return cases.matched(values, self.spec.donors, self._seed, self.site, rounding)
 
     def _labels(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Labels of features at every row, one-hot."""
@@ -264,7 +271,7 @@ class Replacement:
                                      self.study.home)  # fmt: skip
         rows = setting.rows("fit")
         concept = self._labels([a.label]) if a.label in seen.features else seen.behaviours[a.label].law
-        found = fit_eraser(self._site(hook)[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows])))
+        found = fit_eraser(self.site(hook)[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows])))
         return found if found.k else None
 
     # What becomes of it -------------------------------------------------------------------------------------------
@@ -273,20 +280,41 @@ class Replacement:
         self, behaviour: str, setting: Setting, cases: Cases, hooks: Sequence[str], treatments: Sequence[Treatment]
     ) -> list[NDArray[np.float64]]:
         """Laws of the edited network, of each treatment: [n, m, outcome]."""
+
+        def edits(treatment: Treatment, batch: NDArray[np.int64]) -> dict[str, Edit]:
+            return {hook: self._edit(hook, treatment, cases, batch) for hook in hooks}
+
+        asked = [(t.n_branches, partial(edits, t)) for t in treatments]
+        return self._laws(behaviour, setting, cases, hooks, asked)
+
+    def run_edit(
+        self, behaviour: str, setting: Setting, cases: Cases, hook: str, edit: Edit, n_branches: int
+    ) -> NDArray[np.float64]:
+        """Laws with one edit of every case, which is told the case as the text: [n, n_branches, outcome]."""
+
+        def edits(batch: NDArray[np.int64]) -> dict[str, Edit]:
+            return {hook: lambda act, at: edit(act, replace(at, text=torch.from_numpy(batch)[at.text]))}
+
+        return self._laws(behaviour, setting, cases, [hook], [(n_branches, edits)])[0]
+
+    def _laws(
+        self, behaviour: str, setting: Setting, cases: Cases, hooks: Sequence[str],
+        asked: Sequence[tuple[int, Callable[[NDArray[np.int64]], dict[str, Edit]]]],
+    ) -> list[NDArray[np.float64]]:  # fmt: skip
+        """asked: how many branches, and the edits of a batch of cases."""
         law, n_outcomes = self.activations.laws[behaviour], setting.behaviour.law.shape[1]
-        out = [np.empty((len(cases.rows), t.n_branches, n_outcomes)) for t in treatments]
+        out = [np.empty((len(cases.rows), n, n_outcomes)) for n, _ in asked]
         for batch in cases.batches():
             trunk = self.model.trunk(cases.texts.some(batch), hooks)
-            for laws, treatment in zip(out, treatments, strict=True):
-                edits = {hook: self._edit(hook, treatment, cases, batch) for hook in hooks}
-                for found in trunk.branch(edits, treatment.n_branches):
+            for laws, (n_branches, edits) in zip(out, asked, strict=True):
+                for found in trunk.branch(edits(batch), n_branches):
                     case = batch[found.text.numpy()]
                     edited = law(found.logits.float().cpu(), cases.rows.last[case])
                     laws[case, found.branch.numpy()] = setting.pooling.law(edited.double().numpy())
         return out
 
     def _edit(self, hook: str, treatment: Treatment, cases: Cases, batch: NDArray[np.int64]) -> Edit:
-        basis, site = treatment.abstraction.bases[hook], self._site(hook)
+        basis, site = treatment.abstraction.bases[hook], self.site(hook)
         mean = site[torch.from_numpy(cases.pool.last)].mean(0)
         theirs = site if treatment.donors is None else treatment.donors.site(hook)
 

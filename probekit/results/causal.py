@@ -1,5 +1,5 @@
 """What a model runs on at a site: every direction set kept and erased, beside nothing kept, random directions, and
-what is read. A table, and the same as text.
+what is read.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from probekit.errors import printable
 from probekit.hookpoint import HookPoint
 from probekit.results.selection import (
     at_domain,
@@ -22,7 +21,6 @@ from probekit.results.selection import (
     site_label,
     vocabulary,
 )
-from probekit.results.text import folded, number
 
 LABEL, GIVEN = "label:", "given:"
 # column -> arm of replace. Each has its interval and, `random_...`, the same of random directions of equal k.
@@ -30,15 +28,6 @@ COLUMNS = {
     "kept": "single:random", "alike": "single:matched", "kept_mean": "single:mean", "erased": "necessity:resample",
     "erased_mean": "necessity:mean", "erased_leace": "necessity:leace", "interchanged": "iia",
 }  # fmt: skip
-_HEADS = {"read": "read", "kept": "kept", "random_kept": "random", "alike": "alike", "kept_mean": "mean",
-          "erased": "erased", "random_erased": "random", "erased_mean": "mean", "erased_leace": "LEACE",
-          "interchanged": "IIA"}  # fmt: skip
-LEGEND = (
-    "read: unexplained by a reader of these directions (of the label, where one is named). kept: unexplained when only "
-    "they are kept, the rest from any donor; alike: from donors with nearly the same value; mean: from the mean. "
-    "erased: what is still done without them, of what the site does: 0 none of it, 1 they can go. random: the same of "
-    "random directions of equal k."
-)
 
 
 def causal(
@@ -107,26 +96,6 @@ def _label(level: str, source: str, k: int) -> str:
         name, _, how = source.removeprefix(LABEL).partition(":")
         of = f" of {name}"
     return vocabulary(level, how if level == "direction" else "") + of + at_k
-
-
-def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
-    """Lines of at most `width` cells: a block for each site, columns that nothing was measured of left out."""
-    out = []
-    for site, rows in table.groupby("site", sort=False):
-        shown = [name for name in _HEADS if name in rows and rows[name].notna().any()]
-        left = max(16, min(width - 8 * len(shown), int(rows["label"].str.len().max())))
-        first = rows.iloc[0]
-        nothing = "" if pd.isna(first["nothing"]) else f"; nothing kept (k=0) leaves {number(first['nothing'])}"
-        out.append(folded(f"{printable(behaviour)} at {site}: {first['n']:,} test rows of {first['groups']:,} groups"
-                          f"{nothing}", width))  # fmt: skip
-        out.append(" " * left + "".join(f"{_HEADS[name]:>8}" for name in shown))
-        for row in rows.to_dict("records"):
-            cells = ["-" if pd.isna(row[name]) else number(row[name]) for name in shown]
-            label = printable(row["label"])
-            label = label if len(label) <= left else label[: left - 1] + "…"
-            out.append(f"{label:<{left}}" + "".join(f"{cell:>8}" for cell in cells))
-        out.append("")
-    return "\n".join(map(str, [*out, folded(LEGEND, width)]))
 
 
 def default_site(frame: pd.DataFrame, behaviour: str | None = None) -> str:

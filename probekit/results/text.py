@@ -211,3 +211,34 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def _defused(cell: object) -> object:
     return "'" + cell if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+CAUSAL_HEADS = {"read": "read", "kept": "kept", "random_kept": "random", "alike": "alike", "kept_mean": "mean",
+          "erased": "erased", "random_erased": "random", "erased_mean": "mean", "erased_leace": "LEACE",
+          "interchanged": "IIA"}  # fmt: skip
+CAUSAL_LEGEND = (
+    "read: unexplained by a reader of these directions (of the label, where one is named). kept: unexplained when only "
+    "they are kept, the rest from any donor; alike: from donors with nearly the same value; mean: from the mean. "
+    "erased: what is still done without them, of what the site does: 0 none of it, 1 they can go. random: the same of "
+    "random directions of equal k."
+)
+
+
+def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
+    """Lines of at most `width` cells: a block for each site, columns that nothing was measured of left out."""
+    out = []
+    for site, rows in table.groupby("site", sort=False):
+        shown = [name for name in CAUSAL_HEADS if name in rows and rows[name].notna().any()]
+        left = max(16, min(width - 8 * len(shown), int(rows["label"].str.len().max())))
+        first = rows.iloc[0]
+        nothing = "" if pd.isna(first["nothing"]) else f"; nothing kept (k=0) leaves {number(first['nothing'])}"
+        out.append(folded(f"{printable(behaviour)} at {site}: {first['n']:,} test rows of {first['groups']:,} groups"
+                          f"{nothing}", width))  # fmt: skip
+        out.append(" " * left + "".join(f"{CAUSAL_HEADS[name]:>8}" for name in shown))
+        for row in rows.to_dict("records"):
+            cells = ["-" if pd.isna(row[name]) else number(row[name]) for name in shown]
+            label = printable(row["label"])
+            label = label if len(label) <= left else label[: left - 1] + "…"
+            out.append(f"{label:<{left}}" + "".join(f"{cell:>8}" for cell in cells))
+        out.append("")
+    return "\n".join(map(str, [*out, folded(CAUSAL_LEGEND, width)]))

@@ -1,0 +1,137 @@
+"""Steering: a direction is added at the edited tokens, in several doses, and what the answer does is measured.
+
+Beside each direction stand random ones of the same length, and what the same dose does to texts of something else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.measurement.cases import Cases
+from probekit.measurement.outcome import Coordinates, Outcome
+from probekit.measurement.replacement import Replacement
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.ratios import Ratio, estimates
+from probekit.metrics.steering import moved, target_of, wrong_way
+from probekit.model.branching import At, Edit, Texts
+from probekit.model.interventions import Abstraction
+
+# What a truth, a sentiment or a name has nothing to do with. Only where the model has a tokenizer.
+UNRELATED = (
+    "The train leaves at seven and stops in every village along the river.",
+    "She opened the window, and the smell of fresh bread filled the room.",
+    "To make the sauce, chop two onions and let them turn brown in butter.",
+    "The committee will meet again on Thursday to look at the remaining plans.",
+    "Rain fell on the tin roof all night long, and nobody slept.",
+    "Please leave your shoes at the door and take a number from the machine.",
+    "The second chapter describes how the bridge was built and who paid for it.",
+    "A small dog ran across the field and disappeared between the trees.",
+    "He counted the coins twice, put them back in the jar and sighed.",
+    "Our offices are closed during the holidays and open again in January.",
+    "The lamp on the table had a green shade and a long brass chain.",
+    "After the storm the beach was covered with wood, rope and broken shells.",
+    "You can borrow up to five books at a time and keep them for a month.",
+    "The old clock in the hall has been ten minutes late for years.",
+    "They painted the kitchen yellow because the morning light is weak there.",
+    "Water the plants in the evening, when the sun is behind the house.",
+)
+
+
+@dataclass(frozen=True)
+class Dosed:
+    """A unit direction [d] at one hook point, how much of it a dose is, and which outcome it is to raise."""
+
+    abstraction: Abstraction
+    unit: Float[Tensor, " d"]
+    size: float
+    target: int
+
+
+class Steering:
+    """Steering cells of what can be replaced: the same cases, the same sites."""
+
+    def __init__(self, replacement: Replacement, doses: Sequence[float]) -> None:
+        self.replacement, self.doses = replacement, np.array(doses, dtype=np.float64)
+        self.model, self.study = replacement.model, replacement.study
+
+    def cell(self, behaviour: str, domain: str, hook: str, abstractions: Sequence[Abstraction]) -> Outcome:
+        """What each single direction does at one hook point: records of metric `steer`, an arm for each dose.
+
+        `effect`: bits by which the log-odds of its outcome rise; `wrong`: share of examples that move against the dose;
+        `unrelated`: KL in bits of the next token after texts of something else.
+        """
+        outcome = Outcome()
+        if self.study.unmeasurable(behaviour, domain):
+            return outcome
+        replacement = self.replacement
+        setting, cases = replacement.cases(behaviour, domain)
+        law = cases.law
+        elsewhere = self._unrelated()
+        for abstraction in abstractions:
+            if abstraction.k != 1 or abstraction.control:
+                continue
+            dosed = self._dosed(abstraction, hook, cases)
+            for control in ("", "random_directions"):
+                edit = self._edit(dosed, len(cases.rows), bool(control))
+                effect = moved(law, replacement.run_edit(behaviour, setting, cases, hook, edit, len(self.doses)),
+                               dosed.target)  # fmt: skip
+                told = {"effect": effect, "wrong": wrong_way(effect, self.doses)}
+                clusters = dict.fromkeys(told, cases.clusters)
+                if elsewhere is not None:
+                    told["unrelated"] = self._moved_elsewhere(elsewhere, hook, dosed, bool(control))
+                    clusters["unrelated"] = Clusters.of(np.arange(len(elsewhere)), self.study.n_bootstrap, 0)
+                for name, values in told.items():
+                    ratios = [Ratio(values[:, i], np.ones(len(values))) for i in range(len(self.doses))]
+                    for dose, found in zip(self.doses, estimates(ratios, clusters[name]), strict=True):
+                        at = Coordinates(
+                            abstraction.level, abstraction.source, 1, "steer", f"{name}:{dose:+g}", control,
+                            behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
+                        )  # fmt: skip
+                        note = f"raises {setting.behaviour.outcomes[dosed.target]}; a dose is {dosed.size:.3g}"
+                        outcome.add(self.study.record(at, found, note), found, clusters[name])
+        return outcome
+
+    def _dosed(self, abstraction: Abstraction, hook: str, cases: Cases) -> Dosed:
+        """A dose is a standard deviation of the readout over fit rows, of the sign that raises its outcome."""
+        unit = abstraction.bases[hook][:, 0]
+        readout = (self.replacement.site(hook)[torch.from_numpy(cases.pool.last)] @ unit).double().numpy()
+        target, sign = target_of(readout, cases.pool_law)
+        size = float(readout.std())
+        if not size > 0:
+            raise BadInput(f"the direction '{abstraction.source}' does not vary at {hook}: there is no dose of it.")
+        return Dosed(abstraction, sign * unit, size, target)
+
+    def _edit(self, dosed: Dosed, n: int, random: bool) -> Edit:
+        """Doses along the direction, or for every text along a random one."""
+        doses = torch.from_numpy(self.doses * dosed.size)
+        drawn = np.random.default_rng([self.study.seeds.probe, 35]).normal(size=(n, len(dosed.unit)))
+        units = torch.from_numpy(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+
+        def edit(act: Tensor, at: At) -> Tensor:
+            along = units[at.text] if random else dosed.unit.double()[None]
+            return act + (doses[at.branch, None] * along).to(act)
+
+        return edit
+
+    def _unrelated(self) -> Texts | None:
+        if self.model.tokenizer is None:
+            return None
+        tokens = self.model.encoder.encode(list(UNRELATED), special=True).tokens
+        last = np.array([len(ids) - 1 for ids in tokens])
+        return Texts(tokens, list(last[:, None]), last)
+
+    def _moved_elsewhere(self, texts: Texts, hook: str, dosed: Dosed, random: bool) -> NDArray[np.float64]:
+        """KL in bits of the next-token law, [n_texts, dose], with the dose at the last token."""
+        trunk = self.model.trunk(texts, [hook])
+        before = trunk.logits({hook: lambda act, at: act})[:, 0].double().log_softmax(-1)
+        out = np.empty((len(texts), len(self.doses)))
+        for found in trunk.branch({hook: self._edit(dosed, len(texts), random)}, len(self.doses)):
+            after, p = found.logits.double().cpu().log_softmax(-1), before[found.text]
+            out[found.text.numpy(), found.branch.numpy()] = (p.exp() * (p - after)).sum(-1).numpy() / np.log(2)
+        return out

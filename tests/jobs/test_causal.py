@@ -1,0 +1,112 @@
+"""Edited here and read there, from a file: an answer follows a field that is swapped, and a subspace is learned so."""
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+import probekit as pk
+from probekit.activations.capture import capture
+from probekit.errors import BadInput
+from probekit.inputs.filetask import read_file_task
+from probekit.inputs.swaps import swapped_task
+from probekit.jobs.job import Job
+from probekit.jobs.runner import run_job
+from probekit.spec import JobSpec
+from rowfiles import write
+
+CITIES = ("paris", "madrid", "france", "spain", "red", "blue", "car", "bicycle", "old", "one", "two", "three")
+FIRST, LAST = "blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random network of whole words whose answers are sharp, and a file of what it is asked."""
+    path = tmp_path_factory.mktemp("causal")
+    hf = checkpoints.build("gpt2", 64)
+    hf.transformer.ln_f.weight.data.mul_(40)  # a random network is hardly ever sure of anything
+    hf.save_pretrained(path / "model")
+    checkpoints.words().save_pretrained(path / "model")
+    draw = np.random.default_rng(0)
+    rows = [{"city": CITIES[i % 12], "what": str(draw.choice(["capital", "sentence", "bicycle"])),
+             "truth": ["no", "yes"][int(draw.integers(2))], "group": f"g{i}"} for i in range(120)]  # fmt: skip
+    write(path / "rows.jsonl", rows)
+    return path
+
+
+def job(folder, **replace):
+    told = {
+        "name": "causal", "model": {"name": str(folder / "model"), "twin": False},
+        "task": {
+            "file": str(folder / "rows.jsonl"), "template": "the {what} of {city} is", "group": "group",
+            "position": "field:city", "answer": "last", "copies": "keep",
+            "behaviours": [{"name": "says", "kind": "choice", "tokens": ["france", "spain"]},
+                           {"name": "truth", "kind": "label", "column": "truth"}],
+        },
+        "read": {"hooks": [FIRST, "blocks.1.hook_resid_post", LAST], "levels": ["directions", "linear"], "ks": [1],
+                 "controls": [], "decomposition": False, "extrapolate": False, "falls": False, "n_permutations": 0,
+                 "outer_folds": 1, "inner_folds": 1},
+        "replace": {"hooks": [FIRST, LAST], "ks": [1], "rows": 24, "donors": 4, "behaviours": ["says"]} | replace,
+        "n_bootstrap": 200,
+    }  # fmt: skip
+    return JobSpec.check(told, "job")
+
+
+def test_the_answer_is_read_where_it_is_asked_and_activations_elsewhere(folder):
+    model = pk.load_model(folder / "model")
+    task = read_file_task(job(folder).task, folder, model.encoder)
+    assert [p.tolist() for p in task.positions[:3]] == [[3], [3], [3]]
+    assert task.answer is not None and set(task.answer.tolist()) == {4}
+    found = capture(model, task, [FIRST], store=None)
+    ends = [np.array([len(t) - 1]) for t in task.tokens]
+    logits = torch.zeros(len(ends), model.d_vocab)
+    model.read(task.tokens, [], ends, on_logits=lambda values, rows: logits.__setitem__(rows, values))
+    ids = [model.encoder.answer(word)[0] for word in ("france", "spain")]
+    assert np.allclose(found.observations.behaviours["says"].law, logits[:, ids].softmax(1).numpy(), atol=1e-5)
+    # the floor is told the whole text, up to where the answer is read
+    assert set(found.observations.floor_inputs["text"]) >= {"the capital of paris is"}
+    elsewhere = capture(model, read_file_task(job(folder).task.model_copy(update={"answer": None}), folder,
+                                              model.encoder), [FIRST], store=None)  # fmt: skip
+    assert not np.allclose(elsewhere.observations.behaviours["says"].law, found.observations.behaviours["says"].law)
+
+
+def test_texts_that_differ_in_one_field_are_made_of_the_tasks_own_rows(folder):
+    model, spec = pk.load_model(folder / "model"), job(folder).task
+    task = read_file_task(spec, folder, model.encoder)
+    made = swapped_task(spec, folder, model.encoder, "city", np.array([[0, 1], [0, 0], [5, 2]]))
+    words = [model.tokenizer.decode(ids) for ids in made.tokens]
+    own = [model.tokenizer.decode(ids) for ids in task.tokens]
+    assert words[0] == own[0].replace("paris", "madrid") and words[1] == own[0]
+    assert words[2] == own[5].replace(CITIES[5], "france")
+    assert made.answer is not None and [p.tolist() for p in made.positions] == [[3]] * 3
+    with pytest.raises(BadInput, match="no field of the text. Did you mean 'city'"):
+        swapped_task(spec, folder, model.encoder, "cityy", np.array([[0, 1]]))
+
+
+def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(folder, tmp_path):
+    """Below the first block the field's token is all that differs: the network does what it does on the made text."""
+    run = run_job(job(folder, swap="city", das_ks=[2], das_steps=40), root=tmp_path / "runs", store=tmp_path / "store")
+    records = run.records[(run.records["metric"] == "replace") & (run.records["position"] == "all")]
+    iia = records[records["arm"] == "iia"].set_index(["hook", "source"])
+    assert {"behaviour", "label:truth", "pca", "das"} <= set(iia.index.get_level_values(1))
+    for _, row in iia.loc[FIRST].iterrows():
+        assert "of all of the site 1.000" in row["note"]
+    # what was learned by exchanging it does better than a direction that reads as much, and is kept with the run
+    assert iia.loc[FIRST, "das"]["value"] < iia.loc[FIRST, "label:truth"]["value"] - 0.2
+    arms = set(records.loc[records["source"] == "das", "arm"])
+    assert {"single:random", "single:matched", "necessity:resample", "iia"} <= arms  # judged like any other source
+    # behind the last block nothing at that token reaches the answer: no interchange, nothing to be necessary
+    assert set(records.loc[(records["hook"] == LAST) & records["arm"].isin(["iia", "necessity:resample"]),
+                           "na_reason"]) == {"small_denominator"}  # fmt: skip
+    labels = records[records["source"] == "label:truth"]
+    assert set(labels["arm"]) >= {"single:random", "necessity:leace"}
+
+
+def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):
+    for replace, said in (
+        ({"swap": "town"}, "no field of the text"),
+        ({"labels": ["says"]}, "the task's labels are: truth"),
+        ({"features": ["colour"]}, "which is not read"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            Job.load(job(folder, **replace), folder).cells()
