@@ -1,6 +1,7 @@
 """The study of hierarchical equality on two small networks; and by hand, that its measures see what is planted."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -106,3 +107,15 @@ def test_the_command_prints_keeps_and_tells_in_json(tmp_path, monkeypatch):
     assert all(title[:21] in shown.output for title in equality.TITLES.values()) and "identity of" in shown.output
     told = json.loads(CliRunner().invoke(app, ["study", "equality", "--json"]).stdout)
     assert told["networks"] == 2 and asked == [2, 10] and len(told["rows"]) == len(found.rows)
+
+
+def test_what_is_kept_is_whole_and_what_was_published_lies_within_its_intervals():
+    """Networks differ: the means of ten may lie .06 apart, theirs as ours, so that only intervals can be asked for."""
+    found = EqualityFindings.read(Path(__file__).parents[2] / "docs" / "equality.json")
+    frame = found.frame
+    assert found.networks == len(found.right) == EqualitySize().networks and min(found.right) > 0.99
+    assert len(frame) == len(NAMES) * LAYERS * len(WHERE) * 2
+    iia = frame[(frame["measure"] == "iia") & (frame["where"] == "trained")]
+    for row in iia.to_dict("records"):
+        published = PUBLISHED[row["variable"]][row["layer"] - 1]
+        assert row["low"] - 0.01 <= published <= row["high"] + 0.01, row
