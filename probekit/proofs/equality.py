@@ -1,0 +1,247 @@
+"""The study of hierarchical equality: what interchange says of small networks, and what it says of random ones.
+
+Sutter, Minder, Hofmann and Pimentel (2025), arXiv 2507.08802, learn rotations of each layer of an MLP so that half of
+it carries a variable of an algorithm. `measure_equality` trains such networks, learns the subspaces, and sets beside
+the accuracy what replace says: the share of the network's own behaviour that is lost when each part of the abstraction
+comes from another input that agrees on it.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from probekit.fit.das import fit_das, interchanged_laws
+from probekit.fit.directions import random_directions
+from probekit.jobs.engines import Progress
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.interchange import VACUOUS
+from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.metrics.replace import fbu_replace, kl_bits
+from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
+
+RANK = WIDTH // 2
+DONORS = 16
+# Mean accuracy of ten networks, of rotations with half of the layer for a variable (their Standard_DAS, |8|).
+PUBLISHED: dict[Variable, tuple[float, ...]] = {
+    "both": (0.842, 0.614, 0.498),
+    "left": (0.821, 0.613, 0.499),
+    "first": (0.500, 0.499, 0.499),
+}
+NAMES = {"both": "both equalities", "left": "left equality", "first": "identity of the first vector"}
+WHERE = ("trained", "random_subspace", "random_twin")
+TITLES = {
+    "accuracy": "Hierarchical equality: interchange accuracy of learned subspaces, of all pairs",
+    "leak": "Hierarchical equality: share of the behaviour lost when each part comes from an input that agrees on it",
+}
+
+
+@dataclass(frozen=True)
+class EqualitySize:
+    """How much is measured. pairs: those that a subspace is fitted on; a quarter of that select it, as many test it.
+
+    steps, starts: of a search; scrubbed: inputs whose law is measured with DONORS donors each.
+    """
+
+    networks: int = 10
+    train_steps: int = 20 * 1024
+    pairs: int = 20_000
+    steps: int = 400
+    starts: int = 3
+    scrubbed: int = 1000
+
+
+@dataclass(frozen=True)
+class EqualityFindings:
+    """What the page speaks of. right: accuracy of each trained network; rows: see `frame`."""
+
+    networks: int
+    right: tuple[float, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "EqualityFindings":
+        """From a JSON file."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(told["networks"], tuple(told["right"]), tuple(told["rows"]))
+
+    def write(self, path: Path) -> None:
+        """One row per line, so that a change can be read."""
+        told = asdict(self)
+        rows = ",\n".join(map(json.dumps, told.pop("rows")))
+        head = "".join(f"{json.dumps(name)}: {json.dumps(value)},\n" for name, value in told.items())
+        path.write_text("{\n" + head + '"rows": [\n' + rows + "\n]\n}\n", encoding="utf-8")
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per variable, layer, measure (`iia`, `fbu`) and one of WHERE, with a value and its interval."""
+        return pd.DataFrame(self.rows)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One subspace in one network: whether each held-out pair is right, and what its rows lose under replacement."""
+
+    right: NDArray[np.float64]
+    lost: Ratio
+
+
+def measure_equality(
+    size: EqualitySize | None = None, seed: int = 0, progress: Progress | None = None
+) -> EqualityFindings:
+    """Train networks, learn a subspace for each variable at each layer of each, and of as many random networks.
+
+    The network is the unit: intervals are over networks, each of which has all its pairs.
+    """
+    size = size or EqualitySize()
+    start = untrained(size.networks, seed)
+    made, right = train(start, seed, size.train_steps)
+    cells = [(variable, layer) for variable in get_args(Variable) for layer in range(1, LAYERS + 1)]
+    rows: list[dict[str, Any]] = []
+    for i, (variable, layer) in enumerate(cells):
+        if progress:
+            progress("subspaces", i, len(cells))
+        found: dict[str, list[_Measured]] = {where: [] for where in WHERE}
+        for net in range(size.networks):
+            drawn = (seed, net, layer, get_args(Variable).index(variable))
+            for where, one in _measured(made.one(net), start.one(net), variable, layer, drawn, size):
+                found[where].append(one)
+        for where, of_networks in found.items():
+            rows += [
+                {"variable": variable, "layer": layer, "where": where, "measure": name, **_figures(told)}
+                for name, told in zip(("iia", "fbu"), _pooled(of_networks), strict=True)
+            ]
+    return EqualityFindings(size.networks, tuple(round(float(a), 4) for a in right), tuple(rows))
+
+
+def _measured(
+    net: EqualityNets, twin: EqualityNets, variable: Variable, layer: int, drawn: tuple[int, ...], size: EqualitySize
+) -> Iterator[tuple[str, _Measured]]:
+    """The subspaces of a network, of a random one, and a random subspace, on the same pairs and donors."""
+    seed = int(np.random.default_rng(drawn).integers(2**31))
+    for where, one in (("trained", net), ("random_twin", twin)):
+        basis, right = _learned(one, variable, layer, seed, size)
+        yield where, _Measured(right, _scrubbed(one, basis, variable, layer, seed, size))
+    basis = random_directions(WIDTH, RANK, seed)
+    pairs = _Pairs.of(net, variable, layer, seed, size)
+    yield "random_subspace", _Measured(pairs.right(basis), _scrubbed(net, basis, variable, layer, seed, size))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Activations of pairs at a layer of one network, and what is wanted of them."""
+
+    net: EqualityNets
+    layer: int
+    base: Float[Tensor, "n 16"]
+    source: Float[Tensor, "n 16"]
+    wanted: Float[Tensor, "n 2"]
+    n_fit: int
+
+    @classmethod
+    def of(cls, net: EqualityNets, variable: Variable, layer: int, seed: int, size: EqualitySize) -> "_Pairs":
+        """The first are to fit, the next to select, the last to test."""
+        drawn = draw_swaps(variable, size.pairs + 2 * (size.pairs // 4), torch.Generator().manual_seed(seed))
+        wanted = one_hot(drawn.wanted.long(), 2).float()
+        base, source = (net.upto(x, layer)[0] for x in (drawn.base, drawn.source))
+        return cls(net, layer, base, source, wanted, size.pairs)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Numbers of the pairs that select and of those that test."""
+        middle = self.n_fit + self.n_fit // 4
+        return {"select": torch.arange(self.n_fit, middle), "test": torch.arange(middle, len(self.base))}
+
+    def run(self, h: Tensor, rows: Tensor) -> Tensor:
+        return self.net.after(h, self.layer)[0]
+
+    def right(self, basis: Tensor) -> NDArray[np.float64]:
+        """Whether each test pair has the label that is wanted."""
+        test = self.parts["test"]
+        laws = interchanged_laws(self.run, basis, self.base, self.source, test, len(test))
+        return (laws.argmax(1) == self.wanted[test].argmax(1)).double().numpy()
+
+
+def _learned(
+    net: EqualityNets, variable: Variable, layer: int, seed: int, size: EqualitySize
+) -> tuple[Float[Tensor, "16 k"], NDArray[np.float64]]:
+    pairs = _Pairs.of(net, variable, layer, seed, size)
+    asked = {"k": RANK, "seed": seed, "steps": size.steps, "batch": 512, "n_starts": size.starts}
+    found = fit_das(pairs.run, pairs.base, pairs.source, pairs.wanted, **pairs.parts, **asked)
+    return found.basis, pairs.right(found.basis)
+
+
+def _scrubbed(net: EqualityNets, basis: Tensor, variable: Variable, layer: int, seed: int, size: EqualitySize) -> Ratio:
+    """What is lost of a network's own law with the subspace and its complement from donors that agree on them."""
+    drawn = draw_donors(variable, size.scrubbed, DONORS, torch.Generator().manual_seed(seed + 1))
+    rest, own = (net.upto(x.flatten(0, 1), layer)[0] for x in (drawn.of_rest, drawn.of_variable))
+    edited = net.after(rest + (own - rest) @ basis @ basis.T, layer)[0].double().softmax(-1)
+    law = net.after(drawn.x, 0)[0].double().softmax(-1).numpy()
+    floor = kl_bits(law, law.mean(0, keepdims=True))  # the prior, beyond the network's own entropy
+    mixed, _ = fbu_replace(law, edited.unflatten(0, (-1, DONORS)).numpy(), floor, np.zeros(len(law)))
+    return mixed
+
+
+def _pooled(found: list[_Measured]) -> tuple[Estimate, Estimate]:
+    """Accuracy and FBU over networks, each a group."""
+    right = np.concatenate([one.right for one in found])
+    lost, available = (np.concatenate([getattr(one.lost, name) for one in found]) for name in ("missed", "available"))
+    net = [
+        np.repeat(np.arange(len(found)), len(found[0].right)),
+        np.repeat(np.arange(len(found)), len(lost) // len(found)),
+    ]
+    iia = estimates([Ratio(right, np.ones(len(right)))], Clusters.of(net[0], 2000, 0))[0]
+    return iia, estimates([fbu(lost, available, np.zeros(len(lost)))], Clusters.of(net[1], 2000, 0))[0]
+
+
+def _figures(told: Estimate) -> dict[str, Any]:
+    figures = {name: getattr(told, name) for name in ("value", "low", "high")}
+    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+    return rounded | {"n": told.n, "networks": told.groups, "na_reason": told.na_reason}
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
+    """The tables of the page, as text: a row per variable and layer."""
+    frame = found.frame
+    accuracies, leaks = [], []
+    for variable, layer in ((v, layer) for v in NAMES for layer in range(1, LAYERS + 1)):
+        here = frame[(frame["variable"] == variable) & (frame["layer"] == layer)]
+        told = {(row["measure"], row["where"]): row for row in here.to_dict("records")}
+        place = {"variable": NAMES[variable], "layer": layer}
+        iia = {where: told["iia", where] for where in WHERE}
+        beyond = iia["trained"]["value"] - iia["random_twin"]["value"]
+        accuracies.append({
+            **place, "published": _digits(PUBLISHED[variable][layer - 1]), "found": _cell(iia["trained"]),
+            "random subspace": _cell(iia["random_subspace"]), "random networks": _cell(iia["random_twin"]),
+            "verdict": "stands" if beyond > VACUOUS else "vacuous",
+        })  # fmt: skip
+        names = {"trained": "found", "random_subspace": "random subspace", "random_twin": "random networks"}
+        leaks.append(place | {name: _cell(told["fbu", where]) for where, name in names.items()})
+    return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks)}
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["value"] is None or pd.isna(row["value"]):
+        return f"NA ({row['na_reason']})"
+    value, low, high = (_digits(row[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _digits(value: float) -> str:
+    """Three digits, as many as were published."""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
