@@ -27,6 +27,7 @@ from probekit.measurement.diagnostics import (
     measure_limit,
     measure_shares,
 )
+from probekit.measurement.examples import keep_examples
 from probekit.measurement.fold import WEAK, Fold
 from probekit.measurement.hypotheses import Decoder, Decoders, measure_hypotheses
 from probekit.measurement.outcome import Coordinates, Decoded, Outcome
@@ -168,6 +169,7 @@ def _read_levels(fold: Fold) -> Iterator[Reader]:
             for reader in fit_level(fold.site, level, read.simple_ks if level.family == "simple" else read.ks):
                 fold.cell.score(setting, reader, Said.by(reader, fold.test), fold.fitted, note=note)
                 keep_beside(fold, reader)
+                keep_examples(fold, reader)
                 yield reader
         except FitError as error:
             fold.cell.missing(setting, Coordinates(level.name), "not_converged", str(error))
