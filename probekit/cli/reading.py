@@ -2,13 +2,16 @@
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from probekit.cli.dashboard import dashboard
 from probekit.cli.out import JsonOption, RootOption, console, plain_table, print_json, reporting, rows
 from probekit.errors import BadInput, printable
+
+if TYPE_CHECKING:
+    from probekit.storage.runs import Run
 
 _RUN_HELP = "A run folder, a run's name, or 'latest'."
 PositionOption = Annotated[
@@ -68,7 +71,8 @@ def ls(
 def show(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     table: Annotated[
-        str | None, typer.Option("--table", help="One table in full: leak_map, frontier, transfer_matrix, ...")
+        str | None,
+        typer.Option("--table", help="One table in full: leak_map, frontier, examples, counterexamples, ..."),
     ] = None,
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
@@ -76,6 +80,9 @@ def show(
     metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Hook point, for the tables of one.")] = None,
+    level: Annotated[str | None, typer.Option(help="Level, for the tables of one; linear when left out.")] = None,
+    most: Annotated[int | None, typer.Option("--most", help="Rows of examples, counterexamples, plausible.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the map.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="The map in full, every level with its interval.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
@@ -88,18 +95,25 @@ def show(
         from probekit.results import tables
         from probekit.results import text as text_of
         from probekit.results.compact import Grid
+        from probekit.results.examples import KINDS as ROW_KINDS
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root), partial=partial)
+        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k),
+                        hook=hook, level=level, most=most)  # fmt: skip
+        if table in ROW_KINDS:
+            _show_rows(table, found, chosen, csv, as_json)
+            return
         if as_json:
             extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
             print_json("show", not found.problem, rows(found.records), **extra)
             return
-        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k))
         screen = console()
         if found.problem:
             console(err=True).print(found.problem)
+        if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
+            raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
         if table is None and not wide and not csv:
             screen.print(summary(found.records, **chosen, intervals=intervals))
             _print_beside(found.records, chosen)
@@ -125,6 +139,21 @@ def show(
             screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:
             screen.print(text_of.to_text(frame, f"{found.name}: {kind.replace('_', ' ')}"))
+
+
+def _show_rows(kind: str, run: "Run", chosen: dict[str, Any], csv: bool, as_json: bool) -> None:
+    """A table of single rows: in words, or as every other table is printed."""
+    from probekit.results import text as text_of
+    from probekit.results.examples import rows_table
+    from probekit.results.rowtext import in_words
+
+    if as_json:
+        print_json("show", not run.problem, rows(rows_table(kind, run, **chosen)), run=run.name, table=kind)
+    elif csv:
+        typer.echo(text_of.to_csv(rows_table(kind, run, **chosen)).encode(), nl=False)
+    else:
+        screen = console()
+        screen.print(in_words(kind, run, screen.width, **chosen))
 
 
 def _print_beside(records: Any, chosen: dict[str, Any]) -> None:
