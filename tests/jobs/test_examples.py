@@ -188,3 +188,108 @@ def test_what_explains_nothing_keeps_no_rows(small, tmp_path):
     run = go(path, tmp_path)
     assert set(run.rows()["behaviour"]) == {"choice"} == set(run.table("tested_rows")["behaviour"])
     assert job_of.Job.load(pk.JobSpec.read_toml(path), tmp_path).run == run.name
+
+
+# Pairs and answers ---------------------------------------------------------------------------------------------------
+
+
+def test_counterexample_pairs_are_of_test_rows_that_read_alike(places):
+    found = places.table("counterexamples")
+    assert {"linear", "directions"} == set(found["level"]) and found["ratio"].min() >= 1
+    assert (found["percentile"] <= 5).all() and (found["group_a"] != found["group_b"]).all()
+    cells = found.groupby(["hook", "behaviour", "rule", "level", "k"], dropna=False)
+    assert cells.size().max() <= 20
+    for _, cell in cells:
+        assert cell["rank"].tolist() == list(range(1, len(cell) + 1)) and cell["ratio"].is_monotonic_decreasing
+        both = [tuple(sorted(pair)) for pair in zip(cell["group_a"], cell["group_b"], strict=True)]
+        assert len(set(both)) == len(both)
+    tested = places.table("tested_rows")
+    fold = tested.set_index(["behaviour", "rule", "example"])["fold"].to_dict()
+    for _, pair in found.iterrows():
+        first, second = (fold[pair["behaviour"], pair["rule"], pair[f"example_{side}"]] for side in "ab")
+        assert first == second, "readouts of two folds are not of one reader"
+        law = np.array(pair["law_a"])
+        assert pair["outcome_a"] == pair["outcomes"][law.argmax()] and pair["probability_a"] == pytest.approx(law.max())
+        assert pair["outcome_a"] != pair["outcome_b"]
+
+
+def test_pairs_and_rows_are_told_in_the_words_of_the_file(places):
+    file = [row["text"] for row in csv.DictReader((places.path.parents[1] / "rows.csv").open(encoding="utf-8"))]
+    last = places.table("counterexamples").query("rule == 'last'")
+    assert len(last) and [file[i] for i in last["example_a"]] == last["text_a"].tolist()
+    texts = places.table("texts").set_index(["example", "position"])["text"]
+    assert all(texts[i, 4] == file[i] and texts[i, 0] == file[i].split()[0] for i in range(300))
+    worst = places.table("worst_examples")
+    assert [texts[key] for key in zip(worst["example"], worst["position"], strict=True)] == worst["text"].tolist()
+
+
+def test_what_all_pairs_say_stands_beside_those_that_are_listed(places):
+    told = places.table("alike").set_index(["behaviour", "rule", "hook", "level"])
+    assert (told["n_alike"] > 0).all() and told["random_bits"].between(0, 1).all()
+    # What a label says at random no reader can tell: a fifth of the rows, and every pair of which one of them is part.
+    sealed = told.xs("last", level="rule").xs("choice", level="behaviour").xs("linear", level="level")
+    noisy = told.xs("last", level="rule").xs("label", level="behaviour").xs("linear", level="level")
+    assert (sealed["alike_bits"] < 0.1 * sealed["random_bits"]).all()
+    assert (noisy["alike_bits"] > 0.3 * noisy["random_bits"]).all()
+
+
+def test_answers_are_counted_in_every_domain(places):
+    rates = places.table("plausible_rates")
+    assert set(rates["domain"]) == {"seen", "other"} and set(rates["consistent_with"]) == {"group"}
+    assert ((rates["low"] <= rates["rate"]) & (rates["rate"] <= rates["high"])).all()
+    home = rates[rates["domain"] == "seen"]
+    assert home["confident"].between(0.18, 0.25).all()
+    rows = places.table("plausible")
+    assert (rows["said"] != rows["outcome"]).all() and (rows["confidence"] > 0.5).all()
+    assert rows.groupby(["hook", "behaviour", "rule", "domain"]).size().max() <= 20
+
+
+@pytest.fixture(scope="module")
+def paired(small, tmp_path_factory):
+    """Statements and their negations, whose label the last word decides but in every fifth pair."""
+    folder, draw = tmp_path_factory.mktemp("paired"), random.Random(1)
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["claim", "denial", "claim_true", "denial_true", "group"])
+        for i in range(200):
+            start = " ".join(draw.choice(WORDS) for _ in range(3))
+            first = draw.random() < 0.5
+            odd = i % 5 == 0  # these follow the contrary rule
+            labels = ("yes", "no") if first != odd else ("no", "yes")
+            words = ("true", "false") if first else ("false", "true")
+            out.writerow([f"{start} {words[0]}", f"{start} {words[1]}", *labels, i])
+    path = folder / "pairs.toml"
+    path.write_text(
+        f'name = "pairs"\nn_bootstrap = 200\n[model]\nname = "{small}"\ntwin = false\n[task]\nfile = "pairs.csv"\n'
+        'pair = ["claim", "denial"]\nmembers = {truth = ["claim_true", "denial_true"]}\ngroup = "group"\n'
+        '[[task.behaviours]]\nname = "truth"\nkind = "label"\ncolumn = "truth"\n' + READ.format(folds=2),
+        encoding="utf-8",
+    )  # fmt: skip
+    return go(path, folder)
+
+
+def test_a_salient_distractor_is_plausible_and_incorrect(paired):
+    """The reader follows the last word, consistently in statement and negation; where that misleads it is wrong."""
+    rates = paired.table("plausible_rates")
+    assert set(rates["consistent_with"]) == {"pair"} and (rates["consistent"] > 0.9).all()
+    assert rates["wrong_of_confident"].between(0.05, 0.4).all() and (rates["rate"] > 0).all()
+    rows = paired.table("plausible")
+    assert len(rows) and (rows["example"] // 2 % 5 == 0).all(), "just those that follow the contrary rule"
+    assert rows["text"].str.endswith(("true", "false")).all()
+
+
+def test_a_number_has_pairs_and_no_right_or_wrong(small, tmp_path):
+    path = write_job(tmp_path, small, folds=1)
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open(encoding="utf-8")))
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.DictWriter(file, rows[0])
+        out.writeheader()
+        out.writerows(row | {"at": len(row["text"].split()[-1]) + i % 3} for i, row in enumerate(rows))
+    text = path.read_text(encoding="utf-8").replace('kind = "label"\ncolumn = "label"', 'kind = "value"\ncolumn = "at"')
+    path.write_text(text, encoding="utf-8")
+    run = go(path, tmp_path)
+    found = run.table("counterexamples").query("behaviour == 'label'")
+    assert len(found) and found["probability_a"].isna().all()
+    assert [float(one) for one in found["outcome_a"]] == [law[0] for law in found["law_a"]]
+    assert set(run.table("plausible_rates")["behaviour"]) == {"choice"}
+    assert "distance" in pk.table("counterexamples", run, behaviour="label")
