@@ -89,7 +89,7 @@ class Examples:
             for setting in settings:
                 at = setting.rows("test")
                 floor, ceiling = (bits.astype(np.float32) for bits in setting.ends())
-                did = zip(*(_did(measurement, behaviour, row)[:2] for row in at), strict=True)
+                did = zip(*(_did(measurement, behaviour, row)[:2] for row in at.tolist()), strict=True)
                 told = dict(zip(("outcome", "probability"), did, strict=True))
                 parts.append(pd.DataFrame(
                     {"behaviour": behaviour, "rule": place, "row": at.astype(np.int32), **self._where(measurement, at),
@@ -104,7 +104,7 @@ class Examples:
             sides: dict[str, Any] = {}
             for side, rows in (("a", pairs.first), ("b", pairs.second)):
                 columns = self._where(measurement, rows) | {"text": self._told(measurement, rows)}
-                did = [_did(measurement, cell.what, row) for row in rows]
+                did = [_did(measurement, cell.what, row) for row in rows.tolist()]
                 columns |= {name: [one[i] for one in did] for i, name in enumerate(("outcome", "probability", "law"))}
                 sides |= {f"{name}_{side}": values for name, values in columns.items()}
             outcomes = [list(measurement.pooling(cell.what).behaviour.outcomes)] * len(pairs.first)

@@ -200,10 +200,11 @@ def measurements_of(
     hypotheses: Sequence[Hypothesis] = (),
     seeds: tuple[int, int, int] = (0, 0, 0),
     n_bootstrap: int = 2_000,
+    keeps_examples: bool = False,
 ) -> dict[str, Measurement]:
     """A Measurement of each place that is measured apart; groups are split alike at all of them.
 
-    deleted: by span, what was seen without it. Raises BadInput.
+    deleted: by span, what was seen without it. keeps_examples: as in Study. Raises BadInput.
     """
     check_names("a domain", observations.domains)
     seen = observations.domain == observations.domains[0]
@@ -213,7 +214,8 @@ def measurements_of(
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
-        out[place] = Measurement(observations.at(place), read, transfer, hypotheses, seeds, n_bootstrap, without)
+        asked = read, transfer, hypotheses, seeds, n_bootstrap, without, keeps_examples
+        out[place] = Measurement(observations.at(place), *asked)
     find_constant(observations.behaviours, observations.domain, out[observations.places[0]].domains)
     return out
 

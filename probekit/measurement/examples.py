@@ -15,7 +15,12 @@ from probekit.metrics.pairs import CounterexamplePairs, counterexample_pairs
 
 
 def keep_examples(fold: Fold, reader: Reader) -> None:
-    """Counterexample pairs of a reader on the fold's test rows, and of `linear` what it says of them and elsewhere."""
+    """Counterexample pairs of a reader on the fold's test rows, and of `linear` what it says of them and elsewhere.
+
+    Nothing where the study keeps no examples.
+    """
+    if not fold.study.keeps_examples:
+        return
     if reader.level == "linear" or (reader.level == "directions" and reader.source == "behaviour"):
         fold.cell.keep_pairs(fold.setting.fold, reader, _pairs(fold, reader))
     if reader.level == "linear" and not fold.setting.behaviour.is_value:

@@ -52,6 +52,10 @@ def examples(
     behaviour, position = _asked(records, behaviour, position)
     hook = hook or _selected(records, behaviour, position, level)
     rows = _one_reader(run.rows(hook=hook, behaviour=behaviour, position=position, level=level), source, k)
+    if "ceiling_bits" not in rows:
+        raise BadInput(
+            f"{run.name} is not finished: what its rows are is told when it is; `probekit run SPEC` goes on."
+        )
     missed = rows["bits"].astype(float) - rows["ceiling_bits"]
     attrs = {"n": len(rows), "missed": float(missed.mean()),
              "floor_missed": float((rows["floor_bits"] - rows["ceiling_bits"]).mean())}  # fmt: skip

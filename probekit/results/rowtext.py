@@ -173,5 +173,5 @@ def _entry(text: str, width: int) -> list[str]:
 def _shown_text(text: object, width: int) -> list[str]:
     """A text in at most LINES lines, its middle left out where it is longer, blanks as one."""
     plain = printable(" ".join(("" if pd.isna(text) else str(text)).split()))
-    lines = wrap(fitted(plain, LINES * (width - 6) - 2), width - 6) or ["(nothing)"]
+    lines = wrap(fitted(plain, LINES * (width - 6) - 2), width - 6) or ["(no text)"]
     return [f"      {line}" for line in lines]

@@ -214,7 +214,7 @@ def test_counterexample_pairs_are_of_test_rows_that_read_alike(places):
 
 
 def test_pairs_and_rows_are_told_in_the_words_of_the_file(places):
-    file = [row["text"] for row in csv.DictReader((places.path.parents[1] / "rows.csv").open(encoding="utf-8"))]
+    file = pd.read_csv(places.path.parents[1] / "rows.csv")["text"].tolist()
     last = places.table("counterexamples").query("rule == 'last'")
     assert len(last) and [file[i] for i in last["example_a"]] == last["text_a"].tolist()
     texts = places.table("texts").set_index(["example", "position"])["text"]
@@ -280,11 +280,9 @@ def test_a_salient_distractor_is_plausible_and_incorrect(paired):
 
 def test_a_number_has_pairs_and_no_right_or_wrong(small, tmp_path):
     path = write_job(tmp_path, small, folds=1)
-    rows = list(csv.DictReader((tmp_path / "rows.csv").open(encoding="utf-8")))
-    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        out = csv.DictWriter(file, rows[0])
-        out.writeheader()
-        out.writerows(row | {"at": len(row["text"].split()[-1]) + i % 3} for i, row in enumerate(rows))
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    rows["at"] = rows["text"].str.split().str[-1].str.len() + np.arange(len(rows)) % 3
+    rows.to_csv(tmp_path / "rows.csv", index=False)
     text = path.read_text(encoding="utf-8").replace('kind = "label"\ncolumn = "label"', 'kind = "value"\ncolumn = "at"')
     path.write_text(text, encoding="utf-8")
     run = go(path, tmp_path)

@@ -51,7 +51,7 @@ def test_the_rows_that_are_missed_most_come_first(run):
     assert found["missed_bits"].tolist() == pytest.approx([3.8, 3.7, 3.6]) and found["example"].tolist() == [39, 38, 37]
     assert found.attrs["n"] == 40 and found.attrs["missed"] == pytest.approx(1.85)
     assert found["text"].isna().tolist() == [True, False, False], "a text that was not kept costs no row"
-    assert "(nothing)" in in_words("examples", run, 80, most=1)
+    assert "(no text)" in in_words("examples", run, 80, most=1)
 
 
 def test_a_reader_is_chosen_as_everywhere(run):
