@@ -43,7 +43,8 @@ def rows_by_hand() -> tuple[list[Record], dict[str, pd.DataFrame], pd.DataFrame]
                       "groups": 20, "confident": 0.2, "consistent": 0.9, "wrong_of_confident": 0.3}
              for name, rate in (("home", 0.02), ("away", 0.0))]  # fmt: skip
     wrong = [where | {"example": 7, "position": 3, "group": "g", "domain": "home", "consistent_with": "pair",
-                      "said": "yes", "confidence": 0.97, "outcome": "no", "text": LONG}]  # fmt: skip
+                      "said": "yes", "confidence": 0.97,
+                      "said_probability": 0.2, "probability": 0.8, "outcome": "no", "text": LONG}]  # fmt: skip
     bits = [{"hook": hook, "behaviour": "answer", "rule": "all", "level": "linear", "source": "behaviour", "k": None,
              "row": i, "bits": 0.1 * i, "floor_bits": 1.0, "ceiling_bits": 0.1, "example": i, "position": 3,
              "group": "g", "domain": "home", "outcome": "yes", "probability": 0.9}
@@ -56,7 +57,7 @@ def rows_by_hand() -> tuple[list[Record], dict[str, pd.DataFrame], pd.DataFrame]
     tested = ["example", "position", "group", "domain", "outcome", "probability", "floor_bits", "ceiling_bits"]
     read = pd.DataFrame(bits).astype({"k": "Int64"})
     rows = read[read["hook"] == SITES[0]]
-    frames["tested_rows"] = rows[["behaviour", "rule", "row", *tested]]
+    frames["tested_rows"] = rows.reindex(columns=["behaviour", "rule", "row", *tested])
     return records, frames, read
 
 

@@ -94,7 +94,6 @@ def show(
     with reporting("show", as_json):
         from probekit.results import tables
         from probekit.results import text as text_of
-        from probekit.results.compact import Grid
         from probekit.results.examples import KINDS as ROW_KINDS
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
@@ -102,7 +101,7 @@ def show(
         found = open_run(find_run(run, root), partial=partial)
         chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k),
                         hook=hook, level=level, most=most)  # fmt: skip
-        if table in ROW_KINDS:
+        if table is not None and table in ROW_KINDS:
             _show_rows(table, found, chosen, csv, as_json)
             return
         if as_json:
@@ -124,21 +123,32 @@ def show(
         frame = tables.table(kind, found.records, **chosen)
         if csv:
             typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
-        elif frame.empty:
-            screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
-        elif kind in ("leak_map", "replace_map"):
-            first = frame.iloc[0]
-            where = printable(f"{first['behaviour']}, {first['fit_domain']}")
-            where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
-            title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
-            screen.print(title, style="bold")
-            for block in Grid.of(frame).blocks(screen.width):
-                screen.print(block, end="\n\n")
+            return
+        _print_table(kind, frame, found.name)
+        if kind in ("leak_map", "replace_map") and not frame.empty:
             _print_beside(found.records, chosen)
-        elif kind == "deletion":
-            screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
-        else:
-            screen.print(text_of.to_text(frame, f"{found.name}: {kind.replace('_', ' ')}"))
+
+
+def _print_table(kind: str, frame: Any, run: str) -> None:
+    """A table that is no single row's, as wide as the terminal."""
+    from probekit.results import text as text_of
+    from probekit.results.compact import Grid
+
+    screen = console()
+    if frame.empty:
+        screen.print(f"{run} holds nothing for {kind.replace('_', ' ')}.")
+    elif kind in ("leak_map", "replace_map"):
+        first = frame.iloc[0]
+        where = f"{printable(first['behaviour'])}, {printable(first['fit_domain'])}"
+        where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
+        title = f"{run}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
+        screen.print(title, style="bold")
+        for block in Grid.of(frame).blocks(screen.width):
+            screen.print(block, end="\n\n")
+    elif kind == "deletion":
+        screen.print(text_of.deletion_text(frame, f"{run}: with a span deleted"))
+    else:
+        screen.print(text_of.to_text(frame, f"{run}: {kind.replace('_', ' ')}"))
 
 
 def _show_rows(kind: str, run: "Run", chosen: dict[str, Any], csv: bool, as_json: bool) -> None:

@@ -133,9 +133,9 @@ class Examples:
             measurement = self.places[cell.place]
             at, said, confidence = kept.answers
             seen, behaviour = measurement.observations, measurement.pooling(cell.what).behaviour
-            truth, domain = behaviour.law[at].argmax(1), seen.domain[at]
+            law, domain = behaviour.law[at], seen.domain[at]
             pair = seen.example[at] // 2 if self.job.spec.task.pair is not None else None
-            found = answered(confidence, said, truth, seen.group[at], domain == measurement.home, pair)
+            found = answered(confidence, said, law, seen.group[at], domain == measurement.home, pair)
             where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place}
             for name in dict.fromkeys(domain.tolist()):
                 here = np.flatnonzero((domain == name) & found.asked)
@@ -146,7 +146,8 @@ class Examples:
                 shown = shown[np.argsort(-confidence[shown], kind="stable")][:N_PLAUSIBLE]
                 names = np.array(behaviour.outcomes, dtype=object)
                 told = {"consistent_with": found.with_what, "said": names[said[shown]],
-                        "confidence": confidence[shown], "outcome": names[truth[shown]],
+                        "confidence": confidence[shown], "said_probability": law[shown, said[shown]],
+                        "outcome": names[law[shown].argmax(1)], "probability": law[shown].max(1),
                         "text": self._told(measurement, at[shown])}  # fmt: skip
                 rows.append(pd.DataFrame(self._where(measurement, at[shown]) | told).assign(**where))
         return _table(rows, _PLAUSIBLE), _table([pd.DataFrame(rates)], _RATES)
@@ -195,7 +196,17 @@ _TESTED = ("behaviour", "rule", "row", *_ROW, "fold", "outcome", "probability", 
 _COUNTEREXAMPLES = (*_READER, "rank", "distance", "percentile", "divergence_bits", "ratio",
                    *(f"{name}_{side}" for side in "ab" for name in _SIDE), "outcomes")  # fmt: skip
 _ALIKE = (*_READER, "n_pairs", "n_alike", "alike_bits", "random_bits")
-_PLAUSIBLE = (*_CELL, *_ROW, "consistent_with", "said", "confidence", "outcome", "text")
+_PLAUSIBLE = (
+    *_CELL,
+    *_ROW,
+    "consistent_with",
+    "said",
+    "confidence",
+    "said_probability",
+    "outcome",
+    "probability",
+    "text",
+)
 _RATES = (*_CELL, "domain", "consistent_with", "rate", "low", "high", "n", "groups", "confident", "consistent",
          "wrong_of_confident")  # fmt: skip
 

@@ -222,10 +222,10 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
 
 
 def _pairs_of(columns: NDArray, told: NDArray) -> CounterexamplePairs:
-    first, second, *figures = columns.T
-    return CounterexamplePairs(
-        first.astype(np.int64), second.astype(np.int64), *figures, int(told[0]), float(told[1]), float(told[2])
-    )
+    first, second = columns[:, :2].astype(np.int64).T
+    distance, percentile, bits, ratio = columns[:, 2:].T
+    n_alike, alike, random = told.tolist()
+    return CounterexamplePairs(first, second, distance, percentile, bits, ratio, int(n_alike), alike, random)
 
 
 def decoded_of(feature: str, tensors: Mapping[str, NDArray]) -> Decoded:

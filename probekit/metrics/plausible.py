@@ -9,6 +9,7 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Ratio, estimates
 
 CONFIDENT = 0.2  # the top share of a reader's confidence
+WRONG = 0.5  # of the probability of the likeliest outcome, below which another one is wrong
 ENOUGH = 0.5  # share of rows that must have another to agree with, else consistency is not asked for
 PAIR, GROUP, NOTHING = "pair", "group", "none"  # what rows are to be consistent with
 
@@ -17,9 +18,9 @@ PAIR, GROUP, NOTHING = "pair", "group", "none"  # what rows are to be consistent
 class Answered:
     """What a reader says of rows and how that compares, each [n].
 
-    confident: among the top fifth of its confidence at home; wrong: its likeliest outcome is not the model's;
-    consistent: with the rows that it has to agree with; asked: whether there are any, without which a row is no case.
-    with_what: `pair`, `group`, or `none` where consistency is not asked for.
+    confident: among the top fifth of its confidence at home; wrong: the behaviour is hardly what it says; consistent:
+    with the rows that it has to agree with; asked: whether there are any, without which a row is no case. with_what:
+    `pair`, `group`, or `none` where consistency is not asked for.
     """
 
     confident: NDArray[np.bool_]
@@ -46,18 +47,20 @@ class Rate:
 
 
 def answered(
-    confidence: NDArray, said: NDArray, truth: NDArray, group: NDArray, home: NDArray, pair: NDArray | None = None
+    confidence: NDArray, said: NDArray, law: NDArray, group: NDArray, home: NDArray, pair: NDArray | None = None
 ) -> Answered:
-    """Rows by what a reader says of them, all [n] (docs/method.md section 5).
+    """Rows by what a reader says of them, all [n] but for law [n, n_outcomes] (docs/method.md section 5).
 
-    confidence: probability of the likeliest outcome, `said`; truth: the model's likeliest outcome. home: rows of the
-    domain that it was fitted in, whose top fifth says what is confident everywhere. pair: which pair each row is of,
-    where rows come in pairs, such as a statement and its negation: an answer agrees with the other's where both are the
-    same exactly if they should be. Without pairs it agrees where the rows of its group that should be answered alike
-    are. Where fewer than half of the rows have any other to agree with, all are consistent, and that is said.
+    confidence: probability of the likeliest outcome, `said`; law: the behaviour. An answer is wrong where that has less
+    than half of the probability of the likeliest outcome: of moves that are as good none is. home: rows of the domain
+    that it was fitted in, whose top fifth says what is confident everywhere. pair: which pair each row is of, where
+    rows come in pairs, such as a statement and its negation: an answer agrees with the other's where both are the same
+    exactly if they should be. Without pairs it agrees where the rows of its group that should be answered alike are.
+    Where fewer than half of the rows have any other to agree with, all are consistent, and that is said.
     """
     confident = confidence >= np.quantile(confidence[home], 1 - CONFIDENT)
-    wrong = said != truth
+    truth, likeliest = law.argmax(1), law.max(1)
+    wrong = law[np.arange(len(said)), said] < WRONG * likeliest
     if pair is not None:
         consistent, asked = _agree(pair, said, truth, apart=True)
         with_what = PAIR

@@ -15,8 +15,9 @@ from probekit.results.examples import KINDS, KeepsRows, plausible, plausible_rat
 from probekit.results.selection import check_selection, site_label, vocabulary
 from probekit.results.text import fitted, number
 
+SEEN = 0.005  # of a probability, below which it reads .00
 LINES = 2  # of a text that is shown
-COMMON = 0.3  # share of words that two texts must have in common, else what differs is not marked
+COMMON = 0.5  # share of words that two texts must have in common, else what differs is not marked
 SEALED = 0.1  # of what two random rows differ by: rows that are read alike and differ by less are treated alike
 
 
@@ -56,7 +57,11 @@ def _examples_lines(name: str, found: pd.DataFrame, width: int) -> Iterator[str]
 def _pairs_lines(name: str, found: pd.DataFrame, width: int) -> Iterator[str]:
     told = found.attrs
     yield from wrap(f"{name}: pairs of test rows that {_where(told, _reader(told))} cannot tell apart.", width)
+    both = zip(found["text_a"].astype(str), found["text_b"].astype(str), strict=True)
+    marked = any(common(*texts) >= COMMON for texts in both)
     yield from wrap(_verdict(told, len(found)), width)
+    if marked:
+        yield from wrap("A word in [brackets] is not in the other text.", width)
     for i, (_, pair) in enumerate(found.iterrows(), 1):
         ratio = f", {pair['ratio']:.1f} times what two random rows do" if pair["ratio"] >= 1 else ""
         nearer = f"read more alike than {100 - pair['percentile']:.1f} % of random pairs"
@@ -79,14 +84,16 @@ def _verdict(told: Mapping[str, Any], n: int) -> str:
         said += " No pair that is read alike differs as much as two random rows do."
     if alike <= SEALED * usual:
         return said + " So what is read decides nearly all of it."
-    return said + (" A word in [brackets] is not in the other text." if n else "")
+    return said
 
 
 def _plausible_lines(run: str, rows: pd.DataFrame | None, rates: pd.DataFrame, width: int) -> Iterator[str]:
     first = rates.iloc[0]
     consistent = {"pair": ", consistent with the other row of its pair", "group": ", consistent within its group"}
     how = consistent.get(first["consistent_with"], "")
-    lead = f"{run}: answers of {_where(first, 'linear')} that are confident{how}, and wrong. "
+    lead = (
+        f"{run}: answers of {_where(first, 'linear')} that are confident{how}, and wrong: the behaviour is hardly so. "
+    )
     lead += "Confident: as its top fifth is, where it was fitted."
     if not how:
         lead += " Whether they are consistent cannot be told: there are no pairs of rows that should be answered alike."
@@ -102,7 +109,8 @@ def _plausible_lines(run: str, rows: pd.DataFrame | None, rates: pd.DataFrame, w
     if rows is None:
         return
     for i, (_, row) in enumerate(rows.iterrows(), 1):
-        says = f"says {_name(row['said'])} ({number(row['confidence'])}), behaviour {_name(row['outcome'])}"
+        also = f", {_name(row['said'])} ({number(row['said_probability'])})" if row["said_probability"] >= SEEN else ""
+        says = f"says {_name(row['said'])} ({number(row['confidence'])}); behaviour {_did(row)}{also}"
         yield ""
         yield from _entry(f"{i:>2}  {says}; {printable(row['domain'])}, {_place(row, True)}", width)
         yield from _shown_text(row["text"], width)
@@ -117,7 +125,7 @@ def differing(first: str, second: str, most: int) -> tuple[str, str]:
     """
     words = first.split(), second.split()
     same = SequenceMatcher(None, *words, autojunk=False)
-    if same.ratio() < COMMON:
+    if common(first, second) < COMMON:
         return fitted(" ".join(words[0]), most), fitted(" ".join(words[1]), most)
     for around in (10_000, 12, 6, 3, 1):
         said = _marked(words[0], [(a, b, tag) for tag, a, b, _, _ in same.get_opcodes()], around)
@@ -125,6 +133,11 @@ def differing(first: str, second: str, most: int) -> tuple[str, str]:
         if max(len(said), len(other)) <= most:
             break
     return fitted(said, most), fitted(other, most)
+
+
+def common(first: str, second: str) -> float:
+    """Share of the words of two texts that they have in common, in the same order."""
+    return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()
 
 
 def _marked(words: list[str], parts: Iterable[tuple[int, int, str]], around: int) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.cells import cell_len
@@ -27,11 +28,10 @@ class Folder:
             raise RunError(f"by-hand has no table '{name}'; it has none.")
         return self.kept[name]
 
-    def rows(self, *, hook=None, behaviour=None, position=None, level=None, source=None, k=None):
-        rows = self.bits
-        for name, asked in (("hook", hook), ("behaviour", behaviour), ("rule", position), ("level", level)):
-            rows = rows if asked is None else rows[rows[name] == asked]
-        return rows
+    def rows(self, *, hook=None, behaviour=None, position=None, level=None, source=None, k=None) -> pd.DataFrame:
+        asked = {"hook": hook, "behaviour": behaviour, "rule": position, "level": level}
+        keep = [self.bits[name] == value for name, value in asked.items() if value is not None]
+        return self.bits.loc[np.logical_and.reduce(keep)]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,10 @@ def test_a_sealed_reader_is_said_to_be_one(run):
 def test_answers_are_told_with_their_rates(run):
     said = " ".join(in_words("plausible", run, 80).split())
     assert "home: .02 [.00, .10] of 40 rows in 20 groups; wrong .30 of confident; consistent .90" in said
-    assert "says 'yes' (.97), behaviour 'no'" in said and "consistent with the other row of its pair" in said
+    assert (
+        "says 'yes' (.97); behaviour 'no' (.80), 'yes' (.20)" in said
+        and "consistent with the other row of its pair" in said
+    )
     alone = run.kept | {"plausible_rates": run.kept["plausible_rates"].assign(consistent_with="none"),
                         "plausible": run.kept["plausible"].head(0)}  # fmt: skip
     said = " ".join(in_words("plausible", dataclasses.replace(run, kept=alone), 80).split())
