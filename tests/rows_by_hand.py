@@ -57,7 +57,7 @@ def rows_by_hand() -> tuple[list[Record], dict[str, pd.DataFrame], pd.DataFrame]
     tested = ["example", "position", "group", "domain", "outcome", "probability", "floor_bits", "ceiling_bits"]
     read = pd.DataFrame(bits).astype({"k": "Int64"})
     rows = read[read["hook"] == SITES[0]]
-    frames["tested_rows"] = rows.reindex(columns=["behaviour", "rule", "row", *tested])
+    frames["tested_rows"] = pd.DataFrame({name: rows[name] for name in ["behaviour", "rule", "row", *tested]})
     return records, frames, read
 
 
