@@ -2,13 +2,16 @@
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from probekit.cli.dashboard import dashboard
 from probekit.cli.out import JsonOption, RootOption, console, plain_table, print_json, reporting, rows
 from probekit.errors import BadInput, printable
+
+if TYPE_CHECKING:
+    from probekit.storage.runs import Run
 
 _RUN_HELP = "A run folder, a run's name, or 'latest'."
 PositionOption = Annotated[
@@ -68,7 +71,8 @@ def ls(
 def show(
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
     table: Annotated[
-        str | None, typer.Option("--table", help="One table in full: leak_map, frontier, transfer_matrix, ...")
+        str | None,
+        typer.Option("--table", help="One table in full: leak_map, frontier, examples, counterexamples, ..."),
     ] = None,
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
@@ -77,9 +81,10 @@ def show(
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     hook: Annotated[
-        str | None,
-        typer.Option("--hook", help="Of replace: a site in full; the one preferred for reading when left out."),
+        str | None, typer.Option("--hook", help="Hook point: of replace, or for the tables of one.")
     ] = None,
+    level: Annotated[str | None, typer.Option(help="Level, for the tables of one; linear when left out.")] = None,
+    most: Annotated[int | None, typer.Option("--most", help="Rows of examples, counterexamples, plausible.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the map.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="The map in full, every level with its interval.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
@@ -91,23 +96,30 @@ def show(
     with reporting("show", as_json):
         from probekit.results import tables
         from probekit.results import text as text_of
-        from probekit.results.compact import Grid
+        from probekit.results.examples import KINDS as ROW_KINDS
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root), partial=partial)
+        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k),
+                        hook=hook, level=level, most=most)  # fmt: skip
+        if table is not None and table in ROW_KINDS:
+            _show_rows(table, found, chosen, csv, as_json)
+            return
         if as_json:
             extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
             print_json("show", not found.problem, rows(found.records), **extra)
             return
-        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k))
         screen = console()
         if found.problem:
             console(err=True).print(found.problem)
+        site = chosen.pop("hook", None) if table is None and metric == "replace" else None
+        if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
+            raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
         if table is None and not wide and not csv:
             screen.print(summary(found.records, **chosen, intervals=intervals))
             if metric == "replace":
-                _print_site(found.records, hook, chosen, screen)
+                _print_site(found.records, site, chosen, screen)
             _print_beside(found.records, chosen)
             return
         kind = table or ("replace_map" if metric == "replace" else "leak_map")
@@ -116,21 +128,47 @@ def show(
         frame = tables.table(kind, found.records, **chosen)
         if csv:
             typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
-        elif frame.empty:
-            screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
-        elif kind in ("leak_map", "replace_map"):
-            first = frame.iloc[0]
-            where = printable(f"{first['behaviour']}, {first['fit_domain']}")
-            where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
-            title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
-            screen.print(title, style="bold")
-            for block in Grid.of(frame).blocks(screen.width):
-                screen.print(block, end="\n\n")
+            return
+        _print_table(kind, frame, found.name)
+        if kind in ("leak_map", "replace_map") and not frame.empty:
             _print_beside(found.records, chosen)
-        elif kind == "deletion":
-            screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
-        else:
-            screen.print(text_of.to_text(frame, f"{found.name}: {kind.replace('_', ' ')}"))
+
+
+def _print_table(kind: str, frame: Any, run: str) -> None:
+    """A table that is no single row's, as wide as the terminal."""
+    from probekit.results import text as text_of
+    from probekit.results.compact import Grid
+
+    screen = console()
+    if frame.empty:
+        screen.print(f"{run} holds nothing for {kind.replace('_', ' ')}.")
+    elif kind in ("leak_map", "replace_map"):
+        first = frame.iloc[0]
+        where = f"{printable(first['behaviour'])}, {printable(first['fit_domain'])}"
+        where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
+        title = f"{run}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
+        screen.print(title, style="bold")
+        for block in Grid.of(frame).blocks(screen.width):
+            screen.print(block, end="\n\n")
+    elif kind == "deletion":
+        screen.print(text_of.deletion_text(frame, f"{run}: with a span deleted"))
+    else:
+        screen.print(text_of.to_text(frame, f"{run}: {kind.replace('_', ' ')}"))
+
+
+def _show_rows(kind: str, run: "Run", chosen: dict[str, Any], csv: bool, as_json: bool) -> None:
+    """A table of single rows: in words, or as every other table is printed."""
+    from probekit.results import text as text_of
+    from probekit.results.examples import rows_table
+    from probekit.results.rowtext import in_words
+
+    if as_json:
+        print_json("show", not run.problem, rows(rows_table(kind, run, **chosen)), run=run.name, table=kind)
+    elif csv:
+        typer.echo(text_of.to_csv(rows_table(kind, run, **chosen)).encode(), nl=False)
+    else:
+        screen = console()
+        screen.print(in_words(kind, run, screen.width, **chosen))
 
 
 def _print_site(records: Any, hook: str | None, chosen: dict[str, Any], screen: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from probekit.records import digest
 from probekit.task import ALL
 
-CELL_VERSION = 7  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
+CELL_VERSION = 8  # raised when what a cell computes changes meaning, so that old cells are not taken for new ones
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from probekit.activations.passes import Step
 from probekit.errors import BadInput, StoreError
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.examples import Examples, rows_by_reader
 from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
 from probekit.jobs.progress import Pace
 from probekit.jobs.work import Work, tensor_name
 from probekit.measurement.cell import measurements_of
-from probekit.measurement.outcome import Outcome, to_tensors
+from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
 from probekit.records import Losses, Record
 from probekit.results.headline import HALF
@@ -113,7 +114,7 @@ def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | N
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
     texts = {span: found.observations for span, found in deleted.items()}
     asked = spec.read, transfer, job.hypotheses, (spec.seed_probe, spec.seed_data, 0), spec.n_bootstrap
-    measurements = measurements_of(activations.observations, texts, *asked)
+    measurements = measurements_of(activations.observations, texts, *asked, keeps_examples=True)
     # Not before it is known that something can be measured: what a refused run captured may go.
     for found in filter(None, (activations, twin, *deleted.values())):
         pin_for_run(Path(store), found.observations.fingerprint, writer.path.name)
@@ -147,13 +148,20 @@ def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
 def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[list[Record], list[Losses]]:
     if tensors := to_tensors(outcome.kept):
         writer.write_tensors(tensor_name(cell), tensors)
+    if isinstance(outcome.kept, Kept) and outcome.kept.rows is not None:
+        writer.write_rows(tensor_name(cell), rows_by_reader(cell, outcome.kept.rows))
     return outcome.records, outcome.losses
 
 
 def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
     scores = work.scores(cells)
     work.writer.write_table("scores", scores)
-    work.writer.write_table("worst_examples", work.worst_examples(scores))
+    examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
+    worst = work.worst_examples(scores)
+    told = [examples.text(int(one), int(at)) for one, at in zip(worst["example"], worst["position"], strict=True)]
+    work.writer.write_table("worst_examples", worst.assign(text=told))
+    for name, table in examples.tables():
+        work.writer.write_table(name, table)
     work.writer.write_table("sites", work.sites(cells))
     work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
 

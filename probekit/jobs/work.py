@@ -93,6 +93,11 @@ class Work:
                     best[name] = min(best.get(name, (np.inf, "")), (float(np.mean(bits)), cell.hooks[0]))
         return {name: hook for name, (_, hook) in best.items()}
 
+    def shown(self, cell: Cell) -> Kept:
+        """What a read cell keeps of single rows; nothing of one that failed."""
+        kept = kept_of(self._tensors(cell))
+        return Kept(pairs=kept.pairs, answers=kept.answers)
+
     def scores(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """What `linear` says of each test row at each site: log odds of the second of two outcomes, or the number."""
         names = ["hook", "behaviour", "rule", "row", "domain", "group", "example", "position", "missed_bits",

@@ -27,6 +27,7 @@ from probekit.measurement.diagnostics import (
     measure_limit,
     measure_shares,
 )
+from probekit.measurement.examples import keep_examples
 from probekit.measurement.fold import WEAK, Fold
 from probekit.measurement.hypotheses import Decoder, Decoders, measure_hypotheses
 from probekit.measurement.outcome import Coordinates, Decoded, Outcome
@@ -168,6 +169,7 @@ def _read_levels(fold: Fold) -> Iterator[Reader]:
             for reader in fit_level(fold.site, level, read.simple_ks if level.family == "simple" else read.ks):
                 fold.cell.score(setting, reader, Said.by(reader, fold.test), fold.fitted, note=note)
                 keep_beside(fold, reader)
+                keep_examples(fold, reader)
                 yield reader
         except FitError as error:
             fold.cell.missing(setting, Coordinates(level.name), "not_converged", str(error))
@@ -198,10 +200,11 @@ def measurements_of(
     hypotheses: Sequence[Hypothesis] = (),
     seeds: tuple[int, int, int] = (0, 0, 0),
     n_bootstrap: int = 2_000,
+    keeps_examples: bool = False,
 ) -> dict[str, Measurement]:
     """A Measurement of each place that is measured apart; groups are split alike at all of them.
 
-    deleted: by span, what was seen without it. Raises BadInput.
+    deleted: by span, what was seen without it. keeps_examples: as in Study. Raises BadInput.
     """
     check_names("a domain", observations.domains)
     seen = observations.domain == observations.domains[0]
@@ -211,7 +214,8 @@ def measurements_of(
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
-        out[place] = Measurement(observations.at(place), read, transfer, hypotheses, seeds, n_bootstrap, without)
+        asked = read, transfer, hypotheses, seeds, n_bootstrap, without, keeps_examples
+        out[place] = Measurement(observations.at(place), *asked)
     find_constant(observations.behaviours, observations.domain, out[observations.places[0]].domains)
     return out
 

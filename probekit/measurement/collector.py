@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from probekit.fit.readers import Reader
 from probekit.measurement.deletion import Deletions
-from probekit.measurement.outcome import Coordinates, Figures, Kept, Outcome, ReaderName, Scores
+from probekit.measurement.outcome import Answers, Coordinates, Figures, Kept, Outcome, ReaderName, RowBits, Scores
 from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.measurement.study import Study
 from probekit.metrics.auroc import auroc, auroc_interval, auroc_leak, auroc_rows
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.pairs import CounterexamplePairs
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.records import Record
 
@@ -101,6 +102,8 @@ class Collector:
     _select: dict[ReaderName, dict[int, float]] = field(default_factory=dict)
     _null: dict[ReaderName, dict[int, NDArray]] = field(default_factory=dict)
     _linear: dict[int, float] = field(default_factory=dict)
+    _pairs: dict[ReaderName, dict[int, CounterexamplePairs]] = field(default_factory=dict)
+    _answers: dict[str, dict[int, Answers]] = field(default_factory=dict)
 
     def put(
         self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
@@ -164,6 +167,14 @@ class Collector:
     def keep_null(self, fold: int, reader: Reader, gains: NDArray[np.float64]) -> None:
         """A reader's gains on a fold's test rows, as observed and under each permutation."""
         self._null.setdefault(ReaderName.of(reader), {})[fold] = gains
+
+    def keep_pairs(self, fold: int, reader: Reader, pairs: CounterexamplePairs) -> None:
+        """Test rows of a fold that a reader cannot tell apart and the model treats differently."""
+        self._pairs.setdefault(ReaderName.of(reader), {})[fold] = pairs
+
+    def keep_answers(self, setting: Setting, said: NDArray[np.int64], confidence: NDArray[np.float64]) -> None:
+        """The likeliest outcome of the test rows of a setting by `linear`, and its probability."""
+        self._answers.setdefault(setting.domain, {})[setting.fold] = Answers(setting.rows("test"), said, confidence)
 
     def keep_linear(self, fold: int, bits: float) -> None:
         """Mean bits of the site's own linear readout on the selection rows of a fold."""
@@ -242,7 +253,31 @@ class Collector:
         select = {name: _in_order(folds) for name, folds in self._select.items() if len(folds) == n_folds}
         null = {name: _in_order(folds) for name, folds in self._null.items() if len(folds) == n_folds}
         linear = _in_order(self._linear) if len(self._linear) == n_folds else None
-        return Kept(self._directions, select, null, linear, self._row_scores())
+        pairs = {name: CounterexamplePairs.together(list(folds.values())) for name, folds in self._pairs.items()
+                 if len(folds) == n_folds}  # fmt: skip
+        return Kept(self._directions, select, null, linear, self._row_scores(), self._row_bits(), pairs,
+                    self._all_answers())  # fmt: skip
+
+    def _all_answers(self) -> Answers | None:
+        """Of the domains that all folds have."""
+        whole = [folds for folds in self._answers.values() if len(folds) == self.study.n_folds]
+        parts = [answers for folds in whole for answers in folds.values()]
+        return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts else None
+
+    def _row_bits(self) -> RowBits | None:
+        """Of every reader that all folds of the seen domain fitted."""
+        home = self.study.home
+        read = {at: score for at, score in self._scores.items()
+                if (at.metric, at.control, at.floor, at.arm) == ("read", "", "strong", "")
+                and at.fit_domain == at.test_domain == home and len(score.folds) == self.study.n_folds}  # fmt: skip
+        if not read:
+            return None
+        settings = self.study.pool(self.behaviour, home).settings
+        rows = np.concatenate([setting.rows("test") for setting in settings])
+        order = np.argsort(rows)
+        names = (ReaderName(at.level, at.source, at.k if at.rank is None else at.rank) for at in read)
+        bits = (score.rows[0][order].astype(np.float32) for score in read.values())
+        return RowBits(rows[order], dict(zip(names, bits, strict=True)))
 
     def _row_scores(self) -> Scores | None:
         home = self.study.home

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from probekit.fit.readers import Reader
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.pairs import CounterexamplePairs
 from probekit.metrics.ratios import Estimate
 from probekit.records import Losses, Record
 
@@ -88,6 +89,26 @@ class Scores(NamedTuple):
     odds: NDArray[np.float64]
 
 
+class RowBits(NamedTuple):
+    """Bits that each reader leaves at each test row of the seen domain: rows [n] of the observations, ascending.
+
+    bits [n] by reader, beside the strong floor, in single precision.
+    """
+
+    rows: NDArray[np.int64]
+    bits: Mapping[ReaderName, NDArray[np.float32]]
+
+
+class Answers(NamedTuple):
+    """What `linear` says of test rows [n] of every domain that all folds have: the likeliest outcome and its
+    probability, which is how confident it is.
+    """
+
+    rows: NDArray[np.int64]
+    said: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Kept:
     """Arrays of a read cell that other cells and tables are made from.
@@ -95,7 +116,8 @@ class Kept:
     directions [d, k]: where a reader of the first fold looks; select [n_folds]: its bits on the selection rows;
     null [n_folds, 1 + n_permutations]: its gains in bits, as observed and under each permutation; linear [n_folds]:
     bits of the site's own linear readout on the selection rows, None where a fold lacks one. scores: what `linear` says
-    of test rows that it never saw.
+    of test rows that it never saw. rows: what every reader leaves at them, which a run folder keeps in a file of its
+    own. pairs: test rows that a reader cannot tell apart and the model treats differently. answers: what `linear` says.
     """
 
     directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)
@@ -103,6 +125,9 @@ class Kept:
     null: Mapping[ReaderName, NDArray] = field(default_factory=dict)
     linear: NDArray | None = None
     scores: "Scores | None" = None
+    rows: RowBits | None = None
+    pairs: Mapping[ReaderName, CounterexamplePairs] = field(default_factory=dict)
+    answers: Answers | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -151,6 +176,8 @@ class Outcome:
 # ---------------------------------------------------------------------------------------------- names in a run folder
 
 SELECT, NULL, LINEAR, SCORES = "select/", "null/", "select_bits", "scores/"
+PAIRS, ALIKE, ANSWERS = "pairs/", "alike/", "answers/"
+_OF_PAIR = ("first", "second", "distance", "percentile", "divergence", "ratio")
 
 
 def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
@@ -164,12 +191,16 @@ def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
         | {NULL + name.joined("/"): gains for name, gains in kept.null.items()}
         | ({} if kept.linear is None else {LINEAR: kept.linear[:, None]})
         | scores
-    )
+        | {PAIRS + name.joined("/"): np.stack([getattr(p, part) for part in _OF_PAIR], 1).astype(np.float64)
+           for name, p in kept.pairs.items()}
+        | {ALIKE + name.joined("/"): np.array([p.n_alike, p.alike, p.random]) for name, p in kept.pairs.items()}
+        | ({} if kept.answers is None else {ANSWERS + name: v for name, v in kept.answers._asdict().items()})
+    )  # fmt: skip
 
 
 def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     """The inverse of `to_tensors` for a read cell."""
-    directions, select, null, scores = {}, {}, {}, {}
+    directions, select, null, scores, pairs, answers = {}, {}, {}, {}, {}, {}
     for name, values in tensors.items():
         if name.startswith(SELECT):
             select[ReaderName.parse(name.removeprefix(SELECT), "/")] = values[:, 0]
@@ -177,10 +208,24 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
             null[ReaderName.parse(name.removeprefix(NULL), "/")] = values
         elif name.startswith(SCORES):
             scores[name.removeprefix(SCORES)] = values
+        elif name.startswith(ANSWERS):
+            answers[name.removeprefix(ANSWERS)] = values
+        elif name.startswith(PAIRS):
+            reader = name.removeprefix(PAIRS)
+            pairs[ReaderName.parse(reader, "/")] = _pairs_of(values, tensors[ALIKE + reader])
         elif "|" in name:
             directions[ReaderName.parse(name, "|")] = values
     linear = tensors[LINEAR][:, 0] if LINEAR in tensors else None
-    return Kept(directions, select, null, linear, Scores(**scores) if scores else None)
+    told = Scores(**scores) if scores else None
+    said = Answers(**answers) if answers else None
+    return Kept(directions, select, null, linear, told, pairs=pairs, answers=said)
+
+
+def _pairs_of(columns: NDArray, told: NDArray) -> CounterexamplePairs:
+    first, second = columns[:, :2].astype(np.int64).T
+    distance, percentile, bits, ratio = columns[:, 2:].T
+    n_alike, alike, random = told.tolist()
+    return CounterexamplePairs(first, second, distance, percentile, bits, ratio, int(n_alike), alike, random)
 
 
 def decoded_of(feature: str, tensors: Mapping[str, NDArray]) -> Decoded:

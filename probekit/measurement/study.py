@@ -47,8 +47,11 @@ class Study:
         seeds: tuple[int, int, int] = (0, 0, 0),
         n_bootstrap: int = 2_000,
         deleted: Mapping[str, Observations | None] | None = None,
+        keeps_examples: bool = False,
     ) -> None:
-        """deleted: by span, what was seen without it; None where this is what was read."""
+        """deleted: by span, what was seen without it; None where this is what was read. keeps_examples: whether
+        anybody will ask for single rows, as of a run folder, so that pairs and answers are looked for.
+        """
         for name, seed in (("seed_probe", seeds[0]), ("seed_data", seeds[1])):
             if not isinstance(seed, int | np.integer) or seed < 0:
                 raise BadInput(f"{name} is {seed!r}: give a whole number from 0 on.")
@@ -61,6 +64,7 @@ class Study:
         self.seeds = Seeds(*seeds)
         self.n_bootstrap = n_bootstrap
         self.deleted = dict(deleted or {})
+        self.keeps_examples = keeps_examples
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._splits: dict[tuple[str, str], list[Split]] = {}
         self._poolings: dict[str, Pooling] = {}

@@ -13,6 +13,8 @@ import pandas as pd
 from probekit.hookpoint import HookPoint
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.causal import causal
+from probekit.results.examples import KINDS as ROW_KINDS
+from probekit.results.examples import KeepsRows, rows_table
 from probekit.results.selection import (
     FEATURE,
     ORDERS,
@@ -498,19 +500,23 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def table(kind: str, frame: pd.DataFrame, **selection: Any) -> pd.DataFrame:
+def table(kind: str, frame: "pd.DataFrame | KeepsRows", **selection: Any) -> pd.DataFrame:
     """A table by name, as a frame.
 
     kind: a key of KINDS: leak_map, frontier, decomposition, layer_curves, transfer, deletion, by_position ... frame:
-    records. selection: behaviour, domain, position, metric, k, hook, level, arm, as far as the table has them. Raises
-    BadInput that names the nearest for an unknown kind or selection.
+    records, or a run as `open_run` opens it, which the tables of single rows need: examples, counterexamples, plausible
+    and plausible_rates. selection: behaviour, domain, position, metric, k, hook, level, arm, as far as the table has
+    them. Raises BadInput that names the nearest for an unknown kind or selection.
 
     >>> import probekit as pk
     >>> leak = pk.table("leak_map", pk.read_run("runs/othello"), behaviour="next_move")
     >>> {"site", "label", "value", "low", "high", "floor_bits"} <= set(leak.columns)
     True
     """
-    check_known("table", kind, tuple(KINDS))
+    check_known("table", kind, (*KINDS, *ROW_KINDS))
+    if kind in ROW_KINDS:
+        return rows_table(kind, frame, **selection)
+    frame = frame if isinstance(frame, pd.DataFrame) else frame.records
     check_selection(kind, KINDS[kind], selection)
     return KINDS[kind](frame, **selection)
 

@@ -1,7 +1,8 @@
 """Runs: folders of records opened for reading, without torch."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob, has_magic
@@ -17,7 +18,20 @@ import pyarrow.parquet as pq
 from probekit.errors import BadInput, RunError, nearest
 from probekit.records import SCHEMA_VERSION, digest
 from probekit.storage.files import RUN_NAME, check_name, is_held, read_json, sha256_of
-from probekit.storage.lines import CELLS, LOCK, LOSSES, MANIFEST, RECORDS, SITES, TOGETHER, record_frame, scan_lines
+from probekit.storage.lines import (
+    CELLS,
+    LOCK,
+    LOSSES,
+    MANIFEST,
+    RECORDS,
+    ROW_SCHEMA,
+    ROWS,
+    SITES,
+    TESTED,
+    TOGETHER,
+    record_frame,
+    scan_lines,
+)
 
 # complete: sealed and intact; running: a process holds it; stopped: by a person or a kill; failed: it could not go on;
 # damaged: not what its manifest says, or no run folder.
@@ -135,6 +149,52 @@ class Run:
             raise RunError(f"{self.path} has no table '{name}'; it has {listed}.")
         return self._parquet(f"tables/{name}.parquet").to_pandas()
 
+    def rows(
+        self, *, hook: str | None = None, behaviour: str | None = None, position: str | None = None,
+        level: str | None = None, source: str | None = None, k: int | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Bits of each test row of the seen domain: the rows behind a record of `read`, whose mean bits are its `bits`.
+
+        One row per reader (level, source, k) and row: `bits`, beside `floor_bits` and `ceiling_bits` of the same row,
+        and what it is: row, example, position, group, domain. position: a rule of positions, the column `rule`. What is
+        left out is not selected by; only files and readers that are asked for are read. Raises BadInput where nothing
+        is, RunError for a file that is broken.
+
+        >>> import probekit as pk
+        >>> run = pk.open_run("runs/othello")
+        >>> "bits" in run.rows(hook="blocks.3.hook_resid_post", behaviour="next_move", level="linear")
+        True
+        """
+        where = {"hook": hook, "behaviour": behaviour, "rule": position, "level": level, "source": source, "k": k}
+        asked = {name: value for name, value in where.items() if value is not None}
+        parts = [part for name in self._row_files for part in self._rows_in(name, asked)]
+        if not parts:
+            said = ", ".join(f"{name} {value}" for name, value in asked.items()) or "any reader"
+            raise BadInput(
+                f"{self.path} keeps no bits per row of {said}: `run.records` lists what was read; a run that was made "
+                "before rows were kept has none, and its spec can be run again."
+            )
+        frame = pa.concat_tables(parts).to_pandas()
+        frame["k"] = frame["k"].astype("Int64")
+        if TESTED not in self.tables:  # while it is measured
+            return frame
+        return frame.merge(self.table(TESTED), how="left", on=["behaviour", "rule", "row"])
+
+    @property
+    def _row_files(self) -> list[str]:
+        if self.manifest is None:
+            return sorted(f"{ROWS}/{f.name}" for f in (self.path / ROWS).glob("*.parquet"))
+        return sorted(name for name in self.manifest["files"] if name.startswith(f"{ROWS}/"))
+
+    def _rows_in(self, name: str, asked: dict[str, Any]) -> list[pa.Table]:
+        """Row groups of a file, a reader each, whose statistics have what is asked; others are not read."""
+        with self._as_parquet(self.path / name):
+            file = pq.ParquetFile(self.path / name)
+            at = [i for i in range(file.num_row_groups) if _holds(file.metadata.row_group(i), asked)]
+            if not at:
+                return []
+            return [pq.ParquetFile(pa.BufferReader(self._checked(self.path / name))).read_row_groups(at)]
+
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """Directions or probes written under `name`."""
         from safetensors import SafetensorError
@@ -169,8 +229,14 @@ class Run:
 
     def _parquet(self, name: str) -> pa.Table:
         path = self.path / name
-        try:
+        with self._as_parquet(path):
             return pq.read_table(pa.BufferReader(self._checked(path)))
+
+    @staticmethod
+    @contextmanager
+    def _as_parquet(path: Path) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowInvalid, OSError):
             raise RunError(f"{path} is not readable as Parquet; remove the folder and run its spec again.") from None
 
@@ -368,6 +434,15 @@ def _manifest_of(path: Path) -> dict | None:
     if sha256_of(path / "spec.json") != manifest["files"]["spec.json"]["sha256"]:
         raise RunError(f"{path} is broken: spec.json is not the manifest's; remove the folder and run its spec again.")
     return manifest
+
+
+def _holds(group: Any, asked: Mapping[str, Any]) -> bool:
+    """Whether a row group, which is of one reader, is of the one that is asked for."""
+    for name, value in asked.items():
+        told = group.column(ROW_SCHEMA.get_field_index(name)).statistics
+        if told is None or not told.has_min_max or told.min != value:
+            return False
+    return True
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,18 @@ import pyarrow.parquet as pq
 from probekit.errors import RunError
 from probekit.records import SCHEMA_VERSION, Losses, Record, digest
 from probekit.storage.files import check_name, inside, plain_json, read_json, sha256_of, sync_folder, take_lock, to_json
-from probekit.storage.lines import CELLS, LOCK, LOSSES, MANIFEST, RECORDS, append_line, publish_file, scan_lines
+from probekit.storage.lines import (
+    CELLS,
+    LOCK,
+    LOSSES,
+    MANIFEST,
+    RECORDS,
+    ROW_SCHEMA,
+    ROWS,
+    append_line,
+    publish_file,
+    scan_lines,
+)
 from probekit.storage.runs import open_run
 
 DRIVER = "0"  # the worker that keeps the status
@@ -132,6 +143,23 @@ class RunWriter:
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, compression="zstd")
         self._side("tables", f"{check_name(name)}.parquet", sink.getvalue().to_pybytes())
 
+    def write_rows(self, name: str, parts: Iterable[Mapping[str, Any]]) -> None:
+        """Write bits per row, a reader after the other: of each part `hook`, `behaviour`, `rule`, `level`, `source` and
+        `k`, one value each, `row` and `bits` [n].
+
+        A group of rows of the file is one reader, so that one can be read without the others.
+        """
+        self._writable()
+        sink = pa.BufferOutputStream()
+        how = {"compression": "zstd", "use_dictionary": ["hook", "behaviour", "rule", "level", "source", "k"],
+               "column_encoding": {"row": "DELTA_BINARY_PACKED", "bits": "BYTE_STREAM_SPLIT"}}  # fmt: skip
+        with pq.ParquetWriter(sink, ROW_SCHEMA, **how) as file:
+            for part in parts:
+                n = len(part["row"])
+                columns = {key: v if isinstance(v, np.ndarray) else [v] * n for key, v in part.items()}
+                file.write_table(pa.table(columns, schema=ROW_SCHEMA), row_group_size=max(1, n))
+        self._side(ROWS, f"{check_name(name)}.parquet", sink.getvalue().to_pybytes())
+
     def write_tensors(self, name: str, tensors: Mapping[str, np.ndarray]) -> None:
         """Write directions or probes, as safetensors."""
         from safetensors.numpy import save
@@ -182,6 +210,7 @@ class RunWriter:
             publish_file(self.path / name, sink.getvalue().to_pybytes())
         sealed = [RECORDS, LOSSES, CELLS, "spec.json"]
         sealed += [f"tables/{f.name}" for f in sorted((self.path / "tables").glob("*.parquet"))]
+        sealed += [f"{ROWS}/{f.name}" for f in sorted((self.path / ROWS).glob("*.parquet"))]
         sealed += [f"directions/{f.name}" for f in sorted((self.path / "directions").glob("*.safetensors"))]
         body = {
             "schema_version": SCHEMA_VERSION,

@@ -1,0 +1,218 @@
+"""Examples: the rows behind a run's numbers, as the tables that its folder keeps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probekit.activations.capture import decode_of
+from probekit.errors import FitError
+from probekit.jobs.cells import Cell
+from probekit.jobs.job import Job
+from probekit.measurement.cell import Measurement
+from probekit.measurement.outcome import Kept, RowBits
+from probekit.metrics.pairs import CounterexamplePairs
+from probekit.metrics.plausible import Answered, answered, rate
+from probekit.storage.lines import TESTED
+
+MOST_TEXTS = 20_000  # rows; of more, only those that a table shows are told in words
+HEAD, TAIL = 100, 300  # tokens of a text that is longer than both, from its beginning and to the place that is read
+N_PLAUSIBLE = 20  # rows of each domain
+OMITTED = " … "
+
+Places = Mapping[str, Measurement]  # by the rule of positions that is measured apart
+
+
+def rows_by_reader(cell: Cell, rows: RowBits) -> Iterator[Mapping[str, Any]]:
+    """What a run folder keeps of each reader of a read cell (`RunWriter.write_rows`)."""
+    where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place}
+    at = rows.rows.astype(np.int32)
+    for reader, bits in rows.bits.items():
+        yield {**where, **reader._asdict(), "row": at, "bits": bits}
+
+
+@dataclass
+class Examples:
+    """A job's rows in words, and the tables made of them. kept: what the run folder keeps of each read cell."""
+
+    job: Job
+    places: Places
+    kept: Mapping[Cell, Kept]
+    _texts: dict[tuple[int, int], str] = field(default_factory=dict, repr=False)
+
+    def text(self, example: int, position: int) -> str:
+        """What is read at a place: its example's text up to and including it; ids where there is no tokenizer."""
+        if (example, position) not in self._texts:
+            tokens = np.asarray(self.job.task.tokens[example], np.int64)[: position + 1]
+            decode = decode_of(self.job.model) or (lambda ids: " ".join(map(str, ids.tolist())))
+            parts = [tokens] if len(tokens) <= HEAD + TAIL else [tokens[:HEAD], tokens[-TAIL:]]
+            self._texts[example, position] = OMITTED.join(map(decode, parts))
+        return self._texts[example, position]
+
+    def tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """All of them by name; `texts` comes last, since it holds what the others show."""
+        tested = self.tested_rows()
+        yield TESTED, tested
+        yield "counterexamples", self.counterexamples()
+        yield "alike", self.alike()
+        rows, rates = self.plausible()
+        yield "plausible", rows
+        yield "plausible_rates", rates
+        yield "texts", self.texts(tested)
+
+    def texts(self, tested: pd.DataFrame) -> pd.DataFrame:
+        """example, position and text of the test rows; of very many, of those alone that were asked for."""
+        places = tested[["example", "position"]].drop_duplicates()
+        if len(places) <= MOST_TEXTS:
+            for example, position in places.itertuples(index=False):
+                self.text(int(example), int(position))
+        keys = sorted(self._texts)
+        columns = {"example": [key[0] for key in keys], "position": [key[1] for key in keys]}
+        return pd.DataFrame(columns | {"text": [self._texts[key] for key in keys]})
+
+    def tested_rows(self) -> pd.DataFrame:
+        """The test rows of each behaviour and place: which they are, what the model did, and what floor and ceiling
+        leave at them, in bits.
+        """
+        parts = []
+        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
+            measurement = self.places[place]
+            home = measurement.home
+            if behaviour in measurement.constant or measurement.unmeasurable(behaviour, home):
+                continue
+            try:
+                settings = measurement.pool(behaviour, home).settings
+            except FitError:  # no floor: every cell of it has failed, and says so
+                continue
+            for setting in settings:
+                at = setting.rows("test")
+                floor, ceiling = (bits.astype(np.float32) for bits in setting.ends())
+                did = zip(*(_did(measurement, behaviour, row)[:2] for row in at.tolist()), strict=True)
+                told = dict(zip(("outcome", "probability"), did, strict=True))
+                parts.append(pd.DataFrame(
+                    {"behaviour": behaviour, "rule": place, "row": at.astype(np.int32), **self._where(measurement, at),
+                     "fold": setting.fold, **told, "floor_bits": floor, "ceiling_bits": ceiling}))  # fmt: skip
+        return _table(parts, _TESTED)
+
+    def counterexamples(self) -> pd.DataFrame:
+        """Pairs of test rows that a reader cannot tell apart and the model treats differently, the clearest first."""
+        parts = []
+        for where, cell, pairs in self._pairs():
+            measurement = self.places[cell.place]
+            sides: dict[str, Any] = {}
+            for side, rows in (("a", pairs.first), ("b", pairs.second)):
+                columns = self._where(measurement, rows) | {"text": self._told(measurement, rows)}
+                did = [_did(measurement, cell.what, row) for row in rows.tolist()]
+                columns |= {name: [one[i] for one in did] for i, name in enumerate(("outcome", "probability", "law"))}
+                sides |= {f"{name}_{side}": values for name, values in columns.items()}
+            outcomes = [list(measurement.pooling(cell.what).behaviour.outcomes)] * len(pairs.first)
+            figures = {"distance": pairs.distance, "percentile": pairs.percentile,
+                       "divergence_bits": pairs.divergence, "ratio": pairs.ratio}  # fmt: skip
+            parts.append(pd.DataFrame(
+                {"rank": np.arange(1, len(pairs.first) + 1)} | figures | sides | {"outcomes": outcomes}
+            ).assign(**where))  # fmt: skip
+        return _table(parts, _COUNTEREXAMPLES)
+
+    def alike(self) -> pd.DataFrame:
+        """How differently the model treats rows that a reader cannot tell apart, and any two rows, in bits: means."""
+        found = [
+            where | {"n_pairs": len(pairs.first), "n_alike": pairs.n_alike, "alike_bits": pairs.alike,
+                     "random_bits": pairs.random}
+            for where, _, pairs in self._pairs()
+        ]  # fmt: skip
+        return _table([pd.DataFrame(found)], _ALIKE)
+
+    def plausible(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """What `linear` is sure of, says consistently and gets wrong: rows, the surest first, and rates by domain."""
+        rows, rates = [], []
+        for cell, kept in self.kept.items():
+            if kept.answers is None:
+                continue
+            measurement = self.places[cell.place]
+            at, said, confidence = kept.answers
+            seen, behaviour = measurement.observations, measurement.pooling(cell.what).behaviour
+            law, domain = behaviour.law[at], seen.domain[at]
+            pair = seen.example[at] // 2 if self.job.spec.task.pair is not None else None
+            found = answered(confidence, said, law, seen.group[at], domain == measurement.home, pair)
+            where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place}
+            for name in dict.fromkeys(domain.tolist()):
+                here = np.flatnonzero((domain == name) & found.asked)
+                if not len(here):
+                    continue
+                rates.append(where | {"domain": name} | self._rates(found, here, seen.group[at]))
+                shown = here[found.plausible[here]]
+                shown = shown[np.argsort(-confidence[shown], kind="stable")][:N_PLAUSIBLE]
+                names = np.array(behaviour.outcomes, dtype=object)
+                told = {"consistent_with": found.with_what, "said": names[said[shown]],
+                        "confidence": confidence[shown], "said_probability": law[shown, said[shown]],
+                        "outcome": names[law[shown].argmax(1)], "probability": law[shown].max(1),
+                        "text": self._told(measurement, at[shown])}  # fmt: skip
+                rows.append(pd.DataFrame(self._where(measurement, at[shown]) | told).assign(**where))
+        return _table(rows, _PLAUSIBLE), _table([pd.DataFrame(rates)], _RATES)
+
+    def _rates(self, found: Answered, here: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+        spec = self.job.spec
+        told = rate(found.plausible[here], group[here], spec.n_bootstrap, spec.seed_data)
+        sure = found.confident[here]
+        wrong = float(found.wrong[here][sure].mean()) if sure.any() else float("nan")
+        return {"consistent_with": found.with_what, "rate": told.value, "low": told.low, "high": told.high,
+                "n": told.n, "groups": told.groups, "confident": float(sure.mean()),
+                "consistent": float(found.consistent[here].mean()), "wrong_of_confident": wrong}  # fmt: skip
+
+    def _pairs(self) -> Iterator[tuple[dict[str, Any], Cell, CounterexamplePairs]]:
+        for cell, kept in self.kept.items():
+            for reader, pairs in kept.pairs.items():
+                where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, **reader._asdict()}
+                yield where, cell, pairs
+
+    def _told(self, measurement: Measurement, rows: np.ndarray) -> list[str]:
+        seen = measurement.observations
+        return [self.text(int(seen.example[row]), int(seen.position[row])) for row in rows]
+
+    def _where(self, measurement: Measurement, rows: np.ndarray) -> dict[str, np.ndarray]:
+        seen = measurement.observations
+        return {"example": seen.example[rows], "position": seen.position[rows],
+                "group": seen.group[rows].astype(str), "domain": seen.domain[rows].astype(str)}  # fmt: skip
+
+
+def _did(measurement: Measurement, behaviour: str, row: int) -> tuple[str, float, list[float]]:
+    """What the model did at a row: the likeliest outcome, its probability, the law; of a number only what it is."""
+    plain = measurement.observations.behaviours[behaviour]
+    if plain.is_value:
+        return f"{plain.law[row, 0]:.6g}", float("nan"), [float(plain.law[row, 0])]
+    pooled = measurement.pooling(behaviour).behaviour
+    law = pooled.law[row]
+    best = int(law.argmax())
+    return pooled.outcomes[best], float(law[best]), law.tolist()
+
+
+_CELL = ("hook", "behaviour", "rule")
+_READER = (*_CELL, "level", "source", "k")
+_ROW = ("example", "position", "group", "domain")
+_SIDE = (*_ROW, "text", "outcome", "probability", "law")
+_TESTED = ("behaviour", "rule", "row", *_ROW, "fold", "outcome", "probability", "floor_bits", "ceiling_bits")
+_COUNTEREXAMPLES = (*_READER, "rank", "distance", "percentile", "divergence_bits", "ratio",
+                   *(f"{name}_{side}" for side in "ab" for name in _SIDE), "outcomes")  # fmt: skip
+_ALIKE = (*_READER, "n_pairs", "n_alike", "alike_bits", "random_bits")
+_PLAUSIBLE = (
+    *_CELL,
+    *_ROW,
+    "consistent_with",
+    "said",
+    "confidence",
+    "said_probability",
+    "outcome",
+    "probability",
+    "text",
+)
+_RATES = (*_CELL, "domain", "consistent_with", "rate", "low", "high", "n", "groups", "confident", "consistent",
+         "wrong_of_confident")  # fmt: skip
+
+
+def _table(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """The parts that have rows, in these columns; empty with these columns where none has."""
+    kinds = {"k": "Int64"} if "k" in columns else {}  # missing or not, so that parts can be joined
+    some = [part.reindex(columns=columns).astype(kinds) for part in parts if len(part)]
+    return pd.concat(some, ignore_index=True) if some else pd.DataFrame({name: [] for name in columns})
