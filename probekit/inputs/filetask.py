@@ -41,8 +41,8 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     return task_of(spec, read_rows(spec, base), encoder)
 
 
-def task_of(spec: TaskSpec, columns: Columns, encoder: Encoder | None = None) -> Task:
-    """`read_file_task` of a file's cells."""
+def task_of(spec: TaskSpec, columns: Columns, encoder: Encoder | None = None, split: bool = True) -> Task:
+    """`read_file_task` of a file's cells. split: whether they are data to be split; else each row is a group."""
     source, places = spec.source, parse_places(spec.position)
     domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
@@ -72,7 +72,7 @@ def task_of(spec: TaskSpec, columns: Columns, encoder: Encoder | None = None) ->
         np.concatenate(positions) if answer is None else answer[row_example], examples.ends, not spec.source_is_chat,
     )  # fmt: skip
     behaviours = [behaviour_of(entry, labels, columns, encoder, read) for entry in spec.behaviours]
-    group, copies = groups_of(spec, columns, domain)
+    group, copies = groups_of(spec, columns, domain) if split else (np.arange(len(columns)), "")
     audit |= {"copies": copies} if copies else {}
     return Task(
         name=columns.name,

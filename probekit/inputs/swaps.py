@@ -19,9 +19,9 @@ def swapped_task(spec: TaskSpec, base: Path, encoder: Encoder | None, column: st
     pairs [m, 2]. It is read, and answers, by the same rules; each example is a group of its own. Raises BadInput.
     """
     check_swap(spec, column)
-    bare = {"group": None, "domain": None, "id": None, "copies": "keep", "features": ()}
+    bare = {"domain": None, "id": None, "features": ()}
     columns = read_rows(spec, base).swapped(column, pairs[:, 0].tolist(), pairs[:, 1].tolist())
-    return task_of(spec.model_copy(update=bare), columns, encoder)
+    return task_of(spec.model_copy(update=bare), columns, encoder, split=False)
 
 
 def check_swap(spec: TaskSpec, column: str) -> None:

@@ -31,16 +31,34 @@ def folder(tmp_path_factory):
     rows = [{"city": CITIES[i % 12], "what": str(draw.choice(["capital", "sentence", "bicycle"])),
              "truth": ["no", "yes"][int(draw.integers(2))], "group": f"g{i}"} for i in range(120)]  # fmt: skip
     write(path / "rows.jsonl", rows)
-    return path
+    return path, answers_of(path / "model", rows)
+
+
+def answers_of(path, rows):
+    """Two words between which the field decides, as it stands: each is the likelier one for half of the cities."""
+    model = pk.load_model(path)
+    texts = model.encoder.encode([f"the {row['what']} of {row['city']} is" for row in rows], special=True).tokens
+    logits = torch.zeros(len(texts), model.d_vocab)
+    ends = [np.array([len(ids) - 1]) for ids in texts]
+    model.read(texts, [], ends, on_logits=lambda values, at: logits.__setitem__(at, values))
+    by_city = torch.stack([logits[i::12].mean(0) for i in range(12)])
+    words = [w for w in ("france", "spain", "car", "red", "one", "two", "three", "four", "blue", "old", "true", "false")]
+    ids = [model.encoder.answer(word)[0] for word in words]
+    gap = by_city[:, ids][:, :, None] - by_city[:, ids][:, None]
+    balance = (gap > 0).float().mean(0)
+    score = torch.where((balance - 0.5).abs() <= 0.1, gap.abs().min(0).values, -1.0)
+    i, j = divmod(int(score.argmax()), len(words))
+    return [words[i], words[j]]
 
 
 def job(folder, **replace):
+    folder, answers = folder
     told = {
         "name": "causal", "model": {"name": str(folder / "model"), "twin": False},
         "task": {
             "file": str(folder / "rows.jsonl"), "template": "the {what} of {city} is", "group": "group",
             "position": "field:city", "answer": "last", "copies": "keep",
-            "behaviours": [{"name": "says", "kind": "choice", "tokens": ["france", "spain"]},
+            "behaviours": [{"name": "says", "kind": "choice", "tokens": answers},
                            {"name": "truth", "kind": "label", "column": "truth"}],
         },
         "read": {"hooks": [FIRST, "blocks.1.hook_resid_post", LAST], "levels": ["directions", "linear"], "ks": [1],
@@ -53,25 +71,27 @@ def job(folder, **replace):
 
 
 def test_the_answer_is_read_where_it_is_asked_and_activations_elsewhere(folder):
-    model = pk.load_model(folder / "model")
-    task = read_file_task(job(folder).task, folder, model.encoder)
+    (path, answers), spec = folder, job(folder).task
+    model = pk.load_model(path / "model")
+    task = read_file_task(spec, path, model.encoder)
     assert [p.tolist() for p in task.positions[:3]] == [[3], [3], [3]]
     assert task.answer is not None and set(task.answer.tolist()) == {4}
     found = capture(model, task, [FIRST], store=None)
     ends = [np.array([len(t) - 1]) for t in task.tokens]
     logits = torch.zeros(len(ends), model.d_vocab)
     model.read(task.tokens, [], ends, on_logits=lambda values, rows: logits.__setitem__(rows, values))
-    ids = [model.encoder.answer(word)[0] for word in ("france", "spain")]
+    ids = [model.encoder.answer(word)[0] for word in answers]
     assert np.allclose(found.observations.behaviours["says"].law, logits[:, ids].softmax(1).numpy(), atol=1e-5)
     # the floor is told the whole text, up to where the answer is read
     assert set(found.observations.floor_inputs["text"]) >= {"the capital of paris is"}
-    elsewhere = capture(model, read_file_task(job(folder).task.model_copy(update={"answer": None}), folder,
-                                              model.encoder), [FIRST], store=None)  # fmt: skip
+    own = read_file_task(spec.model_copy(update={"answer": None}), path, model.encoder)
+    elsewhere = capture(model, own, [FIRST], store=None)
     assert not np.allclose(elsewhere.observations.behaviours["says"].law, found.observations.behaviours["says"].law)
 
 
 def test_texts_that_differ_in_one_field_are_made_of_the_tasks_own_rows(folder):
-    model, spec = pk.load_model(folder / "model"), job(folder).task
+    path, spec = folder[0], job(folder).task
+    model, folder = pk.load_model(path / "model"), path
     task = read_file_task(spec, folder, model.encoder)
     made = swapped_task(spec, folder, model.encoder, "city", np.array([[0, 1], [0, 0], [5, 2]]))
     words = [model.tokenizer.decode(ids) for ids in made.tokens]
@@ -109,4 +129,4 @@ def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):
         ({"features": ["colour"]}, "which is not read"),
     ):
         with pytest.raises(BadInput, match=said):
-            Job.load(job(folder, **replace), folder).cells()
+            Job.load(job(folder, **replace), folder[0]).cells()
