@@ -73,7 +73,7 @@ def show(
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
-    metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read, replace or compose.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the map.")] = False,
@@ -85,7 +85,7 @@ def show(
 ) -> None:
     """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
-        from probekit.results import tables
+        from probekit.results import parts, selection, tables
         from probekit.results import text as text_of
         from probekit.results.compact import Grid
         from probekit.results.summary import summary
@@ -100,12 +100,12 @@ def show(
         screen = console()
         if found.problem:
             console(err=True).print(found.problem)
-        if table is None and not wide and not csv:
+        if table is None and not wide and not csv and metric != "compose":
             screen.print(summary(found.records, **chosen, intervals=intervals))
             _print_beside(found.records, chosen)
             return
-        kind = table or ("replace_map" if metric == "replace" else "leak_map")
-        if kind == "replace_map":
+        kind = table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map")
+        if kind in ("replace_map", "composition"):
             chosen.pop("metric", None)
         frame = tables.table(kind, found.records, **chosen)
         if csv:
@@ -121,6 +121,12 @@ def show(
             for block in Grid.of(frame).blocks(screen.width):
                 screen.print(block, end="\n\n")
             _print_beside(found.records, chosen)
+        elif kind == "composition":
+            screen.print(f"{found.name}: do the parts of {frame['source'].iloc[0]} add up?", style="bold")
+            for block in parts.composition_text(frame):
+                screen.print(block, end="\n\n")
+            for said in parts.screens(found.records, **chosen):
+                screen.print(f"{selection.site_label(said.hook)}, {said.sentence}")
         elif kind == "deletion":
             screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:
