@@ -419,6 +419,14 @@ class ComposeSpec(_Strict):
         """The behaviours that are composed, of the task's (name -> kind). Raises BadInput for one that cannot be."""
         return shown_of(kinds, self.behaviours, "compose")
 
+    def check_parts(self, features: Sequence[str]) -> None:
+        """Raise BadInput for a part that is none of the features that are read."""
+        for name in self.parts:
+            if name not in features:
+                near = nearest(name, features)
+                hint = f"did you mean '{near}'? There are {', '.join(features)}." if near else "there are none."
+                raise BadInput(f"compose.parts names '{name}', which is no feature that is read: {hint}")
+
 
 class TransferSpec(_Strict):
     """Fitted on one domain, applied to another, for all pairs. Left out, nothing is transferred."""

@@ -92,6 +92,22 @@ class Parts:
         return orthonormal(torch.cat([torch.zeros(width, 0), *chosen], 1)) if chosen else torch.zeros(width, 0)
 
 
+def decoded_parts(hook: str, directions: Mapping[str, NDArray], study: Study) -> Parts:
+    """Features as parts: what each is decoded along [d, k], and its labels as its values."""
+    parts = []
+    for name, found in directions.items():
+        basis = orthonormal(torch.from_numpy(found).float(), tolerance=1e-4)
+        codes = np.unique(study.observations.features[name].labels, axis=0, return_inverse=True)[1].reshape(-1)
+        parts.append(Part(name, hook, basis, codes))
+    return Parts("features", tuple(parts))
+
+
+def principal_parts(hook: str, directions: Float[Tensor, "d k"]) -> Parts:
+    """Each leading principal direction as a part."""
+    bases = [orthonormal(directions[:, i : i + 1]) for i in range(directions.shape[1])]
+    return Parts("pca", tuple(Part(f"component {i + 1}", hook, basis) for i, basis in enumerate(bases)))
+
+
 @dataclass(frozen=True)
 class _Rows:
     """The rows that are run, with their prefixes in batches (positions in `rows`), and the donors of each [n, donor].
