@@ -201,9 +201,9 @@ class Composition:
         if len(rows) < 2 or len(pool) <= self.spec.donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {self.spec.donors} donors from.")
         group, seed = self.study.observations.group, self.study.seeds.data
-        batches = []
+        batches, most = [], max(1, AT_ONCE // self.spec.donors)
         for same in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(position[rows])) + 1):
-            for at in np.split(same, range(self.spec.rows, len(same), self.spec.rows)):
+            for at in np.split(same, range(most, len(same), most)):
                 ends = position[rows[at[0]]] + 1
                 tokens = np.stack([self.task.tokens[i][:ends] for i in self.task.row_example[rows[at]]])
                 batches.append((at, self.model.prefix(torch.from_numpy(tokens))))
