@@ -21,8 +21,12 @@ METRICS = (
 )  # fmt: skip
 ARMS = (
     "",  # read, accuracy: nothing to tell apart
-    "single:random", "single:matched",  # replace at one site; donors drawn at random, or matched on the readouts
-    "chain:random", "chain:matched",  # replace at all sites at once
+    # replace at one site: kept, all else from donors drawn at random, from donors matched on the readouts, or its mean
+    "single:random", "single:matched", "single:mean",
+    "chain:random", "chain:matched", "chain:mean",  # replace at all sites at once
+    "roll_out",  # replace at all sites up to this one, donors drawn at random
+    # replace at one site: erased, its part from donors or its mean, or all that is linear in its label
+    "necessity:resample", "necessity:mean", "necessity:leace",
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
@@ -39,6 +43,8 @@ LEVELS = (
     "absent",  # decomposition only: what no level finds at this site
 )  # fmt: skip
 LEVEL_PREFIXES = ("simple:", "hypothesis:")
+# Directions fitted to another behaviour or feature (`label:truth`, `label:truth:lda`), or brought by a user.
+SOURCE_PREFIXES = ("label:", "given:")
 SOURCES = (
     "", "behaviour", "mean_difference", "lda", "logistic", "beam", "pca", "random", "joint", "mlp",
     "decoded", "true", "features",
@@ -60,6 +66,7 @@ NA_REASONS = (
     "small_denominator",  # S(floor) - S(ceiling) below .005 bit or not told apart from 0: nothing to explain
     "too_few_rows",  # a number would have no meaning: too few groups, or rows of a class
     "absent_in_test_domain",  # transfer: the level fitted on the test domain adds nothing there
+    "vacuous",  # interchange accuracy: a search in a random network comes as far
     "not_converged",  # the solver did not reach its certificate
     "not_defined",  # the level does not exist for this behaviour or site
     "failed",  # the cell raised; the error is in the run's status
@@ -158,7 +165,7 @@ _VOCABULARY = {
     "metric": METRICS, "arm": ARMS, "level": LEVELS, "source": SOURCES, "control": CONTROLS, "floor": FLOORS,
     "unit": UNITS, "na_reason": NA_REASONS,
 }  # fmt: skip
-_PREFIXES = {"level": LEVEL_PREFIXES, "control": CONTROL_PREFIXES}
+_PREFIXES = {"level": LEVEL_PREFIXES, "control": CONTROL_PREFIXES, "source": SOURCE_PREFIXES}
 _NAMES = [f.name for f in fields(Record)]
 COORDINATES = tuple(_NAMES[: _NAMES.index("value")])
 FIGURES = tuple(_NAMES[_NAMES.index("value") :])

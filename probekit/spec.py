@@ -43,10 +43,9 @@ def _simple(name: str) -> str:
 def _kept(names: tuple[str, ...]) -> tuple[str, ...]:
     """Levels that look along k directions, which a run can be made to keep."""
     for name in names:
-        if Level.parse(name).family not in ("directions", "neurons", "simple"):
-            hint = ": one direction is `directions` at ks = [1]" if name == "direction" else ""
+        if Level.parse(name).family not in ("direction", "directions", "neurons", "simple"):
             raise BadInput(
-                f"replace keeps k directions, of the levels directions, neurons and simple:; not '{name}'{hint}."
+                f"replace keeps directions, of the levels direction, directions, neurons and simple:; not '{name}'."
             )
     return names
 
@@ -75,6 +74,10 @@ def _a_time(text: str) -> str:
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
 FEW_FOLDS = (5, 3)  # outer and inner, there
 Name = Annotated[str, Field(min_length=1)]
+Arm = Literal[
+    "single:random", "single:matched", "single:mean", "chain:random", "chain:matched", "chain:mean", "roll_out",
+    "necessity:resample", "necessity:mean", "necessity:leace",
+]  # fmt: skip
 Token = Annotated[int | str, BeforeValidator(_token)]
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
@@ -226,6 +229,9 @@ class TaskSpec(_Strict):
     position: str | tuple[str, ...] | None = None
     """Rules of where each example is read ([text.md](text.md)); the last token when absent. Cost: each further rule is
     measured apart, from the same capture."""
+    answer: str | None = None
+    """Where the model's own behaviours are read, if not where activations are: a rule that names one token of each row,
+    such as `last` beside `position = "field:city"`."""
     behaviours: tuple[BehaviourEntry, ...] = ()
     """What the model did. A testbed brings its own. Cost: every level is fitted for each."""
     features: tuple[FeatureEntry, ...] = ()
@@ -356,9 +362,10 @@ def shown_of(kinds: Mapping[str, str], asked: tuple[str, ...], table: str) -> tu
 
 
 class ReplaceSpec(_Strict):
-    """The network run with only the abstraction kept ([method.md](method.md#2-replace)). Left out, nothing is replaced.
+    """The network run with the abstraction kept, or erased ([method.md](method.md#2-replace)). Left out, nothing is.
 
-    Cost: rows x donors runs of the edited token per level, k, arm and domain; the dearest part on a large model.
+    Cost: rows x donors runs of the tokens from the first edited one on, per level, k, arm and domain; the dearest part
+    on a large model.
     """
 
     hooks: tuple[str, ...] = ()
@@ -366,18 +373,35 @@ class ReplaceSpec(_Strict):
     behaviours: tuple[str, ...] = ()
     """Behaviours of the model's own output. All that one forward pass shows when empty."""
     levels: Annotated[Levels, AfterValidator(_kept)] = ("directions",)
-    """Levels whose directions are kept, of those and of the ks that `[read]` has: directions, neurons and simple:."""
+    """Levels whose directions are kept, of those and of the ks that `[read]` has: direction, directions, neurons and
+    simple:."""
+    labels: tuple[str, ...] | None = None
+    """Labels whose directions are kept beside those of the behaviour itself: does the model's own answer run on what
+    tells the label? All of the task's when absent. Cost: each as much as the behaviour's own."""
+    features: tuple[str, ...] = ()
+    """Features whose decoded directions are kept together."""
     ks: tuple[PositiveInt, ...] = Field(default=(1, 4, 16, 64), min_length=1)
     """Numbers of directions kept."""
     donors: int = Field(default=16, ge=2)
     """Rows that what is not kept is taken from, per row."""
     rows: int = Field(default=256, ge=16)
     """Test rows that are run."""
-    arms: tuple[Literal["single:random", "single:matched", "chain:random", "chain:matched"], ...] = (
-        "single:random", "single:matched", "chain:random", "chain:matched",
+    arms: tuple[Arm, ...] = (
+        "single:random", "single:matched", "single:mean", "necessity:resample", "necessity:mean", "necessity:leace",
+        "chain:random", "chain:matched",
     )  # fmt: skip
-    """`single`: one hook point at a time. `chain`: all at once. `random`: any donors. `matched`: donors with nearly the
-    same value of what is kept."""
+    """`single`: kept at one hook point at a time. `chain`: at all at once. `roll_out`: at the first ones, up to each.
+    `necessity`: erased at one. `random`, `resample`: any donors. `matched`: donors with nearly the same value of what
+    is kept. `mean`: no donor. `leace`: all that is linear in the label goes. Cost: `mean` and `leace` a run per row."""
+
+    def labels_of(self, kinds: Mapping[str, str], behaviour: str) -> tuple[str, ...]:
+        """The labels whose directions are kept for a behaviour. kinds: of the task's behaviours. Raises BadInput."""
+        known = tuple(name for name, kind in kinds.items() if kind == "label")
+        for name in self.labels or ():
+            if name not in known:
+                raise BadInput(f"replace.labels names '{name}'; the task's labels are: {', '.join(known) or 'none'}.")
+        asked = known if self.labels is None else self.labels
+        return tuple(name for name in asked if name != behaviour)
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""

@@ -324,7 +324,8 @@ class Task:
     read. group, domain: one per example. features and labels are per row; labels hold the columns that `label`
     behaviours name. floor_inputs: per row, None for the automatic ones (position, length, last tokens, bag of tokens).
     spans: name of a stretch of text (`field:question`) -> first and last-plus-one token of each [m, 2], per example.
-    rules: where several rules say what is read, which rows each names [n_rows]; they are measured apart.
+    rules: where several rules say what is read, which rows each names [n_rows]; they are measured apart. answer
+    [n_examples]: the token behind which the model's own behaviours are read; None where that is the row's own.
     audit: how the examples were made: what was rendered, added, cut and counted, as plain JSON values.
 
     >>> import numpy as np
@@ -349,6 +350,7 @@ class Task:
     spans: Mapping[str, Sequence[NDArray[np.int64]]] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    answer: NDArray[np.int64] | None = None
 
     def __repr__(self) -> str:
         domains = dict.fromkeys(self.domain.tolist())
@@ -382,6 +384,11 @@ class Task:
     def row_position(self) -> NDArray[np.int64]:
         """Token position of each row: [n_rows]."""
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)
+
+    @property
+    def row_answer(self) -> NDArray[np.int64]:
+        """Token position behind which each row's own behaviour of the model is read: [n_rows]."""
+        return self.row_position if self.answer is None else self.answer[self.row_example]
 
 
 def check_names(where: str, names: Iterable[str]) -> None:

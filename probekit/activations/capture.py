@@ -60,7 +60,7 @@ def capture(
     (7, 33)
     """
     names = [hook.name for hook in model.hooks(hooks)]
-    _check_task(task)
+    _check_task(model, task)
     check_tokens(model, task.tokens, task.positions)
     reductions = [
         Reduction.of(spec, model, task)
@@ -120,7 +120,7 @@ def capture_without(
     encoder = model.encoder if model.tokenizer is not None else None
     deleted = delete_span(task, span, None if filler is None else one_token("`filler`", filler, encoder))
     whole = whole.at(*deleted.rules) if deleted.rules else whole
-    inputs = surface_features(deleted, model.d_vocab, model.embed, task, decode_of(model))
+    inputs = surface_features(seen_of(deleted), model.d_vocab, model.embed, seen_of(task), decode_of(model))
     asked = replace(deleted, behaviours=whole.behaviours, floor_inputs=inputs)
     found = capture(model, asked, list(whole.sites), **({"backend": whole.audit["backend"]} | how))
     changed = [not np.array_equal(before, after) for before, after in zip(task.tokens, deleted.tokens, strict=True)]
@@ -135,7 +135,7 @@ def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour],
     found = {**behaviours, **labels}
     inputs = task.floor_inputs
     if inputs is None:
-        inputs = surface_features(task, model.d_vocab, model.embed, decode=decode_of(model))
+        inputs = surface_features(seen_of(task), model.d_vocab, model.embed, decode=decode_of(model))
     return Observations(
         example=example,
         position=task.row_position.astype(np.int64),
@@ -154,6 +154,14 @@ def _observations(model: Model, task: Task, behaviours: Mapping[str, Behaviour],
     )
 
 
+def seen_of(task: Task) -> Task:
+    """The task read where the model's own behaviours are, up to which an input-only reader of them may see its text."""
+    if task.answer is None:
+        return task
+    places = [np.full(len(positions), at) for positions, at in zip(task.positions, task.answer, strict=True)]
+    return replace(task, positions=places)
+
+
 def decode_of(model: Model) -> Decode | None:
     """Token ids back to text, without a tokenizer's own marks; None for a model of bare ids."""
     if model.tokenizer is None:
@@ -161,13 +169,15 @@ def decode_of(model: Model) -> Decode | None:
     return lambda ids: str(model.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
 
-def _check_task(task: Task) -> None:
+def _check_task(model: Model, task: Task) -> None:
     n = len(task.tokens)
     if not n or not len(task.positions) == len(task.group) == len(task.domain) == n:
         raise BadInput(
             f"task '{task.name}' needs positions, group and domain for each of its {n} examples; found "
             f"{len(task.positions)}, {len(task.group)} and {len(task.domain)}."
         )
+    if task.answer is not None:
+        check_tokens(model, task.tokens, list(task.answer[:, None]))
     if not sum(len(p) for p in task.positions):
         raise BadInput(f"task '{task.name}' reads no position: give at least one per example.")
     for rule, rows in task.rules.items():

@@ -20,7 +20,7 @@ from probekit.task import Behaviour, BehaviourSpec, Generation, Task
 SHARD_ROWS = 1024  # at most this much writing is lost by an interruption
 
 
-def stored_as(generation: Generation, model: Model, backend: str = "bridge") -> str:
+def stored_as(generation: Generation, model: Model, backend: str = "bridge", task: Task | None = None) -> str:
     """Name in the store: the digest of everything beside the activations' key that decides what is counted.
 
     The key names the backend too; but below a key of `hf` there is also what was once written through the bridge.
@@ -28,8 +28,9 @@ def stored_as(generation: Generation, model: Model, backend: str = "bridge") -> 
     match = [[name, list(rule) if isinstance(rule, tuple) else rule] for name, rule in generation.match]
     drawn = [generation.samples, generation.temperature, generation.seed] if generation.samples else None
     asked = {"kind": "generation", "match": match, "n_tokens": generation.n_tokens, "drawn": drawn}
+    behind = {} if task is None or task.answer is None else {"behind": task.answer.tolist()}
     written = {} if backend == "bridge" else {"written": backend}
-    return "behaviour." + digest(asked | written | {"tokenizer": model.encoder.fingerprint})
+    return "behaviour." + digest(asked | behind | written | {"tokenizer": model.encoder.fingerprint})
 
 
 def continuation(
@@ -44,13 +45,13 @@ def continuation(
     made = spec.generation
     if made is None:
         raise BadInput(f"behaviour '{spec.name}' of kind generation needs `generation`: rules and a number of tokens.")
-    lengths = task.row_position + 1
+    lengths = task.row_answer + 1
     if len(lengths) and lengths.max() + made.n_tokens - 1 > model.n_ctx:
         raise BadInput(
             f"behaviour '{spec.name}' writes {made.n_tokens} tokens after up to {int(lengths.max())} and {model.name} "
             f"reads {model.n_ctx}: ask for fewer, or shorten the texts."
         )
-    name, shape = stored_as(made, model, backend), Shape(len(made.outcomes))
+    name, shape = stored_as(made, model, backend, task), Shape(len(made.outcomes))
     if name not in store.names(key):
         group = store.group(key, dict(description), {name: shape}, row_ranges(len(rows), {name: shape}, SHARD_ROWS))
         for start, stop in group.missing():
@@ -66,7 +67,7 @@ def continuation(
 def _count(
     model: Model, task: Task, made: Generation, rows: NDArray[np.int64], batch_tokens: int, backend: str
 ) -> NDArray[np.float32]:
-    example, position = task.row_example[rows], task.row_position[rows]
+    example, position = task.row_example[rows], task.row_answer[rows]
     law = np.zeros((len(rows), len(made.outcomes)), np.float32)
     # Without padding rows of one length go together, the longest first.
     length = np.zeros_like(position) if manner(model, backend).padded else position

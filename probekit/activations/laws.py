@@ -23,17 +23,26 @@ ENTRIES_AT_ONCE = 2**22  # of logits that are held in double precision
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: a spec may hold a dictionary
 class Reduction:
-    """How one behaviour's law is taken from logits. groups: tokens of each outcome, None until they are found."""
+    """How one behaviour's law is taken from logits. groups: tokens of each outcome, None until they are found.
+
+    behind: digest of the places that it is read at, where these are not the rows' own.
+    """
 
     spec: BehaviourSpec
     groups: tuple[tuple[int, ...], ...] | None
     names: tuple[str, ...] | None
     d_vocab: int
     width: int
+    behind: str = ""
 
     @classmethod
     def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Reduction":
         """Check a behaviour against the model's vocabulary."""
+        behind = "" if task.answer is None else hashlib.sha256(task.answer.astype("<i8").tobytes()).hexdigest()
+        return replace(cls._of(spec, model, task), behind=behind)
+
+    @classmethod
+    def _of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Reduction":
         vocab = model.d_vocab
         where = f"behaviour '{spec.name}' ({spec.kind})"
         if spec.row_tokens is not None:
@@ -87,15 +96,15 @@ class Reduction:
         """With `rest` as the last outcome, unless the tokens cover the vocabulary or the law is among them alone."""
         assert self.groups is not None and self.names is not None
         if self.spec.kind == "value":
-            return Reduction(self.spec, self.groups, VALUE, self.d_vocab, len(VALUE))
+            return replace(self, names=VALUE, width=len(VALUE))
         whole = sum(map(len, self.groups)) == self.d_vocab or self.among_answers
         names = self.names if whole else (*self.names, "rest")
-        return Reduction(self.spec, self.groups, names, self.d_vocab, len(names))
+        return replace(self, names=names, width=len(names))
 
     def keeping(self, kept: Sequence[int], model: Model) -> "Reduction":
         """Over a large vocabulary: each kept token an outcome, all others `rest`."""
         groups, names = tuple((int(t),) for t in kept), tuple(model.token_names([int(t) for t in kept]))
-        return Reduction(self.spec, groups, names, self.d_vocab, self.width).sized()
+        return replace(self, groups=groups, names=names).sized()
 
     def fixed(self) -> BehaviourSpec:
         """The behaviour with the outcomes that were kept, so that another text is asked for the same ones."""
@@ -122,6 +131,7 @@ class Reduction:
         tokens = list(self.spec.tokens) if self.spec.tokens and kind != "groups" else None
         asked: dict[str, Any] = {"kind": kind, "tokens": tokens, "sets": sets}
         asked |= {"beside": ["mass", "likeliest"]} if self.among_answers else {}
+        asked |= {"behind": self.behind} if self.behind else {}
         if self.spec.row_tokens is not None:
             rows = np.ascontiguousarray(self.spec.row_tokens, dtype="<i8")
             asked["row_tokens"] = [list(rows.shape), hashlib.sha256(rows.tobytes()).hexdigest()]

@@ -167,9 +167,10 @@ class CapturePass:
         examples, first = np.unique(self.example[start:stop], return_index=True)
         positions = np.split(self.position[start:stop], first[1:])
         tokens = [self.task.tokens[e] for e in examples]
+        answer = None if self.task.answer is None else self.task.answer[examples]
         # what memory has had no room for once is not tried again in the next range
         self.batch_tokens = self.model.stream(tokens, names, positions, each, batch_tokens=self.batch_tokens,
-                                              backend=self.backend.name, **how)  # fmt: skip
+                                              backend=self.backend.name, answer=answer, **how)  # fmt: skip
 
     def _size(self, span: Range) -> tuple[int, int]:
         """Rows and tokens of a range."""

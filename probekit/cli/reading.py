@@ -76,6 +76,10 @@ def show(
     metric: Annotated[str | None, typer.Option(help="read, replace or compose.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
+    hook: Annotated[
+        str | None,
+        typer.Option("--hook", help="Of replace: a site in full; the one preferred for reading when left out."),
+    ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the map.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="The map in full, every level with its interval.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
@@ -102,6 +106,8 @@ def show(
             console(err=True).print(found.problem)
         if table is None and not wide and not csv and metric != "compose":
             screen.print(summary(found.records, **chosen, intervals=intervals))
+            if metric == "replace":
+                _print_site(found.records, hook, chosen, screen)
             _print_beside(found.records, chosen)
             return
         kind = table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map")
@@ -131,6 +137,18 @@ def show(
             screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:
             screen.print(text_of.to_text(frame, f"{found.name}: {kind.replace('_', ' ')}"))
+
+
+def _print_site(records: Any, hook: str | None, chosen: dict[str, Any], screen: Any) -> None:
+    """One replaced site in full: every direction set kept and erased, with what stands beside it."""
+    from probekit.results.causal import causal, causal_text, default_site
+    from probekit.results.selection import default_behaviour
+
+    at = {name: value for name, value in chosen.items() if name in ("behaviour", "domain", "position")}
+    behaviour = at.get("behaviour") or default_behaviour(records)
+    if site := hook or default_site(records, behaviour):
+        screen.print()
+        screen.print(causal_text(causal(records, **at, hook=site), behaviour, screen.width), highlight=False)
 
 
 def _print_beside(records: Any, chosen: dict[str, Any]) -> None:

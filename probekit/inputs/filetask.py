@@ -38,8 +38,12 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     """
     asked_columns(spec)  # what is wrong whatever the file holds is told first
     check_bos(spec, "as_is" if encoder is None else encoder.bos)
+    return task_of(spec, read_rows(spec, base), encoder)
+
+
+def task_of(spec: TaskSpec, columns: Columns, encoder: Encoder | None = None) -> Task:
+    """`read_file_task` of a file's cells."""
     source, places = spec.source, parse_places(spec.position)
-    columns = read_rows(spec, base)
     domain = domain_names(columns, spec.domain)
     _check_ids(columns, spec.id)
     audit: dict[str, Any] = {
@@ -54,16 +58,18 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
     )
     kept = _cut(examples.tokens, spec.truncate, columns, encoder, audit)
     positions, rules = _positions(places, columns, examples, kept, audit)
+    answer = _answers(spec, columns, examples, kept)
     labels = {entry.name: label(entry, columns, per_place(str(entry.column), columns, positions))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
     if len(labels) == len(spec.behaviours):  # what the model does is not known yet
         check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
-    _check_behind(spec, columns, examples, positions, encoder)
+    said = positions if answer is None else list(answer[:, None])
+    _check_behind(spec, columns, examples, said, encoder)
     read = Given(
-        examples.prompts, tokens, [len(ids) for ids in examples.tokens], row_example, np.concatenate(positions),
-        examples.ends, not spec.source_is_chat,
+        examples.prompts, tokens, [len(ids) for ids in examples.tokens], row_example,
+        np.concatenate(positions) if answer is None else answer[row_example], examples.ends, not spec.source_is_chat,
     )  # fmt: skip
     behaviours = [behaviour_of(entry, labels, columns, encoder, read) for entry in spec.behaviours]
     group, copies = groups_of(spec, columns, domain)
@@ -82,6 +88,7 @@ def read_file_task(spec: TaskSpec, base: Path, encoder: Encoder | None = None) -
         spans=_kept_spans(examples, kept),
         audit=audit,
         rules=rules,
+        answer=answer,
     )  # fmt: skip
 
 
@@ -174,6 +181,7 @@ def _named(spec: TaskSpec) -> dict[str, str]:
         columns = answer_columns(entry) if entry.column is None else [entry.column]
         asked |= dict.fromkeys(columns, f"'{entry.name}'")
     asked |= {entry.column: f"'{entry.name}'" for entry in spec.features}
+    places += [] if spec.answer is None else [Place.parse(spec.answer)]
     asked |= {place.name: "position" for place in places if place.kind in ("column", "mask")}
     for name, where in spec.spans.items():
         asked |= dict.fromkeys([where] if isinstance(where, str) else where, f"span '{name}'")
@@ -399,6 +407,27 @@ def _positions(
     audit["positions"] = {name: int(rows.sum()) for name, rows in rules.items()}
     audit["n_named_twice"] = sum(audit["positions"].values()) - sum(map(len, positions))
     return positions, rules if len(rules) > 1 else {}
+
+
+def _answers(spec: TaskSpec, columns: Columns, examples: _Examples, kept: Sequence[int]) -> NDArray[np.int64] | None:
+    """The token of each row behind which the model's own behaviours are read, where a rule of its own names it."""
+    if spec.answer is None:
+        return None
+    place = Place.parse(spec.answer)
+    if examples.spans is None and place.kind == "mark":
+        raise BadInput(
+            f"`answer` '{place.text}' needs text and a fast tokenizer: use last, column:<name> or mask:<name>."
+        )
+    out = []
+    for i, (ids, n_kept) in enumerate(zip(examples.tokens, kept, strict=True)):
+        found = place.at(columns, i, len(ids), examples.spans[i] if examples.spans else {}, n_kept)
+        if len(found) != 1:
+            raise BadInput(
+                f"{columns.row(i)}: `answer` '{place.text}' names {len(found)} tokens, and an answer is read behind "
+                f"one: write '{place.text}:last', say."
+            )
+        out += found
+    return np.array(out, dtype=np.int64)
 
 
 def _check_ids(columns: Columns, column: str | None) -> None:

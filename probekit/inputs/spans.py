@@ -31,6 +31,10 @@ def delete_span(task: Task, span: str, filler: int | None = None) -> Task:
     n_deleted = int(sum(mask.sum() for mask in gone))
     if not n_deleted:
         raise BadInput(f"the span '{name}' is empty in every row of task '{task.name}': there is nothing to delete.")
+    if task.answer is not None and any(mask[at] for mask, at in zip(gone, task.answer, strict=True)):
+        raise BadInput(
+            f"the model's answers in task '{task.name}' are read at a token of '{name}': it cannot be deleted."
+        )
     lost = np.concatenate([mask[positions] for mask, positions in zip(gone, task.positions, strict=True)])
     if lost.any():
         left = [rule for rule, rows in task.rules.items() if not lost[rows].any()]
@@ -50,6 +54,8 @@ def delete_span(task: Task, span: str, filler: int | None = None) -> Task:
         return replace(made, tokens=[np.where(mask, filler, t) for t, mask in zip(task.tokens, gone, strict=True)])
     tokens = [np.asarray(t)[~mask] for t, mask in zip(task.tokens, gone, strict=True)]
     moved = [np.asarray(p) - np.cumsum(mask)[p] for p, mask in zip(task.positions, gone, strict=True)]
+    if task.answer is not None:
+        made = replace(made, answer=np.array([at - np.cumsum(m)[at] for at, m in zip(task.answer, gone, strict=True)]))
     return replace(made, tokens=tokens, positions=moved)
 
 

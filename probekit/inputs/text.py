@@ -227,7 +227,7 @@ class Encoder:
         """
         found = self._behind(texts, tokens, more, special)
         lost = [i for i, ids in enumerate(found) if ids is None]
-        blank = self.encode([texts[i] + " " for i in lost], special).tokens
+        blank = self._own([texts[i] + " " for i in lost], special)
         apart = [i for i, ids in zip(lost, blank, strict=True) if np.array_equal(ids, tokens[i])]
         spaced = ([texts[i] for i in apart], [tokens[i] for i in apart], [" " + more[i] for i in apart])
         for i, ids in zip(apart, self._behind(*spaced, special), strict=True):
@@ -237,12 +237,16 @@ class Encoder:
     def _behind(
         self, texts: Sequence[str], tokens: Sequence[NDArray[np.int64]], more: Sequence[str], special: bool
     ) -> list[NDArray[np.int64] | None]:
-        made = self.encode([text + piece for text, piece in zip(texts, more, strict=True)], special)
-        both = [ids[: len(ids) - n] for ids, n in zip(made.tokens, made.n_behind, strict=True)]
+        both = self._own([text + piece for text, piece in zip(texts, more, strict=True)], special)
         return [
             ids[len(before) :] if len(ids) > len(before) and np.array_equal(ids[: len(before)], before) else None
             for before, ids in zip(tokens, both, strict=True)
         ]
+
+    def _own(self, texts: Sequence[str], special: bool) -> list[NDArray[np.int64]]:
+        """Ids of each text as `encode` gives them, without what is put behind it."""
+        made = self.encode(texts, special)
+        return [ids[: len(ids) - n] for ids, n in zip(made.tokens, made.n_behind, strict=True)]
 
     def answer(self, text: str) -> list[int]:
         """Ids of a piece of text as it stands, with nothing put around it."""

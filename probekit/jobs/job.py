@@ -67,6 +67,11 @@ class Job:
         )
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each behaviour; those that score whole texts are `logprob`."""
+        return {b.name: "logprob" if b.is_scored else b.kind for b in self.task.behaviours}
+
+    @property
     def run(self) -> str:
         """Name of the run folder: the job's name and the start of its inputs' digest."""
         return f"{self.spec.name}-{self.inputs[:8]}"
@@ -116,11 +121,16 @@ class Job:
         domains = list(dict.fromkeys(self.task.domain.tolist()))
         moved = domains if self.spec.transfer else domains[:1]
         out = []
-        for behaviour in spec.behaviours_of(
-            {b.name: "logprob" if b.is_scored else b.kind for b in self.task.behaviours}
-        ):
+        for feature in spec.features:
+            if feature not in self.spec.read.features_of(list(self.task.features)):
+                raise BadInput(f"replace.features has '{feature}', which is not read: name a feature of the task.")
+        spec.labels_of(self.kinds, "")
+        for behaviour in spec.behaviours_of(self.kinds):
             for place in self.task.rules or [ALL]:
                 out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
                 if len(chain) > 1:
                     out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
+                if "roll_out" in spec.arms:
+                    out += [Cell("roll_out", behaviour, chain[:n], domains[0], place)
+                            for n in range(1, len(chain) + 1)]  # fmt: skip
         return out

@@ -12,11 +12,12 @@ from probekit.fit.frame import fit_frame
 from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
+from probekit.measurement.abstractions import DEPENDENT, Found, abstractions_at
 from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
 from probekit.measurement.composition import ARMS, Composition, decoded_parts, principal_parts
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, decoded_of, kept_of
-from probekit.measurement.replacement import Replacement, abstractions_at
+from probekit.measurement.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
 from probekit.records import digest
@@ -43,7 +44,7 @@ class Work:
 
     def measure(self, cell: Cell) -> Outcome:
         """The outcome of one cell."""
-        if cell.kind == "replace":
+        if cell.kind in ("replace", ROLL_OUT):
             return self._replace(cell)
         if cell.kind == "compose":
             return self._compose(cell)
@@ -149,10 +150,11 @@ class Work:
     def _replace(self, cell: Cell) -> Outcome:
         spec, place = self.job.spec.replace, cell.place
         assert spec is not None
-        name = cell.hooks[0] if len(cell.hooks) == 1 else ""  # a chain is at no one hook point
+        rolled = cell.kind == ROLL_OUT
+        arms = [ROLL_OUT] if rolled else arms_of(spec, len(cell.hooks))
+        name = cell.hooks[-1] if rolled or len(cell.hooks) == 1 else ""  # a chain is at no one hook point
         measurement = self.measurements[place]
         if cell.what in measurement.constant:
-            arms = [arm for arm in spec.arms if arm.startswith("single" if name else "chain")]
             asked = [
                 Coordinates(level, metric="replace", arm=arm, hook=name, test_domain=cell.domain)
                 for level in spec.levels for arm in arms
@@ -162,17 +164,18 @@ class Work:
             seen = self.job.task.at(place), self.activations.at(place), measurement
             self._replacements[place] = Replacement(self.job.model, *seen, spec)
         asked = list(self._abstractions(cell, spec))
-        return self._replacements[place].cell(cell.what, cell.domain, cell.hooks, name, asked)
+        return self._replacements[place].cell(cell.what, cell.domain, cell.hooks, name, asked, arms)
 
     def _abstractions(self, cell: Cell, spec: ReplaceSpec) -> Iterator[Abstraction]:
-        cells = {hook: Cell("read", cell.what, (hook,), place=cell.place) for hook in cell.hooks}
-        found = {hook: kept_of(self._tensors(read)) for hook, read in cells.items()}
-        missing = [hook for hook in cell.hooks if found[hook].is_empty]
+        kept = {name: self._kept(name, cell) for name in (cell.what, *spec.labels_of(self.job.kinds, cell.what))}
+        missing = [hook for hook in cell.hooks if kept[cell.what][hook].is_empty]
         if missing:
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
-        yield from abstractions_at(cell.hooks, found, widths, spec, frames, self.job.spec.seed_probe)
+        decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
+        found = Found(kept, frames, decoded)
+        yield from abstractions_at(cell.hooks, cell.what, found, spec, self.job.spec.seed_probe)
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):
                 yield from self._hypothesis(cell, hypothesis, widths)
@@ -199,6 +202,15 @@ class Work:
             parts = principal_parts(hook, self._principal(hook, cell.what, place)[:, : spec.k])
         return self._compositions[place].cell(cell.what, cell.domain, parts, hook)
 
+    def _kept(self, behaviour: str, cell: Cell) -> dict[str, Kept]:
+        """What the read cells of a behaviour left behind, by hook point of the cell."""
+        return {hook: kept_of(self._tensors(Cell("read", behaviour, (hook,), place=cell.place))) for hook in cell.hooks}
+
+    def _decoded(self, feature: str, cell: Cell) -> dict[str, np.ndarray]:
+        """Directions that a feature is decoded along at every hook point of the cell, or nothing."""
+        read = {hook: self._tensors(Cell("feature", feature, (hook,), place=cell.place)) for hook in cell.hooks}
+        return {hook: decoded_of(feature, t).directions for hook, t in read.items()} if all(read.values()) else {}
+
     def _principal(self, hook: str, behaviour: str, place: str) -> torch.Tensor:
         """Principal directions [d, r] of the seen domain's fit rows: the same for every behaviour, found once."""
         if (hook, place) not in self._frames:
@@ -211,17 +223,13 @@ class Work:
     def _hypothesis(self, cell: Cell, hypothesis: Hypothesis, widths: dict[str, int]) -> Iterator[Abstraction]:
         """The subspace that the features are decoded from, and donors that agree on the features themselves."""
         level = f"hypothesis:{hypothesis.name}"
+        decoded = {name: self._decoded(name, cell) for name in hypothesis.features}
         bases = {}
         for hook in cell.hooks:
-            cells = [Cell("feature", name, (hook,), place=cell.place) for name in hypothesis.features]
-            tensors = [self._tensors(feature) for feature in cells]
-            if not all(tensors):
+            if not all(decoded.values()):
                 return
-            parts = [
-                decoded_of(name, found).directions for name, found in zip(hypothesis.features, tensors, strict=True)
-            ]
-            directions = torch.from_numpy(np.concatenate(parts, axis=1))
-            bases[hook] = orthonormal(directions, tolerance=1e-4)
+            parts = [decoded[name][hook] for name in hypothesis.features]
+            bases[hook] = orthonormal(torch.from_numpy(np.concatenate(parts, axis=1)), DEPENDENT)
         rank = max(basis.shape[1] for basis in bases.values())
         yield Abstraction(level, "features", rank, bases)
         nothing = {hook: torch.zeros(widths[hook], 0) for hook in cell.hooks}

@@ -17,8 +17,9 @@ from torch import Tensor
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
+from probekit.measurement.cases import Cases
 from probekit.measurement.outcome import Coordinates, Outcome
-from probekit.measurement.setting import Pooling, Setting
+from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.compose import (
@@ -37,15 +38,12 @@ from probekit.metrics.compose import (
     value_leak,
 )
 from probekit.metrics.ratios import Estimate, Ratio, estimates
-from probekit.metrics.replace import random_donors
-from probekit.model.editing import Edit, Prefix
+from probekit.model.branching import At, Edit
 from probekit.model.interventions import interchange, orthonormal
 from probekit.model.model import Model
 from probekit.spec import ComposeSpec
 from probekit.task import Task
 
-POOL = 2_000  # donors are drawn from at most this many rows of the fit side
-AT_ONCE = 1_024  # edited tokens in one forward pass
 ALONE = 0.5  # of the rows may have values of the parts that no other half of the rows has
 WRITERS = ("hook_attn_out", "hook_mlp_out")  # what writes into the stream
 NORM = "ln_final.hook_scale"
@@ -109,22 +107,6 @@ def principal_parts(hook: str, directions: Float[Tensor, "d k"]) -> Parts:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The rows that are run, with their prefixes in batches (positions in `rows`), and the donors of each [n, donor].
-
-    rows, donors, pool: rows of the observations.
-    """
-
-    rows: NDArray[np.int64]
-    donors: NDArray[np.int64]
-    pool: NDArray[np.int64]
-    law: NDArray[np.float64]
-    pooling: Pooling
-    clusters: Clusters
-    batches: list[tuple[NDArray[np.int64], Prefix]]
-
-
-@dataclass(frozen=True)
 class _Found:
     """One arm before it is resampled. why: what makes it NA."""
 
@@ -134,9 +116,6 @@ class _Found:
     note: str = ""
     share: bool = False
     why: str = ""
-
-
-Make = Callable[[NDArray[np.int64]], Mapping[str, Edit]]
 
 
 class Composition:
@@ -165,13 +144,12 @@ class Composition:
                 outcome.records.append(self.study.record(*self.study.untold(at, "too_few_rows", why)))
             return outcome
         setting = self.study.setting(behaviour, domain)
-        rows = self._rows(setting)
-        run = _Run(self.model, self.activations, behaviour, rows, self._site)
+        run = self._run(setting)
         for found in (
             *self._over_values(setting, parts),
             *self._over_sets(run, parts, subsets),
             *self._over_repair(run, parts),
-            _Found("cross_talk", _plain(cross_talk(*_moved(run, parts))), rows.clusters),
+            _Found("cross_talk", _plain(cross_talk(*_moved(run, parts))), run.cases.clusters),
         ):
             said = ", ".join(parts.names)
             estimate = _estimate(found)
@@ -192,26 +170,10 @@ class Composition:
             self._sites[hook] = self.activations.sites[hook].float()
         return self._sites[hook]
 
-    def _rows(self, setting: Setting) -> _Rows:
-        generator = np.random.default_rng([self.study.seeds.data, 34])
-        rows = setting.index[generator.permutation(setting.split.test)[: self.spec.rows]]
-        position = self.task.row_position
-        rows = rows[np.argsort(position[rows], kind="stable")]  # of one length together
-        pool = setting.index[generator.permutation(setting.split.fit)[:POOL]]
-        if len(rows) < 2 or len(pool) <= self.spec.donors:
-            raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {self.spec.donors} donors from.")
-        group, seed = self.study.observations.group, self.study.seeds.data
-        batches, most = [], max(1, AT_ONCE // self.spec.donors)
-        for same in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(position[rows])) + 1):
-            for at in np.split(same, range(most, len(same), most)):
-                ends = position[rows[at[0]]] + 1
-                tokens = np.stack([self.task.tokens[i][:ends] for i in self.task.row_example[rows[at]]])
-                batches.append((at, self.model.prefix(torch.from_numpy(tokens))))
-        return _Rows(
-            rows, pool[random_donors(group[rows], group[pool], self.spec.donors, seed)], pool,
-            setting.behaviour.law[rows].astype(np.float64), setting.pooling,
-            Clusters.of(group[rows], self.study.n_bootstrap, seed), batches,
-        )  # fmt: skip
+    def _run(self, setting: Setting) -> "_Run":
+        cases = Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
+        donors = cases.random(self.spec.donors, self.study.seeds.data)
+        return _Run(self.model, self.activations, setting, cases, donors, self._site)
 
     def _over_values(self, setting: Setting, parts: Parts) -> Iterator[_Found]:
         """Of all rows of the domain: nothing is run."""
@@ -235,7 +197,7 @@ class Composition:
         return binned((self._site(part.hook) @ part.basis).numpy(), self.spec.bins)
 
     def _over_sets(self, run: "_Run", parts: Parts, subsets: Subsets) -> Iterator[_Found]:
-        law, clusters, seed = run.rows.law, run.rows.clusters, self.study.seeds.data
+        law, clusters, seed = run.cases.law, run.cases.clusters, self.study.seeds.data
         odds, losses = _over_sets(run, parts, subsets.kept, "resample")
         for values, suffix in ((odds, ""), (losses, ":loss")):
             for order, arm in enumerate(("additive_ablation", "pair_ablation"), 1):
@@ -253,15 +215,19 @@ class Composition:
         """TE with all behind the part free; DE with what could step in held, the last norm free and held."""
         arms = [(how, norm) for how in ("resample", "mean") for norm in ("", ":norm_held")]
         try:
+            if int(run.cases.rows.count.max()) > 1 or (run.cases.texts.read != run.cases.texts.first).any():
+                raise BadInput(
+                    "behaviours are read at another token than the edited one: what lies between is not held."
+                )
             held = [self._held(part, parts) for part in parts.parts]
             for name in {name for one in held for name in one}:
                 self.model.check_writable(name)
         except BadInput as error:
             for how, norm in arms:
                 if not norm:
-                    yield _Found(f"self_repair:{how}", None, run.rows.clusters, why=str(error))
+                    yield _Found(f"self_repair:{how}", None, run.cases.clusters, why=str(error))
             return
-        clean = log_odds(run.rows.law, run.rows.law[:, None])
+        clean = log_odds(run.cases.law, run.cases.law[:, None])
         for how, norm in arms:
             if norm and NORM not in self.model.widths:
                 continue
@@ -273,7 +239,9 @@ class Composition:
             by_part = [f"{p.name} TE {t:.2f} DE {d:.2f}" for p, t, d in
                        zip(parts.parts, *(e.mean(0) for e in effects), strict=True)]  # fmt: skip
             note = f"bits by part: {', '.join(by_part)}"
-            yield _Found(f"self_repair:{how}{norm}", _plain(self_repair(*effects)), run.rows.clusters, note, share=True)
+            yield _Found(
+                f"self_repair:{how}{norm}", _plain(self_repair(*effects)), run.cases.clusters, note, share=True
+            )
 
     def _held(self, part: Part, parts: Parts) -> dict[str, Float[Tensor, "_ _"] | None]:
         """What is held behind a part: hook point -> basis, None for all of it."""
@@ -285,90 +253,98 @@ class Composition:
 
 
 class _Run:
-    """The model run on the same rows with one edit or another."""
+    """The model run on the same cases with one edit or another. donors [n, donor]: places in the cases' pool."""
 
     def __init__(
-        self, model: Model, activations: Activations, behaviour: str, rows: _Rows,
+        self, model: Model, activations: Activations, setting: Setting, cases: Cases, donors: NDArray[np.int64],
         site: Callable[[str], Float[Tensor, "n d"]],
     ) -> None:  # fmt: skip
-        self.model, self.rows, self.site = model, rows, site
-        self._law = activations.laws[behaviour]
+        self.model, self.setting, self.cases, self.donors, self.site = model, setting, cases, donors, site
+        self._law = activations.laws[setting.behaviour.name]
         self._clean: dict[str, Float[Tensor, "n w"]] = {}
 
-    def source(self, hook: str, how: str, at: NDArray[np.int64]) -> Float[Tensor, "b donor d"]:
-        """What parts of a batch are taken from: its donors, or the mean of the pool as the one donor."""
-        if how == "mean":
-            mean = self.site(hook)[torch.from_numpy(self.rows.pool)].mean(0)
-            return mean.expand(len(at), 1, -1)
-        return self.site(hook)[torch.from_numpy(self.rows.donors[at])]
+    def n_donors(self, how: str) -> int:
+        return 1 if how == "mean" else self.donors.shape[1]
 
-    def laws(self, make: Make, n_repeat: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Laws [b, n_repeat, outcome] of each batch, with its positions in `rows`."""
-        for at, prefix in self.rows.batches:
-            logits = self.model.run_last(prefix, None, make(at), n_repeat=n_repeat)
-            repeated = np.repeat(self.rows.rows[at], n_repeat)
-            law = self._law(logits.float().cpu(), repeated).double().numpy().reshape(len(at), n_repeat, -1)
-            yield at, self.rows.pooling.law(law)
+    def laws(
+        self, hooks: Sequence[str], make: Callable[[NDArray[np.int64]], Mapping[str, Edit]], n_branches: int
+    ) -> NDArray[np.float64]:
+        """Laws [n, n_branches, outcome] with the edits at `hooks` that `make` gives for a batch of cases."""
+        out = np.empty((len(self.cases.rows), n_branches, self.setting.behaviour.law.shape[1]))
+        for batch in self.cases.batches():
+            trunk = self.model.trunk(self.cases.texts.some(batch), hooks)
+            for found in trunk.branch(make(batch), n_branches):
+                case = batch[found.text.numpy()]
+                law = self._law(found.logits.float().cpu(), self.cases.rows.last[case]).double().numpy()
+                out[case, found.branch.numpy()] = self.setting.pooling.law(law)
+        return out
+
+    def exchange(self, hook: str, bases: Sequence[Float[Tensor, "d _"]], how: str, batch: NDArray[np.int64]) -> Edit:
+        """Interchange within one of the bases, with donors or the mean of the pool: branches are bases x donors."""
+        site, n_donors = self.site(hook), self.n_donors(how)
+        mean = site[torch.from_numpy(self.cases.pool.last)].mean(0)
+
+        def edit(act: Tensor, at: At) -> Tensor:
+            which, donor = at.branch // n_donors, at.branch % n_donors
+            if how == "mean":
+                given = mean.expand(len(act), -1).to(act)
+            else:
+                given = site[self.cases.given(self.donors, batch, At(at.text, donor, at.place))].to(act)
+            out = act.clone()
+            for i in which.unique().tolist():
+                mine = (which == i).to(act.device)
+                out[mine] = interchange(act[mine], given[mine], bases[i].to(act))
+            return out
+
+        return edit
 
     def odds(self, part: Part, how: str, held: Mapping[str, Tensor | None]) -> NDArray[np.float64]:
         """Log-odds of the answer with one part ablated and `held` what it was, mean over donors: [n, 1]."""
-        n_donors = 1 if how == "mean" else self.rows.donors.shape[1]
 
-        def make(at: NDArray[np.int64]) -> dict[str, Edit]:
-            holding = {name: _hold(self.clean(name)[torch.from_numpy(at)], basis) for name, basis in held.items()}
-            return {part.hook: _exchange([part.basis], self.source(part.hook, how, at)), **holding}
+        def make(batch: NDArray[np.int64]) -> dict[str, Edit]:
+            holding = {name: _hold(self.clean(name)[torch.from_numpy(batch)], basis) for name, basis in held.items()}
+            return {part.hook: self.exchange(part.hook, [part.basis], how, batch), **holding}
 
-        found = np.empty((len(self.rows.rows), n_donors))
-        for at, law in self.laws(make, n_donors):
-            found[at] = log_odds(self.rows.law[at], law)
-        return found.mean(1, keepdims=True)
+        for name in held:
+            self.clean(name)  # before anything is edited
+        law = self.laws([part.hook, *held], make, self.n_donors(how))
+        return log_odds(self.cases.law, law).mean(1, keepdims=True)
 
     def clean(self, hook: str) -> Float[Tensor, "n w"]:
-        """What a hook point holds at the last token when nothing is edited."""
+        """What a hook point holds at the last edited token when nothing is edited."""
         if hook not in self._clean:
             self._clean[hook] = self.watched({}, [hook], 1)[hook][:, 0]
         return self._clean[hook]
 
     def watched(
-        self, edits: Mapping[str, Callable[[NDArray[np.int64]], Edit]], hooks: Sequence[str], n_repeat: int
+        self, edits: Mapping[str, Callable[[NDArray[np.int64]], Edit]], hooks: Sequence[str], n_branches: int
     ) -> dict[str, Float[Tensor, "n r _"]]:
-        """Activations at `hooks`, none of them edited, while the model runs with edits elsewhere."""
-        seen: dict[str, Tensor] = {}
+        """Activations of the last edited token at `hooks`, while the model runs with edits elsewhere."""
+        n = len(self.cases.rows)
+        seen = {name: torch.zeros(n, n_branches, self.model.widths[name]) for name in hooks}
 
-        def watch(name: str, at: NDArray[np.int64]) -> Edit:
-            def see(act: Tensor) -> Tensor:
-                kept = act.detach().float().cpu().reshape(len(at), n_repeat, -1)
-                seen.setdefault(name, kept.new_zeros(len(self.rows.rows), *kept.shape[1:]))[torch.from_numpy(at)] = kept
+        def watch(name: str, batch: NDArray[np.int64]) -> Edit:
+            def see(act: Tensor, at: At) -> Tensor:
+                case = torch.from_numpy(batch)[at.text]
+                last = at.place == torch.from_numpy(self.cases.rows.count)[case] - 1
+                seen[name][case[last], at.branch[last]] = act.detach().float().cpu()[last]
                 return act
 
             return see
 
-        def make(at: NDArray[np.int64]) -> dict[str, Edit]:
-            return {name: edit(at) for name, edit in edits.items()} | {name: watch(name, at) for name in hooks}
+        def make(batch: NDArray[np.int64]) -> dict[str, Edit]:
+            return {name: edit(batch) for name, edit in edits.items()} | {name: watch(name, batch) for name in hooks}
 
-        for _ in self.laws(make, n_repeat):
-            pass
+        self.laws([*edits, *hooks], make, n_branches)
         return seen
-
-
-def _exchange(bases: Sequence[Float[Tensor, "d _"]], source: Float[Tensor, "b donor d"]) -> Edit:
-    """Interchange within each basis in turn: rows come as [b x basis x donor, d]."""
-
-    def edit(act: Tensor) -> Tensor:
-        given = source.to(act.device, act.dtype)
-        x = act.reshape(len(given), len(bases), given.shape[1], -1)
-        parts = [interchange(x[:, i], given, basis.to(act.device, act.dtype)) for i, basis in enumerate(bases)]
-        return torch.stack(parts, 1).reshape(act.shape)
-
-    return edit
 
 
 def _hold(clean: Float[Tensor, "b w"], basis: Float[Tensor, "w k"] | None) -> Edit:
     """Set all, or what lies in a subspace, to what it was."""
 
-    def edit(act: Tensor) -> Tensor:
-        given = clean.to(act.device, act.dtype).repeat_interleave(len(act) // len(clean), 0)
-        return given if basis is None else interchange(act, given, basis.to(act.device, act.dtype))
+    def edit(act: Tensor, at: At) -> Tensor:
+        given = clean[at.text].to(act)
+        return given if basis is None else interchange(act, given, basis.to(act))
 
     return edit
 
@@ -377,37 +353,31 @@ def _over_sets(
     run: _Run, parts: Parts, kept: NDArray[np.bool_], how: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log-odds of the answer, and minus the loss, with each set of parts kept: [n, donor, n_sets] in bits."""
-    n_donors = 1 if how == "mean" else run.rows.donors.shape[1]
-    odds, losses = (np.empty((len(run.rows.rows), n_donors, len(kept))) for _ in range(2))
-    most = max(1, AT_ONCE // (n_donors * max(len(at) for at, _ in run.rows.batches)))
-    for start in range(0, len(kept), most):
-        some = kept[start : start + most]
-        bases = {hook: [parts.union(hook, ~row) for row in some] for hook in parts.hooks}
+    n_donors = run.n_donors(how)
+    bases = {hook: [parts.union(hook, ~row) for row in kept] for hook in parts.hooks}
 
-        def make(at: NDArray[np.int64], bases: Mapping[str, list[Tensor]] = bases) -> dict[str, Edit]:
-            return {hook: _exchange(each, run.source(hook, how, at)) for hook, each in bases.items()}
+    def make(batch: NDArray[np.int64]) -> dict[str, Edit]:
+        return {hook: run.exchange(hook, each, how, batch) for hook, each in bases.items()}
 
-        for at, law in run.laws(make, len(some) * n_donors):
-            edited = law.reshape(len(at), len(some), n_donors, -1).swapaxes(1, 2)
-            odds[at, :, start : start + most] = log_odds(run.rows.law[at], edited)
-            losses[at, :, start : start + most] = negative_loss(run.rows.law[at], edited)
-    return odds, losses
+    law = run.laws(parts.hooks, make, len(kept) * n_donors)
+    law = law.reshape(len(law), len(kept), n_donors, -1).swapaxes(1, 2)
+    return log_odds(run.cases.law, law), negative_loss(run.cases.law, law)
 
 
 def _moved(run: _Run, parts: Parts) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """How far readout j moves when part i is a donor's, mean over donors [n, i, j]; which j lie at or behind i."""
-    n, n_donors, m = *run.rows.donors.shape, len(parts.parts)
+    (n, n_donors), m, pool = run.donors.shape, len(parts.parts), run.cases.pool.last
     order = [HookPoint.parse(part.hook).order for part in parts.parts]
     follows = np.array([[behind >= here for behind in order] for here in order])
     moved = np.zeros((n, m, m))
-    rows = torch.from_numpy(run.rows.rows)
+    rows, donors = torch.from_numpy(run.cases.rows.last), torch.from_numpy(pool[run.donors])
     for i, part in enumerate(parts.parts):
-        whole = run.source(part.hook, "resample", np.arange(n)) - run.site(part.hook)[rows][:, None]
+        whole = run.site(part.hook)[donors] - run.site(part.hook)[rows][:, None]
         here = whole @ part.basis @ part.basis.mT
         behind = [hook for hook in parts.hooks if HookPoint.parse(hook).order > order[i]]
         change = {part.hook: here}
         if behind:
-            edits = {part.hook: lambda at, p=part: _exchange([p.basis], run.source(p.hook, "resample", at))}
+            edits = {part.hook: lambda batch, p=part: run.exchange(p.hook, [p.basis], "resample", batch)}
             seen = run.watched(edits, behind, n_donors)
             change |= {hook: seen[hook] - run.clean(hook)[:, None] for hook in behind}
         for j, other in enumerate(parts.parts):

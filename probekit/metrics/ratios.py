@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, ratio_intervals
+from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, Crossed, ratio_intervals
 
 MIN_DENOMINATOR = 0.005  # of the unit: a ratio over less is NA
 MAX_RELATIVE_ERROR = 0.25  # of the denominator, over groups
@@ -155,3 +155,19 @@ def transfer(moved: NDArray, direct: NDArray, floor: NDArray, ceiling: NDArray) 
 def difference(first: NDArray, second: NDArray) -> Ratio:
     """Mean difference of two losses in bits: below 0 the first is the better reader."""
     return Ratio(first - second, np.ones(len(first)), first)
+
+
+def crossed_estimates(ratios: Iterable[Ratio], clusters: Clusters, crossed: Crossed) -> list[Estimate]:
+    """The same as `estimates` for rows that are pairs: intervals allow for bases and donors that pairs share.
+
+    clusters: over the bases, whose group sums are kept; crossed: bases and donors of the same rows.
+    """
+    kept = list(ratios)
+    out = []
+    for ratio, one in zip(kept, estimates(kept, clusters), strict=True):
+        if not one.na_reason:
+            low, high = crossed.interval(ratio.missed, ratio.available)
+            few = "fewer than 20 clusters: the interval is too short" if crossed.fewest < FEW_CLUSTERS else ""
+            one = replace(one, low=low, high=high, note=one.note or few)
+        out.append(one)
+    return out

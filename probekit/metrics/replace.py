@@ -60,6 +60,22 @@ def fbu_replace(law: NDArray, edited: NDArray, floor: NDArray, ceiling: NDArray)
     return Ratio(mixed, available, mixed, floor, ceiling), Ratio(single, available, single, floor, ceiling)
 
 
+def fbu_mean(law: NDArray, edited: NDArray, floor: NDArray, ceiling: NDArray) -> Ratio:
+    """FBU of one edited law per row [n, outcome], as when what is not kept is set to its mean."""
+    lost = kl_bits(law, edited)
+    return Ratio(lost, floor - ceiling, lost, floor, ceiling)
+
+
+def necessity(law: NDArray, erased: NDArray, site: NDArray) -> Ratio:
+    """1 - rise of E KL(p || p edited) when the abstraction is erased / rise when all of the site is.
+
+    0: without it nothing is left of what the site does; 1: it can go. law [n, outcome]; erased, site [n, donor,
+    outcome], of as many donors each. What is told as bits is the rise, beside the site's as the floor's.
+    """
+    mine, whole = (kl_bits(law[:, None], edited).mean(1) for edited in (erased, site))
+    return Ratio(whole - mine, whole, mine, whole, np.zeros(len(whole)))
+
+
 def match_donors(
     values: NDArray,
     pool: NDArray,

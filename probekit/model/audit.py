@@ -1,6 +1,6 @@
 """The extraction audit: is what a loaded model gives at its hook points what their names promise?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ LIBRARIES = ("torch", "transformers", "transformer-lens")
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
 LEAST_LENGTH = 1e-3  # of the median row: what is shorter may be nothing but rounding
+# What is added to the stream behind a place within its block, up to hook_resid_post.
+_ADDED = {"hook_resid_pre": ("hook_attn_out", "hook_mlp_out"), "hook_resid_mid": ("hook_mlp_out",)}
 N_PLACES = 16  # of each example read in the audit: enough to see a difference, too few to cost time or memory
 
 
@@ -201,3 +203,58 @@ def _hidden_states(model: "Model", row: NDArray[np.integer]) -> list[Float[Tenso
         found = model.plain.hf(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
                                logits_to_keep=1).hidden_states  # fmt: skip
     return [state[0].cpu() for state in found or ()]
+
+
+def why_not_writable(model: "Model", hook: HookPoint) -> str:
+    """'' when a write at the last of 4 tokens changes the forward pass as its name promises, otherwise the reason.
+
+    The residual stream after a write must be the written value plus what the layers above add; `hook_resid_mid`
+    fails, being the input of the MLP branch alone.
+    """
+    before, plain = _watched(model, hook, None)
+    scale = float(before[hook.name].abs().max()) or 1.0
+    delta = torch.from_numpy(np.random.default_rng(2).standard_normal(model.widths[hook.name])).to(plain)
+    after, moved = _watched(model, hook, lambda rows: rows + (3 * scale * delta).to(rows.dtype).reshape(rows.shape[1:]))
+    if not float((moved - plain).abs().max()) > 0:
+        return "a large write there changes no logit."
+    limit = 10 * TOLERANCE[model.dtype] * max(1.0, float(after[hook.name].abs().max()))
+    parts, end = [hook.beside(part) for part in _ADDED.get(hook.part, ())], hook.beside("hook_resid_post")
+    if parts and all(name in after for name in (*parts, end)):
+
+        def gap(seen: dict[str, Tensor]) -> float:
+            total = seen[hook.name] + sum(seen[name] for name in parts)
+            return float((seen[end] - total).abs().max())
+
+        # a model whose blocks do not add up even unedited (scaled residuals) cannot be judged this way
+        if gap(before) <= limit < gap(after):
+            return "the write reaches one branch only and misses the skip path; write at hook_resid_pre or _post."
+    above = HookPoint.within((hook.layer or 0) + 1, "hook_resid_pre").name
+    passed_on = hook.part != "hook_resid_post" or above not in after
+    if not passed_on and not float((after[above] - after[hook.name]).abs().max()) <= limit:
+        return "the next block does not receive what was written."
+    return ""
+
+
+def _watched(
+    model: "Model", hook: HookPoint, edit: Callable[[Tensor], Tensor] | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The last token's activations in and behind the block of `hook`, and its logits, with `edit` there or without."""
+    numbers = np.random.default_rng(1).integers(0, model.d_vocab, (2, min(4, model.n_ctx)))
+    tokens = torch.from_numpy(numbers).to(model.device)
+    above = HookPoint.within((hook.layer or 0) + 1, "hook_resid_pre").name
+    names = [*(hook.beside(part) for part in STREAM), above, hook.name]
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[Tensor], Tensor]:
+        def function(output: Tensor) -> Tensor:
+            output = output.clone()
+            if edit and name == hook.name:
+                output[:, -1] = edit(output[:, -1])
+            seen[name] = output[:, -1].flatten(1).double()
+            return output
+
+        return function
+
+    with model.hooked({name: watch(name) for name in dict.fromkeys(names) if name in model.widths}):
+        logits = model.forward(tokens, torch.ones_like(tokens))[:, -1].double()
+    return seen, logits

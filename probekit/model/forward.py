@@ -6,7 +6,7 @@ stand before or after one of its modules. They are found by the identity of that
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import BadInput, first_line
+from probekit.hookpoint import HookPoint
 from probekit.model.planted import PlantedNetwork
 
 Place = tuple[str, Literal["in", "out"]]
@@ -26,6 +27,7 @@ class Forward:
     """A causal language model, `hf`, that is run and watched at named places."""
 
     hf: Any
+    _as_tuple: bool | None = None  # how a block gives the stream, found out once
 
     @property
     def attention(self) -> str:
@@ -40,6 +42,37 @@ class Forward:
     def attach(self, name: str, function: Callable[[Any], Any]) -> Any:
         """Call `function` with the activation at `name` in every forward until the handle's `remove`."""
         raise NotImplementedError
+
+    def block(self, layer: int) -> torch.nn.Module:
+        """The module that is one block. Raises AttributeError where there is none."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def entering(self, layer: int, stream: Tensor | None) -> Iterator[None]:
+        """Run no block below `layer`, which gets `stream` [b, pos, d_model] in their place."""
+        if self._as_tuple is None and layer:
+            self._as_tuple = self._gives_tuples()
+        given = (stream,) if self._as_tuple else stream
+        blocks = [self.block(i) for i in range(layer)]
+        try:
+            for block in blocks:  # past `__setattr__`, by which a bridged block would hand it to the library's own
+                vars(block)["forward"] = lambda *args, **kwargs: given
+            yield
+        finally:
+            for block in blocks:
+                vars(block).pop("forward", None)
+
+    def _gives_tuples(self) -> bool:
+        seen: list[bool] = []
+        handle = self.block(0).register_forward_hook(lambda *call: seen.append(isinstance(call[-1], tuple)))
+        ids = torch.zeros(1, 1, dtype=torch.long, device=next(self.hf.parameters()).device)
+        try:
+            with torch.inference_mode():
+                self.run(ids, torch.ones_like(ids))
+        finally:
+            handle.remove()
+            self.clear()
+        return seen[0]
 
     def clear(self) -> None:
         """Let go of what a forward leaves behind."""
@@ -89,6 +122,9 @@ class Bridge(Forward):
     def attach(self, name: str, function: Callable[[Any], Any]) -> Any:
         return self.points[name].register_forward_hook(lambda module, args, output: function(output))
 
+    def block(self, layer: int) -> torch.nn.Module:
+        return self.module.blocks[layer]
+
     def foreign_hooks(self) -> bool:
         """Whether other code has attached hooks, which would change what is read."""
         return any(_attached(point) != own for point, own in self._own_hooks)
@@ -131,15 +167,27 @@ class Plain(Forward):
         module = self.hf.get_submodule(path)
         if side == "in":
 
-            def before(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-                function(args[0] if args else kwargs.get("hidden_states"))
+            def before(module: torch.nn.Module, args: tuple, kwargs: dict) -> Any:
+                new = function(args[0] if args else kwargs.get("hidden_states"))
+                if new is None:
+                    return None
+                return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
-        def after(module: torch.nn.Module, args: tuple, output: Any) -> None:
-            function(output[0] if isinstance(output, tuple) else output)
+        def after(module: torch.nn.Module, args: tuple, output: Any) -> Any:
+            if not isinstance(output, tuple):
+                return function(output)
+            new = function(output[0])
+            return None if new is None else (new, *output[1:])
 
         return module.register_forward_hook(after)
+
+    def block(self, layer: int) -> torch.nn.Module:
+        path, side = self.places[HookPoint.within(layer, "hook_resid_pre").name]
+        if side != "in":
+            raise AttributeError(f"no module of its own is block {layer}")
+        return self.hf.get_submodule(path)
 
 
 def _attached(point: Any) -> list[int]:

@@ -30,14 +30,14 @@ def manner(model: "Model", backend: str) -> Manner:
 
     Only the library's plain forward (`hf`) is padded: the bridge's attention has been silently wrong on such rows.
     """
-    if backend != "hf" or model.plain is None:
-        model.prefix(torch.zeros(1, 1, dtype=torch.long))
-        return Manner(model.trials.prefix_method != "full", False)
-    if model.trials.manner is None:
+    backend = backend if model.plain is not None else "bridge"
+    if backend not in model.trials.manners:
         model.check_clean()
-        tried = (Manner(cached, padded) for cached, padded in ((True, True), (True, False), (False, True)))
-        model.trials.manner = next((how for how in tried if _holds(model, how)), Manner(False, False))
-    return model.trials.manner
+        padded = (True, False) if backend == "hf" else (False,)
+        tried = (Manner(cached, p) for cached in (True, False) for p in padded if cached or p)
+        found = next((how for how in tried if _holds(model, how, backend)), Manner(False, False))
+        model.trials.manners[backend] = found
+    return model.trials.manners[backend]
 
 
 def generate(
@@ -112,14 +112,14 @@ class _State:
         return logits
 
 
-def _holds(model: "Model", how: Manner) -> bool:
+def _holds(model: "Model", how: Manner, backend: str) -> bool:
     """Whether logits after two rows, and after one token more, are those of the plain forward on each row alone."""
     longest = max(1, min(model.n_ctx - 1, 24))
     drawn = np.random.default_rng(0).integers(0, model.d_vocab, (2, longest + 1))
     short = max(1, longest // 2) if how.padded else longest
     rows = [torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1, : short + 1])]
     try:
-        state = _State(model, [row[:-1] for row in rows], 1, "hf", how)
+        state = _State(model, [row[:-1] for row in rows], 1, backend, how)
         found = [state.logits]
         state.feed(torch.stack([row[-1] for row in rows]).to(model.device))
         found.append(state.logits)
@@ -129,8 +129,8 @@ def _holds(model: "Model", how: Manner) -> bool:
     for logits, cut in zip(found, (-1, None), strict=True):
         for i, row in enumerate(rows):
             ids = row[None, :cut].to(model.device)
-            with model.hooked({}, "hf"):
-                truth = model.forward(ids, torch.ones_like(ids), backend="hf")[0, -1].float()
+            with model.hooked({}, backend):
+                truth = model.forward(ids, torch.ones_like(ids), backend=backend)[0, -1].float()
             limit = TOLERANCE[model.dtype] * max(1.0, float(truth.abs().max()))
             if not float((logits[i] - truth).abs().max()) <= limit:  # NaN holds nothing
                 return False

@@ -19,9 +19,10 @@ Basis = Float[Tensor, "d k"]
 
 @dataclass(frozen=True)
 class Abstraction:
-    """What is kept: an orthonormal basis [d, k] per hook point. control: '' or `random_directions`.
+    """What is kept or erased: an orthonormal basis [d, k] per hook point. control: '' or `random_directions`.
 
     features: names of features that donors must agree on instead of a value in the subspace (a stated hypothesis).
+    label: the behaviour or feature that the directions were fitted to, of which LEACE can erase all.
     """
 
     level: str
@@ -30,6 +31,11 @@ class Abstraction:
     bases: Mapping[str, Float[Tensor, "d k"]]
     control: str = ""
     features: tuple[str, ...] = ()
+    label: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.k == 0 and not self.features
 
 
 def orthonormal(directions: Float[Tensor, "d m"], tolerance: float = 1e-6) -> Basis:

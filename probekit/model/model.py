@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput, UnknownHook
 from probekit.hookpoint import HookPoint, expand, unknown
 from probekit.inputs.text import Encoder
-from probekit.model import editing, reading
-from probekit.model.audit import Backend, choose_backend
-from probekit.model.editing import Edit, Prefix
+from probekit.model import reading
+from probekit.model.audit import Backend, choose_backend, why_not_writable
+from probekit.model.branching import Texts, Trunk, Way, way_of
 from probekit.model.forward import Bridge, Forward, Plain
 from probekit.model.planted import PlantedNetwork, native
 from probekit.model.reading import Batch, OnLogits, Room, Skip
@@ -31,13 +31,13 @@ from probekit.records import canonical
 class Trials:
     """What was found out about a model by trying, and is not tried again.
 
-    prefix_method: how `prefix` keeps what it ran. refusals: hook point -> why it cannot be written, '' where it can.
-    manner: how the library's own forward writes.
+    ways: how edits at a hook point are run. refusals: hook point -> why it cannot be written, '' where it can. manners:
+    how each forward writes.
     """
 
-    prefix_method: str | None = None
+    ways: dict[str, Way] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
-    manner: Any = None
+    manners: dict[str, Any] = field(default_factory=dict)
 
 
 class Model:
@@ -186,30 +186,31 @@ class Model:
     def stream(
         self, tokens: Sequence[NDArray[Any]], names: Sequence[str], positions: Sequence[NDArray[Any]],
         each: Callable[[Batch], None], *, with_logits: bool = False, batch_tokens: int = 4096, backend: str = "bridge",
-        room: Room | None = None, skip: Skip | None = None,
+        room: Room | None = None, skip: Skip | None = None, answer: NDArray[np.int64] | None = None,
     ) -> int:  # fmt: skip
         """`read`, batch by batch: see `reading.stream`. backend is `bridge` or `hf`; nothing is compared here."""
         self.check_readable(names)
         reading.check_tokens(self, tokens, positions)
         return reading.stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
-                              backend=backend, room=room, skip=skip)  # fmt: skip
+                              backend=backend, room=room, skip=skip, answer=answer)  # fmt: skip
 
-    def prefix(self, tokens: Int[Tensor, "b t"]) -> Prefix:
-        """Run all but the last token of B rows of equal length, once, for `run_last`: see `editing.run_prefix`."""
-        return editing.run_prefix(self, tokens)
+    def trunk(self, texts: Texts, hooks: Sequence[str], grad: bool = False) -> Trunk:
+        """A batch of texts run once, to be edited at `hooks` again and again: see `branching.Trunk`.
 
-    def run_last(
-        self, prefix: Prefix, last_token: Int[Tensor, " b"] | None, edits: Mapping[str, Edit], n_repeat: int = 1
-    ) -> Float[Tensor, "b_m d_vocab"]:
-        """Logits after the last token, run `n_repeat` times with `edits` there alone: see `editing.run_last`."""
-        return editing.run_last(self, prefix, last_token, edits, n_repeat)
+        Raises UnknownHook, and BadInput for a hook point that cannot be written.
+        """
+        for name in hooks:
+            self.check_writable(name)
+        layers = [HookPoint.parse(name).layer or 0 for name in hooks]
+        with self.lock:
+            return Trunk(self, texts, layers, way_of(self, hooks, int(texts.lengths.max())), grad)
 
     def check_writable(self, hook: HookPoint | str) -> None:
-        """Raise BadInput when a write at `hook` would not do what its name promises: see `editing.why_not_writable`."""
+        """Raise BadInput when a write at `hook` would not do what its name promises: see `audit.why_not_writable`."""
         name = str(hook)
         self.check_readable([name])
         if name not in self.trials.refusals:
-            self.trials.refusals[name] = editing.why_not_writable(self, HookPoint.parse(name))
+            self.trials.refusals[name] = why_not_writable(self, HookPoint.parse(name))
         if self.trials.refusals[name]:
             raise BadInput(f"{self.name}: '{name}' can be read but not written: {self.trials.refusals[name]}")
 
@@ -227,9 +228,12 @@ class Model:
 
     @contextlib.contextmanager
     def hooked(
-        self, functions: Mapping[str, Callable[[Tensor], Tensor | None]], backend: str = "bridge"
+        self, functions: Mapping[str, Callable[[Tensor], Tensor | None]], backend: str = "bridge", grad: bool = False
     ) -> Iterator[None]:
-        """Install one function per hook point for one forward, under the lock, and check that each fired once."""
+        """Install one function per hook point for one forward, under the lock, and check that each fired once.
+
+        grad: whether gradients flow through what the functions give; the weights have none.
+        """
         fired = dict.fromkeys(functions, 0)
 
         def counted(name: str, function: Callable) -> Callable:
@@ -239,7 +243,7 @@ class Model:
 
             return call
 
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(not grad):
             self.check_clean()
             handles = []
             try:

@@ -47,10 +47,11 @@ class _Enough(Exception):
 def stream(
     model: "Model", tokens: Sequence[NDArray[Any]], names: Sequence[str], positions: Sequence[NDArray[Any]],
     each: Callable[[Batch], None], *, with_logits: bool, batch_tokens: int, backend: str, room: Room | None = None,
-    skip: Skip | None = None,
+    skip: Skip | None = None, answer: NDArray[np.int64] | None = None,
 ) -> int:  # fmt: skip
     """Call `each` with every batch, longest examples first; returns the tokens per batch that memory had room for.
 
+    answer [n_examples]: the token whose logits its rows get; None: each row those at its own position.
     room: gives buffers [at least n, width] for n rows, when a batch begins; it is asked again when the batch failed.
     skip: asked of each batch's rows and number of tokens; True leaves it out, and the others are what they would be.
     A batch that runs out of memory, in the forward or in `each`, is halved, and so is every later one. Without logits
@@ -66,7 +67,8 @@ def stream(
         if skip is not None and skip(rows, int(lengths[examples].sum())):
             continue
         try:
-            each(_run_batch(model, tokens, names, positions, starts, np.sort(examples), with_logits, backend, room))
+            some = np.sort(examples)
+            each(_run_batch(model, tokens, names, positions, starts, some, with_logits, backend, room, answer))
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -129,7 +131,7 @@ def pad_right(model: "Model", rows: Sequence[NDArray[np.integer]]) -> tuple[Tens
     return torch.from_numpy(ids).to(model.device), torch.from_numpy(mask.astype(np.int64)).to(model.device)
 
 
-def _run_batch(model, tokens, names, positions, starts, examples, with_logits, backend, room) -> Batch:
+def _run_batch(model, tokens, names, positions, starts, examples, with_logits, backend, room, answer) -> Batch:
     ids, mask = pad_right(model, [tokens[i] for i in examples])
     counts = [len(positions[i]) for i in examples]
     place = np.concatenate([np.asarray(positions[i], np.int64) for i in examples])
@@ -154,7 +156,8 @@ def _run_batch(model, tokens, names, positions, starts, examples, with_logits, b
         return take
 
     # Only the positions that are read get logits: a full [batch, pos, d_vocab] can be gigabytes.
-    kept, column = np.unique(place, return_inverse=True)
+    said = place if answer is None else np.repeat(answer[examples], counts)
+    kept, column = np.unique(said, return_inverse=True)
     keep = torch.from_numpy(kept if with_logits else np.zeros(1, np.int64)).to(model.device)
     logits = None
     try:

@@ -165,6 +165,9 @@ def _column(row: Mapping[str, Any]) -> Column:
     if level.startswith("hypothesis:"):  # its k is the rank of what was decoded, which differs from site to site
         order = order[:3]
         return Column(fitted(printable(level.partition(":")[2]), 9), source, (2, *order), (0, *order))
+    if source.startswith(("label:", "given:")):  # fitted to something else, whose name says more than the level
+        name = source.split(":")[1]
+        return Column(fitted(printable(name), 9), at_k, (5, *order), (0, *order))
     if level == "direction":
         return Column(
             _SHORT[level], _SOURCES.get(source, source), (6 if source == "logistic" else 9, *order), (0, *order)

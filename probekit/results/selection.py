@@ -31,6 +31,7 @@ NA_WORDS = {
     "small_denominator": "nothing to explain",
     "too_few_rows": "too few rows",
     "absent_in_test_domain": "absent there",
+    "vacuous": "as in a random network",
     "not_converged": "not converged",
     "not_defined": "not defined",
     "failed": "failed",

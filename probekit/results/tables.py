@@ -12,6 +12,7 @@ import pandas as pd
 
 from probekit.hookpoint import HookPoint
 from probekit.metrics.bootstrap import FEW_CLUSTERS
+from probekit.results.causal import causal
 from probekit.results.parts import composition
 from probekit.results.selection import (
     FEATURE,
@@ -494,8 +495,8 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "replace_map": replace_map, "decomposition": decomposition,
     "frontier": frontier, "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing,
     "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
-    "deletion": deletion, "layers": layers, "spread": spread, "provenance": provenance,
-    "composition": composition,
+    "causal": causal, "composition": composition, "deletion": deletion, "layers": layers, "spread": spread,
+    "provenance": provenance,
 }  # fmt: skip
 
 

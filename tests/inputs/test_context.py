@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import checkpoints
@@ -91,6 +92,16 @@ def test_a_tokenizer_of_whole_words_needs_no_blank(tmp_path):
         assert says.tokens == tuple(alone(word, WORDS)[0] for word in ("car", "nine"))
     with pytest.raises(BadInput, match="row 1, behaviour 'says', has 'zebra', which tiny's tokenizer has no token for"):
         read(tmp_path, texts, [AB | {"tokens": ["car", "zebra"]}], WORDS)
+
+
+def test_what_is_put_behind_a_text_does_not_stand_between_it_and_an_answer(tmp_path):
+    closing = checkpoints.words()
+    around = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", closing.eos_token_id)])
+    closing.backend_tokenizer.post_processor = around  # pyright: ignore[reportAttributeAccessIssue]
+    last = ("blue", "car", "one", "two", "paris", "madrid")
+    rows = [{"text": f"the red {word}", "label": i % 2, "at": 1} for i, word in enumerate(last)]
+    says = read(tmp_path, rows, [AB | {"tokens": ["car", "nine"]}], closing, position="at").behaviours[1]
+    assert says.tokens == tuple(alone(word, WORDS)[0] for word in ("car", "nine"))
 
 
 @given(

@@ -117,8 +117,7 @@ def bench(tmp_path_factory):
 
 
 def runner(cells):
-    rows = cells._rows(cells.study.setting("choice", "all"))
-    return composition._Run(cells.model, cells.activations, "choice", rows, cells._site)
+    return cells._run(cells.study.setting("choice", "all"))
 
 
 class Judge:
@@ -161,8 +160,8 @@ def test_sets_of_parts_are_what_hooks_of_ones_own_make_of_them(bench):
     kept = np.array([[True, True, True], [False, False, True], [False, True, False], [False, False, False]])
     odds, _ = composition._over_sets(run, parts, kept, "resample")
     for i in range(0, 20, 4):
-        tokens = bench.task.tokens[run.rows.rows[i]]
-        for j, donor in enumerate(run.rows.donors[i]):
+        tokens = bench.task.tokens[run.cases.rows.last[i]]
+        for j, donor in enumerate(run.cases.pool.last[run.donors[i]]):
             for s, row in enumerate(kept):
                 writes = {}
                 for layer in (0, 1):
@@ -171,7 +170,7 @@ def test_sets_of_parts_are_what_hooks_of_ones_own_make_of_them(bench):
                         inside = torch.cat(out, 1) @ torch.linalg.pinv(torch.cat(out, 1))
                         given = bench._site(HOOKS[layer])[donor]
                         writes[layer] = lambda h, inside=inside, given=given: h + (given - h) @ inside
-                truth = log_odds(run.rows.law[[i]], judge.law(tokens, writes)[None, None])
+                truth = log_odds(run.cases.law[[i]], judge.law(tokens, writes)[None, None])
                 assert odds[i, j, s] == pytest.approx(truth[0, 0], abs=2e-3)
     assert np.ptp(odds[..., 0], axis=1).max() < 1e-3  # nothing is replaced
     assert np.ptp(odds[..., 3], axis=1).max() > 0.1
@@ -185,8 +184,8 @@ def test_direct_effects_are_what_reaches_the_unembedding_by_itself(bench):
     assert list(held) == [f"blocks.{i}.hook_{what}" for i in (1, 2) for what in ("attn_out", "mlp_out")]
     free, kept = (run.odds(part, "mean", held | extra)[:, 0] for extra in ({}, {composition.NORM: None}))
     total = run.odds(part, "mean", {})[:, 0]
-    mean = bench._site(part.hook)[torch.from_numpy(run.rows.pool)].mean(0)
-    for i, row in enumerate(run.rows.rows):
+    mean = bench._site(part.hook)[torch.from_numpy(run.cases.pool.last)].mean(0)
+    for i, row in enumerate(run.cases.rows.last):
         h, last = bench._site(part.hook)[row], bench._site(HOOKS[2])[row]
         delta = (mean - h) @ part.basis @ part.basis.T
         with torch.inference_mode():
@@ -195,9 +194,9 @@ def test_direct_effects_are_what_reaches_the_unembedding_by_itself(bench):
             frozen = (moved - moved.mean()) / scale * end.weight + end.bias
             for found, normed in ((free, end(moved)), (kept, frozen)):
                 law = judge.model.lm_head(normed)[:2].softmax(0).double().numpy()
-                assert found[i] == pytest.approx(log_odds(run.rows.law[[i]], law[None, None])[0, 0], abs=2e-3)
+                assert found[i] == pytest.approx(log_odds(run.cases.law[[i]], law[None, None])[0, 0], abs=2e-3)
         law = judge.law(bench.task.tokens[row], {0: lambda x, delta=delta: x + delta})
-        assert total[i] == pytest.approx(log_odds(run.rows.law[[i]], law[None, None])[0, 0], abs=2e-3)
+        assert total[i] == pytest.approx(log_odds(run.cases.law[[i]], law[None, None])[0, 0], abs=2e-3)
     assert abs(free - kept).max() > 1e-2 and abs(free - total).max() > 1e-2
 
 
@@ -213,10 +212,10 @@ def test_cross_talk_at_the_site_and_behind_it(bench):
     )
     for i in (0, 7):
         change = []
-        for donor in run.rows.donors[i]:
+        for donor in run.cases.pool.last[run.donors[i]]:
             given = bench._site(HOOKS[0])[donor]
-            judge.law(bench.task.tokens[run.rows.rows[i]], {0: lambda h, given=given: h + (given - h) @ a @ a.T})
-            clean = bench._site(HOOKS[1])[run.rows.rows[i]]
+            judge.law(bench.task.tokens[run.cases.rows.last[i]], {0: lambda h, given=given: h + (given - h) @ a @ a.T})
+            clean = bench._site(HOOKS[1])[run.cases.rows.last[i]]
             change.append(float(((seen[-1] - clean) @ parts.parts[2].basis).norm()))
         assert moved[i, 0, 2] == pytest.approx(np.mean(change), abs=1e-4)
     handle.remove()

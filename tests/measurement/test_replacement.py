@@ -1,5 +1,7 @@
 """Replacement: keeping all changes nothing, keeping nothing is running the donor, and use is told from readability."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,10 @@ import checkpoints
 from probekit import Feature, capture, load_model, measure
 from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
-from probekit.measurement import replacement
+from probekit.measurement.abstractions import Found, abstractions_at
 from probekit.measurement.cell import Measurement
 from probekit.measurement.outcome import Kept, ReaderName
-from probekit.measurement.replacement import Replacement, abstractions_at
+from probekit.measurement.replacement import Replacement
 from probekit.metrics.replace import kl_bits, mixture_kl
 from probekit.model.interventions import Abstraction
 from probekit.spec import ReadSpec, ReplaceSpec
@@ -19,7 +21,7 @@ from probekit.task import BehaviourSpec, Task
 
 D, N_LAYERS, N_VOCAB = 8, 3, 24
 HOOKS = tuple(f"blocks.{i}.hook_resid_post" for i in range(N_LAYERS))
-ARMS = {"single:random", "single:matched", "chain:random", "chain:matched"}
+KEPT = {"single:random", "single:matched", "single:mean"}
 
 
 def make_task(n=240, lengths=(4, 5, 6), features=None, seed=0, n_groups=24):
@@ -46,7 +48,7 @@ class Bench:
         self.spec = ReplaceSpec(**({"rows": 48, "donors": 16} | spec))
         self.replacement = Replacement(model, task, self.activations, self.measurement, self.spec)
         self.setting = self.measurement.setting("choice", "all")
-        self.rows = self.replacement._rows(self.setting)
+        self.cases = self.replacement._cases(self.setting)
 
     def values(self, hooks, *abstractions):
         """(level source k arm) -> record."""
@@ -55,20 +57,13 @@ class Bench:
         return {record.arm: record for record in records}
 
     def donors(self, abstraction, hooks, arm):
-        where = "chain" if len(hooks) > 1 else "single"
-        found = {name: donors for donors, name in self.replacement._donors(abstraction, self.rows, hooks, where)}
-        return found[arm]
+        found = self.replacement._treatment(abstraction, arm, self.cases, hooks)
+        return found.donors
 
     def laws(self, abstraction, hooks, arm):
         """Laws of the edited network as the metric was handed them: [n, donor, k]."""
-        seen = []
-        with pytest.MonkeyPatch.context() as patch:
-            plain = replacement.fbu_replace
-            patch.setattr(replacement, "fbu_replace", lambda law, edited, *more: seen.append(edited) or plain(
-                law, edited, *more))  # fmt: skip
-            found = self.values(hooks, abstraction)
-        arms = [name for name in found if not name.endswith(":pair")]
-        return seen[arms.index(arm)]
+        done = self.replacement._treatment(abstraction, arm, self.cases, hooks)
+        return self.replacement._run("choice", self.setting, self.cases, hooks, [done])[0]
 
     @property
     def law(self):
@@ -92,13 +87,15 @@ def bench(tmp_path_factory):
 def test_keeping_everything_changes_nothing_whatever_the_donors(bench, hooks):
     rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(1))).Q
     found = bench.values(hooks, kept(D, hooks, rotation))
-    assert {arm.removesuffix(":pair") for arm in found} == {arm for arm in ARMS if arm.startswith(
-        "chain" if len(hooks) > 1 else "single")}  # fmt: skip
+    erased = {"necessity:resample", "necessity:mean"} if len(hooks) == 1 else set()
+    kept_arms = KEPT if len(hooks) == 1 else {"chain:random", "chain:matched"}
+    assert {arm.removesuffix(":pair") for arm in found} == kept_arms | erased
     for record in found.values():
+        # all of the site is kept, or all of it is erased
         assert abs(record.value) < 1e-4, record
         assert record.layer == (None if len(hooks) > 1 else HOOKS.index(hooks[0]))
     laws = bench.laws(kept(D, hooks, rotation), hooks, next(iter(found)))
-    assert np.allclose(laws, bench.law[bench.rows.rows][:, None], atol=1e-4)
+    assert np.allclose(laws, bench.law[bench.cases.rows.last][:, None], atol=1e-4)
 
 
 def test_keeping_nothing_at_the_end_is_the_donors_own_behaviour(bench):
@@ -106,14 +103,16 @@ def test_keeping_nothing_at_the_end_is_the_donors_own_behaviour(bench):
         nothing = kept(0, hooks, torch.zeros(D, 0))
         arm = "single:random" if len(hooks) == 1 else "chain:random"
         donors = bench.donors(nothing, hooks, arm)
-        truth = bench.law[bench.rows.pool[donors]]
+        truth = bench.law[bench.cases.pool.last[donors]]
         assert np.allclose(bench.laws(nothing, hooks, arm), truth, atol=1e-4)
         record = bench.values(hooks, nothing)[arm]
-        expected = mixture_kl(bench.law[bench.rows.rows].astype(float), truth.astype(float)).sum()
-        assert record.value == pytest.approx(expected / (bench.rows.floor - bench.rows.ceiling).sum(), abs=1e-3)
+        expected = mixture_kl(bench.law[bench.cases.rows.last].astype(float), truth.astype(float)).sum()
+        assert record.value == pytest.approx(expected / (bench.cases.floor - bench.cases.ceiling).sum(), abs=1e-3)
         # with nothing kept all of the behaviour is lost, up to what few rows and donors can say
         assert record.value == pytest.approx(1.0, abs=0.35)
-        assert set(bench.values(hooks, nothing)) == {arm, arm + ":pair"}  # an empty value matches nobody
+        # an empty value matches nobody, and nothing is there to erase
+        mean = {"single:mean"} if len(hooks) == 1 else set()
+        assert set(bench.values(hooks, nothing)) == {arm, arm + ":pair"} | mean
 
 
 @pytest.mark.parametrize(("layer", "k"), [(0, 0), (1, 0), (0, 3), (1, 3)])
@@ -127,10 +126,10 @@ def test_the_edited_network_is_the_librarys_with_a_hook_of_its_own(bench, layer,
     judge = GPT2LMHeadModel.from_pretrained(bench.model.source).eval()
     block = judge.transformer.h[layer]
     acts = bench.activations.sites[HOOKS[layer]]
-    for i in range(0, len(bench.rows.rows), 7):
-        tokens = torch.from_numpy(bench.task.tokens[bench.rows.rows[i]])[None]
+    for i in range(0, len(bench.cases.rows.last), 7):
+        tokens = torch.from_numpy(bench.task.tokens[bench.cases.rows.last[i]])[None]
         for j in range(donors.shape[1]):
-            donor = acts[int(bench.rows.pool[donors[i, j]])]
+            donor = acts[int(bench.cases.pool.last[donors[i, j]])]
 
             def write(module, args, output, donor=donor):
                 hidden = output[0] if isinstance(output, tuple) else output
@@ -153,7 +152,7 @@ def test_a_chain_edits_what_the_edited_network_computed(bench):
     chain = Abstraction("directions", "random", 2, {hooks[0]: basis, hooks[1]: torch.eye(D)})
     alone = bench.laws(kept(2, hooks[:1], basis), hooks[:1], "single:random")
     assert np.allclose(bench.laws(chain, hooks, "chain:random"), alone, atol=1e-4)  # the same donors are drawn
-    assert not np.allclose(alone, bench.law[bench.rows.rows][:, None], atol=1e-2)
+    assert not np.allclose(alone, bench.law[bench.cases.rows.last][:, None], atol=1e-2)
 
 
 @pytest.mark.parametrize("hooks", [HOOKS[1:2], HOOKS])
@@ -162,7 +161,7 @@ def test_matched_donors_are_nearest_in_the_subspace_and_of_other_groups(bench, h
     abstraction = Abstraction("directions", "random", 2, bases)
     arm = "chain:matched" if len(hooks) > 1 else "single:matched"
     donors = bench.donors(abstraction, hooks, arm)
-    rows, pool = bench.rows.rows, bench.rows.pool
+    rows, pool = bench.cases.rows.last, bench.cases.pool.last
     readout = np.concatenate([(bench.activations.sites[h] @ bases[h]).numpy() for h in hooks], 1)
     scale = readout[pool].std(0)
     for i, row in enumerate(rows):
@@ -179,9 +178,9 @@ def test_matched_donors_are_nearest_in_the_subspace_and_of_other_groups(bench, h
 
 def test_rows_are_test_rows_and_donors_come_from_the_fit_side(bench):
     split = bench.setting.split
-    assert set(bench.rows.rows) <= set(split.test) and set(bench.rows.pool) <= set(split.fit)
-    assert len(set(bench.rows.rows)) == len(bench.rows.rows) == 48
-    assert (np.diff(bench.task.row_position[bench.rows.rows]) >= 0).all()
+    assert set(bench.cases.rows.last) <= set(split.test) and set(bench.cases.pool.last) <= set(split.fit)
+    assert len(set(bench.cases.rows.last)) == len(bench.cases.rows.last) == 48
+    assert (np.diff(bench.task.row_position[bench.cases.rows.last]) >= 0).all()
 
 
 def test_labels_and_too_few_donors_are_refused(bench):
@@ -194,16 +193,24 @@ def test_labels_and_too_few_donors_are_refused(bench):
 def test_abstractions_of_a_spec(bench):
     one, two = (np.eye(D, k, dtype=np.float32) for k in (1, 2))
     left = {("directions", "behaviour", 1): one, ("neurons", "beam", 2): two, ("direction", "lda", 1): one}
-    found = dict.fromkeys(HOOKS, Kept({ReaderName(*name): directions for name, directions in left.items()}))
+    of_label = {("directions", "behaviour", 1): one, ("direction", "lda", 1): one, ("directions", "pca", 1): one}
+    kept_of = {name: dict.fromkeys(HOOKS, Kept({ReaderName(*n): directions for n, directions in some.items()}))
+               for name, some in (("answer", left), ("truth", of_label))}  # fmt: skip
     spec = ReplaceSpec(levels=("directions", "neurons"), ks=(1, 2, 99))
     frames = {hook: torch.eye(D) for hook in HOOKS}
-    made = list(abstractions_at(HOOKS, found, dict.fromkeys(HOOKS, D), spec, frames, 0))
-    assert [(a.level, a.source, a.k, a.control) for a in made] == [
-        ("directions", "random", 0, "random_directions"), ("directions", "behaviour", 1, ""),
-        ("neurons", "beam", 2, ""),
-        ("directions", "pca", 1, ""), ("directions", "random", 1, "random_directions"),
-        ("directions", "pca", 2, ""), ("directions", "random", 2, "random_directions"),
+    three = dict.fromkeys(HOOKS, np.eye(D, 3, dtype=np.float32))
+    given = {"mine": dict.fromkeys(HOOKS, torch.eye(D, 3)), "elsewhere": {HOOKS[0]: torch.eye(D, 1)}}
+    found = Found(kept_of, frames, {"board": three}, given)
+    made = list(abstractions_at(HOOKS, "answer", found, spec, 0))
+    assert [(a.level, a.source, a.k, a.control, a.label) for a in made] == [
+        ("directions", "random", 0, "random_directions", ""), ("directions", "behaviour", 1, "", "answer"),
+        ("neurons", "beam", 2, "", "answer"), ("directions", "label:truth", 1, "", "truth"),
+        ("directions", "label:board", 3, "", "board"), ("directions", "given:mine", 3, "", ""),
+        ("directions", "pca", 1, "", ""), ("directions", "pca", 2, "", ""),
+        *(("directions", "random", k, "random_directions", "") for k in (1, 2, 3)),
     ]  # fmt: skip
+    single = list(abstractions_at(HOOKS, "answer", found, ReplaceSpec(levels=("direction",)), 0))
+    assert ("direction", "label:truth:lda") in {(a.level, a.source) for a in single}
     for abstraction in made:
         assert set(abstraction.bases) == set(HOOKS)
         for basis in abstraction.bases.values():
@@ -301,11 +308,11 @@ def test_a_hypothesis_draws_donors_that_agree_on_its_features(planted):
     hooks = HOOKS[:1]
     stated = Abstraction("hypothesis:sign", "true", 0, {hooks[0]: torch.zeros(D, 0)}, features=("sign",))
     found = bench.values(hooks, stated)
-    assert set(found) == {"single:matched", "single:matched:pair"}
+    assert set(found) == {"single:matched", "single:matched:pair"}  # no part of an activation is named
     assert found["single:matched"].value == pytest.approx(0, abs=0.02)
     donors = bench.donors(stated, hooks, "single:matched")
     sign = planted_signs(bench.task.tokens)
-    assert (sign[bench.rows.pool[donors]] == sign[bench.rows.rows][:, None]).all()
+    assert (sign[bench.cases.pool.last[donors]] == sign[bench.cases.rows.last][:, None]).all()
 
 
 def test_per_donor_values_are_the_mean_over_donors_of_the_loss(planted):
@@ -313,10 +320,95 @@ def test_per_donor_values_are_the_mean_over_donors_of_the_loss(planted):
     hooks = HOOKS[1:2]
     abstraction = kept(1, hooks, inert)
     laws = bench.laws(abstraction, hooks, "single:random")
-    truth = bench.law[bench.rows.rows].astype(float)
-    expected = kl_bits(truth[:, None], laws).mean(1).sum() / (bench.rows.floor - bench.rows.ceiling).sum()
+    truth = bench.law[bench.cases.rows.last].astype(float)
+    expected = kl_bits(truth[:, None], laws).mean(1).sum() / (bench.cases.floor - bench.cases.ceiling).sum()
     record = bench.values(hooks, abstraction)["single:random:pair"]
     assert record.value == pytest.approx(expected, rel=1e-6)
-    assert record.floor_bits == pytest.approx(bench.rows.floor.mean())
-    assert record.ceiling_bits == pytest.approx(bench.rows.ceiling.mean())
+    assert record.floor_bits == pytest.approx(bench.cases.floor.mean())
+    assert record.ceiling_bits == pytest.approx(bench.cases.ceiling.mean())
     assert record.n == 96 and record.metric == "replace"
+
+
+# What is erased, and where it is read ------------------------------------------------------------------------------
+
+
+def test_erasing_tells_the_used_direction_from_the_inert_one(planted):
+    """Necessity: the readable direction can go, the used one cannot; a random one is hardly missed."""
+    bench, used, inert, other = planted
+    hooks = HOOKS[:1]
+    for basis, needed in ((used, 0.0), (inert, 1.0), (other, 1.0)):
+        found = bench.values(hooks, kept(1, hooks, basis))
+        assert found["necessity:resample"].value == pytest.approx(needed, abs=0.03)
+        # the norm blows up what little of the sign is left in the mean of the whole site, and not beside the rest
+        assert found["necessity:mean"].value == pytest.approx(needed, abs=0.03 if needed else 0.25)
+    both = bench.values(hooks, kept(2, hooks, torch.cat([used, inert], 1)))
+    assert both["necessity:resample"].value == pytest.approx(0, abs=0.03)
+
+
+def test_leace_erases_what_the_label_says_wherever_it_is_written(planted):
+    bench, _, inert, _ = planted
+    hooks = HOOKS[:1]
+    for label, needed in (("sign", 0.0), ("choice", 0.0), ("", None)):
+        a = Abstraction("directions", "label:sign", 1, {hooks[0]: inert}, label=label)
+        found = bench.values(hooks, a)
+        if needed is None:
+            assert "necessity:leace" not in found  # nobody said of what
+        else:
+            assert found["necessity:leace"].value == pytest.approx(needed, abs=0.25)
+            # the direction itself can go: what it reads is written elsewhere too
+            assert found["necessity:resample"].value == pytest.approx(1, abs=0.03)
+
+
+def test_a_site_that_nothing_depends_on_has_no_necessity(planted):
+    """An edit of the first token changes nothing where attention writes nothing: NA, neither needed nor not."""
+    bench, used, *_ = planted
+    task = dataclasses.replace(
+        bench.task, positions=[np.array([0])] * len(bench.task.tokens), answer=np.array([len(t) - 1 for t in
+        bench.task.tokens]), features={},
+    )  # fmt: skip
+    first = Bench(bench.model, task, rows=48)
+    assert np.array_equal(first.law, bench.law)  # what is read is the answer at the end
+    found = first.values(HOOKS[:1], kept(1, HOOKS[:1], used))
+    assert found["necessity:resample"].na_reason == "small_denominator"
+    assert abs(found["single:random"].value) < 1e-6
+
+
+@pytest.mark.parametrize("places", [(1,), (0, 2)])
+def test_edited_here_and_read_there_is_the_librarys_with_hooks(bench, places):
+    """Tokens in the middle are edited together, the answer is read at the end, texts differ in length."""
+    from transformers import GPT2LMHeadModel
+
+    last = np.array([len(t) - 1 for t in bench.task.tokens])
+    task = dataclasses.replace(bench.task, positions=[np.array(places)] * len(last), answer=last)
+    there = Bench(bench.model, task)
+    hook, basis = HOOKS[:1], random_directions(D, 3, 5)
+    abstraction = kept(3, hook, basis)
+    donors = there.donors(abstraction, hook, "single:random")
+    found = there.laws(abstraction, hook, "single:random")
+    judge = GPT2LMHeadModel.from_pretrained(bench.model.source).eval()
+    acts = there.activations.sites[hook[0]].reshape(-1, len(places), D)  # a row per example and place
+    inside = basis @ basis.T
+    for i in range(0, len(there.cases.rows), 11):
+        example = task.row_example[there.cases.rows.last[i]]
+        tokens = torch.from_numpy(task.tokens[example])[None]
+        donor = acts[task.row_example[there.cases.pool.last[donors[i, 1]]]]
+
+        def write(module, args, output, donor=donor):
+            new = (output[0] if isinstance(output, tuple) else output).clone()
+            new[0, list(places)] = new[0, list(places)] @ inside + donor @ (torch.eye(D) - inside)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        handle = judge.transformer.h[0].register_forward_hook(write)
+        with torch.inference_mode():
+            truth = judge(tokens).logits[0, -1, :2].softmax(0).numpy()
+        handle.remove()
+        assert np.allclose(found[i, 1], truth, atol=1e-4)
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(1))).Q
+    for arm, record in there.values(hook, kept(D, hook, rotation)).items():
+        assert record.na_reason == "small_denominator" or abs(record.value) < 1e-4, arm
+
+
+def test_an_edit_behind_the_answer_is_refused(bench):
+    task = dataclasses.replace(bench.task, answer=np.zeros(len(bench.task.tokens), dtype=np.int64))
+    with pytest.raises(BadInput, match="nothing behind an answer can change it"):
+        Bench(bench.model, task)

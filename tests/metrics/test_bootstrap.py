@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probekit.metrics.bootstrap import Bootstrap, Clusters, ratio_interval, ratio_intervals, resampled
+from probekit.metrics.bootstrap import Bootstrap, Clusters, Crossed, ratio_interval, ratio_intervals, resampled
 from probekit.metrics.rows import effective_rows
 
 
@@ -144,3 +144,65 @@ def test_sums_that_are_resampled_together_are_those_of_each_alone(seed, m, n_boo
     found = resampled(np.concatenate([sums, sums[::-1]]), weights)
     assert found[:m] == pytest.approx(np.stack([weights @ row for row in sums]), rel=1e-12, abs=1e-12)
     assert np.array_equal(found[:m], found[: m - 1 : -1]), "equal sums are to be equal to the last digit"
+
+
+# Pairs share bases and donors -----------------------------------------------------------------------------------------
+
+
+def crossed_rows(rng, n_first=40, n_second=30, n=1200):
+    return rng.integers(0, n_first, n), rng.integers(0, n_second, n)
+
+
+def test_intervals_of_pairs_cover_where_those_over_bases_do_not():
+    """Effects of bases and of donors; also that a row's own noise alone does not widen them as resampling both does."""
+    rng = np.random.default_rng(30)
+    hits, widths, reps, n = np.zeros(2), [], 300, 1200
+    for _ in range(reps):
+        base, donor = crossed_rows(rng)
+        noise = rng.normal(size=40)[base] + rng.normal(size=30)[donor] + rng.normal(size=n)
+        denominator = 1 + rng.random(n)
+        numerator, clusters = 0.5 * denominator + noise, Clusters.of(base, 300, 0)
+        told = [
+            ratio_interval(clusters.sums(numerator), clusters.sums(denominator), clusters.weights),
+            Crossed.of(base, donor).interval(numerator, denominator),
+        ]
+        hits += [low <= 0.5 <= high for low, high in told]
+        own = rng.normal(size=n)
+        widths.append(Crossed.of(base, donor).error(own, np.ones(n)) / (1 / np.sqrt(n)))
+    assert hits[0] / reps < 0.85
+    assert hits[1] / reps >= 0.91
+    assert 0.9 < np.mean(widths) < 1.25  # resampling both would give the root of 3
+
+
+def test_the_error_of_pairs_agrees_with_statsmodels():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(31)
+    base, donor = crossed_rows(rng)
+    y = 2 + rng.normal(size=40)[base] + rng.normal(size=30)[donor] + rng.normal(size=1200)
+    crossed = Crossed.of(np.array([f"text {b}" for b in base]), donor)
+    fitted = sm.OLS(y, np.ones(1200)).fit(
+        cov_type="cluster", cov_kwds={"groups": np.column_stack([base, donor]), "use_correction": True}
+    )
+    assert crossed.fewest == 30
+    assert crossed.error(y, np.ones(1200)) == pytest.approx(float(fitted.bse[0]), rel=2e-3)
+
+
+def test_pairs_of_one_base_have_no_interval_and_equal_pairs_no_width():
+    one = Crossed.of(np.zeros(10), np.arange(10))
+    assert np.isnan(one.error(np.arange(10.0), np.ones(10)))
+    assert one.interval(np.arange(10.0), np.ones(10)) == (4.5, 4.5)
+    same = Crossed.of(np.arange(10) % 3, np.arange(10) % 4)
+    assert same.interval(np.ones(10), np.ones(10)) == (1, 1)
+
+
+@settings(max_examples=40)
+@given(seeds, st.integers(2, 9), st.integers(2, 9))
+def test_the_error_of_pairs_is_never_below_that_of_either_kind(seed, n_first, n_second):
+    rng = np.random.default_rng(seed)
+    base, donor = np.arange(60) % n_first, rng.permutation(60) % n_second
+    x, y = rng.normal(size=60), 1 + rng.random(60)
+    error = Crossed.of(base, donor).error(x, y)
+    for part in (base, donor):
+        left = np.bincount(part, x - x.sum() / y.sum() * y) / y.sum()
+        assert error >= np.sqrt((left**2).sum()) - 1e-12

@@ -13,7 +13,6 @@ import checkpoints
 from probekit.errors import BadInput, UnknownHook
 from probekit.inputs.folders import bundled_folder
 from probekit.model.audit import check_model
-from probekit.model.editing import Prefix
 from probekit.model.loading import load_model
 from samples import ragged
 
@@ -49,70 +48,6 @@ def test_reads_equal_the_library_row_by_row(tiny, checkpoint, architecture):
     assert torch.allclose(out["blocks.0.hook_resid_post"], states[0], atol=1e-5)
     assert torch.allclose(out["blocks.1.hook_resid_post"], states[1], atol=1e-5)
     assert torch.allclose(logits, truth, atol=1e-5)
-
-
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
-@pytest.mark.parametrize("length", [1, 2, 20])
-def test_run_last_equals_the_whole_sequence_with_hooks(tiny, architecture, length):
-    model = tiny(architecture)
-    tokens = torch.from_numpy(np.random.default_rng(1).integers(4, 30, (3, length)))
-    g = torch.Generator().manual_seed(0)
-    delta, factor = torch.randn(6, model.d_model, generator=g), torch.rand(6, 1, generator=g)
-    edits = {
-        "blocks.0.hook_resid_post": lambda act: act + delta,
-        "blocks.1.attn.hook_z": lambda act: act * factor,
-        "blocks.2.hook_resid_pre": lambda act: act.flip(-1),  # depends on what the edits below made of it
-    }
-    prefix = model.prefix(tokens)
-    found = model.run_last(prefix, tokens[:, -1], edits, 2)
-    # the judge: hooks of the library's registry on the repeated sequence
-    repeated, seen = tokens.repeat_interleave(2, 0), []
-    handles = []
-    for name, edit in edits.items():
-
-        def hook(module, args, output, edit=edit):
-            seen.append(1)
-            return torch.cat([output[:, :-1], edit(output[:, -1])[:, None]], 1)
-
-        handles.append(model.bridge.module.hook_dict[name].register_forward_hook(hook))
-    with torch.inference_mode():
-        truth = model.bridge.module(repeated, attention_mask=torch.ones_like(repeated))[:, -1]
-    for handle in handles:
-        handle.remove()
-    assert len(seen) == 3
-    assert torch.allclose(found, truth, atol=1e-4)
-    assert torch.allclose(model.run_last(Prefix(tokens, None, "full"), None, edits, 2), truth, atol=1e-4)
-    assert not torch.allclose(found, model.run_last(prefix, None, {}, 2), atol=1e-2)
-    if length > 1:
-        assert prefix.method == ("repeated" if architecture == "gemma2" else "shared")
-
-
-def test_run_last_leaves_the_prefix_as_it_was(tiny):
-    model = tiny("llama")
-    tokens = torch.from_numpy(np.random.default_rng(1).integers(4, 30, (3, 9)))
-    prefix = model.prefix(tokens)
-    first = model.run_last(prefix, None, {}, 4)
-    model.run_last(prefix, None, {"blocks.0.hook_resid_post": lambda act: act * 0}, 5)
-    assert torch.equal(model.run_last(prefix, None, {}, 4), first)
-    other = torch.tensor([4, 5, 6])
-    rows = [np.r_[t[:-1], o] for t, o in zip(tokens.numpy(), other.numpy(), strict=True)]
-    out = torch.zeros(3, model.d_vocab)
-    model.read(rows, [], at(8, 8, 8), on_logits=lambda values, index: out.__setitem__(index, values))
-    assert torch.allclose(model.run_last(prefix, other, {}), out, atol=1e-4)
-
-
-def test_a_wrong_edit_is_refused(tiny):
-    model = tiny("gpt2")
-    prefix = model.prefix(torch.full((2, 5), 7))
-    with pytest.raises(BadInput, match="returned"):
-        model.run_last(prefix, None, {"blocks.0.hook_resid_post": lambda act: act[:1]}, 2)
-    with pytest.raises(BadInput, match="not finite"):
-        model.run_last(prefix, None, {"blocks.0.hook_resid_post": lambda act: act * torch.inf}, 2)
-    with pytest.raises(UnknownHook, match="3 layers"):
-        model.run_last(prefix, None, {"blocks.3.hook_resid_post": lambda act: act})
-    with pytest.raises(BadInput, match="n_repeat"):
-        model.run_last(prefix, torch.zeros(3, dtype=torch.long), {}, 2)
-    assert not model.bridge.points["blocks.0.hook_resid_post"]._forward_hooks  # nothing is left behind
 
 
 def test_resid_mid_can_be_read_but_not_written(tiny):

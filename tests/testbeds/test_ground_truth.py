@@ -601,11 +601,14 @@ def edited(network, model, edits):
     """P(second answer) of every word after edits: hook -> (word -> what to do to [n_repeat, d]); as many repeats."""
     import torch
 
-    out = []
+    from probekit.model.branching import Texts
+
+    out, last = [], np.array([last_place(network)])
     for i in range(len(network.words)):
-        prefix = model.prefix(torch.from_numpy(network.tokens(np.array([i]))))
-        n_repeat = len(network.words)
-        logits = model.run_last(prefix, None, {hook: edit(i) for hook, edit in edits.items()}, n_repeat=n_repeat)
+        trunk = model.trunk(Texts(list(network.tokens(np.array([i]))), [last], last), list(edits))
+        made = {hook: edit(i) for hook, edit in edits.items()}
+        every = {hook: lambda act, at, edit=edit: edit(act) for hook, edit in made.items()}
+        logits = trunk.logits(every, len(network.words))[0]
         out.append(torch.sigmoid((logits[:, ANSWERS[1]] - logits[:, ANSWERS[0]]).double()).numpy())
     return np.array(out)
 

@@ -135,6 +135,8 @@ def lookup_alignment(network: Network) -> tuple[str, float]:
     """
     import torch
 
+    from probekit.model.branching import Texts
+
     model = network.model()
     every = np.arange(len(network.words))
     tokens = network.tokens(every)
@@ -158,9 +160,9 @@ def lookup_alignment(network: Network) -> tuple[str, float]:
     for base in every:
         sources = every[answer != answer[base]]
         among = members[not answer[base]]
-        given = site[among[base % len(among)]].expand(len(sources), -1)
-        prefix = twin.prefix(torch.from_numpy(tokens[[base]]))
-        after = twin.run_last(prefix, None, {last: lambda act, given=given: given}, n_repeat=len(sources))
+        given = site[among[base % len(among)]]
+        text = Texts(list(tokens[[base]]), [places[base]], places[base])
+        after = twin.trunk(text, [last]).logits({last: lambda act, at, given=given: given.expand_as(act)}, 1)[0]
         right.append((((after[:, 1] - after[:, 0]) > 0).numpy() == answer[sources]).mean())
     return "alignment by look-up", float(1 - np.mean(right))
 

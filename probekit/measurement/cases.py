@@ -1,0 +1,143 @@
+"""Cases: what is run when a network is edited. The tokens of a text that are edited together, and the donors they get.
+
+A case is the rows of one example whose answer is read behind one token. Where behaviours are read at the rows
+themselves that is one row; where they are read elsewhere (`Task.answer`) it is all rows of the example.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.errors import BadInput
+from probekit.measurement.setting import Setting
+from probekit.measurement.study import Study
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.replace import match_donors, random_donors
+from probekit.model.branching import At, Texts
+from probekit.model.reading import batches
+from probekit.task import Task
+
+ROUNDING = 1e-5  # of the activations' norm
+POOL = 2_000  # donors are drawn from at most this many cases of the fit side
+AT_ONCE = 2_048  # tokens of the texts that are run together
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some cases, by rows of the observations: table [n, most], ascending, a case of fewer beginning with repeats.
+
+    count [n]: rows of each; group [n].
+    """
+
+    table: NDArray[np.int64]
+    count: NDArray[np.int64]
+    group: NDArray
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], task: Task, group: NDArray) -> "Rows":
+        """Cases of these rows, in the order in which they first appear. group: of each row of the observations."""
+        key = np.stack([task.row_example[rows], task.row_answer[rows]], 1)
+        _, first, code = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(np.argsort(first))  # number of each case by first appearance
+        case = order[code.reshape(-1)]
+        count = np.bincount(case)
+        by = np.lexsort((task.row_position[rows], case))
+        start = np.concatenate([[0], np.cumsum(count)[:-1]])
+        back = np.arange(count.max())[::-1]  # from the last row backwards, so that cases end alike
+        table = rows[by][start[:, None] + np.maximum(count[:, None] - 1 - back, 0)]
+        return cls(table, count, np.asarray(group)[table[:, -1]])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def some(self, at: NDArray[np.int64]) -> "Rows":
+        """The cases at these places."""
+        return Rows(self.table[at], self.count[at], self.group[at])
+
+    @property
+    def last(self) -> NDArray[np.int64]:
+        """The last row of each, which stands for it: [n]."""
+        return self.table[:, -1]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The test cases that are run in one domain, what becomes of them unedited, and the pool that donors come from.
+
+    law [n, outcome], pool_law [n_pool, outcome]: unedited; floor, ceiling [n] bits.
+    """
+
+    rows: Rows
+    pool: Rows
+    texts: Texts
+    law: NDArray[np.float64]
+    pool_law: NDArray[np.float64]
+    floor: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
+    clusters: Clusters
+
+    @classmethod
+    def of(cls, task: Task, study: Study, setting: Setting, n: int, n_donors: int) -> "Cases":
+        """At most n cases of the test side, drawn once for a domain, and donors' of the fit side. Raises BadInput."""
+        generator, group = np.random.default_rng([study.seeds.data, 6]), study.observations.group
+        test = Rows.of(setting.index[generator.permutation(setting.split.test)], task, group)
+        # those of one position stand together, as their texts are of similar length
+        order = np.argsort(task.row_position[test.last[:n]], kind="stable")
+        rows = test.some(order)
+        pool = Rows.of(setting.index[generator.permutation(setting.split.fit)], task, group)
+        pool = pool.some(np.arange(min(len(pool), POOL)))
+        if len(rows) < 2 or len(pool) <= n_donors:
+            raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {n_donors} donors from.")
+        behind = [i for i in rows.table.reshape(-1) if task.row_position[i] > task.row_answer[i]]
+        if behind:
+            raise BadInput(
+                f"example {task.row_example[behind[0]] + 1} is edited at token {task.row_position[behind[0]]} and "
+                f"answers at token {task.row_answer[behind[0]]}: nothing behind an answer can change it."
+            )
+        place = np.full(len(study.observations), -1)
+        place[setting.rows("test")] = np.arange(len(setting.split.test))
+        at = place[rows.last]
+        return cls(
+            rows=rows,
+            pool=pool,
+            texts=texts_of(task, rows),
+            law=setting.behaviour.law[rows.last].astype(np.float64),
+            pool_law=setting.behaviour.law[pool.last].astype(np.float64),
+            floor=setting.floor_bits()[at],
+            ceiling=setting.test_ceiling[at],
+            clusters=Clusters.of(rows.group, study.n_bootstrap, study.seeds.data),
+        )
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """Cases that are run together, of similar length."""
+        return batches(self.texts.lengths, AT_ONCE)
+
+    def random(self, n_donors: int, seed: int) -> NDArray[np.int64]:
+        """Donors of each case, of other groups: places in the pool [n, n_donors]."""
+        return random_donors(self.rows.group, self.pool.group, n_donors, seed)
+
+    def matched(self, values: NDArray, n_donors: int, seed: int, rounding: float = 0.0) -> NDArray[np.int64]:
+        """Those whose value of the abstraction is nearest. values [n_all, k]: of every row of the observations; of a
+        case with several rows their mean counts."""
+        mine, theirs = (values[rows.table].mean(1) for rows in (self.rows, self.pool))
+        return match_donors(mine, theirs, self.rows.group, self.pool.group, n_donors, seed, rounding)
+
+    def given(self, donors: NDArray[np.int64], batch: NDArray[np.int64], at: At) -> Tensor:
+        """Row of the observations that each edited place of a batch of cases takes its activation from: [n].
+
+        A donor's rows stand for a case's from the last one backwards.
+        """
+        case = batch[at.text.numpy()]
+        most, pool = self.pool.table.shape[1], self.pool.table
+        back = self.rows.count[case] - at.place.numpy()  # 1 for the last place
+        return torch.from_numpy(pool[donors[case, at.branch.numpy()], np.maximum(most - back, 0)])
+
+
+def texts_of(task: Task, rows: Rows) -> Texts:
+    """The texts of cases, edited at their rows and read behind their answers."""
+    places = [task.row_position[row[len(row) - n :]] for row, n in zip(rows.table, rows.count, strict=True)]
+    example, read = task.row_example[rows.last], task.row_answer[rows.last]
+    return Texts([np.asarray(task.tokens[i]) for i in example], places, read)
