@@ -89,9 +89,8 @@ def show(
 ) -> None:
     """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
-        from probekit.results import parts, selection, tables
+        from probekit.results import tables
         from probekit.results import text as text_of
-        from probekit.results.compact import Grid
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
@@ -119,20 +118,9 @@ def show(
         elif frame.empty:
             screen.print(f"{found.name} holds nothing for {kind.replace('_', ' ')}.")
         elif kind in ("leak_map", "replace_map"):
-            first = frame.iloc[0]
-            where = printable(f"{first['behaviour']}, {first['fit_domain']}")
-            where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
-            title = f"{found.name}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
-            screen.print(title, style="bold")
-            for block in Grid.of(frame).blocks(screen.width):
-                screen.print(block, end="\n\n")
-            _print_beside(found.records, chosen)
+            _print_map(found.name, found.records, frame, chosen)
         elif kind == "composition":
-            screen.print(f"{found.name}: do the parts of {frame['source'].iloc[0]} add up?", style="bold")
-            for block in parts.composition_text(frame):
-                screen.print(block, end="\n\n")
-            for said in parts.screens(found.records, **chosen):
-                screen.print(f"{selection.site_label(said.hook)}, {said.sentence}")
+            _print_composition(found.name, found.records, frame, chosen)
         elif kind == "deletion":
             screen.print(text_of.deletion_text(frame, f"{found.name}: with a span deleted"))
         else:
@@ -149,6 +137,34 @@ def _print_site(records: Any, hook: str | None, chosen: dict[str, Any], screen: 
     if site := hook or default_site(records, behaviour):
         screen.print()
         screen.print(causal_text(causal(records, **at, hook=site), behaviour, screen.width), highlight=False)
+
+
+def _print_map(run: str, records: Any, frame: Any, chosen: dict[str, Any]) -> None:
+    """Every column of a map with its interval, in blocks."""
+    from probekit.results.compact import Grid
+
+    screen = console()
+    first = frame.iloc[0]
+    where = printable(f"{first['behaviour']}, {first['fit_domain']}")
+    where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
+    title = f"{run}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
+    screen.print(title, style="bold")
+    for block in Grid.of(frame).blocks(screen.width):
+        screen.print(block, end="\n\n")
+    _print_beside(records, chosen)
+
+
+def _print_composition(run: str, records: Any, frame: Any, chosen: dict[str, Any]) -> None:
+    """Whether the parts add up at each hook point, and the assumptions of analysis by parts."""
+    from probekit.results import parts
+    from probekit.results.selection import site_label
+
+    screen = console()
+    screen.print(f"{run}: do the parts of {frame['source'].iloc[0]} add up?", style="bold")
+    for block in parts.composition_text(frame):
+        screen.print(block, end="\n\n")
+    for said in parts.screens(records, **chosen):
+        screen.print(f"{site_label(said.hook)}, {said.sentence}")
 
 
 def _print_beside(records: Any, chosen: dict[str, Any]) -> None:
