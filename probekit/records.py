@@ -17,6 +17,8 @@ METRICS = (
     "extrapolated",  # read in the limit of many fit rows
     "code_length",  # online code beside the floor
     "auroc",  # 1 - (A - 1/2) / (1/2) along one direction, for two outcomes
+    "compose",  # whether parts add up; the arm says in which sense
+    "feedback",  # the share of an edit's effect that teacher forcing does not show
 )  # fmt: skip
 ARMS = (
     "",  # read, accuracy: nothing to tell apart
@@ -30,6 +32,13 @@ ARMS = (
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
+    "additive_value", "pair_value", "dependence",  # compose: E[B | parts], and whether parts tell each other
+    # compose, over sets of parts that are kept: log-odds of the model's own answer in bits, or minus its loss
+    "additive_ablation", "pair_ablation", "leave_one_out", "alone", "leave_one_out:mean",
+    "additive_ablation:loss", "pair_ablation:loss", "leave_one_out:loss", "alone:loss",
+    "self_repair:resample", "self_repair:mean",  # compose: the rest of what is behind held, the last norm free or held
+    "self_repair:resample:norm_held", "self_repair:mean:norm_held",
+    "cross_talk",  # compose: how far other readouts move when one part is set
 )  # fmt: skip
 # Of `steer`, ending in the dose in standard deviations of the readout: `effect:+2`.
 ARM_PREFIXES = ("effect:", "wrong:", "unrelated:")

@@ -352,6 +352,15 @@ class ReadSpec(_Strict):
         return tuple(known) if self.features is None else self.features
 
 
+def shown_of(kinds: Mapping[str, str], asked: tuple[str, ...], table: str) -> tuple[str, ...]:
+    """Behaviours (name -> kind) that one forward pass shows, or those `asked`. Raises BadInput for another."""
+    shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation", "value", "logprob"))
+    for name in asked:
+        if name not in shown:
+            raise BadInput(f"{table}.behaviours has '{name}', which is no behaviour that one forward pass shows.")
+    return asked or shown
+
+
 class ReplaceSpec(_Strict):
     """The network run with the abstraction kept, or erased ([method.md](method.md#2-replace)). Left out, nothing is.
 
@@ -407,12 +416,51 @@ class ReplaceSpec(_Strict):
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
-        unshown = ("label", "generation", "value", "logprob")
-        shown = tuple(name for name, kind in kinds.items() if kind not in unshown)
-        for name in self.behaviours:
-            if name not in shown:
-                raise BadInput(f"replace.behaviours has '{name}', which is no behaviour that one forward pass shows.")
-        return self.behaviours or shown
+        return shown_of(kinds, self.behaviours, "replace")
+
+
+class ComposeSpec(_Strict):
+    """Whether parts add up ([method.md](method.md#4-compose)). Left out, nothing is composed.
+
+    Cost: rows x donors x 2 ^ parts runs of the edited token per hook point and behaviour, or `sets` in place of the
+    power where there are more than 12 parts.
+    """
+
+    parts: tuple[Name, ...] = ()
+    """Features of `[read]`: what each is decoded along is a part. Two or more, or else `k`."""
+    k: int | None = Field(default=None, ge=2)
+    """Without `parts`: that many leading principal directions, each of them a part."""
+    hooks: tuple[str, ...] = ()
+    """Among those of `[read]`. When empty, those of them that are resid_post, or all where none is."""
+    behaviours: tuple[str, ...] = ()
+    """Behaviours of the model's own output. All that one forward pass shows when empty."""
+    rows: int = Field(default=64, ge=16)
+    """Test rows that are run."""
+    donors: int = Field(default=8, ge=2)
+    """Rows that parts are taken from, per row."""
+    sets: int = Field(default=512, ge=16)
+    """Of more than 12 parts: sets of them that are drawn."""
+    bins: int = Field(default=2, ge=2)
+    """Values that a direction is told apart into, where it is no feature with labels of its own."""
+
+    @model_validator(mode="after")
+    def _some_parts(self) -> "ComposeSpec":
+        if bool(self.parts) == bool(self.k) or len(self.parts) == 1 or len(set(self.parts)) < len(self.parts):
+            found = f"parts {', '.join(self.parts) or 'none'} and k {self.k or 'none'}"
+            raise BadInput(f"compose takes `parts`, two or more different features, or `k`; found {found}.")
+        return self
+
+    def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
+        """The behaviours that are composed, of the task's (name -> kind). Raises BadInput for one that cannot be."""
+        return shown_of(kinds, self.behaviours, "compose")
+
+    def check_parts(self, features: Sequence[str]) -> None:
+        """Raise BadInput for a part that is none of the features that are read."""
+        for name in self.parts:
+            if name not in features:
+                near = nearest(name, features)
+                hint = f"did you mean '{near}'? There are {', '.join(features)}." if near else "there are none."
+                raise BadInput(f"compose.parts names '{name}', which is no feature that is read: {hint}")
 
 
 class SteerSpec(_Strict):
@@ -464,6 +512,8 @@ class JobSpec(_Strict):
     """Does the model run on it?"""
     steer: SteerSpec | None = None
     """What does adding it do?"""
+    compose: ComposeSpec | None = None
+    """Do the parts add up?"""
     transfer: TransferSpec | None = None
     """Does it carry over?"""
     seed_probe: NonNegativeInt = 0

@@ -77,7 +77,7 @@ def show(
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
-    metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read, replace or compose.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     hook: Annotated[
@@ -116,44 +116,37 @@ def show(
         site = chosen.pop("hook", None) if table is None and metric == "replace" else None
         if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
             raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
-        if table is None and not wide and not csv:
+        if table is None and not wide and not csv and metric != "compose":
             screen.print(summary(found.records, **chosen, intervals=intervals))
             if metric == "replace":
                 _print_site(found.records, site, chosen, screen)
             _print_beside(found.records, chosen)
             return
-        kind = table or ("replace_map" if metric == "replace" else "leak_map")
-        if kind == "replace_map":
+        kind = table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map")
+        if kind in ("replace_map", "composition"):
             chosen.pop("metric", None)
         frame = tables.table(kind, found.records, **chosen)
         if csv:
             typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
             return
-        _print_table(kind, frame, found.name)
-        if kind in ("leak_map", "replace_map") and not frame.empty:
-            _print_beside(found.records, chosen)
+        _print_table(kind, frame, found, chosen)
 
 
-def _print_table(kind: str, frame: Any, run: str) -> None:
+def _print_table(kind: str, frame: Any, run: "Run", chosen: dict[str, Any]) -> None:
     """A table that is no single row's, as wide as the terminal."""
     from probekit.results import text as text_of
-    from probekit.results.compact import Grid
 
     screen = console()
     if frame.empty:
-        screen.print(f"{run} holds nothing for {kind.replace('_', ' ')}.")
+        screen.print(f"{run.name} holds nothing for {kind.replace('_', ' ')}.")
     elif kind in ("leak_map", "replace_map"):
-        first = frame.iloc[0]
-        where = f"{printable(first['behaviour'])}, {printable(first['fit_domain'])}"
-        where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
-        title = f"{run}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
-        screen.print(title, style="bold")
-        for block in Grid.of(frame).blocks(screen.width):
-            screen.print(block, end="\n\n")
+        _print_map(run.name, run.records, frame, chosen)
+    elif kind == "composition":
+        _print_composition(run.name, run.records, frame, chosen)
     elif kind == "deletion":
-        screen.print(text_of.deletion_text(frame, f"{run}: with a span deleted"))
+        screen.print(text_of.deletion_text(frame, f"{run.name}: with a span deleted"))
     else:
-        screen.print(text_of.to_text(frame, f"{run}: {kind.replace('_', ' ')}"))
+        screen.print(text_of.to_text(frame, f"{run.name}: {kind.replace('_', ' ')}"))
 
 
 def _show_rows(kind: str, run: "Run", chosen: dict[str, Any], csv: bool, as_json: bool) -> None:
@@ -182,6 +175,34 @@ def _print_site(records: Any, hook: str | None, chosen: dict[str, Any], screen: 
     if site := hook or default_site(records, behaviour):
         screen.print()
         screen.print(causal_text(causal(records, **at, hook=site), behaviour, screen.width), highlight=False)
+
+
+def _print_map(run: str, records: Any, frame: Any, chosen: dict[str, Any]) -> None:
+    """Every column of a map with its interval, in blocks."""
+    from probekit.results.compact import Grid
+
+    screen = console()
+    first = frame.iloc[0]
+    where = printable(f"{first['behaviour']}, {first['fit_domain']}")
+    where += "" if first["position"] == "all" else f", read at {printable(first['position'])}"
+    title = f"{run}: unexplained share of {where} (0 explains all, 1 adds nothing to the input)"
+    screen.print(title, style="bold")
+    for block in Grid.of(frame).blocks(screen.width):
+        screen.print(block, end="\n\n")
+    _print_beside(records, chosen)
+
+
+def _print_composition(run: str, records: Any, frame: Any, chosen: dict[str, Any]) -> None:
+    """Whether the parts add up at each hook point, and the assumptions of analysis by parts."""
+    from probekit.results import parts
+    from probekit.results.selection import site_label
+
+    screen = console()
+    screen.print(f"{run}: do the parts of {frame['source'].iloc[0]} add up?", style="bold")
+    for block in parts.composition_text(frame):
+        screen.print(block, end="\n\n")
+    for said in parts.screens(records, **chosen):
+        screen.print(f"{site_label(said.hook)}, {said.sentence}")
 
 
 def _print_beside(records: Any, chosen: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ TABLES = {
     "[[task.chat]]": spec.Turn,
     "[read]": spec.ReadSpec,
     "[replace]": spec.ReplaceSpec,
+    "[compose]": spec.ComposeSpec,
     "[transfer]": spec.TransferSpec,
     "[[hypotheses]]": spec.HypothesisEntry,
 }

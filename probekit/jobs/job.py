@@ -19,7 +19,7 @@ from probekit.levels import Hypothesis
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.records import digest
-from probekit.spec import JobSpec, ReplaceSpec
+from probekit.spec import ComposeSpec, JobSpec, ReplaceSpec
 from probekit.task import ALL, Task
 from probekit.testbeds import load_testbed
 
@@ -107,7 +107,22 @@ class Job:
                     for hook in hooks for place in places for name in behaviours]  # fmt: skip
         if spec.replace:
             out += self._replace_cells(spec.replace, hooks)
+        if spec.compose:
+            out += self._compose_cells(spec.compose, hooks)
         return out
+
+    def _compose_cells(self, spec: ComposeSpec, read_hooks: Sequence[str]) -> list[Cell]:
+        asked = [hook.name for hook in self.model.hooks(spec.hooks)] if spec.hooks else after_blocks(read_hooks)
+        for hook in asked:
+            self.model.check_writable(hook)
+            if hook not in read_hooks:
+                raise BadInput(f"compose.hooks has '{hook}', which read.hooks lacks: its parts come from there.")
+        spec.check_parts(self.spec.read.features_of(list(self.task.features)))
+        kinds = {b.name: "logprob" if b.is_scored else b.kind for b in self.task.behaviours}
+        return [
+            Cell("compose", behaviour, (hook,), str(self.task.domain[0]), place)
+            for behaviour in spec.behaviours_of(kinds) for place in self.task.rules or [ALL] for hook in asked
+        ]  # fmt: skip
 
     def _replace_cells(self, spec: ReplaceSpec, read_hooks: Sequence[str]) -> list[Cell]:
         asked = [hook.name for hook in self.model.hooks(spec.hooks)] if spec.hooks else after_blocks(read_hooks)

@@ -4,7 +4,7 @@ What can be known so cheaply is checked: that the data file has the columns aske
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
     n_layers = _n_layers(config_of(name, base)[0])
-    for pattern in (*spec.read.hooks, *(spec.replace.hooks if spec.replace else ())):
+    for pattern in (*spec.read.hooks, *(h for table in (spec.replace, spec.compose) if table for h in table.hooks)):
         check_pattern(pattern, n_layers, name)
     rows = []
     of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
@@ -83,8 +83,21 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                 }
                 for behaviour in asked
             ]  # fmt: skip
+    rows += _compose_rows(spec, kinds, features, n_layers)
     places = text_of(spec).get("positions", [])
     return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
+
+
+def _compose_rows(spec: JobSpec, kinds: Mapping[str, str], features: Sequence[str], n_layers: int | None) -> list[dict]:
+    if spec.compose is None:
+        return []
+    spec.compose.check_parts(features)
+    parts = ", ".join(spec.compose.parts) or f"{spec.compose.k} principal components"
+    return [
+        {"kind": "compose", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers), "levels": parts}
+        for pattern in spec.compose.hooks or after_blocks(spec.read.hooks)
+        for behaviour in spec.compose.behaviours_of(kinds)
+    ]
 
 
 def forecast_of(spec: JobSpec, base: Path) -> "Forecast | None":

@@ -98,7 +98,10 @@ def _live() -> "Iterator[Progress]":
 # The cells of a job -------------------------------------------------------------------------------------------------
 
 # What a cell of a kind costs beside one that reads: used for kinds that no cell has told of yet.
-_WEIGHTS = {"feature": 0.15, "read": 1.0, "replace": 0.5, "selected": 0.1, "repeat": 0.5, "roll_out": 0.5, "steer": 0.3}
+_WEIGHTS = {
+    "feature": 0.15, "read": 1.0, "replace": 0.5, "selected": 0.1, "repeat": 0.5, "roll_out": 0.5, "compose": 0.5,
+    "steer": 0.3,
+}  # fmt: skip
 _CHAIN = 2.0  # a chain edits every site
 
 _Kind = tuple[str, str, bool]

@@ -18,6 +18,7 @@ from probekit.levels import Hypothesis
 from probekit.measurement.abstractions import DEPENDENT, Found, abstractions_at
 from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
+from probekit.measurement.composition import ARMS, Composition, decoded_parts, principal_parts
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
 from probekit.measurement.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
@@ -40,6 +41,7 @@ class Work:
         self.measurements, self.writer = measurements, writer
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]] | None = None
         self._replacements: dict[str, Replacement] = {}
+        self._compositions: dict[str, Composition] = {}
         self._frames: dict[tuple[str, str], torch.Tensor] = {}
         self._curves: dict[tuple[str, str], list[SiteRow]] = {}
         self._other: tuple[int, Mapping[str, Measurement]] | None = None
@@ -50,6 +52,8 @@ class Work:
             return self._replace(cell)
         if cell.kind == "steer":
             return self._steer(cell)
+        if cell.kind == "compose":
+            return self._compose(cell)
         if cell.kind == "selected":
             found = self._read_outcomes(cell)
             outcome, self._curves[cell.what, cell.place] = self.measurements[cell.place].selected(cell.what, found)
@@ -225,6 +229,28 @@ class Work:
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):
                 yield from self._hypothesis(cell, hypothesis, widths)
+
+    def _compose(self, cell: Cell) -> Outcome:
+        spec, place, hook = self.job.spec.compose, cell.place, cell.hooks[0]
+        assert spec is not None
+        measurement = self.measurements[place]
+        if cell.what in measurement.constant:
+            asked = [
+                Coordinates("directions", metric="compose", arm=arm, hook=hook, test_domain=cell.domain) for arm in ARMS
+            ]
+            return measurement.nothing_to_explain(cell.what, asked)
+        if place not in self._compositions:
+            seen = self.job.task.at(place), self.activations.at(place), measurement
+            self._compositions[place] = Composition(self.job.model, *seen, spec)
+        if spec.parts:
+            found = {name: self._tensors(Cell("feature", name, (hook,), place=place)) for name in spec.parts}
+            lost = [name for name, tensors in found.items() if not tensors]
+            if lost:
+                raise FitError(f"no direction of '{lost[0]}' was fitted at {hook}, so that it is no part there.")
+            parts = decoded_parts(hook, {n: decoded_of(n, t).directions for n, t in found.items()}, measurement)
+        else:
+            parts = principal_parts(hook, self._principal(hook, cell.what, place)[:, : spec.k])
+        return self._compositions[place].cell(cell.what, cell.domain, parts, hook)
 
     def _kept(self, behaviour: str, cell: Cell) -> dict[str, Kept]:
         """What the read cells of a behaviour left behind, by hook point of the cell."""

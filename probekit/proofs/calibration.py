@@ -13,15 +13,20 @@ from probekit.errors import BadInput
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
 from probekit.measurement.cell import Measurement
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.compose import binned, cross_talk, dependence, value_leak
+from probekit.metrics.feedback import feedback_leak
+from probekit.metrics.ratios import Ratio, estimates
 from probekit.proofs.judging import judge
 from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
 from probekit.records import Losses, Record, digest
-from probekit.spec import ReadSpec, ReplaceSpec
+from probekit.spec import ComposeSpec, ReadSpec, ReplaceSpec
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
-from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, draw
+from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Planted, Truth, draw
 
 Estimator = Callable[[Case, int, int, bool], list[Record]]
+OF_ARRAYS = ("compose", "feedback")  # metrics that no reader is fitted for
 
 
 def calibrate(
@@ -86,6 +91,40 @@ def _measure_unit(unit: Unit, estimator: Estimator) -> list[Record]:
 def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
     """The kit's records of a tier 1 case: every level that a truth names, on what the seed draws."""
     truths = [truth for truth in case.truths if truth.tier == 1 and not truth.waits and (heavy or not is_heavy(truth))]
+    arms = [truth.arm or truth.metric for truth in truths if truth.metric in OF_ARRAYS]
+    out = of_arrays(case, draw(case.name, n, width_of(case), seed, varied=True), arms) if arms else []
+    truths = [truth for truth in truths if truth.metric not in OF_ARRAYS]
+    return out + (_read(case, truths, n, seed) if truths else [])
+
+
+def of_arrays(case: Case, planted: Planted, arms: Sequence[str]) -> list[Record]:
+    """What composes, or is fed back, by the arrays alone: parts are read along their directions, and told apart."""
+    p, seed, x = planted.parameters, planted.parameters.seed, planted.activations.astype(np.float64)
+    directions = case.parts(p) if case.parts else p.rotation[: len(p.gains)]
+    ratios: dict[str, Ratio] = {}
+    if {"additive_value", "pair_value", "dependence"} & set(arms):
+        codes = np.stack([binned(x @ direction) for direction in directions], 1)
+        for order, arm in enumerate(("additive_value", "pair_value"), 1):
+            ratios[arm] = value_leak(planted.law, codes, planted.group, order, seed).ratio
+        ratios["dependence"] = dependence(codes, planted.group, seed)
+    if "cross_talk" in arms:
+        donor = x[np.random.default_rng([seed, 35]).permutation(len(x))]
+        ratios["cross_talk"] = cross_talk(abs(((donor - x) @ directions.T)[..., None] * (directions @ directions.T)))
+    if "feedback" in arms:
+        answers, free, forced = (planted.extra[name] for name in ("answers", "free", "forced"))
+        ratios["feedback"] = feedback_leak(answers, free, forced, int(p.setting["t0"]))
+    clusters = Clusters.of(planted.group, 1_000, seed)
+    return [
+        Record(
+            behaviour="behaviour", fit_domain=SEEN, test_domain=SEEN, metric="compose" if arm != "feedback" else arm,
+            arm=arm if arm != "feedback" else "", level="directions", k=len(directions), value=found.value,
+            low=found.low, high=found.high, n=found.n, groups=found.groups, na_reason=found.na_reason, note=found.note,
+        )
+        for arm, found in ((arm, estimates([ratios[arm]], clusters)[0]) for arm in arms)
+    ]  # fmt: skip
+
+
+def _read(case: Case, truths: Sequence[Truth], n: int, seed: int) -> list[Record]:
     moved = [level for level in dict.fromkeys(truth.level for truth in truths if truth.metric == "transfer" or
              truth.test_domain != SEEN) if not level.startswith("hypothesis:")]  # fmt: skip
     domains = {truth.test_domain for truth in truths} | ({UNSEEN} if moved else set())
@@ -133,8 +172,14 @@ def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
 
 
 def replaced(case: Case, n: int, seed: int) -> list[Record]:
-    """Records of a tier 2 case: the planted transformer run with each stated abstraction kept, at n / 5 rows."""
+    """Records of a tier 2 case: the planted transformer run with each stated abstraction kept, at n / 5 rows.
+
+    Of an abstraction that composes each direction is a part.
+    """
+    import torch
+
     from probekit.activations.capture import capture
+    from probekit.measurement.composition import Composition, Part, Parts
     from probekit.measurement.replacement import Replacement
 
     assert case.network is not None
@@ -149,10 +194,18 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
         n_bootstrap=1_000,
     )
     cells = Replacement(model, task, activations, measurement, ReplaceSpec(rows=n // 5))
+    parts_of = Composition(model, task, activations, measurement, ComposeSpec(k=2, rows=n // 5, donors=16))
+    held = {hook: torch.from_numpy(basis).float() for hook, basis in network.held.items()}
     out = []
-    for keep in dict.fromkeys(truth.keep for truth in case.truths if truth.keep and not truth.waits):
+    for keep, composed in dict.fromkeys((t.keep, t.metric == "compose") for t in case.truths if t.keep and not t.waits):
         at = network.hooks[keep]
-        found = cells.cell("answer", SEEN, at, at[0] if len(at) == 1 else "", [network.abstraction(keep)]).records
+        hook = at[0] if len(at) == 1 else ""
+        if composed:
+            bases = {hook: torch.from_numpy(basis).float() for hook, basis in network.keeps[keep].items()}
+            parts = [Part(f"{i}", hook, v[:, None]) for hook, basis in bases.items() for i, v in enumerate(basis.T)]
+            found = parts_of.cell("answer", SEEN, Parts("features", tuple(parts), held or None), hook).records
+        else:
+            found = cells.cell("answer", SEEN, at, hook, [network.abstraction(keep)]).records
         out += [replace(record, note=f"keep {keep}", position=keep) for record in found]
     return out
 

@@ -110,7 +110,7 @@ def _others(records: pd.DataFrame, rows: pd.DataFrame, behaviour: str, metric: s
         ("behaviour", [name for name in behaviours(records) if name != behaviour]),
         ("domain", [name for name in domains(records, behaviour) if shown is None or name != shown["fit_domain"]]),
         ("position", [name for name in places if shown is None or name != shown["position"]]),
-        ("metric", ["replace"] if metric == "read" and "replace" in set(records["metric"]) else []),
+        ("metric", [m for m in ("replace", "compose") if metric == "read" and m in set(records["metric"])]),
     ]
     said = "; ".join(f"{what} {', '.join(map(printable, names))}" for what, names in lists if names)
     return (f"also measured: {said}",) if said else ()

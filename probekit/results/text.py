@@ -12,7 +12,6 @@ import pandas as pd
 
 from probekit.errors import printable
 from probekit.results.selection import at_domain, levels, na_words, pick, site_label, vocabulary
-from probekit.results.tables import layer_curves
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,6 +23,8 @@ def selected_site(
     frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
 ) -> str:
     """One line on the hook point that selection rows prefer for the richest linear level read, and its p_max; or ''."""
+    from probekit.results.tables import layer_curves  # some of whose tables are told in words, too
+
     rows = at_domain(pick(frame, behaviour=behaviour, metric="selected", position=position), domain, seen=True)
     if rows.empty:
         return ""

@@ -42,7 +42,9 @@ def answers_of(path, rows):
     ends = [np.array([len(ids) - 1]) for ids in texts]
     model.read(texts, [], ends, on_logits=lambda values, at: logits.__setitem__(at, values))
     by_city = torch.stack([logits[i::12].mean(0) for i in range(12)])
-    words = [w for w in ("france", "spain", "car", "red", "one", "two", "three", "four", "blue", "old", "true", "false")]
+    words = [
+        w for w in ("france", "spain", "car", "red", "one", "two", "three", "four", "blue", "old", "true", "false")
+    ]
     ids = [model.encoder.answer(word)[0] for word in words]
     gap = by_city[:, ids][:, :, None] - by_city[:, ids][:, None]
     balance = (gap > 0).float().mean(0)

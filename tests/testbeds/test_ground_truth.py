@@ -47,7 +47,7 @@ ARRAYS = [name for name, case in CASES.items() if case.plant]
 NETWORKS = [name for name, case in CASES.items() if case.network and name != "P16"]
 MEASURED = {
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy", "selected", "extrapolated", "code_length",
-    "auroc",
+    "auroc", "compose", "feedback",
 }  # fmt: skip
 
 
@@ -101,11 +101,11 @@ def test_every_measure_of_leak_has_a_ground_truth():
 
 
 def test_what_waits_says_for_what(monkeypatch):
-    waiting = [t for t in CASES["P2"].truths if t.metric == "compose"]
-    assert waiting and all(t.waits == "compose" for t in waiting)
-    monkeypatch.setattr("probekit.testbeds.ground_truth.case.METRICS", (*records.METRICS, "compose"))
-    monkeypatch.setattr("probekit.testbeds.ground_truth.case.ARMS", (*records.ARMS, "additive"))
-    assert {t.arm: t.waits for t in waiting} == {"additive": "", "pair_value": "compose:pair_value"}
+    waiting = [t for t in CASES["P12"].truths if t.metric == "attack"]
+    assert waiting and all(t.waits == "attack" for t in waiting)
+    monkeypatch.setattr("probekit.testbeds.ground_truth.case.METRICS", (*records.METRICS, "attack"))
+    monkeypatch.setattr("probekit.testbeds.ground_truth.case.ARMS", (*records.ARMS, "auroc"))
+    assert {t.arm: t.waits for t in waiting} == {"auroc": "", "budget": "attack:budget"}
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -343,7 +343,7 @@ def test_pairs_in_value_space_and_over_ablations():
     """Value space: the product of three. Over uniform subsets of parts, one that needs all of them."""
     s = states(3)
     assert interaction_share(s.prod(1), 3, 2) == pytest.approx(
-        truth("P3", "directions", arm="pair_value", metric="compose")
+        truth("P3", "directions", arm="pair_value", metric="compose", keep="all")
     )
     needs_all = (s > 0).all(1) * 1.0
     found = interaction_share(needs_all, 3, 2)
@@ -773,6 +773,54 @@ def test_parity_by_three_heads_is_synergy():
         == pytest.approx(3.0)
         == truth("P7", "directions", arm="leave_one_out", metric="compose", parameters=network)
     )
+
+
+def sets_of_parts(network, keep, mean=False):
+    """Log-odds of the state's own answer with each set of directions kept, over all donors: [n_states, 2^m]."""
+    columns = network.keeps[keep][SITE].T
+    x, y = network.site[:, None], network.site.mean(0)[None, None] if mean else network.site[None]
+    sign = np.where(network.law > 0.5, 1, -1)[:, None]
+    out = []
+    for kept in itertools.product((False, True), repeat=len(columns)):
+        basis = columns[~np.array(kept)].T
+        p = network.run(x + (y - x) @ basis @ basis.T)
+        out.append((sign * np.log(p / (1 - p))).mean(1))
+    return np.stack(out, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"), [("P1", "both"), ("P2", "both"), ("P3", "all"), ("P7", "all"), ("P8", "both")]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_true_of_parts_by_enumeration(name, keep, seed):
+    network = CASES[name].network(seed)
+    stated = {t.arm: t.value(network) for t in CASES[name].truths if t.metric == "compose" and t.keep == keep}
+    m = network.keeps[keep][SITE].shape[1]
+
+    def share(order):  # rows do not differ but for noise bits, which nothing reads
+        return np.mean([interaction_share(row, m, order) for row in v])
+
+    v = sets_of_parts(network, keep)
+    without, alone = ([2**m - 1 - 2**i for i in range(m)], [2**i for i in range(m)])
+    lost, gained = v[:, [-1]] - v[:, without], v[:, alone] - v[:, [0]]
+    silent = sets_of_parts(network, keep, mean=True)
+    found = {
+        "additive_ablation": share(1), "pair_ablation": share(2), "pair_ablation:loss": share(2),
+        "leave_one_out": lost.sum() / (v[:, -1] - v[:, 0]).sum(),
+        "alone": ((lost - gained) ** 2).sum() / (lost**2 + gained**2).sum(),
+        "leave_one_out:mean": (silent[:, [-1]] - silent[:, without]).sum() / (silent[:, -1] - silent[:, 0]).sum(),
+    }  # fmt: skip
+    found["leave_one_out:loss"] = found["leave_one_out"]
+    checked = set(found) & set(stated)
+    assert checked
+    for arm in checked:
+        assert found[arm] == pytest.approx(stated[arm], abs=1e-6), arm
+    p, on = network.law, network.site @ network.keeps[keep][SITE] > 0
+    cells = (on @ 2 ** np.arange(m)[::-1]).astype(int)
+    f = np.array([p[cells == cell].mean() if (cells == cell).any() else 0.5 for cell in range(2**m)])
+    for order, arm in ((1, "additive_value"), (2, "pair_value")):
+        if arm in stated:
+            assert interaction_share(f, m, order) == pytest.approx(stated[arm], abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

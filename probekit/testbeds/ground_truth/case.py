@@ -75,7 +75,7 @@ class Truth:
     value: from the drawn parameters (a `Network` where something is replaced); None where NA is the right answer.
     kind: what is claimed when no label noise is drawn; `positive` claims only that the value is above 0. floor: the
     input-only reader that the value is relative to; `prior` where the input is the plant itself. control: of records.
-    keep: name of the abstraction that is kept, for `replace`.
+    keep: name of the abstraction that is kept, for `replace`; for `compose` its directions are the parts.
     """
 
     metric: str
@@ -115,7 +115,8 @@ class Case:
     planted transformer. hypothesis: the one that a truth at a level `hypothesis:` is about. choices: values that each
     setting can take, the plain one first. noisy_labels, nuisance: whether label noise and further dimensions may be
     drawn. frame: planted directions rotated, along axes, or spread evenly over all coordinates. noise, gain: the case's
-    own, where its truths need them. domains: the fewest that it makes sense with.
+    own, where its truths need them. domains: the fewest that it makes sense with. parts: unit vectors [m, width] that
+    are composed, the planted directions when None.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Case:
     noise: float | None = None
     gain: float | None = None
     domains: int = 1
+    parts: Callable[[Parameters], NDArray[np.float64]] | None = None
 
     @property
     def tiers(self) -> tuple[int, ...]:

@@ -64,6 +64,7 @@ class Network:
     keeps: Mapping[str, Keep]
     heads: Mapping[int, tuple[Array, Array]] = field(default_factory=dict)
     setting: Mapping[str, float] = field(default_factory=dict)
+    held: Mapping[str, Array] = field(default_factory=dict)
 
     # What happens, by enumeration -----------------------------------------------------------------------------------
 
@@ -300,7 +301,7 @@ def sealed(seed: int) -> Network:
     """P1: the behaviour is s1, copied."""
     f = _frame(seed, 3)
     s1, s2, o = f.along(a0=1), f.along(a1=1), f.along(a2=1)
-    keeps = {"s1": [s1], "s2": [s2]}
+    keeps = {"s1": [s1], "s2": [s2], "both": [s1, s2]}
     return f.network("P1", seed, states(2), [s1, s2], [f.layer(_copy(s1, o))], f.sharpness * o, keeps)
 
 
@@ -368,7 +369,9 @@ def backup(seed: int) -> Network:
         read = sign * (a + steep * c)
         neurons += [(read, 1.0 - steep, sign * o), (read, -steep, -2 * sign * o), (read, -1.0 - steep, sign * o)]
     keeps = {"a": [a], "c": [c], "both": [a, c]}
-    return f.network("P8", seed, np.repeat(states(1), 2, 1), [a, c], [f.layer(neurons)], f.sharpness * o, keeps)
+    made = f.network("P8", seed, np.repeat(states(1), 2, 1), [a, c], [f.layer(neurons)], f.sharpness * o, keeps)
+    # The two neurons that copy a come first; the bumps are what repairs.
+    return replace(made, held={HookPoint.within(1, "mlp.hook_post").name: np.eye(len(neurons))[:, 2:]})
 
 
 def cancelling(seed: int) -> Network:
@@ -437,6 +440,16 @@ def _single(kind: Kind, matched: Kind | None = None, pair: Kind | None = None) -
     if pair:
         arms["single:random:pair"] = pair
     return arms
+
+
+def _composed(keep: str, values: Mapping[str, float]) -> list[Truth]:
+    """Of the directions of an abstraction as parts: arm -> value."""
+    return [_constant_of(keep, value, arm) for arm, value in values.items()]
+
+
+def _constant_of(keep: str, value: float, arm: str) -> Truth:
+    kind: Kind = "zero" if value == 0 else "one" if value == 1 else "interior"
+    return Truth("compose", "directions", lambda network: value, kind, arm=arm, source="features", keep=keep)
 
 
 def interchange_accuracy(network: Network, keep: str) -> float:
@@ -523,7 +536,7 @@ def last_hop(network: Network) -> tuple[str, float]:
 
 P5_INERT = _constant("e_r", 1, 1.0, "single:random")
 P6B_ALL = _replaced("all", 3, _single("zero"))[0]
-P7_PAIR = Truth("compose", "directions", lambda network: 1.0, "one", arm="pair_value", keep="pair")
+P7_PAIR = _constant_of("all", 1.0, "pair_value")
 P8_RESAMPLE = Truth(
     "replace", "directions", lambda network: 1 - resampling_rise(network, "a"), "zero", 1, "necessity:resample",
     "features", keep="a",
@@ -533,7 +546,15 @@ CHAIN_ALL = _replaced("last 4", 1, {"chain:random": "positive"})[0]
 
 # Truths that join the cases of tier 1, and cases of networks alone.
 NETWORKS = {
-    "P1": (sealed, (*_replaced("s1", 1, _single("zero", "zero", "zero")), *_replaced("s2", 1, _single("one", "one")))),
+    "P1": (
+        sealed,
+        (
+            *_replaced("s1", 1, _single("zero", "zero", "zero")),
+            *_replaced("s2", 1, _single("one", "one")),
+            *_composed("both", {"additive_value": 0, "pair_value": 0, "additive_ablation": 0, "leave_one_out": 1,
+                                "alone": 0}),
+        ),
+    ),
     "P2": (
         exclusive_or,
         (
@@ -542,6 +563,8 @@ NETWORKS = {
             *_replaced("s1", 1, _single("one", "one", "positive")),
             # The difference of two bits gives their XOR away, and is not what the layer reads.
             *_replaced("difference", 1, _single("one", "zero")),
+            *_composed("both", {"additive_value": 1, "pair_value": 0, "additive_ablation": 1 / 3, "pair_ablation": 0,
+                                "leave_one_out": 2}),
         ),
     ),
     "P3": (
@@ -551,9 +574,11 @@ NETWORKS = {
             *_replaced("sum", 1, _single("zero")),
             *_replaced("pair", 2, _single("one", "one")),
             *_replaced("one", 1, _single("one")),
+            # Uniform sets of parts hardly ever lack none of them, and take what needs all three for nearly pairwise.
+            *_composed("all", {"pair_value": 1, "pair_ablation": 1 / 7, "pair_ablation:loss": 1 / 7}),
         ),
     ),
-}
+}  # fmt: skip
 PLANTED = (
     Case(
         "P5",
@@ -592,7 +617,7 @@ PLANTED = (
         "pairs, leave-one-out",
         (
             P7_PAIR,
-            Truth("compose", "directions", lambda network: 3.0, "interior", arm="leave_one_out", keep="one"),
+            *_composed("all", {"leave_one_out": 3, "leave_one_out:loss": 3, "alone": 1}),
             *_replaced("pair", 2, _single("one")),
             *_replaced("all", 3, _single("zero")),
         ),
@@ -608,7 +633,8 @@ PLANTED = (
             P8_RESAMPLE,
             Truth("replace", "directions", lambda network: 1 - mean_ablation_rise(network, "a"), "one", 1,
                   "necessity:mean", "features", keep="a"),
-            Truth("compose", "directions", lambda network: 1.0, "one", arm="self_repair", keep="a"),
+            *_composed("both", {"self_repair:mean": 1, "self_repair:resample": 0, "leave_one_out:mean": 0,
+                                "leave_one_out": 1, "dependence": 1}),
             *_replaced("a", 1, _single("zero", "zero")),
             *_replaced("c", 1, _single("one")),
         ),

@@ -1,4 +1,4 @@
-"""Plants whose measure does not exist yet: their construction and what will be true of them (P12 to P16).
+"""Plants whose measure does not exist yet: their construction and what will be true of them (P12 to P14, P16).
 
 Each truth says what it waits for; when the package learns to measure it, it is asked like any other.
 """
@@ -87,25 +87,6 @@ def contrast_plant(p: Parameters, generator: np.random.Generator, n: int, n_doma
     return Planted(**{**planted.__dict__, "extra": {"negated": negated, "distractor": p.rotation[1]}})
 
 
-def feedback_plant(p: Parameters, generator: np.random.Generator, n: int, n_domains: int) -> Planted:
-    """P15: y_t = y_(t-1) XOR x_t, generated. extra: answers [n, T] `free` and `forced` after y_t0 was turned over.
-
-    Free: each answer is the next one's input. Forced: each input is the answer that was given unpatched.
-    """
-    length, patched = int(p.setting["T"]), int(p.setting["t0"])
-    x = generator.integers(0, 2, size=(n, length))
-    y = x.cumsum(1) % 2
-    free, forced = y.copy(), y.copy()
-    for t in range(patched, length):
-        before = free[:, t - 1] if t else np.zeros(n, int)
-        free[:, t] = before ^ x[:, t] ^ (t == patched)
-        before = y[:, t - 1] if t else np.zeros(n, int)
-        forced[:, t] = before ^ x[:, t] ^ (t == patched)
-    s = 2.0 * y - 1
-    extra = {"answers": y, "free": free, "forced": forced}
-    return _planted(p, generator, s, s[:, -1:], p.rotation[:1], _on(s[:, -1]), extra=extra)
-
-
 # Naive methods -----------------------------------------------------------------------------------------------------
 
 
@@ -145,13 +126,6 @@ def ccs_loss(planted: Planted) -> tuple[str, float]:
     direction = np.linalg.svd(x - negated - (x - negated).mean(0), full_matrices=False)[2][0]
     up, down = expit(4 * (x @ direction)), expit(4 * (negated @ direction))
     return "CCS loss", float(((up - (1 - down)) ** 2 + np.minimum(up, down) ** 2).mean())
-
-
-def teacher_forcing(planted: Planted) -> tuple[str, float]:
-    """P15: share of the answers from the patch on that change when all inputs are the unpatched answers."""
-    start = int(planted.parameters.setting["t0"])
-    changed = planted.extra["forced"][:, start:] != planted.extra["answers"][:, start:]
-    return "effect under teacher forcing", float(changed.mean())
 
 
 def lookup_alignment(network: Network) -> tuple[str, float]:
@@ -200,7 +174,6 @@ CLONED = Truth("transfer", "direction", lambda p: 0.0, "zero", 1, "models:procru
 CODED = Truth("transfer", "direction", lambda p: 1.0, "one", 1, "models:procrustes", source="features")
 ABSENT = Truth("transfer", "linear", lambda p: 1.0, "one", None, "models:procrustes")
 DISTRACTED = Truth("read", "direction", lambda p: 1.0, "one", 1, "auroc", source="random")
-FED_BACK = Truth("feedback", "directions", lambda p: 1 - 1 / (p.setting["T"] - p.setting["t0"]), "interior", 1)
 VACUOUS = Truth(
     "replace", "nonlinear", lambda network: 1.0, "one", 1, "iia", "features", control="random_twin", keep="both"
 )
@@ -261,17 +234,6 @@ WAITING = (
         plant=contrast_plant,
         nuisance=False,
         n_bits=2,
-    ),
-    Case(
-        "P15",
-        "an XOR chain that is generated, one answer turned over",
-        "teacher forcing",
-        (FED_BACK,),
-        teacher_forcing,
-        FED_BACK,
-        plant=feedback_plant,
-        nuisance=False,
-        choices={"T": (12.0, 16.0), "t0": (4.0, 2.0)},
     ),
     Case(
         "P16",
