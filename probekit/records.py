@@ -28,6 +28,7 @@ ARMS = (
     "roll_out",  # replace at all sites up to this one, donors drawn at random
     # replace at one site: erased, its part from donors or its mean, or all that is linear in its label
     "necessity:resample", "necessity:mean", "necessity:leace",
+    "positions",  # a bit kept at one of several places that spell it, the others from one donor
     "iia", "iia:odds",  # replace at one site: its part from a donor of another answer, which is to follow; or its odds
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     "linear_first", "simple_first",  # decomposition: order in which the classes are added

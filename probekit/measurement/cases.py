@@ -18,7 +18,7 @@ from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.replace import match_donors, random_donors
-from probekit.model.branching import At, Texts
+from probekit.model.branching import At, EditedTexts
 from probekit.model.reading import batches
 from probekit.task import Task
 
@@ -28,7 +28,7 @@ AT_ONCE = 2_048  # tokens of the texts that are run together
 
 
 @dataclass(frozen=True)
-class Rows:
+class CaseRows:
     """Some cases, by rows of the observations: table [n, most], ascending, a case of fewer beginning with repeats.
 
     count [n]: rows of each; group [n].
@@ -41,7 +41,7 @@ class Rows:
     @classmethod
     def of(
         cls, rows: NDArray[np.int64], example: NDArray, answer: NDArray, position: NDArray, group: NDArray
-    ) -> "Rows":
+    ) -> "CaseRows":
         """Cases of these rows, in the order in which they first appear.
 
         example, answer, position, group: of each row of the observations.
@@ -60,9 +60,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.table)
 
-    def some(self, at: NDArray[np.int64]) -> "Rows":
+    def some(self, at: NDArray[np.int64]) -> "CaseRows":
         """The cases at these places."""
-        return Rows(self.table[at], self.count[at], self.group[at])
+        return CaseRows(self.table[at], self.count[at], self.group[at])
 
     @property
     def last(self) -> NDArray[np.int64]:
@@ -79,7 +79,7 @@ class Donors:
     outcome], and whose activations at a hook point `site` gives."""
 
     index: NDArray[np.int64]
-    rows: Rows
+    rows: CaseRows
     law: NDArray[np.float64]
     site: Sites
 
@@ -96,9 +96,9 @@ class Cases:
     law [n, outcome], pool_law [n_pool, outcome]: unedited; floor, ceiling [n] bits.
     """
 
-    rows: Rows
-    pool: Rows
-    texts: Texts
+    rows: CaseRows
+    pool: CaseRows
+    texts: EditedTexts
     law: NDArray[np.float64]
     pool_law: NDArray[np.float64]
     floor: NDArray[np.float64]
@@ -110,11 +110,11 @@ class Cases:
         """At most n cases of the test side, drawn once for a domain, and donors' of the fit side. Raises BadInput."""
         generator = np.random.default_rng([study.seeds.data, 6])
         of = task.row_example, task.row_answer, task.row_position, study.observations.group
-        test = Rows.of(setting.index[generator.permutation(setting.split.test)], *of)
+        test = CaseRows.of(setting.index[generator.permutation(setting.split.test)], *of)
         # those of one position stand together, as their texts are of similar length
         order = np.argsort(task.row_position[test.last[:n]], kind="stable")
         rows = test.some(order)
-        pool = Rows.of(setting.index[generator.permutation(setting.split.fit)], *of)
+        pool = CaseRows.of(setting.index[generator.permutation(setting.split.fit)], *of)
         pool = pool.some(np.arange(min(len(pool), POOL)))
         if len(rows) < 2 or len(pool) <= n_donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {n_donors} donors from.")
@@ -166,8 +166,8 @@ class Cases:
         return torch.from_numpy(table[donors.index[case, at.branch.numpy()], np.maximum(table.shape[1] - back, 0)])
 
 
-def texts_of(task: Task, rows: Rows) -> Texts:
+def texts_of(task: Task, rows: CaseRows) -> EditedTexts:
     """The texts of cases, edited at their rows and read behind their answers."""
     places = [task.row_position[row[len(row) - n :]] for row, n in zip(rows.table, rows.count, strict=True)]
     example, read = task.row_example[rows.last], task.row_answer[rows.last]
-    return Texts([np.asarray(task.tokens[i]) for i in example], places, read)
+    return EditedTexts([np.asarray(task.tokens[i]) for i in example], places, read)

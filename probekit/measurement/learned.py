@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probekit.errors import FitError
 from probekit.fit.das import Das, fit_das
-from probekit.measurement.cases import Donors, Rows, texts_of
+from probekit.measurement.cases import CaseRows, Donors, texts_of
 from probekit.model.branching import Edit, Trunk
 from probekit.model.model import Model
 from probekit.task import Task
@@ -28,7 +28,7 @@ class Pairs:
     to laws, through which gradients pass.
     """
 
-    def __init__(self, model: Model, task: Task, rows: Rows, donors: Donors, hook: str, law: Law) -> None:
+    def __init__(self, model: Model, task: Task, rows: CaseRows, donors: Donors, hook: str, law: Law) -> None:
         self.rows, self.donors, self.hook, self.law = rows, donors, hook, law
         texts = texts_of(task, rows)
         order = np.array_split(np.arange(len(rows)), max(1, len(rows) // AT_ONCE))

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput, FitError
-from probekit.fit.erasure import Eraser, fit_eraser
+from probekit.fit.moments import Eraser, Moments
 from probekit.measurement.abstractions import nothing
-from probekit.measurement.cases import ROUNDING, Cases, Donors, Rows
+from probekit.measurement.cases import ROUNDING, CaseRows, Cases, Donors
 from probekit.measurement.learned import Pairs, answering_otherwise
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
@@ -227,13 +227,13 @@ class Replacement:
             self._counterfactual = cases, self._made_of(cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape)
         return self._counterfactual[1]
 
-    def _made_of(self, rows: Rows, other: Rows, shape: tuple[int, ...]) -> Donors:
+    def _made_of(self, rows: CaseRows, other: CaseRows, shape: tuple[int, ...]) -> Donors:
         """Texts of cases, each with the field of another one: other has as many for each case as `shape` says."""
         assert self.made is not None
         example = self.task.row_example
         found = self.made(np.stack([np.repeat(example[rows.last], shape[1]), example[other.last]], 1))
         seen = found.observations
-        cases = Rows.of(np.arange(len(seen)), seen.example, seen.example, seen.position, other.group[seen.example])
+        cases = CaseRows.of(np.arange(len(seen)), seen.example, seen.example, seen.position, other.group[seen.example])
         law = seen.behaviours[self._behaviour].law.astype(np.float64)
         pooled = self.study.pooling(self._behaviour).law(law)[cases.last]
         return Donors(np.arange(len(cases)).reshape(shape), cases, pooled, lambda hook: found.sites[hook].float())
@@ -271,8 +271,8 @@ class Replacement:
                                      self.study.home)  # fmt: skip
         rows = setting.rows("fit")
         concept = self._labels([a.label]) if a.label in seen.features else seen.behaviours[a.label].law
-        found = fit_eraser(self.site(hook)[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows])))
-        return found if found.k else None
+        found = Moments.of(self.site(hook)[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows]))).leace()
+        return found if found.left.shape[1] else None
 
     # What becomes of it -------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from probekit.measurement.replacement import Replacement
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.metrics.steering import moved, target_of, wrong_way
-from probekit.model.branching import At, Edit, Texts
+from probekit.model.branching import At, Edit, EditedTexts
 from probekit.model.interventions import Abstraction
 
 # What a truth, a sentiment or a name has nothing to do with. Only where the model has a tokenizer.
@@ -119,14 +119,14 @@ class Steering:
 
         return edit
 
-    def _unrelated(self) -> Texts | None:
+    def _unrelated(self) -> EditedTexts | None:
         if self.model.tokenizer is None:
             return None
         tokens = self.model.encoder.encode(list(UNRELATED), special=True).tokens
         last = np.array([len(ids) - 1 for ids in tokens])
-        return Texts(tokens, list(last[:, None]), last)
+        return EditedTexts(tokens, list(last[:, None]), last)
 
-    def _moved_elsewhere(self, texts: Texts, hook: str, dosed: Dosed, random: bool) -> NDArray[np.float64]:
+    def _moved_elsewhere(self, texts: EditedTexts, hook: str, dosed: Dosed, random: bool) -> NDArray[np.float64]:
         """KL in bits of the next-token law, [n_texts, dose], with the dose at the last token."""
         trunk = self.model.trunk(texts, [hook])
         before = trunk.logits({hook: lambda act, at: act})[:, 0].double().log_softmax(-1)

@@ -54,7 +54,7 @@ Edits = Mapping[str, Edit]
 
 
 @dataclass(frozen=True)
-class Texts:
+class EditedTexts:
     """Texts to be edited. tokens: ids of B texts, unpadded. places: of each the tokens that are edited, ascending.
 
     read [B]: the token whose logits are wanted; no edited one lies behind it. Raises BadInput.
@@ -85,9 +85,9 @@ class Texts:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def some(self, at: Sequence[int] | NDArray[np.int64]) -> "Texts":
+    def some(self, at: Sequence[int] | NDArray[np.int64]) -> "EditedTexts":
         """The texts at these places."""
-        return Texts([self.tokens[i] for i in at], [self.places[i] for i in at], self.read[np.asarray(at)])
+        return EditedTexts([self.tokens[i] for i in at], [self.places[i] for i in at], self.read[np.asarray(at)])
 
     @cached_property
     def first(self) -> NDArray[np.int64]:
@@ -104,7 +104,9 @@ class Trunk:
     """A batch of texts, run once. layers: the lowest block that each edit to come is in. grad: whether gradients flow
     from the logits to what is written."""
 
-    def __init__(self, model: "Model", texts: Texts, layers: Sequence[int], way: "Way", grad: bool = False) -> None:
+    def __init__(
+        self, model: "Model", texts: EditedTexts, layers: Sequence[int], way: "Way", grad: bool = False
+    ) -> None:
         self.model, self.texts, self.way, self.grad = model, texts, way, grad
         device = model.device
         self.width = int((texts.read - texts.first).max()) + 1  # columns of one branch
@@ -297,7 +299,7 @@ def _try(model: "Model", name: str) -> Way:
     drawn = np.random.default_rng(0).integers(0, model.d_vocab, (2, longest))
     short = max(1, longest - 3)
     places = [np.arange(longest // 2, max(longest // 2 + 1, longest - 2)), np.array([short - 1])]
-    texts = Texts([drawn[0], drawn[1][:short]], places, np.array([longest - 1, short - 1]))
+    texts = EditedTexts([drawn[0], drawn[1][:short]], places, np.array([longest - 1, short - 1]))
     layer = HookPoint.parse(name).layer or 0
     factor = torch.linspace(0.5, 2.0, model.widths[name], device=model.device)
 

@@ -20,7 +20,7 @@ from probekit.hookpoint import HookPoint, expand, unknown
 from probekit.inputs.text import Encoder
 from probekit.model import reading
 from probekit.model.audit import Backend, choose_backend, why_not_writable
-from probekit.model.branching import Texts, Trunk, Way, way_of
+from probekit.model.branching import EditedTexts, Trunk, Way, way_of
 from probekit.model.forward import Bridge, Forward, Plain
 from probekit.model.planted import PlantedNetwork, native
 from probekit.model.reading import Batch, OnLogits, Room, Skip
@@ -194,7 +194,7 @@ class Model:
         return reading.stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
                               backend=backend, room=room, skip=skip, answer=answer)  # fmt: skip
 
-    def trunk(self, texts: Texts, hooks: Sequence[str], grad: bool = False) -> Trunk:
+    def trunk(self, texts: EditedTexts, hooks: Sequence[str], grad: bool = False) -> Trunk:
         """A batch of texts run once, to be edited at `hooks` again and again: see `branching.Trunk`.
 
         Raises UnknownHook, and BadInput for a hook point that cannot be written.

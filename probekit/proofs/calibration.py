@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from probekit.errors import BadInput
+from probekit.fit.directions import random_directions
+from probekit.hookpoint import HookPoint
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
 from probekit.measurement.cell import Measurement
@@ -17,15 +19,20 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.compose import binned, cross_talk, dependence, value_leak
 from probekit.metrics.feedback import feedback_leak
 from probekit.metrics.ratios import Ratio, estimates
+from probekit.model.interventions import Abstraction
+from probekit.model.model import Model
 from probekit.proofs.judging import judge
 from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
 from probekit.records import Losses, Record, digest
 from probekit.spec import ComposeSpec, ReadSpec, ReplaceSpec
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
+from probekit.task import Task
 from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Planted, Truth, draw
+from probekit.testbeds.ground_truth.circuits import Network
 
 Estimator = Callable[[Case, int, int, bool], list[Record]]
+OTHER_PLACES = "positions"
 OF_ARRAYS = ("compose", "feedback")  # metrics that no reader is fitted for
 
 
@@ -180,7 +187,7 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
 
     from probekit.activations.capture import capture
     from probekit.measurement.composition import Composition, Part, Parts
-    from probekit.measurement.replacement import Replacement
+    from probekit.measurement.replacement import ROLL_OUT, Replacement
 
     assert case.network is not None
     network = case.network(seed)
@@ -205,9 +212,41 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
             parts = [Part(f"{i}", hook, v[:, None]) for hook, basis in bases.items() for i, v in enumerate(basis.T)]
             found = parts_of.cell("answer", SEEN, Parts("features", tuple(parts), held or None), hook).records
         else:
-            found = cells.cell("answer", SEEN, at, hook, [network.abstraction(keep)]).records
-        out += [replace(record, note=f"keep {keep}", position=keep) for record in found]
+            kept = [network.abstraction(keep)]
+            found = cells.cell("answer", SEEN, at, hook, [*kept, *_beside(kept[0], seed)] if hook else kept).records
+            found = [record for record in found if not record.control]
+            asked = {truth.arm for truth in case.truths if truth.keep == keep}
+            if ROLL_OUT in asked:
+                found += cells.cell("answer", SEEN, at, at[-1], kept, [ROLL_OUT]).records
+            if OTHER_PLACES in asked:
+                found.append(_other_places(network, model, task, measurement, n // 5))
+        out += [replace(record, note=f"keep {keep}; {record.note}", position=keep) for record in found]
     return out
+
+
+def _beside(kept: Abstraction, seed: int) -> list[Abstraction]:
+    """Random directions of the same k, which an interchange is held against."""
+    draws = {hook: random_directions(*basis.shape, seed) for hook, basis in kept.bases.items()}
+    full = any(basis.shape[1] >= len(basis) for basis in kept.bases.values())
+    return [] if full else [replace(kept, source="random", control="random_directions", bases=draws)]
+
+
+def _other_places(network: Network, model: Model, task: Task, measurement: Measurement, n_rows: int) -> Record:
+    """One copy of the first bit kept where it is spelt, the other places that spell it taken from one donor."""
+    from probekit.activations.capture import capture
+    from probekit.measurement.abstractions import nothing
+    from probekit.measurement.replacement import Replacement
+
+    copies = [i for i in range(1, network.words.shape[1]) if (network.words[:, i] == network.words[:, 0]).all()]
+    hook = HookPoint.within(0, "hook_resid_pre").name
+    n = len(task.tokens)
+    moved = replace(task, positions=[np.array(copies)] * n, answer=np.full(n, network.words.shape[1]))
+    seen = capture(model, moved, [hook], store=None)
+    study = Measurement(seen.observations, measurement.read, seeds=measurement.seeds, n_bootstrap=1_000)
+    cells = Replacement(model, moved, seen, study, ReplaceSpec(rows=n_rows))
+    kept = nothing([hook], {hook: seen.sites[hook].shape[1]})
+    found = cells.cell("answer", SEEN, [hook], hook, [kept], ["single:random"]).records[0]
+    return replace(found, arm=OTHER_PLACES, source="features", control="", k=1)
 
 
 def _record(row: dict[str, Any]) -> Record:

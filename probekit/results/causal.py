@@ -55,7 +55,10 @@ def causal(
         for level, source, k in sorted(names, key=lambda name: (level_rank(name[0]), name[1], name[2])):
             mine = own[(own["level"] == level) & (own["source"] == source) & (own["k"] == k)]
             row = {"hook": site, "site": site_label(site), "level": level, "source": source, "k": k}
-            row |= {"label": _label(level, source, k), "read": _read(read, site, str(here["behaviour"].iloc[0]), row)}
+            row |= {
+                "label": _label(level, source, int(k)),
+                "read": _read(read, site, str(here["behaviour"].iloc[0]), row),
+            }
             row |= _figures(mine, "") | _figures(random[random["k"] == k], "random_")
             row["nothing"] = _value(random[(random["k"] == 0) & (random["arm"] == "single:random")], "value")
             out.append(row | {"n": int(mine["n"].max()), "groups": int(mine["groups"].max())})

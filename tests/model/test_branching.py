@@ -6,10 +6,10 @@ import torch
 
 import checkpoints
 from probekit.errors import BadInput, UnknownHook
-from probekit.model.branching import Texts, Trunk, Way, way_of
+from probekit.model.branching import EditedTexts, Trunk, Way, way_of
 
 D = 32
-TEXTS = Texts(
+TEXTS = EditedTexts(
     [np.arange(4, 12), np.arange(20, 25), np.arange(9, 16)],
     [np.array([2, 4]), np.array([4]), np.array([0, 1, 6])],
     np.array([6, 4, 6]),
@@ -78,7 +78,7 @@ def test_branches_equal_the_library_with_hooks_text_by_text(tiny, checkpoint, ar
 
 
 def test_attention_that_slides_over_a_shorter_window_is_run_as_a_whole(tiny, checkpoint):
-    model, long = tiny("gemma2"), Texts([np.arange(4, 24)], [np.array([3])], np.array([19]))
+    model, long = tiny("gemma2"), EditedTexts([np.arange(4, 24)], [np.array([3])], np.array([19]))
     assert way_of(model, HOOKS[:1], 8).branches and not way_of(model, HOOKS[:1], 20).branches
     edits = {HOOKS[0]: moved()}
     found = model.trunk(long, HOOKS[:1]).logits(edits, 2)
@@ -97,7 +97,7 @@ def test_blocks_below_the_edit_and_tokens_before_it_are_not_run_again(tiny):
     for handle in handles:
         handle.remove()
     assert seen == [(2, 2 * 7)]  # the last block, two branches of the seven tokens from the first edited one on
-    late = Texts(TEXTS.tokens, [np.array([r]) for r in TEXTS.read], TEXTS.read)
+    late = EditedTexts(TEXTS.tokens, [np.array([r]) for r in TEXTS.read], TEXTS.read)
     assert model.trunk(late, ["blocks.0.hook_resid_post"]).width == 1
 
 
@@ -127,7 +127,7 @@ def test_a_wrong_edit_is_refused_and_nothing_is_left_behind(tiny):
 )
 def test_places_that_cannot_be_edited_are_refused(places, read, said):
     with pytest.raises(BadInput, match=said):
-        Texts([np.arange(8)], [np.array(places, dtype=np.int64)], np.array([read]))
+        EditedTexts([np.arange(8)], [np.array(places, dtype=np.int64)], np.array([read]))
 
 
 @pytest.mark.parametrize("layer", [0, 1])

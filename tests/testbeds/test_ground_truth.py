@@ -601,11 +601,11 @@ def edited(network, model, edits):
     """P(second answer) of every word after edits: hook -> (word -> what to do to [n_repeat, d]); as many repeats."""
     import torch
 
-    from probekit.model.branching import Texts
+    from probekit.model.branching import EditedTexts
 
     out, last = [], np.array([last_place(network)])
     for i in range(len(network.words)):
-        trunk = model.trunk(Texts(list(network.tokens(np.array([i]))), [last], last), list(edits))
+        trunk = model.trunk(EditedTexts(list(network.tokens(np.array([i]))), [last], last), list(edits))
         made = {hook: edit(i) for hook, edit in edits.items()}
         every = {hook: lambda act, at, edit=edit: edit(act) for hook, edit in made.items()}
         logits = trunk.logits(every, len(network.words))[0]

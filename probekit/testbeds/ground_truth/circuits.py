@@ -551,6 +551,9 @@ NETWORKS = {
         (
             *_replaced("s1", 1, _single("zero", "zero", "zero")),
             *_replaced("s2", 1, _single("one", "one")),
+            _constant("s1", 1, 0.0, "necessity:resample"),
+            _constant("s2", 1, 1.0, "necessity:resample"),
+            _iia_leak("s1", 1, "zero"),
             *_composed("both", {"additive_value": 0, "pair_value": 0, "additive_ablation": 0, "leave_one_out": 1,
                                 "alone": 0}),
         ),

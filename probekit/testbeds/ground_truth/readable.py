@@ -396,7 +396,6 @@ READABLE = (
             Truth("accuracy", "linear", _value(1.0), "one", source="behaviour"),
             *_moved({"direction": 1, "linear": None}),
             *_shares(0.0, direction=1.0),
-            Truth("replace", "directions", _value(0.0), "zero", 1, "necessity:resample", "features"),
         ),
         naive.lens,
         READ_P1,

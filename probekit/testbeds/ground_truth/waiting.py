@@ -135,7 +135,7 @@ def lookup_alignment(network: Network) -> tuple[str, float]:
     """
     import torch
 
-    from probekit.model.branching import Texts
+    from probekit.model.branching import EditedTexts
 
     model = network.model()
     every = np.arange(len(network.words))
@@ -161,7 +161,7 @@ def lookup_alignment(network: Network) -> tuple[str, float]:
         sources = every[answer != answer[base]]
         among = members[not answer[base]]
         given = site[among[base % len(among)]]
-        text = Texts(list(tokens[[base]]), [places[base]], places[base])
+        text = EditedTexts(list(tokens[[base]]), [places[base]], places[base])
         after = twin.trunk(text, [last]).logits({last: lambda act, at, given=given: given.expand_as(act)}, 1)[0]
         right.append((((after[:, 1] - after[:, 0]) > 0).numpy() == answer[sources]).mean())
     return "alignment by look-up", float(1 - np.mean(right))
