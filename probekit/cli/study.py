@@ -11,15 +11,16 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "equality"]
+Name = Literal["truth", "pronouns", "used", "equality"]
 
 
 def study(
     name: Annotated[
         Name,
         typer.Argument(
-            help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `equality`: "
-            "networks made here and trained on hierarchical equality, on one processor; takes no model."
+            help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
+            "model runs on when it says either (docs/causal.md). `equality`: networks made here and trained on "
+            "hierarchical equality, on one processor; takes no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -42,13 +43,15 @@ def study(
         if name == "equality":
             _equality(share, keep, as_json)
             return
-        from probekit.proofs import pronouns, truth
+        from probekit.proofs import pronouns, truth, used
 
         of_truth = name == "truth"
-        part, measure = (truth, truth.measure_truth) if of_truth else (pronouns, pronouns.measure_pronouns)
+        part, measure = {"truth": (truth, truth.measure_truth), "used": (used, used.measure_used)}.get(
+            name, (pronouns, pronouns.measure_pronouns)
+        )
         asked: dict[str, Any] = {"root": runs, "store": store, "device": device, "n_workers": workers}
         with progress() as say:
-            asked |= {"progress": say} | ({"share": share} if of_truth else {})
+            asked |= {"progress": say} | ({} if name == "pronouns" else {"share": share})
             run, found = measure(model or truth.bundled_model(), runs / FOLDER, **asked)
         if keep is not None:
             found.write(keep)

@@ -28,12 +28,15 @@ class Pairs:
     to laws, through which gradients pass.
     """
 
-    def __init__(self, model: Model, task: Task, rows: CaseRows, donors: Donors, hook: str, law: Law) -> None:
+    def __init__(
+        self, model: Model, task: Task, rows: CaseRows, donors: Donors, hook: str, law: Law,
+        tokens: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.donors, self.hook, self.law = rows, donors, hook, law
         texts = texts_of(task, rows)
         order = np.array_split(np.arange(len(rows)), max(1, len(rows) // AT_ONCE))
         self._trunks: list[tuple[NDArray[np.int64], Trunk]] = [
-            (at, model.trunk(texts.some(at), [hook], grad=True)) for at in order
+            (at, model.trunk(texts.some(at), [hook], True, tokens)) for at in order
         ]
         self._trunk_of = np.repeat(np.arange(len(order)), [len(at) for at in order])
         self._first = np.array([at[0] for at in order])

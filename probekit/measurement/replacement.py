@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.activations.activations import Activations
+from probekit.activations.laws import AMONG_ANSWERS
 from probekit.errors import BadInput, FitError
 from probekit.fit.moments import Eraser, Moments
 from probekit.measurement.abstractions import nothing
@@ -170,7 +171,7 @@ class Replacement:
                 raise FitError(f"'{behaviour}' is a hard choice, which has no slope to learn a subspace by.")
             return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
 
-        pairs = Pairs(self.model, self.task, bases.some(at), donors, hook, soft)
+        pairs = Pairs(self.model, self.task, bases.some(at), donors, hook, soft, self._answers(behaviour))
         found = [pairs.fit(self.site, k, seed, self.spec.das_steps) for k in asked]
         return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
 
@@ -303,15 +304,24 @@ class Replacement:
     ) -> list[NDArray[np.float64]]:  # fmt: skip
         """asked: how many branches, and the edits of a batch of cases."""
         law, n_outcomes = self.activations.laws[behaviour], setting.behaviour.law.shape[1]
+        wanted = self._answers(behaviour)
         out = [np.empty((len(cases.rows), n, n_outcomes)) for n, _ in asked]
         for batch in cases.batches():
-            trunk = self.model.trunk(cases.texts.some(batch), hooks)
+            trunk = self.model.trunk(cases.texts.some(batch), hooks, tokens=wanted)
             for laws, (n_branches, edits) in zip(out, asked, strict=True):
                 for found in trunk.branch(edits(batch), n_branches):
                     case = batch[found.text.numpy()]
                     edited = law(found.logits.float().cpu(), cases.rows.last[case])
                     laws[case, found.branch.numpy()] = setting.pooling.law(edited.double().numpy())
         return out
+
+    def _answers(self, behaviour: str) -> Tensor | None:
+        """The tokens that a law is among, where it looks at no others: late edits cost most in the unembedding."""
+        spec = next((b for b in self.activations.behaviours if b.name == behaviour), None)
+        if spec is None or spec.kind not in AMONG_ANSWERS:
+            return None
+        named = spec.tokens if spec.row_tokens is None else np.unique(spec.row_tokens).tolist()
+        return None if named is None else torch.tensor(sorted(set(named)))
 
     def _edit(self, hook: str, treatment: Treatment, cases: Cases, batch: NDArray[np.int64]) -> Edit:
         basis, site = treatment.abstraction.bases[hook], self.site(hook)

@@ -102,11 +102,13 @@ class EditedTexts:
 
 class Trunk:
     """A batch of texts, run once. layers: the lowest block that each edit to come is in. grad: whether gradients flow
-    from the logits to what is written."""
+    from the logits to what is written. tokens: those whose logits are wanted; all others are told as 0."""
 
     def __init__(
-        self, model: "Model", texts: EditedTexts, layers: Sequence[int], way: "Way", grad: bool = False
-    ) -> None:
+        self, model: "Model", texts: EditedTexts, layers: Sequence[int], way: "Way", grad: bool = False,
+        tokens: Int[Tensor, " k"] | None = None,
+    ) -> None:  # fmt: skip
+        self._tokens = None if tokens is None or 2 * len(tokens) > model.d_vocab else tokens.to(model.device)
         self.model, self.texts, self.way, self.grad = model, texts, way, grad
         device = model.device
         self.width = int((texts.read - texts.first).max()) + 1  # columns of one branch
@@ -167,7 +169,7 @@ class Trunk:
         for start in range(0, n_branches, step):
             some = torch.arange(start, min(start + step, n_branches))
             run = self._branches if self.way.branches else self._whole
-            logits = run(edits, some)
+            logits = self._widened(run(edits, some))
             if not self.grad and not torch.isfinite(logits).all():
                 raise BadInput(f"the edits at {', '.join(edits) or 'no hook'} give logits that are not finite.")
             yield Branched(torch.arange(b).repeat_interleave(len(some)), some.repeat(b), logits)
@@ -197,9 +199,15 @@ class Trunk:
         keep = torch.arange(1, m + 1, device=device) * width - 1
         hooks = {name: self._hook(name, edit, some) for name, edit in edits.items()}
         forward = self.model.backend(self.way.backend)
-        with forward.entering(layer, entry), self.model.hooked(hooks, self.way.backend, grad=self.grad):
+        narrow = forward.narrowed(self._tokens)
+        with forward.entering(layer, entry), narrow, self.model.hooked(hooks, self.way.backend, grad=self.grad):
             logits = forward.run(self._ids.repeat(1, m), mask, keep, position_ids=self._position.repeat(1, m), **given)
         return logits.reshape(b * m, -1)
+
+    def _widened(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n d_vocab"]:
+        if self._tokens is None:
+            return logits
+        return logits.new_zeros(len(logits), self.model.d_vocab).index_copy(1, self._tokens, logits)
 
     @cached_property
     def _ids(self) -> Int[Tensor, "b width"]:
@@ -232,7 +240,8 @@ class Trunk:
         m = len(some)
         kept, column = np.unique(self.texts.read, return_inverse=True)
         hooks = {name: self._hook(name, edit, some) for name, edit in edits.items()}
-        with self.model.hooked(hooks, self.way.backend, grad=self.grad):
+        narrow = self.model.backend(self.way.backend).narrowed(self._tokens)
+        with narrow, self.model.hooked(hooks, self.way.backend, grad=self.grad):
             logits = self.model.forward(
                 ids.repeat_interleave(m, 0), mask.repeat_interleave(m, 0), torch.from_numpy(kept).to(ids.device),
                 backend=self.way.backend,

@@ -62,6 +62,21 @@ class Forward:
             for block in blocks:
                 vars(block).pop("forward", None)
 
+    @contextlib.contextmanager
+    def narrowed(self, tokens: Tensor | None) -> Iterator[None]:
+        """Compute logits of these token ids alone, in their order; of all when None."""
+        if tokens is None:
+            yield
+            return
+        head = self.hf.get_output_embeddings()
+        weight, bias = head.weight[tokens], getattr(head, "bias", None)
+        bias = None if bias is None else bias[tokens]
+        vars(head)["forward"] = lambda x: torch.nn.functional.linear(x, weight, bias)
+        try:
+            yield
+        finally:
+            vars(head).pop("forward", None)
+
     def _gives_tuples(self) -> bool:
         seen: list[bool] = []
         handle = self.block(0).register_forward_hook(lambda *call: seen.append(isinstance(call[-1], tuple)))

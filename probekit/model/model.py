@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -194,7 +194,9 @@ class Model:
         return reading.stream(self, tokens, names, positions, each, with_logits=with_logits, batch_tokens=batch_tokens,
                               backend=backend, room=room, skip=skip, answer=answer)  # fmt: skip
 
-    def trunk(self, texts: EditedTexts, hooks: Sequence[str], grad: bool = False) -> Trunk:
+    def trunk(
+        self, texts: EditedTexts, hooks: Sequence[str], grad: bool = False, tokens: Int[Tensor, " k"] | None = None
+    ) -> Trunk:
         """A batch of texts run once, to be edited at `hooks` again and again: see `branching.Trunk`.
 
         Raises UnknownHook, and BadInput for a hook point that cannot be written.
@@ -203,7 +205,7 @@ class Model:
             self.check_writable(name)
         layers = [HookPoint.parse(name).layer or 0 for name in hooks]
         with self.lock:
-            return Trunk(self, texts, layers, way_of(self, hooks, int(texts.lengths.max())), grad)
+            return Trunk(self, texts, layers, way_of(self, hooks, int(texts.lengths.max())), grad, tokens)
 
     def check_writable(self, hook: HookPoint | str) -> None:
         """Raise BadInput when a write at `hook` would not do what its name promises: see `audit.why_not_writable`."""

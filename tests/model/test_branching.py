@@ -77,6 +77,19 @@ def test_branches_equal_the_library_with_hooks_text_by_text(tiny, checkpoint, ar
     assert torch.equal(trunk.logits(edits, 4), found)  # a trunk is left as it was
 
 
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+@pytest.mark.parametrize("way", [Way("hf", True), Way("bridge", True), Way("bridge", False)])
+def test_logits_of_some_tokens_alone_are_those_of_all(tiny, architecture, way):
+    """Soft caps and scales behind the unembedding included; all others are told as 0."""
+    model, hooks, some = tiny(architecture), HOOKS[:1], torch.tensor([7, 3, 21])
+    edits = {hooks[0]: moved()}
+    every = Trunk(model, TEXTS, [1], way).logits(edits, 4)
+    found = Trunk(model, TEXTS, [1], way, tokens=some).logits(edits, 4)
+    assert torch.allclose(found[..., some], every[..., some], atol=1e-5)
+    assert float(found.abs().sum() - found[..., some].abs().sum()) == 0
+    assert "forward" not in vars(model.backend(way.backend).hf.get_output_embeddings())
+
+
 def test_attention_that_slides_over_a_shorter_window_is_run_as_a_whole(tiny, checkpoint):
     model, long = tiny("gemma2"), EditedTexts([np.arange(4, 24)], [np.array([3])], np.array([19]))
     assert way_of(model, HOOKS[:1], 8).branches and not way_of(model, HOOKS[:1], 20).branches

@@ -1,0 +1,124 @@
+"""The study of use: what a chat model runs on when it says True or False, and when it goes on with he or she.
+
+`measure_used` runs the jobs `jobs/used_*.toml` on statements and sentences made here. docs/causal.md speaks of its
+numbers, which are kept beside it as JSON.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from probekit.hookpoint import spread
+from probekit.jobs.engines import Progress
+from probekit.jobs.runner import run_job
+from probekit.model.loading import load_model
+from probekit.proofs.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.statements import make_statements
+from probekit.proofs.truth import Findings, interval_of, job_of
+from probekit.results.selection import hooks, site_label
+from probekit.storage.runs import Run
+
+JOBS = Path(__file__).parents[1] / "jobs"
+SPECS = {"truth": JOBS / "used_truth.toml", "name": JOBS / "used_name.toml"}
+BEHAVIOURS = {"truth": "says", "name": "pronoun"}
+TITLES = {
+    "truth": "True or False: directions at the token before the answer, unexplained share",
+    "name": "He or she: directions at the name, unexplained share of what is said at the end",
+    "steered": "True or False: a direction added in standard deviations, bits of log-odds",
+}
+_CITY = re.compile(r"The city of (.+) is in (.+)\.")
+_SETS = {"own": "behaviour", "truth": "label:truth", "learned": "das", "random": "random", "nothing": "random"}
+_ARMS = {"kept": "single:random", "erased": "necessity:resample", "interchanged": "iia"}
+
+
+def write_cities(path: Path, share: float = 1.0) -> int:
+    """Statements city, country, truth of the study of truth, as a CSV file; returns how many there are."""
+    told = [(_CITY.fullmatch(text), truth) for text, truth, family, _ in make_statements(0, share) if family == "city"]
+    rows = [(*found.groups(), "yes" if truth else "no") for found, truth in told if found]
+    return _write(path, ("city", "country", "truth"), rows)
+
+
+def write_names(path: Path, n_names: int = len(SHE)) -> int:
+    """Sentences before, name, after of the study of pronouns, as a CSV file; returns how many there are."""
+    parts = [template.split("{}") for template in TEMPLATES]
+    names = (*SHE[:n_names], *HE[:n_names])
+    return _write(path, ("before", "name", "after"), [(a, name, b) for name in names for a, b in parts])
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    return len(rows)
+
+
+def measure_used(
+    model: str | Path, folder: Path, *, root: Path, store: Path, share: float = 1.0, device: str = "cpu",
+    n_sites: int = 3, n_workers: int = 1, progress: Progress | None = None,
+) -> tuple[Run, Findings]:  # fmt: skip
+    """The study of one model; the run is that of the names. folder: where texts are written. share: of them.
+
+    n_sites: layers, evenly spread, the last one among them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n = write_cities(folder / "cities.csv", share) + write_names(folder / "names.csv", round(share * len(SHE)))
+    loaded = load_model(model, device=device)
+    runs = {}
+    for name, path in SPECS.items():
+        spec = job_of(path, model, spread(loaded.n_layers, n_sites))
+        runs[name] = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers,
+                             progress=progress)  # fmt: skip
+    records = pd.concat([run.records for run in runs.values()], ignore_index=True)
+    read = (records["metric"] == "read") & (records["floor"] == "strong") & (records["control"] == "")
+    kept = records["metric"].isin(["replace", "steer"])
+    return runs["name"], Findings.of(loaded.name, n, records[read | kept])
+
+
+def tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """The tables of the page, as text: a row per site and direction, and per dose."""
+    return {name: _of_sets(found.frame, behaviour) for name, behaviour in BEHAVIOURS.items()} | {
+        "steered": _steered(found.frame)
+    }
+
+
+def _of_sets(frame: pd.DataFrame, behaviour: str) -> pd.DataFrame:
+    """What is read along each direction, and what is kept, erased and interchanged of the behaviour."""
+    replaced = frame[(frame["metric"] == "replace") & (frame["behaviour"] == behaviour)]
+    read = frame[(frame["metric"] == "read") & (frame["level"] == "directions") & (frame["source"] == "behaviour")]
+    rows = []
+    for hook in hooks(replaced, "replace"):
+        here = replaced[replaced["hook"] == hook]
+        for name, source in _SETS.items():
+            mine = here[(here["source"] == source) & (here["k"] == (0 if name == "nothing" else 1))]
+            if mine.empty:
+                continue
+            of = {"own": behaviour, "truth": "truth"}.get(name)
+            at = read[(read["hook"] == hook) & (read["behaviour"] == of) & (read["k"] == 1)]
+            told = {what: interval_of(mine[mine["arm"] == arm]) for what, arm in _ARMS.items()}
+            told = {what: "" if mine[mine["arm"] == _ARMS[what]].empty else cell for what, cell in told.items()}
+            rows.append(
+                {"site": site_label(hook), "direction": name, "read": "" if at.empty else interval_of(at)} | told
+            )
+    return pd.DataFrame(rows)
+
+
+def _steered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Doses along the direction of the answer and that of truth, beside random ones, at each site."""
+    steered = frame[frame["metric"] == "steer"]
+    rows = []
+    for hook in hooks(steered, "steer"):
+        here = steered[steered["hook"] == hook]
+        doses = dict.fromkeys(arm.partition(":")[2] for arm in here["arm"] if arm.startswith("effect:"))
+        for dose in sorted(doses, key=float):
+            cells = {}
+            for name in ("own", "truth", "learned"):
+                at = here[(here["source"] == _SETS[name]) & (here["control"] == "") & (here["arm"] == f"effect:{dose}")]
+                cells[name] = interval_of(at) if len(at) else ""
+            drawn = here[(here["control"] != "") & (here["source"] == "behaviour") & (here["arm"] == f"effect:{dose}")]
+            rows.append({"site": site_label(hook), "dose": dose, **cells, "random": interval_of(drawn)})
+    return pd.DataFrame(rows)
