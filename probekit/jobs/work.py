@@ -217,6 +217,7 @@ class Work:
     def _abstractions(
         self, cell: Cell, spec: ReplaceSpec, learned: Sequence[Abstraction] = ()
     ) -> Iterator[Abstraction]:
+        """What is kept, erased and exchanged in a cell."""
         kept = {name: self._kept(name, cell) for name in (cell.what, *spec.labels_of(self.job.kinds, cell.what))}
         missing = [hook for hook in cell.hooks if kept[cell.what][hook].is_empty]
         if missing:
@@ -224,11 +225,10 @@ class Work:
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
-        found = Found(kept, frames, decoded, learned=learned)
+        stated = [one for hypothesis in self.job.hypotheses if hypothesis.behaviour in ("", cell.what)
+                  for one in self._hypothesis(cell, hypothesis, widths)]  # fmt: skip
+        found = Found(kept, frames, decoded, learned=[*learned, *stated])
         yield from abstractions_at(cell.hooks, cell.what, found, spec, self.job.spec.seed_probe)
-        for hypothesis in self.job.hypotheses:
-            if hypothesis.behaviour in ("", cell.what):
-                yield from self._hypothesis(cell, hypothesis, widths)
 
     def _compose(self, cell: Cell) -> Outcome:
         spec, place, hook = self.job.spec.compose, cell.place, cell.hooks[0]
@@ -284,6 +284,12 @@ class Work:
         yield Abstraction(level, "features", rank, bases)
         nothing = {hook: torch.zeros(widths[hook], 0) for hook in cell.hooks}
         yield Abstraction(level, "true", 0, nothing, features=hypothesis.features)
+        for name, found in decoded.items() if len(cell.hooks) == 1 else ():
+            of_one = {hook: orthonormal(torch.from_numpy(at), DEPENDENT) for hook, at in found.items()}
+            k = of_one[cell.hooks[0]].shape[1]
+            if k < widths[cell.hooks[0]]:
+                yield Abstraction(level, f"label:{name}", k, of_one, label=name, rule=hypothesis.rule,
+                                  variables=hypothesis.features)  # fmt: skip
 
     def _tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file

@@ -24,7 +24,7 @@ class Found:
 
     kept: behaviour -> what its read cell kept. decoded: feature -> the directions [d, m] that it is decoded along.
     frames: principal directions [d, r]. given: name -> directions [d, k] that a user brought. learned: what was learned
-    by exchanging it there.
+    by exchanging it there, and what stated hypotheses speak of.
     """
 
     kept: Mapping[str, Mapping[str, Kept]]

@@ -104,7 +104,8 @@ class Replacement:
         laws = Laws({key: made[t.run] for key, t in site.items()}, {
             a.k: made[t.run] for a, arm, t in planned if a.control and arm == INTERCHANGED})  # fmt: skip
         for abstraction, arm, treatment in planned:
-            told = _ratios(arm, cases, made[treatment.run], laws, abstraction, treatment)
+            wanted = self._wanted(abstraction, setting, cases, treatment) if arm == INTERCHANGED else None
+            told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, treatment.donors)
             for estimate, (kind, clusters) in told:
                 at = self._at(abstraction, arm + kind, behaviour, name, domain)
                 outcome.add(self.study.record(at, estimate), estimate, clusters)
@@ -180,6 +181,8 @@ class Replacement:
     def _treatment(self, a: Abstraction, arm: str, cases: Cases, hooks: Sequence[str]) -> Treatment | None:
         """What an arm does with an abstraction; None where it means nothing for it."""
         kind, _, how = arm.partition(":")
+        if a.rule is not None:  # one variable of a stated hypothesis
+            return Treatment(a, exchanged, self._random(cases)) if kind == INTERCHANGED else None
         if a.features and how != "matched":
             return None  # a stated hypothesis names no part of an activation: donors agree on its features
         match kind, how:
@@ -262,6 +265,22 @@ class Replacement:
             one_hot = np.eye(len(feature.classes), dtype=np.float32)[feature.labels]
             parts.append(one_hot.reshape(len(one_hot), -1))
         return np.concatenate(parts, 1)
+
+    def _wanted(
+        self, a: Abstraction, setting: Setting, cases: Cases, treatment: Treatment
+    ) -> NDArray[np.float64] | None:
+        """What an interchange is to bring, [n, m, outcome]: the donor's law, or what the rule of a hypothesis says.
+
+        Where a rule says nothing, the base's own law, which makes it no pair.
+        """
+        donors = treatment.donors
+        if donors is None or a.rule is None:
+            return None if donors is None else donors.law[donors.index]
+        base, given = np.repeat(cases.rows.last, donors.n), donors.rows.last[donors.index].reshape(-1)
+        seen = self.study.observations.features
+        law = a.rule({name: seen[name].labels[given if name == a.label else base] for name in a.variables})
+        law = setting.pooling.law(np.asarray(law, dtype=np.float64)).reshape(*donors.index.shape, -1)
+        return np.where(law.sum(2, keepdims=True) > 0, law, cases.law[:, None])
 
     def _eraser(self, a: Abstraction, hook: str) -> Eraser | None:
         """What takes away all that is linear in the label of the directions, from the fit rows; told once a source."""
@@ -362,12 +381,15 @@ Told = tuple[Estimate, tuple[str, Clusters]]  # and what the arm's name ends in,
 
 
 def _ratios(
-    arm: str, cases: Cases, laws: NDArray[np.float64], beside: Laws, a: Abstraction, treatment: Treatment
-) -> list[Told]:
+    arm: str, cases: Cases, laws: NDArray[np.float64], beside: Laws, a: Abstraction,
+    wanted: NDArray[np.float64] | None, donors: Donors | None,
+) -> list[Told]:  # fmt: skip
     """What an arm says, and where a mixture over donors is told, the mean over donors beside it."""
     kind, _, how = arm.partition(":")
     if kind == INTERCHANGED:
-        return [] if a.control else _interchanged(cases, laws, beside, a.k, treatment)
+        if a.control or wanted is None or donors is None or a.k not in beside.random:
+            return []
+        return _interchanged(cases, laws, beside, a.k, wanted, donors)
     if kind == "necessity":
         told = {"": necessity(cases.law, laws, beside.site["resample" if how == "resample" else "mean"])}
     elif how == "mean":
@@ -380,12 +402,11 @@ def _ratios(
     ]
 
 
-def _interchanged(cases: Cases, laws: NDArray[np.float64], beside: Laws, k: int, treatment: Treatment) -> list[Told]:
-    """Whether the answer follows the donor's part, over pairs of a case and a donor that answers otherwise."""
-    donors = treatment.donors
-    if donors is None or k not in beside.random:
-        return []
-    base, source = np.repeat(cases.law, donors.n, 0), donors.law[donors.index].reshape(-1, laws.shape[2])
+def _interchanged(
+    cases: Cases, laws: NDArray[np.float64], beside: Laws, k: int, wanted: NDArray[np.float64], donors: Donors
+) -> list[Told]:
+    """Whether the answer follows the donor's part, over pairs of which another answer than the case's is wanted."""
+    base, source = np.repeat(cases.law, donors.n, 0), wanted.reshape(-1, laws.shape[2])
     mine, site, random = (
         interchanged(base, source, edited.reshape(len(base), -1))
         for edited in (laws, beside.site[INTERCHANGED], beside.random[k])

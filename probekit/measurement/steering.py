@@ -74,7 +74,7 @@ class Steering:
         law = cases.law
         elsewhere = self._unrelated()
         for abstraction in abstractions:
-            if abstraction.k != 1 or abstraction.control:
+            if abstraction.k != 1 or abstraction.control or abstraction.level.startswith("hypothesis:"):
                 continue
             dosed = self._dosed(abstraction, hook, cases)
             for control in ("", "random_directions"):

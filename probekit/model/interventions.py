@@ -4,8 +4,9 @@ A basis is [d, k] with orthonormal columns; `orthonormal` makes one of any direc
 is allowed everywhere: the empty subspace.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,9 @@ class Abstraction:
     """What is kept or erased: an orthonormal basis [d, k] per hook point. control: '' or `random_directions`.
 
     features: names of features that donors must agree on instead of a value in the subspace (a stated hypothesis).
-    label: the behaviour or feature that the directions were fitted to, of which LEACE can erase all.
+    label: the behaviour or feature that the directions were fitted to, of which LEACE can erase all. rule, variables: a
+    stated hypothesis and its features, of which `label` is the one that these directions are decoded along: what the
+    rule says of the base with the donor's value of it is what its exchange is to bring.
     """
 
     level: str
@@ -32,6 +35,8 @@ class Abstraction:
     control: str = ""
     features: tuple[str, ...] = ()
     label: str = ""
+    rule: Callable[[Mapping[str, Any]], Any] | None = None
+    variables: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:

@@ -375,6 +375,30 @@ def test_the_answer_follows_the_used_direction_and_not_the_inert_one(planted):
     assert found["behaviour", "iia"].n < 96 * 16
 
 
+def test_a_stated_rule_predicts_what_the_exchange_of_its_variable_brings(planted):
+    """The counterfactual answer is the rule's, not the donor's: a rule that has it the wrong way round fails."""
+    bench, used, _, other = planted
+    hooks, random = HOOKS[:1], Abstraction("directions", "random", 1, {HOOKS[0]: other}, "random_directions")
+
+    def as_it_is(features):
+        return np.eye(2)[1 - features["sign"][:, 0]]  # plus is the first answer
+
+    def found(rule):
+        a = Abstraction("hypothesis:signs", "label:sign", 1, {hooks[0]: used}, label="sign", rule=rule,
+                        variables=("sign",))  # fmt: skip
+        records = bench.replacement.cell(
+            "choice", "all", hooks, hooks[0], [a, random], ["iia", "single:random"]
+        ).records
+        return {record.arm: record for record in records if record.level == "hypothesis:signs"}
+
+    right = found(as_it_is)
+    assert set(right) == {"iia", "iia:odds"}  # nothing is kept of one variable
+    assert right["iia"].value == pytest.approx(0, abs=0.03) and "IIA 1.000" in right["iia"].note
+    wrong = found(lambda features: 1 - as_it_is(features))
+    assert wrong["iia"].na_reason or wrong["iia"].value > 0.9
+    assert not found(lambda features: 0 * as_it_is(features))  # a rule that says nothing has no pairs
+
+
 def test_a_site_that_nothing_depends_on_has_no_necessity(planted):
     """An edit of the first token changes nothing where attention writes nothing: NA, neither needed nor not."""
     bench, used, *_ = planted
