@@ -39,10 +39,10 @@ COLUMNS = ("measure", "metric", "arm", "test_domain", "value", "low", "high", "m
 class Need:
     """One measure that a claim needs, and how near or far its value has to be.
 
-    metric, arm, control, source: coordinates of the record; for replace the arm is said without its place (`random`),
-    which follows from the site. unseen: one value for every test domain other than the fitted one. far False: the
-    value is within the margin of 0 (0 explains everything); far True: it is shown to lie above the margin, as a control
-    should. margin None: the one that the claim is judged with.
+    metric, arm, control, source: coordinates of the record; of what is kept the arm is said without its place
+    (`random`), which follows from the site. unseen: one value for every test domain other than the fitted one. far
+    False: the value is within the margin of 0 (0 explains everything); far True: it is shown to lie above the margin,
+    as a control should. margin None: the one that the claim is judged with.
 
     >>> import probekit as pk
     >>> pk.Need(name="transfer", metric="transfer", arm="refit", unseen=True).far
@@ -81,6 +81,12 @@ CLAIMS: Mapping[str, Claim] = {
     for claim in (
         Claim("predicts in distribution", (_READ,)),
         Claim("predicts the unseen", (_READ, Need(name="transfer", metric="transfer", arm="refit", unseen=True))),
+        Claim("the model uses it", (
+            Need(name="sufficiency", metric="replace", arm="random"),
+            Need(name="necessity", metric="replace", arm="necessity:resample"),
+            Need(name="random directions", metric="replace", arm="random", control="random_directions",
+                 source="random", far=True),
+        )),
     )
 }  # fmt: skip
 
@@ -235,7 +241,8 @@ def _judge_need(
 ) -> tuple[dict, float | None]:
     """The row of one measure in one test domain, and the p-value of its failing where it has a value."""
     margin = margin if need.margin is None else need.margin
-    place_of_edit = ("single:" if hook else "chain:") if need.metric == "replace" else ""
+    kept = need.metric == "replace" and not need.arm.startswith(("necessity:", "iia", "roll_out"))
+    place_of_edit = ("single:" if hook else "chain:") if kept else ""
     at = {"metric": need.metric, "arm": place_of_edit + need.arm, "test_domain": place}
     name = f"{need.name} to {place}" if need.unseen and place else need.name
     wanted = {**at, "fit_domain": domain, "control": need.control, "hook": hook}

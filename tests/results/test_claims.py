@@ -236,7 +236,8 @@ def test_claims_that_do_not_fit_a_selection_are_left_out_with_the_reason(monkeyp
     judged, left_out = judge_each(records, None, list(CLAIMS), **at)
     why = "direction was measured from mean_difference, logistic: say which source the claim is about."
     assert left_out == {"predicts in distribution": why, "predicts the unseen": why}
-    assert list(judged) == ["is used"]
+    assert list(judged) == ["the model uses it", "is used"]  # of what was not measured a claim is NA
+    assert claim_of(judged["the model uses it"])[0] == "NA"
     assert judged["is used"].equals(judge(records, None, "is used", **at))
     every, none = judge_each(records, None, list(CLAIMS), **at | {"level": "linear"})
     assert (list(every), none) == (list(CLAIMS), {})
@@ -252,8 +253,21 @@ def test_two_runs_in_one_frame_are_told_apart():
 
 
 def test_every_claim_that_comes_with_the_package_needs_read_or_replace():
-    assert set(CLAIMS) == {"predicts in distribution", "predicts the unseen"}
+    assert set(CLAIMS) == {"predicts in distribution", "predicts the unseen", "the model uses it"}
     assert all({need.metric for need in claim.needs} & {"read", "replace"} for claim in CLAIMS.values())
+
+
+@pytest.mark.parametrize(
+    ("kept", "erased", "random", "verdict"),
+    [(0.02, 0.02, 1.0, "holds"), (0.02, 0.6, 1.0, "fails"), (0.6, 0.02, 1.0, "fails"), (0.02, 0.02, 0.02, "fails")],
+)
+def test_a_model_uses_what_is_enough_and_cannot_go(kept, erased, random, verdict):
+    """Kept alone it must do, erased it must be missed, and random directions of as many must not do as well."""
+    at = {"metric": "replace", "arm": "single:random"}
+    rows = [record(kept, **at), record(erased, metric="replace", arm="necessity:resample"),
+            record(random, **at, control="random_directions", source="random")]  # fmt: skip
+    assert claim_of(ask(frame(*rows), "the model uses it"))[0] == verdict
+    assert claim_of(ask(frame(*rows[:1]), "the model uses it"))[0] == "NA"
 
 
 def test_a_claim_is_about_the_place_that_selection_rows_prefer():
