@@ -179,11 +179,21 @@ def text_page(folder: Path) -> str:
     return with_tables(page, found, tables)
 
 
+def causal_page(folder: Path) -> str:
+    """docs/causal.md with its tables as the numbers beside it have them."""
+    from probekit.proofs import equality, used
+    from probekit.proofs.truth import Findings, filled
+
+    made = used.tables(Findings.read(folder / "used.json"))
+    made |= equality.tables(equality.EqualityFindings.read(folder / "equality.json"))
+    return filled((folder / "causal.md").read_text(encoding="utf-8"), made)
+
+
 def write(folder: Path) -> list[Path]:
     """Write the pages below `folder`, where all but spec.md are to be filled; returns them."""
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
-             folder / "text.md": text_page(folder)}  # fmt: skip
+             folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

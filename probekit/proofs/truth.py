@@ -265,7 +265,11 @@ def closing(found: Findings) -> tuple[str, ...]:
 
 def with_tables(page: str, found: Findings, tables: Callable[[Findings], Mapping[str, pd.DataFrame]] = tables) -> str:
     """The page with its tables as they are in the findings. Raises KeyError for a table that there is none of."""
-    made = tables(found)
+    return filled(page, tables(found))
+
+
+def filled(page: str, made: Mapping[str, pd.DataFrame]) -> str:
+    """The page with these tables, by name. Raises KeyError for one that there is none of."""
 
     def again(block: re.Match[str]) -> str:
         table = made[block[2]]

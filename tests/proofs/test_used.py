@@ -1,0 +1,57 @@
+"""The study of use: what it writes, that its jobs are jobs, and that its page says what was kept of its run."""
+
+import csv
+import re
+from pathlib import Path
+
+from probekit.cli import reference
+from probekit.proofs import equality, used
+from probekit.proofs.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.truth import Findings, figures_of, interval_of
+from probekit.spec import JobSpec
+
+DOCS = Path(__file__).parents[2] / "docs"
+FIGURE = r"-?\d?\.\d\d\d? \[-?\d?\.\d\d\d?, -?\d?\.\d\d\d?\]"
+
+
+def rows(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_statements_and_sentences_are_taken_apart_into_fields(tmp_path):
+    assert used.write_cities(tmp_path / "cities.csv") == len(rows(tmp_path / "cities.csv")) == 560
+    cities = rows(tmp_path / "cities.csv")
+    assert {"city": "Mombasa", "country": "Kenya", "truth": "yes"} in cities
+    assert sum(row["truth"] == "yes" for row in cities) == 280
+    assert used.write_names(tmp_path / "names.csv", 3) == 3 * 2 * len(TEMPLATES)
+    made = {"".join(row.values()) for row in rows(tmp_path / "names.csv")}
+    assert made == {template.format(name) for name in (*SHE[:3], *HE[:3]) for template in TEMPLATES}
+
+
+def test_its_jobs_edit_here_and_read_there():
+    jobs = {name: JobSpec.read_toml(path) for name, path in used.SPECS.items()}
+    assert jobs["name"].task.answer == "last" and jobs["name"].task.position == "field:name"
+    for job in jobs.values():
+        assert job.replace is not None and job.replace.das_ks == (1,) and "iia" in job.replace.arms
+
+
+def test_the_page_is_of_the_kept_runs():
+    page = (DOCS / "causal.md").read_text(encoding="utf-8")
+    assert reference.causal_page(DOCS) == page, "run `make docs`"
+    found = Findings.read(DOCS / "used.json")
+    networks = equality.tables(equality.EqualityFindings.read(DOCS / "equality.json"))
+    known = figures_of(found, used.tables) | {cell for table in networks.values() for cell in table.to_numpy().ravel()}
+    prose = " ".join(re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", page, flags=re.S).split())
+    figures = re.findall(FIGURE, prose)
+    assert len(figures) >= 8 and set(figures) <= known, sorted(set(figures) - known)
+
+
+def test_each_cell_of_its_tables_is_one_record():
+    frame = Findings.read(DOCS / "used.json").frame
+    made = used.tables(Findings.read(DOCS / "used.json"))
+    first = made["truth"].iloc[0]
+    at = frame[(frame["behaviour"] == "says") & (frame["arm"] == "single:random") & (frame["source"] == "behaviour")]
+    assert first["direction"] == "own" and first["kept"] == interval_of(at)
+    assert set(made["name"]["direction"]) == {"own", "learned", "random", "nothing"}
+    assert set(made["truth"]["direction"]) == {"own", "truth", "learned", "random", "nothing"}
