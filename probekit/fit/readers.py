@@ -35,6 +35,7 @@ from probekit.fit.simple.joint import Simple, fit_simples, n_features, tells
 from probekit.fit.simple.starts import MAX_K, Core, Region
 from probekit.levels import Level
 from probekit.metrics.classes import LEAST_MASS
+from probekit.records import SOURCE_PREFIXES
 
 CLASSES = 8  # of equal numbers of fit rows, into which a number is parted where simple functions of it are looked for
 # Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
@@ -267,6 +268,14 @@ def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]
         yield site.calibrated(reader)
 
 
+def given_readers(site: Site, source: str, directions: Float[Tensor, "d k"], ks: Sequence[int]) -> Iterator[Reader]:
+    """Readouts of the first k of directions that nobody fitted here, for the asked ks below theirs, and of all."""
+    n_given = directions.shape[1]
+    asked = sorted({*(k for k in ks if k < n_given), n_given})
+    for reader in _along(site, "directions", source, directions.to(site.fit.x.device), asked, n_free(site.fit.law)):
+        yield site.calibrated(reader)
+
+
 def _sources(site: Site) -> dict[str, Float[Tensor, "r 1"]]:
     """Single directions, by what found them: of a number its covariance, and what least squares says."""
     if is_value(site.fit.law):
@@ -294,7 +303,7 @@ def _along(
     """Linear readouts of the first k of some directions, beside the floor, for every k."""
     d = len(directions)
     seen = torch.cat([site.frame.along(side.x, directions) for side in (site.fit, site.select)])
-    supervised = source not in ("pca", "random")
+    supervised = source not in ("pca", "random") and not source.startswith(SOURCE_PREFIXES)
     for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}, supervised):
         looked_for = k * (d - k) if supervised else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))

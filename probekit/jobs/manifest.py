@@ -53,6 +53,10 @@ def manifest_of(
             for b in activations.observations.behaviours.values()
         },
         "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},
+        "directions": {
+            one.name: {"digest": one.digest, "hooks": {hook: d.shape[1] for hook, d in one.directions.items()}}
+            for one in job.given
+        },
         "floors": floors,
         "selected": selected,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},

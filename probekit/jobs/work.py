@@ -220,7 +220,9 @@ class Work:
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
-        found = Found(kept, frames, decoded, learned=learned)
+        given = {one.name: {hook: torch.from_numpy(basis) for hook, basis in one.directions.items()}
+                 for one in self.job.given}  # fmt: skip
+        found = Found(kept, frames, decoded, given, learned)
         yield from abstractions_at(cell.hooks, cell.what, found, spec, self.job.spec.seed_probe)
         for hypothesis in self.job.hypotheses:
             if hypothesis.behaviour in ("", cell.what):
