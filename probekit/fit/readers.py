@@ -46,10 +46,31 @@ FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser o
 
 
 @dataclass(frozen=True)
+class Affine:
+    """What a linear reader says: (x - centre) @ along @ weight + bias + scale * offset; along None: all of x.
+
+    weight [outcome, t, m] with m = k, or d without `along` [d, k]; bias [outcome, t]; scale [t]; centre [d].
+    """
+
+    weight: Float[Tensor, "outcome t m"]
+    bias: Float[Tensor, "outcome t"]
+    scale: Float[Tensor, " t"]
+    centre: Float[Tensor, " d"]
+    along: Float[Tensor, "d k"] | None = None
+
+    def after(self, theta: Float[Tensor, "t outcome1"]) -> "Affine":
+        """The same behind a temperature and intercepts (`calibrate`)."""
+        size = theta[:, 0].exp()
+        return replace(
+            self, weight=size[:, None] * self.weight, bias=size * self.bias + theta[:, 1:].T, scale=size * self.scale
+        )
+
+
+@dataclass(frozen=True)
 class Reader:
     """A fitted level. logits: (x [n, d], offset [outcome, target, n]) -> [outcome, target, n].
 
-    directions [d, k]: where it looks, if anywhere.
+    directions [d, k]: where it looks, if anywhere. affine: the same as `logits`, in numbers, of what is linear.
 
     parameters: fitted numbers, the over-complete class counted once less.
     """
@@ -61,6 +82,7 @@ class Reader:
     logits: Callable[[Tensor, Tensor], Tensor]
     directions: Float[Tensor, "d k"] | None = None
     note: str = ""
+    affine: Affine | None = None
 
     def bits(self, data: "Side") -> Float[Tensor, "t n"]:
         """Cross-entropy per row and target."""
@@ -151,6 +173,7 @@ class Site:
             reader,
             logits=lambda x, offset: calibrate(reader.logits(x, offset), theta),
             parameters=reader.parameters + free,
+            affine=None if reader.affine is None else reader.affine.after(theta),
         )
 
     def low_rank(self, k: int) -> Float[Tensor, "r k"]:
@@ -307,7 +330,8 @@ def _along(
     for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}, supervised):
         looked_for = k * (d - k) if supervised else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
-        yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
+        affine = Affine(readout.weight, readout.bias, readout.scale, site.frame.mean, directions[:, :k])
+        yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k], affine=affine)
 
 
 def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
@@ -383,7 +407,8 @@ def _linear(site: Site, free: int) -> Reader:
     weight = rearrange(site.linear.weight, "outcome t r -> r (outcome t)")
     raw = rearrange(site.back(weight), "d (outcome t) -> outcome t d", outcome=len(site.linear.weight))
     raw = replace(site.linear, weight=raw.contiguous())
-    return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw))
+    affine = Affine(raw.weight, raw.bias, raw.scale, site.frame.mean)
+    return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw), affine=affine)
 
 
 def _nonlinear(site: Site) -> Reader:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.containers import numbers
 from probekit.errors import BadInput
+from probekit.storage.files import Temporary
 
 CARD = "probekit_reader"
 
@@ -66,11 +67,13 @@ class SavedReader:
 
     @property
     def direction(self) -> NDArray[np.float64]:
-        """The single unit direction [d] that it reads, along which the last outcome's odds rise. Raises BadInput."""
-        if len(self.directions) != 1:
-            raise BadInput(f"this reader looks along {len(self.directions)} directions: ask for `directions`.")
-        one = self.directions[0] / np.linalg.norm(self.directions[0])
-        return one if one @ (self.weight[:, -1] - (self.weight[:, 0] if self.weight.shape[1] > 1 else 0)) >= 0 else -one
+        """The unit direction [d] along which the odds of the second of two outcomes rise, or a number; the card's
+        threshold `along` is where these odds are even. Raises BadInput where there are more outcomes.
+        """
+        told = self.weight[:, -1] - (self.weight[:, 0] if self.weight.shape[1] == 2 else 0)
+        if self.weight.shape[1] > 2 or not told.any():
+            raise BadInput(f"this reader of {self.weight.shape[1]} outcomes has no single direction: ask `directions`.")
+        return told / np.linalg.norm(told)
 
     def check(self, model: Any) -> None:
         """Raise BadInput where a model at hand is not the one whose activations it reads. model: from `load_model`."""
@@ -85,12 +88,16 @@ class SavedReader:
         """Write it whole or not at all."""
         from safetensors.numpy import save
 
-        from probekit.storage.files import write_atomic
-
         tensors = {"weight": self.weight, "bias": self.bias}
         tensors |= {} if self.along is None else {"directions": self.along}
         made = {name: np.ascontiguousarray(values, np.float64) for name, values in tensors.items()}
-        write_atomic(path, save(made, {CARD: json.dumps(self.card, allow_nan=False, ensure_ascii=False)}))
+        payload = save(made, {CARD: json.dumps(self.card, allow_nan=False, ensure_ascii=False)})
+        file = Temporary(path.parent, path, len(payload), BadInput)
+        try:
+            file.write(payload, 0)
+            file.replace()
+        finally:
+            file.drop()
 
 
 def is_reader(path: Path) -> bool:

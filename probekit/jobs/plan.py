@@ -63,8 +63,13 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             for feature in features
         ]
         rows += [
-            {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites,
-             "levels": ", ".join([*spec.read.levels, *brought])}
+            {
+                "kind": "read",
+                "what": behaviour,
+                "hooks": pattern,
+                "sites": sites,
+                "levels": ", ".join([*spec.read.levels, *brought]),
+            }
             for behaviour in kinds
         ]
         rows += [

@@ -18,6 +18,7 @@ from probekit.errors import BadInput, FitError
 from probekit.fit.readers import Reader, fit_level
 from probekit.inputs.given import Given
 from probekit.levels import Hypothesis, Level
+from probekit.measurement.alone import keep_alone
 from probekit.measurement.collector import Collector
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
@@ -201,6 +202,7 @@ def _read_weak_scale(fold: Fold) -> list[Reader]:
         readers.append(reader)
     except FitError as error:
         cell.missing(setting, Coordinates("linear", floor="weak"), "not_converged", str(error))
+    keep_alone(fold, readers[0] if readers else None)
     strong = strong_floor(setting)
     cell.score(setting, strong, Said.by(strong, fold.test), fold.fitted, floor="weak", note=ON_WEAK)
     return [*readers, strong]

@@ -13,6 +13,7 @@ from probekit.spec import JobSpec
 from rowfiles import write
 
 FIRST, LAST = "blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"
+ARMS = ["single:random", "single:matched", "necessity:resample", "necessity:mean", "iia", "chain:random"]
 WORDS = ("capital", "sentence", "france", "spain", "red", "blue", "car", "bicycle", "old", "one", "two", "three")
 HOOK = "blocks.0.hook_resid_post"
 LEAN = {"n_bootstrap": 200, "n_permutations": 0, "extrapolate": False, "decomposition": False, "falls": False}
@@ -24,7 +25,9 @@ def plant():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(12, 12)))[0]
     sign = rng.integers(0, 2, 1600)
-    h = np.concatenate([(2 * sign - 1)[:, None] + 0.1 * rng.normal(size=(1600, 1)), 30 * rng.normal(size=(1600, 11))], 1)
+    h = np.concatenate(
+        [(2 * sign - 1)[:, None] + 0.1 * rng.normal(size=(1600, 1)), 30 * rng.normal(size=(1600, 11))], 1
+    )
     return (h @ turn.T).astype("float32"), sign, np.repeat(["a", "b"], 800), turn[:, 0]
 
 
@@ -64,7 +67,7 @@ def folder(tmp_path_factory):
     """A random network that is asked of two cities, and the direction in which these differ before its first block."""
     path = tmp_path_factory.mktemp("given")
     hf = checkpoints.build("gpt2", 64)
-    hf.transformer.ln_f.weight.data.mul_(40)  # a random network is hardly ever sure of anything
+    hf.transformer.ln_f.weight.data.mul_(300)  # a random network is hardly ever sure of anything
     hf.save_pretrained(path / "model")
     words = checkpoints.words()
     words.save_pretrained(path / "model")
@@ -87,12 +90,12 @@ def job(folder, directions, **read):
         "task": {
             "file": str(folder / "rows.jsonl"), "template": "the {what} {of} {city} is", "group": "group",
             "position": "field:city", "answer": "last", "copies": "keep",
-            "behaviours": [{"name": "says", "kind": "choice", "tokens": ["france", "spain"]}],
+            "behaviours": [{"name": "says", "kind": "choice", "tokens": ["bicycle", "one"]}],
         },
-        "read": {"hooks": [FIRST, "blocks.1.hook_resid_post", LAST], "levels": ["directions", "linear"], "ks": [1],
+        "read": {"hooks": [FIRST, LAST], "levels": ["directions", "linear"], "ks": [1],
                  "controls": [], "decomposition": False, "extrapolate": False, "falls": False, "n_permutations": 0,
                  "outer_folds": 1, "inner_folds": 1} | read,
-        "replace": {"hooks": [FIRST, LAST], "ks": [1], "rows": 24, "donors": 4}, "steer": {"doses": [-1.0, 1.0]},
+        "replace": {"hooks": [FIRST, LAST], "ks": [1], "rows": 24, "donors": 4, "arms": ARMS}, "steer": {"doses": [-1.0, 1.0]},
         "n_bootstrap": 200,
     }  # fmt: skip
     return JobSpec.check(told, "job")
@@ -105,19 +108,20 @@ def test_a_model_runs_on_the_direction_in_which_all_its_inputs_differ(folder, tm
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store", base=folder)
     records = run.records[run.records["hook"] == FIRST]
     value = records[records["metric"] == "replace"].set_index(["source", "arm", "control"])["value"]
-    assert abs(value["given:true", "single:random", ""]) < 1e-4
-    assert value["given:true", "necessity:resample", ""] == pytest.approx(1, abs=1e-4)
-    assert abs(value["given:true", "iia", ""]) < 1e-6  # the donor's answer comes as often as with all of the site
-    # across it nothing differs between inputs: kept is as good as nothing kept, and erasing it does nothing
-    random = records[(records["metric"] == "replace") & (records["k"] == 0) & (records["arm"] == "single:random")]
-    assert value["given:across", "single:random", ""] == pytest.approx(random["value"].iloc[0], abs=1e-4)
-    assert abs(value["given:across", "necessity:resample", ""]) < 1e-4
+    # erasing it is erasing all of the site, and a donor's answer comes as often as with all of the donor's site
+    for arm in ("necessity:resample", "necessity:mean", "iia"):
+        assert value["given:true", arm, ""] == pytest.approx(0, abs=1e-4), arm
+        # across it nothing differs between inputs, and a random direction is nearly as far from it
+        assert value["given:across", arm, ""] > 0.95, arm
+    assert {"single:random", "single:matched"} <= set(records.loc[records["source"] == "given:true", "arm"])
     read = records[records["metric"] == "read"]
     assert set(read["source"]) >= {"given:true", "given:across"}
     steered = records[(records["metric"] == "steer") & (records["source"] == "given:true")]
     assert {"effect:-1", "effect:+1", "wrong:+1"} <= set(steered["arm"])
-    assert set(run.manifest["directions"]) == {"true", "across"}
-    assert run.manifest["directions"]["true"]["hooks"] == {FIRST: 1}
+    still = records[(records["metric"] == "steer") & (records["source"] == "given:across")]
+    assert set(still["na_reason"]) == {"not_defined"} and len(still) == 2
+    assert set(run.manifest["provenance"]["directions"]) == {"true", "across"}
+    assert run.manifest["provenance"]["directions"]["true"]["hooks"] == {FIRST: 1}
     assert not run.records.loc[run.records["hook"] == LAST, "source"].str.startswith("given:").any()
     pk.summary(run.records)
 
@@ -132,5 +136,6 @@ def test_a_run_is_known_by_its_directions(folder, tmp_path):
     np.save(tmp_path / "mine.npy", np.ones(31))
     with pytest.raises(BadInput, match="are 1 of width 31, and activations there have width 32"):
         Job.load(job(folder, [entry]), folder, model=model)
+    np.save(tmp_path / "mine.npy", np.ones(32))
     with pytest.raises(BadInput, match="which is not read"):
         Job.load(job(folder, [entry | {"hook": "blocks.0.hook_mlp_out"}]), folder, model=model)
