@@ -296,8 +296,8 @@ class DirectionsEntry(_Strict):
     """Their source is `given:<name>`."""
     file: str
     """Relative to the spec file. `.npy`: [k, d], or [d] for one, with `hook`. `.safetensors`: a tensor for each hook
-    point, or one of them with `hook`; or a reader that `save_reader` wrote. `file.py:function`: your code, which running
-    a job runs; it returns {hook: [k, d]}, and its source is hashed into the run."""
+    point, or one of them with `hook`; or a reader that `save_reader` wrote. `file.py:function`: your code, which
+    running a job runs; it returns {hook: [k, d]}, and its source is hashed into the run."""
     hook: str | None = None
     """Where they are, for a file that does not say."""
     tensor: str | None = None

@@ -138,6 +138,7 @@ def _opened(path: Path) -> tuple[dict[str, str], dict[str, NDArray[np.float64]]]
     try:
         with safe_open(path, framework="np") as file:
             told = file.metadata() or {}
-            return told, {name: file.get_tensor(name) for name in file.keys()} if CARD in told else {}
+            names = sorted(file.keys()) if CARD in told else []
+            return told, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise BadInput(f"{path} is no valid safetensors file: {error}.") from None

@@ -59,8 +59,9 @@ def measure(
     missing: `refuse` raises for a row of arrays that lacks a value, `drop` leaves such rows out; the note counts them.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
     returned for it: every reader is also tried there. directions: your own, read as source `given:<name>`: {name: array
-    [k, d] or [d], {hook: array}, or the path of a .npy, .safetensors or saved reader}. transfer: levels moved between domains. What was captured at
-    several rules of positions is measured at each apart, on the same groups; the column `position` says which.
+    [k, d] or [d], {hook: array}, or the path of a .npy, .safetensors or saved reader}. transfer: levels moved between
+    domains. What was captured at several rules of positions is measured at each apart, on the same groups; the column
+    `position` says which.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,

@@ -14,8 +14,8 @@ from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
-from probekit.inputs.given import Given, read_given
 from probekit.inputs.gguf import config_of_head, read_head
+from probekit.inputs.given import Given, read_given
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of

@@ -1,5 +1,8 @@
 """Takeaway: a reader that a run found, written as a file that is applied without the kit."""
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
 from collections.abc import Mapping
 from importlib import metadata
 from os.path import isdir  # which says no to a name that no path can have
@@ -35,11 +38,11 @@ def save_reader(
 ) -> SavedReader:
     """Write a linear reader of the activations alone that a run fitted, and return it as `load_reader` gives it.
 
-    run: a finished run, its folder, or what `probe` found. path: ends in .safetensors. level: `linear`, `directions` (of
-    `k`) or `direction`. source: as records name it, such as `given:mine`; when absent `behaviour`, or `mean_difference`
-    of a `direction`. position: the rule, of a run that measured several apart. The reader is the one of the first fold,
-    fitted beside the weak floor; with one position nothing is left out of it. Its numbers are those of the readers of
-    all folds, on rows that each never saw. Raises BadInput for what the run did not keep.
+    run: a finished run, its folder, or what `probe` found. path: ends in .safetensors. level: `linear`, `directions`
+    (of `k`) or `direction`. source: as records name it, such as `given:mine`; when absent `behaviour`, or
+    `mean_difference` of a `direction`. position: the rule, of a run that measured several apart. The reader is the one
+    of the first fold, fitted beside the weak floor; with one position nothing is left out of it. Its numbers are those
+    of the readers of all folds, on rows that each never saw. Raises BadInput for what the run did not keep.
 
     >>> import probekit as pk
     >>> pk.save_reader("runs/gone", "truth.safetensors", hook="blocks.3.hook_resid_post")
@@ -98,8 +101,8 @@ def _alone(run: Run, cell: Cell, level: str, source: str, k: int | None) -> tupl
     kept = kept_of(run.tensors(tensor_name(cell))).alone if stored in _manifest(run)["files"] else {}
     if not kept:
         raise BadInput(
-            f"{run.name} keeps no reader of '{cell.what}' at {hook}: it was made before readers were kept, `read.floors` "
-            "lacks 'weak', or nothing could be fitted there; run its spec again."
+            f"{run.name} keeps no reader of '{cell.what}' at {hook}: it was made before readers were kept, "
+            "`read.floors` lacks 'weak', or nothing could be fitted there; run its spec again."
         )
     found = [name for name in kept if name.level == level and name.source == source]
     if k is None and len(found) == 1:

@@ -113,8 +113,8 @@ class Alone(NamedTuple):
     """A linear reader of the activations alone, of the first fold: x @ along @ weight + bias, on raw activations.
 
     weight [m, outcome] with m = k, or d where `along` [d, k] is empty; bias [outcome], in double precision, holds the
-    mean of what the weak floor says of test rows. left [1]: how far that floor's part spreads over them, in the units of
-    the logits: what is left out where it reads positions, 0 where it is the prior.
+    mean of what the weak floor says of test rows. left [1]: how far that floor's part spreads over them, in the units
+    of the logits: what is left out where it reads positions, 0 where it is the prior.
     """
 
     weight: NDArray[np.float32]
@@ -131,8 +131,8 @@ class Kept:
     null [n_folds, 1 + n_permutations]: its gains in bits, as observed and under each permutation; linear [n_folds]:
     bits of the site's own linear readout on the selection rows, None where a fold lacks one. scores: what `linear` says
     of test rows that it never saw. rows: what every reader leaves at them, which a run folder keeps in a file of its
-    own. pairs: test rows that a reader cannot tell apart and the model treats differently. answers: what `linear` says. alone: readers that can
-    be taken away.
+    own. pairs: test rows that a reader cannot tell apart and the model treats differently. answers: what `linear` says.
+    alone: readers that can be taken away.
     """
 
     directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)

@@ -52,7 +52,8 @@ class Study:
         given: Sequence[Given] = (),
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read. keeps_examples: whether
-        anybody will ask for single rows, as of a run folder, so that pairs and answers are looked for. given: directions of a user's own.
+        anybody will ask for single rows or readers, as of a run folder, so that pairs and answers are looked for.
+        given: directions of a user's own.
         """
         for name, seed in (("seed_probe", seeds[0]), ("seed_data", seeds[1])):
             if not isinstance(seed, int | np.integer) or seed < 0:

@@ -40,7 +40,7 @@ def test_every_file_gives_the_directions_that_it_holds(tmp_path):
     save_file({HOOK: wanted, OTHER: other}, tmp_path / "hooks.safetensors")
     save_file({"W_dec": wanted.astype("float32"), "b": other}, tmp_path / "sae.safetensors")
     (tmp_path / "mine.py").write_text(
-        "import numpy as np\n\ndef made():\n    return {'%s': [[1.0, 0, 0], [0, 0, 2]]}\n" % HOOK
+        f"import numpy as np\n\ndef made():\n    return {{'{HOOK}': [[1.0, 0, 0], [0, 0, 2]]}}\n"
     )
     same_span(read(tmp_path, "three.npy", hook=HOOK).directions[HOOK], wanted)
     same_span(read(tmp_path, "one.npy", hook=HOOK).directions[HOOK], wanted[1:2])

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ import probekit as pk
 from probekit.activations.capture import capture
 from probekit.errors import BadInput
 from probekit.inputs.filetask import read_file_task
-from probekit.measurement.outcome import ReaderName, kept_of
 from probekit.jobs.cells import Cell
-from probekit.jobs.work import tensor_name
 from probekit.jobs.runner import run_job
+from probekit.jobs.work import tensor_name
+from probekit.measurement.outcome import ReaderName, kept_of
 from probekit.spec import JobSpec
 from rowfiles import write
 
@@ -74,7 +75,7 @@ def first_fold(run, behaviour, x):
     """Rows of the first fold that were tested, and what was said of them."""
     scores = kept_of(run.tensors(tensor_name(Cell("read", behaviour, (HOOK,))))).scores
     tested = run.rows(hook=HOOK, behaviour=behaviour, level="linear").set_index("row")
-    assert len(tested) == len(x)
+    assert scores is not None and len(tested) == len(x)
     return scores
 
 
@@ -93,7 +94,8 @@ def test_what_was_taken_away_says_what_the_run_said(taken, tmp_path):
     assert np.array_equal(reader.weight, again.weight) and json.loads(json.dumps(reader.card)) == again.card
     # the threshold along its single direction is where the odds are even
     along = x @ again.direction
-    assert np.array_equal(along > again.card["threshold"]["along"], (logits := again.logits(x))[:, 1] > logits[:, 0])
+    logits = again.logits(x)
+    assert np.array_equal(along > again.card["threshold"]["along"], logits[:, 1] > logits[:, 0])
 
 
 def test_a_number_and_several_outcomes_are_taken_away_too(taken, tmp_path):
@@ -191,7 +193,7 @@ def test_another_model_or_width_is_told(taken, tmp_path):
 
 def test_what_a_run_did_not_keep_is_one_sentence(taken, tmp_path):
     run, _, _ = taken
-    ask = {"hook": HOOK, "behaviour": "same"}
+    ask: dict[str, Any] = {"hook": HOOK, "behaviour": "same"}
     for keys, said in (
         (ask | {"behaviour": "sane"}, "did you mean 'same'"),
         (ask | {"hook": "blocks.1.hook_resid_pos"}, f"did you mean '{HOOK}'"),
@@ -214,7 +216,7 @@ def test_what_a_run_did_not_keep_is_one_sentence(taken, tmp_path):
 
 
 def test_what_a_floor_of_positions_knows_is_left_out_and_told(folder, tmp_path):
-    """Two tokens of each row are read in one rule: the label goes with where, which the activations alone do not owe."""
+    """All tokens of each text are read, and what the floor knows of where is no part of the activations."""
     run = run_job(spec(folder, position="all"), root=tmp_path, store=tmp_path / "store", base=folder)
     card = pk.save_reader(run, tmp_path / "same.safetensors", hook=HOOK, behaviour="same").card
     assert card["floor"]["blocks"] == ["position"] and "left out" in card["floor"]["said"]
