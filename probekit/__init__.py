@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         UnknownHook,
     )
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
+    from probekit.jobs.takeaway import save_reader
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
     from probekit.records import Record
@@ -60,6 +62,7 @@ __all__ = [
     "ProbekitError",
     "Record",
     "RunError",
+    "SavedReader",
     "StoreError",
     "Task",
     "TooFewRows",
@@ -70,6 +73,7 @@ __all__ = [
     "figure",
     "judge",
     "load_model",
+    "load_reader",
     "load_task",
     "measure",
     "open_run",
@@ -77,6 +81,7 @@ __all__ = [
     "read_run",
     "read_runs",
     "run_job",
+    "save_reader",
     "stream_statistics",
     "summary",
     "table",
@@ -101,6 +106,7 @@ _HOME = {
     "ProbekitError": "errors",
     "Record": "records",
     "RunError": "errors",
+    "SavedReader": "inputs.saved",
     "StoreError": "errors",
     "Task": "task",
     "TooFewRows": "errors",
@@ -111,6 +117,7 @@ _HOME = {
     "figure": "results.figures",
     "judge": "results.claims",
     "load_model": "model.loading",
+    "load_reader": "inputs.saved",
     "load_task": "testbeds",
     "measure": "jobs.measure",
     "open_run": "storage.runs",
@@ -118,6 +125,7 @@ _HOME = {
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",
+    "save_reader": "jobs.takeaway",
     "stream_statistics": "activations.statistics",
     "summary": "results.summary",
     "table": "results.tables",

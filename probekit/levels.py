@@ -78,12 +78,30 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
             raise BadInput(f"two hypotheses are named '{hypothesis.name}': give each a name of its own.")
 
 
-def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
-    """(file, function) of a rule `file.py:function`, relative to `base`; nothing is run. Raises BadInput."""
+def function_of(what: str, where: str, base: Path) -> tuple[Path, str]:
+    """(file, function) of `file.py:function`, relative to `base`; nothing is run. Raises BadInput about `what`."""
     file, _, function = where.partition(":")
     if not isfile(base / file) or not function:
-        raise BadInput(f"hypothesis '{name}' names '{where}': no such file.py:function under {base}.")
+        raise BadInput(f"{what} names '{where}': no such file.py:function under {base}.")
     return base / file, function
+
+
+def rule_of(name: str, where: str, base: Path) -> tuple[Path, str]:
+    """The same of a hypothesis' rule."""
+    return function_of(f"hypothesis '{name}'", where, base)
+
+
+def load_function(what: str, where: str, base: Path) -> tuple[Callable[..., Any], str]:
+    """A user's function and the hash of its whole file, since it may use all of it. Runs the file. Raises BadInput."""
+    path, function = function_of(what, where, base)
+    source = path.read_bytes()
+    module_spec = importlib.util.spec_from_file_location(f"given_{path.stem}", path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise BadInput(f"{what}: {path.name} defines no function '{function}'.")
+    return getattr(module, function), hashlib.sha256(source).hexdigest()[:16]
 
 
 Rule = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
@@ -129,12 +147,5 @@ class Hypothesis:
     @classmethod
     def load(cls, name: str, features: tuple[str, ...], where: str, base: Path, behaviour: str = "") -> "Hypothesis":
         """Load `file.py:function`, relative to `base`. The whole file is hashed, since the rule may use all of it."""
-        path, function = rule_of(name, where, base)
-        source = path.read_bytes()
-        module_spec = importlib.util.spec_from_file_location(f"hypothesis_{path.stem}", path)
-        assert module_spec and module_spec.loader
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        if not callable(getattr(module, function, None)):
-            raise BadInput(f"hypothesis '{name}': {path.name} defines no function '{function}'.")
-        return cls(name, features, getattr(module, function), hashlib.sha256(source).hexdigest()[:16], behaviour)
+        rule, source_hash = load_function(f"hypothesis '{name}'", where, base)
+        return cls(name, features, rule, source_hash, behaviour)

@@ -74,6 +74,7 @@ def _a_time(text: str) -> str:
 FEW_ROWS = 5_000  # of the seen domain, below which every group is tested unless folds are asked for
 FEW_FOLDS = (5, 3)  # outer and inner, there
 Name = Annotated[str, Field(min_length=1)]
+DIRECTIONS_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}"  # it stands in the names of tensors and columns
 Arm = Literal[
     "single:random", "single:matched", "single:mean", "chain:random", "chain:matched", "chain:mean", "roll_out",
     "necessity:resample", "necessity:mean", "necessity:leace", "iia",
@@ -285,6 +286,24 @@ class HypothesisEntry(_Strict):
     """The features that the rule is given."""
     behaviour: str = ""
     """The behaviour it speaks of. When empty, every one with as many outcomes as its law."""
+
+
+class DirectionsEntry(_Strict):
+    """Directions of your own: a source `given:<name>` of the level `directions`, which is read, replaced, moved and, of
+    a single one, steered. A row is a direction."""
+
+    name: str = Field(pattern=f"^{DIRECTIONS_NAME}$")
+    """Their source is `given:<name>`."""
+    file: str
+    """Relative to the spec file. `.npy`: [k, d], or [d] for one, with `hook`. `.safetensors`: a tensor for each hook
+    point, or one of them with `hook`; or a reader that `save_reader` wrote. `file.py:function`: your code, which
+    running a job runs; it returns {hook: [k, d]}, and its source is hashed into the run."""
+    hook: str | None = None
+    """Where they are, for a file that does not say."""
+    tensor: str | None = None
+    """With `hook`: the tensor of a `.safetensors` file that holds several, such as an SAE's decoder."""
+    rows: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    """Rows that are picked, such as an SAE's latents, from 0 on. All when absent."""
 
 
 class ReadSpec(_Strict):
@@ -506,6 +525,8 @@ class JobSpec(_Strict):
     """What is asked of it."""
     hypotheses: tuple[HypothesisEntry, ...] = ()
     """Stated hypotheses."""
+    directions: tuple[DirectionsEntry, ...] = ()
+    """Directions of your own. Cost: a fit of each at each of the ks of `[read]` where it is given."""
     read: ReadSpec = ReadSpec()
     """Is it there?"""
     replace: ReplaceSpec | None = None
@@ -529,6 +550,9 @@ class JobSpec(_Strict):
     @model_validator(mode="after")
     def _kept_levels_are_read(self) -> "JobSpec":
         """Those that are named: the default is left out where it is not read."""
+        names = [entry.name for entry in self.directions]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise BadInput(f"two of the directions are named '{twice}': give each a name of its own.")
         if self.steer is not None and self.replace is None:
             raise BadInput("[steer] takes its hook points and directions from [replace], which is not there: add it.")
         asked = () if self.replace is None or self.replace.levels == ReplaceSpec().levels else self.replace.levels

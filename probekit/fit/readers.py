@@ -35,6 +35,7 @@ from probekit.fit.simple.joint import Simple, fit_simples, n_features, tells
 from probekit.fit.simple.starts import MAX_K, Core, Region
 from probekit.levels import Level
 from probekit.metrics.classes import LEAST_MASS
+from probekit.records import SOURCE_PREFIXES
 
 CLASSES = 8  # of equal numbers of fit rows, into which a number is parted where simple functions of it are looked for
 # Coordinates that joint fits look at, so many or one for so many rows: along more of them a few rows fit anything, and
@@ -45,10 +46,31 @@ FEW_TOLERANCE = 1e-7  # nats: large ridges bend a loss so little that a looser o
 
 
 @dataclass(frozen=True)
+class Affine:
+    """What a linear reader says: (x - centre) @ along @ weight + bias + scale * offset; along None: all of x.
+
+    weight [outcome, t, m] with m = k, or d without `along` [d, k]; bias [outcome, t]; scale [t]; centre [d].
+    """
+
+    weight: Float[Tensor, "outcome t m"]
+    bias: Float[Tensor, "outcome t"]
+    scale: Float[Tensor, " t"]
+    centre: Float[Tensor, " d"]
+    along: Float[Tensor, "d k"] | None = None
+
+    def after(self, theta: Float[Tensor, "t outcome1"]) -> "Affine":
+        """The same behind a temperature and intercepts (`calibrate`)."""
+        size = theta[:, 0].exp()
+        return replace(
+            self, weight=size[:, None] * self.weight, bias=size * self.bias + theta[:, 1:].T, scale=size * self.scale
+        )
+
+
+@dataclass(frozen=True)
 class Reader:
     """A fitted level. logits: (x [n, d], offset [outcome, target, n]) -> [outcome, target, n].
 
-    directions [d, k]: where it looks, if anywhere.
+    directions [d, k]: where it looks, if anywhere. affine: the same as `logits`, in numbers, of what is linear.
 
     parameters: fitted numbers, the over-complete class counted once less.
     """
@@ -60,6 +82,7 @@ class Reader:
     logits: Callable[[Tensor, Tensor], Tensor]
     directions: Float[Tensor, "d k"] | None = None
     note: str = ""
+    affine: Affine | None = None
 
     def bits(self, data: "Side") -> Float[Tensor, "t n"]:
         """Cross-entropy per row and target."""
@@ -150,6 +173,7 @@ class Site:
             reader,
             logits=lambda x, offset: calibrate(reader.logits(x, offset), theta),
             parameters=reader.parameters + free,
+            affine=None if reader.affine is None else reader.affine.after(theta),
         )
 
     def low_rank(self, k: int) -> Float[Tensor, "r k"]:
@@ -267,6 +291,14 @@ def random_readers(site: Site, ks: Sequence[int], seed: int) -> Iterator[Reader]
         yield site.calibrated(reader)
 
 
+def given_readers(site: Site, source: str, directions: Float[Tensor, "d k"], ks: Sequence[int]) -> Iterator[Reader]:
+    """Readouts of the first k of directions that nobody fitted here, for the asked ks below theirs, and of all."""
+    n_given = directions.shape[1]
+    asked = sorted({*(k for k in ks if k < n_given), n_given})
+    for reader in _along(site, "directions", source, directions.to(site.fit.x.device), asked, n_free(site.fit.law)):
+        yield site.calibrated(reader)
+
+
 def _sources(site: Site) -> dict[str, Float[Tensor, "r 1"]]:
     """Single directions, by what found them: of a number its covariance, and what least squares says."""
     if is_value(site.fit.law):
@@ -294,11 +326,12 @@ def _along(
     """Linear readouts of the first k of some directions, beside the floor, for every k."""
     d = len(directions)
     seen = torch.cat([site.frame.along(side.x, directions) for side in (site.fit, site.select)])
-    supervised = source not in ("pca", "random")
+    supervised = source not in ("pca", "random") and not source.startswith(SOURCE_PREFIXES)
     for k, readout in _subsets(site, seen, {k: slice(k) for k in ks}, supervised):
         looked_for = k * (d - k) if supervised else 0
         logits = _on_raw(site, replace(readout, weight=readout.weight @ directions[:, :k].T))
-        yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k])
+        affine = Affine(readout.weight, readout.bias, readout.scale, site.frame.mean, directions[:, :k])
+        yield Reader(level, source, k, looked_for + (k + 1) * free, logits, directions[:, :k], affine=affine)
 
 
 def _neurons(site: Site, ks: Sequence[int], free: int) -> Iterator[Reader]:
@@ -374,7 +407,8 @@ def _linear(site: Site, free: int) -> Reader:
     weight = rearrange(site.linear.weight, "outcome t r -> r (outcome t)")
     raw = rearrange(site.back(weight), "d (outcome t) -> outcome t d", outcome=len(site.linear.weight))
     raw = replace(site.linear, weight=raw.contiguous())
-    return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw))
+    affine = Affine(raw.weight, raw.bias, raw.scale, site.frame.mean)
+    return Reader("linear", "behaviour", None, (site.d + 1) * free, _on_raw(site, raw), affine=affine)
 
 
 def _nonlinear(site: Site) -> Reader:

@@ -12,6 +12,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.folders import beside
+from probekit.inputs.given import Given, read_given
 from probekit.inputs.spans import delete_span, find_span
 from probekit.inputs.swaps import check_swap, swapped_task
 from probekit.jobs.cells import Cell
@@ -34,6 +35,7 @@ class Job:
     hypotheses: tuple[Hypothesis, ...]
     deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
     base: Path = Path()  # the spec file's folder
+    given: tuple[Given, ...] = ()  # directions of a user's own, at hook points that are read
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu", model: Model | None = None) -> "Job":
@@ -57,7 +59,7 @@ class Job:
         deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
         if spec.replace and spec.replace.swap is not None:
             check_swap(spec.task, spec.replace.swap)
-        return cls(spec, model, task, tuple(hypotheses), deleted, base)
+        return cls(spec, model, task, tuple(hypotheses), deleted, base, _given(spec, base, model))
 
     def swapped(self, pairs: NDArray[np.int64]) -> Task:
         """Texts of the task's examples pairs[:, 0] with the swapped field of pairs[:, 1]: [m, 2] -> m examples."""
@@ -77,6 +79,7 @@ class Job:
             }
             # with several, what was measured before they were told apart is another run
             | ({"places": list(self.task.rules)} if self.task.rules else {})
+            | ({"directions": {one.name: one.digest for one in self.given}} if self.given else {})
         )
 
     @property
@@ -149,3 +152,15 @@ class Job:
                     out += [Cell("roll_out", behaviour, chain[:n], domains[0], place)
                             for n in range(1, len(chain) + 1)]  # fmt: skip
         return out
+
+
+def _given(spec: JobSpec, base: Path, model: Model) -> tuple[Given, ...]:
+    """A user's own directions where they are read. Raises BadInput or UnknownHook for what no activation there has."""
+    out = []
+    for entry in spec.directions:
+        found = read_given(entry, base)
+        assert found is not None
+        for hook in found.directions:
+            found.check(model.hooks(hook)[0].name, model.widths[hook])
+        out.append(found.among(hook.name for hook in model.hooks(spec.read.hooks)))
+    return tuple(out)

@@ -52,7 +52,12 @@ def manifest_of(
             b.name: answers_of(b, activations.observations, labels - {b.name})
             for b in activations.observations.behaviours.values()
         },
+        "outcomes": _outcomes(job, measurements),
         "hypotheses": {h.name: {"features": list(h.features), "source_hash": h.source_hash} for h in job.hypotheses},
+        "directions": {
+            one.name: {"digest": one.digest, "hooks": {hook: d.shape[1] for hook, d in one.directions.items()}}
+            for one in job.given
+        },
         "floors": floors,
         "selected": selected,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
@@ -60,6 +65,17 @@ def manifest_of(
         "audit": activations.audit | _asked_of_text(job),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
+
+
+def _outcomes(job: Job, measurements: Mapping[str, Measurement]) -> dict[str, list[str] | None]:
+    """Names of the outcomes that readers tell, after rare ones became one; None of a number."""
+    out = {}
+    for cell in job.cells():
+        measurement = measurements[cell.place]
+        if cell.kind == "read" and cell.what not in measurement.constant:
+            known = measurement.pooling(cell.what).behaviour
+            out[f"{cell.what} {said_place(cell.place)}".strip()] = None if known.is_value else list(known.outcomes)
+    return out
 
 
 def answers_of(behaviour: Behaviour, observations: Observations, labels: Collection[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from probekit.containers import numbers
 from probekit.errors import BadInput, nearest
 from probekit.fit.floor import WEAK_BLOCKS, blocks_of
 from probekit.inputs.copies import without_copies
+from probekit.inputs.given import Given, brought_directions
 from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
@@ -39,6 +40,7 @@ def measure(
     twin: Any = None,
     deleted: Mapping[str, Any] | None = None,
     hypotheses: Sequence[Hypothesis] = (),
+    directions: Mapping[str, Any] | None = None,
     transfer: Sequence[str] = ("linear",),
     seed_probe: int = 0,
     seed_data: int = 0,
@@ -56,8 +58,10 @@ def measure(
     groups one, `keep` leaves them; the records' note counts them.
     missing: `refuse` raises for a row of arrays that lacks a value, `drop` leaves such rows out; the note counts them.
     twin: activations of a randomly initialised network on the same rows. deleted: span -> what `capture_without`
-    returned for it: every reader is also tried there. transfer: levels moved between domains. What was captured at
-    several rules of positions is measured at each apart, on the same groups; the column `position` says which.
+    returned for it: every reader is also tried there. directions: your own, read as source `given:<name>`: {name: array
+    [k, d] or [d], {hook: array}, or the path of a .npy, .safetensors or saved reader}. transfer: levels moved between
+    domains. What was captured at several rules of positions is measured at each apart, on the same groups; the column
+    `position` says which.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
@@ -98,7 +102,8 @@ def measure(
     _check_deleted(without, sites, len(observations))
     seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
-    measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap)
+    given = _given(directions or {}, sites)
+    measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap, given=given)
     places, names = list(measurements), list(observations.behaviours)
     wanted = list(observations.features if spec.features is None else spec.features)
     cells = [Cell(kind, name, (hook,), place=place) for hook in sites for place in places
@@ -144,6 +149,15 @@ def _check_sites(what: str, found: Iterable[str], sites: Iterable[str], n_found:
             raise BadInput(f"{what} lacks '{name}', which is measured: did you mean '{nearest(name, known)}'?")
     if n_found != n:
         raise BadInput(f"{what} has {n_found} rows and what is measured has {n}: give the same rows.")
+
+
+def _given(directions: Mapping[str, Any], sites: Mapping[str, Any]) -> list[Given]:
+    """A user's own directions at the sites that are measured. Raises BadInput."""
+    out = [one.among(sites) for one in brought_directions(directions, sites)]
+    for one in out:
+        for hook in one.directions:
+            one.check(hook, sites[hook].shape[1])
+    return out
 
 
 def _check_asked(read: Mapping[str, Any], twins: Mapping[str, Any], observations: Observations) -> None:

@@ -5,15 +5,17 @@ What can be known so cheaply is checked: that the data file has the columns aske
 
 import json
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.errors import BadInput
-from probekit.hookpoint import after_blocks, check_pattern, n_matches
+from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
+from probekit.inputs.given import Given, read_given
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from probekit.jobs.forecast import Forecast
 
 _LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+_WIDTH_KEYS = ("n_embd", "hidden_size", "d_model")
+_STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")  # as wide as the model, whichever it is
 
 
 def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
@@ -45,9 +49,11 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         check_bos(spec.task, spec.model.bos if spec.model else "as_is")
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
-    n_layers = _n_layers(config_of(name, base)[0])
+    config = config_of(name, base)[0]
+    n_layers = _n_layers(config)
     for pattern in (*spec.read.hooks, *(h for table in (spec.replace, spec.compose) if table for h in table.hooks)):
         check_pattern(pattern, n_layers, name)
+    brought = _check_given(spec, base, name, config)
     rows = []
     of_features = "linear, nonlinear" if "nonlinear" in spec.read.levels else "linear"
     for pattern in spec.read.hooks:
@@ -57,7 +63,13 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
             for feature in features
         ]
         rows += [
-            {"kind": "read", "what": behaviour, "hooks": pattern, "sites": sites, "levels": ", ".join(spec.read.levels)}
+            {
+                "kind": "read",
+                "what": behaviour,
+                "hooks": pattern,
+                "sites": sites,
+                "levels": ", ".join([*spec.read.levels, *brought]),
+            }
             for behaviour in kinds
         ]
         rows += [
@@ -74,7 +86,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
     if spec.replace:
         asked = spec.replace.behaviours_of(kinds)
         found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
-        kept = ", ".join([*found, "principal components", "random directions"])
+        kept = ", ".join([*found, *brought, "principal components", "random directions"])
         for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
             rows += [
                 {
@@ -166,6 +178,27 @@ def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
         raise BadInput(f"{name}: config.json cannot be used (it holds no table).")
     text = config.get("text_config")  # where language is one part of the model
     return config | (text if isinstance(text, dict) else {}), folder
+
+
+def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any]) -> list[str]:
+    """Sources of a user's own directions, checked as far as files and a local config tell; no function is run."""
+    n_layers, out = _n_layers(config), []
+    width = next((config[key] for key in _WIDTH_KEYS if isinstance(config.get(key), int)), None)
+    for entry in spec.directions:
+        found = read_given(entry, base, run=False)
+        out.append(f"given:{entry.name}")
+        if found is None:
+            continue
+        for hook in found.directions:
+            check_pattern(hook, n_layers, model)
+            if width is not None and HookPoint.parse(hook).part in _STREAM:
+                found.check(hook, width)
+        _check_read(found, spec.read.hooks)
+    return out
+
+
+def _check_read(given: Given, patterns: Sequence[str]) -> None:
+    given.among([hook for hook in given.directions if any(fnmatchcase(hook, p) for p in patterns)] or patterns)
 
 
 def _n_layers(config: Mapping[str, Any]) -> int | None:

@@ -227,7 +227,9 @@ class Work:
         decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
         stated = [one for hypothesis in self.job.hypotheses if hypothesis.behaviour in ("", cell.what)
                   for one in self._hypothesis(cell, hypothesis, widths)]  # fmt: skip
-        found = Found(kept, frames, decoded, learned=[*learned, *stated])
+        given = {one.name: {hook: torch.from_numpy(basis) for hook, basis in one.directions.items()}
+                 for one in self.job.given}  # fmt: skip
+        found = Found(kept, frames, decoded, given, [*learned, *stated])
         yield from abstractions_at(cell.hooks, cell.what, found, spec, self.job.spec.seed_probe)
 
     def _compose(self, cell: Cell) -> Outcome:

@@ -81,7 +81,9 @@ def _supervised(hooks: Sequence[str], behaviour: str, found: Found, spec: Replac
     for name, given in found.given.items():
         if all(hook in given for hook in hooks):
             bases = {hook: orthonormal(given[hook]) for hook in hooks}
-            yield Abstraction("directions", f"given:{name}", max(b.shape[1] for b in bases.values()), bases)
+            rank = max(basis.shape[1] for basis in bases.values())
+            if rank < min(len(basis) for basis in bases.values()):  # all of the space is no abstraction
+                yield Abstraction("directions", f"given:{name}", rank, bases)
 
 
 def _asked(reader: ReaderName, known: Mapping[ReaderName, NDArray], spec: ReplaceSpec) -> bool:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from probekit.errors import BadInput, FitError
 from probekit.fit.readers import Reader, fit_level
+from probekit.inputs.given import Given
 from probekit.levels import Hypothesis, Level
+from probekit.measurement.alone import keep_alone
 from probekit.measurement.collector import Collector
 from probekit.measurement.controls import ON_WEAK, measure_controls, measure_deleted
 from probekit.measurement.deletion import Deletions, strong_floor
@@ -132,7 +134,7 @@ class Measurement(Study):
             for name in self.read.levels:
                 cell.missing(setting, Coordinates(name), "not_converged", str(error))
             return
-        readers = list(_read_levels(fold))
+        readers = [*_read_levels(fold), *_read_given(fold)]
         cell.keep_linear(n, float(fold.site.rows[1].bits(fold.site.linear).mean()))
         measure_controls(fold)
         weak = _read_weak_scale(fold)
@@ -175,6 +177,19 @@ def _read_levels(fold: Fold) -> Iterator[Reader]:
             fold.cell.missing(setting, Coordinates(level.name), "not_converged", str(error))
 
 
+def _read_given(fold: Fold) -> Iterator[Reader]:
+    """A user's own directions, scored like those of a level."""
+    try:
+        for reader in fold.given():
+            fold.cell.score(fold.setting, reader, Said.by(reader, fold.test), fold.fitted)
+            keep_beside(fold, reader)
+            keep_examples(fold, reader)
+            yield reader
+    except FitError as error:
+        for source in fold.study.given_at(fold.cell.hook):
+            fold.cell.missing(fold.setting, Coordinates("directions", source), "not_converged", str(error))
+
+
 def _read_weak_scale(fold: Fold) -> list[Reader]:
     """The readers on the weak floor's scale: `linear`, where it could be fitted, and the strong floor."""
     if WEAK not in fold.alike:
@@ -187,6 +202,7 @@ def _read_weak_scale(fold: Fold) -> list[Reader]:
         readers.append(reader)
     except FitError as error:
         cell.missing(setting, Coordinates("linear", floor="weak"), "not_converged", str(error))
+    keep_alone(fold, readers[0] if readers else None)
     strong = strong_floor(setting)
     cell.score(setting, strong, Said.by(strong, fold.test), fold.fitted, floor="weak", note=ON_WEAK)
     return [*readers, strong]
@@ -201,10 +217,11 @@ def measurements_of(
     seeds: tuple[int, int, int] = (0, 0, 0),
     n_bootstrap: int = 2_000,
     keeps_examples: bool = False,
+    given: Sequence[Given] = (),
 ) -> dict[str, Measurement]:
     """A Measurement of each place that is measured apart; groups are split alike at all of them.
 
-    deleted: by span, what was seen without it. keeps_examples: as in Study. Raises BadInput.
+    deleted: by span, what was seen without it. keeps_examples, given: as in Study. Raises BadInput.
     """
     check_names("a domain", observations.domains)
     seen = observations.domain == observations.domains[0]
@@ -214,7 +231,7 @@ def measurements_of(
     out = {}
     for place in observations.places:
         without = {span: seen.at(place) if place in seen.places else None for span, seen in deleted.items()}
-        asked = read, transfer, hypotheses, seeds, n_bootstrap, without, keeps_examples
+        asked = read, transfer, hypotheses, seeds, n_bootstrap, without, keeps_examples, given
         out[place] = Measurement(observations.at(place), *asked)
     find_constant(observations.behaviours, observations.domain, out[observations.places[0]].domains)
     return out

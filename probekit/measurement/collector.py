@@ -8,7 +8,17 @@ from numpy.typing import NDArray
 
 from probekit.fit.readers import Reader
 from probekit.measurement.deletion import Deletions
-from probekit.measurement.outcome import Answers, Coordinates, Figures, Kept, Outcome, ReaderName, RowBits, Scores
+from probekit.measurement.outcome import (
+    Alone,
+    Answers,
+    Coordinates,
+    Figures,
+    Kept,
+    Outcome,
+    ReaderName,
+    RowBits,
+    Scores,
+)
 from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.measurement.study import Study
 from probekit.metrics.auroc import auroc, auroc_interval, auroc_leak, auroc_rows
@@ -104,6 +114,7 @@ class Collector:
     _linear: dict[int, float] = field(default_factory=dict)
     _pairs: dict[ReaderName, dict[int, CounterexamplePairs]] = field(default_factory=dict)
     _answers: dict[str, dict[int, Answers]] = field(default_factory=dict)
+    _alone: dict[ReaderName, Alone] = field(default_factory=dict)
 
     def put(
         self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
@@ -175,6 +186,10 @@ class Collector:
     def keep_answers(self, setting: Setting, said: NDArray[np.int64], confidence: NDArray[np.float64]) -> None:
         """The likeliest outcome of the test rows of a setting by `linear`, and its probability."""
         self._answers.setdefault(setting.domain, {})[setting.fold] = Answers(setting.rows("test"), said, confidence)
+
+    def keep_alone(self, reader: Reader, alone: Alone) -> None:
+        """A reader of the activations alone, to be taken away."""
+        self._alone[ReaderName.of(reader)] = alone
 
     def keep_linear(self, fold: int, bits: float) -> None:
         """Mean bits of the site's own linear readout on the selection rows of a fold."""
@@ -256,7 +271,7 @@ class Collector:
         pairs = {name: CounterexamplePairs.together(list(folds.values())) for name, folds in self._pairs.items()
                  if len(folds) == n_folds}  # fmt: skip
         return Kept(self._directions, select, null, linear, self._row_scores(), self._row_bits(), pairs,
-                    self._all_answers())  # fmt: skip
+                    self._all_answers(), self._alone)  # fmt: skip
 
     def _all_answers(self) -> Answers | None:
         """Of the domains that all folds have."""

@@ -59,7 +59,9 @@ def measure_deleted(
 
 def _random_directions(fold: Fold) -> None:
     try:
-        for reader in random_readers(fold.site, fold.study.read.ks, fold.study.seeds.probe):
+        brought = fold.study.given_at(fold.cell.hook).values()
+        ks = [*fold.study.read.ks, *(directions.shape[1] for directions in brought)]
+        for reader in random_readers(fold.site, ks, fold.study.seeds.probe):
             said = Said.by(reader, fold.test)
             fold.cell.score(fold.setting, reader, said, fold.fitted, control="random_directions")
     except FitError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.readers import Side, Site
+from probekit.fit.readers import Reader, Side, Site, given_readers
 from probekit.measurement.collector import Collector
 from probekit.measurement.deletion import Deletions
 from probekit.measurement.setting import TRAINING, Fitted, Setting, thinned
@@ -109,6 +109,11 @@ class Fold:
     def fitted(self) -> Fitted:
         """What readers of the site were fitted on."""
         return Fitted.of(self.setting, self.site)
+
+    def given(self) -> Iterator[Reader]:
+        """Readers along a user's own directions at this hook point, fitted on the fold's rows. Raises FitError."""
+        for name, directions in self.study.given_at(self.cell.hook).items():
+            yield from given_readers(self.site, name, torch.from_numpy(directions), self.study.read.ks)
 
     def in_domain(self, domain: str) -> Setting:
         """The same fold of the same behaviour in another domain."""

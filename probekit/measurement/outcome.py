@@ -109,6 +109,20 @@ class Answers(NamedTuple):
     confidence: NDArray[np.float64]
 
 
+class Alone(NamedTuple):
+    """A linear reader of the activations alone, of the first fold: x @ along @ weight + bias, on raw activations.
+
+    weight [m, outcome] with m = k, or d where `along` [d, k] is empty; bias [outcome], in double precision, holds the
+    mean of what the weak floor says of test rows. left [1]: how far that floor's part spreads over them, in the units
+    of the logits: what is left out where it reads positions, 0 where it is the prior.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    left: NDArray[np.float64]
+    along: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Kept:
     """Arrays of a read cell that other cells and tables are made from.
@@ -118,6 +132,7 @@ class Kept:
     bits of the site's own linear readout on the selection rows, None where a fold lacks one. scores: what `linear` says
     of test rows that it never saw. rows: what every reader leaves at them, which a run folder keeps in a file of its
     own. pairs: test rows that a reader cannot tell apart and the model treats differently. answers: what `linear` says.
+    alone: readers that can be taken away.
     """
 
     directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)
@@ -128,6 +143,7 @@ class Kept:
     rows: RowBits | None = None
     pairs: Mapping[ReaderName, CounterexamplePairs] = field(default_factory=dict)
     answers: Answers | None = None
+    alone: Mapping[ReaderName, Alone] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -176,7 +192,7 @@ class Outcome:
 # ---------------------------------------------------------------------------------------------- names in a run folder
 
 SELECT, NULL, LINEAR, SCORES = "select/", "null/", "select_bits", "scores/"
-PAIRS, ALIKE, ANSWERS = "pairs/", "alike/", "answers/"
+PAIRS, ALIKE, ANSWERS, ALONE = "pairs/", "alike/", "answers/", "alone/"
 _OF_PAIR = ("first", "second", "distance", "percentile", "divergence", "ratio")
 
 
@@ -195,12 +211,15 @@ def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
            for name, p in kept.pairs.items()}
         | {ALIKE + name.joined("/"): np.array([p.n_alike, p.alike, p.random]) for name, p in kept.pairs.items()}
         | ({} if kept.answers is None else {ANSWERS + name: v for name, v in kept.answers._asdict().items()})
+        | {f"{ALONE}{part}/{name.joined('/')}": v for name, one in kept.alone.items()
+           for part, v in one._asdict().items()}
     )  # fmt: skip
 
 
 def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     """The inverse of `to_tensors` for a read cell."""
     directions, select, null, scores, pairs, answers = {}, {}, {}, {}, {}, {}
+    alone: dict[ReaderName, dict[str, NDArray]] = {}
     for name, values in tensors.items():
         if name.startswith(SELECT):
             select[ReaderName.parse(name.removeprefix(SELECT), "/")] = values[:, 0]
@@ -210,6 +229,9 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
             scores[name.removeprefix(SCORES)] = values
         elif name.startswith(ANSWERS):
             answers[name.removeprefix(ANSWERS)] = values
+        elif name.startswith(ALONE):
+            part, _, reader = name.removeprefix(ALONE).partition("/")
+            alone.setdefault(ReaderName.parse(reader, "/"), {})[part] = values
         elif name.startswith(PAIRS):
             reader = name.removeprefix(PAIRS)
             pairs[ReaderName.parse(reader, "/")] = _pairs_of(values, tensors[ALIKE + reader])
@@ -218,7 +240,8 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     linear = tensors[LINEAR][:, 0] if LINEAR in tensors else None
     told = Scores(**scores) if scores else None
     said = Answers(**answers) if answers else None
-    return Kept(directions, select, null, linear, told, pairs=pairs, answers=said)
+    readers = {name: Alone(**parts) for name, parts in alone.items()}
+    return Kept(directions, select, null, linear, told, pairs=pairs, answers=said, alone=readers)
 
 
 def _pairs_of(columns: NDArray, told: NDArray) -> CounterexamplePairs:

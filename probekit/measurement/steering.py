@@ -12,8 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
-from probekit.measurement.cases import Cases
+from probekit.measurement.cases import ROUNDING, Cases
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.replacement import Replacement
 from probekit.metrics.bootstrap import Clusters
@@ -21,6 +20,7 @@ from probekit.metrics.ratios import Ratio, estimates
 from probekit.metrics.steering import moved, target_of, wrong_way
 from probekit.model.branching import At, Edit, EditedTexts
 from probekit.model.interventions import Abstraction
+from probekit.records import Record
 
 # What a truth, a sentiment or a name has nothing to do with. Only where the model has a tokenizer.
 UNRELATED = (
@@ -77,6 +77,9 @@ class Steering:
             if abstraction.k != 1 or abstraction.control or abstraction.level.startswith("hypothesis:"):
                 continue
             dosed = self._dosed(abstraction, hook, cases)
+            if dosed is None:
+                outcome.records += self._undosed(abstraction, behaviour, hook, domain)
+                continue
             for control in ("", "random_directions"):
                 edit = self._edit(dosed, len(cases.rows), bool(control))
                 effect = moved(law, replacement.run_edit(behaviour, setting, cases, hook, edit, len(self.doses)),
@@ -97,14 +100,28 @@ class Steering:
                         outcome.add(self.study.record(at, found, note), found, clusters[name])
         return outcome
 
-    def _dosed(self, abstraction: Abstraction, hook: str, cases: Cases) -> Dosed:
-        """A dose is a standard deviation of the readout over fit rows, of the sign that raises its outcome."""
+    def _undosed(self, a: Abstraction, behaviour: str, hook: str, domain: str) -> list[Record]:
+        """NA for every dose of a direction that does not vary."""
+        asked = (
+            Coordinates(a.level, a.source, 1, "steer", f"effect:{dose:+g}", "", behaviour=behaviour, hook=hook,
+                        fit_domain=self.study.home, test_domain=domain)
+            for dose in self.doses
+        )  # fmt: skip
+        why = "activations do not vary along it, so that there is no dose of it"
+        return [self.study.record(*self.study.untold(at, "not_defined", why)) for at in asked]
+
+    def _dosed(self, abstraction: Abstraction, hook: str, cases: Cases) -> Dosed | None:
+        """A dose is a standard deviation of the readout over fit rows, of the sign that raises its outcome.
+
+        None of a direction that does not vary there.
+        """
         unit = abstraction.bases[hook][:, 0]
         readout = (self.replacement.site(hook)[torch.from_numpy(cases.pool.last)] @ unit).double().numpy()
         target, sign = target_of(readout, cases.pool_law)
         size = float(readout.std())
-        if not size > 0:
-            raise BadInput(f"the direction '{abstraction.source}' does not vary at {hook}: there is no dose of it.")
+        # what a readout of float32 activations can differ by without meaning anything
+        if not size > ROUNDING * float(self.replacement.site(hook).norm(dim=1).mean()):
+            return None
         return Dosed(abstraction, sign * unit, size, target)
 
     def _edit(self, dosed: Dosed, n: int, random: bool) -> Edit:

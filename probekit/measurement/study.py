@@ -12,6 +12,7 @@ from torch import Tensor
 from probekit.errors import BadInput, nearest
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
+from probekit.inputs.given import Given
 from probekit.levels import Hypothesis, check_stated
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
@@ -48,9 +49,11 @@ class Study:
         n_bootstrap: int = 2_000,
         deleted: Mapping[str, Observations | None] | None = None,
         keeps_examples: bool = False,
+        given: Sequence[Given] = (),
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read. keeps_examples: whether
-        anybody will ask for single rows, as of a run folder, so that pairs and answers are looked for.
+        anybody will ask for single rows or readers, as of a run folder, so that pairs and answers are looked for.
+        given: directions of a user's own.
         """
         for name, seed in (("seed_probe", seeds[0]), ("seed_data", seeds[1])):
             if not isinstance(seed, int | np.integer) or seed < 0:
@@ -65,6 +68,7 @@ class Study:
         self.n_bootstrap = n_bootstrap
         self.deleted = dict(deleted or {})
         self.keeps_examples = keeps_examples
+        self.given = tuple(given)
         self._pools: dict[tuple[str, str, str], Pool] = {}
         self._splits: dict[tuple[str, str], list[Split]] = {}
         self._poolings: dict[str, Pooling] = {}
@@ -140,6 +144,10 @@ class Study:
         if self.observations.behaviours[behaviour].is_value:
             return []
         return [h for h in self.hypotheses if h.behaviour in ("", behaviour)]
+
+    def given_at(self, hook: str) -> dict[str, NDArray[np.float32]]:
+        """A user's own directions [d, k] at a hook point, by source."""
+        return {one.source: one.directions[hook] for one in self.given if hook in one.directions}
 
     def index(self, domain: str) -> NDArray[np.int64]:
         """Rows of the observations in a domain."""

@@ -1,6 +1,6 @@
 """Transfer: every asked level fitted in each domain and applied in every other one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import permutations, product
@@ -21,6 +21,7 @@ from probekit.measurement.fold import Fold
 from probekit.measurement.outcome import Coordinates, ReaderName
 from probekit.measurement.setting import Said, bits_of, moved_logits, thinned
 from probekit.metrics.ratios import transfer
+from probekit.records import SOURCE_PREFIXES
 
 PLATT_LABELS = 50
 ARMS = ("raw", "refit", "platt50")
@@ -82,26 +83,32 @@ def _of_as_many_rows(
     if setting is None:
         return fold, readers
     thin = replace(fold, setting=setting, site=fold.study.site(setting, fold.x))
-    ks = fold.study.read.ks
-    return thin, [reader for level in levels for reader in fit_level(thin.site, level, ks)]
+    return thin, [reader for level in levels for reader in _fitted(thin, level)]
 
 
 def _fitted_at_home(home: Fold, readers: Sequence[Reader], levels: Sequence[Level]) -> list[Reader]:
     """The asked levels: those that were read already, and the others fitted now."""
     names = {level.name for level in levels}
     out = [reader for reader in readers if reader.level in names]
-    read_already = {reader.level for reader in out}
+    read_already = {reader.level for reader in out if not reader.source.startswith(SOURCE_PREFIXES)}
     for level in levels:
         if level.name not in read_already:
             out += fit_level(home.site, level, home.study.read.ks)
     return out
 
 
+def _fitted(fold: Fold, level: Level) -> Iterator[Reader]:
+    """A level's readers; a user's own directions are of the level `directions`."""
+    yield from fit_level(fold.site, level, fold.study.read.ks)
+    if level.family == "directions":
+        yield from fold.given()
+
+
 def _read_there(fold: Fold, levels: Sequence[Level]) -> list[Reader]:
     """The asked levels fitted and read in another domain, on whole texts and without spans."""
     out = []
     for level in (Level("prior"), Level("baseline"), *levels):
-        for reader in fit_level(fold.site, level, fold.study.read.ks):
+        for reader in _fitted(fold, level):
             fold.cell.score(fold.setting, reader, Said.by(reader, fold.test), fold.fitted)
             out.append(reader)
     for control, gone in fold.without.at(fold.setting):

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from probekit.measurement.outcome import Coordinates, Decoded, Kept, ReaderName, Scores, decoded_of, kept_of, to_tensors
+from probekit.measurement.outcome import (
+    Alone,
+    Coordinates,
+    Decoded,
+    Kept,
+    ReaderName,
+    Scores,
+    decoded_of,
+    kept_of,
+    to_tensors,
+)
 
 LINEAR, PAIR, SIMPLE = (
     ReaderName("linear", "behaviour", None), ReaderName("directions", "behaviour", 2),
@@ -14,7 +24,11 @@ KEPT = Kept(
     directions={PAIR: np.ones((5, 2), np.float32), SIMPLE: np.zeros((5, 12), np.float32)},
     select={LINEAR: np.array([0.25, 0.5]), PAIR: np.array([1.0, 2.0])},
     null={LINEAR: np.arange(8.0).reshape(2, 4)},
-    linear=np.array([0.25, 0.5]), scores=Scores(np.array([7, 3]), np.array([9.0, 4.0]), np.array([-1.5, np.nan])),
+    linear=np.array([0.25, 0.5]), alone={
+        LINEAR: Alone(np.ones((5, 3), np.float32), np.zeros(3), np.zeros(1), np.zeros((0, 0), np.float32)),
+        ReaderName("directions", "given:mine.0", 2): Alone(
+            np.ones((2, 3), np.float32), np.ones(3), np.ones(1), np.eye(5, 2, dtype=np.float32)),
+    }, scores=Scores(np.array([7, 3]), np.array([9.0, 4.0]), np.array([-1.5, np.nan])),
 )  # fmt: skip
 
 
