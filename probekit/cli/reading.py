@@ -77,11 +77,11 @@ def show(
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
-    metric: Annotated[str | None, typer.Option(help="read or replace.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read, replace or steer.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     hook: Annotated[
-        str | None, typer.Option("--hook", help="Hook point: of replace, or for the tables of one.")
+        str | None, typer.Option("--hook", help="Hook point: of replace and steer, or for the tables of one.")
     ] = None,
     level: Annotated[str | None, typer.Option(help="Level, for the tables of one; linear when left out.")] = None,
     most: Annotated[int | None, typer.Option("--most", help="Rows of examples, counterexamples, plausible.")] = None,
@@ -113,6 +113,8 @@ def show(
         screen = console()
         if found.problem:
             console(err=True).print(found.problem)
+        if table is None and metric == "steer":
+            table = _at_one_site(found.records, chosen, csv)
         site = chosen.pop("hook", None) if table is None and metric == "replace" else None
         if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
             raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
@@ -134,6 +136,16 @@ def show(
             _print_beside(found.records, chosen)
 
 
+def _at_one_site(records: Any, chosen: dict[str, Any], every: bool) -> str:
+    """The table of what was steered, at one site unless every one is asked for; what is chosen is changed to that."""
+    from probekit.results.causal import default_site
+
+    chosen.pop("metric")
+    if not every and (site := chosen.get("hook") or default_site(records, chosen.get("behaviour"), "steer")):
+        chosen["hook"] = site
+    return "steering"
+
+
 def _print_table(kind: str, frame: Any, run: str) -> None:
     """A table that is no single row's, as wide as the terminal."""
     from probekit.results import text as text_of
@@ -141,7 +153,8 @@ def _print_table(kind: str, frame: Any, run: str) -> None:
 
     screen = console()
     if frame.empty:
-        screen.print(f"{run} holds nothing for {kind.replace('_', ' ')}.")
+        ask = "" if kind != "steering" else " A [steer] section in the spec asks for it."
+        screen.print(f"{run} holds nothing for {kind.replace('_', ' ')}.{ask}")
     elif kind in ("leak_map", "replace_map"):
         first = frame.iloc[0]
         where = f"{printable(first['behaviour'])}, {printable(first['fit_domain'])}"
@@ -150,6 +163,10 @@ def _print_table(kind: str, frame: Any, run: str) -> None:
         screen.print(title, style="bold")
         for block in Grid.of(frame).blocks(screen.width):
             screen.print(block, end="\n\n")
+    elif kind == "steering":
+        screen.print(text_of.steering_text(frame, screen.width), highlight=False)
+    elif kind == "causal":
+        screen.print(text_of.causal_text(frame, str(frame["behaviour"].iloc[0]), screen.width), highlight=False)
     elif kind == "deletion":
         screen.print(text_of.deletion_text(frame, f"{run}: with a span deleted"))
     else:
