@@ -230,7 +230,10 @@ CAUSAL_HOOKS = ("blocks.3.hook_resid_post", "blocks.7.hook_resid_post", "blocks.
 
 def causal_records(hooks=CAUSAL_HOOKS, behaviour: str = "answer", steered: bool = True) -> list[Record]:
     """A run on a chat model: truth is read well and hardly run on, what was learned by interchange is run on."""
-    out, here = [], {"behaviour": behaviour, "fit_domain": "all", "test_domain": "all", "model": "chat", "task": "truth"}
+    out, here = (
+        [],
+        {"behaviour": behaviour, "fit_domain": "all", "test_domain": "all", "model": "chat", "task": "truth"},
+    )
 
     def add(value, spread=0.03, **at):
         told = {"value": value, "low": value - spread, "high": value + spread, "bits": 0.4, "floor_bits": 1.0,

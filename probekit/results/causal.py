@@ -57,7 +57,8 @@ def _sets(rows: pd.DataFrame) -> Iterator[_Set]:
             at = {
                 "behaviour": here["behaviour"].iloc[0], "fit_domain": here["fit_domain"].iloc[0],
                 "position": here["position"].iloc[0], "hook": site, "site": site_label(site), "site_order": i,
-                "level": level, "source": source, "k": None if pd.isna(k) else int(k), "label": label_of(level, source, k),
+                "level": level, "source": source, "k": None if pd.isna(k) else int(k),
+                "label": label_of(level, source, k),
             }  # fmt: skip
             mine = own[(own["level"] == level) & (own["source"] == source) & of_k]
             yield _Set(at, mine, control[control["k"] == k], control[control["k"] == 0])
@@ -208,7 +209,9 @@ def roll_out(
         kept = {"kept": row["value"], "kept_low": row["low"], "kept_high": row["high"]}
         out.append(at | {"label": label} | kept)
     table = pd.DataFrame(out)
-    return table if table.empty else table.sort_values(["control", "level", "source", "k", "n_sites"], ignore_index=True)
+    return (
+        table if table.empty else table.sort_values(["control", "level", "source", "k", "n_sites"], ignore_index=True)
+    )
 
 
 def _figures(rows: pd.DataFrame, before: str) -> dict[str, float | None]:

@@ -31,9 +31,12 @@ from probekit.results.looks import (
     subtitle_of,
 )
 
-UNREAD = 1.24  # where a set stands that no reader was fitted to
+_STRIP = (1.17, 1.33)  # where the sets stand that no reader was fitted to, or of which one misleads
+_READ = 1.12  # FBU of reading that the axis shows
 _NAMED = 14  # points that have a name beside them without hiding each other
 _MOST = 1.5  # FBU that the axes show
+_COLOURS = (RED, GREEN, ORANGE, PURPLE, SKY)  # behind the template's blue
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "triangle-down", "hexagram")
 _DASHES = ("solid", "dash", "dot", "longdash", "dashdot", "longdashdot")
 
 
@@ -52,6 +55,7 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
             template,
         )
     ink = PALETTES[template]
+    shown = _placed(_by_kind(shown))
     own, control = shown[shown["control"] == ""], shown[shown["control"] != ""]
     figure = go.Figure()
     line = {"color": ink["soft"], "width": 1.2, "dash": "dot"}
@@ -62,7 +66,7 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
             mark = {"symbol": symbol, "size": 9, "line": {"width": 1.6, "color": ink["band"]}}
             figure.add_trace(_points(part, name, ink["band"], mark))
     looks = _looks(own, template)
-    for (fitted, kind), part in _by_kind(own).groupby(["fitted_to", "kind"], sort=False):
+    for (fitted, kind), part in own.groupby(["fitted_to", "kind"], sort=False):
         colour, symbol = looks[fitted, kind]
         mark = {"symbol": symbol, "size": 10, "color": faded(colour, 0.8), "line": {"width": 1.4, "color": colour}}
         figure.add_trace(_points(part, _of(fitted, kind), colour, mark, named=len(own) <= _NAMED))
@@ -77,10 +81,22 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
     return figure
 
 
-def _by_kind(own: pd.DataFrame) -> pd.DataFrame:
+def _by_kind(rows: pd.DataFrame) -> pd.DataFrame:
     """With `kind`: the label without its k and without what it was fitted to."""
-    kinds = [label.partition(", k=")[0].partition(" of ")[0] for label in own["label"]]
-    return own.assign(kind=kinds)
+    kinds = [label.partition(", k=")[0].partition(" of ")[0] for label in rows["label"]]
+    return rows.assign(kind=kinds)
+
+
+def _placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """With `x`: what is read, or a place in the strip, side by side for each kind."""
+    x = rows["read"].astype(float)
+    out = x.isna() | (x > _READ)
+    kinds = list(dict.fromkeys(zip(rows.loc[out, "fitted_to"], rows.loc[out, "kind"], strict=True)))
+    for i, (fitted, kind) in enumerate(kinds):
+        left, right = _STRIP
+        at = left + (right - left) * (i + 0.5) / len(kinds)
+        x = x.mask(out & (rows["fitted_to"] == fitted) & (rows["kind"] == kind), at)
+    return rows.assign(x=x, stripped=out)
 
 
 def _of(fitted: str, kind: str) -> str:
@@ -89,19 +105,19 @@ def _of(fitted: str, kind: str) -> str:
 
 def _looks(own: pd.DataFrame, template: Template) -> dict[tuple[str, str], tuple[str, str]]:
     """Colour by what a set was fitted to, marker by level and source."""
-    colours = (PALETTES[template]["blue"], RED, GREEN, ORANGE, PURPLE, SKY, PALETTES[template]["ink"])
-    symbols = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "triangle-down", "hexagram")
-    pairs = _by_kind(own)[["fitted_to", "kind"]].drop_duplicates()
-    fitted, kinds = list(dict.fromkeys(pairs["fitted_to"])), list(dict.fromkeys(pairs["kind"]))
+    colours = (PALETTES[template]["blue"], *_COLOURS)
+    pairs = own[["fitted_to", "kind"]].drop_duplicates()
+    first = own["behaviour"].iloc[0] if len(own) else ""
+    fitted = sorted(dict.fromkeys(pairs["fitted_to"]), key=lambda name: name != first)
+    kinds = list(dict.fromkeys(pairs["kind"]))
     return {
-        (f, kind): (colours[fitted.index(f) % len(colours)], symbols[kinds.index(kind) % len(symbols)])
+        (f, kind): (colours[fitted.index(f) % len(colours)], _SYMBOLS[kinds.index(kind) % len(_SYMBOLS)])
         for f, kind in pairs.itertuples(index=False)
     }
 
 
 def _points(rows: pd.DataFrame, name: str, colour: str, mark: Mapping[str, Any], named: bool = False) -> go.Scatter:
-    """Points with both intervals; a set that was not read stands in the strip."""
-    rows = rows.assign(x=rows["read"].astype(float).fillna(UNREAD).clip(upper=UNREAD))
+    """Points with both intervals."""
     one_site = rows["site"].nunique() == 1
     words = [f"k={int(k)}" if one_site and pd.notna(k) else escape(site)
              for k, site in zip(rows["k"], rows["site"], strict=True)]  # fmt: skip
@@ -136,19 +152,20 @@ def _frame_of_points(figure: go.Figure, shown: pd.DataFrame, ink: Mapping[str, s
     """Axes of one scale, the strip of what was not read, and words for the two sides of the diagonal."""
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     text = ["0", ".25", ".50", ".75", "1"]
-    strip = bool(shown["read"].isna().any() or (shown["read"] > 1.12).any())
+    strip = bool(shown["stripped"].any())
     if strip:
-        figure.add_vline(x=1.14, line={"color": ink["grid"], "width": 1.2})
-        ticks, text = [*ticks, UNREAD], [*text, "not read,<br>or above"]
+        line = {"color": ink["soft"], "width": 1, "dash": "dot"}
+        figure.add_vline(x=(_READ + _STRIP[0]) / 2, line=line)
+        ticks, text = [*ticks, sum(_STRIP) / 2], [*text, "not read,<br>or misread"]
     low = float(shown["read"].min()) if shown["read"].notna().any() else 0.0
     figure.update_xaxes(
         title_text="unexplained when it is read (of what the directions were fitted to)",
-        range=[min(-0.04, max(low, -0.3) - 0.04), 1.36 if strip else 1.1], tickvals=ticks, ticktext=text,
+        range=[min(-0.04, max(low, -0.3) - 0.04), 1.36 if strip else _READ], tickvals=ticks, ticktext=text,
     )  # fmt: skip
     figure.update_yaxes(title_text="unexplained when it alone is kept (of the behaviour)")
     font = {"size": 12, "color": ink["soft"]}
-    for x, y, anchor, words in ((0.01, 1.0, "left", "read here, but not what the model runs on"),
-                                (0.99, 0.01, "right", "run on more than it is read")):  # fmt: skip
+    for x, y, anchor, words in ((0.0, 1.03, "left", "read here, but not what the model runs on"),
+                                (1.0, 0.01, "right", "run on more than it is read")):  # fmt: skip
         figure.add_annotation(x=x, y=y, xanchor=anchor, yanchor="bottom", text=words, showarrow=False, font=font)
 
 
@@ -165,34 +182,38 @@ def steering(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             "Nothing was steered for this behaviour.", "a [steer] section in the spec, then probekit run SPEC", template
         )
     ink = PALETTES[template]
-    panels = [("effect", "bits of log-odds by which its outcome rises"), ("wrong", "share of texts that move against it")]
-    if table["unrelated"].notna().any():
-        panels.append(("unrelated", "bits of KL on unrelated texts"))
-    figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.09)
-    colours = (ink["blue"], RED, GREEN, ORANGE, PURPLE, SKY, ink["ink"])
-    symbols = ("circle", "diamond", "square", "triangle-up", "pentagon", "star")
-    for column, (what, _) in enumerate(panels, 1):
+    panels = {"effect": "log-odds, bits", "wrong": "wrong way", "unrelated": "KL elsewhere"}
+    panels = {what: words for what, words in panels.items() if table[what].notna().any()}
+    figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.1, subplot_titles=list(panels.values()))
+    figure.update_annotations(font={"size": 13, "color": ink["soft"]})
+    for column, what in enumerate(panels, 1):
         _add_random(figure, table, what, column, ink["band"])
         for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
-            colour = colours[i % len(colours)]
-            figure.add_trace(go.Scatter(
-                x=rows["dose"], y=rows[what], name=str(label), legendgroup=str(label), showlegend=column == 1,
-                mode="lines+markers", line={"color": colour, "width": 2.2, "dash": _DASHES[i // len(symbols) % 6]},
-                marker={"symbol": symbols[i % len(symbols)], "size": 8}, error_y=_bars(rows, what, colour),
-                customdata=[_dose_hover(row, what) for _, row in rows.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
-            ), row=1, col=column)  # fmt: skip
-    dress(figure, template, "Does the answer follow a dose of the direction?",
-          subtitle_of(table, f"at {table['site'].iloc[0]}, {int(table['n'].iloc[0]):,} test rows"), height=500)  # fmt: skip
+            look = _SYMBOLS[i % len(_SYMBOLS)], [ink["blue"], *_COLOURS][i % 6], _DASHES[i // 6 % len(_DASHES)]
+            figure.add_trace(_dosed(rows, str(label), what, look, first=column == 1), row=1, col=column)
+    place = f"at {table['site'].iloc[0]}, {int(table['n'].iloc[0]):,} test rows"
+    dress(figure, template, "Does the answer follow a dose?", subtitle_of(table, place), height=500)
     axis = figure.layout.xaxis
     quiet = {"gridcolor": axis.gridcolor, "linecolor": axis.linecolor, "zeroline": False, "automargin": True,
              "tickfont": {"size": 12, "color": ink["ink"]}}  # fmt: skip
-    title = {"font": {"size": 13, "color": ink["soft"]}, "standoff": 10}
-    for column, (what, words) in enumerate(panels, 1):
-        figure.update_xaxes(**quiet, title={"text": "dose, standard deviations", **title}, row=1, col=column)
-        figure.update_yaxes(**quiet, title={"text": words, **title}, row=1, col=column)
+    figure.update_xaxes(**quiet)
+    figure.update_yaxes(**quiet)
+    middle = {"text": "dose, standard deviations", "font": {"size": 13, "color": ink["soft"]}, "standoff": 10}
+    figure.update_xaxes(title=middle, row=1, col=(len(panels) + 1) // 2)
+    for column, what in enumerate(panels, 1):
         figure.update_yaxes(tickformat=".0%" if what == "wrong" else "", row=1, col=column)
     return figure
+
+
+def _dosed(rows: pd.DataFrame, label: str, what: str, look: tuple[str, str, str], *, first: bool) -> go.Scatter:
+    """One direction by dose. look: marker, colour and dash; first: in the panel that the legend is told of."""
+    symbol, colour, dash = look
+    return go.Scatter(
+        x=rows["dose"], y=rows[what], name=label, legendgroup=label, showlegend=first, mode="lines+markers",
+        line={"color": colour, "width": 2.2, "dash": dash}, marker={"symbol": symbol, "size": 8},
+        error_y=_bars(rows, what, colour), customdata=[_dose_hover(row, what) for _, row in rows.iterrows()],
+        hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
 
 
 def _add_random(figure: go.Figure, table: pd.DataFrame, what: str, column: int, colour: str) -> None:
@@ -206,8 +227,10 @@ def _add_random(figure: go.Figure, table: pd.DataFrame, what: str, column: int, 
     band = go.Figure()
     add_ribbon(band, by_dose["dose"], by_dose, colour, "random directions")
     line = {"color": colour, "width": 1.3, "dash": "dashdot"}
-    middle = go.Scatter(x=by_dose["dose"], y=by_dose["value"], name="random directions of equal length", mode="lines",
-                        line=line, hoverinfo="skip", legendgroup="random directions", showlegend=column == 1)  # fmt: skip
+    middle = go.Scatter(
+        x=by_dose["dose"], y=by_dose["value"], name="random directions of equal length", mode="lines", line=line,
+        hoverinfo="skip", legendgroup="random directions", showlegend=column == 1,
+    )  # fmt: skip
     for trace in (*band.data, middle):
         figure.add_trace(trace, row=1, col=column)
 
@@ -224,6 +247,10 @@ def _dose_hover(row: pd.Series, what: str) -> str:
     return "<br>".join([*lines, f"n = {row['n']} in {row['groups']} groups"])
 
 
+def _dash(rows: pd.DataFrame) -> str:
+    return "solid" if not rows["control"].iloc[0] else "dashdot" if rows["k"].iloc[0] else "dot"
+
+
 def roll_out(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
     """FBU against the number of sites at which a direction set alone is kept: does the error compound?"""
     table = frame_of_kind("roll_out", frame, selection)
@@ -236,18 +263,16 @@ def roll_out(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         )
     ink = PALETTES[template]
     figure = go.Figure()
-    symbols = ("circle", "diamond", "square", "triangle-up", "pentagon", "star")
-    colours = (ink["blue"], PURPLE, RED, GREEN, ORANGE, SKY)
     for i, (label, rows) in enumerate(shown.groupby("label", sort=False)):
         control = rows["control"].iloc[0] != ""
-        colour = ink["band"] if control else colours[i % len(colours)]
+        colour = ink["band"] if control else [ink["blue"], *_COLOURS][i % 6]
         part = rows.assign(value=rows["kept"], low=rows["kept_low"], high=rows["kept_high"])
         add_ribbon(figure, part["n_sites"], part, colour, str(label), 0.08 if control else 0.16)
         figure.add_trace(go.Scatter(
             x=part["n_sites"], y=part["value"], name=str(label), legendgroup=str(label),
             mode="lines" if control else "lines+markers",
-            line={"color": colour, "width": 1.3 if control else 2.2, "dash": "dashdot" if control else "solid"},
-            marker={"symbol": symbols[i % len(symbols)], "size": 8},
+            line={"color": colour, "width": 1.3 if control else 2.2, "dash": _dash(rows)},
+            marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 8},
             customdata=[f"<b>{escape(str(r['label']))}</b><br>kept up to {escape(str(r['site']))}<br>"
                         f"<b>{text_of.value_text(r)}</b><br>n = {r['n']} in {r['groups']} groups"
                         for _, r in part.iterrows()],

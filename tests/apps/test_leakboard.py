@@ -24,7 +24,17 @@ from probekit.storage.runwriter import RunWriter
 from tests.synthetic_run import BEHAVIOURS, records, shared_run, write_run
 
 APP = Path(__file__).parents[2] / "apps" / "leakboard" / "app.py"
-PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "claims", "ontology", "provenance")
+PAGES = (
+    "frontier",
+    "causal",
+    "leak_map",
+    "layer_curves",
+    "decomposition",
+    "transfer",
+    "claims",
+    "ontology",
+    "provenance",
+)
 
 app = typer.Typer()
 reading.register(app)
