@@ -94,8 +94,6 @@ def show(
 ) -> None:
     """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
-        from probekit.results import tables
-        from probekit.results import text as text_of
         from probekit.results.examples import KINDS as ROW_KINDS
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
@@ -124,16 +122,23 @@ def show(
                 _print_site(found.records, site, chosen, screen)
             _print_beside(found.records, chosen)
             return
-        kind = table or ("replace_map" if metric == "replace" else "leak_map")
-        if kind == "replace_map":
-            chosen.pop("metric", None)
-        frame = tables.table(kind, found.records, **chosen)
-        if csv:
-            typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
-            return
-        _print_table(kind, frame, found.name)
-        if kind in ("leak_map", "replace_map") and not frame.empty:
-            _print_beside(found.records, chosen)
+        _show_table(table or ("replace_map" if metric == "replace" else "leak_map"), found, chosen, csv)
+
+
+def _show_table(kind: str, run: "Run", chosen: dict[str, Any], csv: bool) -> None:
+    """A table in full, for people or as CSV."""
+    from probekit.results import tables
+    from probekit.results import text as text_of
+
+    if kind == "replace_map":
+        chosen.pop("metric", None)
+    frame = tables.table(kind, run.records, **chosen)
+    if csv:
+        typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
+        return
+    _print_table(kind, frame, run.name)
+    if kind in ("leak_map", "replace_map") and not frame.empty:
+        _print_beside(run.records, chosen)
 
 
 def _at_one_site(records: Any, chosen: dict[str, Any], every: bool) -> str:

@@ -227,7 +227,7 @@ CAUSAL_LEGEND = (
 
 
 def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
-    """Lines of at most `width` cells: a block for each site, columns that nothing was measured of left out."""
+    """Lines of at most `width` cells, from 80 on: a block for each site; columns without any number are left out."""
     from rich.cells import cell_len
 
     out = []
@@ -259,7 +259,7 @@ _STEERING_HEADS = (("dose", "dose"), ("effect", "effect"), ("random_effect", "ra
 
 
 def steering_text(table: pd.DataFrame, width: int) -> str:
-    """Lines of at most `width` cells: a block for each direction of each site, a line per dose."""
+    """Lines of at most `width` cells, from 60 on: a block for each direction of each site, a line per dose."""
     out: list[object] = []
     for (behaviour, site), here in table.groupby(["behaviour", "site"], sort=False):
         first = here.iloc[0]
@@ -284,7 +284,7 @@ def _in_columns(rows: pd.DataFrame, width: int) -> list[str]:
         widths = [max(map(len, cells)) for cells in columns]
         if sum(widths) + 2 * len(widths) - 2 <= width:
             break
-    return ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True))[:width]
+    return ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True))
             for line in zip(*columns, strict=True)]  # fmt: skip
 
 
