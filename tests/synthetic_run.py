@@ -171,6 +171,8 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
                             **to,
                         )
                         yield make(0.26 + away, level="hypothesis:legal_moves", source="true", k=12, spread=0.05, **to)
+            if domain == domains[0]:
+                yield from _edited(make, [(hook, layer) for hook, layer, _ in sites[1:]], here)
             for target in domains:
                 for hook, layer, _ in sites:
                     where = {
@@ -203,6 +205,84 @@ def _records(n_layers: int, behaviours, domains, model: str) -> Iterator[Record]
             for level, value in (("linear", flat), ("nonlinear", deep)):
                 yield Record(level=level, value=value, low=value - 0.004, high=value + 0.004, **feature)
             yield Record(level="linear", control="random_twin", value=0.70, low=0.69, high=0.71, **feature)
+
+
+def _edited(make, sites, here) -> Iterator[Record]:
+    """Directions added in doses at every site, and a set kept at one site after another."""
+    for n, (hook, layer) in enumerate(sites, 1):
+        at = here | {"hook": hook, "layer": layer, "level": "directions", "n": 256, "groups": 120}
+        for control, gain in (("", 0.8), ("random_directions", 0.05)):
+            for dose in (-4.0, -2.0, 2.0, 4.0):
+                steered = at | {"metric": "steer", "source": "behaviour", "k": 1, "control": control,
+                                "note": "raises <b>x</b>; a dose is 1.5"}  # fmt: skip
+                for name, value in (("effect", gain * dose), ("wrong", 0.5 - gain / 2), ("unrelated", 0.01 * dose**2)):
+                    yield make(value, arm=f"{name}:{dose:+g}", spread=0.05, **steered)
+        kept = at | {"metric": "replace", "arm": "roll_out"}
+        for source in ("behaviour", "pca"):
+            yield make(0.1 * n + 0.1 * (source == "pca"), source=source, k=4, spread=0.04, **kept)
+        for k in (0, 4):
+            yield make(1.0 - 0.01 * k, source="random", k=k, control="random_directions", spread=0.04, **kept)
+
+
+CAUSAL_SOURCES = ("behaviour", "label:truth", "pca", "das", "given:my <i>axis</i>")
+CAUSAL_HOOKS = ("blocks.3.hook_resid_post", "blocks.7.hook_resid_post", "blocks.11.hook_resid_post")
+
+
+def causal_records(hooks=CAUSAL_HOOKS, behaviour: str = "answer", steered: bool = True) -> list[Record]:
+    """A run on a chat model: truth is read well and hardly run on, what was learned by interchange is run on."""
+    out, here = (
+        [],
+        {"behaviour": behaviour, "fit_domain": "all", "test_domain": "all", "model": "chat", "task": "truth"},
+    )
+
+    def add(value, spread=0.03, **at):
+        told = {"value": value, "low": value - spread, "high": value + spread, "bits": 0.4, "floor_bits": 1.0,
+                "ceiling_bits": 0.1, "n": 384, "groups": 128}  # fmt: skip
+        out.append(Record(**(here | told | at)))
+
+    for i, hook in enumerate(hooks):
+        at, gain = {"hook": hook, "layer": i}, (i + 1) / len(hooks)
+        for k in (1, 4):
+            read = at | {"metric": "read", "level": "directions", "k": k}
+            add(0.9 - 0.6 * gain - 0.05 * k, source="behaviour", **read)
+            add(0.55 - 0.5 * gain, source="behaviour", **(read | {"behaviour": "truth"}))
+            add(0.98, source="random", control="random_directions", **read)
+        add(0.5 - 0.45 * gain, metric="read", level="direction", source="lda", k=1, **(at | {"behaviour": "truth"}))
+        replaced = at | {"metric": "replace", "level": "directions"}
+        for arm, left in (("single:random", 1.0), ("single:matched", 0.8), ("single:mean", 1.1),
+                          ("necessity:resample", 0.2), ("necessity:mean", 0.25), ("iia", 0.9)):  # fmt: skip
+            for k in (1, 4):
+                for source, of in zip(CAUSAL_SOURCES, (0.5, 0.95, 0.8, 0.15, 0.7), strict=True):
+                    value = left * (1 - (1 - of) * gain - 0.02 * k)
+                    add(value, source=source, k=k, arm=arm, **replaced)
+                if arm != "iia":
+                    add(left, source="random", k=k, arm=arm, control="random_directions", **replaced)
+            if arm.startswith("single"):
+                add(1.02, source="random", k=0, arm=arm, control="random_directions", **replaced)
+        add(0.93, metric="replace", level="direction", source="label:truth:lda", k=1, arm="single:random", **at)
+        add(0.6, metric="replace", level="hypothesis:rules", source="true", k=None, arm="single:matched", **at)
+        for source, slope in (("behaviour", 0.9), ("label:truth", 0.1), ("das", 1.6)) if steered else ():
+            for control, random in (("", 1.0), ("random_directions", 0.05)):
+                for dose in (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0):
+                    told = {"metric": "steer", "level": "directions", "source": source, "k": 1, "control": control,
+                            "note": "raises True; a dose is 1.7"}  # fmt: skip
+                    add(gain * slope * random * dose, spread=0.1, arm=f"effect:{dose:+g}", **at, **told)
+                    add(max(0.02, 0.5 - slope * random / 3), arm=f"wrong:{dose:+g}", **at, **told)
+                    add(0.02 * dose**2, spread=0.01, arm=f"unrelated:{dose:+g}", **at, **told)
+        kept = at | {"metric": "replace", "level": "directions", "arm": "roll_out"}
+        for source, value in (("behaviour", 0.3), ("das", 0.1)):
+            add(value * (i + 1), source=source, k=4, **kept)
+        add(1.0, source="random", k=4, control="random_directions", **kept)
+        add(1.02, source="random", k=0, control="random_directions", **kept)
+    return out
+
+
+def write_causal_run(root: Path, run: str = "causal", **given) -> Path:
+    """Write the run of `causal_records` under `root`."""
+    writer = RunWriter.open(root, run, {"name": run, "model": {"name": "chat"}}, 1)
+    writer.write_cell("all", causal_records(**given), [], seconds=1.0)
+    writer.finish(PROVENANCE)
+    return root / run
 
 
 @cache

@@ -21,6 +21,7 @@ page = st.navigation(
             st.Page("views/leak_map.py", title="Leak map", icon=":material/grid_on:"),
             st.Page("views/layer_curves.py", title="Layer curves", icon=":material/show_chart:"),
             st.Page("views/decomposition.py", title="Decomposition", icon=":material/stacked_line_chart:"),
+            st.Page("views/causal.py", title="Causal view", icon=":material/account_tree:"),
             st.Page("views/transfer.py", title="Transfer", icon=":material/sync_alt:"),
         ],
         "What to trust": [

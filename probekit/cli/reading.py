@@ -77,11 +77,11 @@ def show(
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     position: PositionOption = None,
-    metric: Annotated[str | None, typer.Option(help="read, replace or compose.")] = None,
+    metric: Annotated[str | None, typer.Option(help="read, replace, steer or compose.")] = None,
     arm: Annotated[str | None, typer.Option(help="Of replace: donors 'matched' or 'random'.")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     hook: Annotated[
-        str | None, typer.Option("--hook", help="Hook point: of replace, or for the tables of one.")
+        str | None, typer.Option("--hook", help="Hook point: of replace and steer, or for the tables of one.")
     ] = None,
     level: Annotated[str | None, typer.Option(help="Level, for the tables of one; linear when left out.")] = None,
     most: Annotated[int | None, typer.Option("--most", help="Rows of examples, counterexamples, plausible.")] = None,
@@ -94,8 +94,6 @@ def show(
 ) -> None:
     """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
-        from probekit.results import tables
-        from probekit.results import text as text_of
         from probekit.results.examples import KINDS as ROW_KINDS
         from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
@@ -113,6 +111,8 @@ def show(
         screen = console()
         if found.problem:
             console(err=True).print(found.problem)
+        if table is None and metric == "steer":
+            table = _at_one_site(found.records, chosen, csv)
         site = chosen.pop("hook", None) if table is None and metric == "replace" else None
         if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
             raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
@@ -122,14 +122,36 @@ def show(
                 _print_site(found.records, site, chosen, screen)
             _print_beside(found.records, chosen)
             return
-        kind = table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map")
-        if kind in ("replace_map", "composition"):
-            chosen.pop("metric", None)
-        frame = tables.table(kind, found.records, **chosen)
-        if csv:
-            typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
-            return
-        _print_table(kind, frame, found, chosen)
+        _show_table(
+            table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map"),
+            found,
+            chosen,
+            csv,
+        )
+
+
+def _show_table(kind: str, run: "Run", chosen: dict[str, Any], csv: bool) -> None:
+    """A table in full, for people or as CSV."""
+    from probekit.results import tables
+    from probekit.results import text as text_of
+
+    if kind in ("replace_map", "composition"):
+        chosen.pop("metric", None)
+    frame = tables.table(kind, run.records, **chosen)
+    if csv:
+        typer.echo(text_of.to_csv(frame).encode(), nl=False)  # UTF-8 whatever the terminal prefers
+        return
+    _print_table(kind, frame, run, chosen)
+
+
+def _at_one_site(records: Any, chosen: dict[str, Any], every: bool) -> str:
+    """The table of what was steered, at one site unless every one is asked for; what is chosen is changed to that."""
+    from probekit.results.causal import default_site
+
+    chosen.pop("metric")
+    if not every and (site := chosen.get("hook") or default_site(records, chosen.get("behaviour"), "steer")):
+        chosen["hook"] = site
+    return "steering"
 
 
 def _print_table(kind: str, frame: Any, run: "Run", chosen: dict[str, Any]) -> None:
@@ -138,11 +160,16 @@ def _print_table(kind: str, frame: Any, run: "Run", chosen: dict[str, Any]) -> N
 
     screen = console()
     if frame.empty:
-        screen.print(f"{run.name} holds nothing for {kind.replace('_', ' ')}.")
+        ask = "" if kind != "steering" else " A [steer] section in the spec asks for it."
+        screen.print(f"{run.name} holds nothing for {kind.replace('_', ' ')}.{ask}")
     elif kind in ("leak_map", "replace_map"):
         _print_map(run.name, run.records, frame, chosen)
     elif kind == "composition":
         _print_composition(run.name, run.records, frame, chosen)
+    elif kind == "steering":
+        screen.print(text_of.steering_text(frame, screen.width), highlight=False)
+    elif kind == "causal":
+        screen.print(text_of.causal_text(frame, str(frame["behaviour"].iloc[0]), screen.width), highlight=False)
     elif kind == "deletion":
         screen.print(text_of.deletion_text(frame, f"{run.name}: with a span deleted"))
     else:

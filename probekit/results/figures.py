@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from probekit.errors import BadInput, MissingExtra, nearest
 from probekit.results.curves import by_position, decomposition, floor_switch, frontier, layer_curves, ontology
+from probekit.results.effects import read_against_replace, roll_out, steering
 from probekit.results.looks import CONFIG, PALETTES
 from probekit.results.maps import leak_map, transfer_matrix
 
@@ -21,6 +22,9 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
     "ontology": ontology,
     "floor_switch": floor_switch,
     "by_position": by_position,
+    "read_against_replace": read_against_replace,
+    "steering": steering,
+    "roll_out": roll_out,
 }
 
 
@@ -28,7 +32,8 @@ def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selecti
     """A plotly figure by name, never shown.
 
     kind: a key of KINDS: leak_map, decomposition, frontier, layer_curves, transfer_matrix, ontology, floor_switch,
-    by_position. template: light or dark. selection: as of `table`. Raises BadInput that names the nearest.
+    by_position, read_against_replace, steering, roll_out. template: light or dark. selection: as of `table`. Raises
+    BadInput that names the nearest.
 
     >>> import probekit as pk
     >>> made = pk.figure("leak_map", pk.read_run("runs/othello"), behaviour="next_move")

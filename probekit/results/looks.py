@@ -170,9 +170,10 @@ def empty_figure(missing: str, command: str, template: Template) -> go.Figure:
     ink = PALETTES[template]
     made = go.Figure()
     dress(made, template, "", "", height=320)
-    text = escape(missing) + (
-        f"<br><span style='color:{ink['soft']}'>To fill it: {escape(command)}</span>" if command else ""
-    )
+    text = "<br>".join(wrap(escape(missing), 44, break_long_words=False))
+    if command:
+        fill = "<br>".join(wrap(f"To fill it: {escape(command)}", 44, break_long_words=False))
+        text += f"<br><span style='color:{ink['soft']}'>{fill}</span>"
     made.add_annotation(
         text=text, x=0.5, y=0.55, xref="paper", yref="paper", showarrow=False, font={"size": 16}, align="center"
     )

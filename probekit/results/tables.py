@@ -12,7 +12,7 @@ import pandas as pd
 
 from probekit.hookpoint import HookPoint
 from probekit.metrics.bootstrap import FEW_CLUSTERS
-from probekit.results.causal import causal
+from probekit.results.causal import causal, read_against_replace, roll_out, steering
 from probekit.results.examples import KINDS as ROW_KINDS
 from probekit.results.examples import KeepsRows, rows_table
 from probekit.results.parts import composition
@@ -497,8 +497,8 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "leak": leak, "leak_map": leak_map, "replace_map": replace_map, "decomposition": decomposition,
     "frontier": frontier, "layer_curves": layer_curves, "transfer_matrix": transfer_matrix, "crossing": crossing,
     "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
-    "causal": causal, "composition": composition, "deletion": deletion, "layers": layers, "spread": spread,
-    "provenance": provenance,
+    "causal": causal, "read_against_replace": read_against_replace, "steering": steering, "roll_out": roll_out,
+    "composition": composition, "deletion": deletion, "layers": layers, "spread": spread, "provenance": provenance,
 }  # fmt: skip
 
 

@@ -216,30 +216,84 @@ def _defused(cell: object) -> object:
 
 CAUSAL_HEADS = {"read": "read", "kept": "kept", "random_kept": "random", "alike": "alike", "kept_mean": "mean",
           "erased": "erased", "random_erased": "random", "erased_mean": "mean", "erased_leace": "LEACE",
-          "interchanged": "IIA"}  # fmt: skip
+          "interchanged": "swap"}  # fmt: skip
+_CELL = 7  # columns of a number
 CAUSAL_LEGEND = (
     "read: unexplained by a reader of these directions (of the label, where one is named). kept: unexplained when only "
     "they are kept, the rest from any donor; alike: from donors with nearly the same value; mean: from the mean. "
-    "erased: what is still done without them, of what the site does: 0 none of it, 1 they can go. random: the same of "
-    "random directions of equal k."
+    "erased: what is still done without them, of what the site does: 0 none of it, 1 they can go. swap: exchanged "
+    "with a donor's that answers otherwise: 0 the answer follows as it does with all of the site, 1 no more than with "
+    "random directions. random: the same of random directions of equal k."
 )
 
 
 def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
-    """Lines of at most `width` cells: a block for each site, columns that nothing was measured of left out."""
+    """Lines of at most `width` cells, from 80 on: a block for each site; columns without any number are left out."""
+    from rich.cells import cell_len
+
     out = []
     for site, rows in table.groupby("site", sort=False):
         shown = [name for name in CAUSAL_HEADS if name in rows and rows[name].notna().any()]
-        left = max(16, min(width - 8 * len(shown), int(rows["label"].str.len().max())))
+        left = max(16, min(width - _CELL * len(shown), int(rows["label"].str.len().max())))
         first = rows.iloc[0]
         nothing = "" if pd.isna(first["nothing"]) else f"; nothing kept (k=0) leaves {number(first['nothing'])}"
         out.append(folded(f"{printable(behaviour)} at {site}: {first['n']:,} test rows of {first['groups']:,} groups"
                           f"{nothing}", width))  # fmt: skip
-        out.append(" " * left + "".join(f"{CAUSAL_HEADS[name]:>8}" for name in shown))
+        out.append(" " * left + "".join(f"{CAUSAL_HEADS[name]:>{_CELL}}" for name in shown))
         for row in rows.to_dict("records"):
             cells = ["-" if pd.isna(row[name]) else number(row[name]) for name in shown]
             label = printable(row["label"])
-            label = label if len(label) <= left else label[: left - 1] + "…"
-            out.append(f"{label:<{left}}" + "".join(f"{cell:>8}" for cell in cells))
+            if cell_len(label) > left:
+                label = fitted(label.removeprefix("directions ").removeprefix("direction "), left)
+            out.append(label + " " * (left - cell_len(label)) + "".join(f"{cell:>{_CELL}}" for cell in cells))
         out.append("")
-    return "\n".join(map(str, [*out, folded(CAUSAL_LEGEND, width)]))
+    return _lines([*out, folded(CAUSAL_LEGEND, width)])
+
+
+STEERING_LEGEND = (
+    "effect: bits by which the log-odds of the named outcome rise, with its 95 % interval. wrong: share of texts that "
+    "move against the dose. unrelated: bits of KL of the next token after texts of something else. random: the same of "
+    "random directions of equal length; as large as it is, an effect is one of length alone."
+)
+_STEERING_HEADS = (("dose", "dose"), ("effect", "effect"), ("random_effect", "random"), ("wrong", "wrong"),
+                   ("random_wrong", "random"), ("unrelated", "unrelated"), ("random_unrelated", "random"))  # fmt: skip
+
+
+def steering_text(table: pd.DataFrame, width: int) -> str:
+    """Lines of at most `width` cells, from 60 on: a block for each direction of each site, a line per dose."""
+    out: list[object] = []
+    for (behaviour, site), here in table.groupby(["behaviour", "site"], sort=False):
+        first = here.iloc[0]
+        said = f"{behaviour} at {site}: {first['n']:,} test rows of {first['groups']:,} groups, a direction added"
+        out += [folded(printable(f"{said}; a dose of 1 is one standard deviation of its readout."), width), ""]
+        for label, rows in here.groupby("label", sort=False):
+            out.append(folded(printable(f"{label}: {rows['note'].iloc[0]}"), width))
+            out += [*_in_columns(rows, width), ""]
+    return _lines([*out, folded(STEERING_LEGEND, width)])
+
+
+def _lines(parts: Iterable[object]) -> str:
+    return "\n".join(line.rstrip() for part in parts for line in str(part).split("\n"))
+
+
+def _in_columns(rows: pd.DataFrame, width: int) -> list[str]:
+    """Doses under headings; without intervals where these do not fit."""
+    shown = [(name, head) for name, head in _STEERING_HEADS if name == "dose" or rows[name].notna().any()]
+    for told in (("effect", "random_effect"), ("effect",), ()):
+        columns = [[head, *(_dosed(row, name, name in told) for row in rows.to_dict("records"))]
+                   for name, head in shown]  # fmt: skip
+        widths = [max(map(len, cells)) for cells in columns]
+        if sum(widths) + 2 * len(widths) - 2 <= width:
+            break
+    return ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True))
+            for line in zip(*columns, strict=True)]  # fmt: skip
+
+
+def _dosed(row: Mapping[str, Any], name: str, interval: bool) -> str:
+    if name == "dose":
+        return f"{row['dose']:+g}"
+    if pd.isna(row[name]):
+        return "-"
+    told = interval and pd.notna(row[f"{name}_low"]) and pd.notna(row[f"{name}_high"])
+    between = f" [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]" if told else ""
+    return number(row[name]) + between

@@ -21,10 +21,28 @@ from probekit.results import claims
 from probekit.results.tables import TOGETHER
 from probekit.storage.runs import read_run
 from probekit.storage.runwriter import RunWriter
-from tests.synthetic_run import BEHAVIOURS, records, shared_run, write_run
+from tests.synthetic_run import (
+    BEHAVIOURS,
+    CAUSAL_HOOKS,
+    causal_records,
+    records,
+    shared_run,
+    write_causal_run,
+    write_run,
+)
 
 APP = Path(__file__).parents[2] / "apps" / "leakboard" / "app.py"
-PAGES = ("frontier", "leak_map", "layer_curves", "decomposition", "transfer", "claims", "ontology", "provenance")
+PAGES = (
+    "frontier",
+    "causal",
+    "leak_map",
+    "layer_curves",
+    "decomposition",
+    "transfer",
+    "claims",
+    "ontology",
+    "provenance",
+)
 
 app = typer.Typer()
 reading.register(app)
@@ -295,6 +313,42 @@ def test_layer_curves_name_the_selected_site_and_its_p_max(page):
     told = [caption.value for caption in page(shared_run().parent, "layer_curves").caption]
     (line,) = [text for text in told if "p\\_max" in text]
     assert "5 resid\\_post" in line and "0\\.005" in line
+
+
+def test_the_causal_view_shows_one_site_in_full(page, tmp_path):
+    write_causal_run(tmp_path)
+    test = page(tmp_path, "causal")
+    assert test.selectbox(key="hook").value == CAUSAL_HOOKS[1]
+    assert any("Nothing kept (k = 0) leaves 1.02" in text.value for text in test.text)
+    test.selectbox(key="hook").set_value(CAUSAL_HOOKS[2]).run()
+    assert not test.exception
+    (shown,) = [table.value for table in test.dataframe if "directions" in table.value]
+    row = shown.set_index("directions").loc["directions, k=1"]
+    assert row[["read", "kept", "random kept", "erased", "exchanged"]].tolist() == [
+        ".25 [.22, .28]", ".48 [.45, .51]", "1.00 [.97, 1.03]", ".10 [.07, .13]", ".43 [.40, .46]"]  # fmt: skip
+    assert {"Steered there", "Kept at one site after another"} <= {head.value for head in test.subheader}
+    assert any("effect" in table.value and len(table.value) == 18 for table in test.dataframe)  # 3 directions, 6 doses
+
+
+def test_the_causal_view_says_when_nothing_was_replaced_or_steered(page, tmp_path):
+    writer = RunWriter.open(tmp_path, "read", {"name": "read"}, 1)
+    writer.write_cell("a", [one for one in causal_records() if one.metric == "read"], [], seconds=0.0)
+    writer.finish({})
+    read = page(tmp_path, "causal")
+    assert not read.subheader and not read.error
+    write_causal_run(tmp_path, "unsteered", steered=False)
+    heads = [head.value for head in page(tmp_path, "causal", run="unsteered").subheader]
+    assert "One site" in heads and "Steered there" not in heads
+
+
+def test_show_prints_what_was_steered_at_one_site(tmp_path):
+    write_causal_run(tmp_path)
+    at = ["causal", "--runs", str(tmp_path), "--metric", "steer"]
+    assert command("show", *at).startswith("answer at L7 resid_post")
+    assert command("show", *at, "--hook", CAUSAL_HOOKS[2]).startswith("answer at L11 resid_post")
+    assert len(command("show", *at, "--csv").splitlines()) == 1 + 3 * 3 * 6
+    said = command("show", str(shared_run()), "--metric", "steer", "--behaviour", BEHAVIOURS[0], "--hook", "")
+    assert "resid_post" in said
 
 
 # -------------------------------------------------------------------------------------------------------------- browser
