@@ -122,12 +122,8 @@ def show(
                 _print_site(found.records, site, chosen, screen)
             _print_beside(found.records, chosen)
             return
-        _show_table(
-            table or {"replace": "replace_map", "compose": "composition"}.get(metric or "", "leak_map"),
-            found,
-            chosen,
-            csv,
-        )
+        maps = {"replace": "replace_map", "compose": "composition"}
+        _show_table(table or maps.get(metric or "", "leak_map"), found, chosen, csv)
 
 
 def _show_table(kind: str, run: "Run", chosen: dict[str, Any], csv: bool) -> None:

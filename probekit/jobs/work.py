@@ -15,14 +15,14 @@ from probekit.fit.frame import fit_frame
 from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
-from probekit.measurement.abstractions import DEPENDENT, Found, abstractions_at
+from probekit.measurement.causal.abstractions import DEPENDENT, Found, abstractions_at
+from probekit.measurement.causal.composition import ARMS, Composition, decoded_parts, principal_parts
+from probekit.measurement.causal.replacement import ROLL_OUT, Replacement, arms_of
+from probekit.measurement.causal.steering import Steering
 from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
-from probekit.measurement.composition import ARMS, Composition, decoded_parts, principal_parts
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
-from probekit.measurement.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
-from probekit.measurement.steering import Steering
 from probekit.model.interventions import Abstraction, orthonormal
 from probekit.records import digest
 from probekit.spec import ReplaceSpec

@@ -16,8 +16,8 @@ from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
 from probekit.measurement.cell import Measurement
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.compose import binned, cross_talk, dependence, value_leak
-from probekit.metrics.feedback import feedback_leak
+from probekit.metrics.causal.compose import binned, cross_talk, dependence, value_leak
+from probekit.metrics.causal.feedback import feedback_leak
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.interventions import Abstraction
 from probekit.model.model import Model
@@ -186,8 +186,8 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
     import torch
 
     from probekit.activations.capture import capture
-    from probekit.measurement.composition import Composition, Part, Parts
-    from probekit.measurement.replacement import ROLL_OUT, Replacement
+    from probekit.measurement.causal.composition import Composition, Part, Parts
+    from probekit.measurement.causal.replacement import ROLL_OUT, Replacement
 
     assert case.network is not None
     network = case.network(seed)
@@ -234,8 +234,8 @@ def _beside(kept: Abstraction, seed: int) -> list[Abstraction]:
 def _other_places(network: Network, model: Model, task: Task, measurement: Measurement, n_rows: int) -> Record:
     """One copy of the first bit kept where it is spelt, the other places that spell it taken from one donor."""
     from probekit.activations.capture import capture
-    from probekit.measurement.abstractions import nothing
-    from probekit.measurement.replacement import Replacement
+    from probekit.measurement.causal.abstractions import nothing
+    from probekit.measurement.causal.replacement import Replacement
 
     copies = [i for i in range(1, network.words.shape[1]) if (network.words[:, i] == network.words[:, 0]).all()]
     hook = HookPoint.within(0, "hook_resid_pre").name

@@ -27,9 +27,9 @@ from probekit.fit.das import fit_das, interchanged_laws
 from probekit.fit.directions import random_directions
 from probekit.jobs.engines import Progress
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.interchange import VACUOUS
+from probekit.metrics.causal.interchange import VACUOUS
+from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
-from probekit.metrics.replace import fbu_replace, kl_bits
 from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
 
 RANK = WIDTH // 2

@@ -12,7 +12,7 @@ from checkpoints import sharpen
 from probekit.cli.main import app
 from probekit.errors import BadInput
 from probekit.jobs.plan import plan_rows
-from probekit.measurement.composition import ARMS
+from probekit.measurement.causal.composition import ARMS
 from probekit.results.parts import screens
 
 WORDS = [word for sentence in checkpoints.SENTENCES for word in sentence.split()]

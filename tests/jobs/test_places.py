@@ -20,8 +20,8 @@ from probekit.jobs import cells as cells_of
 from probekit.jobs import job as job_of
 from probekit.jobs import plan as planning
 from probekit.jobs import work
+from probekit.measurement.causal.replacement import Replacement
 from probekit.measurement.cell import Measurement, measurements_of
-from probekit.measurement.replacement import Replacement
 from probekit.model.interventions import Abstraction
 from probekit.records import digest
 from probekit.results import figures, selection, tables

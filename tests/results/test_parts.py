@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from probekit.errors import BadInput
-from probekit.measurement.composition import ARMS
+from probekit.measurement.causal.composition import ARMS
 from probekit.records import ARMS as KNOWN
 from probekit.records import Record
 from probekit.results.parts import WORDS, composition, composition_text, screens

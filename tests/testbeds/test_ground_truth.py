@@ -682,8 +682,8 @@ def test_replacement_by_enumeration_is_what_the_model_does(planted_models, name)
 def test_replace_cells_find_the_truth(planted_models, name):
     """Through capture and `Replacement`, as a job would run it, with the donors drawn at random."""
     from probekit import capture
+    from probekit.measurement.causal.replacement import Replacement
     from probekit.measurement.cell import Measurement
-    from probekit.measurement.replacement import Replacement
     from probekit.spec import ReadSpec, ReplaceSpec
 
     network, model = planted_models(name, 3)

@@ -7,10 +7,10 @@ import torch
 import checkpoints
 from probekit import capture, load_model
 from probekit.errors import BadInput
-from probekit.measurement import composition
+from probekit.measurement.causal import composition
+from probekit.measurement.causal.composition import ARMS, Composition, Part, Parts
 from probekit.measurement.cell import Measurement
-from probekit.measurement.composition import ARMS, Composition, Part, Parts
-from probekit.metrics.compose import log_odds
+from probekit.metrics.causal.compose import log_odds
 from probekit.spec import ComposeSpec, ReadSpec
 from probekit.task import BehaviourSpec, Task
 from probekit.testbeds.ground_truth import CASES

@@ -5,7 +5,7 @@ import pytest
 
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.feedback import feedback_leak
+from probekit.metrics.causal.feedback import feedback_leak
 from probekit.metrics.ratios import estimates
 
 

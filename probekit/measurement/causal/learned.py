@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probekit.errors import FitError
 from probekit.fit.das import Das, fit_das
-from probekit.measurement.cases import CaseRows, Donors, texts_of
+from probekit.measurement.causal.cases import CaseRows, Donors, texts_of
 from probekit.model.branching import Edit, Trunk
 from probekit.model.model import Model
 from probekit.task import Task

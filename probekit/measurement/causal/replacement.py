@@ -2,7 +2,7 @@
 
 An abstraction is a subspace per hook point (directions of any source and level), or a hypothesis whose value donors
 must share. The edit is installed at one site, or at all sites of the chain at once; in the chain each edit keeps what
-the already edited network computed, so that errors compound as they would. metrics/replace.py has the formulas.
+the already edited network computed, so that errors compound as they would. metrics/causal/replace.py has the formulas.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,16 @@ from probekit.activations.activations import Activations
 from probekit.activations.laws import AMONG_ANSWERS
 from probekit.errors import BadInput, FitError
 from probekit.fit.moments import Eraser, Moments
-from probekit.measurement.abstractions import nothing
-from probekit.measurement.cases import ROUNDING, CaseRows, Cases, Donors
-from probekit.measurement.learned import Pairs, answering_otherwise
+from probekit.measurement.causal.abstractions import nothing
+from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors
+from probekit.measurement.causal.learned import Pairs, answering_otherwise
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters, Crossed
-from probekit.metrics.interchange import interchange_leak, interchanged, odds_leak
+from probekit.metrics.causal.interchange import interchange_leak, interchanged, odds_leak
+from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity, random_donors
 from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
-from probekit.metrics.replace import fbu_mean, fbu_replace, necessity, random_donors
 from probekit.model.branching import At, Edit
 from probekit.model.interventions import Abstraction, interchange, keep_only
 from probekit.model.model import Model

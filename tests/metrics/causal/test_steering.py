@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probekit.metrics.steering import log_odds, moved, target_of, wrong_way
+from probekit.metrics.causal.steering import log_odds, moved, target_of, wrong_way
 
 
 def laws(odds):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from probekit.activations.capture import capture
+from probekit.measurement.causal.replacement import Replacement
+from probekit.measurement.causal.steering import Steering
 from probekit.measurement.cell import Measurement
-from probekit.measurement.replacement import Replacement
-from probekit.measurement.steering import Steering
-from probekit.metrics.steering import log_odds
+from probekit.metrics.causal.steering import log_odds
 from probekit.spec import ReadSpec, ReplaceSpec
 from probekit.testbeds.ground_truth import CASES, SEEN
 from probekit.testbeds.ground_truth.circuits import SITE

@@ -6,7 +6,7 @@ from scipy.linalg import subspace_angles
 from scipy.stats import beta, kstest, ortho_group
 
 from probekit.errors import BadInput
-from probekit.metrics.angles import angles, chance_cosines
+from probekit.metrics.causal.angles import angles, chance_cosines
 
 
 @pytest.mark.parametrize(("d", "k", "m"), [(5, 1, 1), (20, 3, 7), (20, 7, 3), (8, 5, 6), (300, 4, 4)])

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.compose import (
+from probekit.metrics.causal.compose import (
     Subsets,
     alone_gap,
     binned,

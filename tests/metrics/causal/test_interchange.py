@@ -5,7 +5,7 @@ import pytest
 
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Clusters, Crossed
-from probekit.metrics.interchange import (
+from probekit.metrics.causal.interchange import (
     Interchanged,
     accuracy,
     interchange_leak,

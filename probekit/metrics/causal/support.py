@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
-from probekit.metrics.interchange import Interchanged
+from probekit.metrics.causal.interchange import Interchanged
 from probekit.metrics.ratios import Ratio
 
 DORMANT = 0.01  # natural variance along an axis, of the squared displacement there

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.measurement.cases import ROUNDING, Cases
+from probekit.measurement.causal.cases import ROUNDING, Cases
+from probekit.measurement.causal.replacement import Replacement
 from probekit.measurement.outcome import Coordinates, Outcome
-from probekit.measurement.replacement import Replacement
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.causal.steering import moved, target_of, wrong_way
 from probekit.metrics.ratios import Ratio, estimates
-from probekit.metrics.steering import moved, target_of, wrong_way
 from probekit.model.branching import At, Edit, EditedTexts
 from probekit.model.interventions import Abstraction
 from probekit.records import Record

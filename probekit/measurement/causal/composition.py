@@ -2,7 +2,7 @@
 
 A part is an orthonormal subspace at a hook point. With a set S of parts kept, the others are interchanged with a
 donor's, together: what lies in the span of the parts outside S comes from one donor, all else stays. The formulas are
-in metrics/compose.py.
+in metrics/causal/compose.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ from torch import Tensor
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
-from probekit.measurement.cases import Cases
+from probekit.measurement.causal.cases import Cases
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.compose import (
+from probekit.metrics.causal.compose import (
     Leak,
     Subsets,
     alone_gap,

@@ -17,7 +17,7 @@ from probekit.errors import BadInput
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.replace import match_donors, random_donors
+from probekit.metrics.causal.replace import match_donors, random_donors
 from probekit.model.branching import At, EditedTexts
 from probekit.model.reading import batches
 from probekit.task import Task

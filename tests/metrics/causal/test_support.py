@@ -5,9 +5,9 @@ import pytest
 
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Clusters
-from probekit.metrics.interchange import interchanged
+from probekit.metrics.causal.interchange import interchanged
+from probekit.metrics.causal.support import Support, illusion_gap, support, within
 from probekit.metrics.ratios import estimates
-from probekit.metrics.support import Support, illusion_gap, support, within
 from probekit.testbeds.ground_truth.circuits import SITE, dormant
 
 

@@ -10,11 +10,11 @@ import checkpoints
 from probekit import Feature, capture, load_model, measure
 from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
-from probekit.measurement.abstractions import Found, abstractions_at
+from probekit.measurement.causal.abstractions import Found, abstractions_at
+from probekit.measurement.causal.replacement import Replacement
 from probekit.measurement.cell import Measurement
 from probekit.measurement.outcome import Kept, ReaderName
-from probekit.measurement.replacement import Replacement
-from probekit.metrics.replace import kl_bits, mixture_kl
+from probekit.metrics.causal.replace import kl_bits, mixture_kl
 from probekit.model.interventions import Abstraction
 from probekit.spec import ReadSpec, ReplaceSpec
 from probekit.task import BehaviourSpec, Task

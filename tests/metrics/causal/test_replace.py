@@ -6,8 +6,8 @@ from scipy.stats import entropy as nats
 
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.causal.replace import fbu_replace, kl_bits, match_donors, mixture_kl, random_donors
 from probekit.metrics.ratios import Estimate, Ratio, estimates
-from probekit.metrics.replace import fbu_replace, kl_bits, match_donors, mixture_kl, random_donors
 
 
 def dirichlet(rng, *shape, k=4):
