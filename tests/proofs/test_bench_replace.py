@@ -14,7 +14,7 @@ from probekit.proofs.bench.replace import (
     CASES,
     QUICK,
     count_blocks,
-    made_problem,
+    made_interchanges,
     ours,
     replace_bench,
     transformer_lens,
@@ -44,7 +44,7 @@ def test_all_give_the_same_logits_and_say_what_they_took(folder, case):
 
 def test_blocks_are_those_that_whole_texts_run(folder):
     model = load_model(folder / "model")
-    problem = made_problem(model, QUICK, "all")
+    problem = made_interchanges(model, QUICK, "all")
     ours(problem)
     columns = sum(problem.padded(batch).numel() for batch in problem.batches)
     edited = sum(problem.padded(text).numel() for text, _ in problem.parts())
@@ -54,14 +54,14 @@ def test_blocks_are_those_that_whole_texts_run(folder):
     # without what is shared below the edited layer: every edit runs the blocks from its own on, the trunk all of them
     runs = sum(n - layer for layer in range(n)) * edited + 2 * n * columns
     assert count_blocks(problem, ours) == pytest.approx(runs, rel=0.05)
-    assert count_blocks(made_problem(model, QUICK, "last"), ours) < count_blocks(problem, ours) / 2
+    assert count_blocks(made_interchanges(model, QUICK, "last"), ours) < count_blocks(problem, ours) / 2
 
 
 def test_an_edit_is_seen_and_a_wrong_peer_stops_the_bench(folder, monkeypatch):
     model = load_model(folder / "model")
-    problem = made_problem(model, QUICK, "last")
+    problem = made_interchanges(model, QUICK, "last")
     found = ours(problem)
-    nothing = replace.Problem(model, "last", problem.tokens, problem.donors, torch.zeros_like(problem.basis))
+    nothing = replace.Interchanges(model, "last", problem.tokens, problem.donors, torch.zeros_like(problem.basis))
     assert float((ours(nothing) - found).abs().max()) > 1e-3  # it is the donors that the logits come from
     monkeypatch.setattr(replace, "transformer_lens", lambda problem: transformer_lens(nothing))
     with pytest.raises(ProbekitError, match="TransformerLens intervened_logits gives logits"):

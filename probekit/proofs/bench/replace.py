@@ -53,7 +53,7 @@ class ReplaceSize:
     d_model: int = 256
     n_heads: int = 8
     d_vocab: int = 2_000
-    texts: int = 24
+    texts: int = 12
     shortest: int = 24
     longest: int = 64
     donors: int = 8
@@ -66,11 +66,11 @@ class ReplaceSize:
 FULL = ReplaceSize()
 QUICK = ReplaceSize(3, 32, 4, 60, 6, 4, 9, 3, 2, 1, 40, 4)
 Note = Callable[[dict[str, Any]], None]
-Solver = Callable[["Problem"], Float[Tensor, "layer text donor d_vocab"]]
+Solver = Callable[["Interchanges"], Float[Tensor, "layer text donor d_vocab"]]
 
 
 @dataclass(frozen=True)
-class Problem:
+class Interchanges:
     """Texts to edit at `where` in each layer's residual stream. donors [text, m]: numbers of other texts."""
 
     model: Model
@@ -137,7 +137,7 @@ def replace_bench(size: ReplaceSize, folder: Path, case: str, note: Note) -> Ite
     if case == "das":
         yield _das(model, size)
         return
-    problem = made_problem(model, size, case)
+    problem = made_interchanges(model, size, case)
     ours(problem)  # what is tried once is no part of what is counted or timed
     counted = {name: count_blocks(problem, solve) for name, solve in (("ours", ours), ("whole texts", whole_texts))}
     share, least = counted["ours"] / counted["whole texts"], (model.n_layers + 1) / (2 * model.n_layers)
@@ -165,7 +165,7 @@ def replace_bench(size: ReplaceSize, folder: Path, case: str, note: Note) -> Ite
         yield Row(case_name, name, *middle, ratio, gaps[name], share / least)
 
 
-def timed(solve: Solver, problem: Problem) -> tuple[Tensor, float]:
+def timed(solve: Solver, problem: Interchanges) -> tuple[Tensor, float]:
     """What it gives, and seconds of the processor."""
     started = time.process_time()
     with warnings.catch_warnings():
@@ -173,7 +173,7 @@ def timed(solve: Solver, problem: Problem) -> tuple[Tensor, float]:
         return solve(problem), time.process_time() - started
 
 
-def made_problem(model: Model, size: ReplaceSize, where: str) -> Problem:
+def made_interchanges(model: Model, size: ReplaceSize, where: str) -> Interchanges:
     """Random texts, each with donors among the others."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(size.shortest, size.longest + 1, size.texts)
@@ -181,13 +181,13 @@ def made_problem(model: Model, size: ReplaceSize, where: str) -> Problem:
     donors = (
         np.arange(size.texts)[:, None] + generator.integers(1, size.texts, (size.texts, size.donors))
     ) % size.texts
-    return Problem(model, where, tokens, donors, random_directions(size.d_model, size.k, 0))
+    return Interchanges(model, where, tokens, donors, random_directions(size.d_model, size.k, 0))
 
 
 # Who solves it --------------------------------------------------------------------------------------------------------
 
 
-def ours(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
+def ours(problem: Interchanges) -> Float[Tensor, "layer text donor d_vocab"]:
     """Texts are run once, and edits branch off."""
     out, model, m = problem.empty(), problem.model, problem.donors.shape[1]
     last = [np.array([n]) for n in problem.last]
@@ -205,7 +205,7 @@ def ours(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
     return out
 
 
-def whole_texts(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
+def whole_texts(problem: Interchanges) -> Float[Tensor, "layer text donor d_vocab"]:
     """Hooks of torch in the library's model, every edited text run from its beginning, logits where they are wanted."""
     assert problem.model.plain is not None
     out, hf = problem.empty(), problem.model.plain.hf
@@ -237,7 +237,7 @@ def whole_texts(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
     return out
 
 
-def _sources(problem: Problem, hf: Any) -> list[Float[Tensor, "text d"]]:
+def _sources(problem: Interchanges, hf: Any) -> list[Float[Tensor, "text d"]]:
     """Activations behind the last token of every text, by layer, from one forward of each batch."""
     out = [torch.empty(len(problem.tokens), problem.model.d_model) for _ in problem.hooks]
     for batch in problem.batches:
@@ -261,7 +261,7 @@ def _sources(problem: Problem, hf: Any) -> list[Float[Tensor, "text d"]]:
     return out
 
 
-def pyvene(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
+def pyvene(problem: Interchanges) -> Float[Tensor, "layer text donor d_vocab"]:
     """Its rotated-space intervention with the same rotation; donors' activations are given to it, found in one run."""
     import pyvene
     from pyvene.models.interventions import LowRankRotatedSpaceIntervention
@@ -290,7 +290,7 @@ def pyvene(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
     return out
 
 
-def transformer_lens(problem: Problem) -> Float[Tensor, "layer text donor d_vocab"]:
+def transformer_lens(problem: Interchanges) -> Float[Tensor, "layer text donor d_vocab"]:
     """`collect_activations`, then `intervened_logits` with `SubspaceInterchange`."""
     from transformer_lens.tools.analysis import SubspaceInterchange, collect_activations, intervened_logits
 
@@ -316,7 +316,7 @@ def transformer_lens(problem: Problem) -> Float[Tensor, "layer text donor d_voca
     return out
 
 
-def count_blocks(problem: Problem, solve: Solver) -> int:
+def count_blocks(problem: Interchanges, solve: Solver) -> int:
     """Blocks times tokens (padding counts) that a solver runs through the library's forward."""
     assert problem.model.plain is not None
     count = 0
