@@ -52,7 +52,7 @@ def real_file() -> Path:
     so, since all else can still be tested; continuous integration runs it.
     """
     from probekit.errors import MissingExtra
-    from probekit.proofs.truth import bundled_model
+    from probekit.proofs.studies.truth import bundled_model
 
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf is not installed: `make setup` installs it")

@@ -136,6 +136,35 @@ def job(
         _tell("bench job", found, as_json, threads=threads)
 
 
+@bench.command("replace")
+def replace(
+    folder: FolderOption = None,
+    quick: QuickOption = False,
+    case: Annotated[
+        str, typer.Option(help="What is edited: the `last` token, one in the `middle`, or `all`; `das`; or `each`.")
+    ] = "each",
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Interchange beside whole texts with hooks, pyvene and TransformerLens; bound_ratio counts blocks that are run."""
+    with reporting("bench replace", as_json):
+        import tempfile
+
+        from probekit.proofs.bench.replace import CASES, FULL, QUICK, replace_bench
+
+        found: list[dict] = []
+        blocks: list[dict] = []
+
+        def note(one: dict) -> None:
+            blocks.append(one)
+            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
+
+        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
+            for one in CASES if case == "each" else (case,):
+                found += [row.row() for row in replace_bench(QUICK if quick else FULL, Path(own), one, note)]
+        _tell("bench replace", found, as_json, blocks=blocks, threads=threads)
+
+
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
     """n threads for torch and for what scikit-learn calls, the number before afterwards."""

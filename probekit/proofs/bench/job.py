@@ -26,7 +26,7 @@ from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.model.reading import batches, most_tokens, pad_right
 from probekit.proofs.bench import Row
-from probekit.proofs.statements import write_statements
+from probekit.proofs.studies.statements import write_statements
 from probekit.results.tables import layers
 from probekit.spec import JobSpec
 from probekit.task import Task

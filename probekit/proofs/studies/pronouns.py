@@ -16,11 +16,11 @@ from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
 from probekit.model.loading import load_model
-from probekit.proofs.truth import Findings, interval_of, job_of
+from probekit.proofs.studies.truth import Findings, interval_of, job_of
 from probekit.results.selection import hooks, site_label
 from probekit.storage.runs import Run
 
-SPEC = Path(__file__).parents[1] / "jobs" / "pronouns.toml"
+SPEC = Path(__file__).parents[2] / "jobs" / "pronouns.toml"
 _WOMEN = """Mary Anna Sarah Laura Emma Julia Alice Clara Diana Helen Susan Nancy Karen Linda Barbara Emily Rachel
 Rebecca Hannah Olivia Sophie Lucy Grace Rose Martha Ruth Irene Janet Carol Judith Monica Victoria Charlotte Amelia
 Isabella Teresa Margaret Elizabeth Catherine Patricia"""

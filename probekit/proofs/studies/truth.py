@@ -28,13 +28,13 @@ from probekit.jobs.runner import run_job
 from probekit.metrics.auroc import auroc_interval
 from probekit.metrics.bootstrap import Bootstrap, Clusters
 from probekit.model.loading import load_model
-from probekit.proofs.statements import FAMILIES, write_statements
+from probekit.proofs.studies.statements import FAMILIES, write_statements
 from probekit.results.selection import hooks, site_label
 from probekit.results.text import markdown, number
 from probekit.spec import JobSpec
 from probekit.storage.runs import Run
 
-SPEC = Path(__file__).parents[1] / "jobs" / "truth.toml"
+SPEC = Path(__file__).parents[2] / "jobs" / "truth.toml"
 TITLES = {
     "layers": "Layers: share unexplained of truth and of its own answer, and AUROC of the difference of class means",
     "families": "Families: what it says, what the words say, and what can be read where selection rows prefer",
