@@ -17,6 +17,7 @@ from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
 from probekit.measurement.causal.abstractions import DEPENDENT, Found, abstractions_at
 from probekit.measurement.causal.composition import ARMS, Composition, decoded_parts, principal_parts
+from probekit.measurement.causal.learned import learn, unlearned
 from probekit.measurement.causal.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.causal.steering import Steering
 from probekit.measurement.cell import Measurement, measurements_of, read_at
@@ -174,14 +175,14 @@ class Work:
         replacement = self._replacement(place)
         learned, why = [], ""
         try:
-            learned = [] if len(cell.hooks) > 1 or rolled else replacement.learned(cell.what, cell.domain, name)
+            learned = [] if len(cell.hooks) > 1 or rolled else learn(replacement, cell.what, cell.domain, name)
         except FitError as error:
             why = str(error)
         asked = list(self._abstractions(cell, spec, learned))
         outcome = replacement.cell(cell.what, cell.domain, cell.hooks, name, asked, arms)
         outcome.kept = Kept({ReaderName(a.level, a.source, a.k): a.bases[name].numpy() for a in learned})
         if why:
-            outcome.records += [replacement.unlearned(k, cell.what, name, cell.domain, arms, why) for k in spec.das_ks]
+            outcome.records += unlearned(replacement, cell.what, cell.domain, name, arms, why)
         return outcome
 
     def _steer(self, cell: Cell) -> Outcome:

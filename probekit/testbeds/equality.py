@@ -144,7 +144,7 @@ def draw_swaps(variable: Variable, n: int, generator: torch.Generator) -> Swaps:
 
 
 @dataclass(frozen=True)
-class Donors:
+class Sources:
     """Inputs [n, 16] whose laws are to be kept, and for each m donors [n, m, 16] of either part of an abstraction."""
 
     x: Float[Tensor, "n 16"]
@@ -152,7 +152,7 @@ class Donors:
     of_rest: Float[Tensor, "n m 16"]
 
 
-def draw_donors(variable: Variable, n: int, m: int, generator: torch.Generator) -> Donors:
+def draw_donors(variable: Variable, n: int, m: int, generator: torch.Generator) -> Sources:
     """Inputs that agree with x in the variable, and inputs that agree with it in all else that the algorithm uses."""
     same = draw_same(n, generator=generator)
     x = draw_inputs(same, generator)
@@ -160,10 +160,10 @@ def draw_donors(variable: Variable, n: int, m: int, generator: torch.Generator) 
     if variable in ("left", "both"):
         parts = [many.clone(), draw_same(n, m, generator=generator)], [draw_same(n, m, generator=generator), many]
         told = [torch.stack([left[..., 0], right[..., 1]], -1) for left, right in parts]
-        return Donors(x, draw_inputs(told[0], generator), draw_inputs(told[1], generator))
+        return Sources(x, draw_inputs(told[0], generator), draw_inputs(told[1], generator))
     whole = x[:, None].expand(-1, m, -1)
     fresh = draw_inputs(draw_same(n, m, generator=generator), generator)
     hit = torch.rand(n, m, 1, generator=generator) < 0.5
     second = torch.where(hit, whole[..., :SIZE], fresh[..., SIZE : 2 * SIZE])
     of_first = torch.cat([whole[..., :SIZE], second, fresh[..., 2 * SIZE :]], -1)
-    return Donors(x, of_first, torch.cat([fresh[..., :SIZE], whole[..., SIZE:]], -1))
+    return Sources(x, of_first, torch.cat([fresh[..., :SIZE], whole[..., SIZE:]], -1))

@@ -1,6 +1,6 @@
 """Learned subspaces: those that bring a donor's answer when they are exchanged, found on fit rows (fit/das.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,15 @@ from torch import Tensor
 from probekit.errors import FitError
 from probekit.fit.das import Das, fit_das
 from probekit.measurement.causal.cases import CaseRows, Donors, texts_of
+from probekit.measurement.causal.replacement import Replacement
+from probekit.metrics.causal.replace import random_donors
 from probekit.model.branching import Edit, Trunk
+from probekit.model.interventions import Abstraction
 from probekit.model.model import Model
+from probekit.records import Record
 from probekit.task import Task
 
+LEARNED_ON = 256  # cases of the fit side
 BATCH, STARTS = 64, 2  # pairs of a step, and searches side by side
 AT_ONCE = 64  # texts whose keys and values are found together
 TINY = 1e-12
@@ -103,3 +108,42 @@ def _several(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     out = np.empty_like(before)
     out[order] = before
     return numbers, out
+
+
+def learn(replacement: Replacement, behaviour: str, domain: str, hook: str) -> list[Abstraction]:
+    """Subspaces of the ranks of the spec at one hook point, from fit rows. Raises FitError."""
+    spec, site = replacement.spec, replacement.site
+    asked = [k for k in spec.das_ks if k < site(hook).shape[1]]
+    if not asked or replacement.study.unmeasurable(behaviour, domain):
+        return []
+    setting, cases = replacement.cases(behaviour, domain)
+    bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), replacement.study.seeds.data
+    drawn = random_donors(bases.group, cases.pool.group, spec.swaps, seed + 2)
+    others = (
+        Donors(drawn, cases.pool, cases.pool_law, site) if replacement.made is None
+        else replacement.made_of(behaviour, bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+    )  # fmt: skip
+    at, donors = answering_otherwise(cases.pool_law[: len(bases)], others, seed)
+    own, place = replacement.activations.laws[behaviour], torch.from_numpy(setting.pooling.place)
+
+    def soft(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        law = own(logits, rows)
+        if not law.requires_grad and logits.requires_grad:
+            raise FitError(f"'{behaviour}' is a hard choice, which has no slope to learn a subspace by.")
+        return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
+
+    tokens = replacement.answers(behaviour)
+    pairs = Pairs(replacement.model, replacement.task, bases.some(at), donors, hook, soft, tokens)
+    found = [pairs.fit(site, k, seed, spec.das_steps) for k in asked]
+    return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
+
+
+def unlearned(
+    replacement: Replacement, behaviour: str, domain: str, hook: str, arms: Sequence[str], why: str
+) -> list[Record]:
+    """NA for each subspace that could not be learned."""
+    study, out = replacement.study, []
+    for k in replacement.spec.das_ks:
+        at = replacement.at(Abstraction("directions", "das", k, {}), arms[0], behaviour, hook, domain)
+        out.append(study.record(*study.untold(at, "not_converged", why)))
+    return out

@@ -18,26 +18,23 @@ from torch import Tensor
 
 from probekit.activations.activations import Activations
 from probekit.activations.laws import AMONG_ANSWERS
-from probekit.errors import BadInput, FitError
+from probekit.errors import BadInput
 from probekit.fit.moments import Eraser, Moments
 from probekit.measurement.causal.abstractions import nothing
 from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors
-from probekit.measurement.causal.learned import Pairs, answering_otherwise
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters, Crossed
 from probekit.metrics.causal.interchange import interchange_leak, interchanged, odds_leak
-from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity, random_donors
+from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity
 from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
 from probekit.model.branching import At, Edit
 from probekit.model.interventions import Abstraction, interchange, keep_only
 from probekit.model.model import Model
-from probekit.records import Record
 from probekit.spec import ReplaceSpec
 from probekit.task import Task
 
-LEARNED_ON = 256  # cases of the fit side
 ROLL_OUT, INTERCHANGED = "roll_out", "iia"
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # activation, basis, what it gets: [n, d], [d, k], [n, d] or [d]
 
@@ -75,7 +72,6 @@ class Replacement:
         self.model, self.task, self.activations = model, task, activations
         self.study, self.spec, self.made = study, spec, made
         self._sites: dict[str, Float[Tensor, "n d"]] = {}
-        self._behaviour = ""
         self._drawn: tuple[tuple[str, str], Cases] | None = None
         self._donors: tuple[Cases, Donors] | None = None
         self._counterfactual: tuple[Cases, Donors] | None = None
@@ -94,9 +90,10 @@ class Replacement:
         if why := self.study.unmeasurable(behaviour, domain):
             return self._untold(behaviour, domain, name, abstractions, arms, why)
         setting, cases = self.cases(behaviour, domain)
-        self._behaviour = behaviour
-        planned = [(a, arm, t) for a in abstractions for arm in arms if (t := self._treatment(a, arm, cases, hooks))]
-        site = self._site_erased(hooks, arms, cases)
+        planned = [
+            (a, arm, t) for a in abstractions for arm in arms if (t := self._treatment(behaviour, a, arm, cases, hooks))
+        ]
+        site = self._site_erased(behaviour, hooks, arms, cases)
         wanted = [t for _, _, t in planned] + list(site.values())
         # what necessity and interchange are told from is one run
         alike = {t.run: t for t in wanted}
@@ -107,11 +104,11 @@ class Replacement:
             wanted = self._wanted(abstraction, setting, cases, treatment) if arm == INTERCHANGED else None
             told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, treatment.donors)
             for estimate, (kind, clusters) in told:
-                at = self._at(abstraction, arm + kind, behaviour, name, domain)
+                at = self.at(abstraction, arm + kind, behaviour, name, domain)
                 outcome.add(self.study.record(at, estimate), estimate, clusters)
         return outcome
 
-    def _at(self, abstraction: Abstraction, arm: str, behaviour: str, hook: str, domain: str) -> Coordinates:
+    def at(self, abstraction: Abstraction, arm: str, behaviour: str, hook: str, domain: str) -> Coordinates:
         return Coordinates(
             abstraction.level, abstraction.source, abstraction.k, "replace", arm, abstraction.control,
             behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
@@ -123,14 +120,9 @@ class Replacement:
         """NA for every abstraction in every arm."""
         outcome = Outcome()
         for abstraction, arm in product(abstractions, arms):
-            at = self._at(abstraction, arm, behaviour, name, domain)
+            at = self.at(abstraction, arm, behaviour, name, domain)
             outcome.records.append(self.study.record(*self.study.untold(at, "too_few_rows", why)))
         return outcome
-
-    def unlearned(self, k: int, behaviour: str, hook: str, domain: str, arms: Sequence[str], why: str) -> Record:
-        """NA for a subspace that could not be learned."""
-        at = self._at(Abstraction("directions", "das", k, {}), arms[0], behaviour, hook, domain)
-        return self.study.record(*self.study.untold(at, "not_converged", why))
 
     def site(self, hook: str) -> Float[Tensor, "n d"]:
         """Activations of all rows at a hook point."""
@@ -149,36 +141,11 @@ class Replacement:
             self._drawn = key, Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
         return self._drawn[1]
 
-    def learned(self, behaviour: str, domain: str, hook: str) -> list[Abstraction]:
-        """Subspaces of the ranks of the spec that are learned on fit rows, by exchanging them. Raises FitError."""
-        asked = [k for k in self.spec.das_ks if k < self.site(hook).shape[1]]
-        if not asked or self.study.unmeasurable(behaviour, domain):
-            return []
-        setting, cases = self.cases(behaviour, domain)
-        self._behaviour = behaviour
-        bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), self._seed
-        law = cases.pool_law[: len(bases)]
-        drawn = random_donors(bases.group, cases.pool.group, self.spec.swaps, seed + 2)
-        others = (
-            Donors(drawn, cases.pool, cases.pool_law, self.site) if self.made is None
-            else self._made_of(bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
-        )  # fmt: skip
-        at, donors = answering_otherwise(law, others, seed)
-        own, place = self.activations.laws[behaviour], torch.from_numpy(setting.pooling.place)
-
-        def soft(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
-            law = own(logits, rows)
-            if not law.requires_grad and logits.requires_grad:
-                raise FitError(f"'{behaviour}' is a hard choice, which has no slope to learn a subspace by.")
-            return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
-
-        pairs = Pairs(self.model, self.task, bases.some(at), donors, hook, soft, self._answers(behaviour))
-        found = [pairs.fit(self.site, k, seed, self.spec.das_steps) for k in asked]
-        return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
-
     # What is done -------------------------------------------------------------------------------------------------
 
-    def _treatment(self, a: Abstraction, arm: str, cases: Cases, hooks: Sequence[str]) -> Treatment | None:
+    def _treatment(
+        self, behaviour: str, a: Abstraction, arm: str, cases: Cases, hooks: Sequence[str]
+    ) -> Treatment | None:
         """What an arm does with an abstraction; None where it means nothing for it."""
         kind, _, how = arm.partition(":")
         if a.rule is not None:  # one variable of a stated hypothesis
@@ -198,7 +165,7 @@ class Replacement:
             case "necessity", "resample":
                 return Treatment(a, exchanged, self._random(cases))
             case "iia", "":
-                return Treatment(a, exchanged, self._counterfactuals(cases))
+                return Treatment(a, exchanged, self._counterfactuals(behaviour, cases))
             case "necessity", "mean":
                 return Treatment(a, exchanged)
             case "necessity", "leace":
@@ -206,14 +173,16 @@ class Replacement:
                 return None if eraser is None else Treatment(a, keep_only, eraser=eraser)
         raise BadInput(f"no such arm of replace: '{arm}'.")
 
-    def _site_erased(self, hooks: Sequence[str], arms: Sequence[str], cases: Cases) -> dict[str, Treatment]:
+    def _site_erased(
+        self, behaviour: str, hooks: Sequence[str], arms: Sequence[str], cases: Cases
+    ) -> dict[str, Treatment]:
         """All of the site erased, by donors and by the mean, as far as necessity is asked for."""
         if not any(arm.startswith(("necessity", INTERCHANGED)) for arm in arms):
             return {}
         none = nothing(hooks, {hook: self.site(hook).shape[1] for hook in hooks})
         out = {"resample": Treatment(none, keep_only, self._random(cases)), "mean": Treatment(none, keep_only)}
         if INTERCHANGED in arms:
-            out[INTERCHANGED] = Treatment(none, keep_only, self._counterfactuals(cases))
+            out[INTERCHANGED] = Treatment(none, keep_only, self._counterfactuals(behaviour, cases))
         return out
 
     def _random(self, cases: Cases) -> Donors:
@@ -222,24 +191,27 @@ class Replacement:
             self._donors = cases, cases.random(self.spec.donors, self._seed, self.site)
         return self._donors[1]
 
-    def _counterfactuals(self, cases: Cases) -> Donors:
+    def _counterfactuals(self, behaviour: str, cases: Cases) -> Donors:
         """Who an answer is interchanged with: texts made for each case, or any donor."""
         if self.made is None:
             return self._random(cases)
         if self._counterfactual is None or self._counterfactual[0] is not cases:
             drawn = cases.random(self.spec.swaps, self._seed + 1, self.site).index
-            self._counterfactual = cases, self._made_of(cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+            self._counterfactual = (
+                cases,
+                self.made_of(behaviour, cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape),
+            )
         return self._counterfactual[1]
 
-    def _made_of(self, rows: CaseRows, other: CaseRows, shape: tuple[int, ...]) -> Donors:
+    def made_of(self, behaviour: str, rows: CaseRows, other: CaseRows, shape: tuple[int, ...]) -> Donors:
         """Texts of cases, each with the field of another one: other has as many for each case as `shape` says."""
         assert self.made is not None
         example = self.task.row_example
         found = self.made(np.stack([np.repeat(example[rows.last], shape[1]), example[other.last]], 1))
         seen = found.observations
         cases = CaseRows.of(np.arange(len(seen)), seen.example, seen.example, seen.position, other.group[seen.example])
-        law = seen.behaviours[self._behaviour].law.astype(np.float64)
-        pooled = self.study.pooling(self._behaviour).law(law)[cases.last]
+        law = seen.behaviours[behaviour].law.astype(np.float64)
+        pooled = self.study.pooling(behaviour).law(law)[cases.last]
         return Donors(np.arange(len(cases)).reshape(shape), cases, pooled, lambda hook: found.sites[hook].float())
 
     @property
@@ -323,7 +295,7 @@ class Replacement:
     ) -> list[NDArray[np.float64]]:  # fmt: skip
         """asked: how many branches, and the edits of a batch of cases."""
         law, n_outcomes = self.activations.laws[behaviour], setting.behaviour.law.shape[1]
-        wanted = self._answers(behaviour)
+        wanted = self.answers(behaviour)
         out = [np.empty((len(cases.rows), n, n_outcomes)) for n, _ in asked]
         for batch in cases.batches():
             trunk = self.model.trunk(cases.texts.some(batch), hooks, tokens=wanted)
@@ -334,7 +306,7 @@ class Replacement:
                     laws[case, found.branch.numpy()] = setting.pooling.law(edited.double().numpy())
         return out
 
-    def _answers(self, behaviour: str) -> Tensor | None:
+    def answers(self, behaviour: str) -> Tensor | None:
         """The tokens that a law is among, where it looks at no others: late edits cost most in the unembedding."""
         spec = next((b for b in self.activations.behaviours if b.name == behaviour), None)
         if spec is None or spec.kind not in AMONG_ANSWERS:

@@ -57,12 +57,12 @@ class Bench:
         return {record.arm: record for record in records}
 
     def donors(self, abstraction, hooks, arm):
-        found = self.replacement._treatment(abstraction, arm, self.cases, hooks)
+        found = self.replacement._treatment("choice", abstraction, arm, self.cases, hooks)
         return found.donors
 
     def laws(self, abstraction, hooks, arm):
         """Laws of the edited network as the metric was handed them: [n, donor, k]."""
-        done = self.replacement._treatment(abstraction, arm, self.cases, hooks)
+        done = self.replacement._treatment("choice", abstraction, arm, self.cases, hooks)
         return self.replacement._run("choice", self.setting, self.cases, hooks, [done])[0]
 
     @property
