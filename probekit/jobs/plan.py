@@ -83,21 +83,24 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                  "levels": ", ".join(spec.transfer.levels)}
                 for behaviour in kinds
             ]  # fmt: skip
-    if spec.replace:
-        asked = spec.replace.behaviours_of(kinds)
-        found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
-        kept = ", ".join([*found, *brought, "principal components", "random directions"])
-        for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
-            rows += [
-                {
-                    "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
-                    "levels": kept,
-                }
-                for behaviour in asked
-            ]  # fmt: skip
+    rows += _replace_rows(spec, kinds, brought, n_layers)
     rows += _compose_rows(spec, kinds, features, n_layers)
     places = text_of(spec).get("positions", [])
     return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
+
+
+def _replace_rows(spec: JobSpec, kinds: Mapping[str, str], brought: Sequence[str], n_layers: int | None) -> list[dict]:
+    if spec.replace is None:
+        return []
+    spec.replace.labels_of(kinds, "")
+    found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
+    kept = ", ".join([*found, *brought, "principal components", "random directions"])
+    return [
+        {"kind": kind, "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers), "levels": kept}
+        for kind in ("replace", *(["steer"] if spec.steer else []))
+        for pattern in spec.replace.hooks or after_blocks(spec.read.hooks)
+        for behaviour in spec.replace.behaviours_of(kinds)
+    ]
 
 
 def _compose_rows(spec: JobSpec, kinds: Mapping[str, str], features: Sequence[str], n_layers: int | None) -> list[dict]:

@@ -279,15 +279,16 @@ class Replacement:
         asked = [(t.n_branches, partial(edits, t)) for t in treatments]
         return self._laws(behaviour, setting, cases, hooks, asked)
 
-    def run_edit(
-        self, behaviour: str, setting: Setting, cases: Cases, hook: str, edit: Edit, n_branches: int
-    ) -> NDArray[np.float64]:
-        """Laws with one edit of every case, which is told the case as the text: [n, n_branches, outcome]."""
+    def run_edits(
+        self, behaviour: str, setting: Setting, cases: Cases, hook: str, edits: Sequence[Edit], n_branches: int
+    ) -> list[NDArray[np.float64]]:
+        """Laws with each edit of every case, which is told the case as the text: [n, n_branches, outcome] each."""
 
-        def edits(batch: NDArray[np.int64]) -> dict[str, Edit]:
+        def of_batch(edit: Edit, batch: NDArray[np.int64]) -> dict[str, Edit]:
             return {hook: lambda act, at: edit(act, replace(at, text=torch.from_numpy(batch)[at.text]))}
 
-        return self._laws(behaviour, setting, cases, [hook], [(n_branches, edits)])[0]
+        asked = [(n_branches, partial(of_batch, edit)) for edit in edits]
+        return self._laws(behaviour, setting, cases, [hook], asked)
 
     def _laws(
         self, behaviour: str, setting: Setting, cases: Cases, hooks: Sequence[str],

@@ -20,7 +20,6 @@ from probekit.metrics.causal.steering import moved, target_of, wrong_way
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.branching import At, Edit, EditedTexts
 from probekit.model.interventions import Abstraction
-from probekit.records import Record
 
 # What a truth, a sentiment or a name has nothing to do with. Only where the model has a tokenizer.
 UNRELATED = (
@@ -69,46 +68,27 @@ class Steering:
         outcome = Outcome()
         if self.study.unmeasurable(behaviour, domain):
             return outcome
-        replacement = self.replacement
-        setting, cases = replacement.cases(behaviour, domain)
-        law = cases.law
-        elsewhere = self._unrelated()
-        for abstraction in abstractions:
-            if abstraction.k != 1 or abstraction.control or abstraction.level.startswith("hypothesis:"):
-                continue
-            dosed = self._dosed(abstraction, hook, cases)
-            if dosed is None:
-                outcome.records += self._undosed(abstraction, behaviour, hook, domain)
-                continue
-            for control in ("", "random_directions"):
-                edit = self._edit(dosed, len(cases.rows), bool(control))
-                effect = moved(law, replacement.run_edit(behaviour, setting, cases, hook, edit, len(self.doses)),
-                               dosed.target)  # fmt: skip
-                told = {"effect": effect, "wrong": wrong_way(effect, self.doses)}
-                clusters = dict.fromkeys(told, cases.clusters)
-                if elsewhere is not None:
-                    told["unrelated"] = self._moved_elsewhere(elsewhere, hook, dosed, bool(control))
-                    clusters["unrelated"] = Clusters.of(np.arange(len(elsewhere)), self.study.n_bootstrap, 0)
-                for name, values in told.items():
-                    ratios = [Ratio(values[:, i], np.ones(len(values))) for i in range(len(self.doses))]
-                    for dose, found in zip(self.doses, estimates(ratios, clusters[name]), strict=True):
-                        at = Coordinates(
-                            abstraction.level, abstraction.source, 1, "steer", f"{name}:{dose:+g}", control,
-                            behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
-                        )  # fmt: skip
-                        note = f"raises {setting.behaviour.outcomes[dosed.target]}; a dose is {dosed.size:.3g}"
-                        outcome.add(self.study.record(at, found, note), found, clusters[name])
+        setting, cases = self.replacement.cases(behaviour, domain)
+        single = [a for a in abstractions if a.k == 1 and not a.control and not a.level.startswith("hypothesis:")]
+        dosed = [(self._dosed(a, hook, cases), control) for a in single for control in ("", "random_directions")]
+        edits = [self._edit(one, len(cases.rows), bool(control)) for one, control in dosed]
+        steered = self.replacement.run_edits(behaviour, setting, cases, hook, edits, len(self.doses))
+        elsewhere = self._moved_elsewhere(hook, dosed)
+        for i, ((one, control), laws) in enumerate(zip(dosed, steered, strict=True)):
+            effect = moved(cases.law, laws, one.target)
+            told = {"effect": (effect, cases.clusters), "wrong": (wrong_way(effect, self.doses), cases.clusters)}
+            if elsewhere:
+                told["unrelated"] = elsewhere[i], Clusters.of(np.arange(len(UNRELATED)), self.study.n_bootstrap, 0)
+            note = f"raises {setting.behaviour.outcomes[one.target]}; a dose is {one.size:.3g}"
+            for name, (values, clusters) in told.items():
+                ratios = [Ratio(column, np.ones(len(values))) for column in values.T]
+                for dose, found in zip(self.doses, estimates(ratios, clusters), strict=True):
+                    at = Coordinates(
+                        one.abstraction.level, one.abstraction.source, 1, "steer", f"{name}:{dose:+g}", control,
+                        behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
+                    )  # fmt: skip
+                    outcome.add(self.study.record(at, found, note), found, clusters)
         return outcome
-
-    def _undosed(self, a: Abstraction, behaviour: str, hook: str, domain: str) -> list[Record]:
-        """NA for every dose of a direction that does not vary."""
-        asked = (
-            Coordinates(a.level, a.source, 1, "steer", f"effect:{dose:+g}", "", behaviour=behaviour, hook=hook,
-                        fit_domain=self.study.home, test_domain=domain)
-            for dose in self.doses
-        )  # fmt: skip
-        why = "activations do not vary along it, so that there is no dose of it"
-        return [self.study.record(*self.study.untold(at, "not_defined", why)) for at in asked]
 
     def _dosed(self, abstraction: Abstraction, hook: str, cases: Cases) -> Dosed | None:
         """A dose is a standard deviation of the readout over fit rows, of the sign that raises its outcome.
@@ -143,12 +123,21 @@ class Steering:
         last = np.array([len(ids) - 1 for ids in tokens])
         return EditedTexts(tokens, list(last[:, None]), last)
 
-    def _moved_elsewhere(self, texts: EditedTexts, hook: str, dosed: Dosed, random: bool) -> NDArray[np.float64]:
-        """KL in bits of the next-token law, [n_texts, dose], with the dose at the last token."""
+    def _moved_elsewhere(self, hook: str, dosed: Sequence[tuple[Dosed, str]]) -> list[NDArray[np.float64]]:
+        """KL in bits of the next-token law after texts of something else, [n_texts, dose], the dose at the last token.
+
+        Nothing where there is no tokenizer to write them with.
+        """
+        texts = self._unrelated()
+        if texts is None:
+            return []
         trunk = self.model.trunk(texts, [hook])
         before = trunk.logits({hook: lambda act, at: act})[:, 0].double().log_softmax(-1)
-        out = np.empty((len(texts), len(self.doses)))
-        for found in trunk.branch({hook: self._edit(dosed, len(texts), random)}, len(self.doses)):
-            after, p = found.logits.double().cpu().log_softmax(-1), before[found.text]
-            out[found.text.numpy(), found.branch.numpy()] = (p.exp() * (p - after)).sum(-1).numpy() / np.log(2)
+        out = []
+        for one, control in dosed:
+            edit, bits = self._edit(one, len(texts), bool(control)), np.empty((len(texts), len(self.doses)))
+            for found in trunk.branch({hook: edit}, len(self.doses)):
+                after, p = found.logits.double().cpu().log_softmax(-1), before[found.text]
+                bits[found.text.numpy(), found.branch.numpy()] = (p.exp() * (p - after)).sum(-1).numpy() / np.log(2)
+            out.append(bits)
         return out
