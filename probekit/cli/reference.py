@@ -36,8 +36,10 @@ TABLES = {
     "[[task.chat]]": spec.Turn,
     "[read]": spec.ReadSpec,
     "[replace]": spec.ReplaceSpec,
+    "[steer]": spec.SteerSpec,
     "[transfer]": spec.TransferSpec,
     "[[hypotheses]]": spec.HypothesisEntry,
+    "[[directions]]": spec.DirectionsEntry,
 }
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most", "lt": "below", "pattern": "of the form", "min_length": ""}
