@@ -15,7 +15,7 @@ from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
-from probekit.inputs.given import Given, read_given
+from probekit.inputs.given import Brought, read_given
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of
@@ -83,20 +83,28 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                  "levels": ", ".join(spec.transfer.levels)}
                 for behaviour in kinds
             ]  # fmt: skip
-    if spec.replace:
-        asked = spec.replace.behaviours_of(kinds)
-        found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
-        kept = ", ".join([*found, *brought, "principal components", "random directions"])
-        for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
-            rows += [
-                {
-                    "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
-                    "levels": kept,
-                }
-                for behaviour in asked
-            ]  # fmt: skip
+    rows += _replace_rows(spec, kinds, brought, n_layers)
     places = text_of(spec).get("positions", [])
     return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
+
+
+def _replace_rows(spec: JobSpec, kinds: Mapping[str, str], brought: Sequence[str], n_layers: int | None) -> list[dict]:
+    """What is kept or erased where; brought: sources of a user's own directions."""
+    if spec.replace is None:
+        return []
+    rows = []
+    asked = spec.replace.behaviours_of(kinds)
+    found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
+    kept = ", ".join([*found, *brought, "principal components", "random directions"])
+    for pattern in spec.replace.hooks or after_blocks(spec.read.hooks):
+        rows += [
+            {
+                "kind": "replace", "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers),
+                "levels": kept,
+            }
+            for behaviour in asked
+        ]  # fmt: skip
+    return rows
 
 
 def forecast_of(spec: JobSpec, base: Path) -> "Forecast | None":
@@ -184,7 +192,7 @@ def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any
     return out
 
 
-def _check_read(given: Given, patterns: Sequence[str]) -> None:
+def _check_read(given: Brought, patterns: Sequence[str]) -> None:
     given.among([hook for hook in given.directions if any(fnmatchcase(hook, p) for p in patterns)] or patterns)
 
 
