@@ -37,8 +37,10 @@ TABLES = {
     "[read]": spec.ReadSpec,
     "[replace]": spec.ReplaceSpec,
     "[compose]": spec.ComposeSpec,
+    "[steer]": spec.SteerSpec,
     "[transfer]": spec.TransferSpec,
     "[[hypotheses]]": spec.HypothesisEntry,
+    "[[directions]]": spec.DirectionsEntry,
 }
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most", "lt": "below", "pattern": "of the form", "min_length": ""}

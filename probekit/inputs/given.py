@@ -27,7 +27,7 @@ DEPENDENT = 1e-5
 
 
 @dataclass(frozen=True)
-class Given:
+class Brought:
     """Directions of one name, by hook point: [d, k], the first k' of them orthonormal columns that span the user's.
 
     digest: of the numbers as they came, and of the source of the function that made them.
@@ -38,7 +38,7 @@ class Given:
     digest: str
 
     @classmethod
-    def of(cls, name: str, brought: Mapping[str, Any], source: str = "") -> "Given":
+    def of(cls, name: str, brought: Mapping[str, Any], source: str = "") -> "Brought":
         """brought: hook point -> [k, d] or [d]; source: hash of the function that gave them. Raises BadInput."""
         if not re.fullmatch(DIRECTIONS_NAME, name):
             raise BadInput(f"directions are named '{name}': give a name of letters, digits, '.', '_' and '-'.")
@@ -66,7 +66,7 @@ class Given:
                 f"direction, [k, {width}]{turned}."
             )
 
-    def among(self, hooks: Iterable[str]) -> "Given":
+    def among(self, hooks: Iterable[str]) -> "Brought":
         """What there is of it at hook points that are read. Raises BadInput where there is nothing."""
         known = list(hooks)
         found = {hook: basis for hook, basis in self.directions.items() if hook in known}
@@ -76,10 +76,10 @@ class Given:
                 f"directions '{self.name}' are of {', '.join(self.directions)}, which is not read: did you mean "
                 f"'{nearest(hook, known)}'?"
             )
-        return Given(self.name, found, self.digest)
+        return Brought(self.name, found, self.digest)
 
 
-def read_given(entry: DirectionsEntry, base: Path, run: bool = True) -> Given | None:
+def read_given(entry: DirectionsEntry, base: Path, run: bool = True) -> Brought | None:
     """What an entry of a job names, relative to `base`. run: whether a function is called; None where one is not."""
     what = f"directions '{entry.name}'"
     if ".py:" in entry.file:
@@ -92,11 +92,11 @@ def read_given(entry: DirectionsEntry, base: Path, run: bool = True) -> Given | 
         made = function()
         if not isinstance(made, Mapping):
             raise BadInput(f"{what}: {entry.file} returned a {type(made).__name__}: return {{hook: array [k, d]}}.")
-        return Given.of(entry.name, {str(hook): values for hook, values in made.items()}, source)
+        return Brought.of(entry.name, {str(hook): values for hook, values in made.items()}, source)
     brought = read_directions(what, base / entry.file, entry.hook, entry.tensor)
     if entry.rows is not None:
         brought = {hook: _picked(_what(entry.name, hook), values, entry.rows) for hook, values in brought.items()}
-    return Given.of(entry.name, {hook: _whole(values) for hook, values in brought.items()})
+    return Brought.of(entry.name, {hook: _whole(values) for hook, values in brought.items()})
 
 
 def read_directions(what: str, path: Path, hook: str | None = None, tensor: str | None = None) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _of_safetensors(what: str, path: Path, hook: str | None, tensor: str | None)
         raise BadInput(f"{what}: {path} is no valid safetensors file: {error}.") from None
 
 
-def brought_directions(directions: Any, hooks: Iterable[str]) -> list[Given]:
+def brought_directions(directions: Any, hooks: Iterable[str]) -> list[Brought]:
     """Directions as `measure` takes them: name -> {hook: array}, or an array or a path where one hook is read.
 
     Raises BadInput.
@@ -162,7 +162,7 @@ def brought_directions(directions: Any, hooks: Iterable[str]) -> list[Given]:
             if only is None:
                 raise BadInput(f"{what} are one array for {len(read)} hook points: give {{hook: array [k, d]}}.")
             values = {only: values}
-        out.append(Given.of(str(name), {str(hook): part for hook, part in values.items()}))
+        out.append(Brought.of(str(name), {str(hook): part for hook, part in values.items()}))
     return out
 
 

@@ -12,7 +12,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import after_blocks
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.folders import beside
-from probekit.inputs.given import Given, read_given
+from probekit.inputs.given import Brought, read_given
 from probekit.inputs.spans import delete_span, find_span
 from probekit.inputs.swaps import check_swap, swapped_task
 from probekit.jobs.cells import Cell
@@ -35,7 +35,7 @@ class Job:
     hypotheses: tuple[Hypothesis, ...]
     deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
     base: Path = Path()  # the spec file's folder
-    given: tuple[Given, ...] = ()  # directions of a user's own, at hook points that are read
+    given: tuple[Brought, ...] = ()  # directions of a user's own, at hook points that are read
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu", model: Model | None = None) -> "Job":
@@ -154,7 +154,7 @@ class Job:
         return out
 
 
-def _given(spec: JobSpec, base: Path, model: Model) -> tuple[Given, ...]:
+def _given(spec: JobSpec, base: Path, model: Model) -> tuple[Brought, ...]:
     """A user's own directions where they are read. Raises BadInput or UnknownHook for what no activation there has."""
     out = []
     for entry in spec.directions:

@@ -11,7 +11,7 @@ from probekit.containers import numbers
 from probekit.errors import BadInput, nearest
 from probekit.fit.floor import WEAK_BLOCKS, blocks_of
 from probekit.inputs.copies import without_copies
-from probekit.inputs.given import Given, brought_directions
+from probekit.inputs.given import Brought, brought_directions
 from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
@@ -93,17 +93,15 @@ def measure(
     if not hasattr(activations, "observations"):
         observations = without_copies(sites, observations, copies)
     twins = {} if twin is None else _twins(twin, activations, sites, len(observations))
-    check_names("activations", sites)
-    spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
-    _check_asked(read, twins, observations)
-    asked = validate(TransferSpec, {"levels": tuple(transfer)}, "measure")
+    spec, asked = _asked(read, tuple(transfer), sites, twins, observations)
     moving = asked if len(observations.domains) > 1 else None
     without = deleted or {}
     _check_deleted(without, sites, len(observations))
     seeds = seed_probe, seed_data, 0
     told = {span: found.observations for span, found in without.items()}
-    given = _given(directions or {}, sites)
-    measurements = measurements_of(observations, told, spec, moving, hypotheses, seeds, n_bootstrap, given=given)
+    measurements = measurements_of(
+        observations, told, spec, moving, hypotheses, seeds, n_bootstrap, given=_given(directions or {}, sites)
+    )
     places, names = list(measurements), list(observations.behaviours)
     wanted = list(observations.features if spec.features is None else spec.features)
     cells = [Cell(kind, name, (hook,), place=place) for hook in sites for place in places
@@ -151,7 +149,18 @@ def _check_sites(what: str, found: Iterable[str], sites: Iterable[str], n_found:
         raise BadInput(f"{what} has {n_found} rows and what is measured has {n}: give the same rows.")
 
 
-def _given(directions: Mapping[str, Any], sites: Mapping[str, Any]) -> list[Given]:
+def _asked(
+    read: Mapping[str, Any], levels: tuple[str, ...], sites: Mapping[str, Any], twins: Mapping[str, Any],
+    observations: Observations,
+) -> tuple[ReadSpec, TransferSpec]:  # fmt: skip
+    """What is read and what is moved, as a job's tables say it. Raises BadInput."""
+    check_names("activations", sites)
+    spec = validate(ReadSpec, {"hooks": tuple(sites), **read}, "measure")
+    _check_asked(read, twins, observations)
+    return spec, validate(TransferSpec, {"levels": levels}, "measure")
+
+
+def _given(directions: Mapping[str, Any], sites: Mapping[str, Any]) -> list[Brought]:
     """A user's own directions at the sites that are measured. Raises BadInput."""
     out = [one.among(sites) for one in brought_directions(directions, sites)]
     for one in out:

@@ -15,7 +15,7 @@ from probekit.inputs.columns import check_columns
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
-from probekit.inputs.given import Given, read_given
+from probekit.inputs.given import Brought, read_given
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of
@@ -200,7 +200,7 @@ def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any
     return out
 
 
-def _check_read(given: Given, patterns: Sequence[str]) -> None:
+def _check_read(given: Brought, patterns: Sequence[str]) -> None:
     given.among([hook for hook in given.directions if any(fnmatchcase(hook, p) for p in patterns)] or patterns)
 
 

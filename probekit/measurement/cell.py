@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probekit.errors import BadInput, FitError
 from probekit.fit.readers import Reader, fit_level
-from probekit.inputs.given import Given
+from probekit.inputs.given import Brought
 from probekit.levels import Hypothesis, Level
 from probekit.measurement.alone import keep_alone
 from probekit.measurement.collector import Collector
@@ -217,7 +217,7 @@ def measurements_of(
     seeds: tuple[int, int, int] = (0, 0, 0),
     n_bootstrap: int = 2_000,
     keeps_examples: bool = False,
-    given: Sequence[Given] = (),
+    given: Sequence[Brought] = (),
 ) -> dict[str, Measurement]:
     """A Measurement of each place that is measured apart; groups are split alike at all of them.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from probekit.errors import BadInput, nearest
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
-from probekit.inputs.given import Given
+from probekit.inputs.given import Brought
 from probekit.levels import Hypothesis, check_stated
 from probekit.measurement.outcome import Coordinates, Figures
 from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
@@ -49,7 +49,7 @@ class Study:
         n_bootstrap: int = 2_000,
         deleted: Mapping[str, Observations | None] | None = None,
         keeps_examples: bool = False,
-        given: Sequence[Given] = (),
+        given: Sequence[Brought] = (),
     ) -> None:
         """deleted: by span, what was seen without it; None where this is what was read. keeps_examples: whether
         anybody will ask for single rows or readers, as of a run folder, so that pairs and answers are looked for.

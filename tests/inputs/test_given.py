@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from probekit.errors import BadInput, UnknownHook
-from probekit.inputs.given import Given, brought_directions, read_given
+from probekit.inputs.given import Brought, brought_directions, read_given
 from probekit.jobs.plan import plan_rows
 from probekit.spec import DirectionsEntry, JobSpec
 from rowfiles import write
@@ -54,10 +54,10 @@ def test_every_file_gives_the_directions_that_it_holds(tmp_path):
 
 
 def test_the_digest_tells_numbers_and_source_apart(tmp_path):
-    one = Given.of("mine", {HOOK: rows(2)})
-    assert one.digest == Given.of("other", {HOOK: rows(2).astype("float64")}).digest
-    assert one.digest != Given.of("mine", {OTHER: rows(2)}).digest
-    assert one.digest != Given.of("mine", {HOOK: rows(2) * 2}).digest
+    one = Brought.of("mine", {HOOK: rows(2)})
+    assert one.digest == Brought.of("other", {HOOK: rows(2).astype("float64")}).digest
+    assert one.digest != Brought.of("mine", {OTHER: rows(2)}).digest
+    assert one.digest != Brought.of("mine", {HOOK: rows(2) * 2}).digest
     made = []
     for note in ("# once\n", "# twice\n"):
         (tmp_path / "mine.py").write_text(f"{note}def made():\n    return {{'{HOOK}': [1.0, 2.0]}}\n")
@@ -78,11 +78,11 @@ def test_the_digest_tells_numbers_and_source_apart(tmp_path):
 )
 def test_what_is_no_direction_is_refused(values, said):
     with pytest.raises(BadInput, match=re.escape(said)):
-        Given.of("mine", {HOOK: values})
+        Brought.of("mine", {HOOK: values})
 
 
 def test_a_wrong_width_is_told_and_what_looks_transposed():
-    given = Given.of("mine", {HOOK: rows(3)})
+    given = Brought.of("mine", {HOOK: rows(3)})
     given.check(HOOK, 6)
     with pytest.raises(BadInput, match="are 3 of width 6, and activations there have width 8"):
         given.check(HOOK, 8)
@@ -119,7 +119,7 @@ def test_arrays_and_paths_come_by_name_in_python(tmp_path):
     np.save(tmp_path / "mine.npy", rows(2))
     for values in (rows(2), tmp_path / "mine.npy", {HOOK: rows(2)}):
         (found,) = brought_directions({"mine": values}, [HOOK])
-        assert found.source == "given:mine" and found.digest == Given.of("mine", {HOOK: rows(2)}).digest
+        assert found.source == "given:mine" and found.digest == Brought.of("mine", {HOOK: rows(2)}).digest
     with pytest.raises(BadInput, match="one array for 2 hook points"):
         brought_directions({"mine": rows(2)}, [HOOK, OTHER])
     with pytest.raises(BadInput, match="directions is a list"):
