@@ -12,7 +12,9 @@ from probekit.inputs.filetask import read_file_task
 from probekit.inputs.swaps import swapped_task
 from probekit.jobs.job import Job
 from probekit.jobs.runner import run_job
-from probekit.spec import JobSpec
+from probekit.results import tables
+from probekit.results.text import steering_text
+from probekit.spec import JobSpec, SteerSpec
 from rowfiles import write
 
 CITIES = ("paris", "madrid", "france", "spain", "red", "blue", "car", "bicycle", "old", "one", "two", "three")
@@ -53,14 +55,15 @@ def answers_of(path, rows):
     return [words[i], words[j]]
 
 
-def job(folder, **replace):
-    folder, answers = folder
+def job(folder, answers=None, **replace):
+    folder, known = folder
+    answers = known if answers is None else answers
     told = {
         "name": "causal", "model": {"name": str(folder / "model"), "twin": False},
         "task": {
             "file": str(folder / "rows.jsonl"), "template": "the {what} of {city} is", "group": "group",
             "position": "field:city", "answer": "last", "copies": "keep",
-            "behaviours": [{"name": "says", "kind": "choice", "tokens": answers},
+            "behaviours": [{"name": "says", "kind": "choice", "tokens": list(answers)},
                            {"name": "truth", "kind": "label", "column": "truth"}],
         },
         "read": {"hooks": [FIRST, "blocks.1.hook_resid_post", LAST], "levels": ["directions", "linear"], "ks": [1],
@@ -122,6 +125,23 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
                            "na_reason"]) == {"small_denominator"}  # fmt: skip
     labels = records[records["source"] == "label:truth"]
     assert set(labels["arm"]) >= {"single:random", "necessity:leace"}
+
+
+def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
+    # two answers that this network gives about as often, so that both have rows enough
+    spec = job(folder, ("she", "six"), arms=["single:random", "roll_out"])
+    spec = spec.model_copy(update={"steer": SteerSpec(doses=(-2.0, 2.0))})
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    shown = tables.table("steering", run.records, hook=FIRST)
+    assert {"behaviour", "label:truth"} <= set(shown["source"]) and set(shown["dose"]) == {-2.0, 2.0}
+    assert shown[["effect", "random_effect", "wrong", "unrelated"]].notna().all(axis=None)
+    assert shown["note"].str.startswith("raises ").all()
+    points = tables.table("read_against_replace", run.records, hook=FIRST)
+    assert {"", "random_directions"} == set(points["control"])
+    assert (points["kept"].isna() == (points["na_reason"] != "")).all()  # 24 rows explain too little, and say so
+    assert points.loc[points["source"] == "label:truth", "fitted_to"].tolist() == ["truth"]
+    assert tables.table("roll_out", run.records).groupby("label")["n_sites"].apply(list)["PCA, k=1"] == [1, 2]
+    assert "raises " in steering_text(shown, 80)
 
 
 def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):
