@@ -1,6 +1,6 @@
 """Work: measures the cells of a job one after another, with what they share loaded once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -227,7 +227,7 @@ class Work:
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
         decoded = {name: found for name in spec.features if (found := self._decoded(name, cell))}
         stated = [one for hypothesis in self.job.hypotheses if hypothesis.behaviour in ("", cell.what)
-                  for one in self._hypothesis(cell, hypothesis, widths)]  # fmt: skip
+                  for one in stated_at(cell, hypothesis, widths, lambda name: self._decoded(name, cell))]  # fmt: skip
         given = {one.name: {hook: torch.from_numpy(basis) for hook, basis in one.directions.items()}
                  for one in self.job.given}  # fmt: skip
         found = Found(kept, frames, decoded, given, [*learned, *stated])
@@ -273,27 +273,6 @@ class Work:
             self._frames[hook, place] = fit_frame(x[torch.from_numpy(seen.index[seen.split.fit])].float()).rotation
         return self._frames[hook, place]
 
-    def _hypothesis(self, cell: Cell, hypothesis: Hypothesis, widths: dict[str, int]) -> Iterator[Abstraction]:
-        """The subspace that the features are decoded from, and donors that agree on the features themselves."""
-        level = f"hypothesis:{hypothesis.name}"
-        decoded = {name: self._decoded(name, cell) for name in hypothesis.features}
-        bases = {}
-        for hook in cell.hooks:
-            if not all(decoded.values()):
-                return
-            parts = [decoded[name][hook] for name in hypothesis.features]
-            bases[hook] = orthonormal(torch.from_numpy(np.concatenate(parts, axis=1)), DEPENDENT)
-        rank = max(basis.shape[1] for basis in bases.values())
-        yield Abstraction(level, "features", rank, bases)
-        nothing = {hook: torch.zeros(widths[hook], 0) for hook in cell.hooks}
-        yield Abstraction(level, "true", 0, nothing, features=hypothesis.features)
-        for name, found in decoded.items() if len(cell.hooks) == 1 else ():
-            of_one = {hook: orthonormal(torch.from_numpy(at), DEPENDENT) for hook, at in found.items()}
-            k = of_one[cell.hooks[0]].shape[1]
-            if k < widths[cell.hooks[0]]:
-                yield Abstraction(level, f"label:{name}", k, of_one, label=name, rule=hypothesis.rule,
-                                  variables=hypothesis.features)  # fmt: skip
-
     def _tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
@@ -309,3 +288,26 @@ def tensor_name(cell: Cell) -> str:
         + "-"
         + digest([cell.kind, cell.what, cell.hooks, *([] if cell.place == ALL else [cell.place])])[:8]
     )
+
+
+def stated_at(
+    cell: Cell, hypothesis: Hypothesis, widths: Mapping[str, int], decoded_at: Callable[[str], dict[str, np.ndarray]]
+) -> Iterator[Abstraction]:
+    """The subspace that the features are decoded from, donors that agree on the features, and each feature alone."""
+    level = f"hypothesis:{hypothesis.name}"
+    decoded = {name: decoded_at(name) for name in hypothesis.features}
+    if not all(decoded.values()):
+        return
+    bases = {}
+    for hook in cell.hooks:
+        parts = [decoded[name][hook] for name in hypothesis.features]
+        bases[hook] = orthonormal(torch.from_numpy(np.concatenate(parts, axis=1)), DEPENDENT)
+    yield Abstraction(level, "features", max(basis.shape[1] for basis in bases.values()), bases)
+    nothing = {hook: torch.zeros(widths[hook], 0) for hook in cell.hooks}
+    yield Abstraction(level, "true", 0, nothing, features=hypothesis.features)
+    for name, found in decoded.items() if len(cell.hooks) == 1 else ():
+        of_one = {hook: orthonormal(torch.from_numpy(at), DEPENDENT) for hook, at in found.items()}
+        k = of_one[cell.hooks[0]].shape[1]
+        if k < widths[cell.hooks[0]]:
+            yield Abstraction(level, f"label:{name}", k, of_one, label=name, rule=hypothesis.rule,
+                              variables=hypothesis.features)  # fmt: skip

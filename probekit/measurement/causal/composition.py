@@ -17,7 +17,7 @@ from torch import Tensor
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
-from probekit.measurement.causal.cases import Cases
+from probekit.measurement.causal.cases import Cases, Donors
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
@@ -172,7 +172,7 @@ class Composition:
 
     def _run(self, setting: Setting) -> "_Run":
         cases = Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
-        donors = cases.random(self.spec.donors, self.study.seeds.data)
+        donors = cases.random(self.spec.donors, self.study.seeds.data, self._site)
         return _Run(self.model, self.activations, setting, cases, donors, self._site)
 
     def _over_values(self, setting: Setting, parts: Parts) -> Iterator[_Found]:
@@ -253,10 +253,10 @@ class Composition:
 
 
 class _Run:
-    """The model run on the same cases with one edit or another. donors [n, donor]: places in the cases' pool."""
+    """The model run on the same cases with one edit or another."""
 
     def __init__(
-        self, model: Model, activations: Activations, setting: Setting, cases: Cases, donors: NDArray[np.int64],
+        self, model: Model, activations: Activations, setting: Setting, cases: Cases, donors: Donors,
         site: Callable[[str], Float[Tensor, "n d"]],
     ) -> None:  # fmt: skip
         self.model, self.setting, self.cases, self.donors, self.site = model, setting, cases, donors, site
@@ -264,7 +264,7 @@ class _Run:
         self._clean: dict[str, Float[Tensor, "n w"]] = {}
 
     def n_donors(self, how: str) -> int:
-        return 1 if how == "mean" else self.donors.shape[1]
+        return 1 if how == "mean" else self.donors.n
 
     def laws(
         self, hooks: Sequence[str], make: Callable[[NDArray[np.int64]], Mapping[str, Edit]], n_branches: int
@@ -366,11 +366,11 @@ def _over_sets(
 
 def _moved(run: _Run, parts: Parts) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """How far readout j moves when part i is a donor's, mean over donors [n, i, j]; which j lie at or behind i."""
-    (n, n_donors), m, pool = run.donors.shape, len(parts.parts), run.cases.pool.last
+    (n, n_donors), m, pool = run.donors.index.shape, len(parts.parts), run.cases.pool.last
     order = [HookPoint.parse(part.hook).order for part in parts.parts]
     follows = np.array([[behind >= here for behind in order] for here in order])
     moved = np.zeros((n, m, m))
-    rows, donors = torch.from_numpy(run.cases.rows.last), torch.from_numpy(pool[run.donors])
+    rows, donors = torch.from_numpy(run.cases.rows.last), torch.from_numpy(pool[run.donors.index])
     for i, part in enumerate(parts.parts):
         whole = run.site(part.hook)[donors] - run.site(part.hook)[rows][:, None]
         here = whole @ part.basis @ part.basis.mT

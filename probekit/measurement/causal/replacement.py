@@ -101,7 +101,9 @@ class Replacement:
         laws = Laws({key: made[t.run] for key, t in site.items()}, {
             a.k: made[t.run] for a, arm, t in planned if a.control and arm == INTERCHANGED})  # fmt: skip
         for abstraction, arm, treatment in planned:
-            wanted = self._wanted(abstraction, setting, cases, treatment) if arm == INTERCHANGED else None
+            wanted = (
+                wanted_of(self.study, abstraction, setting, cases, treatment.donors) if arm == INTERCHANGED else None
+            )
             told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, treatment.donors)
             for estimate, (kind, clusters) in told:
                 at = self.at(abstraction, arm + kind, behaviour, name, domain)
@@ -169,7 +171,7 @@ class Replacement:
             case "necessity", "mean":
                 return Treatment(a, exchanged)
             case "necessity", "leace":
-                eraser = self._eraser(a, hooks[0])
+                eraser = eraser_of(self.study, a, self.site(hooks[0]))
                 return None if eraser is None else Treatment(a, keep_only, eraser=eraser)
         raise BadInput(f"no such arm of replace: '{arm}'.")
 
@@ -223,48 +225,11 @@ class Replacement:
         if a.is_empty:
             return None
         if a.features:
-            return cases.matched(self._labels(a.features), self.spec.donors, self._seed, self.site)
+            return cases.matched(one_hot(self.study, a.features), self.spec.donors, self._seed, self.site)
         values = np.concatenate([(self.site(hook) @ a.bases[hook]).numpy() for hook in hooks], 1)
         # what a readout of float32 activations can differ by without meaning anything
         rounding = max(ROUNDING * float(self.site(hook).norm(dim=1).mean()) for hook in hooks)
         return cases.matched(values, self.spec.donors, self._seed, self.site, rounding)
-
-    def _labels(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Labels of features at every row, one-hot."""
-        parts = []
-        for name in names:
-            feature = self.study.observations.features[name]
-            one_hot = np.eye(len(feature.classes), dtype=np.float32)[feature.labels]
-            parts.append(one_hot.reshape(len(one_hot), -1))
-        return np.concatenate(parts, 1)
-
-    def _wanted(
-        self, a: Abstraction, setting: Setting, cases: Cases, treatment: Treatment
-    ) -> NDArray[np.float64] | None:
-        """What an interchange is to bring, [n, m, outcome]: the donor's law, or what the rule of a hypothesis says.
-
-        Where a rule says nothing, the base's own law, which makes it no pair.
-        """
-        donors = treatment.donors
-        if donors is None or a.rule is None:
-            return None if donors is None else donors.law[donors.index]
-        base, given = np.repeat(cases.rows.last, donors.n), donors.rows.last[donors.index].reshape(-1)
-        seen = self.study.observations.features
-        law = a.rule({name: seen[name].labels[given if name == a.label else base] for name in a.variables})
-        law = setting.pooling.law(np.asarray(law, dtype=np.float64)).reshape(*donors.index.shape, -1)
-        return np.where(law.sum(2, keepdims=True) > 0, law, cases.law[:, None])
-
-    def _eraser(self, a: Abstraction, hook: str) -> Eraser | None:
-        """What takes away all that is linear in the label of the directions, from the fit rows; told once a source."""
-        seen = self.study.observations
-        if not a.label or a.level not in ("directions",) or a.k != 1:
-            return None
-        setting = self.study.setting(a.label if a.label in seen.behaviours else next(iter(seen.behaviours)),
-                                     self.study.home)  # fmt: skip
-        rows = setting.rows("fit")
-        concept = self._labels([a.label]) if a.label in seen.features else seen.behaviours[a.label].law
-        found = Moments.of(self.site(hook)[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows]))).leace()
-        return found if found.left.shape[1] else None
 
     # What becomes of it -------------------------------------------------------------------------------------------
 
@@ -328,6 +293,44 @@ class Replacement:
             return treatment.change(act, basis.to(act), given.to(act))
 
         return edit
+
+
+def one_hot(study: Study, names: Sequence[str]) -> NDArray[np.float32]:
+    """Labels of features at every row of the observations: [n, sum of classes and targets]."""
+    parts = []
+    for name in names:
+        feature = study.observations.features[name]
+        labels = np.eye(len(feature.classes), dtype=np.float32)[feature.labels]
+        parts.append(labels.reshape(len(labels), -1))
+    return np.concatenate(parts, 1)
+
+
+def wanted_of(
+    study: Study, a: Abstraction, setting: Setting, cases: Cases, donors: Donors | None
+) -> NDArray[np.float64] | None:
+    """What an interchange is to bring, [n, m, outcome]: the donor's law, or what the rule of a hypothesis says.
+
+    Where a rule says nothing, the base's own law, which makes it no pair.
+    """
+    if donors is None or a.rule is None:
+        return None if donors is None else donors.law[donors.index]
+    base, given = np.repeat(cases.rows.last, donors.n), donors.rows.last[donors.index].reshape(-1)
+    seen = study.observations.features
+    law = a.rule({name: seen[name].labels[given if name == a.label else base] for name in a.variables})
+    law = setting.pooling.law(np.asarray(law, dtype=np.float64)).reshape(*donors.index.shape, -1)
+    return np.where(law.sum(2, keepdims=True) > 0, law, cases.law[:, None])
+
+
+def eraser_of(study: Study, a: Abstraction, x: Float[Tensor, "n d"]) -> Eraser | None:
+    """What takes away all that is linear in the label of the directions, from the fit rows; told once for a source."""
+    seen = study.observations
+    if not a.label or a.level != "directions" or a.k != 1:
+        return None
+    known = a.label if a.label in seen.behaviours else next(iter(seen.behaviours))
+    rows = study.setting(known, study.home).rows("fit")
+    concept = one_hot(study, [a.label]) if a.label in seen.features else seen.behaviours[a.label].law
+    found = Moments.of(x[torch.from_numpy(rows)], torch.from_numpy(np.array(concept[rows]))).leace()
+    return found if found.left.shape[1] else None
 
 
 def arms_of(spec: ReplaceSpec, n_hooks: int) -> list[str]:
