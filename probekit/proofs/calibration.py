@@ -226,7 +226,7 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
 
 def _beside(kept: Abstraction, seed: int) -> list[Abstraction]:
     """Random directions of the same k, which an interchange is held against."""
-    draws = {hook: random_directions(*basis.shape, seed) for hook, basis in kept.bases.items()}
+    draws = {hook: random_directions(len(basis), basis.shape[1], seed) for hook, basis in kept.bases.items()}
     full = any(basis.shape[1] >= len(basis) for basis in kept.bases.values())
     return [] if full else [replace(kept, source="random", control="random_directions", bases=draws)]
 

@@ -20,6 +20,7 @@ from probekit.metrics.causal.steering import moved, target_of, wrong_way
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.branching import At, Edit, EditedTexts
 from probekit.model.interventions import Abstraction
+from probekit.records import Record
 
 # What a truth, a sentiment or a name has nothing to do with. Only where the model has a tokenizer.
 UNRELATED = (
@@ -70,7 +71,10 @@ class Steering:
             return outcome
         setting, cases = self.replacement.cases(behaviour, domain)
         single = [a for a in abstractions if a.k == 1 and not a.control and not a.level.startswith("hypothesis:")]
-        dosed = [(self._dosed(a, hook, cases), control) for a in single for control in ("", "random_directions")]
+        found = [(a, self._dosed(a, hook, cases)) for a in single]
+        for a in (a for a, one in found if one is None):
+            outcome.records += self._undosed(a, behaviour, hook, domain)
+        dosed = [(one, control) for _, one in found if one is not None for control in ("", "random_directions")]
         edits = [self._edit(one, len(cases.rows), bool(control)) for one, control in dosed]
         steered = self.replacement.run_edits(behaviour, setting, cases, hook, edits, len(self.doses))
         elsewhere = self._moved_elsewhere(hook, dosed)
@@ -82,13 +86,23 @@ class Steering:
             note = f"raises {setting.behaviour.outcomes[one.target]}; a dose is {one.size:.3g}"
             for name, (values, clusters) in told.items():
                 ratios = [Ratio(column, np.ones(len(values))) for column in values.T]
-                for dose, found in zip(self.doses, estimates(ratios, clusters), strict=True):
+                for dose, estimate in zip(self.doses, estimates(ratios, clusters), strict=True):
                     at = Coordinates(
                         one.abstraction.level, one.abstraction.source, 1, "steer", f"{name}:{dose:+g}", control,
                         behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
                     )  # fmt: skip
-                    outcome.add(self.study.record(at, found, note), found, clusters)
+                    outcome.add(self.study.record(at, estimate, note), estimate, clusters)
         return outcome
+
+    def _undosed(self, a: Abstraction, behaviour: str, hook: str, domain: str) -> list[Record]:
+        """NA for every dose of a direction that does not vary."""
+        asked = (
+            Coordinates(a.level, a.source, 1, "steer", f"effect:{dose:+g}", "", behaviour=behaviour, hook=hook,
+                        fit_domain=self.study.home, test_domain=domain)
+            for dose in self.doses
+        )  # fmt: skip
+        why = "activations do not vary along it, so that there is no dose of it"
+        return [self.study.record(*self.study.untold(at, "not_defined", why)) for at in asked]
 
     def _dosed(self, abstraction: Abstraction, hook: str, cases: Cases) -> Dosed | None:
         """A dose is a standard deviation of the readout over fit rows, of the sign that raises its outcome.
