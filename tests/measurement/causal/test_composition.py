@@ -161,7 +161,7 @@ def test_sets_of_parts_are_what_hooks_of_ones_own_make_of_them(bench):
     odds, _ = composition._over_sets(run, parts, kept, "resample")
     for i in range(0, 20, 4):
         tokens = bench.task.tokens[run.cases.rows.last[i]]
-        for j, donor in enumerate(run.cases.pool.last[run.donors[i]]):
+        for j, donor in enumerate(run.cases.pool.last[run.donors.index[i]]):
             for s, row in enumerate(kept):
                 writes = {}
                 for layer in (0, 1):
@@ -212,7 +212,7 @@ def test_cross_talk_at_the_site_and_behind_it(bench):
     )
     for i in (0, 7):
         change = []
-        for donor in run.cases.pool.last[run.donors[i]]:
+        for donor in run.cases.pool.last[run.donors.index[i]]:
             given = bench._site(HOOKS[0])[donor]
             judge.law(bench.task.tokens[run.cases.rows.last[i]], {0: lambda h, given=given: h + (given - h) @ a @ a.T})
             clean = bench._site(HOOKS[1])[run.cases.rows.last[i]]

@@ -58,7 +58,7 @@ class Bench:
 
     def donors(self, abstraction, hooks, arm):
         found = self.replacement._treatment("choice", abstraction, arm, self.cases, hooks)
-        return found.donors
+        return found.donors.index
 
     def laws(self, abstraction, hooks, arm):
         """Laws of the edited network as the metric was handed them: [n, donor, k]."""
