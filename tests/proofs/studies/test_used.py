@@ -1,6 +1,7 @@
 """The study of use: what it writes, that its jobs are jobs, and that its page says what was kept of its run."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from probekit.cli import reference
 from probekit.proofs.studies import equality, used
 from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES
 from probekit.proofs.studies.truth import Findings, figures_of, interval_of
+from probekit.results.text import number
 from probekit.spec import JobSpec
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -42,6 +44,8 @@ def test_the_page_is_of_the_kept_runs():
     found = Findings.read(DOCS / "used.json")
     networks = equality.tables(equality.EqualityFindings.read(DOCS / "equality.json"))
     known = figures_of(found, used.tables) | {cell for table in networks.values() for cell in table.to_numpy().ravel()}
+    told = json.loads((DOCS / "flip.json").read_text(encoding="utf-8"))["rows"]
+    known |= {f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]" for row in told}
     prose = " ".join(re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", page, flags=re.S).split())
     figures = re.findall(FIGURE, prose)
     assert len(figures) >= 8 and set(figures) <= known, sorted(set(figures) - known)
