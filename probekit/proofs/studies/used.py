@@ -18,7 +18,7 @@ from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
 from probekit.model.loading import load_model
-from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.studies.pronouns import HE, SHE
 from probekit.proofs.studies.statements import make_statements
 from probekit.proofs.studies.truth import Findings, interval_of, job_of
 from probekit.results.selection import hooks, site_label
@@ -32,6 +32,8 @@ TITLES = {
     "name": "He or she: directions at the name, unexplained share of what is said at the end",
     "steered": "True or False: a direction added in standard deviations, bits of log-odds",
 }
+SENTENCES = (("Then ", " said that"), ("Yesterday ", " told me that"), ("I know that ", " was late because"),
+             ("We like ", " because"))  # fmt: skip
 _CITY = re.compile(r"The city of (.+) is in (.+)\.")
 _SETS = {"own": "behaviour", "truth": "label:truth", "learned": "das", "random": "random", "nothing": "random"}
 _ARMS = {"kept": "single:random", "erased": "necessity:resample", "interchanged": "iia"}
@@ -45,10 +47,9 @@ def write_cities(path: Path, share: float = 1.0) -> int:
 
 
 def write_names(path: Path, n_names: int = len(SHE)) -> int:
-    """Sentences before, name, after of the study of pronouns, as a CSV file; returns how many there are."""
-    parts = [template.split("{}") for template in TEMPLATES]
+    """Sentences before, name, after about the names of the study of pronouns, as a CSV file; returns how many."""
     names = (*SHE[:n_names], *HE[:n_names])
-    return _write(path, ("before", "name", "after"), [(a, name, b) for name in names for a, b in parts])
+    return _write(path, ("before", "name", "after"), [(a, name, b) for name in names for a, b in SENTENCES])
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:

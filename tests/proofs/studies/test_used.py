@@ -7,7 +7,7 @@ from pathlib import Path
 
 from probekit.cli import reference
 from probekit.proofs.studies import equality, used
-from probekit.proofs.studies.pronouns import HE, SHE, TEMPLATES
+from probekit.proofs.studies.pronouns import HE, SHE
 from probekit.proofs.studies.truth import Findings, figures_of, interval_of
 from probekit.results.text import number
 from probekit.spec import JobSpec
@@ -26,9 +26,10 @@ def test_statements_and_sentences_are_taken_apart_into_fields(tmp_path):
     cities = rows(tmp_path / "cities.csv")
     assert {"city": "Mombasa", "country": "Kenya", "truth": "yes"} in cities
     assert sum(row["truth"] == "yes" for row in cities) == 280
-    assert used.write_names(tmp_path / "names.csv", 3) == 3 * 2 * len(TEMPLATES)
+    assert used.write_names(tmp_path / "names.csv", 3) == 3 * 2 * len(used.SENTENCES)
     made = {"".join(row.values()) for row in rows(tmp_path / "names.csv")}
-    assert made == {template.format(name) for name in (*SHE[:3], *HE[:3]) for template in TEMPLATES}
+    assert made == {a + name + b for name in (*SHE[:3], *HE[:3]) for a, b in used.SENTENCES}
+    assert all(row["before"].strip() for row in rows(tmp_path / "names.csv"))  # an empty cell is a missing value
 
 
 def test_its_jobs_edit_here_and_read_there():
