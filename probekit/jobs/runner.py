@@ -13,6 +13,7 @@ from probekit.activations.activations import Activations
 from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, StoreError
+from probekit.jobs.between import angles_between
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.examples import Examples, rows_by_reader
@@ -163,6 +164,8 @@ def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> Non
     for name, table in examples.tables():
         work.writer.write_table(name, table)
     work.writer.write_table("sites", work.sites(cells))
+    if len(angles := angles_between(cells, work.kept)):
+        work.writer.write_table("angles", angles)
     work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
 
 

@@ -185,6 +185,10 @@ class Work:
             outcome.records += unlearned(replacement, cell.what, cell.domain, name, arms, why)
         return outcome
 
+    def kept(self, cell: Cell) -> Kept:
+        """What a cell left behind in the run folder."""
+        return kept_of(self._tensors(cell))
+
     def _steer(self, cell: Cell) -> Outcome:
         spec, steer, hook = self.job.spec.replace, self.job.spec.steer, cell.hooks[0]
         assert spec is not None and steer is not None

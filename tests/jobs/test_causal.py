@@ -118,6 +118,10 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
         assert "of all of the site 1.000" in row["note"]
     # what was learned by exchanging it does better than a direction that reads as much, and is kept with the run
     assert iia.loc[FIRST, "das"]["value"] < iia.loc[FIRST, "label:truth"]["value"] - 0.2
+    told = run.table("angles").set_index(["hook", "reads"])  # beside what chance makes
+    assert set(told["mediates"]) == {"das, k=2"} and told["p"].between(0, 1).all()
+    assert told["degrees"].between(0, 90).all() and (told["chance_low"] < told["chance_high"]).all()
+    assert {"says: directions (behaviour), k=1", "truth: directions (behaviour), k=1"} <= set(told.loc[FIRST].index)
     arms = set(records.loc[records["source"] == "das", "arm"])
     assert {"single:random", "single:matched", "necessity:resample", "iia"} <= arms  # judged like any other source
     # behind the last block nothing at that token reaches the answer: no interchange, nothing to be necessary
