@@ -32,6 +32,12 @@ class SavedReader:
         with safetensors.safe_open(path, "np") as file:
             card = json.loads(file.metadata()["probekit_reader"])
             logits = x.astype("float64") @ file.get_tensor("weight") + file.get_tensor("bias")
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> reader = pk.SavedReader(np.array([[0.0, 3.0], [0.0, 4.0]]), np.zeros(2), {"outcomes": ["no", "yes"]})
+    >>> reader.direction, reader.probabilities(np.array([0.0, 0.0])).tolist()
+    (array([0.6, 0.8]), [0.5, 0.5])
     """
 
     weight: NDArray[np.float64]

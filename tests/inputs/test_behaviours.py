@@ -144,7 +144,7 @@ def test_padding_is_only_trusted_where_it_holds(monkeypatch):
 
     monkeypatch.setattr(model, "forward", deaf)
     assert manner(model, "hf") == Manner(True, False)
-    model.trials.manner = None
+    model.trials.manners.clear()
 
     def forgetful(ids, mask, keep=None, **given):
         if given.get("past_key_values") is not None and ids.shape[1] == 1:
@@ -156,7 +156,7 @@ def test_padding_is_only_trusted_where_it_holds(monkeypatch):
     tokens = [np.array([5, 9, 7]), np.array([8, 6])]
     uncached = generate(model, tokens, 4, backend="hf")
     monkeypatch.setattr(model, "forward", forward)
-    model.trials.manner = None
+    model.trials.manners.clear()
     assert torch.equal(uncached, generate(model, tokens, 4, backend="hf"))
 
 
@@ -206,7 +206,7 @@ def test_a_model_without_an_exact_cache_generates_too():
                "layers.0.mlp.fc_in.weight": torch.zeros(2, 4)}  # fmt: skip
     model = plant_model(weights, n_heads=1, n_ctx=8, name="ring")
     assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 0, 1], [3, 0, 1, 2, 3]]
-    assert model.trials.prefix_method == "full"
+    assert model.trials.manners == {"bridge": Manner(False, False)}
     model.tokenizer = SimpleNamespace(eos_token_id=3)  # nothing is written behind the end
     assert generate(model, torch.tensor([[0], [2]]), 5)[:, 0].tolist() == [[1, 2, 3, 3, 3], [3, 3, 3, 3, 3]]
 

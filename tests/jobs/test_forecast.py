@@ -122,8 +122,8 @@ def test_hooks_that_no_model_has_are_refused_before_one_is_loaded(folder):
 
 
 def test_levels_that_cannot_be_kept_are_refused():
-    with pytest.raises(BadInput, match="not 'direction': one direction is `directions` at ks = \\[1\\]"):
-        job(replace={"levels": ["direction"]})
+    with pytest.raises(BadInput, match="replace keeps directions, of the levels .*; not 'linear'"):
+        job(replace={"levels": ["linear"]})
     assert job(replace={"levels": ["directions"]}).replace.levels == ("directions",)
 
 

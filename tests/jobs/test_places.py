@@ -194,8 +194,8 @@ def test_only_the_rows_of_a_rule_are_replaced(planted):
     for name in ("first", "last"):
         measurement = Measurement(whole.observations.at(name), ReadSpec(floors=("strong",)), n_bootstrap=200)
         cells = Replacement(planted, task.at(name), whole.at(name), measurement, spec)
-        rows = cells._rows(measurement.setting("own", "all"))
-        assert set(cells._position[rows.rows]) == set(cells._position[rows.pool]) == {0 if name == "first" else 4}
+        cases, place = cells.cases("own", "all")[1], task.at(name).row_position
+        assert set(place[cases.rows.last]) == set(place[cases.pool.last]) == {0 if name == "first" else 4}
         found[name] = cells.cell("own", "all", [HOOK], HOOK, [nothing]).records
     alone = repeated(plant_task("word", 400), [4], behaviours=task.behaviours)
     alone = dataclasses.replace(alone, floor_inputs={"position": np.ones((400, 1), np.float32)}, group=task.group)

@@ -13,6 +13,7 @@ COLOUR = {"holds": "green", "fails": "red", "undecided": "orange", "NA": "gray"}
 WORDS = {
     "predicts in distribution": "it reads the behaviour off unseen examples of the same kind",
     "predicts the unseen": "fitted here, it holds in situations that it was not fitted on",
+    "the model uses it": "kept alone it is enough, erased it is missed, and random directions do not do as well",
 }
 
 st.title("Claims")
