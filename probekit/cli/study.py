@@ -19,7 +19,7 @@ def study(
         Name,
         typer.Argument(
             help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
-            "model runs on when it says either (docs/causal.md). `equality`: networks made here and trained on "
+            "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. These "
             "two take no model."
         ),

@@ -273,7 +273,7 @@ def filled(page: str, made: Mapping[str, pd.DataFrame]) -> str:
 
     def again(block: re.Match[str]) -> str:
         table = made[block[2]]
-        return block[1] + markdown(list(table.columns), table.to_numpy().tolist()) + block[3]
+        return block[1] + markdown(list(table.columns), table.astype(str).to_numpy().tolist()) + block[3]
 
     return BLOCK.sub(again, page)
 

@@ -1,7 +1,7 @@
-"""The study of use: what a chat model runs on when it says True or False, and when it goes on with he or she.
+"""The study of use: what a chat model runs on when it says True or False.
 
-`measure_used` runs the jobs `jobs/used_*.toml` on statements and sentences made here. docs/causal.md speaks of its
-numbers, which are kept beside it as JSON.
+`measure_used` runs the job `jobs/used.toml` on statements made here. docs/causal.md speaks of its numbers, which are
+kept beside it as JSON.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
@@ -9,7 +9,6 @@ numbers, which are kept beside it as JSON.
 
 import csv
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,22 +17,16 @@ from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
 from probekit.model.loading import load_model
-from probekit.proofs.studies.pronouns import HE, SHE
 from probekit.proofs.studies.statements import make_statements
 from probekit.proofs.studies.truth import Findings, interval_of, job_of
 from probekit.results.selection import hooks, site_label
 from probekit.storage.runs import Run
 
-JOBS = Path(__file__).parents[2] / "jobs"
-SPECS = {"truth": JOBS / "used_truth.toml", "name": JOBS / "used_name.toml"}
-BEHAVIOURS = {"truth": "says", "name": "pronoun"}
+SPEC = Path(__file__).parents[2] / "jobs" / "used.toml"
 TITLES = {
-    "truth": "True or False: directions at the token before the answer, unexplained share",
-    "name": "He or she: directions at the name, unexplained share of what is said at the end",
+    "used": "True or False: directions at the token before the answer, unexplained share",
     "steered": "True or False: a direction added in standard deviations, bits of log-odds",
 }
-SENTENCES = (("Then ", " said that"), ("Yesterday ", " told me that"), ("I know that ", " was late because"),
-             ("We like ", " because"))  # fmt: skip
 _CITY = re.compile(r"The city of (.+) is in (.+)\.")
 _SETS = {"own": "behaviour", "truth": "label:truth", "learned": "das", "random": "random", "nothing": "random"}
 _ARMS = {"kept": "single:random", "erased": "necessity:resample", "interchanged": "iia"}
@@ -43,18 +36,8 @@ def write_cities(path: Path, share: float = 1.0) -> int:
     """Statements city, country, truth of the study of truth, as a CSV file; returns how many there are."""
     told = [(_CITY.fullmatch(text), truth) for text, truth, family, _ in make_statements(0, share) if family == "city"]
     rows = [(*found.groups(), "yes" if truth else "no") for found, truth in told if found]
-    return _write(path, ("city", "country", "truth"), rows)
-
-
-def write_names(path: Path, n_names: int = len(SHE)) -> int:
-    """Sentences before, name, after about the names of the study of pronouns, as a CSV file; returns how many."""
-    names = (*SHE[:n_names], *HE[:n_names])
-    return _write(path, ("before", "name", "after"), [(a, name, b) for name in names for a, b in SENTENCES])
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> int:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        csv.writer(file, lineterminator="\n").writerows([("city", "country", "truth"), *rows])
     return len(rows)
 
 
@@ -62,29 +45,28 @@ def measure_used(
     model: str | Path, folder: Path, *, root: Path, store: Path, share: float = 1.0, device: str = "cpu",
     n_sites: int = 3, n_workers: int = 1, progress: Progress | None = None,
 ) -> tuple[Run, Findings]:  # fmt: skip
-    """The study of one model; the run is that of the names. folder: where texts are written. share: of them.
+    """The study of one model. folder: where the statements are written. share: of them.
 
     n_sites: layers, evenly spread, the last one among them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    n = write_cities(folder / "cities.csv", share) + write_names(folder / "names.csv", round(share * len(SHE)))
+    n = write_cities(folder / "cities.csv", share)
     loaded = load_model(model, device=device)
-    runs = {}
-    for name, path in SPECS.items():
-        spec = job_of(path, model, spread(loaded.n_layers, n_sites))
-        runs[name] = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers,
-                             progress=progress)  # fmt: skip
-    records = pd.concat([run.records for run in runs.values()], ignore_index=True)
+    spec = job_of(SPEC, model, spread(loaded.n_layers, n_sites))
+    run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
+    return run, findings(run, loaded.name, n)
+
+
+def findings(run: Run, model: str, n: int) -> Findings:
+    """What the page speaks of, of a finished run on n statements."""
+    records = run.records
     read = (records["metric"] == "read") & (records["floor"] == "strong") & (records["control"] == "")
-    kept = records["metric"].isin(["replace", "steer"])
-    return runs["name"], Findings.of(loaded.name, n, records[read | kept])
+    return Findings.of(model, n, records[read | records["metric"].isin(["replace", "steer"])])
 
 
 def tables(found: Findings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text: a row per site and direction, and per dose."""
-    return {name: _of_sets(found.frame, behaviour) for name, behaviour in BEHAVIOURS.items()} | {
-        "steered": _steered(found.frame)
-    }
+    return {"used": _of_sets(found.frame, "says"), "steered": _steered(found.frame)}
 
 
 def _of_sets(frame: pd.DataFrame, behaviour: str) -> pd.DataFrame:

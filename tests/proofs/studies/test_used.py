@@ -7,7 +7,6 @@ from pathlib import Path
 
 from probekit.cli import reference
 from probekit.proofs.studies import equality, used
-from probekit.proofs.studies.pronouns import HE, SHE
 from probekit.proofs.studies.truth import Findings, figures_of, interval_of
 from probekit.results.text import number
 from probekit.spec import JobSpec
@@ -26,17 +25,12 @@ def test_statements_and_sentences_are_taken_apart_into_fields(tmp_path):
     cities = rows(tmp_path / "cities.csv")
     assert {"city": "Mombasa", "country": "Kenya", "truth": "yes"} in cities
     assert sum(row["truth"] == "yes" for row in cities) == 280
-    assert used.write_names(tmp_path / "names.csv", 3) == 3 * 2 * len(used.SENTENCES)
-    made = {"".join(row.values()) for row in rows(tmp_path / "names.csv")}
-    assert made == {a + name + b for name in (*SHE[:3], *HE[:3]) for a, b in used.SENTENCES}
-    assert all(row["before"].strip() for row in rows(tmp_path / "names.csv"))  # an empty cell is a missing value
 
 
-def test_its_jobs_edit_here_and_read_there():
-    jobs = {name: JobSpec.read_toml(path) for name, path in used.SPECS.items()}
-    assert jobs["name"].task.answer == "last" and jobs["name"].task.position == "field:name"
-    for job in jobs.values():
-        assert job.replace is not None and "iia" in job.replace.arms
+def test_its_job_learns_and_steers():
+    job = JobSpec.read_toml(used.SPEC)
+    assert job.replace is not None and job.replace.das_ks == (1,) and "iia" in job.replace.arms
+    assert job.steer is not None
 
 
 def test_the_page_is_of_the_kept_runs():
@@ -55,8 +49,8 @@ def test_the_page_is_of_the_kept_runs():
 def test_each_cell_of_its_tables_is_one_record():
     frame = Findings.read(DOCS / "used.json").frame
     made = used.tables(Findings.read(DOCS / "used.json"))
-    first = made["truth"].iloc[0]
+    first = made["used"].iloc[0]
     at = frame[(frame["behaviour"] == "says") & (frame["arm"] == "single:random") & (frame["source"] == "behaviour")]
     assert first["direction"] == "own" and first["kept"] == interval_of(at)
-    assert set(made["name"]["direction"]) == {"own", "random", "nothing"}
-    assert set(made["truth"]["direction"]) == {"own", "truth", "learned", "random", "nothing"}
+    assert set(made["used"]["direction"]) == {"own", "truth", "learned", "random", "nothing"}
+    assert set(made["steered"]["dose"]) == {"-4", "-1", "+1", "+4"}
