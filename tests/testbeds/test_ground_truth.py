@@ -95,7 +95,8 @@ def judge(x, law, weights=None, penalty=1e9):
 
 def test_every_measure_of_leak_has_a_ground_truth():
     """A metric added to the vocabulary is a leak measure until this set says otherwise: then it needs a truth."""
-    assert set(records.METRICS) <= MEASURED, "a new metric needs a case that is wired, and its place in MEASURED"
+    leaks = set(records.METRICS) - {"steer"}  # bits of log-odds; its truth is in tests/measurement/causal
+    assert leaks <= MEASURED, "a new metric needs a case that is wired, and its place in MEASURED"
     wired = {t.metric for case in CASES.values() for t in case.truths if not t.waits}
     assert wired == MEASURED & set(records.METRICS)
 
