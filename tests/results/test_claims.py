@@ -217,7 +217,7 @@ def test_a_run_folder_is_judged_with_its_losses():
         ({"claim": "predicts the unsaid"}, "no claim 'predicts the unsaid'. Did you mean 'predicts the unseen'"),
         ({"level": "direction"}, "direction was measured from mean_difference, logistic: say which"),
         ({"level": "direction", "source": "lda"}, "no source 'lda'"),
-        ({"k": 3}, "directions was not measured at k = 3; there is 1, 2, 4"),
+        ({"k": 3}, "directions was not measured at k = 3; there is 0, 1, 2, 4"),
         ({"claim": Claim("nothing", ())}, "needs no measure"),
         ({"margin": -0.1}, "a margin is at least 0"),
     ],
