@@ -30,6 +30,7 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.interchange import VACUOUS
 from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.proofs.studies.kept import write_json
 from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
 
 RANK = WIDTH // 2
@@ -79,10 +80,7 @@ class EqualityFindings:
 
     def write(self, path: Path) -> None:
         """One row per line, so that a change can be read."""
-        told = asdict(self)
-        rows = ",\n".join(map(json.dumps, told.pop("rows")))
-        head = "".join(f"{json.dumps(name)}: {json.dumps(value)},\n" for name, value in told.items())
-        path.write_text("{\n" + head + '"rows": [\n' + rows + "\n]\n}\n", encoding="utf-8")
+        write_json(path, asdict(self), ("rows",))
 
     @property
     def frame(self) -> pd.DataFrame:

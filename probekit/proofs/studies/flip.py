@@ -31,6 +31,7 @@ from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.model.branching import At, Edit, EditedTexts, Trunk
 from probekit.model.loading import load_model
 from probekit.model.model import Model
+from probekit.proofs.studies.kept import write_json
 from probekit.testbeds.othello.game import Games, Geometry, generate, legal_moves, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS
 
@@ -89,10 +90,7 @@ class FlipFindings:
 
     def write(self, path: Path) -> None:
         """One row per line, so that a change can be read."""
-        told = asdict(self)
-        rows = ",\n".join(map(json.dumps, told.pop("rows")))
-        head = "".join(f"{json.dumps(name)}: {json.dumps(value)},\n" for name, value in told.items())
-        path.write_text("{\n" + head + '"rows": [\n' + rows + "\n]\n}\n", encoding="utf-8")
+        write_json(path, asdict(self), ("rows",))
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -7,16 +7,13 @@ are kept beside it as JSON.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 
-from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
-from probekit.jobs.runner import run_job
-from probekit.model.loading import load_model
-from probekit.proofs.studies.truth import Findings, interval_of, job_of
+from probekit.proofs.studies.kept import run_study, write_csv
+from probekit.proofs.studies.truth import Findings, interval_of
 from probekit.results.selection import hooks, site_label
 from probekit.storage.runs import Run
 
@@ -35,10 +32,8 @@ TITLES = {"kept": "Pronouns: share unexplained by what is read at the last token
 
 def write_sentences(path: Path, n_names: int = len(SHE)) -> int:
     """Rows of COLUMNS as a CSV file, of so many names of women and of men; returns how many there are."""
-    rows = [(template.format(name), name) for name in (*SHE[:n_names], *HE[:n_names]) for template in TEMPLATES]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    return len(rows)
+    names = (*SHE[:n_names], *HE[:n_names])
+    return write_csv(path, COLUMNS, [(template.format(name), name) for name in names for template in TEMPLATES])
 
 
 def measure_pronouns(
@@ -51,9 +46,8 @@ def measure_pronouns(
     """
     folder.mkdir(parents=True, exist_ok=True)
     n = write_sentences(folder / "sentences.csv", n_names)
-    loaded = load_model(model, device=device)
-    spec = job_of(SPEC, model, spread(loaded.n_layers, n_sites))
-    run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
+    loaded, _, run = run_study(SPEC, model, folder, n_sites, device, root=root, store=store, n_workers=n_workers,
+                               progress=progress)  # fmt: skip
     records = run.records
     read = (records["metric"] == "read") & (records["floor"] == "strong")
     kept = (records["metric"] == "replace") & (records["arm"] == "single:random")

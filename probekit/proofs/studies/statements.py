@@ -4,7 +4,6 @@ No city and no pair of countries is in two families. Each stands once in a true 
 name that is put beside a city as often in either: words alone do not tell true from false.
 """
 
-import csv
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from probekit.errors import MissingExtra
+from probekit.proofs.studies.kept import write_csv
 
 # family -> its template. The first is the one that readers are fitted in; the others are transferred to and from.
 FAMILIES = {
@@ -61,8 +61,7 @@ def make_statements(seed: int = 0, share: float = 1.0) -> list[tuple[str, int, s
 
 def write_statements(path: Path, seed: int = 0, share: float = 1.0) -> None:
     """The same as a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *make_statements(seed, share)])
+    write_csv(path, COLUMNS, make_statements(seed, share))
 
 
 def _row(family: str, a: str, b: str, true: bool, entity: str) -> tuple[str, int, str, str]:

@@ -21,17 +21,15 @@ from numpy.typing import NDArray
 
 from probekit.activations.capture import capture
 from probekit.errors import MissingExtra
-from probekit.hookpoint import HookPoint, spread
+from probekit.hookpoint import HookPoint
 from probekit.jobs.engines import Progress
 from probekit.jobs.job import Job
-from probekit.jobs.runner import run_job
 from probekit.metrics.auroc import auroc_interval
 from probekit.metrics.bootstrap import Bootstrap, Clusters
-from probekit.model.loading import load_model
+from probekit.proofs.studies.kept import run_study, write_json
 from probekit.proofs.studies.statements import FAMILIES, write_statements
 from probekit.results.selection import hooks, site_label
 from probekit.results.text import markdown, number
-from probekit.spec import JobSpec
 from probekit.storage.runs import Run
 
 SPEC = Path(__file__).parents[2] / "jobs" / "truth.toml"
@@ -87,11 +85,7 @@ class Findings:
 
     def write(self, path: Path) -> None:
         """One record per line, so that a change can be read."""
-        told = asdict(self)
-        rows = {name: told.pop(name) for name in ("records", "answers")}
-        lines = [f'"{name}": [\n' + ",\n".join(map(json.dumps, rows[name])) + "\n]" for name in rows]
-        lines += [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items()]
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        write_json(path, asdict(self), ("records", "answers"))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -119,10 +113,9 @@ def measure_truth(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_statements(folder / "statements.csv", share=share)
-    loaded = load_model(model, device=device)
-    sites = [HookPoint.within(0, "hook_resid_pre"), *spread(loaded.n_layers, n_sites)]
-    spec = job_of(SPEC, model, sites)
-    run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
+    first = [HookPoint.within(0, "hook_resid_pre")]
+    loaded, spec, run = run_study(SPEC, model, folder, n_sites, device, first, root=root, store=store,
+                                  n_workers=n_workers, progress=progress)  # fmt: skip
     task = Job.load(spec, folder, device, loaded).task
     seen = capture(loaded, task, spec.read.hooks, store=store).observations  # all in the store: no forward pass
     truth, says = seen.behaviours["truth"], seen.behaviours["says"]
@@ -132,14 +125,6 @@ def measure_truth(
         rows = seen.domain == family
         answers.append({"family": family} | _of_answers(says.law[rows, 0], is_true[rows], seen.group[rows]))
     return run, Findings.of(loaded.name, len(seen), _spoken_of(run.records), answers)
-
-
-def job_of(path: Path, model: str | Path, sites: Sequence[HookPoint]) -> JobSpec:
-    """The job of a study, of this model and at these hook points."""
-    asked = JobSpec.read_toml(path).model_dump(mode="json", exclude_unset=True)
-    asked["model"]["name"] = str(Path(model).resolve())
-    asked["read"]["hooks"] = [hook.name for hook in sites]
-    return JobSpec.check(asked, "study")
 
 
 def _of_answers(p_true: NDArray, is_true: NDArray, group: NDArray) -> dict[str, list[float]]:

@@ -7,18 +7,15 @@ kept beside it as JSON.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import csv
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from probekit.hookpoint import spread
 from probekit.jobs.engines import Progress
-from probekit.jobs.runner import run_job
-from probekit.model.loading import load_model
+from probekit.proofs.studies.kept import run_study, write_csv
 from probekit.proofs.studies.statements import make_statements
-from probekit.proofs.studies.truth import Findings, interval_of, job_of
+from probekit.proofs.studies.truth import Findings, interval_of
 from probekit.results.selection import hooks, site_label
 from probekit.storage.runs import Run
 
@@ -36,9 +33,7 @@ def write_cities(path: Path, share: float = 1.0) -> int:
     """Statements city, country, truth of the study of truth, as a CSV file; returns how many there are."""
     told = [(_CITY.fullmatch(text), truth) for text, truth, family, _ in make_statements(0, share) if family == "city"]
     rows = [(*found.groups(), "yes" if truth else "no") for found, truth in told if found]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("city", "country", "truth"), *rows])
-    return len(rows)
+    return write_csv(path, ("city", "country", "truth"), rows)
 
 
 def measure_used(
@@ -51,9 +46,8 @@ def measure_used(
     """
     folder.mkdir(parents=True, exist_ok=True)
     n = write_cities(folder / "cities.csv", share)
-    loaded = load_model(model, device=device)
-    spec = job_of(SPEC, model, spread(loaded.n_layers, n_sites))
-    run = run_job(spec, root=root, store=store, base=folder, model=loaded, n_workers=n_workers, progress=progress)
+    loaded, _, run = run_study(SPEC, model, folder, n_sites, device, root=root, store=store, n_workers=n_workers,
+                               progress=progress)  # fmt: skip
     return run, findings(run, loaded.name, n)
 
 
