@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
@@ -71,6 +72,19 @@ class CaseRows:
 
 
 Sites = Callable[[str], Float[Tensor, "n d"]]
+
+
+class RowsAt:
+    """Activations of all rows at a hook point, as float32; read when first asked for, and kept."""
+
+    def __init__(self, activations: Activations) -> None:
+        self._activations = activations
+        self._found: dict[str, Float[Tensor, "n d"]] = {}
+
+    def __call__(self, hook: str) -> Float[Tensor, "n d"]:
+        if hook not in self._found:
+            self._found[hook] = self._activations.sites[hook].float()
+        return self._found[hook]
 
 
 @dataclass(frozen=True, eq=False)  # told apart as objects: what is done with the same donors is done once

@@ -17,7 +17,7 @@ from torch import Tensor
 from probekit.activations.activations import Activations
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
-from probekit.measurement.causal.cases import Cases, Donors
+from probekit.measurement.causal.cases import Cases, Donors, RowsAt
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
@@ -124,7 +124,7 @@ class Composition:
     def __init__(self, model: Model, task: Task, activations: Activations, study: Study, spec: ComposeSpec) -> None:
         self.model, self.task, self.activations = model, task, activations
         self.study, self.spec = study, spec
-        self._sites: dict[str, Float[Tensor, "n d"]] = {}
+        self.site = RowsAt(activations)
 
     def cell(self, behaviour: str, domain: str, parts: Parts, name: str = "") -> Outcome:
         """Every arm for these parts. name: the hook point of the records, "" for parts at several.
@@ -165,15 +165,10 @@ class Composition:
             fit_domain=self.study.home, test_domain=domain,
         )  # fmt: skip
 
-    def _site(self, hook: str) -> Float[Tensor, "n d"]:
-        if hook not in self._sites:
-            self._sites[hook] = self.activations.sites[hook].float()
-        return self._sites[hook]
-
     def _run(self, setting: Setting) -> "_Run":
         cases = Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
-        donors = cases.random(self.spec.donors, self.study.seeds.data, self._site)
-        return _Run(self.model, self.activations, setting, cases, donors, self._site)
+        donors = cases.random(self.spec.donors, self.study.seeds.data, self.site)
+        return _Run(self.model, self.activations, setting, cases, donors, self.site)
 
     def _over_values(self, setting: Setting, parts: Parts) -> Iterator[_Found]:
         """Of all rows of the domain: nothing is run."""
@@ -194,7 +189,7 @@ class Composition:
     def _codes(self, part: Part) -> NDArray[np.int64]:
         if part.codes is not None:
             return part.codes
-        return binned((self._site(part.hook) @ part.basis).numpy(), self.spec.bins)
+        return binned((self.site(part.hook) @ part.basis).numpy(), self.spec.bins)
 
     def _over_sets(self, run: "_Run", parts: Parts, subsets: Subsets) -> Iterator[_Found]:
         law, clusters, seed = run.cases.law, run.cases.clusters, self.study.seeds.data

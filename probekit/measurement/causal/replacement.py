@@ -21,7 +21,7 @@ from probekit.activations.laws import AMONG_ANSWERS
 from probekit.errors import BadInput
 from probekit.fit.moments import Eraser, Moments
 from probekit.measurement.causal.abstractions import nothing
-from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors
+from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors, RowsAt
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
@@ -71,7 +71,7 @@ class Replacement:
     ) -> None:  # fmt: skip
         self.model, self.task, self.activations = model, task, activations
         self.study, self.spec, self.made = study, spec, made
-        self._sites: dict[str, Float[Tensor, "n d"]] = {}
+        self.site = RowsAt(activations)
         self._drawn: tuple[tuple[str, str], Cases] | None = None
         self._donors: tuple[Cases, Donors] | None = None
         self._counterfactual: tuple[Cases, Donors] | None = None
@@ -125,12 +125,6 @@ class Replacement:
             at = self.at(abstraction, arm, behaviour, name, domain)
             outcome.records.append(self.study.record(*self.study.untold(at, "too_few_rows", why)))
         return outcome
-
-    def site(self, hook: str) -> Float[Tensor, "n d"]:
-        """Activations of all rows at a hook point."""
-        if hook not in self._sites:
-            self._sites[hook] = self.activations.sites[hook].float()
-        return self._sites[hook]
 
     def cases(self, behaviour: str, domain: str) -> tuple[Setting, Cases]:
         """The first fold of a behaviour in a domain, and what is run of it."""

@@ -168,7 +168,7 @@ def test_sets_of_parts_are_what_hooks_of_ones_own_make_of_them(bench):
                     out = [p.basis for p, on in zip(parts.parts, row, strict=True) if not on and p.hook == HOOKS[layer]]
                     if out:
                         inside = torch.cat(out, 1) @ torch.linalg.pinv(torch.cat(out, 1))
-                        given = bench._site(HOOKS[layer])[donor]
+                        given = bench.site(HOOKS[layer])[donor]
                         writes[layer] = lambda h, inside=inside, given=given: h + (given - h) @ inside
                 truth = log_odds(run.cases.law[[i]], judge.law(tokens, writes)[None, None])
                 assert odds[i, j, s] == pytest.approx(truth[0, 0], abs=2e-3)
@@ -184,9 +184,9 @@ def test_direct_effects_are_what_reaches_the_unembedding_by_itself(bench):
     assert list(held) == [f"blocks.{i}.hook_{what}" for i in (1, 2) for what in ("attn_out", "mlp_out")]
     free, kept = (run.odds(part, "mean", held | extra)[:, 0] for extra in ({}, {composition.NORM: None}))
     total = run.odds(part, "mean", {})[:, 0]
-    mean = bench._site(part.hook)[torch.from_numpy(run.cases.pool.last)].mean(0)
+    mean = bench.site(part.hook)[torch.from_numpy(run.cases.pool.last)].mean(0)
     for i, row in enumerate(run.cases.rows.last):
-        h, last = bench._site(part.hook)[row], bench._site(HOOKS[2])[row]
+        h, last = bench.site(part.hook)[row], bench.site(HOOKS[2])[row]
         delta = (mean - h) @ part.basis @ part.basis.T
         with torch.inference_mode():
             moved = last + delta
@@ -213,9 +213,9 @@ def test_cross_talk_at_the_site_and_behind_it(bench):
     for i in (0, 7):
         change = []
         for donor in run.cases.pool.last[run.donors.index[i]]:
-            given = bench._site(HOOKS[0])[donor]
+            given = bench.site(HOOKS[0])[donor]
             judge.law(bench.task.tokens[run.cases.rows.last[i]], {0: lambda h, given=given: h + (given - h) @ a @ a.T})
-            clean = bench._site(HOOKS[1])[run.cases.rows.last[i]]
+            clean = bench.site(HOOKS[1])[run.cases.rows.last[i]]
             change.append(float(((seen[-1] - clean) @ parts.parts[2].basis).norm()))
         assert moved[i, 0, 2] == pytest.approx(np.mean(change), abs=1e-4)
     handle.remove()
