@@ -29,7 +29,7 @@ from probekit.metrics.bootstrap import Clusters, Crossed
 from probekit.metrics.causal.interchange import interchange_leak, interchanged, odds_leak
 from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity
 from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
-from probekit.model.branching import At, Edit
+from probekit.model.branching import Edit
 from probekit.model.interventions import Abstraction, interchange, keep_only
 from probekit.model.model import Model
 from probekit.spec import ReplaceSpec
@@ -94,17 +94,15 @@ class Replacement:
             (a, arm, t) for a in abstractions for arm in arms if (t := self._treatment(behaviour, a, arm, cases, hooks))
         ]
         site = self._site_erased(behaviour, hooks, arms, cases)
-        wanted = [t for _, _, t in planned] + list(site.values())
         # what necessity and interchange are told from is one run
-        alike = {t.run: t for t in wanted}
+        alike = {t.run: t for t in [t for _, _, t in planned] + list(site.values())}
         made = dict(zip(alike, self._run(behaviour, setting, cases, hooks, list(alike.values())), strict=True))
         laws = Laws({key: made[t.run] for key, t in site.items()}, {
             a.k: made[t.run] for a, arm, t in planned if a.control and arm == INTERCHANGED})  # fmt: skip
         for abstraction, arm, treatment in planned:
-            wanted = (
-                wanted_of(self.study, abstraction, setting, cases, treatment.donors) if arm == INTERCHANGED else None
-            )
-            told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, treatment.donors)
+            donors = treatment.donors
+            wanted = wanted_of(self.study, abstraction, setting, cases, donors) if arm == INTERCHANGED else None
+            told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, donors)
             for estimate, (kind, clusters) in told:
                 at = self.at(abstraction, arm + kind, behaviour, name, domain)
                 outcome.add(self.study.record(at, estimate), estimate, clusters)
@@ -275,18 +273,15 @@ class Replacement:
         return None if named is None else torch.tensor(sorted(set(named)))
 
     def _edit(self, hook: str, treatment: Treatment, cases: Cases, batch: NDArray[np.int64]) -> Edit:
-        basis, site = treatment.abstraction.bases[hook], self.site(hook)
-        mean = site[torch.from_numpy(cases.pool.last)].mean(0)
-        theirs = site if treatment.donors is None else treatment.donors.site(hook)
-
-        def edit(act: Float[Tensor, "n d"], at: At) -> Float[Tensor, "n d"]:
-            if treatment.eraser is not None:
-                return treatment.eraser(act)
-            donors = treatment.donors
-            given = mean.expand(len(act), -1) if donors is None else theirs[cases.given(donors, batch, at)]
-            return treatment.change(act, basis.to(act), given.to(act))
-
-        return edit
+        if treatment.eraser is not None:
+            eraser = treatment.eraser
+            return lambda act, at: eraser(act)
+        basis, donors = treatment.abstraction.bases[hook], treatment.donors
+        if donors is None:
+            mean = self.site(hook)[torch.from_numpy(cases.pool.last)].mean(0)
+            return lambda act, at: treatment.change(act, basis.to(act), mean.expand(len(act), -1).to(act))
+        theirs = donors.site(hook)
+        return lambda act, at: treatment.change(act, basis.to(act), theirs[cases.given(donors, batch, at)].to(act))
 
 
 def one_hot(study: Study, names: Sequence[str]) -> NDArray[np.float32]:
