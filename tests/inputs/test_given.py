@@ -92,6 +92,7 @@ def test_a_wrong_width_is_told_and_what_looks_transposed():
 
 def test_what_a_file_cannot_give_is_one_sentence(tmp_path):
     np.save(tmp_path / "one.npy", rows(3))
+    # A pickle, which could run code when it is read: written here so that reading it is seen to be refused.
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     save_file({"W_dec": rows(3), "W_enc": rows(2)}, tmp_path / "sae.safetensors")
     (tmp_path / "no.safetensors").write_bytes(b"nothing")
