@@ -379,7 +379,9 @@ def _interchanged(
     first = np.repeat(cases.rows.group, donors.n)[mine.at]
     second = donors.rows.group[donors.index].reshape(-1)[mine.at]
     if len(mine.at) < 2:
-        return []
+        why = f"{len(mine.at)} of {len(base)} pairs ask for another answer than the text's own: interchange needs two"
+        none = Estimate.missing("small_denominator", why, len(base), len(cases.clusters.names))
+        return [(none, (kind, cases.clusters)) for kind in ("", ":odds")]
     clusters = Clusters.of(first, len(cases.clusters.weights), 0)
     ratios = {"": interchange_leak(mine, site, random), ":odds": odds_leak(mine, site, random)}
     said = (
