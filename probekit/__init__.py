@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from probekit.activations.activations import Activations
     from probekit.activations.capture import capture, capture_without
+    from probekit.activations.foreign import ForeignAudit, audit_requests
     from probekit.activations.statistics import stream_statistics
     from probekit.errors import (
         BadInput,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         UnknownHook,
     )
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.measure import measure
@@ -51,6 +53,7 @@ __all__ = [
     "Claim",
     "Feature",
     "FitError",
+    "ForeignAudit",
     "HookPoint",
     "Hypothesis",
     "Interrupted",
@@ -61,12 +64,14 @@ __all__ = [
     "Observations",
     "ProbekitError",
     "Record",
+    "Requests",
     "RunError",
     "SavedReader",
     "StoreError",
     "Task",
     "TooFewRows",
     "UnknownHook",
+    "audit_requests",
     "capture",
     "capture_without",
     "delete_span",
@@ -78,6 +83,7 @@ __all__ = [
     "measure",
     "open_run",
     "probe",
+    "read_requests",
     "read_run",
     "read_runs",
     "run_job",
@@ -95,6 +101,7 @@ _HOME = {
     "Claim": "results.claims",
     "Feature": "task",
     "FitError": "errors",
+    "ForeignAudit": "activations.foreign",
     "HookPoint": "hookpoint",
     "Hypothesis": "levels",
     "Interrupted": "errors",
@@ -105,12 +112,14 @@ _HOME = {
     "Observations": "task",
     "ProbekitError": "errors",
     "Record": "records",
+    "Requests": "inputs.requests",
     "RunError": "errors",
     "SavedReader": "inputs.saved",
     "StoreError": "errors",
     "Task": "task",
     "TooFewRows": "errors",
     "UnknownHook": "errors",
+    "audit_requests": "activations.foreign",
     "capture": "activations.capture",
     "capture_without": "activations.capture",
     "delete_span": "inputs.spans",
@@ -122,6 +131,7 @@ _HOME = {
     "measure": "jobs.measure",
     "open_run": "storage.runs",
     "probe": "jobs.probe",
+    "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",

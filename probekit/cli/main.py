@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probekit.cli.audit import audit
 from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
@@ -38,6 +39,7 @@ register(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
 app.command("floors")(floors)
+app.command("audit")(audit)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
