@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
+    from probekit.jobs.sweep import Sweep, run_sweep
     from probekit.jobs.takeaway import save_reader
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
@@ -68,6 +69,7 @@ __all__ = [
     "RunError",
     "SavedReader",
     "StoreError",
+    "Sweep",
     "Task",
     "TooFewRows",
     "UnknownHook",
@@ -87,6 +89,7 @@ __all__ = [
     "read_run",
     "read_runs",
     "run_job",
+    "run_sweep",
     "save_reader",
     "stream_statistics",
     "summary",
@@ -116,6 +119,7 @@ _HOME = {
     "RunError": "errors",
     "SavedReader": "inputs.saved",
     "StoreError": "errors",
+    "Sweep": "jobs.sweep",
     "Task": "task",
     "TooFewRows": "errors",
     "UnknownHook": "errors",
@@ -135,6 +139,7 @@ _HOME = {
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",
+    "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",
     "stream_statistics": "activations.statistics",
     "summary": "results.summary",

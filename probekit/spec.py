@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -572,17 +572,7 @@ class JobSpec(_Strict):
     @classmethod
     def read_toml(cls, path: Path) -> "JobSpec":
         """Read and check a TOML file; every mistake is one BadInput sentence."""
-        try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
-        except FileNotFoundError:
-            raise BadInput(f"no spec file {path}.") from None
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read as a spec file ({error.strerror}): give a TOML file.") from None
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not TOML, which is UTF-8 ({error.reason}): save it as UTF-8.") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-            raise BadInput(f"{path} is not TOML: {error}.") from None
-        return cls.check(raw, str(path))
+        return cls.check(read_table(path), str(path))
 
     @classmethod
     def check(cls, raw: dict, where: str) -> "JobSpec":
@@ -592,6 +582,20 @@ class JobSpec(_Strict):
 
 _EITHER = ("str", "int")  # pydantic's names of the types of a union, at the end of a problem's place
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table of a TOML file. Raises BadInput for a file that is none."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
+    except FileNotFoundError:
+        raise BadInput(f"no spec file {path}.") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read as a spec file ({error.strerror}): give a TOML file.") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not TOML, which is UTF-8 ({error.reason}): save it as UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
+        raise BadInput(f"{path} is not TOML: {error}.") from None
 
 
 def validate(model: type[_Model], raw: dict, where: str) -> _Model:
