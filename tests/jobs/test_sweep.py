@@ -2,8 +2,13 @@
 
 import csv
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -254,3 +259,32 @@ def test_the_page_s_file_is_a_sweep_of_24_jobs():
     sweep = pk.Sweep.check(tomllib.loads(page.split("```toml\n")[1].split("```")[0]), "docs/sweeps.md")
     assert len(sweep.jobs) == 24 and sweep.jobs[-1].name == "truth-pythia-160m-step3000-numbers-ks-1_2_4-s2"
     assert sweep.jobs[-1].model.revision == "step3000"
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(place, swept, tmp_path):
+    """Driver and workers killed at random moments, in as many sweeps as it takes: none twice, none lost, all equal."""
+    expected = pk.read_runs(f"{swept[1]}/*")
+    draw, kills, finished = random.Random(0), 0, 0
+    asked = [sys.executable, "-c", "from probekit.cli.main import main; main()", "run", str(place / "sweep.toml"),
+             "--workers", "2", "--json"]  # fmt: skip
+    wait = 10.0
+    while kills < 50 or not finished:  # one sweep at least is left to its end
+        at = tmp_path / str(finished)
+        there = ["--runs", str(at / "runs"), "--store", str(at / "store")]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*asked, *there], start_new_session=True, **quiet)
+        began = time.monotonic()
+        try:
+            code = process.wait(draw.uniform(0, 2 * wait) if kills < 50 else 3_600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert code == 0
+        wait = max(5.0, 0.8 * (time.monotonic() - began))  # as long as what is left took
+        found = pk.read_runs(f"{at / 'runs' / swept[1].name}/*")
+        assert found["id"].groupby(found["run"]).nunique().equals(found.groupby("run").size().rename("id"))
+        pd.testing.assert_frame_equal(found, expected)
+        finished += 1
