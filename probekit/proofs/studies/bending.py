@@ -87,7 +87,7 @@ def _measured(net: EqualityNets, maps: RevNets, layer: int, seed: int, size: Ben
         edited = maps.swapped(pairs.base, pairs.source)
         right = net.after(edited, layer)[0].argmax(-1) == pairs.wanted
         natural = torch.cat([pairs.base, pairs.source], 1)[0]
-        far = support(*(rows.numpy() for rows in (natural, pairs.base[0], edited[0]))).far
+        far = support(natural.numpy(), pairs.base[0].numpy(), edited[0].numpy()).far
         return Bent(right.double().numpy(), _scrubbed(net, maps, layer, generator, size), far)
 
 

@@ -162,7 +162,7 @@ def _networks(n: int, steps: int, seed: int) -> tuple[EqualityNets, Tensor]:
 def _measure_cell(cell: Cell) -> pd.DataFrame:
     size = cell.size
     start, made = untrained(size.networks, cell.seed), _networks(size.networks, size.train_steps, cell.seed)[0]
-    found: dict[str, list[_Measured | Bent]] = {where: [] for where in WHERE}
+    found: dict[str, list[Any]] = {where: [] for where in WHERE}
     if cell.kind == REVNET:
         found |= bend(made, start, cell.layer, _seed_of(cell.seed, cell.layer, 3), size.bending)
     else:

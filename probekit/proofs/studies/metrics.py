@@ -30,7 +30,10 @@ RIGHT = "right"
 # Which way a wrong account is worse, of the measures that decide; `erased` is beside them.
 OURS = {"kept": 1, "apart": 1, "follows": -1, "dormant": 1}
 THEIRS = {"down": 1, "up": 1}
-TITLES = {"metrics": "Right and wrong accounts of systems whose every state is known, and who tells them apart"}
+TITLES = {
+    "systems": "Right and wrong accounts of small systems, and who tells them apart",
+    "plants": "Right and wrong accounts of plants, and who tells them apart",
+}
 
 
 @dataclass(frozen=True)
@@ -127,20 +130,24 @@ def _figures(told: Estimate) -> dict[str, Any]:
 
 
 def tables(found: MetricsFindings) -> dict[str, pd.DataFrame]:
-    """The table of the page, as text: the right account of each system, and below it the wrong ones."""
+    """The tables of the page, as text: the right account of each system, and below it the wrong ones."""
     frame = found.frame
     by = ["system", "account", "measure", "beside"]
     told = {tuple(row[name] for name in by): row for row in frame.to_dict("records")}
-    names = {"kept": "kept", "apart": "kept, donors apart", "follows": "follows", "dormant": "dormant",
-             "down": "CAE down", "up": "CAE up"}  # fmt: skip
-    rows = []
-    for system, account in frame[["system", "account"]].drop_duplicates().itertuples(index=False):
-        row = {"system": system if account == RIGHT else "", "account": account}
-        row |= {name: _cell(told.get((system, account, measure, ""))) for measure, name in names.items()}
-        for who, measures in (("ours", OURS), ("CAE", THEIRS)):
-            row[who] = "" if account == RIGHT else "yes" if separates(told, system, account, measures) else "no"
-        rows.append(row)
-    return {"metrics": pd.DataFrame(rows)}
+    shown = {"systems": ("kept", "apart", "follows"), "plants": ("kept", "follows", "dormant")}
+    made: dict[str, pd.DataFrame] = {}
+    for of, ours in shown.items():
+        rows = []
+        for system, account in frame[frame["of"] == of][by[:2]].drop_duplicates().itertuples(index=False):
+            row = {"account": system if account == RIGHT else f"not: {account}"}
+            row |= {measure: _cell(told[system, account, measure, ""]) for measure in ours}
+            row["CAE"] = _cell(told[system, account, "down", ""])
+            for who, measures in (("ours tell", OURS), ("CAE tells", THEIRS)):
+                apart = account != RIGHT and separates(told, system, account, measures)
+                row[who] = "" if account == RIGHT else "yes" if apart else "no"
+            rows.append(row)
+        made[of] = pd.DataFrame(rows)
+    return made
 
 
 def separates(told: dict[tuple, dict[str, Any]], system: str, account: str, measures: dict[str, int]) -> bool:
@@ -152,9 +159,7 @@ def separates(told: dict[tuple, dict[str, Any]], system: str, account: str, meas
     return False
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
+def _cell(row: dict[str, Any]) -> str:
     if row["low"] == row["high"]:
         return number(row["value"])
     return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"

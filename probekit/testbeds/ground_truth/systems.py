@@ -124,7 +124,7 @@ BIT, TENS = (0.0, 1.0), tuple(float(i) for i in range(11))
 
 
 def _xor(*bits: Array) -> Array:
-    return sum(bits) % 2
+    return np.add.reduce(bits) % 2
 
 
 def _adder_wires() -> Mechanism:
@@ -183,7 +183,7 @@ def _either(*bits: Array) -> Array:
 def _pathway(active: bool) -> Claim:
     """x -> m -> y, and two copies of x, which turn y on where they differ, if `active`; by themselves they never do."""
     equations: dict[str, Equation] = {name: lambda v: v["x"] for name in ("m", "one", "other")}
-    equations["y"] = lambda v: np.maximum(v["m"], _xor(v["one"] > 0.5, v["other"] > 0.5)) if active else v["m"]
+    equations["y"] = lambda v: np.maximum(v["m"], _xor(v["one"], v["other"])) if active else v["m"]
     told = Mechanism({"X": BIT}, {"M": lambda v: v["X"], "Y": lambda v: v["M"]})
     account = Account(told, {"X": ("x",), "M": ("m",), "Y": ("y",)}, dict.fromkeys("XMY", BIT), ("Y",), ("M",))
     fools = "copies that never differ by themselves" if active else ""
