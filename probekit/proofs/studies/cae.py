@@ -1,6 +1,6 @@
 """CAE: the score that `causal-abstraction-eval` gives an account of a mechanism: an outside judge.
 
-The Causal Abstraction Error of Meloux, Pimentel, Portet and Peyrard (2026), arXiv 2607.00267: values are set in the
+The Causal Abstraction Error of Méloux, Pimentel, Portet and Peyrard (2026), arXiv 2607.00267: values are set in the
 account or in the mechanism, either runs, and what they have made of all that was not set is compared. In its faithful
 form variables that the account has no word for are overwritten by noise in part of the draws.
 """

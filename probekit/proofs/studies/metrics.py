@@ -1,6 +1,6 @@
 """The study of metrics: who tells right accounts of a mechanism from wrong ones, our metrics or an outside score?
 
-On systems of the benchmark of Meloux et al. (2026), arXiv 2607.00267, rebuilt here, and on plants of our own, each with
+On systems of the benchmark of Méloux et al. (2026), arXiv 2607.00267, rebuilt here, and on plants of our own, each with
 a right account and wrong ones. Ours count every state (`accounts`); their score, CAE, is asked of its own package.
 """
 

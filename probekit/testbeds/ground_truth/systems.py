@@ -1,6 +1,6 @@
 """Systems: small mechanisms with a right and a wrong account of each, whose every state can be counted.
 
-Rebuilt from the descriptions in Meloux, Pimentel, Portet and Peyrard (2026), arXiv 2607.00267: a two-bit adder, and
+Rebuilt from the descriptions in Méloux, Pimentel, Portet and Peyrard (2026), arXiv 2607.00267: a two-bit adder, and
 five contrasts made to fool a metric. Values that are continuous there are whole numbers here, so that what is true of
 an account is found by running every state, and not by sampling.
 """
