@@ -24,7 +24,7 @@ LEAST = 1e-6  # of a site's spread: activations that do not vary are not divided
 
 
 @dataclass(frozen=True)
-class Pairs:
+class SwapPairs:
     """Activations [s, n, d] of bases and sources in s networks, and the outcome [n] that a swap is to bring."""
 
     base: Float[Tensor, "s n d"]
@@ -32,7 +32,7 @@ class Pairs:
     wanted: Int[Tensor, " n"]
 
 
-Draw = Callable[[int, torch.Generator], Pairs]
+Draw = Callable[[int, torch.Generator], SwapPairs]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class RevNets:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundMaps:
     """Learned maps. select_loss [s]: nats per pair that decided; n_steps [s]: those after which each was kept."""
 
     maps: RevNets
@@ -114,7 +114,7 @@ def fit_revnets(
     lr: float = 1e-3,
     batch: int = 1024,
     n_select: int = 5000,
-) -> Found:
+) -> FoundMaps:
     """Maps of s networks, each by itself, whose swaps bring what is wanted of fresh pairs, as fixed pairs decide.
 
     run: gradients are asked of the activations. draw: fresh pairs of as many rows as it is asked for, the same pairs of
@@ -146,7 +146,7 @@ def fit_revnets(
             for old, new in zip(kept, learned, strict=True):
                 old[:, better] = new.detach()[:, better]
             lowest, at = torch.where(better, seen, lowest), torch.where(better, i + 1, at)
-    return Found(maps.with_parameters(*kept), tuple(lowest.tolist()), tuple(int(step) for step in at))
+    return FoundMaps(maps.with_parameters(*kept), tuple(lowest.tolist()), tuple(int(step) for step in at))
 
 
 def untrained_maps(
@@ -166,13 +166,13 @@ def _layer(x: Tensor, read: Tensor, bias: Tensor, write: Tensor, shift: Tensor) 
     return torch.baddbmm(shift, torch.relu(torch.baddbmm(bias, x, read)), write)
 
 
-def _loss(run: Run, maps: RevNets, pairs: Pairs) -> Float[Tensor, " s"]:
+def _loss(run: Run, maps: RevNets, pairs: SwapPairs) -> Float[Tensor, " s"]:
     """Cross-entropy of each network's law of the edited pairs to what is wanted."""
     logits = run(maps.swapped(pairs.base, pairs.source))
     wanted = pairs.wanted.expand(len(logits), -1)
     return cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").unflatten(0, wanted.shape).mean(1)
 
 
-def _losses(run: Run, maps: RevNets, pairs: Pairs) -> Float[Tensor, " s"]:
+def _losses(run: Run, maps: RevNets, pairs: SwapPairs) -> Float[Tensor, " s"]:
     with torch.no_grad():
         return _loss(run, maps, pairs)

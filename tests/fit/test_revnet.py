@@ -7,7 +7,7 @@ import torch
 
 from probekit.errors import BadInput
 from probekit.fit.das import fit_das, interchanged_laws
-from probekit.fit.revnet import Pairs, fit_revnets, untrained_maps
+from probekit.fit.revnet import SwapPairs, fit_revnets, untrained_maps
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -50,12 +50,12 @@ def test_every_network_has_a_map_of_its_own():
     assert not torch.allclose(maps.one(0)(h[1:]), maps(h)[1:], atol=0.1)
 
 
-def parity_pairs(n: int, generator: torch.Generator) -> Pairs:
+def parity_pairs(n: int, generator: torch.Generator) -> SwapPairs:
     """Two signs at places 0 and 2 among noise; wanted is whether the source's are alike, which no line holds."""
     h = 0.2 * torch.randn(2, n, 4, generator=generator)
     signs = 2.0 * torch.randint(0, 2, (2, n, 2), generator=generator) - 1
     h[..., ::2] += signs
-    return Pairs(h[:1], h[1:], (signs[1].prod(-1) > 0).long())
+    return SwapPairs(h[:1], h[1:], (signs[1].prod(-1) > 0).long())
 
 
 def parity_logits(h: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def parity_logits(h: torch.Tensor) -> torch.Tensor:
     return torch.stack([-product, product], -1)
 
 
-def accuracy(logits: torch.Tensor, pairs: Pairs) -> float:
+def accuracy(logits: torch.Tensor, pairs: SwapPairs) -> float:
     return float((logits.argmax(-1) == pairs.wanted).float().mean())
 
 
@@ -85,9 +85,9 @@ def test_it_aligns_a_random_network_with_what_that_never_computes():
     """Why its accuracy says nothing without a twin: the answers of a random layer are bent into those asked for."""
     weights = torch.randn(1, 8, 2, generator=seeded(3)) / 8**0.5
 
-    def pairs(n: int, generator: torch.Generator) -> Pairs:
+    def pairs(n: int, generator: torch.Generator) -> SwapPairs:
         h = torch.randn(2, n, 8, generator=generator)
-        return Pairs(h[:1], h[1:], (h[1, :, 0] > 0).long())
+        return SwapPairs(h[:1], h[1:], (h[1, :, 0] > 0).long())
 
     def logits(h: torch.Tensor) -> torch.Tensor:
         return torch.relu(h) @ weights
@@ -119,7 +119,7 @@ def test_what_does_not_fit_together_is_refused(wrong):
 
 
 def test_an_odd_site_is_refused():
-    def odd(n: int, generator: torch.Generator) -> Pairs:
+    def odd(n: int, generator: torch.Generator) -> SwapPairs:
         pairs = parity_pairs(n, generator)
         return replace(pairs, base=pairs.base[..., :3], source=pairs.source[..., :3])
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from probekit.metrics.causal.replace import fbu_mean, kl_bits, necessity
 from probekit.metrics.causal.support import support
-from probekit.testbeds.ground_truth.systems import Array, Claim, Values
+from probekit.testbeds.ground_truth.systems import Array, Proposal, Values
 
 MOST = 20_000  # combinations of donors up to which all of them are run
 
 
-def kept(claim: Claim, apart: bool = False) -> float | None:
+def kept(claim: Proposal, apart: bool = False) -> float | None:
     """FBU with what the account says the answer depends on kept, and all other variables from donors.
 
     apart: each of the others from a donor of its own, and not all from the same; None where they are too many.
@@ -40,7 +40,7 @@ def kept(claim: Claim, apart: bool = False) -> float | None:
     return float(lost.missed.sum() / lost.available.sum())
 
 
-def erased(claim: Claim) -> float | None:
+def erased(claim: Proposal) -> float | None:
     """What is left of the effect of all variables with the account's mediators from a donor; None without mediators."""
     mechanism, account = claim.mechanism, claim.account
     between = [name for name in account.parents if name not in account.told.roots]
@@ -57,7 +57,7 @@ def erased(claim: Claim) -> float | None:
     return float(told.missed.sum() / told.available.sum())
 
 
-def follows(claim: Claim) -> float:
+def follows(claim: Proposal) -> float:
     """Share of interchanges whose answer is as the account says, for the name that it is least of.
 
     Each name that is no answer is set, in every state, to what it is in every other: in the account to the account's
@@ -81,7 +81,7 @@ def follows(claim: Claim) -> float:
     return float(min(right))
 
 
-def dormant(claim: Claim) -> bool:
+def dormant(claim: Proposal) -> bool:
     """Whether an interchange of the mediator moves variables where they never vary (`Support.flags`).
 
     Only where the account is of coordinates of a site; of single variables there is nothing to lie between.
@@ -97,7 +97,7 @@ def dormant(claim: Claim) -> bool:
     return "dormant" in flags
 
 
-def _answer(claim: Claim, value: Array) -> Array | NDArray[np.bool_]:
+def _answer(claim: Proposal, value: Array) -> Array | NDArray[np.bool_]:
     return value > 0.5 if claim.account.soft else value
 
 
@@ -109,7 +109,7 @@ def _pairs(values: Values) -> tuple[dict[str, Array], dict[str, Array]]:
     }
 
 
-def _laws(claim: Claim, *variables: Values) -> list[Array]:
+def _laws(claim: Proposal, *variables: Values) -> list[Array]:
     """Laws [n, outcome] of the answers: what each is for sure, or the chance of one of two."""
     account = claim.account
     told = [np.stack([account.read(part)[name] for name in account.output], -1) for part in variables]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.fit.revnet import Pairs, RevNets, fit_revnets, untrained_maps
+from probekit.fit.revnet import RevNets, SwapPairs, fit_revnets, untrained_maps
 from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.causal.support import support
 from probekit.metrics.ratios import Ratio
@@ -72,11 +72,11 @@ def bend(
     }
 
 
-def _pairs(nets: EqualityNets, layer: int, n: int, generator: torch.Generator) -> Pairs:
+def _pairs(nets: EqualityNets, layer: int, n: int, generator: torch.Generator) -> SwapPairs:
     drawn = draw_swaps("left", n, generator)
     with torch.no_grad():
         base, source = (nets.upto(x, layer) for x in (drawn.base, drawn.source))
-    return Pairs(base, source, drawn.wanted.long())
+    return SwapPairs(base, source, drawn.wanted.long())
 
 
 def _measured(net: EqualityNets, maps: RevNets, layer: int, seed: int, size: BendingSize) -> Bent:

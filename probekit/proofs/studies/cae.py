@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probekit.errors import MissingExtra
-from probekit.testbeds.ground_truth.systems import Account, Array, Claim, Mechanism
+from probekit.testbeds.ground_truth.systems import Account, Array, Mechanism, Proposal
 
 SCORES = {"down": "CAE_down", "up": "CAE_up", "down without noise": "CAE_down_nf", "up without noise": "CAE_up_nf"}
 AROUND = 0.1  # half of the width of what a value is set to, as in their adder
@@ -21,7 +21,7 @@ NOISE = 1.0  # standard deviation of what variables are overwritten with, as in 
 SILENT = 60  # above every level that is logged at
 
 
-def cae(claim: Claim, seed: int = 0, n: int = 300, batch: int = 30, at_most: int = 2) -> dict[str, float]:
+def cae(claim: Proposal, seed: int = 0, n: int = 300, batch: int = 30, at_most: int = 2) -> dict[str, float]:
     """The four scores by the names of SCORES; 0 is a right account. n: interventions, of at most `at_most` names each.
 
     Share of what differs, or of an account whose answer is a chance the mean squared difference. The same for the same

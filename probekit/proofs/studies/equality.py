@@ -112,7 +112,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     """What is measured at one go: one kind of map, for a variable at a layer, in every network."""
 
     kind: str
@@ -142,8 +142,8 @@ def measure_equality(
     """
     size = size or EqualitySize()
     layers = range(1, LAYERS + 1)
-    cells = [Cell(ROTATION, variable, layer, size, seed) for variable in get_args(Variable) for layer in layers]
-    cells += [Cell(REVNET, "left", layer, size, seed) for layer in layers]
+    cells = [MapCell(ROTATION, variable, layer, size, seed) for variable in get_args(Variable) for layer in layers]
+    cells += [MapCell(REVNET, "left", layer, size, seed) for layer in layers]
     spec = {"equality": 2, "size": asdict(size), "seed": seed}
     _, frame = block_study(
         "equality", spec, cells, _measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
@@ -159,7 +159,7 @@ def _networks(n: int, steps: int, seed: int) -> tuple[EqualityNets, Tensor]:
     return train(untrained(n, seed), seed, steps)
 
 
-def _measure_cell(cell: Cell) -> pd.DataFrame:
+def _measure_cell(cell: MapCell) -> pd.DataFrame:
     size = cell.size
     start, made = untrained(size.networks, cell.seed), _networks(size.networks, size.train_steps, cell.seed)[0]
     found: dict[str, list[Any]] = {where: [] for where in WHERE}

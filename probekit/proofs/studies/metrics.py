@@ -24,7 +24,7 @@ from probekit.proofs.studies.accounts import dormant, erased, follows, kept
 from probekit.proofs.studies.cae import cae
 from probekit.proofs.studies.kept import write_json
 from probekit.results.text import number
-from probekit.testbeds.ground_truth.systems import SYSTEMS, Claim, System, plants
+from probekit.testbeds.ground_truth.systems import SYSTEMS, Proposal, System, plants
 
 RIGHT = "right"
 # Which way a wrong account is worse, of the measures that decide; `erased` is beside them.
@@ -99,7 +99,7 @@ def _systems(seed: int) -> Iterator[tuple[str, System]]:
         yield "plants", system
 
 
-def _measured(claim: Claim, seed: int, size: MetricsSize) -> dict[str, float | None]:
+def _measured(claim: Proposal, seed: int, size: MetricsSize) -> dict[str, float | None]:
     # Coordinates of a site have no axes of their own, so that it says nothing what each by itself would do.
     apart = None if claim.account.soft else kept(claim, apart=True)
     ours = {"kept": kept(claim), "apart": apart, "erased": erased(claim), "follows": follows(claim),

@@ -102,7 +102,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Proposal:
     """An account of a mechanism. valid: whether it is right; fools: what looks right although it is wrong."""
 
     mechanism: Mechanism
@@ -116,8 +116,8 @@ class System:
     """A right account and wrong ones."""
 
     name: str
-    right: Claim
-    wrong: Mapping[str, Claim] = field(default_factory=dict)
+    right: Proposal
+    wrong: Mapping[str, Proposal] = field(default_factory=dict)
 
 
 BIT, TENS = (0.0, 1.0), tuple(float(i) for i in range(11))
@@ -180,14 +180,14 @@ def _either(*bits: Array) -> Array:
     return np.maximum.reduce(bits)
 
 
-def _pathway(active: bool) -> Claim:
+def _pathway(active: bool) -> Proposal:
     """x -> m -> y, and two copies of x, which turn y on where they differ, if `active`; by themselves they never do."""
     equations: dict[str, Equation] = {name: lambda v: v["x"] for name in ("m", "one", "other")}
     equations["y"] = lambda v: np.maximum(v["m"], _xor(v["one"], v["other"])) if active else v["m"]
     told = Mechanism({"X": BIT}, {"M": lambda v: v["X"], "Y": lambda v: v["M"]})
     account = Account(told, {"X": ("x",), "M": ("m",), "Y": ("y",)}, dict.fromkeys("XMY", BIT), ("Y",), ("M",))
     fools = "copies that never differ by themselves" if active else ""
-    return Claim(Mechanism({"x": BIT}, equations), account, not active, fools)
+    return Proposal(Mechanism({"x": BIT}, equations), account, not active, fools)
 
 
 def _line(factor: float) -> Account:
@@ -220,27 +220,27 @@ def _systems() -> tuple[System, ...]:
     wires, line, chain, fork = _adder_wires(), _mechanism_of(_line(2)), _three(True), _three(False)
     steps = _mechanism_of(_threshold(2))
     return (
-        System("two-bit adder", Claim(wires, _adder_account(), True), {
-            "OR in place of XOR": Claim(wires, _adder_account(_either), False),
-            "carry inverted, and turned back": Claim(wires, _adder_account(inverted=True), False, "another name"),
+        System("two-bit adder", Proposal(wires, _adder_account(), True), {
+            "OR in place of XOR": Proposal(wires, _adder_account(_either), False),
+            "carry inverted, and turned back": Proposal(wires, _adder_account(inverted=True), False, "another name"),
         }),
         System("backup pathway", _pathway(False), {"copies that may differ": _pathway(True)}),
-        System("x to 2x to 2x + 3", Claim(line, _line(2), True), {
-            "by way of 3x": Claim(line, _line(3), False, "another name"),
+        System("x to 2x to 2x + 3", Proposal(line, _line(2), True), {
+            "by way of 3x": Proposal(line, _line(3), False, "another name"),
         }),
-        System("fork", Claim(fork, _three_account(False), True), {
-            "a chain": Claim(fork, _three_account(True), False, "a mediator that is none"),
+        System("fork", Proposal(fork, _three_account(False), True), {
+            "a chain": Proposal(fork, _three_account(True), False, "a mediator that is none"),
         }),
-        System("chain", Claim(chain, _three_account(True), True), {
-            "a fork": Claim(chain, _three_account(False), False, "a mediator left out"),
+        System("chain", Proposal(chain, _three_account(True), True), {
+            "a fork": Proposal(chain, _three_account(False), False, "a mediator left out"),
         }),
-        System("threshold", Claim(steps, _threshold(2), True), {
-            "a lower threshold": Claim(steps, _threshold(1), False, "states that never occur"),
+        System("threshold", Proposal(steps, _threshold(2), True), {
+            "a lower threshold": Proposal(steps, _threshold(1), False, "states that never occur"),
         }),
     )  # fmt: skip
 
 
-def plant_claim(name: str, keep: str, valid: bool, seed: int = 0) -> Claim:
+def plant_claim(name: str, keep: str, valid: bool, seed: int = 0) -> Proposal:
     """A planted network whose site is taken apart into coordinates, and the account that it runs on those in `keep`.
 
     The account: the state says what the kept coordinates are, and they say the answer, which is the mean of all states
@@ -274,7 +274,7 @@ def plant_claim(name: str, keep: str, valid: bool, seed: int = 0) -> Claim:
                                       "Y": lambda v: means[v["M"].astype(np.int64)]})  # fmt: skip
     values = {"X": numbers, "M": tuple(map(float, range(len(codes)))), "Y": tuple(np.unique(means))}
     account = Account(told, {"X": ("x",), "M": inside, "Y": ("y",)}, values, ("Y",), ("M",), {"M": codes}, soft=True)
-    return Claim(Mechanism({"x": numbers}, {**equations, "y": answer}), account, valid)
+    return Proposal(Mechanism({"x": numbers}, {**equations, "y": answer}), account, valid)
 
 
 PLANTS = {
