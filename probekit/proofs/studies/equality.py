@@ -12,7 +12,7 @@ comes from another input that agrees on it. Their second map, which may bend a l
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,7 +55,8 @@ FINE = 7  # digits of bits, since a random network has few
 TITLES = {
     "accuracy": "Hierarchical equality: interchange accuracy of learned subspaces, of all pairs",
     "leak": "Hierarchical equality: share of the behaviour lost when each part comes from an input that agrees on it",
-    "bent": "Hierarchical equality, left: accuracy and loss of maps that may bend a layer",
+    "bent": "Hierarchical equality, left: interchange accuracy of maps that may bend a layer",
+    "bent_leak": "Hierarchical equality, left: share lost with them, and rows that they move far out",
 }
 
 
@@ -290,22 +291,27 @@ def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
             "random networks": iia[2], "verdict": rotated.verdict(variable, layer),
         })  # fmt: skip
         leaks.append(place | dict(zip(("found", "random subspace", "random networks"), lost, strict=True)))
-    return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks), "bent": _bent_table(bent)}
+    return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks), **_bent_tables(bent)}
 
 
-def _bent_table(told: "_Told") -> pd.DataFrame:
-    rows = []
+def _bent_tables(told: "_Told") -> dict[str, pd.DataFrame]:
+    accuracies, leaks = [], []
     for layer in range(1, LAYERS + 1):
-        cells = partial(told.cell, "left", layer)
-        published = (_digits(PUBLISHED_BENT[where][layer - 1]) for where in (TRAINED, RANDOM_NET))
-        rows.append({
-            "layer": layer, "published": next(published), "found": cells(TRAINED, "iia"),
-            "before the search": cells(RANDOM_MAP, "iia"), "published, random": next(published),
-            "random networks": cells(RANDOM_NET, "iia"), "verdict": told.verdict("left", layer),
-            "lost": cells(TRAINED, "fbu"), "lost before the search": cells(RANDOM_MAP, "fbu"),
-            "lost, random networks": cells(RANDOM_NET, "fbu"),
+        published = {where: _digits(of[layer - 1]) for where, of in PUBLISHED_BENT.items()}
+        iia, lost, far = (
+            [told.cell("left", layer, where, measure) for where in WHERE] for measure in ("iia", "fbu", "far")
+        )
+        accuracies.append({
+            "layer": layer, "published": published[TRAINED], "found": iia[0], "before the search": iia[1],
+            "published, random": published[RANDOM_NET], "random networks": iia[2],
+            "verdict": told.verdict("left", layer),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+        bits = [1000 * told.rows["left", layer, RANDOM_NET, name]["value"] for name in ("bits", "available")]
+        leaks.append({
+            "layer": layer, "found": lost[0], "before the search": lost[1], "random networks": lost[2],
+            "their millibits": f"{bits[0]:.2f} of {bits[1]:.2f}", "far": far[0], "far before": far[1],
+        })  # fmt: skip
+    return {"bent": pd.DataFrame(accuracies), "bent_leak": pd.DataFrame(leaks)}
 
 
 class _Told:

@@ -123,7 +123,7 @@ def _over_seeds(values: NDArray[np.float64]) -> Estimate:
 
 
 def _figures(told: Estimate) -> dict[str, Any]:
-    return {name: round(getattr(told, name), 4) for name in ("value", "low", "high")}
+    return {name: round(getattr(told, name), 4) + 0.0 for name in ("value", "low", "high")}  # no -0
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
