@@ -21,6 +21,7 @@ from probekit.testbeds.equality import WIDTH, EqualityNets, draw_donors, draw_sw
 
 RANK = WIDTH // 2
 RATE, BATCH = 3e-3, 1024
+# In the words that rotations are kept under: a map before the search is what a random subspace is to them.
 TRAINED, RANDOM_MAP, RANDOM_NET = "trained", "random_subspace", "random_twin"
 
 

@@ -56,7 +56,7 @@ TITLES = {
     "accuracy": "Hierarchical equality: interchange accuracy of learned subspaces, of all pairs",
     "leak": "Hierarchical equality: share of the behaviour lost when each part comes from an input that agrees on it",
     "bent": "Hierarchical equality, left: interchange accuracy of maps that may bend a layer",
-    "bent_leak": "Hierarchical equality, left: share lost with them, and rows that they move far out",
+    "bending": "Hierarchical equality, left: share lost with them, and rows that they move far out",
 }
 
 
@@ -311,7 +311,7 @@ def _bent_tables(told: "_Told") -> dict[str, pd.DataFrame]:
             "layer": layer, "found": lost[0], "before the search": lost[1], "random networks": lost[2],
             "their millibits": f"{bits[0]:.2f} of {bits[1]:.2f}", "far": far[0], "far before": far[1],
         })  # fmt: skip
-    return {"bent": pd.DataFrame(accuracies), "bent_leak": pd.DataFrame(leaks)}
+    return {"bent": pd.DataFrame(accuracies), "bending": pd.DataFrame(leaks)}
 
 
 class _Told:

@@ -123,7 +123,7 @@ def test_its_tables_set_the_published_beside_what_was_found():
     bent = made["bent"].iloc[0]
     assert (bent["published"], bent["found"]) == (".998", ".990 [.800, .900]")
     assert (bent["published, random"], bent["random networks"]) == (".567", ".990 [.800, .900]")
-    assert made["bent_leak"]["their millibits"].tolist() == ["12.30 of 0.12"] * 3
+    assert made["bending"]["their millibits"].tolist() == ["12.30 of 0.12"] * 3
     assert made["bent"]["verdict"].tolist() == ["vacuous"] * 3  # the same search does as well in random networks
 
 
