@@ -13,6 +13,7 @@ from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
+from probekit.cli.steer import steer
 from probekit.cli.study import study
 from probekit.errors import Interrupted, ProbekitError
 from probekit.jobs.progress import progress
@@ -38,6 +39,7 @@ register(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
 app.command("floors")(floors)
+app.command("steer")(steer)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]

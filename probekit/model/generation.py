@@ -123,7 +123,7 @@ def generate(
     if not how.padded and min(map(len, rows)) < length:
         raise BadInput(f"{model.name} writes after rows of one length only by its {backend} forward: sort them first.")
     m = 1 if draws is None else draws.shape[1]
-    ends = torch.tensor(_ends(model), dtype=torch.long, device=model.device)
+    ends = torch.tensor(ends_of(model), dtype=torch.long, device=model.device)
     state = _State(model, rows, m, backend, how, edited)
     ended = torch.zeros(b * m, dtype=torch.bool, device=model.device)
     for step in range(n_tokens):
@@ -229,7 +229,7 @@ def _pick(logits: Tensor, draws: Tensor | None, temperature: float) -> Tensor:
     return torch.searchsorted(law, (draws.double() * law[:, -1])[:, None], right=True)[:, 0].clamp_max(law.shape[1] - 1)
 
 
-def _ends(model: "Model") -> list[int]:
+def ends_of(model: "Model") -> list[int]:
     """End-of-sequence tokens, by the tokenizer and by the checkpoint's own settings of generation."""
     settings = getattr(model.bridge.hf, "generation_config", None)
     asked = getattr(settings, "eos_token_id", None)
