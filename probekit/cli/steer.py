@@ -1,4 +1,4 @@
-"""`probekit steer`: what a model writes with a direction added or erased. The work is in `measurement.causal.writing`."""
+"""`probekit steer`: what a model writes with a direction added or erased. `measurement.causal.writing` does it."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from probekit.cli.out import JsonOption, console, print_json, reporting
 from probekit.errors import BadInput, printable
 
 if TYPE_CHECKING:
-    from probekit.measurement.causal.writing import Directions, Written
+    from probekit.measurement.causal.writing import Along, EditedText
     from probekit.model.model import Model
 
 
@@ -50,14 +50,14 @@ def steer(
         brought = read_rows_of_directions(direction, hook, tensor, rows)
         import numpy as np
 
-        from probekit.measurement.causal.writing import Directions, ablated_texts, lengths_at, steered_texts
+        from probekit.measurement.causal.writing import Along, ablated_texts, lengths_at, steered_texts
         from probekit.model.loading import load_model
 
         loaded = load_model(model, device=device)
         plain = plain or not getattr(loaded.tokenizer, "chat_template", None)
         asked = [opened(loaded.encoder, text, start, plain, datetime.now()) for text in prompt]
         ids, first = [one for one, _ in asked], np.array([at for _, at in asked])
-        directions = Directions(_at_hooks(loaded, brought), first, not once, seed)
+        directions = Along(_at_hooks(loaded, brought), first, not once, seed)
         made = ablated_texts(loaded, ids, directions, tokens) if ablate else (
             steered_texts(loaded, ids, directions, doses, tokens))  # fmt: skip
         lengths = lengths_at(loaded, ids, directions)
@@ -108,7 +108,7 @@ def _at_hooks(model: "Model", brought: dict) -> dict:
 
 
 def _told(
-    prompts: Sequence[str], made: "Sequence[Written]", directions: "Directions", lengths: dict[str, float], width: int
+    prompts: Sequence[str], made: "Sequence[EditedText]", directions: "Along", lengths: dict[str, float], width: int
 ) -> Iterator[str]:
     """Lines for people: where it is edited, and every text below what was done."""
     hook, *others = directions.at
@@ -118,8 +118,11 @@ def _told(
         what = f"A direction of length {float(sizes[0]):.3g}"
     else:
         what = f"{len(sizes)} directions"
-    yield from wrap(f"{what} at {hook}{many}, where edited activations have a mean length of {lengths[hook]:.3g}. Surprise "
-                    "is what the unedited model needs for a text, in bits per token.", width)  # fmt: skip
+    told = (
+        f"{what} at {hook}{many}, where edited activations have a mean length of {lengths[hook]:.3g}. Surprise is what "
+        "the unedited model needs for a text, in bits per token."
+    )
+    yield from wrap(told, width)
     for number, prompt in enumerate(prompts):
         scope = "and of all behind it, those that are written too" if directions.on else "and of no other"
         yield ""
@@ -132,7 +135,7 @@ def _told(
                 yield from wrap(line, width, initial_indent="  ", subsequent_indent="  ") or [""]
 
 
-def _done(one: "Written") -> str:
+def _done(one: "EditedText") -> str:
     if one.how == "unedited":
         return "unedited"
     what = "a random direction" if one.control else "the direction"

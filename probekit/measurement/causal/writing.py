@@ -24,7 +24,7 @@ ADDED, ERASED, UNEDITED = "added", "erased", "unedited"
 
 
 @dataclass(frozen=True)
-class Written:
+class EditedText:
     """What was written after one prompt. how: UNEDITED, ADDED or ERASED. dose: times the direction, of ADDED.
 
     control: '' or `random_directions`. ids: with the token that ends it, if one does. surprise: bits per token that the
@@ -46,7 +46,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Directions:
+class Along:
     """Directions [d, k] at hook points, of the length that they came in, beside random ones of the same lengths.
 
     first: the first edited token of each prompt; on: whether all behind it are edited, the written ones included.
@@ -59,13 +59,14 @@ class Directions:
 
     def random(self) -> dict[str, Float[Tensor, "d k"]]:
         """Uniform directions, orthogonal to one another, of the same lengths."""
-        drawn = (random_directions(*along.shape, self.seed + i) for i, along in enumerate(self.at.values()))
+        drawn = (random_directions(len(along), along.shape[1], self.seed + i)
+                 for i, along in enumerate(self.at.values()))  # fmt: skip
         return {hook: units * along.norm(dim=0) for units, (hook, along) in zip(drawn, self.at.items(), strict=True)}
 
 
 def steered_texts(
-    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Directions, doses: Sequence[float], n_tokens: int
-) -> list[Written]:
+    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Along, doses: Sequence[float], n_tokens: int
+) -> list[EditedText]:
     """What is written after each prompt with each dose of one direction added, of a random one beside it.
 
     A dose of 0 is the unedited model. Raises BadInput for several directions at a hook point, or what cannot be edited.
@@ -84,8 +85,8 @@ def steered_texts(
 
 
 def ablated_texts(
-    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Directions, n_tokens: int
-) -> list[Written]:
+    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Along, n_tokens: int
+) -> list[EditedText]:
     """What is written after each prompt unedited, with the directions' span erased, and with a random one of its rank.
 
     Raises BadInput for what cannot be edited.
@@ -99,7 +100,7 @@ def ablated_texts(
     return _written(model, prompts, directions, asked, edits, n_tokens)
 
 
-def lengths_at(model: Model, prompts: Sequence[NDArray[np.int64]], directions: Directions) -> dict[str, float]:
+def lengths_at(model: Model, prompts: Sequence[NDArray[np.int64]], directions: Along) -> dict[str, float]:
     """Mean length of the activations that are edited in the prompts, by hook point: what a dose may be held against."""
     places = [np.arange(first, len(ids) if directions.on else first + 1)
               for ids, first in zip(prompts, directions.first.tolist(), strict=True)]  # fmt: skip
@@ -123,9 +124,9 @@ def _erasing(bases: Float[Tensor, "row d k"]) -> Edit:
 
 
 def _written(
-    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Directions,
+    model: Model, prompts: Sequence[NDArray[np.int64]], directions: Along,
     asked: Sequence[tuple[str, float | None, str]], edits: Mapping[str, Edit], n_tokens: int,
-) -> list[Written]:  # fmt: skip
+) -> list[EditedText]:  # fmt: skip
     """Every condition of a prompt is a row of one batch: rows of one length, which any forward can write after."""
     backend, ends, out = writer_of(model, tuple(edits)), ends_of(model), []
     for number, (ids, first) in enumerate(zip(prompts, directions.first.tolist(), strict=True)):
@@ -134,7 +135,7 @@ def _written(
         kept = [row[: next((i + 1 for i, token in enumerate(row) if token in ends), n_tokens)] for row in found]
         for (how, dose, control), row, bits in zip(asked, kept, _surprises(model, ids, kept, backend), strict=True):
             text = model.tokenizer.decode(row, skip_special_tokens=True)
-            out.append(Written(number, how, dose, control, tuple(row), text, bits))
+            out.append(EditedText(number, how, dose, control, tuple(row), text, bits))
     return out
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import checkpoints
 from probekit.cli import main
-from probekit.measurement.causal.writing import ADDED, ERASED, Directions, ablated_texts, lengths_at, steered_texts
+from probekit.measurement.causal.writing import ADDED, ERASED, Along, ablated_texts, lengths_at, steered_texts
 from probekit.model.loading import load_model
 
 HOOK, D, N = "blocks.1.hook_resid_post", checkpoints.D_MODEL, 6
@@ -72,7 +72,7 @@ def test_doses_and_erasure_are_what_hooks_in_the_library_do(folder):
     model, ids = load_model(folder), chat_ids(folder)
     rows = torch.from_numpy(np.load(folder / "two.npy"))
     first = 3
-    one = Directions({HOOK: rows[:1].T}, np.array([first]))
+    one = Along({HOOK: rows[:1].T}, np.array([first]))
     found = steered_texts(model, [np.array(ids)], one, [0.0, 2.0, -4.0], N)
     assert [(w.dose, w.control) for w in found] == [
         (0.0, ""), (2.0, ""), (2.0, "random_directions"), (-4.0, ""), (-4.0, "random_directions")]  # fmt: skip
@@ -80,13 +80,13 @@ def test_doses_and_erasure_are_what_hooks_in_the_library_do(folder):
     assert float(random.norm()) == pytest.approx(3.0, rel=1e-5)
     for written in found:
         along = random if written.control else rows[0]
-        theirs, bits = judged(folder, ids, lambda act, w=written, a=along: act + w.dose * a, first)
+        theirs, bits = judged(folder, ids, lambda act, dose=written.dose or 0.0, a=along: act + dose * a, first)
         assert list(written.ids) == theirs and written.surprise == pytest.approx(bits, abs=1e-3)
         assert written.text == model.tokenizer.decode(theirs, skip_special_tokens=True)
         assert (written.how == ADDED) == bool(written.dose)
     assert len({written.ids for written in found}) > 2
 
-    both = Directions({HOOK: rows.T}, np.array([first]))
+    both = Along({HOOK: rows.T}, np.array([first]))
     basis = torch.linalg.qr(rows.T.double())[0].float()
     plain, erased, beside = ablated_texts(model, [np.array(ids)], both, N)
     assert plain.ids == found[0].ids and plain.surprise == found[0].surprise
