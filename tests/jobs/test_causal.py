@@ -12,8 +12,9 @@ from probekit.inputs.filetask import read_file_task
 from probekit.inputs.swaps import swapped_task
 from probekit.jobs.job import Job
 from probekit.jobs.runner import run_job
+from probekit.model.model import Model
 from probekit.results import tables
-from probekit.results.text import steering_text
+from probekit.results.text import causal_text, steering_text
 from probekit.spec import JobSpec, SteerSpec
 from rowfiles import write
 
@@ -112,7 +113,7 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
     """Below the first block the field's token is all that differs: the network does what it does on the made text."""
     run = run_job(job(folder, swap="city", das_ks=[2], das_steps=40), root=tmp_path / "runs", store=tmp_path / "store")
     records = run.records[(run.records["metric"] == "replace") & (run.records["position"] == "all")]
-    iia = records[records["arm"] == "iia"].set_index(["hook", "source"])
+    iia = records[(records["arm"] == "iia") & (records["control"] == "")].set_index(["hook", "source"])
     assert {"behaviour", "label:truth", "pca", "das"} <= set(iia.index.get_level_values(1))
     for _, row in iia.loc[FIRST].iterrows():
         assert "of all of the site 1.000" in row["note"]
@@ -129,6 +130,51 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
                            "na_reason"]) == {"small_denominator"}  # fmt: skip
     labels = records[records["source"] == "label:truth"]
     assert set(labels["arm"]) >= {"single:random", "necessity:leace"}
+
+
+MLP = "blocks.0.mlp.hook_post"
+
+
+def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, tmp_path, monkeypatch):
+    """The twin is the network itself, in which the same search on the same cases does the same: vacuous, exactly."""
+    monkeypatch.setattr(Model, "random_twin", lambda self, seed: self)
+    spec = job(folder, swap="city", das_ks=[2], das_steps=10, hooks=[FIRST, MLP], arms=["single:random", "iia"])
+    hooks = {"hooks": (FIRST, MLP)}
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"twin": True}),
+                                   "read": spec.read.model_copy(update=hooks)})  # fmt: skip
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    learned = run.records[(run.records["metric"] == "replace") & (run.records["source"] == "das")]
+    rows = learned.set_index(["hook", "arm", "control"])
+    for hook in (FIRST, MLP):
+        told = {c: iia(rows.loc[(hook, "iia", c), "note"])
+                for c in ("random_twin", "shuffled_counterfactuals", "placebo")}  # fmt: skip
+        assert "IIA of %.3f, in this one %.3f" % (told["random_twin"], told["random_twin"]) in told_why(rows, hook)
+        assert (rows.loc[(hook, ["iia", "iia:odds"], ""), "na_reason"] == "vacuous").all()
+        assert told["placebo"] < told["random_twin"]  # where nothing says where to, as large a move brings less
+        assert rows.loc[(hook, "iia", "random_twin"), "value"] < rows.loc[(hook, "iia", "placebo"), "value"]
+        assert all(0 <= rows.loc[(hook, f"iia:{name}", ""), "value"] <= 1 for name in ("dormant", "far"))
+    assert rows.loc[(FIRST, "iia:illusion", ""), "na_reason"] == "not_defined"  # everything is read of a stream
+    gap = rows.loc[(MLP, "iia:illusion", "")]
+    whole, inside = iia(gap["note"]), float(gap["note"].partition("of what is read ")[2][:5])
+    assert gap["value"] == pytest.approx(whole - inside, abs=2e-3)
+
+    shown = tables.table("causal", run.records, hook=FIRST).set_index("label")
+    one = shown[shown["source"] == "das"].iloc[0]
+    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far"} <= set(shown.columns)
+    assert one["placebo"] == rows.loc[(FIRST, "iia", "placebo"), "value"]
+    said = causal_text(tables.table("causal", run.records, hook=FIRST), "says", 80)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "leaves NA (as in a random network)" in " ".join(
+        said.split()
+    ) and "moved as far in random directions" in " ".join(said.split())
+
+
+def told_why(rows, hook):
+    return rows.loc[(hook, "iia", ""), "note"]
+
+
+def iia(note):
+    return float(note.partition("IIA ")[2][:5])
 
 
 def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
