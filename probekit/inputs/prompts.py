@@ -90,12 +90,13 @@ def _texts(columns: Columns, column: str) -> list[str]:
 def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written. A text may be empty."""
     give = f"in column '{column}', a field of the template: give a text or a number"
-    for i, value in enumerate(columns.values[column]):
+    cells = ["" if columns.is_empty(value) else value for value in columns.values[column]]
+    for i, value in enumerate(cells):
         if not isinstance(value, str):
             columns.check_present(i, column, value)
         if not isinstance(value, str | int | float):
             raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")
-    return [word(value) for value in columns.values[column]]
+    return [word(value) for value in cells]
 
 
 def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
