@@ -415,6 +415,12 @@ class ReplaceSpec(_Strict):
     x 256 runs of the edited token, forwards and backwards, at each hook point."""
     das_steps: PositiveInt = 150
     """Steps of that search, at most."""
+    das_controls: tuple[Literal["random_twin", "shuffled_counterfactuals", "placebo"], ...] = (
+        "random_twin", "shuffled_counterfactuals", "placebo",
+    )  # fmt: skip
+    """What stands beside a learned subspace in `iia`: the same search in a randomly initialised network, without which
+    nothing says that it is not the search that succeeds; one for answers that were shuffled among the pairs; and as
+    large a move in random directions. Cost: the first two as much as the search itself, and a capture of the twin."""
     arms: tuple[Arm, ...] = (
         "single:random", "single:matched", "single:mean", "necessity:resample", "necessity:mean", "necessity:leace",
         "iia", "chain:random", "chain:matched",

@@ -14,6 +14,7 @@ from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
+from probekit.cli.steer import steer
 from probekit.cli.study import study
 from probekit.cli.sweeps import plan_many, run_many, schema
 from probekit.errors import BadInput, Interrupted, ProbekitError
@@ -42,6 +43,7 @@ app.command("study")(study)
 app.command("floors")(floors)
 app.command("audit")(audit)
 app.command("schema")(schema)
+app.command("steer")(steer)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
