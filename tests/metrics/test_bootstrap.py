@@ -268,5 +268,5 @@ def test_a_band_of_differences_covers_all_of_them_at_once():
         first, second = (tuple(np.concatenate([pair[i][part] for pair in pairs]) for part in (0, 1)) for i in (0, 1))
         found = Differences.paired(first, second, weights)
         low, high = band_of(found.value, found.drawn, found.left_out)
-        covered += bool(((low <= -0.05) & (-0.05 <= high)).all())
+        covered += bool(((low <= -0.05) & (high >= -0.05)).all())
     assert 0.90 <= covered / n <= 0.99
