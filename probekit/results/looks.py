@@ -94,6 +94,38 @@ CONTROL_DASH = {
 }
 
 
+COLUMN, PAGE, POINTS = 322, 672, 8  # of paper: 85 and 178 mm in pixels of 1/96 inch, and the size of letters
+_TO_PIXELS = 96 / 72
+
+
+def on_paper(made: go.Figure) -> go.Figure:
+    """The same figure for a column of a paper: 8 pt letters, white ground, no title, since a caption says it.
+
+    A map of more than six columns is as wide as the page. The figure that is given stays as it is.
+    """
+    figure = go.Figure(made)
+    size = round(POINTS * _TO_PIXELS, 1)
+    several = sum(name.startswith(("xaxis", "yaxis")) for name in figure.layout.to_plotly_json()) > 2
+    wide = several or any(trace.type == "heatmap" and trace.z is not None and trace.z.shape[1] > 6
+                          for trace in figure.data)  # fmt: skip
+    figure.update_layout(
+        width=PAGE if wide else COLUMN, title=None, paper_bgcolor="#ffffff", plot_bgcolor="#ffffff",
+        font={"size": size}, legend={"font": {"size": size}, "y": 0, "yanchor": "bottom"}, autosize=False,
+    )  # fmt: skip
+    figure.update_xaxes(tickfont={"size": size}, title={"font": {"size": size}, "standoff": 6})
+    figure.update_yaxes(tickfont={"size": size}, title={"font": {"size": size}, "standoff": 6})
+    figure.update_annotations(font={"size": size})
+    figure.update_traces(textfont={"size": size}, selector={"mode": "text"})
+    figure.update_traces(marker={"size": 5}, line={"width": 1.4}, selector={"mode": "lines+markers"})
+    margin = figure.layout.margin
+    below = 18 * len({trace.name for trace in figure.data if trace.showlegend is not False and trace.name})
+    figure.update_layout(
+        margin={"l": 40, "r": 8, "t": margin.t - 70 if wide and margin.t > 120 else 16, "b": 44 + below},
+        height=max(220, int(figure.layout.height * (0.75 if wide else 0.5)) + below),
+    )
+    return figure
+
+
 def message(sentence: str, template: Template = "light") -> go.Figure:
     """A figure that holds one sentence."""
     return empty_figure(sentence, "", template)

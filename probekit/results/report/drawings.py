@@ -145,17 +145,24 @@ def _mark(plot: _Plot, name: str, value: float, low: float, high: float, place: 
 
 
 def _names(plot: _Plot, lines: Sequence[Curve]) -> Iterator[Markup]:
-    """Names at the ends of their lines, moved apart where they would lie on each other."""
+    """Names at the ends of their lines, moved apart where they would lie on each other.
+
+    A line that ends before the last place has its name there: one to the margin would look like more of the line.
+    """
     ends = []
     for line in lines:
         known = [point for point in line.points if pd.notna(point[1])]
-        if known:
-            ends.append([plot.y(known[-1][1]), plot.x(known[-1][0]), plot.y(known[-1][1]), line])
+        if known and known[-1][0] < plot.n - 1:
+            yield _text(
+                plot.x(known[-1][0]) + 8, plot.y(known[-1][1]) - 8, fitted(line.name, 32), 12, colour=line.colour
+            )
+        elif known:
+            y = plot.y(known[-1][1])
+            ends.append([y, plot.x(known[-1][0]), y, line])
     ends.sort(key=lambda end: end[0])
-    room = HEIGHT - BOTTOM
     for i, end in enumerate(ends):
         end[0] = max(end[0], ends[i - 1][0] + 16) if i else max(end[0], TOP + 6)
-    over = max(0.0, ends[-1][0] - room) if ends else 0.0
+    over = max(0.0, ends[-1][0] - (HEIGHT - BOTTOM)) if ends else 0.0
     for y, from_x, from_y, line in ends:
         y -= over
         x = WIDTH - RIGHT + 12
