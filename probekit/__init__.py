@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from probekit.model.loading import load_model
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
+    from probekit.results.compare import compare
     from probekit.results.figures import figure
     from probekit.results.summary import summary
     from probekit.results.tables import table
@@ -76,6 +77,7 @@ __all__ = [
     "audit_requests",
     "capture",
     "capture_without",
+    "compare",
     "delete_span",
     "figure",
     "judge",
@@ -126,6 +128,7 @@ _HOME = {
     "audit_requests": "activations.foreign",
     "capture": "activations.capture",
     "capture_without": "activations.capture",
+    "compare": "results.compare",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
     "judge": "results.claims",

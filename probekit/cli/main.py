@@ -17,6 +17,7 @@ from probekit.cli.reading import register
 from probekit.cli.steer import steer
 from probekit.cli.study import study
 from probekit.cli.sweeps import plan_many, run_many, schema
+from probekit.cli.takeaway import register as register_takeaway
 from probekit.errors import BadInput, Interrupted, ProbekitError
 from probekit.jobs.progress import progress
 
@@ -38,6 +39,7 @@ app.add_typer(testbed, name="testbed")
 app.add_typer(bench, name="bench")
 app.add_typer(cache, name="cache")
 register(app)
+register_takeaway(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
 app.command("floors")(floors)

@@ -1,9 +1,9 @@
 """Figures with a line or bar per level: curves over layers, frontier, decomposition, ontology, calibration."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,6 +36,8 @@ from probekit.results.looks import (
     site_axis,
     subtitle_of,
 )
+from probekit.results.reported import Reported, beside
+from probekit.results.text import number
 
 TOGETHER = "95 % of a whole curve at once"
 
@@ -222,8 +224,10 @@ def _hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
     }
 
 
-def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
-    """FBU by site, a curve with its interval per level, controls as thin grey lines.
+def layer_curves(
+    frame: pd.DataFrame, *, template: Template = "light", reported: Sequence[Reported] = (), **selection: Any
+) -> go.Figure:
+    """FBU by site, a curve with its interval per level, controls as thin grey lines; published numbers as open marks.
 
     The lighter ribbon, where the run has one, covers the whole curve at once.
     """
@@ -260,6 +264,7 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
                 **_hover(part),
             )
         )
+    _add_reported(figure, frame, table, reported, at, ink["ink"])
     figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
     dress(
         figure,
@@ -274,6 +279,31 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
     site_axis(figure, sites)
     figure.update_layout(margin={"b": 170})
     return figure
+
+
+def _add_reported(
+    figure: go.Figure, frame: pd.DataFrame, table: pd.DataFrame, reported: Sequence[Reported], at: Mapping[str, int],
+    colour: str,
+) -> None:  # fmt: skip
+    """Published shares, open and with how far they are from ours on hover. AUROC and accuracy are on another scale."""
+    shares = [one for one in reported if one.metric == "fbu"]
+    told = beside(frame, shares, behaviour=str(table["behaviour"].iloc[0]))
+    for source, part in told[told["where"].isin(at.keys())].groupby("source", sort=False):
+        figure.add_trace(
+            go.Scatter(
+                x=part["where"].map(at),
+                y=part["value"],
+                name=f"{source} (published)",
+                mode="markers",
+                marker={"symbol": "circle-open", "size": 12, "line": {"color": colour, "width": 2}, "color": colour},
+                customdata=[
+                    f"<b>{escape(row['source'])}</b><br>{escape(row['where'])}: {number(row['value'])} published, "
+                    f"{escape(row['here'])} here<br>apart: {escape(row['said'])}"
+                    for row in part.to_dict("records")
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
 
 
 def _add_thin(figure: go.Figure, controls: pd.DataFrame, at: Mapping[str, int], colour: str) -> None:
