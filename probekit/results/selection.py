@@ -10,6 +10,7 @@ is: that would be selecting on the test set.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -101,6 +102,25 @@ def shown_k(frame: pd.DataFrame, rows: pd.DataFrame, metric: str = "read") -> in
 def site_label(hook: str) -> str:
     """`blocks.3.hook_resid_post` -> `L3 resid_post`; "" is every site at once."""
     return HookPoint.parse(hook).short if hook else "all sites"
+
+
+def left_out(known: Sequence[str]) -> list[str]:
+    """Hook points that lie between those known, of the same kind and at their usual distance, and are not among them.
+
+    Of layers 0, 2, 4 and 8 it is 6: the distance of most neighbours is what was asked for.
+    """
+    by_part: dict[str, list[int]] = {}
+    for point in map(HookPoint.parse, known):
+        if point.layer is not None:
+            by_part.setdefault(point.part, []).append(point.layer)
+    found = []
+    for part, layers in by_part.items():
+        ordered = sorted(layers)
+        steps = [b - a for a, b in pairwise(ordered)]
+        step = min(steps, key=lambda n: (-steps.count(n), n), default=1)
+        between = {layer for a, b in pairwise(ordered) for layer in range(a + step, b, step)}
+        found += [HookPoint.within(layer, part).name for layer in sorted(between)]
+    return found
 
 
 _NO_LAW = ("label", "value", "logprob")  # kinds of behaviours that no unembedding gives
