@@ -477,8 +477,8 @@ def calibration(frame: pd.DataFrame, *, template: Template = "light") -> go.Figu
     figure.add_trace(
         go.Scatter(x=[-1, most], y=[-1, most], mode="lines", line=line, hoverinfo="skip", showlegend=False)
     )
-    looks = [(ink["blue"], "circle"), (ink["orange"], "square"), (ink["green"], "triangle-up"), (ink["purple"], "diamond"),
-             (ink["red"], "hexagram"), (ink["sky"], "star"), (ink["ink"], "pentagon")]  # fmt: skip
+    symbols = ("circle", "square", "triangle-up", "diamond", "hexagram", "star", "pentagon")
+    looks = list(zip((ink[hue] for hue in HUES), symbols, strict=True))
     for i, (metric, part) in enumerate(shown.groupby("metric", sort=False)):
         colour, symbol = looks[i % len(looks)]
         symbols = [symbol if passed else f"{symbol}-open" for passed in part["passed"]]

@@ -157,9 +157,11 @@ def _counted(table: pd.DataFrame) -> str:
     known = table[table["n"].fillna(0) > 0]
     if known.empty:
         return ""
-    n, groups = (f"{int(known[name].min()):,}" if known[name].nunique() == 1
-                 else f"{int(known[name].min()):,} to {int(known[name].max()):,}" for name in ("n", "groups"))  # fmt: skip
-    return f"{n} test rows of {groups} groups"
+    said = []
+    for name in ("n", "groups"):
+        least, most = int(known[name].min()), int(known[name].max())
+        said.append(f"{least:,}" if least == most else f"{least:,} to {most:,}")
+    return f"{said[0]} test rows of {said[1]} groups"
 
 
 def dress(
