@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from probekit.model.loading import load_model
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
+    from probekit.results.compare import compare
     from probekit.results.figures import figure
     from probekit.results.summary import summary
     from probekit.results.tables import table
@@ -69,6 +70,7 @@ __all__ = [
     "UnknownHook",
     "capture",
     "capture_without",
+    "compare",
     "delete_span",
     "figure",
     "judge",
@@ -113,6 +115,7 @@ _HOME = {
     "UnknownHook": "errors",
     "capture": "activations.capture",
     "capture_without": "activations.capture",
+    "compare": "results.compare",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
     "judge": "results.claims",

@@ -14,6 +14,7 @@ from probekit.cli.floors import floors
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
 from probekit.cli.study import study
+from probekit.cli.takeaway import register as register_takeaway
 from probekit.errors import Interrupted, ProbekitError
 from probekit.jobs.progress import progress
 
@@ -35,6 +36,7 @@ app.add_typer(testbed, name="testbed")
 app.add_typer(bench, name="bench")
 app.add_typer(cache, name="cache")
 register(app)
+register_takeaway(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
 app.command("floors")(floors)

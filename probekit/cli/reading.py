@@ -99,7 +99,7 @@ def show(
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root), partial=partial)
-        chosen = _given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=_k(k),
+        chosen = given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=k_of(k),
                         hook=hook, level=level, most=most)  # fmt: skip
         if table is not None and table in ROW_KINDS:
             _show_rows(table, found, chosen, csv, as_json)
@@ -264,7 +264,7 @@ def figure(
 
         found = open_run(find_run(run, root))
         picked = {"behaviour": behaviour, "domain": domain, "hook": hook, "level": level, "position": position}
-        chosen = _given(**picked, metric=metric, arm=arm, k=_k(k))
+        chosen = given(**picked, metric=metric, arm=arm, k=k_of(k))
         made = figures.figure(kind, found.records, template="dark" if dark else "light", **chosen)
         path = out or Path(f"{found.name}-{kind}.html")
         try:
@@ -304,7 +304,7 @@ def judge(
         if not selection_of.behaviours(found.records):
             raise BadInput(f"{found.name} holds no records of a behaviour: there is nothing to judge.")
         behaviour = behaviour or selection_of.default_behaviour(found.records)
-        chosen = _k(k)
+        chosen = k_of(k)
         if isinstance(chosen, str):
             raise BadInput("a claim is about one k: give --k a number.")
         at = {"behaviour": behaviour, "level": level, "domain": domain, "position": position}
@@ -328,7 +328,8 @@ def judge(
             screen.print(f"'{name}' is left out: {why}")
 
 
-def _k(text: str | None) -> int | str | None:
+def k_of(text: str | None) -> int | str | None:
+    """--k as a number, "all", or None where it was left out."""
     if text is None or text == "all":
         return text
     if not text.isdigit():
@@ -336,5 +337,6 @@ def _k(text: str | None) -> int | str | None:
     return int(text)
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were not left out."""
     return {name: value for name, value in options.items() if value is not None}

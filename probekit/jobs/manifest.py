@@ -9,7 +9,7 @@ import numpy as np
 
 from probekit.activations.activations import Activations
 from probekit.errors import FitError
-from probekit.jobs.cells import said_place
+from probekit.jobs.cells import CELL_VERSION, said_place
 from probekit.jobs.job import Job
 from probekit.measurement.cell import Measurement
 from probekit.metrics.classes import entropy_bits
@@ -60,6 +60,7 @@ def manifest_of(
         },
         "floors": floors,
         "selected": selected,
+        "cell_version": CELL_VERSION,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
         "packages": {name: _version(name) for name in _PACKAGES},
         "audit": activations.audit | _asked_of_text(job),

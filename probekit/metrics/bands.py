@@ -23,10 +23,20 @@ def simultaneous_band(
     """
     _check_sites(numerator, denominator, weights)
     value, drawn = ratios_of(numerator, denominator, weights)
+    return band_of(value, drawn, sums_left_out(numerator, denominator), level)
+
+
+def band_of(
+    value: NDArray, drawn: NDArray, left_out: NDArray, level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same of any statistics: value [n_sites], drawn [n_sites, n_bootstrap], left_out [n_sites, n_groups].
+
+    drawn: each statistic in the same draws of groups; left_out: without each group in turn.
+    """
     replicates = drawn.T
     value = np.where(np.isfinite(value), value, np.nan)
     low, high = value.copy(), value.copy()
-    n_groups = weights.shape[1]
+    n_groups = left_out.shape[1]
     replicates = replicates[np.isfinite(replicates[:, np.isfinite(value)]).all(1)]
     if len(replicates) < FEW_REPLICATES or n_groups < 2:
         return low, high
@@ -38,8 +48,7 @@ def simultaneous_band(
     value, error = value[counted], error[counted]
     c = float(np.quantile(np.abs((replicates[:, counted] - value) / error).max(1), level))
     half = float(stdtrit(n_groups - 1, ndtr(c)))
-    left_out = sums_left_out(numerator[counted], denominator[counted])
-    shift = np.array([acceleration_of(site) for site in left_out]) * (2 * c**2 + 1)
+    shift = np.array([acceleration_of(site) for site in left_out[counted]]) * (2 * c**2 + 1)
     shift = np.clip(shift, -half, half)  # the value stays inside
     error = error * np.sqrt(n_groups / (n_groups - 1))
     low[counted], high[counted] = value + error * (shift - half), value + error * (shift + half)

@@ -155,6 +155,51 @@ def _below(drawn: NDArray[np.float64], value: float) -> float:
     return float(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
 
 
+# ----------------------------------------------------------------------------------------------- differences of ratios
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Second ratio less first, of m pairs of ratios: value [m], drawn [m, n_bootstrap], left_out [m, n_left_out].
+
+    drawn: the same in each draw of groups; left_out: without each group in turn.
+    """
+
+    value: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+    left_out: NDArray[np.float64]
+
+    @classmethod
+    def paired(cls, first: tuple[NDArray, NDArray], second: tuple[NDArray, NDArray], weights: NDArray) -> "Differences":
+        """Of ratios over the same groups, which are drawn once for both: what a group does to both cancels.
+
+        first, second: numerator and denominator [m, n_groups] each; weights [n_bootstrap, n_groups].
+        """
+        parts = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+        value, drawn = ratios_of(*parts, weights)
+        left_out, m = sums_left_out(*parts), len(first[0])
+        return cls(value[m:] - value[:m], drawn[m:] - drawn[:m], left_out[m:] - left_out[:m])
+
+    @classmethod
+    def unpaired(
+        cls, first: tuple[NDArray, NDArray], second: tuple[NDArray, NDArray], weights: tuple[NDArray, NDArray]
+    ) -> "Differences":
+        """Of ratios over different groups: two sets of draws that know nothing of each other, as many of each."""
+        (one, drawn_one), (other, drawn_other) = (
+            ratios_of(*sums, drawn) for sums, drawn in zip((first, second), weights, strict=True)
+        )
+        without_one, without_other = (sums_left_out(*sums) for sums in (first, second))
+        left_out = np.concatenate([other[:, None] - without_one, without_other - one[:, None]], axis=1)
+        return cls(other - one, drawn_other - drawn_one, left_out)
+
+    def intervals(self, level: float = 0.95) -> list[tuple[float, float]]:
+        """The BCa interval of each."""
+        return [
+            Bootstrap.of(float(value), drawn, left_out).interval(level)
+            for value, drawn, left_out in zip(self.value, self.drawn, self.left_out, strict=True)
+        ]
+
+
 @dataclass(frozen=True)
 class Clusters:
     """Bootstrap weights over the groups of a set of rows, shared by every ratio measured on them.

@@ -110,7 +110,7 @@ def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFr
             aside = "; for a linear reader they prefer the unembedding, which is no finding"
     if selected.empty:
         return "no site was chosen on selection rows" + (" but the unembedding's, which is no finding" * bool(aside))
-    row = min((row for _, row in selected.iterrows()), key=_preference)
+    row = min((row for _, row in selected.iterrows()), key=preference)
     what = level_words(row["level"], row["source"], None if pd.isna(row["k"]) else int(row["k"]))
     verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
@@ -154,7 +154,7 @@ def _more_rows(read: pd.DataFrame, row: pd.Series) -> str:
     return f"{least}, more with more rows: the second half of {int(told['n_fit']):,} fit rows brought {fell}"
 
 
-def _preference(row: pd.Series) -> tuple:
+def preference(row: pd.Series) -> tuple:
     """The rule, which looks at no value: linear, nonlinear, then the richest; more directions, the behaviour's own."""
     rank, name = level_rank(row["level"])
     first = ("linear", "nonlinear").index(row["level"]) if row["level"] in ("linear", "nonlinear") else 2

@@ -69,12 +69,12 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
 # ------------------------------------------------------------------------------------------------------------- as text
 
 
-def number(value: object) -> str:
+def number(value: object, digits: int = 2) -> str:
     """Two digits without the leading zero, as in print: .23, -.03, 1.02. Nothing is clipped; missing is NA."""
     if value is None or pd.isna(value):  # type: ignore[arg-type]
         return "NA"
-    text = f"{float(value):.2f}"  # type: ignore[arg-type]
-    text = "0.00" if text == "-0.00" else text
+    text = f"{float(value):.{digits}f}"  # type: ignore[arg-type]
+    text = text.removeprefix("-") if not text.strip("-0.") else text
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
@@ -160,6 +160,17 @@ def value_text(row: Mapping[str, Any] | pd.Series, sep: str = " ") -> str:
     if pd.isna(row["low"]) or pd.isna(row["high"]):
         return number(row["value"])
     return f"{number(row['value'])}{sep}[{number(row['low'])}, {number(row['high'])}]"
+
+
+def gap_text(row: Mapping[str, Any] | pd.Series) -> str:
+    """A difference with its interval, in as many digits as show that it is not 0: `-.012 [-.021, -.004]`."""
+    if pd.isna(row["difference"]):
+        return "NA"
+    parts = [row["difference"]] + ([] if pd.isna(row["low"]) else [row["low"], row["high"]])
+    least = min((abs(part) for part in parts if part), default=1.0)
+    digits = next((n for n in (2, 3, 4) if least >= 0.5 * 10.0**-n), 4) if row["verdict"] in ("better", "worse") else 2
+    said = [number(part, digits) for part in parts]
+    return said[0] if len(said) == 1 else f"{said[0]} [{said[1]}, {said[2]}]"
 
 
 def to_text(frame: pd.DataFrame, title: str = "") -> "Table":

@@ -38,6 +38,13 @@ from probekit.storage.lines import (
 State = Literal["complete", "running", "stopped", "failed", "damaged"]
 
 
+class Sealed(dict):
+    """A manifest beside records: never changed, so that it is shared where pandas would copy it at every selection."""
+
+    def __deepcopy__(self, memo: dict) -> "Sealed":
+        return self
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, read. `problem` is empty for a complete and intact one, else one sentence; `state` is for programs.
@@ -116,7 +123,7 @@ class Run:
             together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
             together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
             frame = frame.merge(together, how="left", on="id")
-        frame.attrs.update(path=str(self.path), manifest=self.manifest)
+        frame.attrs.update(path=str(self.path), manifest=None if self.manifest is None else Sealed(self.manifest))
         return frame
 
     @cached_property

@@ -6,7 +6,16 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probekit.metrics.bootstrap import Bootstrap, Clusters, Crossed, ratio_interval, ratio_intervals, resampled
+from probekit.metrics.bands import band_of
+from probekit.metrics.bootstrap import (
+    Bootstrap,
+    Clusters,
+    Crossed,
+    Differences,
+    ratio_interval,
+    ratio_intervals,
+    resampled,
+)
 from probekit.metrics.rows import effective_rows
 
 
@@ -206,3 +215,58 @@ def test_the_error_of_pairs_is_never_below_that_of_either_kind(seed, n_first, n_
     for part in (base, donor):
         left = np.bincount(part, x - x.sum() / y.sum() * y) / y.sum()
         assert error >= np.sqrt((left**2).sum()) - 1e-12
+
+
+def two_readers(rng, n_groups, gap, own):
+    """Sums of two readers over the same groups, whose difficulty both share: the second leaves `gap` less."""
+    hard = rng.exponential(size=n_groups)
+    available = hard + rng.exponential(size=n_groups)
+    first, second = (hard * share + own * rng.normal(size=n_groups) for share in (0.6, 0.6 - gap))
+    return (first[None], available[None]), (second[None], available[None])
+
+
+def test_groups_drawn_once_for_both_tell_what_two_sets_of_draws_cannot():
+    """The truth, by the means of its parts: 0.6 / 2 against 0.54 / 2."""
+    first, second = two_readers(np.random.default_rng(3), 120, 0.06, 0.05)
+    weights = weights_of(120, 2_000), weights_of(120, 2_000, 1)
+    paired = Differences.paired(first, second, weights[0])
+    unpaired = Differences.unpaired(first, second, weights)
+    (low, high), (naive_low, naive_high) = paired.intervals()[0], unpaired.intervals()[0]
+    assert paired.value == pytest.approx(unpaired.value)
+    assert low < -0.03 < high < 0  # told to be better
+    assert naive_low < -0.03 < 0 < naive_high  # cannot be told
+    assert high - low < (naive_high - naive_low) / 2
+
+
+def test_a_ratio_against_itself_differs_by_nothing_in_every_draw():
+    first, _ = two_readers(np.random.default_rng(0), 60, 0.1, 0.3)
+    same = Differences.paired(first, tuple(part.copy() for part in first), weights_of(60))
+    assert same.value[0] == 0 and np.ptp(same.drawn) == 0
+    assert same.intervals() == [(0.0, 0.0)]
+
+
+@pytest.mark.parametrize(("how", "n_groups"), [("paired", 60), ("paired", 300), ("unpaired", 100)])
+def test_intervals_of_differences_cover(how, n_groups):
+    rng, truth, covered, n = np.random.default_rng(11), -0.05, 0, 300
+    weights = weights_of(n_groups, 1_000), weights_of(n_groups, 1_000, 1)
+    for _ in range(n):
+        first, second = two_readers(rng, n_groups, 0.1, 0.2)
+        if how == "paired":
+            found = Differences.paired(first, second, weights[0])
+        else:
+            found = Differences.unpaired(first, two_readers(rng, n_groups, 0.1, 0.2)[1], weights)
+        low, high = found.intervals()[0]
+        covered += low <= truth <= high
+    assert 0.92 <= covered / n <= 0.985  # two standard errors of .95 are .025
+
+
+def test_a_band_of_differences_covers_all_of_them_at_once():
+    rng, covered, n, n_groups = np.random.default_rng(5), 0, 200, 100
+    weights = weights_of(n_groups, 600)
+    for _ in range(n):
+        pairs = [two_readers(rng, n_groups, 0.1, 0.3) for _ in range(12)]
+        first, second = (tuple(np.concatenate([pair[i][part] for pair in pairs]) for part in (0, 1)) for i in (0, 1))
+        found = Differences.paired(first, second, weights)
+        low, high = band_of(found.value, found.drawn, found.left_out)
+        covered += bool(((low <= -0.05) & (high >= -0.05)).all())
+    assert 0.90 <= covered / n <= 0.99
