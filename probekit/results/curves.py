@@ -136,7 +136,7 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     ticks = sorted({int(k) for k in replace["k"].dropna()} & several) or [1]
     figure.update_xaxes(
         title_text="complexity k (directions, neurons or named features kept; doublings are equally far apart)",
-        tickvals=[place_of_k(k) for k in ticks],
+        tickvals=[place_of_k(int(k)) for k in ticks],
         ticktext=[str(k) for k in ticks],
     )
     font = {"size": 12, "color": ink["soft"]}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from probekit.errors import BadInput, RunError, nearest
@@ -117,8 +118,7 @@ class Run:
             table = self._lines[0]
         else:
             table = self._parquet(RECORDS)
-        frame = record_frame(table)
-        frame["run"] = self.name
+        frame = self._framed(table)
         if SITES in self.tables:
             together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
             together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
