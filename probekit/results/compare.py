@@ -20,7 +20,7 @@ from probekit.metrics.bands import band_of
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, Differences
 from probekit.results.comparable import alike_groups, comparability
 from probekit.results.examples import KeepsRows, examples
-from probekit.results.headline import level_words, preference
+from probekit.results.headline import leaves, level_words, preference
 from probekit.results.selection import (
     at_domain,
     at_k,
@@ -413,16 +413,15 @@ def _changed(
 def _answer(a: str, b: str, row: pd.Series | None) -> str:
     a, b = printable(a), printable(b)
     if row is None:
-        return f"No site was chosen on selection rows in both {a} (A) and {b} (B): the cells below are all there is."
+        return f"No site was chosen on selection rows in both {a} (A) and {b} (B), but where the unembedding reads."
     who = level_words(row["level"], row["source"], None if pd.isna(row["k"]) else int(row["k"]))
     word = {"better": "is better than", "worse": "is worse than", "equal": "equals"}.get(row["verdict"])
     verdict = f"{b} (B) {word} {a} (A)" if word else f"It cannot be told whether {b} (B) is better than {a} (A)"
     sites = [site_label(row[f"chosen_{side}"] or row["hook"]) for side in "ab"]
     where = sites[0] if sites[0] == sites[1] else f"{sites[0]} in A and {sites[1]} in B"
     where += ", where selection rows prefer to read it," if row["metric"] == "selected" else ""
-    leaves = "leave" if who[0].isdigit() and not who.startswith("1 ") else "leaves"
     return (
-        f"{verdict}: {who} at {where} {leaves} {number(row['a'])} unexplained in A and {number(row['b'])} in B; "
+        f"{verdict}: {who} at {where} {leaves(who)} {number(row['a'])} unexplained in A and {number(row['b'])} in B; "
         f"B - A is {gap_text(row)}."
     )
 

@@ -96,29 +96,54 @@ def level_words(level: str, source: str = "", k: int | None = None) -> str:
     return told.get(family, f"a {family} reader")
 
 
+def leaves(who: str) -> str:
+    """The verb behind `level_words`: 4 directions leave, one leaves."""
+    several = (who[0].isdigit() and not who.startswith("1 ")) or who.startswith("two ")
+    return "leave" if several else "leaves"
+
+
+def finding(
+    frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
+) -> pd.Series | None:
+    """The record that the first sentence is of: what the rule prefers, where selection rows prefer it; None without.
+
+    Of a run that read one site alone the record there. Never what the unembedding reads.
+    """
+    behaviour = behaviour or default_behaviour(frame)
+    if not behaviour:
+        return None
+    rows = pick(frame, behaviour=behaviour, metric=("read", "selected"), position=position)
+    rows = at_domain(rows, domain, seen=True)
+    read = rows[(rows["metric"] == "read") & (rows["hook"] != "")]
+    return _preferred(rows, read, unembedding(frame, behaviour))[0]
+
+
+def _preferred(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> tuple[pd.Series | None, bool, bool]:
+    """(the record of the finding, whether selection rows chose it, whether they prefer the unembedding for linear)."""
+    selected = rows[(rows["metric"] == "selected") & rows["value"].notna()]
+    if selected.empty and read["hook"].nunique() == 1:
+        only = read[read["value"].notna() & ~read["level"].isin(["prior", "baseline"])]
+        return min((row for _, row in only.iterrows()), key=preference, default=None), False, False
+    at_last = selected[(selected["hook"] == last) & (last != "")]
+    left = selected.drop(index=at_last.index)
+    row = min((row for _, row in left.iterrows()), key=preference, default=None)
+    return row, True, "linear" in set(at_last["level"])
+
+
 def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFrame) -> str:
     """What the level preferred by rule leaves at the site that selection rows prefer for it."""
-    selected = rows[(rows["metric"] == "selected") & rows["value"].notna()]
-    aside = ""
-    if selected.empty and read["hook"].nunique() == 1:
-        selected, preferred = read[read["value"].notna() & ~read["level"].isin(["prior", "baseline"])], ""
-    else:
-        preferred = ", the site that selection rows prefer,"
-        at_last = selected[(selected["hook"] == last) & (last != "")]
-        selected = selected.drop(index=at_last.index)
-        if "linear" in set(at_last["level"]):
-            aside = "; for a linear reader they prefer the unembedding, which is no finding"
-    if selected.empty:
-        return "no site was chosen on selection rows" + (" but the unembedding's, which is no finding" * bool(aside))
-    row = min((row for _, row in selected.iterrows()), key=preference)
+    row, by_selection, at_last = _preferred(rows, read, last)
+    aside = "; for a linear reader they prefer the unembedding, which is no finding" if at_last else ""
+    if row is None:
+        return "no site was chosen on selection rows" + (" but the unembedding's, which is no finding" * at_last)
+    preferred = ", the site that selection rows prefer," if by_selection else ""
     what = level_words(row["level"], row["source"], None if pd.isna(row["k"]) else int(row["k"]))
-    verb = "leave" if (what[0].isdigit() and not what.startswith("1 ")) or what.startswith("two ") else "leaves"
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"
     if preferred and _folds_differ(read, row):
         at = f"the site that selection rows prefer in each fold, most often {printable(site_label(row['hook']))},"
     beside = f"{_over_splits(row, splits)}{aside}{_more_rows(read, row)}"
-    return f"{what} at {at} {verb} {value_text(row)} unexplained ({scale}){beside}"
+    return f"{what} at {at} {leaves(what)} {value_text(row)} unexplained ({scale}){beside}"
 
 
 def _of_reader(frame: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
@@ -155,7 +180,10 @@ def _more_rows(read: pd.DataFrame, row: pd.Series) -> str:
 
 
 def preference(row: pd.Series) -> tuple:
-    """The rule, which looks at no value: linear, nonlinear, then the richest; more directions, the behaviour's own."""
+    """The rule of the headline, which looks at no value.
+
+    `linear`, `nonlinear`, then the richest; more directions before fewer, the behaviour's own before components.
+    """
     rank, name = level_rank(row["level"])
     first = ("linear", "nonlinear").index(row["level"]) if row["level"] in ("linear", "nonlinear") else 2
     k = 0 if pd.isna(row["k"]) else int(row["k"])

@@ -377,6 +377,22 @@ def list_runs(root: Path | str = "runs", opened: Callable[[Path], Run] = _opened
     return sorted(runs, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
 
 
+def run_before(run: Run) -> Run | None:
+    """The latest complete run beside this one that was finished before it, of the same model and task; else None."""
+    asked, when = _asked_of(run), run.status.get("updated", "")
+    if asked is None:
+        return None
+    earlier = (one for one in list_runs(run.path.parent) if one.manifest and one.status.get("updated", "") < when)
+    return next((one for one in earlier if _asked_of(one) == asked), None)
+
+
+def _asked_of(run: Run) -> tuple | None:
+    """The model's and the task's names, where the manifest tells them."""
+    told = (run.manifest or {}).get("provenance", {})
+    names = tuple((told.get(key) or {}).get("name") for key in ("model", "task"))
+    return names if all(names) else None
+
+
 def find_run(name: str, root: Path | str = "runs") -> Path:
     """A run by path, by its name under `root`, or the most recent one for "latest"."""
     if name == "latest":
