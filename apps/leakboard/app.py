@@ -14,9 +14,7 @@ from leakboard import link, state
 st.set_page_config(page_title="leakboard", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
 # Not a folder named pages/: streamlit would run a page of it without this file when a link leads straight there.
 # No icon of a page: streamlit would ask a font server for it each time.
-pages = {
-    name: st.Page(path, title=state.TITLES[name], default=name == "runs") for name, path in state.PAGES.items()
-}
+pages = {name: st.Page(path, title=state.TITLES[name], default=name == "runs") for name, path in state.PAGES.items()}
 page = st.navigation(list(pages.values()), position="hidden")
 link.begin()
 with st.container(horizontal=True, key="pages"):

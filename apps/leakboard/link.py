@@ -72,11 +72,13 @@ def choose(
     default: Any = None,
     show: Callable[[Any], str] = str,
     pills: bool = False,
+    slider: bool = False,
     **how: Any,
 ) -> Any:
     """One of the options, whose id, `str(option)`, is kept in the link under `key` where it is not the default.
 
-    An id that is none of theirs is told and dropped. default: the first one when left out. pills: all side by side.
+    An id that is none of theirs is told and dropped. default: the first one when left out. pills: all side by
+    side; slider: along a line.
     """
     ids = {str(option): option for option in options}
     first = str(default) if str(default) in ids else next(iter(ids), "")
@@ -89,7 +91,9 @@ def choose(
         return None
     st.session_state[_CHOICE + key] = chosen
     widget = {"key": _CHOICE + key, "format_func": lambda one: show(ids[one]), **how}
-    if pills:
+    if slider and len(ids) > 1:
+        picked = st.select_slider(label, list(ids), **widget)
+    elif pills:
         picked = st.segmented_control(label, list(ids), required=True, **widget)
     else:
         picked = st.selectbox(label, list(ids), **widget)

@@ -91,7 +91,7 @@ def titled(*parts: str) -> None:
 
 
 def head(name: str, said: str = "") -> View:
-    """The head of a page on one run: its title and what is selected. With nothing to show, says why and ends the page."""
+    """The head of a page on one run: title and what is selected. With nothing to show, says why and ends the page."""
     titled(TITLES[name])
     st.title(TITLES[name])
     if said:

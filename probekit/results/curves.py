@@ -76,7 +76,7 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
                     "line": {"width": 0},
                     "pattern": {"shape": shape, "fgcolor": faded(ink["paper"], 0.75), "size": 7, "solidity": 0.25},
                 },
-                **_hover(part),
+                **row_hover(part),
             )
         )
     order = "linear classes first" if table["arm"].iloc[0] == "linear_first" else "simple functions first"
@@ -182,7 +182,7 @@ def _add_vocabulary(
                 name=f"{name}, read",
                 legendgroup=name,
                 showlegend=False,
-                **_hover(thin, "read"),
+                **row_hover(thin, "read"),
             )
         )
     for situation, dash in (("seen", "solid"), ("unseen", "dash")):
@@ -204,7 +204,7 @@ def _add_vocabulary(
                 line={"color": colour, "width": 2.4, "dash": dash},
                 marker={"symbol": marker, "size": 8, "color": inside, "line": {"color": colour, "width": 1.6}},
                 error_y=error_bars(part, colour) if situation == "seen" else None,
-                **_hover(part, situation),
+                **row_hover(part, situation),
             )
         )
 
@@ -220,7 +220,7 @@ def _add_key(figure: go.Figure, ink: Mapping[str, str]) -> None:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=label, legend="legend2", line=line))
 
 
-def _hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
+def row_hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
     """What stands beside the pointer at each row of a trace."""
     known = rows["value"].notna()
     return {
@@ -312,7 +312,7 @@ def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *
             mode="lines+markers" if with_markers else "lines",
             line={"color": look.colour, "width": 2.2, "dash": look.dash},
             marker={"symbol": look.marker, "size": 8, "line": {"color": look.colour, "width": 1}},
-            **_hover(part),
+            **row_hover(part),
         )
     )
 
@@ -329,7 +329,7 @@ def _add_thin(figure: go.Figure, controls: pd.DataFrame, places: Places, colour:
                     mode="lines",
                     name=f"{control_words(str(control)).split(' (')[0]}: {label}",
                     line={"color": colour, "width": 1.3, "dash": CONTROL_DASH.get(str(control), "4px,2px")},
-                    **_hover(part, f"control: {control_words(str(control))}"),
+                    **row_hover(part, f"control: {control_words(str(control))}"),
                 )
             )
 
@@ -372,7 +372,7 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
                 mode="lines+markers" if len(places) <= 24 and not control else "lines",
                 line={"color": colour, "width": 1.4 if control else 2.2, "dash": dash},
                 marker={"symbol": marker if level == "linear" else f"{marker}-open", "size": 8, "color": colour},
-                **_hover(part),
+                **row_hover(part),
             )
         )
     dress(
@@ -445,7 +445,7 @@ def _one_reader(
                 mode="lines+markers" if len(places) <= 24 else "lines",
                 line={"color": colour, "width": 2.2, "dash": dash},
                 marker={"symbol": marker, "size": 8},
-                **_hover(part, f"{column}: {value}"),
+                **row_hover(part, f"{column}: {value}"),
             )
         )
     dress(
@@ -523,7 +523,7 @@ def _stated(
     figure: go.Figure, part: pd.DataFrame, name: str, situation: str, colour: str, marker: str, top: int
 ) -> None:
     """A hypothesis is one point at its k; without a k, a level line, since it claims no complexity."""
-    hover = _hover(part, situation)
+    hover = row_hover(part, situation)
     shared = {"name": name, "legendgroup": name, "showlegend": situation == "seen"}
     if part["k"].isna().all():
         figure.add_trace(

@@ -95,6 +95,23 @@ def control_words(control: str) -> str:
     return CONTROL_WORDS[control]
 
 
+_READINGS = {
+    "random_twin": "near 1: training put it there; near the cell: any network of this shape shows it of its input",
+    "random_directions": "near 1: it takes these directions; near the cell: as many random ones do",
+    "permuted_in_group": "should be near 1: what it finds below that is chance",
+    "permuted_groups": "should be near 1: what it finds below that is chance",
+    "row_split": "equal to the cell: no group leaks; lower: groups were remembered, and the cell is the honest value",
+    "control_task": "near 1: the reader does not memorise types; near the cell: it could have",
+}
+
+
+def control_reading(control: str) -> str:
+    """What a control says where it stands beside a cell: each is read in its own way."""
+    if control.startswith("deleted:"):
+        return "near the cell: it is not read from there; near 1 or above: it was"
+    return _READINGS[control]
+
+
 CONTROL_DASH = {
     "random_twin": "dot",
     "random_directions": "dashdot",
@@ -224,6 +241,20 @@ def dress(
             "align": "left",
         },
     )
+
+
+def enlarged(made: go.Figure, by: float = 1.5) -> go.Figure:
+    """A figure in larger type and 16 : 9, for a room: every letter and the room for it grow alike."""
+    told = made.layout
+    sizes = {"font": {"size": told.font.size * by}, "height": 760}
+    made.update_layout(**sizes, legend_font_size=12 * by, title_font_size=19 * by, title_subtitle_font_size=13 * by)
+    made.update_layout(margin={side: (told.margin[side] or 40) * by for side in "ltrb"})
+    for axis in ("xaxis", "yaxis"):
+        made.update_layout({axis: {"tickfont": {"size": 12 * by}, "title": {"font": {"size": 13 * by}}}})
+    for note in told.annotations:
+        note.font.size = (note.font.size or 12) * by
+    made.for_each_trace(lambda trace: trace.update(line_width=(trace.line.width or 2) * by), {"type": "scatter"})
+    return made
 
 
 def empty_figure(missing: str, command: str, template: Template) -> go.Figure:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from probekit.errors import BadInput, RunError, nearest
@@ -30,7 +29,6 @@ from probekit.storage.lines import (
     SITES,
     TESTED,
     TOGETHER,
-    record_frame,
     scan_lines,
 )
 

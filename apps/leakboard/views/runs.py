@@ -58,6 +58,9 @@ def ticked(table: pd.DataFrame) -> None:
 
 
 def whole() -> None:
+    """The list. While a run is measured it is drawn again by itself, and then only this part is."""
+    if st.session_state.get("_open"):
+        st.rerun()
     found = data.runs(state.root())
     if not found:
         state.no_runs()
@@ -84,6 +87,7 @@ def whole() -> None:
         },
     )  # fmt: skip
     st.caption(f"{len(rows)} of {len(found)} runs. A click opens a run; two ticks compare the later with the earlier.")
+    link.end()
 
 
 going = st.session_state.pop("_open", None)
@@ -93,5 +97,7 @@ if going:
     if len(going) == 2:
         link.go(state.PAGES["compare"], run=going[1], seal=state.seal(by_name[going[1]]), against=going[0])
     link.go(state.PAGES["story"], run=going[0], seal=seal)
-live = any(run.state == "running" for run in data.runs(state.root()))
-st.fragment(whole, run_every=LIVE if live else None)()
+if any(run.state == "running" for run in data.runs(state.root())):
+    st.fragment(whole, run_every=LIVE)()
+else:
+    whole()
