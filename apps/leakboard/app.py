@@ -7,7 +7,7 @@ import streamlit as st
 
 # In a checkout the package is a folder beside the library's; in an installed wheel this changes nothing.
 if str(Path(__file__).parents[1]) not in sys.path:
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from leakboard import link, state
 

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 # In a checkout the package is a folder beside the library's; in an installed wheel this changes nothing.
 if str(Path(__file__).parents[1]) not in sys.path:
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from leakboard.guard import ThisMachine
 

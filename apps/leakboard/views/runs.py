@@ -41,7 +41,8 @@ def listed(found: list[Run]) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame, sought: str, wanted: str) -> pd.DataFrame:
     """The rows in which every word occurs, in one state or in all."""
-    text = table.drop(columns=["cells", "updated (UTC)"]).astype(str).agg(" ".join, axis=1).str.lower()
+    rows = table.drop(columns=["cells", "updated (UTC)"]).to_dict("records")
+    text = pd.Series([" ".join(map(str, row.values())).lower() for row in rows], index=table.index, dtype=str)
     keep = pd.Series(True, index=table.index)
     for word in sought.lower().split():
         keep &= text.str.contains(word, regex=False)
