@@ -73,7 +73,9 @@ def _line(path: str, signature: tuple, held: bool) -> Line:
     except ProbekitError as error:
         return Line(model=model, wrong=str(error))
     if row is None:
-        return Line(model=model, behaviour=behaviour)
+        return Line(
+            model=model, behaviour=behaviour, where="no site but the unembedding's was chosen" if behaviour else ""
+        )
     where = f"{vocabulary(row['level'])} at {site_label(row['hook'])}"
     return Line(str(row["model"]) or model, behaviour, value_text(row), where, int(row["groups"]))
 

@@ -133,7 +133,7 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         note=fbu_axis(figure, own["value"], most=3.0),
         about=about(table[table["metric"] == "replace"]),
     )
-    ticks = sorted({int(k) for k in replace["k"].dropna()} & several) or [1]
+    ticks = sorted({int(k) for k in [*replace["k"].dropna(), *several]}) or [1]
     figure.update_xaxes(
         title_text="complexity k (directions, neurons or named features kept; doublings are equally far apart)",
         tickvals=[place_of_k(int(k)) for k in ticks],
@@ -142,7 +142,8 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     font = {"size": 12, "color": ink["soft"]}
     place_of_key = {"x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
     figure.update_layout(
-        margin={"r": 20}, legend2={"orientation": "h", **place_of_key, "font": font, "itemclick": False}
+        margin={"r": 20, "t": figure.layout.margin.t + 22},
+        legend2={"orientation": "h", **place_of_key, "font": font, "itemclick": False},
     )
     return figure
 

@@ -68,6 +68,7 @@ def by_k(frame: pd.DataFrame, *, hook: str, template: Template = "light", **sele
           note=fbu_axis(figure, values))  # fmt: skip
     ticks = sorted({int(k) for k in own["k"]})
     figure.update_xaxes(title_text="k", tickvals=[place_of_k(k) for k in ticks], ticktext=[str(k) for k in ticks])
+    figure.update_yaxes(title_text="unexplained")
     figure.update_layout(margin={"b": 60})
     label_ends(figure, ends)
     return figure

@@ -30,6 +30,7 @@ from probekit.results.looks import (
 from probekit.results.selection import NA_WORDS, na_words, site_label, unembedding
 from probekit.results.tables import like_control
 
+TURNED = 7  # labels of columns above which they stand slanted, each on one line
 _SVG_CELLS = 3000  # beyond it the click layer is drawn by WebGL
 
 
@@ -67,7 +68,7 @@ def leak_map(
     _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row)
     dress(figure, template, "Where does each level leak?" if table["metric"].iloc[0] == "read" else
           "What is lost when only this is kept?", subtitle_of(table), height=height, about=about(table),
-          room=max(44, min(96, (52 * len(labels) + 180) // 7)))  # fmt: skip
+          room=max(56, min(96, (map_width(len(labels)) - 40) // 7)))  # fmt: skip
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
     last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
     _map_axes(figure, places, labels, height, ink["na"], last)
@@ -240,7 +241,7 @@ def _map_axes(
     if len(places) <= 14:
         site_text = [escape(name).replace(" (", "<br>(") for name in names]
     # Turned labels stand on one line each and need more room above than wrapped ones.
-    turned = len(labels) > 13
+    turned = len(labels) > TURNED
     above = (
         figure.layout.margin.t - 12 + (130 if turned else 13 * max(wrapped(one).count("<br>") + 1 for one in labels))
     )
@@ -357,6 +358,11 @@ def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names:
                 hoverinfo="skip",
             )
         )
+
+
+def map_width(columns: int) -> int:
+    """Pixels that a map of so many columns wants."""
+    return 240 + (46 if columns > TURNED else 70) * columns
 
 
 def _map_height(rows: int) -> int:

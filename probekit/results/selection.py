@@ -153,6 +153,7 @@ def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
 def vocabulary(level: str, source: str = "") -> str:
     """What a reader may speak in, for legends: the level and, if given, where its directions came from."""
     name = level.replace("simple:", "simple: ").replace("hypothesis:", "hypothesis: ").replace("_", " ")
+    source = "decoded" if source == "features" else source  # one thing has one name, read or kept
     return f"{name} ({source.replace('_', ' ')})" if source else name
 
 

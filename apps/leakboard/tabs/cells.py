@@ -111,7 +111,7 @@ def _map(view: state.View, metric: str, asked: dict[str, Any], chosen: tuple[str
             link.chosen({"hook": hook, "cell": label, "metric": metric})
 
     columns = len(made.layout.xaxis.tickvals or ())
-    with st.container(border=True, width=max(360, 56 * columns + 230)):
+    with st.container(border=True, width=max(430, maps.map_width(columns))):
         st.plotly_chart(
             made, theme=None, config=looks.CONFIG, key=key, on_select=clicked, selection_mode="points",
             alt=f"Map of what is unexplained: {WORDS[metric]}",
@@ -189,15 +189,9 @@ def _controls(view: state.View, row: pd.Series) -> None:
     if found.empty:
         st.text("No control of this level was run at this hook point.")
         return
-    said = pd.DataFrame(
-        {
-            "control": [looks.control_words(name) for name in found["control"]],
-            "unexplained": [text.value_text(one) for _, one in found.iterrows()],
-            "how to read it": [looks.control_reading(name) for name in found["control"]],
-        }
-    )
-    st.dataframe(said.drop_duplicates(), hide_index=True, width="stretch", height="content",
-                 column_config={"how to read it": st.column_config.TextColumn(width="large")})  # fmt: skip
+    for _, one in found.drop_duplicates(["control", "value"]).iterrows():
+        name = f"**{state.plain(looks.control_words(one['control']))}** {state.plain(text.value_text(one))}"
+        st.markdown(f"{name}  \n:gray[{state.plain(looks.control_reading(one['control']))}]")
 
 
 def _shares(view: state.View, row: pd.Series) -> None:
@@ -210,7 +204,7 @@ def _shares(view: state.View, row: pd.Series) -> None:
     said = pd.DataFrame(
         {"class": shares["label"], "share": shares["value"].clip(0, 1), "of the explainable bits": told}
     )
-    bar = st.column_config.ProgressColumn(format="", min_value=0, max_value=1)
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
     st.dataframe(said, hide_index=True, width="stretch", height="content", column_config={"share": bar})
 
 
@@ -249,6 +243,6 @@ def _groups(view: state.View, row: pd.Series) -> None:
         st.text("No losses per group were kept for this cell.")
         return
     named = {"fbu": "unexplained", "numerator": "missed bits"}
-    st.dataframe(behind.head(8)[["group", "fbu", "numerator", "n"]], hide_index=True, width="stretch",
+    st.dataframe(behind.head(8)[["group", "fbu", "numerator", "n"]].round(3), hide_index=True, width="stretch",
                  column_config=named)  # fmt: skip
     st.caption(f"The worst of {len(behind)}: means hide the dangerous cases.")

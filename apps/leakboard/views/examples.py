@@ -94,9 +94,12 @@ def clipped(text: object) -> str:
 def pairs(view: state.View, asked: dict[str, Any]) -> None:
     """Rows that the reader cannot tell apart and the model treats differently, what differs in brackets."""
     st.subheader("Read alike, treated differently")
+    level = asked["level"] if asked["level"] in ("linear", "directions") else "linear"
+    if level != asked["level"]:
+        st.caption("Pairs are kept of linear and directions; these are of linear at the same site.")
     try:
-        found = examples.counterexamples(view.run, behaviour=view.behaviour, position=view.position,
-                                         hook=asked["hook"], level=asked["level"], k=asked.get("k"))  # fmt: skip
+        found = examples.counterexamples(view.run, behaviour=view.behaviour, position=view.position, level=level,
+                                         hook=asked["hook"], k=asked.get("k") if level == "directions" else None)  # fmt: skip
     except ProbekitError as error:
         st.caption(state.plain(error))
         return

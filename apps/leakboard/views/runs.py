@@ -28,7 +28,7 @@ def listed(found: list[Run]) -> pd.DataFrame:
                 "unexplained": told.value,
                 "by": told.where,
                 "behaviour": told.behaviour,
-                "groups": told.groups or None,
+                "groups": f"{told.groups:,}" if told.groups else "",
                 "model": told.model,
                 "state": said,
                 "why": run.reason or told.wrong,

@@ -44,9 +44,13 @@ def claimed(view: state.View) -> None:
         st.text("Nothing was read in this domain, so there is nothing to claim.")
         return
     with st.container(horizontal=True):
-        level = link.choose("Level", known, "level", default="linear", show=selection.vocabulary, width=220)
+        found = view.found
+        first = found["level"] if found is not None and found["level"] in known else "linear"
+        level = link.choose("Level", known, "level", default=first, show=selection.vocabulary, width=220)
         at_level = rows[(rows["level"] == level) & (rows["control"] == "") & rows["metric"].isin(("read", "replace"))]
         best = claims.selected_hook(view.frame, level=level, **view.chosen)
+        if best == selection.unembedding(view.frame, view.behaviour) and found is not None:
+            best = found["hook"]  # what the unembedding reads is no finding
         hook = link.choose("At", selection.hooks(at_level, "read"), "claimed", default=best,
                            show=selection.site_label, width=200)  # fmt: skip
         margin = link.choose("Margin", MARGINS, "margin", default=0.1, width=100)
