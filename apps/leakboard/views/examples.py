@@ -98,8 +98,9 @@ def pairs(view: state.View, asked: dict[str, Any]) -> None:
     if level != asked["level"]:
         st.caption("Pairs are kept of linear and directions; these are of linear at the same site.")
     try:
-        found = examples.counterexamples(view.run, behaviour=view.behaviour, position=view.position, level=level,
-                                         hook=asked["hook"], k=asked.get("k") if level == "directions" else None)  # fmt: skip
+        where = {"behaviour": view.behaviour, "position": view.position, "hook": asked["hook"]}
+        k = asked.get("k") if level == "directions" else None
+        found = examples.counterexamples(view.run, **where, level=level, k=k)
     except ProbekitError as error:
         st.caption(state.plain(error))
         return
