@@ -71,8 +71,12 @@ def template() -> looks.Template:
 
 
 def plain(text: object) -> str:
-    """Text that markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>$~:&^])", r"\\\1", str(text)).replace("\n", " ")
+    """Text that markdown shows as it is.
+
+    Addresses are made links after escapes are resolved, so that a space of no width has to break them.
+    """
+    broken = re.sub(r"(?i)(https?:|www(?=\.)|(?=@))", "\\1\u200b", str(text))
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>$~:&^])", r"\\\1", broken).replace("\n", " ")
 
 
 def seal(run: Run) -> str:

@@ -103,7 +103,7 @@ def missed_bits(
         line = {"color": ink[hue], "width": 2, "dash": dash}
         figure.add_vline(x=at, line=line)
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=f"{name}: {number(at)}"))
-    dress(figure, template, title, f"{len(rows):,} test rows", height=340, about=about)
+    dress(figure, template, title, f"{len(rows):,} test rows", height=400, about=about)
     most = int(counts.max()) if len(counts) else 1
     ticks = sorted({round(most * share) for share in (0, 0.01, 0.1, 0.25, 0.5, 1)})
     figure.update_xaxes(title_text="bits missed beyond what the model leaves open")

@@ -473,7 +473,7 @@ def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> Non
 
 
 def site_axis(figure: go.Figure, places: Places) -> None:
-    shown, text, title = site_ticks(places.names, 14)
+    shown, text, title = site_ticks(places.names, 8)
     figure.update_xaxes(
         title_text=title,
         tickvals=shown,
@@ -489,12 +489,12 @@ def site_ticks(sites: Sequence[str], room: int) -> tuple[list[int], list[str], s
     if len(sites) <= room:
         return list(range(len(sites))), list(map(escape, sites)), "hook point, in forward order"
     parts = [site.split(" ", 1) for site in sites]
-    if not all(part[0].isdigit() for part in parts):
+    if not all(part[0].startswith("L") and part[0][1:].isdigit() for part in parts):
         shown = list(range(0, len(sites), -(-len(sites) // room)))
         return shown, [escape(sites[i]) for i in shown], "hook point, in forward order"
     usual = max({part[-1] for part in parts}, key=[part[-1] for part in parts].count)
-    found = [(i, int(part[0])) for i, part in enumerate(parts) if part[-1] == usual]
-    step = next((s for s in (1, 2, 4, 5, 10, 20, 25, 50) if len(found) / s <= room), 100)
+    found = [(i, int(part[0][1:])) for i, part in enumerate(parts) if part[-1] == usual]
+    step = next((s for s in (1, 2, 4, 5, 10, 20, 25, 50) if len(found) / s <= 2 * room), 100)
     ticks = [(i, layer) for i, layer in found if layer % step == 0]
     return [i for i, _ in ticks], [str(layer) for _, layer in ticks], f"layer ({escape(usual)})"
 

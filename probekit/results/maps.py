@@ -198,7 +198,7 @@ def _outline(figure: go.Figure, cells: pd.DataFrame, chosen: tuple[str, str] | N
 SCALE = (-0.25, 1.5)
 _CIVIDIS = ("#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866",
             "#e5cf52", "#fee838")  # fmt: skip
-_BELOW, _ABOVE = ("#5a0f55", "#a5379b"), ("#f08a3c", "#b3261e")
+_BELOW, _ABOVE = ("#2a1050", "#a5379b"), ("#f08a3c", "#b3261e")
 
 
 def _colours() -> list[list[Any]]:

@@ -95,7 +95,8 @@ def test_show_and_figure(tmp_path):
 def test_the_dashboard_listens_on_this_machine_only():
     row = json.loads(command("dashboard", "runs", "--port", "8765", "--json"))["rows"][0]
     assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false", "--server.fileWatcherType=none",
-            "--server.allowedHosts=localhost", "--client.toolbarMode=viewer", "--client.showErrorLinks=false"} <= set(row["command"])  # fmt: skip
+            "--server.allowedHosts=localhost", "--client.toolbarMode=viewer",
+            "--client.showErrorLinks=false"} <= set(row["command"])  # fmt: skip
     with pytest.raises(BadInput, match="--unsafe-expose"):
         dashboard.dashboard_command(Path("runs"), 8501, False, "0.0.0.0")
     exposed, _ = dashboard.dashboard_command(Path("runs"), 8501, False, "0.0.0.0", unsafe_expose=True)
