@@ -72,6 +72,8 @@ def _line(path: str, signature: tuple, held: bool) -> Line:
         row = finding(frame, behaviour=behaviour or None) if behaviour else None
     except ProbekitError as error:
         return Line(model=model, wrong=str(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a manifest that no job has written
+        return Line(model=model, wrong=f"it cannot be listed ({type(error).__name__}: {error})")
     if row is None:
         return Line(
             model=model, behaviour=behaviour, where="no site but the unembedding's was chosen" if behaviour else ""

@@ -133,10 +133,9 @@ def _run(found: list[Run]) -> Run:
     known = link.kept().get("seal")
     if known and known != seal(run) and asked == name:
         link.note(f"{name} was measured again since this link was made: its numbers may be others.")
-    link.keep("run", name)  # a link names its run, also where it is the default
+    link.kept()["run"] = name  # a link names its run, also where it is the default
     if seal(run):
-        kept = link.kept()
-        kept["seal"] = seal(run)
+        link.kept()["seal"] = seal(run)
     return run
 
 

@@ -135,8 +135,10 @@ def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
     as a law is.
     """
     manifest = frame.attrs.get("manifest") or {}
-    told = (manifest.get("spec") or {}).get("task") or {}
-    asked = [b for b in told.get("behaviours") or () if b.get("name") == behaviour]
+    told = (manifest.get("spec") or {}).get("task")
+    listed = told.get("behaviours") if isinstance(told, Mapping) else None
+    # A spec that no job has read may be of any shape, and a page lists its run all the same.
+    asked = [b for b in listed or () if isinstance(b, Mapping) and b.get("name") == behaviour]
     if any(b.get("kind") in _NO_LAW or b.get("whole") for b in asked):
         return ""
     points = [HookPoint.parse(hook) for hook in hooks(frame[frame["behaviour"] == behaviour])]

@@ -90,7 +90,7 @@ def test_every_tab_of_the_map_shows_a_run(page, tab):
 def test_the_story_has_its_sentences_its_strip_and_what_would_change_it(page, tmp_path):
     made = chosen_in_the_middle(tmp_path)
     shown = said(page(made.parent, "story"))
-    assert "L3 resid_post, the site that selection rows prefer" in shown
+    assert "site that selection rows prefer" in shown and "L3 resid_post" in shown
     for field in ("Where", "Why", "Trust", "Since the last run", "the first run"):
         assert field in shown
     assert "floor" in shown and "-badge[" in shown
@@ -183,7 +183,7 @@ def test_examples_show_the_worst_first_pairs_and_what_is_surely_wrong(page, tmp_
     write_rows_by_hand(tmp_path, "rows")
     test = page(tmp_path, "examples")
     words = said(test)
-    assert "bits missed" in words and "the reader gave it" in words
+    assert "bits missed" in words and "the reader misses" in words
     bits = [float(part.split(" bits")[0]) for part in words.split("-badge[")[1:] if "bits missed" in part[:30]]
     assert bits == sorted(bits, reverse=True) and len(bits) > 2
     assert "read more alike than" in words
@@ -249,12 +249,12 @@ def test_a_link_names_its_run_and_what_was_chosen_by_id(page):
     test = page(shared_run().parent, "map")
     told = {key: value if isinstance(value, str) else value[0] for key, value in test.query_params.items()}
     assert told["run"] == "synthetic" and len(told["seal"]) == 10 and set(told) == {"run", "seal"}
-    box(test, "hook").set_value("blocks.2.hook_resid_post").run()
-    assert test.query_params["hook"] in ("blocks.2.hook_resid_post", ["blocks.2.hook_resid_post"])
+    box(test, "hook").set_value("blocks.1.hook_resid_post").run()
+    assert test.query_params["hook"] in ("blocks.1.hook_resid_post", ["blocks.1.hook_resid_post"])
     test.switch_page("views/trust.py").run()
     assert "hook" in test.query_params  # what was chosen goes along
-    first = page(shared_run().parent, "map", hook="blocks.2.hook_resid_post", behaviour=BEHAVIOURS[1])
-    assert box(first, "behaviour").value == BEHAVIOURS[1] and box(first, "hook").value == "blocks.2.hook_resid_post"
+    first = page(shared_run().parent, "map", hook="blocks.1.hook_resid_post", behaviour=BEHAVIOURS[1])
+    assert box(first, "behaviour").value == BEHAVIOURS[1] and box(first, "hook").value == "blocks.1.hook_resid_post"
 
 
 def test_nonsense_in_a_link_is_told_and_dropped(page):
@@ -390,13 +390,11 @@ def test_text_is_not_markup():
     shown = state.plain("![x](http://example.org/a.png) <b> $x$ :red[y]")
     assert "\\!\\[x\\]\\(http\\:\u200b//" in shown and "b\u200b@c" in state.plain("b@c")
     assert state.plain("www.example.org").startswith("www\u200b")
-    assert True and "\\<b\\>" in shown and "\\$x\\$" in shown
+    assert "\\<b\\>" in shown and "\\$x\\$" in shown
     for source in APP.parent.rglob("*.py"):
         text = source.read_text()
-        assert "unsafe_allow_html" not in text and "unsafe_allow_javascript" not in text
-        assert (
-            'page_icon=":' not in text and 'icon=":material/' not in text.replace("st.error", "").split("st.Page(")[-1]
-        )
+        for word in ("unsafe_allow_html", "unsafe_allow_javascript", 'page_icon=":'):
+            assert word not in text
 
 
 HOSTS = ("127.0.0.1", "localhost")
