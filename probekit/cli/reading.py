@@ -89,6 +89,9 @@ def show(
     wide: Annotated[bool, typer.Option("--wide", help="The map in full, every level with its interval.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Also show a run that is not finished.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the table to FILE.csv, .parquet or .tex.")
+    ] = None,
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -101,6 +104,9 @@ def show(
         found = open_run(find_run(run, root), partial=partial)
         chosen = given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=k_of(k),
                         hook=hook, level=level, most=most)  # fmt: skip
+        if out is not None:
+            _write_table(table or "leak_map", found, chosen, out)
+            return
         if table is not None and table in ROW_KINDS:
             _show_rows(table, found, chosen, csv, as_json)
             return
@@ -124,6 +130,18 @@ def show(
             return
         maps = {"replace": "replace_map", "compose": "composition"}
         _show_table(table or maps.get(metric or "", "leak_map"), found, chosen, csv)
+
+
+def _write_table(kind: str, run: "Run", chosen: dict[str, Any], path: Path) -> None:
+    """A table as a file, in the format that its ending names."""
+    from probekit.results import tables
+    from probekit.results.report.files import write_table
+
+    try:
+        write_table(tables.table(kind, run, **chosen), path, caption=f"{run.name}: {kind.replace('_', ' ')}")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
+    typer.echo(str(path))
 
 
 def _show_table(kind: str, run: "Run", chosen: dict[str, Any], csv: bool) -> None:
@@ -244,7 +262,9 @@ def _print_beside(records: Any, chosen: dict[str, Any]) -> None:
 def figure(
     kind: Annotated[str, typer.Argument(help="frontier, leak_map, decomposition, layer_curves, transfer_matrix, ...")],
     run: Annotated[str, typer.Argument(help=_RUN_HELP)],
-    out: Annotated[Path | None, typer.Option(help="FILE.html, .png or .svg; RUN-KIND.html when left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.html, .png, .svg or .pdf; RUN-KIND.html when left out.")
+    ] = None,
     behaviour: Annotated[str | None, typer.Option(help="The first one that has a value when left out.")] = None,
     domain: Annotated[str | None, typer.Option(help="Fitted on this domain; the first one when left out.")] = None,
     hook: Annotated[str | None, typer.Option(help="Hook point, for the figures of one.")] = None,
@@ -254,21 +274,26 @@ def figure(
     arm: Annotated[str | None, typer.Option(help="chain:matched, linear_first, refit, ...")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Light ink on a dark ground.")] = False,
+    style: Annotated[str, typer.Option(help="screen, or paper: 8 pt, a column wide, no title.")] = "screen",
+    reported: Annotated[Path | None, typer.Option(help="A TOML file of published numbers, of layer_curves.")] = None,
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """Write one figure of a run to a file. HTML is self-contained; PNG and SVG need a Chrome or Chromium."""
+    """Write one figure of a run to a file. HTML is self-contained; PNG, SVG and PDF need a Chrome or Chromium."""
     with reporting("figure", as_json):
         from probekit.results import figures
+        from probekit.results.reported import read_reported
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root))
         picked = {"behaviour": behaviour, "domain": domain, "hook": hook, "level": level, "position": position}
         chosen = given(**picked, metric=metric, arm=arm, k=k_of(k))
-        made = figures.figure(kind, found.records, template="dark" if dark else "light", **chosen)
+        published = () if reported is None else read_reported(reported)
+        template = "dark" if dark else "light"
+        made = figures.figure(kind, found.records, template=template, reported=published, **chosen)
         path = out or Path(f"{found.name}-{kind}.html")
         try:
-            figures.write_figure(made, path)
+            figures.write_figure(made, path, style)
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
         if as_json:

@@ -1,11 +1,13 @@
 """Commands that set runs side by side and write what is taken away. They open run folders and never load a model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probekit.cli.out import JsonOption, RootOption, console, plain_table, print_json, reporting, rows
+from probekit.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,8 @@ DomainOption = Annotated[str | None, typer.Option(help="Fitted on this domain; t
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `app`."""
-    app.command("compare")(compare)
+    for name, command in (("compare", compare), ("report", report), ("card", card), ("bundle", bundle)):
+        app.command(name)(command)
 
 
 def compare(
@@ -63,6 +66,95 @@ def compare(
             screen = console()
             for part in side_by_side(both, screen.width, every=wide):
                 screen.print(part)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder, a run's name, or 'latest'.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; RUN.html when left out.")] = None,
+    beside: Annotated[str | None, typer.Option("--compare", help="A run that is set beside it as B.")] = None,
+    behaviour: BehaviourOption = None,
+    domain: DomainOption = None,
+    position: Annotated[str | None, typer.Option(help="A rule of positions, of a run with several.")] = None,
+    reported: Annotated[Path | None, typer.Option(help="A TOML file of published numbers, drawn beside these.")] = None,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run as one page that needs nothing else: story, map, examples, trust, provenance."""
+    with reporting("report", as_json):
+        from probekit.results.report.page import report as page
+        from probekit.results.reported import read_reported
+        from probekit.storage.runs import run_before
+
+        found = _opened(run, root)
+        other = None if beside is None else _opened(beside, root)
+        published = () if reported is None else read_reported(reported)
+        text = page(found, behaviour=behaviour, domain=domain, position=position, other=other,
+                    previous=run_before(found), reported=published)  # fmt: skip
+        _written("report", [(out or Path(f"{found.name}.html"), text)], as_json)
+
+
+def card(
+    run: Annotated[str, typer.Argument(help="A run folder, a run's name, or 'latest'.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="FILE.json or FILE.html; RUN-BEHAVIOUR.json when left out.")
+    ] = None,
+    behaviour: BehaviourOption = None,
+    domain: DomainOption = None,
+    position: Annotated[str | None, typer.Option(help="A rule of positions, of a run with several.")] = None,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write the abstraction card of one behaviour: finding, levels, shares, choices, checks, versions."""
+    with reporting("card", as_json):
+        import json
+
+        from probekit.results.report.card import card as card_of
+        from probekit.results.report.card import card_page
+
+        found = _opened(run, root)
+        told = card_of(found, behaviour=behaviour, domain=domain, position=position)
+        path = out or Path(f"{found.name}-card.json")
+        if path.suffix not in (".json", ".html"):
+            raise BadInput(f"a card is written as .json or .html; found '{path.name}'.")
+        text = card_page(told) if path.suffix == ".html" else json.dumps(told, indent=1, allow_nan=False) + "\n"
+        _written("card", [(path, text)], as_json)
+
+
+def bundle(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, names or patterns such as 'truth-*'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder; it is made where it is not there.")] = Path(
+        "site"
+    ),
+    title: Annotated[str, typer.Option(help="Of the first page.")] = "probekit runs",
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write several runs as a folder of static pages: an index, a report and the cards of each."""
+    with reporting("bundle", as_json):
+        from probekit.results.report.site import site
+        from probekit.storage.runs import find_runs, open_run
+
+        found = [open_run(folder) for run in runs for folder in find_runs(run, root)]
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{out} cannot be made: {error.strerror}.") from None
+        _written("bundle", ((out / name, text) for name, text in site(found, title)), as_json)
+
+
+def _written(command: str, files: Iterable[tuple[Path, str]], as_json: bool) -> None:
+    """Write files and say which."""
+    told = []
+    for path, text in files:
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
+        told.append({"path": str(path), "bytes": path.stat().st_size})
+    if as_json:
+        print_json(command, True, told)
+    else:
+        typer.echo("\n".join(one["path"] for one in told))
 
 
 def _opened(run: str, root: Path) -> "Run":

@@ -66,7 +66,8 @@ class Comparison:
     a, b, verdict (equal, different, unknown), means. cells: a row per site and level (columns `CELLS`): A and B over
     the same groups, each with the interval that its run has, the difference B - A with its own and with the band that
     holds for all cells at once, and the verdict (`VERDICTS`). only: sites and levels that one run alone has. changed:
-    rows that changed the most; empty where the runs did not keep them, for the reason `unchanged`.
+    rows that changed the most; empty where the runs did not keep them, for the reason `unchanged`. first: the cell of
+    the first sentence, or None.
     """
 
     a: str
@@ -77,6 +78,7 @@ class Comparison:
     only: pd.DataFrame
     changed: pd.DataFrame = field(repr=False)
     unchanged: str = ""
+    first: pd.Series | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         from probekit.results.text import rendered
@@ -136,7 +138,7 @@ def compare(
     changed, why = _changed(a, b, first, behaviour, position, most)
     sentences = (_answer(a.name, b.name, first), _counts(cells, len(only)), _caution(told), _how(cells))
     sentences = tuple(filter(None, sentences))
-    return Comparison(a.name, b.name, sentences, told, cells, only, changed, why)
+    return Comparison(a.name, b.name, sentences, told, cells, only, changed, why, first)
 
 
 def across(runs: Sequence[Any], **selection: Any) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ from probekit.results.looks import (
     site_axis,
     subtitle_of,
 )
+from probekit.results.reported import Reported, beside
+from probekit.results.text import number
 
 TOGETHER = "95 % of a whole curve at once"
 
@@ -232,8 +234,10 @@ def row_hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
     }
 
 
-def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
-    """FBU by site, a curve with its interval per level, controls as thin grey lines.
+def layer_curves(
+    frame: pd.DataFrame, *, template: Template = "light", reported: Sequence[Reported] = (), **selection: Any
+) -> go.Figure:
+    """FBU by site, a curve with its interval per level, controls as thin grey lines; published numbers as open marks.
 
     The lighter ribbon, where the run has one, covers the whole curve at once.
     """
@@ -251,8 +255,10 @@ def layer_curves(frame: pd.DataFrame, *, template: Template = "light", **selecti
     ends = []
     for label, look in _distinct(own, template).items():
         part = places.spread(own[own["label"] == label])
-        _add_curve(figure, part, label, look, with_markers=len(places) <= 24)
+        _add_curve(figure, part, label, look, few=len(places) <= 24)
         ends.append((part["value"].dropna().iloc[-1], label, look.colour))
+    at = {name: i for i, name in enumerate(places.names)}
+    _add_reported(figure, frame, table, reported, at, ink["ink"])
     figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
     dress(
         figure,
@@ -299,7 +305,7 @@ def _distinct(own: pd.DataFrame, template: Template) -> dict[str, _Look]:
     return found
 
 
-def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *, with_markers: bool) -> None:
+def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *, few: bool) -> None:
     """One level over sites with its intervals; a site without a value breaks the line."""
     together = part.assign(low=part["band_low"], high=part["band_high"])
     add_ribbon(figure, part["x"], together, look.colour, TOGETHER, 0.08, TOGETHER)
@@ -310,12 +316,37 @@ def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *
             y=part["value"],
             name=label,
             legendgroup=label,
-            mode="lines+markers" if with_markers else "lines",
+            mode="lines+markers",  # a site between two without a value is a point and no line
             line={"color": look.colour, "width": 2.2, "dash": look.dash},
-            marker={"symbol": look.marker, "size": 8, "line": {"color": look.colour, "width": 1}},
+            marker={"symbol": look.marker, "size": 8 if few else 4, "line": {"color": look.colour, "width": 1}},
             **row_hover(part),
         )
     )
+
+
+def _add_reported(
+    figure: go.Figure, frame: pd.DataFrame, table: pd.DataFrame, reported: Sequence[Reported], at: Mapping[str, int],
+    colour: str,
+) -> None:  # fmt: skip
+    """Published shares, open and with how far they are from ours on hover. AUROC and accuracy are on another scale."""
+    shares = [one for one in reported if one.metric == "fbu"]
+    told = beside(frame, shares, behaviour=str(table["behaviour"].iloc[0]))
+    for source, part in told[told["where"].isin(at.keys())].groupby("source", sort=False):
+        figure.add_trace(
+            go.Scatter(
+                x=part["where"].map(at),
+                y=part["value"],
+                name=f"{source} (published)",
+                mode="markers",
+                marker={"symbol": "circle-open", "size": 12, "line": {"color": colour, "width": 2}, "color": colour},
+                customdata=[
+                    f"<b>{escape(row['source'])}</b><br>{escape(row['where'])}: {number(row['value'])} published, "
+                    f"{escape(row['here'])} here<br>apart: {escape(row['said'])}"
+                    for row in part.to_dict("records")
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
 
 
 def _add_thin(figure: go.Figure, controls: pd.DataFrame, places: Places, colour: str) -> None:

@@ -1,6 +1,6 @@
 """Every figure by its name, and figures as files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from probekit.errors import BadInput, MissingExtra, nearest
 from probekit.results.curves import by_position, decomposition, floor_switch, frontier, layer_curves, ontology
 from probekit.results.effects import read_against_replace, roll_out, steering
-from probekit.results.looks import CONFIG, PALETTES
+from probekit.results.looks import CONFIG, PALETTES, on_paper
 from probekit.results.maps import leak_map, transfer_matrix
+from probekit.results.reported import Reported
 
 KINDS: Mapping[str, Callable[..., go.Figure]] = {
     "leak_map": leak_map,
@@ -28,12 +29,19 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
 }
 
 
-def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selection: Any) -> go.Figure:
+ENDINGS = (".html", ".png", ".svg", ".pdf")
+STYLES = ("screen", "paper")
+
+
+def figure(
+    kind: str, frame: pd.DataFrame, *, template: str = "light", reported: Sequence[Reported] = (), **selection: Any
+) -> go.Figure:
     """A plotly figure by name, never shown.
 
     kind: a key of KINDS: leak_map, decomposition, frontier, layer_curves, transfer_matrix, ontology, floor_switch,
-    by_position, read_against_replace, steering, roll_out. template: light or dark. selection: as of `table`. Raises
-    BadInput that names the nearest.
+    by_position, read_against_replace, steering, roll_out. template: light or dark. reported: published numbers, drawn
+    as open marks in layer_curves (`results.reported`). selection: as of `table`. Raises BadInput that names the
+    nearest.
 
     >>> import probekit as pk
     >>> made = pk.figure("leak_map", pk.read_run("runs/othello"), behaviour="next_move")
@@ -45,26 +53,36 @@ def figure(kind: str, frame: pd.DataFrame, *, template: str = "light", **selecti
         raise BadInput(f"no figure '{kind}'. Did you mean '{near}'? There is {', '.join(KINDS)}.")
     if template not in PALETTES:
         raise BadInput(f"a figure's template is light or dark; found '{template}'.")
-    return KINDS[kind](frame, template=template, **selection)
+    if not reported:
+        return KINDS[kind](frame, template=template, **selection)
+    if kind != "layer_curves":
+        raise BadInput(f"published numbers are drawn in layer_curves; found '{kind}'.")
+    return layer_curves(frame, template=template, reported=reported, **selection)
 
 
-def write_figure(made: go.Figure, path: Path) -> None:
-    """Write HTML (self-contained, works offline), PNG or SVG, by the file's ending.
+def write_figure(made: go.Figure, path: Path, style: str = "screen") -> None:
+    """Write HTML (self-contained, works offline), PNG, SVG or PDF, by the file's ending.
 
-    Raises BadInput for another ending, MissingExtra when the browser that draws PNG and SVG is not there.
+    style: `screen`, or `paper` for a column of a paper (`looks.on_paper`). Raises BadInput for another ending or style,
+    MissingExtra when the browser that draws all but HTML is not there.
     """
+    if style not in STYLES:
+        raise BadInput(f"a figure's style is {' or '.join(STYLES)}; found '{style}'.")
     ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise BadInput(f"a figure is written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}; found '{path.name}'.")
+    paper = style == "paper"
+    made = on_paper(made) if paper else made
     if ending == ".html":
         path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG), encoding="utf-8")
         return
-    if ending not in (".png", ".svg"):
-        raise BadInput(f"a figure is written as .html, .png or .svg; found '{path.name}'.")
+    scale = 1 if ending != ".png" else 4 if paper else 2  # 4: about 400 dots per inch of a column
     try:
-        path.write_bytes(made.to_image(format=ending[1:], width=1000, scale=2 if ending == ".png" else 1))
+        path.write_bytes(made.to_image(format=ending[1:], width=made.layout.width or 1000, scale=scale))
     except (
         Exception
     ) as error:  # kaleido raises its own, choreographer's and asyncio's; all mean that Chrome did not draw
         raise MissingExtra(
             f"{ending[1:].upper()} needs kaleido and a Chrome or Chromium that starts ({type(error).__name__}); "
-            "`pip install kaleido` and a browser, or write .html, which needs neither."
+            "`pip install kaleido` and a browser (Debian: `apt install chromium`), or write .html, which needs neither."
         ) from None

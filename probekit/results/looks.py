@@ -122,6 +122,50 @@ CONTROL_DASH = {
 }
 
 
+COLUMN, PAGE, POINTS = 322, 672, 8  # of paper: 85 and 178 mm in pixels of 1/96 inch, and the size of letters
+_TO_PIXELS = 96 / 72
+
+
+def on_paper(made: go.Figure) -> go.Figure:
+    """The same figure for a column of a paper: 8 pt letters, white ground, no title, since a caption says it.
+
+    A map of more than six columns, or a figure of several plots, is as wide as the page. What is given stays as it is.
+    """
+    figure = go.Figure(made)
+    size = round(POINTS * _TO_PIXELS, 1)
+    maps = [trace for trace in figure.data if trace.type == "heatmap" and trace.z is not None]
+    several = sum(name.startswith(("xaxis", "yaxis")) for name in figure.layout.to_plotly_json()) > 2
+    wide = several or any(trace.z.shape[1] > 6 for trace in maps)
+    figure.update_layout(
+        width=PAGE if wide else COLUMN, title=None, paper_bgcolor="#ffffff", plot_bgcolor="#ffffff", autosize=False,
+        font={"size": size}, legend={"font": {"size": size}, "y": 0, "yanchor": "bottom", "tracegroupgap": 0},
+    )  # fmt: skip
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(tickfont={"size": size}, title={"font": {"size": size}, "standoff": 6})
+    figure.update_annotations(font={"size": size})
+    figure.update_traces(textfont={"size": size}, selector={"mode": "text"})
+    figure.update_traces(marker={"size": 5}, line={"width": 1.4}, selector={"mode": "lines+markers"})
+    figure.update_traces(colorbar={"title": {"font": {"size": size}}}, selector={"type": "heatmap"})
+    figure.for_each_xaxis(_narrow_ticks)
+    names = {trace.name for trace in figure.data if trace.showlegend is not False and trace.name and trace not in maps}
+    below = 19 * len(names)
+    figure.update_layout(
+        margin={"l": 40, "r": 8, "t": 128 if maps else 16, "b": 12 if maps else 48 + below},
+        height=max(220, int(figure.layout.height * (0.75 if wide else 0.5))) + below,
+    )
+    return figure
+
+
+def _narrow_ticks(axis: Any) -> None:
+    """Names under narrow places: what all of them share goes into the axis title, what is long is turned."""
+    names = [str(name).split("<br>") for name in axis.ticktext or ()]
+    if len(names) > 1 and all(len(name) == 2 for name in names) and len({name[1] for name in names}) == 1:
+        said = (axis.title.text or "").replace("hook point", f"hook point ({names[0][1]})")
+        axis.update(ticktext=[name[0] for name in names], title={"text": said})
+    elif any(len(name) > 1 for name in names):
+        axis.update(ticktext=[" ".join(name) for name in names], tickangle=-50)
+
+
 def message(sentence: str, template: Template = "light") -> go.Figure:
     """A figure that holds one sentence."""
     return empty_figure(sentence, "", template)

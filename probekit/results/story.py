@@ -1,6 +1,6 @@
 """Story: a run as three sentences, where, why, how far to trust it, what is new, and which choices would change it."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator
@@ -140,7 +140,7 @@ def _since(run: Any, previous: Any, at: dict[str, Any]) -> Panel:
         return Panel("since", "not comparable", printable(str(error)), fill)
     different = list(found.comparable.loc[found.comparable["verdict"] == "different", "what"])
     title = f"{', '.join(different)} changed" if different else "same inputs"
-    return Panel("since", title, " ".join(found.sentences[:2]), fill)
+    return Panel("since", title, found.sentences[found.first is None], fill)
 
 
 # -------------------------------------------------------------------------------------------- what would change this

@@ -173,17 +173,21 @@ def gap_text(row: Mapping[str, Any] | pd.Series) -> str:
     return said[0] if len(said) == 1 else f"{said[0]} [{said[1]}, {said[2]}]"
 
 
-def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
-    """A rich table of any frame made here. Long cells are folded, never cut."""
-    from rich.table import Table
-
+def told_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that tell rows of a table apart, in the order in which they are shown."""
     columns = (
         "behaviour", "feature", "fit_domain", "test_domain", "site", "label", "k", "situation", "metric", "floor",
         "control", "position",
     )  # fmt: skip
     shown = [name for name in columns if name in frame and frame[name].astype(str).nunique() > 1]
-    if "situation" in shown:
-        shown.remove("test_domain")
+    return [name for name in shown if name != "test_domain" or "situation" not in shown]
+
+
+def to_text(frame: pd.DataFrame, title: str = "") -> "Table":
+    """A rich table of any frame made here. Long cells are folded, never cut."""
+    from rich.table import Table
+
+    shown = told_columns(frame)
     if not {"value", "na_reason"} <= set(frame.columns) or "low" not in frame:
         table = Table(title=as_is(title, "table.title") if title else None, **narrow())
         for heading in frame.columns:

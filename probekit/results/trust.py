@@ -4,7 +4,7 @@ Reading side: a frame of records and the manifest it was read with. A check says
 made, the lines of a spec or the command that make it.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
@@ -195,7 +195,7 @@ def _controls(asked: _Asked) -> Iterator[Check]:
     done = set()
     for control, (name, _, said) in _CONTROLS.items():
         rows = asked.at_finding(asked.read[(asked.read["control"] == control) & asked.read["value"].notna()])
-        pairs = [pair for _, row in rows.iterrows() if (pair := (_beside(asked, row), row))[0] is not None]
+        pairs = [(mine, row) for _, row in rows.iterrows() if (mine := _beside(asked, row)) is not None]
         if not pairs or name in done:
             continue
         done.add(name)

@@ -350,7 +350,7 @@ def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs
     True
     """
     asked = [paths] if isinstance(paths, str | Path) else list(paths)
-    folders = [folder for path in asked for folder in _folders(str(path), root)]
+    folders = [folder for path in asked for folder in find_runs(str(path), root)]
     if not folders:
         raise BadInput(f"no runs under {', '.join(map(str, asked)) or 'an empty list'}: `probekit ls` lists the runs.")
     runs = [open_run(folder) for folder in folders]
@@ -363,12 +363,16 @@ def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs
     return frame
 
 
-def _folders(path: str, root: Path | str) -> list[Path]:
-    """Run folders that a pattern finds, as a path or a name under `root`; without a pattern, what `find_run` finds."""
+def find_runs(path: str, root: Path | str = "runs") -> list[Path]:
+    """Run folders that a pattern finds, as a path or a name under `root`; without a pattern, what `find_run` finds.
+
+    An empty list where a pattern finds none.
+    """
     if not has_magic(path):
         return [find_run(path, root)]
-    found = sorted(glob(path)) or sorted(glob(str(Path(root) / path)))
-    return [Path(folder) for folder in found if is_run_folder(Path(folder))]
+    both = ([Path(one) for one in sorted(glob(some))] for some in (path, str(Path(root) / path)))
+    here, below = ([folder for folder in some if is_run_folder(folder)] for some in both)
+    return here or below
 
 
 def is_run_folder(path: Path) -> bool:
@@ -394,19 +398,24 @@ def list_runs(root: Path | str = "runs", opened: Callable[[Path], Run] = _opened
 
 
 def run_before(run: Run) -> Run | None:
-    """The latest complete run beside this one that was finished before it, of the same model and task; else None."""
-    asked, when = _asked_of(run), run.status.get("updated", "")
-    if asked is None:
+    """The latest complete run beside this one that was finished before it, of the same model and task; else None.
+
+    One whose task has the same digest before one that has the same name alone.
+    """
+    model, task = _asked_of(run)
+    if not model or not task:
         return None
-    earlier = (one for one in list_runs(run.path.parent) if one.manifest and one.status.get("updated", "") < when)
-    return next((one for one in earlier if _asked_of(one) == asked), None)
+    when = run.status.get("updated", "")
+    earlier = [one for one in list_runs(run.path.parent) if one.manifest and one.status.get("updated", "") < when]
+    same = [one for one in earlier if _asked_of(one)[0] == model and _asked_of(one)[1].get("name") == task.get("name")]
+    alike = [one for one in same if _asked_of(one)[1].get("fingerprint") == task.get("fingerprint")]
+    return next(iter([*alike, *same]), None)
 
 
-def _asked_of(run: Run) -> tuple | None:
-    """The model's and the task's names, where the manifest tells them."""
+def _asked_of(run: Run) -> tuple[str, dict]:
+    """The model's name and what is known of the task, where the manifest tells them."""
     told = (run.manifest or {}).get("provenance", {})
-    names = tuple((told.get(key) or {}).get("name") for key in ("model", "task"))
-    return names if all(names) else None
+    return str((told.get("model") or {}).get("name") or ""), told.get("task") or {}
 
 
 def find_run(name: str, root: Path | str = "runs") -> Path:

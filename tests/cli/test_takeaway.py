@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import synthetic_run
 from probekit.cli.main import app
-from probekit.errors import BadInput
+from probekit.errors import BadInput, ProbekitError
 
 RUNS = ["--runs", str(synthetic_run.shared_run().parent)]
 
@@ -50,3 +50,35 @@ def test_one_run_is_nothing_to_compare():
     assert isinstance(found.exception, BadInput) and "from two on" in str(found.exception)
     with pytest.raises(BadInput, match="--k is a number"):
         raise CliRunner().invoke(app, ["compare", "synthetic", "synthetic", "--k", "x", *RUNS]).exception
+
+
+def test_a_report_a_card_and_a_bundle_are_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("report", "synthetic", *RUNS).strip() == "synthetic.html"
+    assert (tmp_path / "synthetic.html").read_text().startswith("<!doctype html>")
+    told = json.loads(call("report", "synthetic", "--out", "b.html", "--compare", "synthetic", "--json", *RUNS))
+    assert told["rows"] == [{"path": "b.html", "bytes": (tmp_path / "b.html").stat().st_size}]
+    assert "Beside another run" in (tmp_path / "b.html").read_text()
+    assert call("card", "synthetic", *RUNS).strip() == "synthetic-card.json"
+    assert json.loads((tmp_path / "synthetic-card.json").read_text())["run"] == "synthetic"
+    call("card", "synthetic", "-o", "card.html", *RUNS)
+    assert "How far to trust it" in (tmp_path / "card.html").read_text()
+    made = call("bundle", "syn*", "-o", "site", *RUNS).split()
+    assert "site/index.html" in made and all((tmp_path / name).is_file() for name in made)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "nothing"], "no run 'nothing'"),
+        (["report", "synthetic", "--behaviour", "next_mov"], "Did you mean 'next_move'"),
+        (["report", "synthetic", "--reported", "gone.toml"], "gone.toml cannot be read"),
+        (["report", "synthetic", "--out", "no/folder/x.html"], "cannot be written"),
+        (["card", "synthetic", "--out", "card.pdf"], ".json or .html"),
+        (["bundle", "zzz*"], "a name each; found none"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, [*words, *RUNS])
+    assert isinstance(found.exception, ProbekitError) and said in str(found.exception)

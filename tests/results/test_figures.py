@@ -127,7 +127,7 @@ def test_writing(frame, tmp_path, monkeypatch):
     figures.write_figure(made, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert "cdn.plot.ly" not in text.split("<script", 1)[0] and len(text) > 1_000_000
-    with pytest.raises(BadInput, match=r"\.html, \.png or \.svg"):
+    with pytest.raises(BadInput, match=r"\.html, \.png, \.svg or \.pdf"):
         figures.write_figure(made, tmp_path / "a.docx")
 
     def no_chrome(*args, **options):

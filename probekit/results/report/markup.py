@@ -1,0 +1,70 @@
+"""Markup: HTML and SVG in which text is text. Whatever is no `Markup` is escaped, names and examples too."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from probekit.errors import printable
+
+STYLE = Path(__file__).with_name("style.css")
+# Nothing is loaded and no script runs, whatever a name in the page says.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+EMPTY = ("meta", "link", "br", "hr", "line", "path", "rect", "circle")
+
+
+class Markup(str):
+    """Text that is markup already; made by the functions below alone."""
+
+    __slots__ = ()
+
+
+def el(tag: str, *inside: object, **attributes: object) -> Markup:
+    """An element. inside: markup as it is, everything else as escaped text; a list or generator is taken apart.
+
+    attributes: `class_` for class, `_` for `-`; one that is None is left out.
+    """
+    told = "".join(f' {name.rstrip("_").replace("_", "-")}="{escape(_text(value), quote=True)}"'
+                   for name, value in attributes.items() if value is not None)  # fmt: skip
+    if tag in EMPTY and not inside:
+        return Markup(f"<{tag}{told}/>")
+    return Markup(f"<{tag}{told}>{joined(inside)}</{tag}>")
+
+
+def joined(parts: Iterable[object]) -> Markup:
+    """Parts one behind the other: markup as it is, the rest escaped, None left out."""
+    out = []
+    for part in parts:
+        if isinstance(part, Markup):
+            out.append(part)
+        elif isinstance(part, str) or not isinstance(part, Iterable):
+            out.append("" if part is None else escape(_text(part)))
+        else:
+            out.append(joined(part))
+    return Markup("".join(out))
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str = "") -> Markup:
+    """A table in a box of its own, which scrolls where it is too wide for the page."""
+    top = el("thead", el("tr", [el("th", cell) for cell in head]))
+    body = el("tbody", [el("tr", [el("td", cell) for cell in row]) for row in rows])
+    return el("div", el("table", top, body, class_=class_ or None), class_="wide")
+
+
+def document(title: str, *inside: object) -> str:
+    """A whole page, which loads nothing."""
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="referrer", content="no-referrer"),
+        el("link", rel="icon", href="data:,"),
+        el("title", title),
+        el("style", Markup(STYLE.read_text(encoding="utf-8"))),
+    )
+    return "<!doctype html>\n" + el("html", head, el("body", el("main", *inside)), lang="en") + "\n"
+
+
+def _text(value: object) -> str:
+    """Text without characters that a page would hide or act on; line breaks stay."""
+    return "\n".join(map(printable, str(value).split("\n")))
