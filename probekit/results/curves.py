@@ -123,14 +123,14 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     arm = replace["arm"].iloc[0]
     place = "at all sites" if arm.startswith("chain") else f"at {replace['site'].iloc[0]}"
     donors = "donors matched on the abstraction" if "matched" in arm else "random donors"
-    beside = f"thin: read at {read['site'].iloc[0]} alone" if len(read) else ""
-    if arm.startswith("chain") and beside:
-        beside += ", which is another site than all of them and no like for like"
+    thin = f"thin: read at {read['site'].iloc[0]} alone" if len(read) else ""
+    if arm.startswith("chain") and thin:
+        thin += ", which is another site than all of them and no like for like"
     dress(
         figure,
         template,
         "How much does a description explain for its complexity?",
-        ", ".join(filter(None, (subtitle_of(replace, f"replaced {place}, {donors}"), beside))),
+        ", ".join(filter(None, (subtitle_of(replace, f"replaced {place}, {donors}"), thin))),
         height=580,
         note=fbu_axis(figure, own["value"], most=3.0),
         about=about(table[table["metric"] == "replace"]),
