@@ -426,8 +426,11 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert said.exc_info is None
     assert f"failed: {failed['error']}\n" in capsys.readouterr().err
     assert "Traceback" in log.read_text() and failed["error"] in log.read_text()
-    others = run.records.groupby("behaviour")["hook"].nunique()
-    assert others["choice"] == 3 and others["label"] == 2
+    valued = run.records[run.records["na_reason"] != "failed"].groupby("behaviour")["hook"].nunique()
+    assert valued["choice"] == 3 and valued["label"] == 2
+    lost = run.records[run.records["na_reason"] == "failed"]
+    assert set(lost["hook"]) == {"blocks.1.hook_resid_post"} and set(lost["behaviour"]) == {"label"}
+    assert set(pk.table("layers", run, behaviour="label")["mark"]) >= {"NA: failed"}
 
 
 def test_groups_without_anything_to_explain_warn_nobody():
