@@ -1,4 +1,4 @@
-"""Entry of the leakboard: `probekit dashboard RUNS` starts it. Navigation, the sidebar, and one sentence on FBU."""
+"""The page's frame: six pages, links between them that keep what is selected, and one sentence on FBU."""
 
 import sys
 from pathlib import Path
@@ -7,34 +7,24 @@ import streamlit as st
 
 # In a checkout the package is a folder beside the library's; in an installed wheel this changes nothing.
 if str(Path(__file__).parents[1]) not in sys.path:
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from leakboard import state
+from leakboard import link, state
 
-st.set_page_config(page_title="leakboard", page_icon=":material/water_drop:", layout="wide")
+st.set_page_config(page_title="leakboard", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
 # Not a folder named pages/: streamlit would run a page of it without this file when a link leads straight there.
-page = st.navigation(
-    {
-        "": [st.Page("views/runs.py", title="Runs", icon=":material/folder_open:", default=True)],
-        "What leaks": [
-            st.Page("views/frontier.py", title="Frontier", icon=":material/trending_down:"),
-            st.Page("views/leak_map.py", title="Leak map", icon=":material/grid_on:"),
-            st.Page("views/layer_curves.py", title="Layer curves", icon=":material/show_chart:"),
-            st.Page("views/decomposition.py", title="Decomposition", icon=":material/stacked_line_chart:"),
-            st.Page("views/causal.py", title="Causal view", icon=":material/account_tree:"),
-            st.Page("views/transfer.py", title="Transfer", icon=":material/sync_alt:"),
-        ],
-        "What to trust": [
-            st.Page("views/claims.py", title="Claims", icon=":material/gavel:"),
-            st.Page("views/ontology.py", title="Ontology and floors", icon=":material/compare:"),
-            st.Page("views/calibration.py", title="Calibration", icon=":material/straighten:"),
-            st.Page("views/provenance.py", title="Provenance", icon=":material/fact_check:"),
-        ],
-    }
-)
-state.sidebar()
+# No icon of a page: streamlit would ask a font server for it each time.
+pages = {name: st.Page(path, title=state.TITLES[name], default=name == "runs") for name, path in state.PAGES.items()}
+page = st.navigation(list(pages.values()), position="hidden")
+link.begin()
+with st.container(horizontal=True, key="pages"):
+    for name, other in pages.items():
+        st.page_link(other, label=state.TITLES[name], query_params=link.kept())
 st.caption(
     "**FBU** is the fraction of a model's behaviour that a description leaves unexplained (its *leak*): "
     "0 explains all of it, 1 adds nothing to the best reader of the input alone, above 1 misleads."
 )
-page.run()
+try:
+    page.run()
+finally:
+    link.end()

@@ -1,25 +1,96 @@
 """Runs as the page sees them. Caches are keyed on what is on disk (path, name, sizes or manifest), never on a frame:
-streamlit hashes only a sample of a large frame and would return another run's."""
+streamlit hashes only a sample of a large frame and would return another run's.
+
+All runs are known by a light handle and one line; frames are kept of the few that are looked at.
+"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from probekit.errors import ProbekitError
+from probekit.results.headline import finding
+from probekit.results.selection import default_behaviour, site_label, vocabulary
+from probekit.results.text import value_text
 from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
+
+MANY = 5_000  # runs whose one line is kept
+FEW = 4  # runs whose frames are kept
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the list says of a run: the finding of its first behaviour, or why there is none."""
+
+    model: str = ""
+    behaviour: str = ""
+    value: str = ""
+    where: str = ""
+    groups: int = 0
+    wrong: str = ""
 
 
 def runs(root: Path) -> list[Run]:
-    """Every run folder under `root`, the latest first; folders that did not change are not read again."""
-    return list_runs(root, lambda folder: _run(str(folder), _signature(folder), is_being_measured(folder)))
+    """A handle of every run folder under `root`, the latest first. Not for its frames: see `opened`."""
+    return list_runs(root, lambda folder: _handle(str(folder), _signature(folder), is_being_measured(folder)))
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _run(path: str, signature: tuple, held: bool) -> Run:
-    """One object per state of a folder, so that its frames are loaded once. `signature` and `held` are only the key."""
+def opened(run: Run) -> Run:
+    """The run with its frames, which are read once while it is among the last FEW that were looked at."""
+    return _opened(str(run.path), _signature(run.path), run.state == "running")
+
+
+def line(run: Run) -> Line:
+    """The one line of a run; one that cannot be read says why, and takes nothing else down."""
+    return _line(str(run.path), _signature(run.path), run.state == "running")
+
+
+@st.cache_resource(max_entries=MANY, show_spinner=False)
+def _handle(path: str, signature: tuple, held: bool) -> Run:
+    """One object per state of a folder. `signature` and `held` are only the key."""
     return open_run(path, partial=True)
+
+
+@st.cache_resource(max_entries=FEW, show_spinner=False)
+def _opened(path: str, signature: tuple, held: bool) -> Run:
+    return open_run(path, partial=True)
+
+
+@st.cache_data(max_entries=MANY, show_spinner=False)
+def _line(path: str, signature: tuple, held: bool) -> Line:
+    run = open_run(path, partial=True)
+    model = model_of(run.spec)
+    try:
+        frame = run.records_of("read", "selected")
+        behaviour = default_behaviour(frame)
+        row = finding(frame, behaviour=behaviour or None) if behaviour else None
+    except ProbekitError as error:
+        return Line(model=model, wrong=str(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a manifest that no job has written
+        return Line(model=model, wrong=f"it cannot be listed ({type(error).__name__}: {error})")
+    if row is None:
+        return Line(
+            model=model, behaviour=behaviour, where="no site but the unembedding's was chosen" if behaviour else ""
+        )
+    where = f"{vocabulary(row['level'])} at {site_label(row['hook'])}"
+    return Line(str(row["model"]) or model, behaviour, value_text(row), where, int(row["groups"]))
+
+
+def model_of(spec: Mapping[str, Any]) -> str:
+    """The model that a spec names, whatever shape the spec has: it is a file that anybody may have written."""
+    model, task = spec.get("model"), spec.get("task")
+    if isinstance(model, str):
+        return model
+    for part, key in ((model, "name"), (task, "testbed")):
+        if isinstance(part, Mapping) and isinstance(part.get(key), str):
+            return part[key]
+    return ""
 
 
 def _signature(folder: Path) -> tuple:

@@ -1,4 +1,4 @@
-"""What is selected, kept in the URL so that a view can be sent; and the few pieces every page is made of.
+"""What is selected, and the few pieces every page is made of.
 
 Text from data sets, specs and file names goes through `plain` before it meets markdown: an image link in it would
 otherwise be fetched by the viewer's browser.
@@ -9,20 +9,25 @@ otherwise be fetched by the viewer's browser.
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
-from leakboard import data
+from leakboard import data, link
 from probekit.errors import ProbekitError
 from probekit.results import figures, looks, tables
 from probekit.results import selection as selection_of
 from probekit.results import text as text_of
+from probekit.results.headline import finding
 from probekit.storage.runs import Run
+
+PAGES = {name: f"views/{name}.py" for name in ("runs", "story", "map", "examples", "compare", "trust")}
+TITLES = {"runs": "Runs", "story": "Story", "map": "Map", "examples": "Examples", "compare": "Compare",
+          "trust": "Trust"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,18 @@ class View:
     def chosen(self) -> dict[str, str]:
         return {"behaviour": self.behaviour, "domain": self.domain, "position": self.position}
 
+    @property
+    def found(self) -> pd.Series | None:
+        """The record that the headline is of: where pages open."""
+        return finding(self.frame, **self.chosen)
+
+    @property
+    def read(self) -> pd.DataFrame:
+        """What was read of the selected behaviour where it was fitted, controls left out."""
+        frame = self.frame
+        mine = (frame["behaviour"] == self.behaviour) & (frame["position"] == self.position) & (frame["control"] == "")
+        return frame[mine & (frame["fit_domain"] == self.domain) & (frame["metric"] == "read") & (frame["hook"] != "")]
+
 
 def root() -> Path:
     """The folder of runs, from the command line: `... -- --runs PATH`."""
@@ -54,77 +71,86 @@ def template() -> looks.Template:
 
 
 def plain(text: object) -> str:
-    """Text that markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>$~:&^])", r"\\\1", str(text)).replace("\n", " ")
+    """Text that markdown shows as it is.
+
+    Addresses are made links after escapes are resolved, so that a space of no width has to break them.
+    """
+    broken = re.sub(r"(?i)(https?:|www(?=\.)|(?=@))", "\\1\u200b", str(text))
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>$~:&^])", r"\\\1", broken).replace("\n", " ")
 
 
-def pick(label: str, options: Sequence[Any], key: str, *, default: Any = None, show: Callable[[Any], str] = str) -> Any:
-    """A selectbox whose value lives in the URL under `key`; a value that is not an option any more is dropped."""
-    options = list(options)
-    if key in st.session_state and st.session_state[key] not in options:
-        del st.session_state[key]
-    index = options.index(default) if default in options else 0
-    return st.selectbox(
-        label, options, index=index if options else None, key=key, format_func=show, bind="query-params"
-    )
+def seal(run: Run) -> str:
+    """What tells a run from another one of the same name; "" while it is measured."""
+    return str(run.manifest["digest"])[:10] if run.manifest else ""
 
 
-def sidebar() -> None:
-    """Run, behaviour, domain and position: chosen once, for all pages."""
-    found = data.runs(root())
-    with st.sidebar:
-        if not found:
-            st.text("No runs yet")
-            return
-        by_name = {run.name: run for run in found}
-        # The first complete run, so that the page opens on something to see.
-        best = next((run.name for run in found if not run.problem), found[0].name)
-        run = by_name[pick("Run", list(by_name), "run", default=best)]
-        frame = _records(run)
-        if frame is None or frame.empty:
-            return
-        behaviour = pick(
-            "Behaviour", selection_of.behaviours(frame), "behaviour", default=selection_of.default_behaviour(frame)
-        )
-        pick("Fitted on domain", selection_of.domains(frame, behaviour), "domain")
-        places = selection_of.positions(frame, behaviour)
-        if len(places) > 1:
-            pick("Read at", places, "position", default=_first_position(places))
-        model = (
-            (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed") or "no model named"
-        )
-        st.text(f"{model}\n{len(frame):,} records, {_state(run)}")
+def default_run(found: list[Run]) -> Run:
+    """The latest whole run, so that a page opens on something to see."""
+    return next((run for run in found if not run.problem), found[0])
 
 
-def view() -> View:
-    """What is selected. With nothing to show, explains why and ends the page."""
+def titled(*parts: str) -> None:
+    """The title of the browser's tab."""
+    st.set_page_config(page_title=" · ".join([*(part for part in parts if part), "leakboard"]))
+
+
+def head(name: str, said: str = "") -> View:
+    """The head of a page on one run: title and what is selected. With nothing to show, says why and ends the page."""
+    titled(TITLES[name])
+    st.title(TITLES[name])
+    if said:
+        st.caption(said)
     found = data.runs(root())
     if not found:
         no_runs()
         st.stop()
-    run = next((run for run in found if run.name == st.session_state.get("run")), found[0])
-    frame = _records(run)
+    with st.container(horizontal=True):
+        run = _run(found)
+        titled(TITLES[name], run.name)
+        frame = _records(run)
+        behaviours = [] if frame is None else selection_of.behaviours(frame)
+        chosen = _where(frame, behaviours) if behaviours else ()
+    for said in link.notes():
+        st.warning(plain(said), icon=":material/link_off:")
     if run.problem or frame is None:
         problem(run, frame)
-    if frame is None or frame.empty or not selection_of.behaviours(frame):
+    if not chosen or frame is None:
         if not run.problem:
             st.text("This run holds no records of a behaviour, so there is nothing to show.")
         st.stop()
         raise AssertionError  # st.stop does not return
-    names = selection_of.behaviours(frame)
-    behaviour = st.session_state.get("behaviour")
-    behaviour = behaviour if behaviour in names else selection_of.default_behaviour(frame)
-    fitted = selection_of.domains(frame, behaviour)
-    domain = st.session_state.get("domain")
+    return View(run, frame, *chosen, template())
+
+
+def _run(found: list[Run]) -> Run:
+    by_name = {run.name: run for run in found}
+    asked = link.kept().get("run")
+    if asked is not None and asked not in by_name:
+        st.error(f"**There is no run '{plain(asked)}' here.** The link was made for another folder of runs.")
+        st.stop()
+    name = link.choose("Run", list(by_name), "run", default=default_run(found).name, width=260)
+    run = data.opened(by_name[name])
+    known = link.kept().get("seal")
+    if known and known != seal(run) and asked == name:
+        link.note(f"{name} was measured again since this link was made: its numbers may be others.")
+    link.kept()["run"] = name  # a link names its run, also where it is the default
+    if seal(run):
+        link.kept()["seal"] = seal(run)
+    return run
+
+
+def _where(frame: pd.DataFrame, behaviours: list[str]) -> tuple[str, str, str]:
+    """Behaviour, domain and position; a choice of one is not shown."""
+    behaviour = link.choose("Behaviour", behaviours, "behaviour", width=220,
+                            default=selection_of.default_behaviour(frame))  # fmt: skip
+    rows = frame[frame["behaviour"] == behaviour]
+    read = rows[rows["metric"].isin(["read", "replace"])]
+    fitted = selection_of.domains(read if len(read) else rows)
+    domain = link.choose("Fitted on", fitted, "domain", width=180) if len(fitted) > 1 else fitted[0]
     places = selection_of.positions(frame, behaviour)
-    position = st.session_state.get("position")
-    position = position if position in places else _first_position(places)
-    return View(run, frame, behaviour, domain if domain in fitted else fitted[0], position, template())
-
-
-def _first_position(places: Sequence[str]) -> str:
-    """What tables take where none is said."""
-    return "all" if "all" in places else places[0]
+    first = "all" if "all" in places else places[0]
+    position = link.choose("Read at", places, "position", default=first, width=180) if len(places) > 1 else first
+    return behaviour, domain, position
 
 
 def no_runs() -> None:
@@ -136,13 +162,13 @@ def no_runs() -> None:
             "probekit plan SPEC.toml    # what it would cost\nprobekit run SPEC.toml     # writes runs/NAME",
             language="bash",
         )
-        st.text("This page shows the run as soon as its first cells are done; reload to see more.")
+        st.text("This page shows the run as soon as its first cells are done.")
 
 
 def problem(run: Run, frame: pd.DataFrame | None) -> None:
     """The state of a page whose run is unfinished or broken: what is wrong, and what to do."""
-    text = run.problem or st.session_state.get("_unreadable", "its records cannot be read.")
     if frame is None or run.state == "damaged":
+        text = run.problem or st.session_state.get("_unreadable", "its records cannot be read.")
         st.error(f"**This run is damaged.** {plain(text)}", icon=":material/error:")
         return
     done, total = run.status.get("done"), run.status.get("total")
@@ -156,17 +182,16 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
             st.code("probekit run SPEC.toml     # goes on from there", language="bash")
 
 
+def draw(made: go.Figure, key: str, caption: str, **how: Any) -> None:
+    """A figure and one line that says how to read it."""
+    st.plotly_chart(made, theme=None, config=looks.CONFIG, key=key, alt=caption, **how)
+    st.caption(caption)
+
+
 def chart(view: View, kind: str, caption: str, **selection: Any) -> None:
-    """A figure, one line that says how to read it, and its numbers with a download."""
+    """A figure by name, how to read it, and its numbers with a download."""
     with st.container(border=True):
-        st.plotly_chart(
-            figures.figure(kind, view.frame, template=view.template, **selection),
-            theme=None,
-            config=looks.CONFIG,
-            key=f"figure-{kind}",
-            alt=caption,
-        )
-        st.caption(caption)
+        draw(figures.figure(kind, view.frame, template=view.template, **selection), f"figure-{kind}", caption)
     numbers(tables.table(kind, view.frame, **selection), f"{view.run.name}-{kind}")
 
 
@@ -179,13 +204,20 @@ def numbers(table: pd.DataFrame, name: str) -> None:
         st.download_button("Download CSV", text_of.to_csv(table), f"{name}.csv", "text/csv", key=f"csv-{name}")
 
 
+def table_of(run: Run, name: str) -> pd.DataFrame | None:
+    """A table of a run, or None with its damage told: one broken file takes down no page."""
+    if name not in run.tables:
+        return None
+    try:
+        return run.table(name)
+    except ProbekitError as error:
+        st.error(f"**A table of this run is damaged.** {plain(error)}", icon=":material/error:")
+        return None
+
+
 def _records(run: Run) -> pd.DataFrame | None:
     try:
         return run.records
     except ProbekitError as error:
         st.session_state["_unreadable"] = str(error)
         return None
-
-
-def _state(run: Run) -> str:
-    return run.state if run.state in ("complete", "damaged") else f"{run.state}, not finished"

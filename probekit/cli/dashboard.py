@@ -49,9 +49,9 @@ def dashboard_command(
         )
     if find_spec("streamlit") is None:
         raise MissingExtra("the leakboard needs streamlit: pip install 'abstraction-probekit[app]'.")
-    here = Path(__file__).resolve().parents[2] / "apps" / "leakboard" / "app.py"
+    here = Path(__file__).resolve().parents[2] / "apps" / "leakboard" / "serve.py"
     spec = None if here.is_file() else find_spec("leakboard")
-    app = here if spec is None or spec.origin is None else Path(spec.origin).parent / "app.py"
+    app = here if spec is None or spec.origin is None else Path(spec.origin).parent / "serve.py"
     hosts = {"localhost", "127.0.0.1", address} - {"0.0.0.0", "::"}
     settings = {
         "server.address": address,
@@ -65,6 +65,7 @@ def dashboard_command(
         "browser.serverAddress": "localhost" if address in ("0.0.0.0", "::") else address,
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",
+        "client.showErrorLinks": False,
     } | THEME
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()]
     if not unsafe_expose:

@@ -141,12 +141,14 @@ def _measured(station: Station, key: str, unit: Any) -> Ended:
 class Folder:
     """Keeps what is measured in a run folder. write: puts what belongs beside a unit's line, gives what is in the line.
 
-    strict: a unit that raises ends the run, as where a table is made of all of them.
+    lost: records of a unit that failed, which say so, so that a reader of the run sees what is not there. strict: a
+    unit that raises ends the run, as where a table is made of all of them.
     """
 
     writer: RunWriter
     write: Callable[[RunWriter, str, Any, Any], tuple[Sequence[Record], Sequence[Losses]]]
     strict: bool = False
+    lost: Callable[[Any], Sequence[Record]] = lambda unit: ()
     seconds: dict[str, float] = field(default_factory=dict)  # of the units that were measured since it was opened
 
     @property
@@ -166,7 +168,7 @@ class Folder:
         kept = self.writer.write_log("".join([f"{said}\n", *format_exception(error)]))
         todo = f"all else is measured; the traceback is in {kept}; remove that folder and run again to retry it"
         log.warning("failed: %s; %s.", said.rstrip("."), todo)
-        self.writer.write_cell(key, [], [], error=said, seconds=0.0)
+        self.writer.write_cell(key, self.lost(unit), [], error=said, seconds=0.0)
         return said
 
     def note(self, told: Ended) -> None:

@@ -81,7 +81,7 @@ def run_job(
         work = _work(job, writer, store, progress)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
-        sink = Folder(writer, _write)
+        sink = Folder(writer, _write, lost=work.lost)
         begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
         pace = Pace([cell for key, cell in cells.items() if key not in sink.done], n_workers)
         here = Station(work.measure, sink)
@@ -137,7 +137,7 @@ def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_ce
     asked = spec.model_dump(mode="json")
     writer = RunWriter.open(path.parent, path.name, asked, n_cells, worker=str(number))
     work = _work(Job.load(spec, base, device), writer, store, None)
-    return Station(work.measure, Folder(writer, _write))
+    return Station(work.measure, Folder(writer, _write, lost=work.lost))
 
 
 def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:

@@ -7,6 +7,7 @@ what is read of it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -30,9 +31,17 @@ COLUMNS = {
     "kept": "single:random", "alike": "single:matched", "kept_mean": "single:mean", "erased": "necessity:resample",
     "erased_mean": "necessity:mean", "erased_leace": "necessity:leace", "interchanged": "iia",
 }  # fmt: skip
+# column -> arm and control of what stands beside a subspace that was learned by exchange
+BESIDE = {
+    "in_twin": ("iia", "random_twin"), "shuffled": ("iia", "shuffled_counterfactuals"), "placebo": ("iia", "placebo"),
+    "illusion": ("iia:illusion", ""), "dormant": ("iia:dormant", ""), "far": ("iia:far", ""),
+}  # fmt: skip
 ROLL_OUT = "roll_out"
 STEERED = ("effect", "wrong", "unrelated")
 _CONTROLS = ("", "random_directions")
+
+
+Rows = Mapping[str, Mapping[str, Any]]  # the first record of each arm
 
 
 @dataclass(frozen=True)
@@ -40,28 +49,37 @@ class _Set:
     """One direction set at one replaced site: its own records, those of random directions of equal k, and of k = 0."""
 
     at: Mapping[str, object]
-    own: pd.DataFrame
-    random: pd.DataFrame
-    nothing: pd.DataFrame
+    own: Rows
+    random: Rows
+    nothing: Rows
 
 
 def _sets(rows: pd.DataFrame) -> Iterator[_Set]:
     """Every direction set of the sites in forward order, levels from the poorest to the richest."""
-    order = {hook: i for i, hook in enumerate(hooks(rows, "replace"))}
-    for site, i in order.items():
-        here = rows[rows["hook"] == site]
-        control, own = here[here["control"] != ""], here[here["control"] == ""]
-        names = own[["level", "source", "k"]].drop_duplicates().itertuples(index=False)
-        for level, source, k in sorted(names, key=lambda name: (level_rank(name[0]), name[1], _rank(name[2]))):
-            of_k = own["k"].isna() if pd.isna(k) else own["k"] == k
+    # Plain rows and dictionaries: a run of 80 layers has thousands of sets, and a frame takes a millisecond to filter.
+    here: dict[str, list[dict]] = {}
+    for row in rows.to_dict("records"):
+        here.setdefault(row["hook"], []).append(row)
+    for i, site in enumerate(hooks(rows, "replace")):
+        own: dict[tuple, dict[str, dict]] = {}
+        control: dict[int | None, dict[str, dict]] = {}
+        for row in here[site]:
+            k = _k(row)
+            arms = control.setdefault(k, {}) if row["control"] else own.setdefault((row["level"], row["source"], k), {})
+            arms.setdefault(row["arm"], row)
+        first = here[site][0]
+        for level, source, k in sorted(own, key=lambda name: (level_rank(name[0]), name[1], _rank(name[2]))):
             at = {
-                "behaviour": here["behaviour"].iloc[0], "fit_domain": here["fit_domain"].iloc[0],
-                "position": here["position"].iloc[0], "hook": site, "site": site_label(site), "site_order": i,
-                "level": level, "source": source, "k": None if pd.isna(k) else int(k),
+                "behaviour": first["behaviour"], "fit_domain": first["fit_domain"], "position": first["position"],
+                "hook": site, "site": site_label(site), "site_order": i, "level": level, "source": source, "k": k,
                 "label": label_of(level, source, k),
             }  # fmt: skip
-            mine = own[(own["level"] == level) & (own["source"] == source) & of_k]
-            yield _Set(at, mine, control[control["k"] == k], control[control["k"] == 0])
+            random = {} if k is None else control.get(k, {})
+            yield _Set(at, own[level, source, k], random, control.get(0, {}))
+
+
+def _k(row: Mapping[str, Any]) -> int | None:
+    return None if pd.isna(row["k"]) else int(row["k"])
 
 
 def _rank(k: object) -> int:
@@ -69,10 +87,11 @@ def _rank(k: object) -> int:
 
 
 def _replaced(
-    frame: pd.DataFrame, behaviour: str | None, domain: str | None, position: str | None, hook: str | None
-) -> pd.DataFrame:
+    frame: pd.DataFrame, behaviour: str | None, domain: str | None, position: str | None, hook: str | None,
+    control: tuple[str, ...] = _CONTROLS,
+) -> pd.DataFrame:  # fmt: skip
     """Records of replace at one site each, of random directions too."""
-    rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=_CONTROLS)
+    rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=control)
     rows = at_domain(rows[(rows["hook"] != "") & (rows["arm"] != ROLL_OUT)], domain, seen=True)
     if hook is not None:
         check_known("replaced hook", hook, hooks(rows, "replace"))
@@ -87,16 +106,22 @@ def causal(
     """A row per site and direction set: `read`, and each of COLUMNS with `_low`, `_high` and `random_` beside it.
 
     nothing: `kept` with k = 0, what is lost when all of the site comes from donors. source: `behaviour`, `pca`, the
-    label (`label:truth`) that directions were fitted to, or who gave them (`given:mine`). hook: one site.
+    label (`label:truth`) that directions were fitted to, or who gave them (`given:mine`). hook: one site. Where
+    subspaces were learned by exchange each of BESIDE says what the same search does where nothing can be found.
     """
     rows = _replaced(frame, behaviour, domain, position, hook)
+    learned = _replaced(frame, behaviour, domain, position, hook, ("", *(control for _, control in BESIDE.values())))
+    learned = learned[learned["source"] == "das"]
     read = _all_read(frame, rows)
     out = []
     for one in _sets(rows):
         row = dict(one.at) | _read(read, one.at)
         row |= _figures(one.own, "") | _figures(one.random, "random_")
-        row["nothing"] = _value(one.nothing[one.nothing["arm"] == "single:random"], "value")
-        out.append(row | {"n": int(one.own["n"].max()), "groups": int(one.own["groups"].max())})
+        if len(learned):
+            row |= _beside(learned, one.at)
+        row["nothing"] = _value(one.nothing.get(COLUMNS["kept"]), "value")
+        counted = {name: max(int(at[name]) for at in one.own.values()) for name in ("n", "groups")}
+        out.append(row | counted)
     return pd.DataFrame(out)
 
 
@@ -117,23 +142,20 @@ def read_against_replace(
     for one in _sets(rows):
         site = one.at["hook"]
         out.append(_point(one.own, "", one.at, _read(read, one.at)))
-        for control in (one.random, one.nothing):
-            for k in control["k"].unique():
-                if (site, k) not in told:
-                    told.add((site, k))
-                    label = f"random, k={int(k)}" if k else "nothing, k=0"
-                    at = dict(one.at) | {"level": "directions", "source": "random", "k": int(k), "label": label}
-                    floor = {"read": 1.0, "read_low": None, "read_high": None}
-                    out.append(_point(control, "random_directions", at, _read_random(read, at) if k else floor))
+        for control, k in ((one.random, one.at["k"]), (one.nothing, 0)):
+            if control and (site, k) not in told:
+                told.add((site, k))
+                label = f"random, k={k}" if k else "nothing, k=0"
+                at = dict(one.at) | {"level": "directions", "source": "random", "k": k, "label": label}
+                floor = {"read": 1.0, "read_low": None, "read_high": None}
+                out.append(_point(control, "random_directions", at, _read_random(read, at) if k else floor))
     return pd.DataFrame(out)
 
 
-def _point(
-    rows: pd.DataFrame, control: str, at: Mapping[str, object], read: Mapping[str, float | None]
-) -> dict[str, object]:
-    first = rows.iloc[0]
+def _point(rows: Rows, control: str, at: Mapping[str, object], read: Mapping[str, float | None]) -> dict[str, object]:
+    first = rows[COLUMNS["kept"]]
     told = {"control": control, "fitted_to": "" if control else fitted_to(str(at["source"]), str(at["behaviour"]))}
-    kept = {"kept": _value(rows, "value"), "kept_low": _value(rows, "low"), "kept_high": _value(rows, "high")}
+    kept = {"kept": _value(first, "value"), "kept_low": _value(first, "low"), "kept_high": _value(first, "high")}
     return dict(at) | told | dict(read) | kept | {name: first[name] for name in ("na_reason", "n", "groups")}
 
 
@@ -175,7 +197,7 @@ def steering(
         row |= {"dose": dose, "note": first["note"]}
         for before, part in (("", own), ("random_", here[here["control"] != ""])):
             for name in STEERED:
-                at = part[part["what"] == name]
+                at = next(iter(part[part["what"] == name].to_dict("records")), None)
                 row |= {before + name + end: _value(at, column)
                         for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
         out.append(row | {"n": int(first["n"]), "groups": int(first["groups"])})
@@ -214,44 +236,64 @@ def roll_out(
     )
 
 
-def _figures(rows: pd.DataFrame, before: str) -> dict[str, float | None]:
+def _figures(rows: Rows, before: str) -> dict[str, float | None]:
     told = {}
     for name, arm in COLUMNS.items():
-        at = rows[rows["arm"] == arm]
+        at = rows.get(arm)
         told |= {before + name: _value(at, "value"), f"{before}{name}_low": _value(at, "low"),
                  f"{before}{name}_high": _value(at, "high")}  # fmt: skip
     return told
 
 
-def _value(rows: pd.DataFrame, name: str) -> float | None:
-    return float(rows[name].iloc[0]) if len(rows) and pd.notna(rows[name].iloc[0]) else None
+def _beside(learned: pd.DataFrame, at: Mapping[str, object]) -> dict[str, object]:
+    """Of a learned subspace what stands beside it, and why its own exchange has no value; else nothing."""
+    same = learned[(learned["hook"] == at["hook"]) & (learned["k"] == at["k"])] if at["source"] == "das" else (
+        learned.iloc[:0])  # fmt: skip
+    told = {name: same[(same["arm"] == arm) & (same["control"] == of)] for name, (arm, of) in BESIDE.items()}
+    own = same[(same["arm"] == "iia") & (same["control"] == "")]
+    why = own["na_reason"].iloc[0] if len(own) else ""
+    return {name: _value(_first(rows), "value") for name, rows in told.items()} | {"interchanged_why": why}
 
 
-def _all_read(frame: pd.DataFrame, replaced: pd.DataFrame) -> pd.DataFrame:
-    """What readers leave unexplained where they were fitted, at the positions of what was replaced."""
+def _first(rows: pd.DataFrame) -> Mapping[str, Any] | None:
+    return rows.iloc[0].to_dict() if len(rows) else None
+
+
+def _value(row: Mapping[str, Any] | None, name: str) -> float | None:
+    return float(row[name]) if row is not None and pd.notna(row[name]) else None
+
+
+def _all_read(frame: pd.DataFrame, replaced: pd.DataFrame) -> dict[tuple, dict]:
+    """What readers leave unexplained where they were fitted, at the positions of what was replaced.
+
+    By hook point, behaviour, control, level, source and k; of random directions without level and source.
+    """
     read = lowest_seeds(frame[(frame["metric"] == "read") & (frame["floor"] == "strong")])
     read = read[read["control"].isin(_CONTROLS) & (read["fit_domain"] == read["test_domain"])]
-    return read[read["fit_domain"].isin(replaced["fit_domain"]) & read["position"].isin(replaced["position"])]
+    read = read[read["fit_domain"].isin(replaced["fit_domain"]) & read["position"].isin(replaced["position"])]
+    found: dict[tuple, dict] = {}
+    for row in read[read["hook"].isin(replaced["hook"])].to_dict("records"):
+        whose = ("", "") if row["control"] else (row["level"], row["source"])
+        found.setdefault((row["hook"], row["behaviour"], row["control"], *whose, _k(row)), row)
+    return found
 
 
-def _read(read: pd.DataFrame, at: Mapping[str, object]) -> dict[str, float | None]:
+def _read(read: Mapping[tuple, dict], at: Mapping[str, object]) -> dict[str, float | None]:
     """What a reader of the same directions leaves unexplained of what they were fitted to."""
     source, behaviour = str(at["source"]), str(at["behaviour"])
     if source.startswith(LABEL):
         behaviour, _, source = source.removeprefix(LABEL).partition(":")
-    here = read[(read["hook"] == at["hook"]) & (read["behaviour"] == behaviour) & (read["level"] == at["level"])]
-    here = here[(here["control"] == "") & (here["source"] == (source or "behaviour")) & (here["k"] == at["k"])]
-    return _interval(here)
+    key = (at["hook"], behaviour, "", at["level"], source or "behaviour", at["k"])
+    return _interval(None if at["k"] is None else read.get(key))
 
 
-def _read_random(read: pd.DataFrame, at: Mapping[str, object]) -> dict[str, float | None]:
+def _read_random(read: Mapping[tuple, dict], at: Mapping[str, object]) -> dict[str, float | None]:
     """What a reader of random directions of equal k leaves unexplained of the behaviour."""
-    here = read[(read["hook"] == at["hook"]) & (read["behaviour"] == at["behaviour"]) & (read["k"] == at["k"])]
-    return _interval(here[here["control"] == "random_directions"])
+    return _interval(read.get((at["hook"], at["behaviour"], "random_directions", "", "", at["k"])))
 
 
-def _interval(rows: pd.DataFrame) -> dict[str, float | None]:
-    return {"read": _value(rows, "value"), "read_low": _value(rows, "low"), "read_high": _value(rows, "high")}
+def _interval(row: Mapping[str, Any] | None) -> dict[str, float | None]:
+    return {"read": _value(row, "value"), "read_low": _value(row, "low"), "read_high": _value(row, "high")}
 
 
 def label_of(level: str, source: str, k: object) -> str:

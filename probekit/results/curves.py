@@ -4,26 +4,27 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.results.looks import (
-    BLUE,
     CONTROL_DASH,
     CONTROL_WORDS,
-    GREEN,
-    ORANGE,
+    DASHES,
+    HUES,
+    MARKERS,
     PALETTES,
-    PURPLE,
-    RED,
     SIMPLE_MARKERS,
-    SKY,
+    Places,
     Template,
+    about,
+    add_gaps,
     add_ribbon,
     control_words,
-    dash_of,
     dress,
     empty_figure,
     error_bars,
@@ -32,6 +33,7 @@ from probekit.results.looks import (
     fbu_axis,
     frame_of_kind,
     hover_text,
+    label_ends,
     look_of,
     site_axis,
     subtitle_of,
@@ -43,7 +45,7 @@ TOGETHER = "95 % of a whole curve at once"
 
 
 def decomposition(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
-    """Stacked shares of the explainable bits by site, in the order chosen by `arm`."""
+    """Stacked shares of the explainable bits, a bar per site, in the order chosen by `arm`."""
     table = frame_of_kind("decomposition", frame, selection)
     if table["value"].notna().sum() == 0:
         return empty_figure(
@@ -52,39 +54,31 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
             template,
         )
     ink = PALETTES[template]
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
+    places = Places.of(table)
     figure = go.Figure()
     fills = {
-        "direction": (SKY, ""),
-        "directions": (BLUE, "/"),
-        "linear": (RED, "\\"),
-        "nonlinear": (PURPLE, "x"),
+        "direction": (ink["sky"], ""),
+        "directions": (ink["blue"], "/"),
+        "linear": (ink["red"], "\\"),
+        "nonlinear": (ink["purple"], "x"),
         "absent": (ink["band"], "."),
     }
     for label, part in table.groupby("label", sort=False):
         level = part["level"].iloc[0]
-        colour, shape = fills.get(level, (GREEN if level.startswith("simple:") else ORANGE, "-"))
-        x = part["site"].map({site: i for i, site in enumerate(sites)})
+        colour, shape = fills.get(level, (ink["green"] if level.startswith("simple:") else ink["orange"], "-"))
+        part = places.spread(part)
         figure.add_trace(
-            go.Scatter(
-                x=x,
+            go.Bar(
+                x=part["x"],
                 y=part["value"],
                 name=str(label),
-                stackgroup="shares",
-                mode="lines" if len(sites) > 1 else "markers+lines",
-                line={"width": 1, "color": ink["paper"]},
-                fillcolor=faded(colour, 0.82 if level != "absent" else 0.25),
-                fillpattern={
-                    "shape": shape,
-                    "fgcolor": faded(ink["paper"], 0.75),
-                    "size": 7,
-                    "solidity": 0.25,
-                    "fillmode": "replace",
-                    "bgcolor": faded(colour, 0.82 if level != "absent" else 0.25),
-                }
-                if shape
-                else None,
-                **_hover(part),
+                width=0.86,
+                marker={
+                    "color": faded(colour, 0.82 if level != "absent" else 0.25),
+                    "line": {"width": 0},
+                    "pattern": {"shape": shape, "fgcolor": faded(ink["paper"], 0.75), "size": 7, "solidity": 0.25},
+                },
+                **row_hover(part),
             )
         )
     order = "linear classes first" if table["arm"].iloc[0] == "linear_first" else "simple functions first"
@@ -96,10 +90,12 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
         subtitle_of(table, order),
         height=500,
         note=note,
+        about=about(table),
     )
-    site_axis(figure, sites)
+    site_axis(figure, places)
     figure.update_yaxes(title_text="share of the explainable bits", range=[min(0.0, float(table["value"].min())), 1.0])
-    figure.update_layout(hovermode="x unified" if len(sites) <= 30 else "closest", legend_traceorder="normal")
+    add_gaps(figure, places, table[table["value"].notna()], template)
+    figure.update_layout(barmode="relative", hovermode="closest", legend_traceorder="normal")
     return figure
 
 
@@ -118,6 +114,8 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     own = replace[replace["control"] == ""]
     several = set(replace.loc[replace["k"].notna() & ~replace["level"].str.startswith("hypothesis:"), "k"])
     figure = go.Figure()
+    table = table.assign(at=[np.nan if pd.isna(k) else place_of_k(int(k)) for k in table["k"]])
+    replace, read, own = (table.loc[part.index] for part in (replace, read, own))
     _add_controls(figure, replace, read, ink["band"])
     for name in dict.fromkeys(own["vocabulary"]):
         _add_vocabulary(figure, own, name, read[read["control"] == ""], max(map(int, several), default=1), template)
@@ -125,27 +123,36 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     arm = replace["arm"].iloc[0]
     place = "at all sites" if arm.startswith("chain") else f"at {replace['site'].iloc[0]}"
     donors = "donors matched on the abstraction" if "matched" in arm else "random donors"
+    thin = f"thin: read at {read['site'].iloc[0]} alone" if len(read) else ""
+    if arm.startswith("chain") and thin:
+        thin += ", which is another site than all of them and no like for like"
     dress(
         figure,
         template,
         "How much does a description explain for its complexity?",
-        subtitle_of(replace, f"replaced {place}, {donors}"),
+        ", ".join(filter(None, (subtitle_of(replace, f"replaced {place}, {donors}"), thin))),
         height=580,
         note=fbu_axis(figure, own["value"], most=3.0),
+        about=about(table[table["metric"] == "replace"]),
     )
-    ticks = sorted({int(k) for k in own["k"].dropna()} & several) or [1]
+    ticks = sorted({int(k) for k in [*replace["k"].dropna(), *several]}) or [1]
     figure.update_xaxes(
-        type="log",
-        title_text="complexity k (directions, neurons or named features kept; log scale)",
-        tickvals=ticks,
+        title_text="complexity k (directions, neurons or named features kept; doublings are equally far apart)",
+        tickvals=[place_of_k(int(k)) for k in ticks],
         ticktext=[str(k) for k in ticks],
     )
     font = {"size": 12, "color": ink["soft"]}
     place_of_key = {"x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
     figure.update_layout(
-        margin={"r": 20}, legend2={"orientation": "h", **place_of_key, "font": font, "itemclick": False}
+        margin={"r": 20, "t": figure.layout.margin.t + 22},
+        legend2={"orientation": "h", **place_of_key, "font": font, "itemclick": False},
     )
     return figure
+
+
+def place_of_k(k: int) -> float:
+    """Where a k stands on the axis: doublings are equally far apart, and 0, nothing kept, has a place one before 1."""
+    return float(np.log2(k)) if k >= 1 else -1.0
 
 
 def _add_controls(figure: go.Figure, replace: pd.DataFrame, read: pd.DataFrame, colour: str) -> None:
@@ -170,7 +177,7 @@ def _add_vocabulary(
     if len(thin) > 1:
         figure.add_trace(
             go.Scatter(
-                x=thin["k"],
+                x=thin["at"],
                 y=thin["value"],
                 mode="lines",
                 line={"color": colour, "width": 1},
@@ -178,7 +185,7 @@ def _add_vocabulary(
                 name=f"{name}, read",
                 legendgroup=name,
                 showlegend=False,
-                **_hover(thin, "read"),
+                **row_hover(thin, "read"),
             )
         )
     for situation, dash in (("seen", "solid"), ("unseen", "dash")):
@@ -191,7 +198,7 @@ def _add_vocabulary(
         inside = colour if situation == "seen" else PALETTES[template]["paper"]
         figure.add_trace(
             go.Scatter(
-                x=part["k"],
+                x=part["at"],
                 y=part["value"],
                 name=name,
                 legendgroup=name,
@@ -200,7 +207,7 @@ def _add_vocabulary(
                 line={"color": colour, "width": 2.4, "dash": dash},
                 marker={"symbol": marker, "size": 8, "color": inside, "line": {"color": colour, "width": 1.6}},
                 error_y=error_bars(part, colour) if situation == "seen" else None,
-                **_hover(part, situation),
+                **row_hover(part, situation),
             )
         )
 
@@ -216,10 +223,13 @@ def _add_key(figure: go.Figure, ink: Mapping[str, str]) -> None:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=label, legend="legend2", line=line))
 
 
-def _hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
+def row_hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
     """What stands beside the pointer at each row of a trace."""
+    known = rows["value"].notna()
     return {
-        "customdata": [hover_text(row, *words) for _, row in rows.iterrows()],
+        "customdata": [
+            hover_text(row, *words) if told else "" for told, (_, row) in zip(known, rows.iterrows(), strict=True)
+        ],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
@@ -238,32 +248,16 @@ def layer_curves(
             "No level has been read at any hook point for this behaviour.", "probekit run SPEC", template
         )
     ink = PALETTES[template]
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
-    at = {site: i for i, site in enumerate(sites)}
+    places = Places.of(table)
     figure = go.Figure()
-    _add_thin(figure, shown[shown["control"] != ""], at, ink["band"])
+    _add_thin(figure, shown[shown["control"] != ""], places, ink["band"])
     own = shown[(shown["control"] == "") & (shown["level"] != "baseline")]
-    for label, part in own.groupby("label", sort=False):
-        level, source = part["level"].iloc[0], part["source"].iloc[0]
-        colour, marker = look_of(
-            level, source, template, ambiguous=own.loc[own["level"] == level, "source"].nunique() > 1
-        )
-        x = part["site"].map(at)
-        together = part.assign(low=part["band_low"], high=part["band_high"])
-        add_ribbon(figure, x, together, colour, TOGETHER, 0.08, TOGETHER)
-        add_ribbon(figure, x, part, colour, str(label))
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=part["value"],
-                name=str(label),
-                legendgroup=str(label),
-                mode="lines+markers" if len(sites) <= 24 else "lines",
-                line={"color": colour, "width": 2.2, "dash": dash_of(marker) if len(sites) > 24 else "solid"},
-                marker={"symbol": marker, "size": 8, "line": {"color": colour, "width": 1}},
-                **_hover(part),
-            )
-        )
+    ends = []
+    for label, look in _distinct(own, template).items():
+        part = places.spread(own[own["label"] == label])
+        _add_curve(figure, part, label, look, few=len(places) <= 24)
+        ends.append((part["value"].dropna().iloc[-1], label, look.colour))
+    at = {name: i for i, name in enumerate(places.names)}
     _add_reported(figure, frame, table, reported, at, ink["ink"])
     figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
     dress(
@@ -275,10 +269,59 @@ def layer_curves(
         subtitle_of(table),
         height=560,
         note=fbu_axis(figure, own["value"]),
+        about=about(table),
     )
-    site_axis(figure, sites)
+    site_axis(figure, places)
+    add_gaps(figure, places, own, template)
     figure.update_layout(margin={"b": 170})
+    label_ends(figure, ends)
     return figure
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How one curve is told from all others: by colour, marker and dash together, and by no two of them alone."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+def _distinct(own: pd.DataFrame, template: Template) -> dict[str, _Look]:
+    """A look for each curve; where a level has its colour taken, the next dash tells the two apart."""
+    found: dict[str, _Look] = {}
+    for label, part in own.groupby("label", sort=False):
+        level, source = part["level"].iloc[0], part["source"].iloc[0]
+        several = own.loc[own["level"] == level, "source"].nunique() > 1
+        colour, marker = look_of(level, source, template, ambiguous=several)
+        taken = {(look.colour, look.dash) for look in found.values()}
+        hues = [colour, *(PALETTES[template][hue] for hue in HUES)]
+        free = ((hue, dash) for dash in DASHES for hue in hues if (hue, dash) not in taken)
+        first = next((dash for dash in DASHES if (colour, dash) not in taken), None)
+        colour, dash = (colour, first) if first else next(free, (colour, DASHES[0]))
+        markers = {look.marker for look in found.values()}
+        marker = next((one for one in (marker, *MARKERS) if one not in markers), marker)
+        found[str(label)] = _Look(colour, marker, dash)
+    return found
+
+
+def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *, few: bool) -> None:
+    """One level over sites with its intervals; a site without a value breaks the line."""
+    together = part.assign(low=part["band_low"], high=part["band_high"])
+    add_ribbon(figure, part["x"], together, look.colour, TOGETHER, 0.08, TOGETHER)
+    add_ribbon(figure, part["x"], part, look.colour, label)
+    figure.add_trace(
+        go.Scatter(
+            x=part["x"],
+            y=part["value"],
+            name=label,
+            legendgroup=label,
+            mode="lines+markers",  # a site between two without a value is a point and no line
+            line={"color": look.colour, "width": 2.2, "dash": look.dash},
+            marker={"symbol": look.marker, "size": 8 if few else 4, "line": {"color": look.colour, "width": 1}},
+            **row_hover(part),
+        )
+    )
 
 
 def _add_reported(
@@ -306,19 +349,19 @@ def _add_reported(
         )
 
 
-def _add_thin(figure: go.Figure, controls: pd.DataFrame, at: Mapping[str, int], colour: str) -> None:
-    """Controls as thin lines over sites. at: site -> its place on the axis."""
+def _add_thin(figure: go.Figure, controls: pd.DataFrame, places: Places, colour: str) -> None:
+    """Controls as thin lines over sites."""
     for control, rows in controls.groupby("control", sort=False):
         for label, part in rows.groupby("label", sort=False):
+            part = places.spread(part)
             figure.add_trace(
                 go.Scatter(
-                    x=part["site"].map(at),
+                    x=part["x"],
                     y=part["value"],
                     mode="lines",
                     name=f"{control_words(str(control)).split(' (')[0]}: {label}",
                     line={"color": colour, "width": 1.3, "dash": CONTROL_DASH.get(str(control), "4px,2px")},
-                    customdata=[hover_text(r, f"control: {control_words(r['control'])}") for _, r in part.iterrows()],
-                    hovertemplate="%{customdata}<extra></extra>",
+                    **row_hover(part, f"control: {control_words(str(control))}"),
                 )
             )
 
@@ -333,15 +376,15 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             '[read] features = ["..."] in the spec, then probekit run SPEC',
             template,
         )
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
-    at = {site: i for i, site in enumerate(sites)}
+    ink = PALETTES[template]
+    places = Places.of(table)
     palette = [
-        (PALETTES[template]["blue"], "circle"),
-        (ORANGE, "square"),
-        (GREEN, "triangle-up"),
-        (RED, "diamond"),
-        (PURPLE, "x"),
-        (SKY, "star"),
+        (ink["blue"], "circle"),
+        (ink["orange"], "square"),
+        (ink["green"], "triangle-up"),
+        (ink["red"], "diamond"),
+        (ink["purple"], "x"),
+        (ink["sky"], "star"),
     ]
     features = list(dict.fromkeys(shown["feature"]))
     figure = go.Figure()
@@ -349,19 +392,19 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         colour, marker = palette[features.index(feature) % len(palette)]
         dash = "dot" if control else "solid" if level == "linear" else "dash"
         name = f"{feature.replace('_', ' / ')}, {control_words(control).split(' (')[0] if control else level}"
-        x = part["site"].map(at)
+        part = places.spread(part)
         if not control:
-            add_ribbon(figure, x, part, colour, name)
+            add_ribbon(figure, part["x"], part, colour, name)
         figure.add_trace(
             go.Scatter(
-                x=x,
+                x=part["x"],
                 y=part["value"],
                 name=name,
                 legendgroup=name,
-                mode="lines+markers" if len(sites) <= 24 and not control else "lines",
+                mode="lines+markers" if len(places) <= 24 and not control else "lines",
                 line={"color": colour, "width": 1.4 if control else 2.2, "dash": dash},
                 marker={"symbol": marker if level == "linear" else f"{marker}-open", "size": 8, "color": colour},
-                **_hover(part),
+                **row_hover(part),
             )
         )
     dress(
@@ -370,10 +413,12 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         "Is the feature linear, or only in the right words?",
         ", ".join(f.replace("_", " / ") for f in features) + f" ({shown['fit_domain'].iloc[0]})",
         height=500,
+        about=about(table),
     )
     low = min(0.5, float(shown["value"].min()))
     figure.update_yaxes(title_text="accuracy on held-out groups", range=[low - 0.02, 1.015], tickformat=".0%")
-    site_axis(figure, sites)
+    site_axis(figure, places)
+    add_gaps(figure, places, shown, template)
     figure.update_layout(margin={"b": 150})
     return figure
 
@@ -388,9 +433,10 @@ def floor_switch(frame: pd.DataFrame, *, template: Template = "light", **selecti
             "probekit run SPEC with a weak floor beside the strong one",
             template,
         )
+    ink = PALETTES[template]
     looks = {
-        "strong": (PALETTES[template]["blue"], "circle", "solid", "strong floor: the best input-only reader"),
-        "weak": (ORANGE, "square", "dash", "weak floor: position alone"),
+        "strong": (ink["blue"], "circle", "solid", "strong floor: the best input-only reader"),
+        "weak": (ink["orange"], "square", "dash", "weak floor: position alone"),
     }
     return _one_reader(table, shown, "floor", looks, "How much would a weak floor have claimed?", template)
 
@@ -401,8 +447,9 @@ def by_position(frame: pd.DataFrame, *, template: Template = "light", **selectio
     shown = table[table["value"].notna()]
     if shown.empty:
         return empty_figure("This level was not read at any hook point.", "probekit run SPEC", template)
-    styles = ((PALETTES[template]["blue"], "solid"), (ORANGE, "dash"), (GREEN, "dot"), (PURPLE, "longdash"),
-              (RED, "dashdot"), (SKY, "longdashdot"))  # fmt: skip
+    ink = PALETTES[template]
+    styles = ((ink["blue"], "solid"), (ink["orange"], "dash"), (ink["green"], "dot"), (ink["purple"], "longdash"),
+              (ink["red"], "dashdot"), (ink["sky"], "longdashdot"))  # fmt: skip
     looks = {}
     for i, name in enumerate(shown["position"].unique()):
         colour, dash = styles[i % len(styles)]
@@ -415,24 +462,22 @@ def _one_reader(
     title: str, template: Template,
 ) -> go.Figure:  # fmt: skip
     """One level by site, a curve per value of `column`. looks: colour, marker, dash and name of each."""
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
-    at = {site: i for i, site in enumerate(sites)}
+    places = Places.of(table)
     figure = go.Figure()
     for value, part in shown.groupby(column, sort=False):
         colour, marker, dash, name = looks[str(value)]
-        x = part["site"].map(at)
-        add_ribbon(figure, x, part, colour, name)
+        part = places.spread(part)
+        add_ribbon(figure, part["x"], part, colour, name)
         figure.add_trace(
             go.Scatter(
-                x=x,
+                x=part["x"],
                 y=part["value"],
                 name=name,
                 legendgroup=name,
-                mode="lines+markers" if len(sites) <= 24 else "lines",
+                mode="lines+markers" if len(places) <= 24 else "lines",
                 line={"color": colour, "width": 2.2, "dash": dash},
                 marker={"symbol": marker, "size": 8},
-                customdata=[hover_text(r, f"{column}: {value}") for _, r in part.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
+                **row_hover(part, f"{column}: {value}"),
             )
         )
     dress(
@@ -442,8 +487,10 @@ def _one_reader(
         subtitle_of(table, str(table["label"].iloc[0])),
         height=440,
         note=fbu_axis(figure, shown["value"]),
+        about=about(table),
     )
-    site_axis(figure, sites)
+    site_axis(figure, places)
+    add_gaps(figure, places, shown, template)
     return figure
 
 
@@ -462,8 +509,8 @@ def calibration(frame: pd.DataFrame, *, template: Template = "light") -> go.Figu
     figure.add_trace(
         go.Scatter(x=[-1, most], y=[-1, most], mode="lines", line=line, hoverinfo="skip", showlegend=False)
     )
-    looks = [(ink["blue"], "circle"), (ORANGE, "square"), (GREEN, "triangle-up"), (PURPLE, "diamond"),
-             (RED, "hexagram"), (SKY, "star"), (ink["ink"], "pentagon")]  # fmt: skip
+    symbols = ("circle", "square", "triangle-up", "diamond", "hexagram", "star", "pentagon")
+    looks = list(zip((ink[hue] for hue in HUES), symbols, strict=True))
     for i, (metric, part) in enumerate(shown.groupby("metric", sort=False)):
         colour, symbol = looks[i % len(looks)]
         symbols = [symbol if passed else f"{symbol}-open" for passed in part["passed"]]
@@ -508,12 +555,12 @@ def _stated(
     figure: go.Figure, part: pd.DataFrame, name: str, situation: str, colour: str, marker: str, top: int
 ) -> None:
     """A hypothesis is one point at its k; without a k, a level line, since it claims no complexity."""
-    hover = _hover(part, situation)
+    hover = row_hover(part, situation)
     shared = {"name": name, "legendgroup": name, "showlegend": situation == "seen"}
     if part["k"].isna().all():
         figure.add_trace(
             go.Scatter(
-                x=[1, top],
+                x=[0, place_of_k(top)],
                 y=[part["value"].iloc[0]] * 2,
                 mode="lines",
                 line={"color": colour, "width": 1.6, "dash": "dashdot" if situation == "seen" else "dot"},
@@ -525,7 +572,7 @@ def _stated(
     hollow = situation == "unseen" and not marker.endswith("-open")
     figure.add_trace(
         go.Scatter(
-            x=part["k"],
+            x=part["at"],
             y=part["value"],
             mode="markers",
             error_y=error_bars(part, colour),
@@ -546,11 +593,11 @@ def _band(figure: go.Figure, rows: pd.DataFrame, colour: str, name: str, dash: s
     rows = rows[rows["situation"] == "seen"] if "situation" in rows else rows
     if rows.empty:
         return
-    by_k = rows.groupby("k").agg(low=("low", "min"), high=("high", "max"), value=("value", "mean")).reset_index()
-    add_ribbon(figure, by_k["k"], by_k, colour, name)
+    by_k = rows.groupby("at").agg(low=("low", "min"), high=("high", "max"), value=("value", "mean")).reset_index()
+    add_ribbon(figure, by_k["at"], by_k, colour, name)
     figure.add_trace(
         go.Scatter(
-            x=by_k["k"],
+            x=by_k["at"],
             y=by_k["value"],
             mode="lines",
             name=name,

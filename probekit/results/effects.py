@@ -13,13 +13,10 @@ from plotly.subplots import make_subplots
 from probekit.results import text as text_of
 from probekit.results.causal import default_site
 from probekit.results.looks import (
-    GREEN,
-    ORANGE,
+    HUES,
     PALETTES,
-    PURPLE,
-    RED,
-    SKY,
     Template,
+    about,
     add_ribbon,
     dress,
     empty_figure,
@@ -35,7 +32,6 @@ _STRIP = (1.17, 1.33)  # where the sets stand that no reader was fitted to, or o
 _READ = 1.12  # FBU of reading that the axis shows
 _NAMED = 14  # points that have a name beside them without hiding each other
 _MOST = 1.5  # FBU that the axes show
-_COLOURS = (RED, GREEN, ORANGE, PURPLE, SKY)  # behind the template's blue
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "triangle-down", "hexagram")
 _DASHES = ("solid", "dash", "dot", "longdash", "dashdot", "longdashdot")
 
@@ -76,6 +72,7 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
         figure, template, "Does the model run on what can be read?",
         subtitle_of(shown, f"{place}, kept with random donors"), height=600,
         note=fbu_axis(figure, shown["kept"], most=_MOST) or (f"{lost} not measured: see the table" if lost else ""),
+        about=about(table),
     )  # fmt: skip
     _frame_of_points(figure, shown, ink)
     return figure
@@ -105,7 +102,7 @@ def _of(fitted: str, kind: str) -> str:
 
 def _looks(own: pd.DataFrame, template: Template) -> dict[tuple[str, str], tuple[str, str]]:
     """Colour by what a set was fitted to, marker by level and source."""
-    colours = (PALETTES[template]["blue"], *_COLOURS)
+    colours = [PALETTES[template][hue] for hue in HUES]
     pairs = own[["fitted_to", "kind"]].drop_duplicates()
     first = own["behaviour"].iloc[0] if len(own) else ""
     fitted = sorted(dict.fromkeys(pairs["fitted_to"]), key=lambda name: name != first)
@@ -189,10 +186,10 @@ def steering(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     for column, what in enumerate(panels, 1):
         _add_random(figure, table, what, column, ink["band"])
         for i, (label, rows) in enumerate(table.groupby("label", sort=False)):
-            look = _SYMBOLS[i % len(_SYMBOLS)], [ink["blue"], *_COLOURS][i % 6], _DASHES[i // 6 % len(_DASHES)]
+            look = _SYMBOLS[i % len(_SYMBOLS)], ink[HUES[i % len(HUES)]], _DASHES[i // len(HUES) % len(_DASHES)]
             figure.add_trace(_dosed(rows, str(label), what, look, first=column == 1), row=1, col=column)
     place = f"at {table['site'].iloc[0]}, {int(table['n'].iloc[0]):,} test rows"
-    dress(figure, template, "Does the answer follow a dose?", subtitle_of(table, place), height=500)
+    dress(figure, template, "Does the answer follow a dose?", subtitle_of(table, place), height=500, about=about(table))
     axis = figure.layout.xaxis
     quiet = {"gridcolor": axis.gridcolor, "linecolor": axis.linecolor, "zeroline": False, "automargin": True,
              "tickfont": {"size": 12, "color": ink["ink"]}}  # fmt: skip
@@ -265,7 +262,7 @@ def roll_out(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     figure = go.Figure()
     for i, (label, rows) in enumerate(shown.groupby("label", sort=False)):
         control = rows["control"].iloc[0] != ""
-        colour = ink["band"] if control else [ink["blue"], *_COLOURS][i % 6]
+        colour = ink["band"] if control else ink[HUES[i % len(HUES)]]
         part = rows.assign(value=rows["kept"], low=rows["kept_low"], high=rows["kept_high"])
         add_ribbon(figure, part["n_sites"], part, colour, str(label), 0.08 if control else 0.16)
         figure.add_trace(go.Scatter(
@@ -279,7 +276,7 @@ def roll_out(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             hovertemplate="%{customdata}<extra></extra>",
         ))  # fmt: skip
     dress(figure, template, "Does the error compound over sites?", subtitle_of(shown, "kept with random donors"),
-          height=480, note=fbu_axis(figure, shown["kept"]))  # fmt: skip
+          height=480, note=fbu_axis(figure, shown["kept"]), about=about(table))  # fmt: skip
     most = int(shown["n_sites"].max())
     step = -(-most // 20)
     figure.update_xaxes(title_text="hook points at which it alone is kept, from the first one on",

@@ -4,68 +4,79 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from probekit.hookpoint import HookPoint
 from probekit.results import tables
 from probekit.results import text as text_of
+from probekit.results.selection import left_out, na_words, site_label
 
 Template = Literal["light", "dark"]
 UNEXPLAINED = "unexplained (0 explains all, 1 adds nothing)"
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', 'Helvetica Neue', Arial, sans-serif"
+# Okabe-Ito hues, darker or lighter until each is at least 4.5 : 1 on its paper, as thin lines and as letters.
 PALETTES = {
     "light": {
         "blue": "#0072B2",
+        "orange": "#8F6400",
+        "sky": "#1B3A8A",
+        "green": "#007A5A",
+        "yellow": "#5F7000",
+        "red": "#B84A00",
+        "purple": "#9C4A7E",
         "paper": "#fcfbf8",
         "ink": "#22252a",
         "soft": "#6b6f76",
         "grid": "#e6e3dc",
         "na": "#e9e6df",
-        "band": "#8a8d93",
+        "band": "#6b6f76",
     },
     "dark": {
-        "blue": "#2F8FD0",  # Okabe-Ito blue is too dark for a thin line on this ground
+        "blue": "#4FA3DC",
+        "orange": "#E69F00",
+        "sky": "#93A9F0",
+        "green": "#2FC296",
+        "yellow": "#F0E442",
+        "red": "#F07B3F",
+        "purple": "#DB94BC",
         "paper": "#15171b",
         "ink": "#e8e6e1",
         "soft": "#9b9fa7",
         "grid": "#2b2f36",
         "na": "#24272d",
-        "band": "#8a8d93",
+        "band": "#9b9fa7",
     },
 }
-ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+HUES = ("blue", "red", "green", "purple", "orange", "sky", "yellow")  # in the order in which they are given out
 
 
 # What a vocabulary looks like everywhere: colour and marker. "ink" is the text colour of the template.
 _LOOKS = {
     "prior": ("band", "line-ew-open"),
     "baseline": ("band", "circle-open"),
-    "neurons": (ORANGE, "square"),
-    "direction": (SKY, "circle"),
+    "neurons": ("orange", "square"),
+    "direction": ("sky", "circle"),
     "directions": ("blue", "circle"),
-    "linear": (RED, "diamond"),
-    "nonlinear": (PURPLE, "x"),
+    "linear": ("red", "diamond"),
+    "nonlinear": ("purple", "x"),
     "absent": ("band", "circle-open"),
 }
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKERS = ("circle", "diamond", "square", "x", "triangle-up", "star", "pentagon", "triangle-down", "hexagram", "cross",
+           "bowtie", "hourglass", "circle-open", "diamond-open", "square-open", "triangle-up-open")  # fmt: skip
 SIMPLE_MARKERS = ("triangle-up", "triangle-down", "pentagon", "hexagram", "bowtie", "hourglass")
 _SOURCE_LOOKS = {
-    "pca": (PURPLE, "diamond-tall"),
+    "pca": ("purple", "diamond-tall"),
     "random": ("band", "cross-thin-open"),
-    "lda": (GREEN, "circle-open"),
-    "mean_difference": (SKY, "circle-open"),
-    "joint": (GREEN, "pentagon"),
+    "lda": ("green", "circle-open"),
+    "mean_difference": ("sky", "circle-open"),
+    "joint": ("green", "pentagon"),
 }
 CONTROL_WORDS = {
     "random_twin": "random twin (same architecture, untrained)",
@@ -82,6 +93,23 @@ def control_words(control: str) -> str:
     if control.startswith("deleted:"):
         return f"without {control.removeprefix('deleted:')} (as fitted on whole texts)"
     return CONTROL_WORDS[control]
+
+
+_READINGS = {
+    "random_twin": "near 1: training put it there; near the cell: any network of this shape shows it of its input",
+    "random_directions": "near 1: it takes these directions; near the cell: as many random ones do",
+    "permuted_in_group": "should be near 1: what it finds below that is chance",
+    "permuted_groups": "should be near 1: what it finds below that is chance",
+    "row_split": "equal to the cell: no group leaks; lower: groups were remembered, and the cell is the honest value",
+    "control_task": "near 1: the reader does not memorise types; near the cell: it could have",
+}
+
+
+def control_reading(control: str) -> str:
+    """What a control says where it stands beside a cell: each is read in its own way."""
+    if control.startswith("deleted:"):
+        return "near the cell: it is not read from there; near 1 or above: it was"
+    return _READINGS[control]
 
 
 CONTROL_DASH = {
@@ -147,13 +175,64 @@ def message(sentence: str, template: Template = "light") -> go.Figure:
 
 
 def frame_of_kind(kind: str, frame: pd.DataFrame, selection: Mapping[str, Any]) -> pd.DataFrame:
-    return tables.table(kind, frame, **selection)
+    """The table behind a figure; `attrs` has the run, the model and the kind, for the line that says what is shown."""
+    table = tables.table(kind, frame, **selection)
+    named = {name: str(frame[name].iloc[0]) for name in ("run", "model") if len(frame) and name in frame}
+    table.attrs.update(named, kind=kind)
+    return table
 
 
-def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, height: int, note: str = "") -> None:
-    """The house look: paper ground, title as a question on the left, one quiet line under it, legend below.
+_METRICS = {
+    "read_against_replace": "read and replace",
+    "steering": "steer",
+    "roll_out": "replace",
+    "frontier": "replace and read",
+}
+_ARMS = {
+    "single": "one site", "chain": "all sites", "random": "random donors", "matched": "donors alike in it",
+    "mean": "the mean for donors", "pair": "per donor", "necessity": "erased", "resample": "donors",
+    "iia": "exchanged", "refit": "after one temperature and intercepts", "raw": "as fitted",
+    "platt50": "after 50 labels", "roll_out": "one site after another",
+}  # fmt: skip
 
-    Called when all traces with names from data are in place: these, title and subtitle are shown as they are written.
+
+def arm_words(arm: str) -> str:
+    """What was edited and how, in words: `single:random` is `one site, random donors`."""
+    return ", ".join(_ARMS.get(part, part) for part in arm.split(":") if part)
+
+
+def about(table: pd.DataFrame) -> str:
+    """Run, model, metric, rows and groups of a table of `frame_of_kind`, so that a figure stands alone in a slide."""
+    told = table.attrs
+    metric = _METRICS.get(told.get("kind", "")) or (table["metric"].iloc[0] if "metric" in table else "")
+    arms = table["arm"].unique() if metric == "replace" and "arm" in table else []
+    how = f", {arm_words(str(arms[0]))}" if len(arms) == 1 else ""
+    model = told.get("model", "")
+    parts = [f"run {told['run']}" if told.get("run") else "", f"model {model}" if model else "",
+             f"{metric}{how}", _counted(table)]  # fmt: skip
+    return " · ".join(part for part in parts if part)
+
+
+def _counted(table: pd.DataFrame) -> str:
+    """`2,000 test rows of 400 groups`; a range where sites differ."""
+    known = table[table["n"].fillna(0) > 0]
+    if known.empty:
+        return ""
+    said = []
+    for name in ("n", "groups"):
+        least, most = int(known[name].min()), int(known[name].max())
+        said.append(f"{least:,}" if least == most else f"{least:,} to {most:,}")
+    return f"{said[0]} test rows of {said[1]} groups"
+
+
+def dress(
+    figure: go.Figure, template: Template, title: str, subtitle: str, *, height: int, note: str = "", about: str = "",
+    room: int = 96,
+) -> None:  # fmt: skip
+    """The house look: paper ground, title as a question on the left, what is shown under it, legend below.
+
+    about: run, model, metric and rows, under the subtitle. room: letters of it on a line. Called when all traces with
+    names from data are in place: these, title and subtitle are shown as they are written.
     """
     for trace in figure.data:
         trace.name = None if trace.name is None else escape(trace.name)
@@ -166,6 +245,8 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
         "title": {"font": {"size": 13, "color": ink["soft"]}, "standoff": 14},
         "automargin": True,
     }
+    head = wrap(title, int(room * 0.58))
+    under = [line for part in (subtitle, about, note) for line in wrap(part, room)]
     figure.update_layout(
         template=go.layout.Template(),
         height=height,
@@ -175,18 +256,19 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
         xaxis=axis,
         yaxis=axis,
         title={
-            "text": escape(title),
-            "x": 0,
-            "xref": "paper",
+            "text": "<br>".join(map(escape, head)),
+            "x": 0.012,
+            "xref": "container",
             "xanchor": "left",
             "y": 1,
             "yref": "container",
             "yanchor": "top",
             "pad": {"t": 18},
             "font": {"size": 19, "color": ink["ink"]},
-            "subtitle": {"text": escape(subtitle), "font": {"size": 13, "color": ink["soft"]}},
+            "subtitle": {"text": "<br>".join(map(escape, under)), "font": {"size": 13, "color": ink["soft"]}},
         },
-        margin={"l": 80, "r": 30, "t": 96, "b": 120},
+        margin={"l": 80, "r": 30, "t": 44 + 24 * len(head) + 17 * len(under), "b": 120},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": ink["soft"], "activecolor": ink["ink"], "orientation": "v"},
         legend={
             "orientation": "h",
             "x": 0,
@@ -203,11 +285,20 @@ def dress(figure: go.Figure, template: Template, title: str, subtitle: str, *, h
             "align": "left",
         },
     )
-    if note:
-        figure.add_annotation(
-            text=note, x=1, xref="paper", y=1, yref="paper", yshift=18, xanchor="right", showarrow=False,
-            font={"size": 12, "color": ink["soft"]},
-        )  # fmt: skip
+
+
+def enlarged(made: go.Figure, by: float = 1.5) -> go.Figure:
+    """A figure in larger type and 16 : 9, for a room: every letter and the room for it grow alike."""
+    told = made.layout
+    sizes = {"font": {"size": told.font.size * by}, "height": 760}
+    made.update_layout(**sizes, legend_font_size=12 * by, title_font_size=19 * by, title_subtitle_font_size=13 * by)
+    made.update_layout(margin={side: (told.margin[side] or 40) * by for side in "ltrb"})
+    for axis in ("xaxis", "yaxis"):
+        made.update_layout({axis: {"tickfont": {"size": 12 * by}, "title": {"font": {"size": 13 * by}}}})
+    for note in told.annotations:
+        note.font.size = (note.font.size or 12) * by
+    made.for_each_trace(lambda trace: trace.update(line_width=(trace.line.width or 2) * by), {"type": "scatter"})
+    return made
 
 
 def empty_figure(missing: str, command: str, template: Template) -> go.Figure:
@@ -277,19 +368,12 @@ def look_of(level: str, source: str, template: Template, *, ambiguous: bool) -> 
         from probekit.levels import SIMPLE
 
         name = level.removeprefix("simple:")
-        colour, marker = GREEN, SIMPLE_MARKERS[SIMPLE.index(name) % 6 if name in SIMPLE else 0]
+        colour, marker = "green", SIMPLE_MARKERS[SIMPLE.index(name) % 6 if name in SIMPLE else 0]
     elif ambiguous and source in _SOURCE_LOOKS:
         colour, marker = _SOURCE_LOOKS[source]
     else:
-        colour, marker = _LOOKS.get(level, (YELLOW, "asterisk"))
-    return PALETTES[template].get(colour, colour), marker
-
-
-def dash_of(marker: str) -> str:
-    """Where there is no room for markers, a dash tells the curves apart."""
-    order = ("circle", "square", "diamond", "star", "x", "circle-open")
-    dashes = ("solid", "dash", "solid", "longdash", "dashdot", "dot")
-    return dashes[order.index(marker)] if marker in order else "dash"
+        colour, marker = _LOOKS.get(level, ("yellow", "asterisk"))
+    return PALETTES[template][colour], marker
 
 
 def error_bars(part: pd.DataFrame, colour: str) -> dict[str, Any]:
@@ -307,25 +391,29 @@ def error_bars(part: pd.DataFrame, colour: str) -> dict[str, Any]:
 def add_ribbon(
     figure: go.Figure, x: pd.Series, part: pd.DataFrame, colour: str, group: str, alpha: float = 0.16, name: str = ""
 ) -> None:
-    """The interval as a shaded band; nothing where no interval was measured. A name is told once, in the legend."""
-    part = part[part["low"].notna() & part["high"].notna()]
-    if len(part) < 2:
-        return
-    x = x.loc[part.index]
-    figure.add_trace(
-        go.Scatter(
-            x=[*x, *x[::-1]],
-            y=[*part["high"], *part["low"][::-1]],
-            fill="toself",
-            fillcolor=faded(colour, alpha),
-            mode="lines",
-            line={"width": 0},
-            hoverinfo="skip",
-            name=name or None,
-            showlegend=bool(name) and all(trace.name != name for trace in figure.data),
-            legendgroup=group,
+    """The interval as a shaded band; nothing where no interval was measured, and none across what has no value.
+
+    A name is told once, in the legend.
+    """
+    known = part["low"].notna() & part["high"].notna()
+    for _, run in part[known].groupby((~known).cumsum()[known]):
+        if len(run) < 2:
+            continue
+        at = x.loc[run.index]
+        figure.add_trace(
+            go.Scatter(
+                x=[*at, *at[::-1]],
+                y=[*run["high"], *run["low"][::-1]],
+                fill="toself",
+                fillcolor=faded(colour, alpha),
+                mode="lines",
+                line={"width": 0},
+                hoverinfo="skip",
+                name=name or None,
+                showlegend=bool(name) and all(trace.name != name for trace in figure.data),
+                legendgroup=group,
+            )
         )
-    )
 
 
 def fbu_axis(figure: go.Figure, values: pd.Series, most: float = 1.5) -> str:
@@ -342,14 +430,100 @@ def fbu_axis(figure: go.Figure, values: pd.Series, most: float = 1.5) -> str:
     return f"{beyond} value{'s lie' if beyond > 1 else ' lies'} outside this window: see the table" if beyond else ""
 
 
-def site_axis(figure: go.Figure, sites: Sequence[str]) -> None:
-    shown, text, title = site_ticks(sites, 14)
+@dataclass(frozen=True)
+class Places:
+    """Hook points along an axis in forward order. One that failed or was left out keeps its place, with the reason."""
+
+    hooks: tuple[str, ...]
+    reasons: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.hooks)
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> "Places":
+        """Those of a table, and those that lie between them at their usual distance."""
+        known = [hook for hook in table["hook"].unique() if hook]
+        between = left_out(known)
+        reasons = dict.fromkeys(between, "not measured")
+        for hook, rows in table[table["value"].isna()].groupby("hook", sort=False):
+            reasons[str(hook)] = na_words(rows["na_reason"].iloc[0])
+        ordered = sorted([*known, *between], key=lambda hook: HookPoint.parse(hook).order)
+        chain = [""] if (table["hook"] == "").any() else []
+        return cls((*ordered, *chain), reasons)
+
+    @property
+    def at(self) -> dict[str, int]:
+        return {hook: i for i, hook in enumerate(self.hooks)}
+
+    @property
+    def names(self) -> list[str]:
+        return [site_label(hook) for hook in self.hooks]
+
+    def spread(self, part: pd.DataFrame) -> pd.DataFrame:
+        """One curve's rows with their places `x`, an empty row wherever one of its kind of site has no value."""
+        rows = part.drop_duplicates("hook").set_index("hook")
+        kinds = {HookPoint.parse(hook).part for hook in rows.index}
+        asked = [hook for hook in self.hooks if HookPoint.parse(hook).part in kinds]
+        return rows.reindex(asked).rename_axis("hook").reset_index().assign(x=lambda t: t["hook"].map(self.at))
+
+
+def add_gaps(figure: go.Figure, places: Places, shown: pd.DataFrame, template: Template) -> None:
+    """Hatch the places that have no value of `shown`, with the reason. Called when the vertical axis has its range."""
+    empty = [hook for hook in places.hooks if hook not in set(shown["hook"])]
+    if not empty:
+        return
+    ink = PALETTES[template]
+    low, high = figure.layout.yaxis.range
+    said = [places.reasons.get(hook, "not measured at this level") for hook in empty]
+    figure.add_trace(
+        go.Bar(
+            x=[places.at[hook] for hook in empty],
+            y=[high - low] * len(empty),
+            base=[low] * len(empty),
+            width=1,
+            name="no value: " + ", ".join(dict.fromkeys(said)),
+            marker={"color": "rgba(0,0,0,0)", "line": {"width": 0},
+                    "pattern": {"shape": "/", "fgcolor": ink["soft"], "size": 7, "solidity": 0.12}},
+            hovertext=[f"<b>{escape(site_label(hook))}</b>: {escape(why)}"
+                       for hook, why in zip(empty, said, strict=True)],
+            hoverinfo="text",
+        )
+    )  # fmt: skip
+
+
+def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> None:
+    """A name at the right end of each curve in its colour, pushed apart where they would lie on each other.
+
+    ends: value, name and colour. The legend keeps what has no such name.
+    """
+    low, high = figure.layout.yaxis.range
+    tall = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    apart = (high - low) * 15 / tall
+    at = low
+    named = sorted(ends)
+    top = high - apart * (len(named) - 1)
+    for i, (value, name, colour) in enumerate(named):
+        at = min(max(value, at), top + apart * i)
+        figure.add_annotation(
+            x=1, xref="paper", xanchor="left", xshift=4, y=at, yanchor="middle", showarrow=False,
+            text=escape(text_of.fitted(name, 26)), font={"size": 12, "color": colour}, name="end",
+        )  # fmt: skip
+        at += apart
+    widest = max((len(text_of.fitted(name, 26)) for _, name, _ in named), default=0)
+    figure.update_layout(margin={"r": 16 + 7 * widest})
+    told = {escape(name) for _, name, _ in named}
+    figure.for_each_trace(lambda trace: trace.update(showlegend=False), lambda trace: trace.name in told)
+
+
+def site_axis(figure: go.Figure, places: Places) -> None:
+    shown, text, title = site_ticks(places.names, 8)
     figure.update_xaxes(
         title_text=title,
         tickvals=shown,
         ticktext=[t.replace(" ", "<br>", 1) for t in text],
         tickangle=0,
-        range=[-0.25, len(sites) - 0.75],
+        range=[-0.6, len(places) - 0.4],
         showgrid=False,
     )
 
@@ -359,12 +533,12 @@ def site_ticks(sites: Sequence[str], room: int) -> tuple[list[int], list[str], s
     if len(sites) <= room:
         return list(range(len(sites))), list(map(escape, sites)), "hook point, in forward order"
     parts = [site.split(" ", 1) for site in sites]
-    if not all(part[0].isdigit() for part in parts):
+    if not all(part[0].startswith("L") and part[0][1:].isdigit() for part in parts):
         shown = list(range(0, len(sites), -(-len(sites) // room)))
         return shown, [escape(sites[i]) for i in shown], "hook point, in forward order"
     usual = max({part[-1] for part in parts}, key=[part[-1] for part in parts].count)
-    found = [(i, int(part[0])) for i, part in enumerate(parts) if part[-1] == usual]
-    step = next((s for s in (1, 2, 4, 5, 10, 20, 25, 50) if len(found) / s <= room), 100)
+    found = [(i, int(part[0][1:])) for i, part in enumerate(parts) if part[-1] == usual]
+    step = next((s for s in (1, 2, 4, 5, 10, 20, 25, 50) if len(found) / s <= 2 * room), 100)
     ticks = [(i, layer) for i, layer in found if layer % step == 0]
     return [i for i, _ in ticks], [str(layer) for _, layer in ticks], f"layer ({escape(usual)})"
 
@@ -378,3 +552,15 @@ def wrapped(label: str) -> str:
 def faded(colour: str, alpha: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast of two colours `#rrggbb`, 1 to 21, as WCAG 2 defines it."""
+    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

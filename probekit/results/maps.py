@@ -4,6 +4,7 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,11 @@ import plotly.graph_objects as go
 from probekit.results import text as text_of
 from probekit.results.looks import (
     PALETTES,
+    Places,
     Template,
+    about,
+    arm_words,
+    contrast,
     dress,
     empty_figure,
     escape,
@@ -22,39 +27,52 @@ from probekit.results.looks import (
     subtitle_of,
     wrapped,
 )
-from probekit.results.selection import NA_WORDS
+from probekit.results.selection import NA_WORDS, na_words, site_label, unembedding
+from probekit.results.tables import like_control
 
+TURNED = 7  # labels of columns above which they stand slanted, each on one line
 _SVG_CELLS = 3000  # beyond it the click layer is drawn by WebGL
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def leak_map(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
-    """Heat map of FBU by site and level, layer 0 at the bottom. Trace "cells" takes the clicks: id, hook, label."""
+def leak_map(
+    frame: pd.DataFrame, *, template: Template = "light", chosen: tuple[str, str] | None = None, **selection: Any
+) -> go.Figure:
+    """Heat map of FBU by site and level, layer 0 at the bottom. Trace "cells" takes the clicks: id, hook, label.
+
+    Sites that were skipped or failed keep their row, hatched; the unembedding's is named so; what does not differ from
+    its control has a dot. chosen: hook and label of the cell to outline.
+    """
     table = frame_of_kind("leak_map", frame, selection)
     if table.empty:
         return empty_figure(
             "No level has been read at any hook point for this behaviour.", "probekit run SPEC", template
         )
     ink = PALETTES[template]
-    sites = list(table.sort_values("site_order", kind="stable")["site"].unique())
+    places = Places.of(table)
     labels = list(table.sort_values("level_order", kind="stable")["label"].unique())
-    table = table.drop_duplicates(["site", "label"]).assign(
-        x=lambda t: t["label"].map({label: i for i, label in enumerate(labels)}),
-        y=lambda t: t["site"].map({site: i for i, site in enumerate(sites)}),
+    cells = table.drop_duplicates(["hook", "label"]).assign(
+        x=lambda t: t["label"].map({label: i for i, label in enumerate(labels)}), y=lambda t: t["hook"].map(places.at)
     )
-    height = _map_height(len(sites))
-    row = (height - 190) / len(sites)
+    height = _map_height(len(places))
+    row = (height - 190) / len(places)
     figure = go.Figure()
-    _add_colours(figure, table, len(sites), len(labels), row)
-    _add_click_layer(figure, table, row, ink["ink"])
+    _add_colours(figure, cells, len(places), len(labels), row)
+    _add_click_layer(figure, cells, row, ink["ink"])
+    known = cells[cells["value"].notna()]
     if row >= 17 and len(labels) <= 16:
-        _add_numbers(figure, table[table["value"].notna()], row)
-    _add_missing(figure, table[table["value"].isna()], row, ink["soft"])
-    dress(figure, template, "Where does each level leak?", subtitle_of(table), height=height)
+        _add_numbers(figure, known, row)
+    _add_missing(figure, cells, places, len(labels), row, ink["soft"])
+    _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row)
+    dress(figure, template, "Where does each level leak?" if table["metric"].iloc[0] == "read" else
+          "What is lost when only this is kept?", subtitle_of(table), height=height, about=about(table),
+          room=max(56, min(96, (map_width(len(labels)) - 40) // 7)))  # fmt: skip
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
-    _map_axes(figure, sites, labels, height, ink["na"])
+    last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
+    _map_axes(figure, places, labels, height, ink["na"], last)
+    _outline(figure, cells, chosen, ink["ink"])
     return figure
 
 
@@ -64,9 +82,9 @@ def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels:
     figure.add_trace(
         go.Heatmap(
             z=values.to_numpy(dtype=float),
-            zmin=0,
-            zmax=1,
-            colorscale="Cividis",
+            zmin=SCALE[0],
+            zmax=SCALE[1],
+            colorscale=COLOURS,
             xgap=1.5,
             ygap=1.5 if row > 12 else 0.4,
             hoverinfo="skip",
@@ -97,60 +115,153 @@ def _add_click_layer(figure: go.Figure, table: pd.DataFrame, row: float, colour:
 
 
 def _add_numbers(figure: go.Figure, known: pd.DataFrame, row: float) -> None:
-    figure.add_trace(
-        go.Scatter(
-            x=known["x"],
-            y=known["y"],
-            mode="text",
-            text=[text_of.number(v) for v in known["value"]],
-            hoverinfo="skip",
-            textfont={
-                "size": 12 if row >= 24 else 10,
-                # Half-way up cividis is where white stops and black starts to be the better ink.
-                "color": ["#ffffff" if v < 0.5 else "#000000" for v in known["value"]],
-            },
-            showlegend=False,
-            name="values",
+    """The values in whichever ink is the better one on their colour; a click elsewhere does not fade them."""
+    inks = known["value"].map(ink_on)
+    for ink in ("#ffffff", "#000000"):
+        part = known[inks == ink]
+        figure.add_trace(
+            go.Scatter(
+                x=part["x"],
+                y=part["y"],
+                mode="text",
+                text=[text_of.number(v) for v in part["value"]],
+                hoverinfo="skip",
+                textfont={"size": 12 if row >= 24 else 10, "color": ink},
+                selected={"textfont": {"color": ink}},
+                unselected={"textfont": {"color": ink}},
+                showlegend=False,
+                name="values",
+            )
         )
-    )
 
 
-def _add_missing(figure: go.Figure, missing: pd.DataFrame, row: float, colour: str) -> None:
-    if missing.empty:
+def _add_missing(
+    figure: go.Figure, cells: pd.DataFrame, places: Places, n_labels: int, row: float, colour: str
+) -> None:
+    """A stroke in every cell without a value, and the reason; sites that nothing was measured at among them."""
+    missing = cells[cells["value"].isna()]
+    points = [(x, y, na_words(why)) for x, y, why in zip(missing["x"], missing["y"], missing["na_reason"], strict=True)]
+    told = set(cells["hook"])
+    points += [(x, y, places.reasons[hook]) for hook, y in places.at.items() if hook not in told
+               for x in range(n_labels)]  # fmt: skip
+    if not points:
         return
+    x, y, why = zip(*points, strict=True)
+    stroke = {"symbol": "line-ne", "size": max(6, min(row * 0.7, 22)), "line": {"width": 1.5, "color": colour}}
     figure.add_trace(
         go.Scatter(
-            x=missing["x"],
-            y=missing["y"],
+            x=x,
+            y=y,
             mode="markers",
-            name="NA: not a number, the reason is shown on hover",
-            marker={"symbol": "line-ne", "size": max(6, min(row * 0.7, 22)), "line": {"width": 1.5, "color": colour}},
-            hoverinfo="skip",
+            name="NA: " + ", ".join(dict.fromkeys(why)),
+            marker=stroke,
+            unselected={"marker": {"opacity": 1}},
+            hovertext=[f"<b>{escape(site_label(places.hooks[int(at)]))}</b>: {escape(reason)}"
+                       for at, reason in zip(y, why, strict=True)],
+            hoverinfo="text",
             showlegend=True,
         )
-    )
+    )  # fmt: skip
 
 
-def _map_axes(figure: go.Figure, sites: list[str], labels: list[str], height: int, background: str) -> None:
-    shown, site_text, site_title = site_ticks(sites, 14 if len(sites) <= 14 else int((height - 190) / 30))
+def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> None:
+    """A dot in the corner of every cell whose interval reaches that of its control."""
+    if cells.empty:
+        return
+    for ink, part in cells.groupby(cells["value"].map(ink_on)):
+        figure.add_trace(
+            go.Scatter(
+                x=part["x"] + 0.36,
+                y=part["y"] + (0.3 if row >= 17 else 0),
+                mode="markers",
+                name="• no better than its control",
+                legendgroup="control",
+                showlegend=all(trace.legendgroup != "control" for trace in figure.data),
+                marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 0.5, "color": "#808080"}},
+                unselected={"marker": {"opacity": 1}},
+                hoverinfo="skip",
+            )
+        )
+
+
+def _outline(figure: go.Figure, cells: pd.DataFrame, chosen: tuple[str, str] | None, colour: str) -> None:
+    """A frame around the chosen cell."""
+    if chosen is None:
+        return
+    for _, cell in cells[(cells["hook"] == chosen[0]) & (cells["label"] == chosen[1])].iterrows():
+        box = {"x0": cell["x"] - 0.5, "x1": cell["x"] + 0.5, "y0": cell["y"] - 0.5, "y1": cell["y"] + 0.5}
+        figure.add_shape(type="rect", **box, line={"color": colour, "width": 3}, name="chosen")
+
+
+# Cividis from 0 to 1, and hues of their own for what lies beyond: above 1 a description misleads, below 0 it does
+# better than the model's own law, which is noise or a bug and must not look like 0.
+SCALE = (-0.25, 1.5)
+_CIVIDIS = ("#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866",
+            "#e5cf52", "#fee838")  # fmt: skip
+_BELOW, _ABOVE = ("#2a1050", "#a5379b"), ("#f08a3c", "#b3261e")
+
+
+def _colours() -> list[list[Any]]:
+    def at(value: float) -> float:
+        return (value - SCALE[0]) / (SCALE[1] - SCALE[0])
+
+    inner = [[at(i / 10), colour] for i, colour in enumerate(_CIVIDIS)]
+    edge = 1e-4  # the hue changes at once, at half of the last digit that is printed
+    below = [[0.0, _BELOW[1]], [at(-0.005) - edge, _BELOW[0]], [at(-0.005), _CIVIDIS[0]]]
+    above = [[at(1.005), _CIVIDIS[-1]], [at(1.005) + edge, _ABOVE[0]], [1.0, _ABOVE[1]]]
+    return [*below, *inner, *above]
+
+
+COLOURS = _colours()
+
+
+def colour_at(value: float) -> str:
+    """The colour of a value on the map's scale, as #rrggbb."""
+    place = (min(max(value, SCALE[0]), SCALE[1]) - SCALE[0]) / (SCALE[1] - SCALE[0])
+    (left, first), (right, second) = next(
+        (low, high) for low, high in pairwise(COLOURS) if low[0] <= place <= high[0]
+    )  # fmt: skip
+    share = 0.0 if right == left else (place - left) / (right - left)
+    parts = ((int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in parts)
+
+
+def ink_on(value: float) -> str:
+    """White or black, whichever is easier to read on the colour of a value."""
+    colour = colour_at(value)
+    return "#ffffff" if contrast(colour, "#ffffff") >= contrast(colour, "#000000") else "#000000"
+
+
+def _map_axes(
+    figure: go.Figure, places: Places, labels: list[str], height: int, background: str, last: str
+) -> None:  # fmt: skip
+    names = [f"{name} (unembedding)" if hook == last else name for hook, name in zip(places.hooks, places.names,
+                                                                                    strict=True)]  # fmt: skip
+    shown, site_text, site_title = site_ticks(places.names, 14 if len(places) <= 14 else int((height - 190) / 30))
+    if len(places) <= 14:
+        site_text = [escape(name).replace(" (", "<br>(") for name in names]
     # Turned labels stand on one line each and need more room above than wrapped ones.
-    figure.update_layout(plot_bgcolor=background, margin={"t": 132 if len(labels) <= 13 else 218, "b": 56})
-    figure.update_layout(height=height if len(labels) <= 13 else height + 86)
+    turned = len(labels) > TURNED
+    above = (
+        figure.layout.margin.t - 12 + (130 if turned else 13 * max(wrapped(one).count("<br>") + 1 for one in labels))
+    )
+    figure.update_layout(plot_bgcolor=background, margin={"t": above, "b": 56, "r": 12}, height=height + above - 134)
     figure.update_xaxes(
         side="top",
         tickvals=list(range(len(labels))),
-        ticktext=[wrapped(label) if len(labels) <= 13 else escape(label) for label in labels],
+        ticktext=[escape(label) if turned else wrapped(label) for label in labels],
         showgrid=False,
         range=[-0.5, len(labels) - 0.5],
         ticks="",
-        tickangle=0 if len(labels) <= 13 else -50,
+        tickangle=-50 if turned else 0,
+        tickfont={"size": 11},
     )
     figure.update_yaxes(
         title_text=site_title.replace("in forward order", "input at the bottom"),
         tickvals=shown,
         ticktext=site_text,
         showgrid=False,
-        range=[-0.5, len(sites) - 0.5],
+        range=[-0.5, len(places) - 0.5],
         ticks="",
     )
 
@@ -170,17 +281,20 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
         index="fit_domain", columns="test_domain", values="value"
     )
     grid = grid.reindex(index=names, columns=names)
+    for name in names:  # what is fitted where it is applied loses nothing, by definition
+        grid.loc[name, name] = 0.0 if pd.isna(grid.loc[name, name]) else grid.loc[name, name]
     figure = go.Figure()
     _add_pairs(figure, table, grid, names)
     _add_gaps(figure, table, grid, names, ink["soft"])
-    arm = {"refit": "after one temperature and the intercepts", "raw": "as fitted", "platt50": "after 50 labels"}
     first = table.iloc[0]
     dress(
         figure,
         template,
         "Does it carry over to situations it was not fitted on?",
-        f"{first['behaviour']}, {first['label']} at {first['site']}, {arm[first['arm']]}",
-        height=max(430, min(1000, 56 * len(names) + 230)),
+        f"{first['behaviour']}, {first['label']} at {first['site']}, {arm_words(first['arm'])}. T = (applied from "
+        "elsewhere - fitted here) / (floor here - fitted here), in bits: 0 loses nothing, 1 is the floor",
+        height=max(460, min(1000, 56 * len(names) + 270)),
+        about=about(table),
     )
     figure.update_layout(plot_bgcolor=ink["na"], margin={"b": 90})
     # Places are numbers, and names their labels: as places `2019` would be a number, `1` and `01` one.
@@ -205,15 +319,21 @@ def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names
     figure.add_trace(
         go.Heatmap(
             z=values,
-            zmin=0,
-            zmax=1,
-            colorscale="Cividis",
+            zmin=SCALE[0],
+            zmax=SCALE[1],
+            colorscale=COLOURS,
             xgap=2,
             ygap=2,
             text=text,
             texttemplate="%{text}" if len(names) <= 20 else None,
             hoverongaps=True,
-            customdata=[[hover.get((a, b), "not measured") for b in names] for a in names],
+            customdata=[
+                [
+                    hover.get((a, b), "0 by definition: fitted where it is applied" if a == b else "not measured")
+                    for b in names
+                ]
+                for a in names
+            ],
             hovertemplate="%{customdata}<extra></extra>",
             colorbar=_colour_bar("T", "0 carries over", "1 is lost"),
         )
@@ -240,13 +360,19 @@ def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names:
         )
 
 
+def map_width(columns: int) -> int:
+    """Pixels that a map of so many columns wants."""
+    return 240 + (46 if columns > TURNED else 70) * columns
+
+
 def _map_height(rows: int) -> int:
     return max(420, 190 + (36 if rows <= 12 else 22 if rows <= 32 else 11) * rows)
 
 
 def _colour_bar(title: str, least: str, most: str) -> dict[str, Any]:
-    """The scale from 0 to 1 beside a map; least, most: what its ends mean."""
+    """The scale beside a map; least, most: what 0 and 1 mean."""
     return {
-        "title": {"text": title, "side": "top"}, "thickness": 12, "len": 0.8, "outlinewidth": 0,
-        "tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": [least, ".25", ".50", ".75", most],
+        "title": {"text": title, "side": "top", "font": {"size": 12}}, "thickness": 12, "len": 0.9, "outlinewidth": 0,
+        "tickvals": [-0.2, 0, 0.25, 0.5, 0.75, 1, 1.45],
+        "ticktext": ["below 0", least, ".25", ".50", ".75", most, "misleads"], "tickfont": {"size": 11},
     }  # fmt: skip

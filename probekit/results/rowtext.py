@@ -59,7 +59,7 @@ def _pairs_lines(name: str, found: pd.DataFrame, width: int) -> Iterator[str]:
     yield from wrap(f"{name}: pairs of test rows that {_where(told, _reader(told))} cannot tell apart.", width)
     both = zip(found["text_a"].astype(str), found["text_b"].astype(str), strict=True)
     marked = any(common(*texts) >= COMMON for texts in both)
-    yield from wrap(_verdict(told, len(found)), width)
+    yield from wrap(verdict(told, len(found)), width)
     if marked:
         yield from wrap("A word in [brackets] is not in the other text.", width)
     for i, (_, pair) in enumerate(found.iterrows(), 1):
@@ -74,7 +74,7 @@ def _pairs_lines(name: str, found: pd.DataFrame, width: int) -> Iterator[str]:
             yield from _shown_text(text, width)
 
 
-def _verdict(told: Mapping[str, Any], n: int) -> str:
+def verdict(told: Mapping[str, Any], n: int) -> str:
     """What all pairs say together, before single ones are looked at."""
     alike, usual = told["alike_bits"], told["random_bits"]
     if pd.isna(alike) or not told["n_alike"]:

@@ -10,6 +10,7 @@ is: that would be selecting on the test set.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -103,6 +104,25 @@ def site_label(hook: str) -> str:
     return HookPoint.parse(hook).short if hook else "all sites"
 
 
+def left_out(known: Sequence[str]) -> list[str]:
+    """Hook points that lie between those known, of the same kind and at their usual distance, and are not among them.
+
+    Of layers 0, 2, 4 and 8 it is 6: the distance of most neighbours is what was asked for.
+    """
+    by_part: dict[str, list[int]] = {}
+    for point in map(HookPoint.parse, known):
+        if point.layer is not None:
+            by_part.setdefault(point.part, []).append(point.layer)
+    found = []
+    for part, layers in by_part.items():
+        ordered = sorted(layers)
+        steps = [b - a for a, b in pairwise(ordered)]
+        step = min(steps, key=lambda n: (-steps.count(n), n), default=1)
+        between = {layer for a, b in pairwise(ordered) for layer in range(a + step, b, step)}
+        found += [HookPoint.within(layer, part).name for layer in sorted(between)]
+    return found
+
+
 _NO_LAW = ("label", "value", "logprob")  # kinds of behaviours that no unembedding gives
 
 
@@ -115,8 +135,10 @@ def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
     as a law is.
     """
     manifest = frame.attrs.get("manifest") or {}
-    told = (manifest.get("spec") or {}).get("task") or {}
-    asked = [b for b in told.get("behaviours") or () if b.get("name") == behaviour]
+    told = (manifest.get("spec") or {}).get("task")
+    listed = told.get("behaviours") if isinstance(told, Mapping) else None
+    # A spec that no job has read may be of any shape, and a page lists its run all the same.
+    asked = [b for b in listed or () if isinstance(b, Mapping) and b.get("name") == behaviour]
     if any(b.get("kind") in _NO_LAW or b.get("whole") for b in asked):
         return ""
     points = [HookPoint.parse(hook) for hook in hooks(frame[frame["behaviour"] == behaviour])]
@@ -133,6 +155,7 @@ def unembedding(frame: pd.DataFrame, behaviour: str) -> str:
 def vocabulary(level: str, source: str = "") -> str:
     """What a reader may speak in, for legends: the level and, if given, where its directions came from."""
     name = level.replace("simple:", "simple: ").replace("hypothesis:", "hypothesis: ").replace("_", " ")
+    source = "decoded" if source == "features" else source  # one thing has one name, read or kept
     return f"{name} ({source.replace('_', ' ')})" if source else name
 
 

@@ -454,6 +454,58 @@ def _mark(row: pd.Series, at_last: bool) -> str:
     )
 
 
+# What a control says where it stands beside a cell: near 1 there is nothing to find but what the cell found.
+NULLS = ("random_twin", "random_directions", "permuted_in_group", "permuted_groups", "control_task")
+
+
+_LADDER = ("direction", "directions", "neurons")  # beside which random directions of the same k stand
+
+
+def controls_of(frame: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:
+    """The controls of one cell: of its level, k and arm at its site; of a set of directions also random ones.
+
+    cell: a row of `leak_map`. A hypothesis and a simple function have those of their own level only.
+    """
+    same = ("metric", "behaviour", "hook", "fit_domain", "test_domain", "floor", "position", "arm")
+    rows = frame[frame["control"] != ""]
+    for name in same:
+        rows = rows[rows[name] == cell[name]]
+    rows = lowest_seeds(rows)
+    drawn = (rows["control"] == "random_directions") & (cell["level"] in _LADDER)
+    own = (rows["level"] == cell["level"]) & rows["source"].isin(["", cell["source"]])
+    of_k = rows["k"].isna() if pd.isna(cell["k"]) else rows["k"].isna() | (rows["k"] == cell["k"])
+    return _tidy(rows[(own | drawn) & of_k])
+
+
+def like_control(frame: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    """Ids of the cells whose interval reaches that of a control which finds nothing where there is nothing.
+
+    cells: rows of `leak_map` with values, of one behaviour, domain and position.
+    """
+    if cells.empty:
+        return []
+    first = cells.iloc[0]
+    rows = frame[frame["control"].isin(NULLS) & frame["low"].notna()]
+    for name in ("metric", "behaviour", "fit_domain", "test_domain", "floor", "position", "arm"):
+        rows = rows[rows[name] == first[name]]
+    least: dict[tuple, float] = {}  # of each reader, the lowest limit that a control of it has
+    for hook, level, source, k, control, low in lowest_seeds(rows)[
+        ["hook", "level", "source", "k", "control", "low"]
+    ].itertuples(index=False):
+        drawn = control == "random_directions"
+        key = (hook, "drawn" if drawn else level, "" if drawn else source, None if pd.isna(k) else int(k))
+        least[key] = min(low, least.get(key, low))
+    found = []
+    for row in cells[cells["high"].notna()].to_dict("records"):
+        ks = {None, None if pd.isna(row["k"]) else int(row["k"])}
+        beside = [least.get((row["hook"], row["level"], source, k)) for source in {"", row["source"]} for k in ks]
+        if row["level"] in _LADDER:
+            beside += [least.get((row["hook"], "drawn", "", k)) for k in ks]
+        if any(low is not None and low <= row["high"] for low in beside):
+            found.append(str(row["id"]))
+    return found
+
+
 def provenance(frame: pd.DataFrame) -> pd.DataFrame:
     """Section, key and value of everything in the manifest that `frame` was read with; values as text."""
     manifest = frame.attrs.get("manifest") or {}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from probekit.errors import BadInput, RunError, nearest
@@ -117,12 +118,27 @@ class Run:
             table = self._lines[0]
         else:
             table = self._parquet(RECORDS)
-        frame = record_frame(table)
-        frame["run"] = self.name
+        frame = self._framed(table)
         if SITES in self.tables:
             together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
             together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
-            frame = frame.merge(together, how="left", on="id")
+            frame = self._marked(frame.merge(together, how="left", on="id"))
+        return frame
+
+    def records_of(self, *metrics: str) -> pd.DataFrame:
+        """Records of these metrics alone, controls left out: what a list of many runs needs of each."""
+        wanted = pc.field("metric").isin(list(metrics)) & (pc.field("control") == "")
+        if self.manifest is None:
+            return self._framed(self._lines[0].filter(wanted))
+        with self._as_parquet(self.path / RECORDS):
+            return self._framed(pq.read_table(pa.BufferReader(self._checked(self.path / RECORDS)), filters=wanted))
+
+    def _framed(self, table: pa.Table) -> pd.DataFrame:
+        frame = record_frame(table)
+        frame["run"] = self.name
+        return self._marked(frame)
+
+    def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
         frame.attrs.update(path=str(self.path), manifest=None if self.manifest is None else Sealed(self.manifest))
         return frame
 

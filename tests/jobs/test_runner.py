@@ -314,7 +314,9 @@ def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, 
     rows = run.records[run.records["behaviour"] == "always"]
     assert set(rows["metric"]) == {"read", "replace"} and set(rows["na_reason"]) == {"small_denominator"}
     assert set(rows["note"]) == {"one class ('nine')"} and rows["id"].is_unique
-    assert set(rows["arm"]) == {"", "single:random", "single:matched", "chain:random", "chain:matched"}
+    kept = {f"{sites}:{donor}" for sites in ("single", "chain") for donor in ("random", "matched")} | {"single:mean"}
+    erased = {"necessity:resample", "necessity:mean", "necessity:leace"}
+    assert set(rows["arm"]) == {"", "iia"} | kept | erased
     assert run.manifest["provenance"]["floors"]["always seen"] == {"constant": "one class ('nine')"}
     assert (run.records.query("behaviour == 'choice' and metric == 'read'")["na_reason"] == "").all()
 
@@ -424,8 +426,11 @@ def test_one_failing_cell_is_named_and_costs_no_other(small, tmp_path, monkeypat
     assert said.exc_info is None
     assert f"failed: {failed['error']}\n" in capsys.readouterr().err
     assert "Traceback" in log.read_text() and failed["error"] in log.read_text()
-    others = run.records.groupby("behaviour")["hook"].nunique()
-    assert others["choice"] == 3 and others["label"] == 2
+    valued = run.records[run.records["na_reason"] != "failed"].groupby("behaviour")["hook"].nunique()
+    assert valued["choice"] == 3 and valued["label"] == 2
+    lost = run.records[run.records["na_reason"] == "failed"]
+    assert set(lost["hook"]) == {"blocks.1.hook_resid_post"} and set(lost["behaviour"]) == {"label"}
+    assert set(pk.table("layers", run, behaviour="label")["mark"]) >= {"NA: failed"}
 
 
 def test_groups_without_anything_to_explain_warn_nobody():

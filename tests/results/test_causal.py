@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from probekit.errors import BadInput
 from probekit.records import Record
-from probekit.results import causal, effects, figures, tables, text
+from probekit.results import causal, effects, figures, looks, tables, text
 from tests.synthetic_run import CAUSAL_HOOKS, CAUSAL_SOURCES, causal_records
 
 LAST = CAUSAL_HOOKS[-1]
@@ -134,7 +134,7 @@ def test_every_set_is_a_point_of_what_is_read_and_what_is_kept(frame):
     assert points == len(table) == len(CAUSAL_HOOKS) * (2 * len(CAUSAL_SOURCES) + 1 + 3)
     diagonal = next(trace for trace in made.data if trace.mode == "lines")
     assert tuple(diagonal.x) == tuple(diagonal.y)
-    grey = [trace for trace in made.data if trace.marker.line.color == "#8a8d93"]
+    grey = [trace for trace in made.data if trace.marker.line.color == looks.PALETTES["light"]["band"]]
     assert [trace.name for trace in grey] == ["random directions", "nothing kept (k = 0)"]
     assert set(grey[1].x) == {1.0} and set(grey[1].y) == {1.02}
 
@@ -164,7 +164,7 @@ def test_what_is_na_is_said_and_not_drawn(frame):
     table = tables.table("read_against_replace", lost)
     assert table.loc[table["kept"].isna(), "na_reason"].tolist() == ["small_denominator"] * 2
     made = effects.read_against_replace(lost)
-    assert any("2 not measured" in (note.text or "") for note in made.layout.annotations)
+    assert "2 not measured" in made.layout.title.subtitle.text
 
 
 def test_steering_draws_each_direction_beside_the_random_band(frame):

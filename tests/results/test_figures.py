@@ -1,13 +1,17 @@
 """Figures: what is drawn is what the table says, in both themes, with little and with much to draw."""
 
 import json
+import math
+from itertools import pairwise
 
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from probekit.errors import BadInput, MissingExtra
 from probekit.records import CONTROLS
-from probekit.results import curves, figures, looks, maps, tables
+from probekit.results import curves, details, figures, looks, maps, tables
+from probekit.results.selection import left_out
 from probekit.storage.runs import read_run
 from tests.synthetic_run import BEHAVIOURS, shared_run
 
@@ -48,7 +52,7 @@ def test_nothing_measured_is_said_in_one_sentence(frame, kind):
 def test_the_map_has_layer_zero_at_the_bottom_a_fixed_scale_and_clickable_cells(frame):
     made = maps.leak_map(frame, behaviour=BEHAVIOURS[1])
     heat = next(trace for trace in made.data if trace.type == "heatmap")
-    assert (heat.zmin, heat.zmax) == (0, 1) and min(made.layout.yaxis.range) < 0
+    assert (heat.zmin, heat.zmax) == maps.SCALE and min(made.layout.yaxis.range) < 0
     assert made.layout.yaxis.ticktext[0] == "L0 resid_pre"
     cells = next(trace for trace in made.data if trace.name == "cells")
     table = tables.leak_map(frame, behaviour=BEHAVIOURS[1])
@@ -61,7 +65,7 @@ def test_the_frontier_tells_vocabularies_apart_without_colour(frame):
     lines = [t for t in made.data if t.mode == "lines+markers" and t.line.dash == "solid"]
     assert len({t.marker.symbol for t in lines}) == len(lines) == 3
     assert any(t.line.dash == "dash" for t in made.data if t.mode == "lines+markers")
-    assert made.layout.xaxis.type == "log"
+    assert made.layout.xaxis.ticktext[:2] == ("1", "2") and made.layout.xaxis.tickvals[:2] == (0, 1)
     assert any(t.name == looks.CONTROL_WORDS["random_twin"] for t in made.data)
 
 
@@ -97,7 +101,7 @@ def test_values_far_outside_are_counted_not_hidden(frame):
     wild = frame.copy()
     wild.loc[wild["level"] == "neurons", ["value", "low", "high"]] = [7.0, 6.0, 8.0]
     made = curves.layer_curves(wild)
-    assert any("outside this window" in (note.text or "") for note in made.layout.annotations)
+    assert "outside this window" in made.layout.title.subtitle.text
     assert max(made.layout.yaxis.range) <= 1.5
 
 
@@ -156,3 +160,143 @@ def test_domains_that_look_like_numbers_have_places_of_their_own(frame):
     made = figures.figure("transfer_matrix", frame.replace({"fit_domain": names, "test_domain": names}))
     assert made.data[0].x is None and list(made.layout.xaxis.ticktext)[:2] == ["1", "01"]
     assert len(made.layout.xaxis.tickvals) == len(set(made.layout.yaxis.ticktext)) == made.data[0].z.shape[0]
+
+
+def gapped(frame):
+    """Layer 2 failed, layer 3 was left out."""
+    kept = frame[frame["layer"] != 3].copy()
+    lost = kept["layer"] == 2
+    kept.loc[lost, ["value", "low", "high"]] = float("nan")
+    kept.loc[lost, "na_reason"] = "failed"
+    return kept
+
+
+def test_sites_without_a_value_keep_their_place_hatched_and_no_line_crosses_them(frame):
+    made = curves.layer_curves(gapped(frame), level="linear")
+    assert list(made.layout.xaxis.ticktext)[3:5] == ["L2<br>resid_post", "L3<br>resid_post"]
+    (hatch,) = [trace for trace in made.data if trace.type == "bar"]
+    assert list(hatch.x) == [3, 4] and hatch.marker.pattern.shape
+    assert "failed" in hatch.hovertext[0] and "not measured" in hatch.hovertext[1]
+    assert hatch.name == "no value: failed, not measured"
+    (line,) = [trace for trace in made.data if trace.name == "linear"]
+    at = dict(zip(line.x, line.y, strict=True))
+    assert math.isnan(at[3]) and math.isnan(at[4]) and not math.isnan(at[5]) and not line.connectgaps
+    ribbons = [
+        trace
+        for trace in made.data
+        if trace.type == "scatter" and trace.fill == "toself" and trace.legendgroup == "linear"
+    ]
+    assert [sorted(set(trace.x)) for trace in ribbons] == [[0, 1, 2], [5, 6]]
+    whole = curves.layer_curves(frame, level="linear")
+    assert not [trace for trace in whole.data if trace.type == "bar"]
+
+
+@pytest.mark.parametrize("kind", ["decomposition", "floor_switch", "ontology", "by_position"])
+def test_every_axis_of_sites_keeps_their_places(frame, kind):
+    whole, holes = figures.figure(kind, frame), figures.figure(kind, gapped(frame))
+    assert len(holes.layout.xaxis.tickvals) == len(whole.layout.xaxis.tickvals)
+    (hatch,) = [trace for trace in holes.data if trace.type == "bar" and (trace.name or "").startswith("no value")]
+    assert len(hatch.x) == 2
+
+
+def test_the_map_has_a_row_for_every_site_with_the_reason(frame):
+    made = maps.leak_map(gapped(frame))
+    assert list(made.layout.yaxis.ticktext)[3:5] == ["L2 resid_post", "L3 resid_post"]
+    (missing,) = [trace for trace in made.data if (trace.name or "").startswith("NA")]
+    assert {3, 4} <= set(missing.y) and missing.name == "NA: failed, not measured"
+
+
+def test_what_lies_below_0_or_above_1_has_a_hue_of_its_own():
+    assert maps.colour_at(-0.14) != maps.colour_at(0.0) != maps.colour_at(-0.01)
+    assert maps.colour_at(1.2) != maps.colour_at(1.0)
+    assert maps.colour_at(0.5) != maps.colour_at(1.5) == maps.colour_at(9.0)
+
+
+@pytest.mark.parametrize("template", ["light", "dark"])
+def test_all_lines_and_letters_stand_out_from_their_paper(template):
+    ink = looks.PALETTES[template]
+    for name in (*looks.HUES, "ink", "soft", "band"):
+        assert looks.contrast(ink[name], ink["paper"]) >= 4.5, name
+
+
+def test_a_dozen_levels_are_told_apart_and_named_where_they_end(frame):
+    made = curves.layer_curves(frame)
+    lines = [trace for trace in made.data if trace.type == "scatter" and trace.mode.startswith("lines")]
+    own = [trace for trace in lines if trace.line.width == 2.2]
+    assert len(own) == 8
+    assert len({(trace.line.color, trace.line.dash) for trace in own}) == len(own)
+    assert len({trace.marker.symbol for trace in own}) == len(own)
+    ends = [note for note in made.layout.annotations if note.name == "end"]
+    assert len(ends) == len(own) and not any(trace.showlegend for trace in own)
+    low, high = made.layout.yaxis.range
+    pixels = (made.layout.height - made.layout.margin.t - made.layout.margin.b) / (high - low)
+    heights = sorted(note.y * pixels for note in ends)
+    assert min(b - a for a, b in pairwise(heights)) >= 14
+
+
+def test_a_figure_says_what_it_shows(frame):
+    for kind in figures.KINDS:
+        under = figures.figure(kind, frame).layout.title.subtitle.text
+        for said in ("run synthetic", "model othello", "test rows of"):
+            assert said in under, kind
+    kept = figures.figure("leak_map", frame, metric="replace", arm="single:matched")
+    assert "replace, one site, donors alike in it" in kept.layout.title.subtitle.text
+
+
+def test_the_frontier_keeps_k_0_and_says_when_it_compares_other_sites(frame):
+    nothing = frame[(frame["control"] == "random_directions") & (frame["metric"] == "replace") & (frame["k"] == 1)]
+    made = curves.frontier(pd.concat([frame, nothing.assign(k=0, value=1.0, low=0.95, high=1.05)], ignore_index=True))
+    assert made.layout.xaxis.ticktext[:2] == ("0", "1")
+    band = next(trace for trace in made.data if trace.name == looks.CONTROL_WORDS["random_directions"])
+    assert min(band.x) == curves.place_of_k(0) < curves.place_of_k(1)
+    assert "another site" in made.layout.title.subtitle.text
+    assert "another site" not in curves.frontier(frame, arm="single:random").layout.title.subtitle.text
+
+
+def test_the_diagonal_of_transfer_is_0_by_definition_and_t_is_said(frame):
+    away = frame[~((frame["metric"] == "transfer") & (frame["fit_domain"] == frame["test_domain"]))]
+    made = maps.transfer_matrix(away)
+    heat = made.data[0]
+    assert [heat.z[i][i] for i in range(3)] == [0, 0, 0]
+    assert "by definition" in heat.customdata[0][0] and "T = (" in made.layout.title.subtitle.text
+
+
+def test_cells_like_their_control_have_a_dot_and_the_chosen_one_a_frame(frame):
+    table = tables.leak_map(frame)
+    like = tables.like_control(frame, table[table["value"].notna()])
+    named = table[table["id"].isin(like)]
+    assert set(named["site"]) <= {"L0 resid_pre", "L0 resid_post"} and "linear" in set(named["level"])
+    made = maps.leak_map(frame, chosen=("blocks.2.hook_resid_post", "linear"))
+    dots = [trace for trace in made.data if trace.legendgroup == "control"]
+    assert sum(len(trace.x) for trace in dots) == len(like)
+    (frame_of_cell,) = [shape for shape in made.layout.shapes if shape.name == "chosen"]
+    assert frame_of_cell.y0 == 2.5 and "unembedding" in made.layout.yaxis.ticktext[-1]
+
+
+def test_controls_of_a_cell_are_of_its_own_level(frame):
+    table = tables.leak_map(frame)
+    linear = table[(table["level"] == "linear") & (table["site"] == "L3 resid_post")].iloc[0]
+    assert set(tables.controls_of(frame, linear)["control"]) >= {"random_twin", "row_split", "control_task"}
+    stated = table[table["level"].str.startswith("hypothesis:") & (table["site"] == "L3 resid_post")].iloc[0]
+    assert tables.controls_of(frame, stated).empty
+    some = table[(table["level"] == "directions") & (table["site"] == "L3 resid_post")].iloc[0]
+    assert set(tables.controls_of(frame, some)["control"]) == {"random_directions"}
+
+
+def test_details_draw_a_site_by_k_single_rows_and_differences(frame):
+    made = details.by_k(frame, hook="blocks.3.hook_resid_post")
+    assert {"neurons", "random directions"} <= {trace.name for trace in made.data}
+    assert details.by_k(frame[frame["k"].isna()], hook="blocks.3.hook_resid_post") is None
+    rows = pd.DataFrame({"bits": [1.0, 1.2, 5.0], "ceiling_bits": 0.5, "floor_bits": 1.5})
+    hist = details.missed_bits(rows)
+    assert sum(count**2 for count in hist.data[0].y) == pytest.approx(3)
+    assert {"mean: 1.90", "mean of the input alone: 1.00"} <= {trace.name for trace in hist.data}
+
+
+def test_left_out_layers_lie_at_the_usual_distance():
+    def at(*layers):
+        return [f"blocks.{layer}.hook_resid_post" for layer in layers]
+
+    assert left_out(at(0, 2, 4, 8)) == at(6)
+    assert left_out(at(0, 1, 2)) == left_out(at(5)) == left_out([]) == left_out(at(3, 7, 11)) == []
+    assert left_out([*at(0, 1, 3), "hook_embed"]) == at(2)

@@ -1,74 +1,104 @@
-"""Home: the runs under the folder, how far each has come, and what the selected one says at a glance."""
+"""Home: the runs under the folder, what each found, how far it is; a click opens one, two ticks compare."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 import pandas as pd
 import streamlit as st
 
-from leakboard import data, state
-from probekit.results import selection, tables, text
+from leakboard import data, link, state
+from probekit.storage.runs import Run
 
+LIVE = 5  # seconds between looks at runs that are being measured
+
+state.titled("Runs")
 st.title("Runs")
-found = data.runs(state.root())
-if not found:
-    state.no_runs()
-    st.stop()
 
-rows = []
-for run in found:
-    done, total = run.status.get("done"), run.status.get("total")
-    rows.append(
-        {
-            "run": run.name,
-            "state": run.state,
-            "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
-            "failed": len(run.status.get("failed", [])),
-            "model": (run.spec.get("model") or {}).get("name") or (run.spec.get("task") or {}).get("testbed"),
-            "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
-        }
-    )
-st.dataframe(
-    pd.DataFrame(rows),
-    hide_index=True,
-    width="stretch",
-    column_config={
-        "cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
-        "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
-    },
-)
 
-view = state.view()
-st.subheader("The selected run at a glance")
-leak = tables.leak_map(view.frame, **view.chosen)
-last = leak[leak["site_order"] == leak["site_order"].max()] if len(leak) else leak
-curve = tables.frontier(view.frame, **view.chosen)
-replaced = curve[(curve["metric"] == "replace") & (curve["control"] == "") & (curve["situation"] == "seen")]
-columns = st.columns(4)
-one = leak.dropna(subset=["bits"]).head(1)
-columns[0].metric(
-    "Floor, input only",
-    f"{one['floor_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
-    help="Bits per example of the best reader that sees only the input.",
-)
-columns[1].metric(
-    "Ceiling, the model itself",
-    f"{one['ceiling_bits'].iloc[0]:.3f} bit" if len(one) else "NA",
-    help="The model's own entropy: nothing can do better.",
-)
-linear = last[last["level"] == "linear"]
-columns[2].metric(
-    "Linear, last site",
-    text.value_text(linear.iloc[0]).split(" ")[0] if len(linear) else "NA",
-    help="FBU of a linear reader of the last hook point.",
-)
-stated = replaced[replaced["level"].str.startswith("hypothesis:")]
-columns[3].metric(
-    "Stated hypothesis, replaced",
-    text.value_text(stated.iloc[0]).split(" ")[0] if len(stated) else "NA",
-    help="FBU when the model keeps only the hypothesis' features; NA when none was stated.",
-)
-behaviours, domains = selection.behaviours(view.frame), selection.domains(view.frame)
-st.text(
-    f"{len(behaviours)} behaviours: {', '.join(behaviours)}\n{len(domains)} domains: {', '.join(domains)}\n"
-    f"{len(selection.hooks(view.frame))} hook points, {len(selection.levels(view.frame))} levels"
-)
+def listed(found: list[Run]) -> pd.DataFrame:
+    """A row per run: what it found with its interval, its state with the reason, how far it is."""
+    rows = []
+    for run in found:
+        told = data.line(run)
+        done, total = run.status.get("done"), run.status.get("total")
+        failed = len(run.status.get("failed") or [])
+        said = f"{run.state}, {failed} failed" if failed and run.state != "damaged" else run.state
+        rows.append(
+            {
+                "run": run.name,
+                "unexplained": told.value,
+                "by": told.where,
+                "behaviour": told.behaviour,
+                "groups": f"{told.groups:,}" if told.groups else "",
+                "model": told.model,
+                "state": said,
+                "why": run.reason or told.wrong,
+                "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
+                "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shown(table: pd.DataFrame, sought: str, wanted: str) -> pd.DataFrame:
+    """The rows in which every word occurs, in one state or in all."""
+    rows = table.drop(columns=["cells", "updated (UTC)"]).to_dict("records")
+    text = pd.Series([" ".join(map(str, row.values())).lower() for row in rows], index=table.index, dtype=str)
+    keep = pd.Series(True, index=table.index)
+    for word in sought.lower().split():
+        keep &= text.str.contains(word, regex=False)
+    return table[keep & ((wanted == "all") | table["state"].str.startswith(wanted))].reset_index(drop=True)
+
+
+def ticked(table: pd.DataFrame) -> None:
+    """A click on a cell opens its run, two ticks compare theirs."""
+    picked = st.session_state["runs-table"]["selection"]
+    if picked.get("cells"):
+        st.session_state["_open"] = [table["run"].iloc[picked["cells"][0][0]]]
+    elif len(picked.get("rows", ())) == 2:
+        st.session_state["_open"] = [table["run"].iloc[row] for row in sorted(picked["rows"], reverse=True)]
+
+
+def whole() -> None:
+    """The list. While a run is measured it is drawn again by itself, and then only this part is."""
+    if st.session_state.get("_open"):
+        st.rerun()
+    found = data.runs(state.root())
+    if not found:
+        state.no_runs()
+        return
+    table = listed(found)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        sought = link.search("Search", "find", placeholder="run, model, behaviour or why it failed", width=340)
+        states = ["all", *dict.fromkeys(run.state for run in found)]
+        wanted = link.choose("State", states, "state", width=180)
+    rows = shown(table, sought, wanted)
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        height=min(640, 38 + 35 * max(1, len(rows))),
+        key="runs-table",
+        on_select=lambda: ticked(rows),
+        selection_mode=["multi-row", "single-cell"],
+        column_config={
+            "unexplained": st.column_config.TextColumn(help="Of the finding: the site and level that selection rows "
+                                                       "prefer, with its 95 % interval over groups."),
+            "cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
+            "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
+        },
+    )  # fmt: skip
+    st.caption(f"{len(rows)} of {len(found)} runs. A click opens a run; two ticks compare the later with the earlier.")
+    link.end()
+
+
+going = st.session_state.pop("_open", None)
+if going:
+    by_name = {run.name: run for run in data.runs(state.root())}
+    seal = state.seal(by_name[going[0]]) if going[0] in by_name else ""
+    if len(going) == 2:
+        link.go(state.PAGES["compare"], run=going[1], seal=state.seal(by_name[going[1]]), against=going[0])
+    link.go(state.PAGES["story"], run=going[0], seal=seal)
+if any(run.state == "running" for run in data.runs(state.root())):
+    st.fragment(whole, run_every=LIVE)()
+else:
+    whole()

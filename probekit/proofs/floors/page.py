@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probekit.results.looks import PALETTES, RED
+from probekit.results.looks import PALETTES
 from probekit.results.text import markdown
 
 NEAR = 0.02  # of AUC: as good as, for whoever reports two figures
@@ -178,7 +178,7 @@ def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
         spread = row["sd"] if row["sd"] == row["sd"] else 0.0
         (low, _), (high, _) = _at(row["floor"] - spread, 1), _at(min(1.0, row["floor"] + spread), 1)
         near = row["layer_20"] - row["floor"] <= NEAR
-        fill = f'fill="{RED}" fill-opacity="0.55"' if near else f'fill="{ink["blue"]}" fill-opacity="0.55"'
+        fill = f'fill="{ink["red"]}" fill-opacity="0.55"' if near else f'fill="{ink["blue"]}" fill-opacity="0.55"'
         title = f"{row['task']}: text {row['floor']:.3f}, layer 20 {row['layer_20']:.3f}"
         parts.append(f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{ink["band"]}" stroke-opacity="0.5"/>')
         mark = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {fill}>' if not near else
@@ -192,7 +192,7 @@ def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
     n_near = int((rows["layer_20"] - rows["floor"] <= NEAR).sum())
     key_x, key_y = _at(0.69, 0.53)
     parts += [
-        f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{RED}" fill-opacity="0.55"/>',
+        f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{ink["red"]}" fill-opacity="0.55"/>',
         _words(key_x + 14, key_y + 5, f"within .02 of the text, or below it: {n_near}", ink["ink"]),
         f'<circle cx="{key_x:.1f}" cy="{key_y + 24:.1f}" r="5" fill="{ink["blue"]}" fill-opacity="0.55"/>',
         _words(key_x + 14, key_y + 29, f"the probe finds more: {len(rows) - n_near}", ink["ink"]),

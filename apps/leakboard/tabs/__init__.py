@@ -1,0 +1,1 @@
+"""The tabs of the page Map, a module each."""
