@@ -89,7 +89,12 @@ class RunError(ProbekitError):
 
 
 class RunHeld(RunError):
-    """Another process is writing to the run folder."""
+    """Another process is writing to the run folder.
+
+    >>> import probekit as pk
+    >>> issubclass(pk.RunHeld, pk.RunError)
+    True
+    """
 
 
 class MissingExtra(ProbekitError):

@@ -11,7 +11,7 @@ from probekit.errors import BadInput
 from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
-    from probekit.jobs.sweep import Outcome, Sweep
+    from probekit.jobs.sweep import Sweep, SweptJob
 
 
 def run_many(
@@ -27,7 +27,7 @@ def run_many(
 
     screen = console(err=True)
 
-    def told(outcome: "Outcome") -> None:
+    def told(outcome: "SweptJob") -> None:
         why = f": {outcome.error}" if outcome.error else ""
         screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
 
@@ -45,7 +45,7 @@ def run_many(
         raise typer.Exit(1)
 
 
-def _print_outcomes(found: "list[Outcome]", folder: Path) -> None:
+def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
     screen = console()
     counts = {state: sum(o.state == state for o in found) for state in ("done", "failed cells", "failed", "elsewhere")}
     said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)

@@ -79,7 +79,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweptJob:
     """What became of a job: its run folder's name where there is one, and why there is none."""
 
     job: str
@@ -102,8 +102,8 @@ def read_spec(path: Path) -> "JobSpec | Sweep":
 def run_sweep(
     sweep: Sweep, base: Path, *, root: Path | str = "runs", store: Path | str = "cached_activations",
     device: str = "cpu", n_workers: int = 1, progress: "Progress | None" = None, shard: tuple[int, int] = (0, 1),
-    told: Callable[[Outcome], object] | None = None,
-) -> list[Outcome]:  # fmt: skip
+    told: Callable[[SweptJob], object] | None = None,
+) -> list[SweptJob]:  # fmt: skip
     """Measure the jobs of a sweep, one model loaded for those that follow each other, into `root/<sweep>/<run>`.
 
     shard: (i, n), the i-th of n parts, for several machines on one folder. A job that fails is noted with
@@ -123,7 +123,7 @@ def run_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "sweep.json", {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]})
     asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
-    out: list[Outcome] = []
+    out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
     for i, job in enumerate(mine.jobs):
         begun = f"job {i + 1} of {len(mine.jobs)}, {job.name}"
@@ -141,7 +141,7 @@ def run_sweep(
     return out
 
 
-def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]) -> "tuple[Any, Outcome]":
+def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]) -> "tuple[Any, SweptJob]":
     """Measure one job with the model that is loaded, if it is that one."""
     from probekit.jobs.job import load_model_of
     from probekit.jobs.runner import run_job
@@ -155,11 +155,11 @@ def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, A
     except Interrupted:
         raise
     except RunHeld as error:
-        return loaded, Outcome(job.name, "elsewhere", error=str(error))
+        return loaded, SweptJob(job.name, "elsewhere", error=str(error))
     except ProbekitError as error:
-        return loaded, Outcome(job.name, "failed", error=str(error))
+        return loaded, SweptJob(job.name, "failed", error=str(error))
     failed = (run.manifest or {}).get("cells", {}).get("failed", [])
-    return loaded, Outcome(job.name, "failed cells" if failed else "done", run.name)
+    return loaded, SweptJob(job.name, "failed cells" if failed else "done", run.name)
 
 
 def _write(path: Path, said: Mapping[str, Any]) -> None:

@@ -261,7 +261,7 @@ def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
             if cell_len(label) > left:
                 label = fitted(label.removeprefix("directions ").removeprefix("direction "), left)
             out.append(label + " " * (left - cell_len(label)) + "".join(f"{cell:>{_CELL}}" for cell in cells))
-        learned = rows[rows["source"] == "das"] if "in_twin" in rows else rows.iloc[:0]
+        learned: pd.DataFrame = rows[rows["source"] == "das"] if "in_twin" in rows else rows.head(0)
         out += [folded(_beside_learned(row), width) for row in learned.to_dict("records")]
         out.append("")
     return _lines([*out, folded(CAUSAL_LEGEND, width)])

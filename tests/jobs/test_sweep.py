@@ -19,7 +19,7 @@ import checkpoints
 import probekit as pk
 from checkpoints import sharpen
 from probekit.cli.main import main
-from probekit.jobs.sweep import Outcome, json_schema, read_spec
+from probekit.jobs.sweep import SweptJob, json_schema, read_spec
 from probekit.spec import JobSpec
 
 SWEEP = """
@@ -157,7 +157,7 @@ def test_a_job_that_another_process_measures_is_left_to_it(place, tmp_path, monk
 
     monkeypatch.setattr(runner, "run_job", held)
     found = pk.run_sweep(sweep, place, root=tmp_path, store=place / "store", shard=(0, 4))
-    assert found[0] == Outcome(NAMES[0], "elsewhere", error="it is being measured") and found[1].state == "done"
+    assert found[0] == SweptJob(NAMES[0], "elsewhere", error="it is being measured") and found[1].state == "done"
     assert not list((tmp_path / sweep.folder).glob("failed-*"))
 
 
