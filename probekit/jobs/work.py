@@ -237,7 +237,13 @@ class Work:
             assert spec is not None
             made = None if spec.swap is None else lambda pairs: self._made(pairs, place)
             self._replacements[place] = Replacement(
-                self.job.model, self.job.task.at(place), here, self.measurements[place], spec, made
+                self.job.model,
+                self.job.task.at(place),
+                here,
+                self.measurements[place],
+                spec,
+                made,
+                self.job.curves,
             )
         return self._replacements[place]
 
