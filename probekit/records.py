@@ -33,6 +33,8 @@ ARMS = (
     "iia:illusion",  # accuracy of that exchange less that of what of the subspace is read there
     "iia:dormant", "iia:far",  # how far that exchange leads off support: shares of the displacement, of edited rows
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
+    # replace: the share of its training compute after which the model was as good as with one donor's rest
+    "single:random:compute", "single:matched:compute", "chain:random:compute", "chain:matched:compute",
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
     "additive_value", "pair_value", "dependence",  # compose: E[B | parts], and whether parts tell each other

@@ -430,6 +430,11 @@ class ReplaceSpec(_Strict):
     `random`, `resample`: any donors. `matched`: donors with nearly the same value of what is kept. `mean`: no donor.
     `leace`: all that is linear in the label goes. Cost: `mean` and `leace` a run per row."""
 
+    curves: dict[str, str] = {}
+    """Of a behaviour: a file, relative to the spec file, of the model's own checkpoints, with columns `compute` (steps,
+    tokens or FLOPs: shares of the last one are told) and `loss` in nats, of that behaviour on texts like these. What is
+    lost under `random` and `matched` is then also told as the share of training after which the model was this good."""
+
     def labels_of(self, kinds: Mapping[str, str], behaviour: str) -> tuple[str, ...]:
         """The labels whose directions are kept for a behaviour. kinds: of the task's behaviours. Raises BadInput."""
         known = tuple(name for name, kind in kinds.items() if kind == "label")
@@ -441,7 +446,11 @@ class ReplaceSpec(_Strict):
 
     def behaviours_of(self, kinds: Mapping[str, str]) -> tuple[str, ...]:
         """The behaviours that are replaced, of the task's (name -> kind). Raises BadInput for one that cannot be."""
-        return shown_of(kinds, self.behaviours, "replace")
+        asked = shown_of(kinds, self.behaviours, "replace")
+        for name in self.curves:
+            if name not in asked:
+                raise BadInput(f"replace.curves names '{name}'; what is replaced is: {', '.join(asked) or 'nothing'}.")
+        return asked
 
 
 class ComposeSpec(_Strict):

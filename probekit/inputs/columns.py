@@ -141,6 +141,15 @@ class Columns:
             return cells
         return self.as_numbers(cells)
 
+    def number(self, i: int, column: str) -> float:
+        """The number in row `i` of a column. Raises BadInput where there is none."""
+        value = self.values[column][i]
+        self.check_present(i, column, value)
+        said = as_number(value)
+        if said is None:
+            raise BadInput(f"{self.row(i)} has {value!r} in column '{column}', which is no number: give one.")
+        return said
+
     def integers(self, i: int, column: str, what: str, single: bool = False) -> np.ndarray:
         """Row `i` of a column of integers from 0 on: a list, or numbers separated by spaces. what: `token ids`, ...
 
@@ -233,6 +242,12 @@ def read_columns(path: Path, asked: Mapping[str, str]) -> Columns:
     if not n_rows:
         raise BadInput(f"{path} has no rows: give a file with at least {LEAST_ROWS} of them.")
     return Columns(path, values, range(1, n_rows + 1))
+
+
+def read_curve(path: Path) -> dict[str, list[float]]:
+    """The columns `compute` and `loss` of a file, numbers in every row. Raises BadInput."""
+    columns = read_columns(path, dict.fromkeys(("compute", "loss"), "a training curve"))
+    return {name: [columns.number(i, name) for i in range(len(columns))] for name in columns.values}
 
 
 def check_columns(path: Path, asked: Mapping[str, str]) -> None:

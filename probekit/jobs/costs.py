@@ -44,7 +44,7 @@ class EditedRuns:
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """What the config of a local model and its texts say. tokens: of a text; tail: from the first edited one on."""
 
     layers: int
@@ -53,7 +53,7 @@ class Size:
     tail: float
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], tokens: float | None, at_end: bool) -> "Size | None":
+    def of(cls, config: Mapping[str, Any], tokens: float | None, at_end: bool) -> "ModelSize | None":
         """None where one of it is not known. at_end: whether the last token alone is edited and read."""
         asked = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd")
         layers, width = (
@@ -67,7 +67,7 @@ class Size:
 
 
 def edited_runs(
-    spec: JobSpec, size: Size | None, kinds: Mapping[str, str], ranks: Mapping[str, int]
+    spec: JobSpec, size: ModelSize | None, kinds: Mapping[str, str], ranks: Mapping[str, int]
 ) -> Iterator[EditedRuns]:
     """Of replace, steer and compose, as far as they are asked for. kinds: of the behaviours; ranks: of their readouts,
     as far as they are known."""
@@ -89,7 +89,13 @@ def edited_runs(
 
 
 def _priced(
-    kind: str, patterns: Sequence[str], rows: int, n_behaviours: int, runs: int, size: Size | None, speed: float | None
+    kind: str,
+    patterns: Sequence[str],
+    rows: int,
+    n_behaviours: int,
+    runs: int,
+    size: ModelSize | None,
+    speed: float | None,
 ) -> EditedRuns:
     """runs: of one row at one hook point, over all behaviours."""
     if size is None:

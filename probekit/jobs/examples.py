@@ -1,6 +1,6 @@
 """Examples: the rows behind a run's numbers, as the tables that its folder keeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ from probekit.errors import FitError
 from probekit.jobs.cells import Cell
 from probekit.jobs.job import Job
 from probekit.measurement.cell import Measurement
+from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Kept, RowBits
 from probekit.metrics.pairs import CounterexamplePairs
 from probekit.metrics.plausible import Answered, answered, rate
 from probekit.storage.lines import TESTED
+from probekit.task import Task
 
 MOST_TEXTS = 20_000  # rows; of more, only those that a table shows are told in words
 HEAD, TAIL = 100, 300  # tokens of a text that is longer than both, from its beginning and to the place that is read
@@ -216,3 +218,40 @@ def _table(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFram
     kinds = {"k": "Int64"} if "k" in columns else {}  # missing or not, so that parts can be joined
     some = [part.reindex(columns=columns).astype(kinds) for part in parts if len(part)]
     return pd.concat(some, ignore_index=True) if some else pd.DataFrame({name: [] for name in columns})
+
+
+def scores_of(
+    cells: Sequence[Cell], kept: Callable[[Cell], Kept], measurements: Mapping[str, Measurement]
+) -> pd.DataFrame:
+    """What `linear` says of each test row at each site: log odds of the second of two outcomes, or the number.
+
+    kept: what a cell left behind.
+    """
+    names = ["hook", "behaviour", "rule", "row", "domain", "group", "example", "position", "missed_bits", "log_odds",
+             "number"]  # fmt: skip
+    parts = [pd.DataFrame({name: [] for name in names})]
+    for cell in cells:
+        scores = kept(cell).scores if cell.kind == "read" else None
+        if scores is None:
+            continue
+        at, seen = scores.rows, measurements[cell.place].observations
+        where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, "row": at}
+        rows = {"domain": seen.domain[at], "group": seen.group[at].astype(str), "example": seen.example[at],
+                "position": seen.position[at]}  # fmt: skip
+        told, other = ("number", "log_odds") if seen.behaviours[cell.what].is_value else ("log_odds", "number")
+        said = {"missed_bits": scores.missed, told: scores.odds, other: np.nan}
+        parts.append(pd.DataFrame(where | rows | said, columns=names))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def worst_of(scores: pd.DataFrame, task: Task, measurements: Mapping[str, Measurement]) -> pd.DataFrame:
+    """The test rows that `linear` misses most at each site, with the likeliest outcome and what was read."""
+    worst = scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns=["log_odds", "number"])
+    outcome, tokens = [], []
+    columns = [worst[name].tolist() for name in ("rule", "behaviour", "row", "example", "position")]
+    for rule, behaviour, row, example, position in zip(*columns, strict=True):
+        found = measurements[rule].observations.behaviours[behaviour]
+        law = found.law[row]
+        outcome.append(f"{law[0]:.6g}" if found.is_value else found.outcomes[int(law.argmax())])
+        tokens.append(" ".join(str(int(t)) for t in task.tokens[example][: position + 1]))
+    return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")

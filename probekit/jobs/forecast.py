@@ -14,7 +14,7 @@ from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_o
 from probekit.inputs.labels import classes_of
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
-from probekit.jobs.costs import EditedRuns, Size, edited_runs
+from probekit.jobs.costs import EditedRuns, ModelSize, edited_runs
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
@@ -89,7 +89,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
         )
     tokens = _tokens(spec, columns, folder)
     at_end = task.answer is None and task.position in (None, "last", ("last",))
-    size = Size.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
+    size = ModelSize.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
     kinds = {b.name: "logprob" if b.whole else b.kind for b in task.behaviours}
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),

@@ -16,7 +16,9 @@ from probekit.inputs.given import Brought, read_given
 from probekit.inputs.spans import delete_span, find_span
 from probekit.inputs.swaps import check_swap, swapped_task
 from probekit.jobs.cells import Cell
+from probekit.jobs.plan import curve_of
 from probekit.levels import Hypothesis
+from probekit.metrics.causal.training import TrainingCurve
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.records import digest
@@ -45,6 +47,7 @@ class Job:
     deleted: Mapping[str, dict] = field(default_factory=dict)  # spans that readers are also tried without; their audits
     base: Path = Path()  # the spec file's folder
     given: tuple[Brought, ...] = ()  # directions of a user's own, at hook points that are read
+    curves: Mapping[str, TrainingCurve] = field(default_factory=dict)  # of behaviours
 
     @classmethod
     def load(cls, spec: JobSpec, base: Path, device: str = "cpu", model: Model | None = None) -> "Job":
@@ -64,7 +67,8 @@ class Job:
         deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}
         if spec.replace and spec.replace.swap is not None:
             check_swap(spec.task, spec.replace.swap)
-        return cls(spec, model, task, tuple(hypotheses), deleted, base, _given(spec, base, model))
+        curves = {name: curve_of(base / file) for name, file in (spec.replace.curves if spec.replace else {}).items()}
+        return cls(spec, model, task, tuple(hypotheses), deleted, base, _given(spec, base, model), curves)
 
     def swapped(self, pairs: NDArray[np.int64]) -> Task:
         """Texts of the task's examples pairs[:, 0] with the swapped field of pairs[:, 1]: [m, 2] -> m examples."""
@@ -85,6 +89,11 @@ class Job:
             # with several, what was measured before they were told apart is another run
             | ({"places": list(self.task.rules)} if self.task.rules else {})
             | ({"directions": {one.name: one.digest for one in self.given}} if self.given else {})
+            | (
+                {"curves": {name: [one.compute.tolist(), one.envelope.tolist()] for name, one in self.curves.items()}}
+                if self.curves
+                else {}
+            )
         )
 
     @property

@@ -9,9 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
-from probekit.inputs.columns import check_columns
+from probekit.inputs.columns import check_columns, read_curve
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
 from probekit.inputs.gguf import config_of_head, read_head
@@ -19,6 +21,7 @@ from probekit.inputs.given import Brought, read_given
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of
+from probekit.metrics.causal.training import TrainingCurve
 from probekit.spec import JobSpec
 from probekit.task import ALL
 
@@ -83,16 +86,20 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
                  "levels": ", ".join(spec.transfer.levels)}
                 for behaviour in kinds
             ]  # fmt: skip
-    rows += _replace_rows(spec, kinds, brought, n_layers)
+    rows += _replace_rows(spec, kinds, brought, n_layers, base)
     rows += _compose_rows(spec, kinds, features, n_layers)
     places = text_of(spec).get("positions", [])
     return [row | {"position": place} for place in (places if len(places) > 1 else [ALL]) for row in rows]
 
 
-def _replace_rows(spec: JobSpec, kinds: Mapping[str, str], brought: Sequence[str], n_layers: int | None) -> list[dict]:
+def _replace_rows(
+    spec: JobSpec, kinds: Mapping[str, str], brought: Sequence[str], n_layers: int | None, base: Path
+) -> list[dict]:
     if spec.replace is None:
         return []
     spec.replace.labels_of(kinds, "")
+    for file in spec.replace.curves.values():
+        curve_of(base / file)
     found = [level for level in spec.replace.levels if level in spec.read.levels]  # where directions come from
     kept = ", ".join([*found, *brought, "principal components", "random directions"])
     return [
@@ -101,6 +108,15 @@ def _replace_rows(spec: JobSpec, kinds: Mapping[str, str], brought: Sequence[str
         for pattern in spec.replace.hooks or after_blocks(spec.read.hooks)
         for behaviour in spec.replace.behaviours_of(kinds)
     ]
+
+
+def curve_of(path: Path) -> TrainingCurve:
+    """Losses of a model's checkpoints, in nats in the file and in bits here. Raises BadInput."""
+    read = {name: np.array(values) for name, values in read_curve(path).items()}
+    try:
+        return TrainingCurve.of(read["compute"], read["loss"] / np.log(2))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def _compose_rows(spec: JobSpec, kinds: Mapping[str, str], features: Sequence[str], n_layers: int | None) -> list[dict]:

@@ -16,7 +16,7 @@ from probekit.errors import BadInput, StoreError
 from probekit.jobs.between import angles_between
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
-from probekit.jobs.examples import Examples, rows_by_reader
+from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
 from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
 from probekit.jobs.progress import Pace
@@ -155,10 +155,10 @@ def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[l
 
 
 def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
-    scores = work.scores(cells)
+    scores = scores_of(cells, work.kept, work.measurements)
     work.writer.write_table("scores", scores)
     examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
-    worst = work.worst_examples(scores)
+    worst = worst_of(scores, work.job.task, work.measurements)
     told = [examples.text(int(one), int(at)) for one, at in zip(worst["example"], worst["position"], strict=True)]
     work.writer.write_table("worst_examples", worst.assign(text=told))
     for name, table in examples.tables():

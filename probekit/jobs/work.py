@@ -23,7 +23,6 @@ from probekit.measurement.causal.replacement import ROLL_OUT, Replacement, arms_
 from probekit.measurement.causal.steering import Steering
 from probekit.measurement.causal.vacuity import TWIN, Beside, InTwin, beside_learned, off_support
 from probekit.measurement.cell import Measurement, measurements_of, read_at
-from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
@@ -123,38 +122,6 @@ class Work:
         kept = kept_of(self._tensors(cell))
         return Kept(pairs=kept.pairs, answers=kept.answers)
 
-    def scores(self, cells: Sequence[Cell]) -> pd.DataFrame:
-        """What `linear` says of each test row at each site: log odds of the second of two outcomes, or the number."""
-        names = ["hook", "behaviour", "rule", "row", "domain", "group", "example", "position", "missed_bits",
-                 "log_odds", "number"]  # fmt: skip
-        parts = [pd.DataFrame({name: [] for name in names})]
-        for cell in cells:
-            kept = kept_of(self._tensors(cell)) if cell.kind == "read" else Kept()
-            if kept.scores is None:
-                continue
-            at, seen = kept.scores.rows, self.measurements[cell.place].observations
-            where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, "row": at}
-            rows = {"domain": seen.domain[at], "group": seen.group[at].astype(str), "example": seen.example[at],
-                    "position": seen.position[at]}  # fmt: skip
-            told, other = ("number", "log_odds") if seen.behaviours[cell.what].is_value else ("log_odds", "number")
-            said = {"missed_bits": kept.scores.missed, told: kept.scores.odds, other: np.nan}
-            parts.append(pd.DataFrame(where | rows | said, columns=names))
-        return pd.concat(parts[1:] or parts, ignore_index=True)
-
-    def worst_examples(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """The test rows that `linear` misses most at each site, with the likeliest outcome and what was read."""
-        worst = (
-            scores.groupby(["behaviour", "rule", "hook"], sort=False).head(N_WORST).drop(columns=["log_odds", "number"])
-        )
-        outcome, tokens = [], []
-        columns = [worst[name].tolist() for name in ("rule", "behaviour", "row", "example", "position")]
-        for rule, behaviour, row, example, position in zip(*columns, strict=True):
-            found = self.measurements[rule].observations.behaviours[behaviour]
-            law = found.law[row]
-            outcome.append(f"{law[0]:.6g}" if found.is_value else found.outcomes[int(law.argmax())])
-            tokens.append(" ".join(str(int(t)) for t in self.job.task.tokens[example][: position + 1]))
-        return worst.assign(outcome=outcome, tokens=tokens).drop(columns="row")
-
     def _repeated(self, split: int) -> Mapping[str, Measurement]:
         """What reads the levels, and nothing beside them, on another split of the rows; one split's floors are kept."""
         if self._other is None or self._other[0] != split:
@@ -219,19 +186,13 @@ class Work:
             other = self.job.model.random_twin(spec.seed_probe)
             shown = spec.replace.behaviours_of(self.job.kinds)
             asked = replace(self.job.task, behaviours=[b for b in self.job.task.behaviours if b.name in shown])
-            seen = capture(other, asked, self._replaced, store=None).at(place)
+            seen = capture(other, asked, replaced_alone(self.job), store=None).at(place)
             made = None if spec.replace.swap is None else lambda pairs: self._made(pairs, place, other)
             self._twins[place] = InTwin(
                 other, self.job.task.at(place), seen, self.measurements[place], spec.replace, made
             )
         twin = self._twins.get(place)
         return beside_learned(replacement, twin, learned, cell.what, cell.domain, cell.hooks[0], spec.seed_probe)
-
-    @property
-    def _replaced(self) -> list[str]:
-        """Hook points that are replaced one at a time."""
-        hooks = [cell.hooks[0] for cell in self.job.cells() if cell.kind == "replace" and len(cell.hooks) == 1]
-        return list(dict.fromkeys(hooks))
 
     def kept(self, cell: Cell) -> Kept:
         """What a cell left behind in the run folder."""
@@ -254,7 +215,13 @@ class Work:
             assert spec is not None
             made = None if spec.swap is None else lambda pairs: self._made(pairs, place)
             self._replacements[place] = Replacement(
-                self.job.model, self.job.task.at(place), here, self.measurements[place], spec, made
+                self.job.model,
+                self.job.task.at(place),
+                here,
+                self.measurements[place],
+                spec,
+                made,
+                self.job.curves,
             )
         return self._replacements[place]
 
@@ -264,7 +231,7 @@ class Work:
         task = task.at(place) if task.rules else task
         asked = replace(task, behaviours=[b for b in self.activations.behaviours if b.kind != "label"])
         backend = self.activations.audit["backend"]
-        return capture(model or self.job.model, asked, self._replaced, store=None, backend=backend)
+        return capture(model or self.job.model, asked, replaced_alone(self.job), store=None, backend=backend)
 
     def _abstractions(
         self, cell: Cell, spec: ReplaceSpec, learned: Sequence[Abstraction] = ()
@@ -329,6 +296,12 @@ class Work:
 
         path = self.writer.path / "directions" / f"{tensor_name(cell)}.safetensors"
         return load_file(path) if path.exists() else {}
+
+
+def replaced_alone(job: Job) -> list[str]:
+    """Hook points that are replaced one at a time."""
+    hooks = [cell.hooks[0] for cell in job.cells() if cell.kind == "replace" and len(cell.hooks) == 1]
+    return list(dict.fromkeys(hooks))
 
 
 def tensor_name(cell: Cell) -> str:

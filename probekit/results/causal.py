@@ -30,6 +30,7 @@ LABEL, GIVEN = "label:", "given:"
 COLUMNS = {
     "kept": "single:random", "alike": "single:matched", "kept_mean": "single:mean", "erased": "necessity:resample",
     "erased_mean": "necessity:mean", "erased_leace": "necessity:leace", "interchanged": "iia",
+    "trained": "single:random:compute",
 }  # fmt: skip
 # column -> arm and control of what stands beside a subspace that was learned by exchange
 BESIDE = {

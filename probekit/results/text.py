@@ -261,10 +261,24 @@ def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
             if cell_len(label) > left:
                 label = fitted(label.removeprefix("directions ").removeprefix("direction "), left)
             out.append(label + " " * (left - cell_len(label)) + "".join(f"{cell:>{_CELL}}" for cell in cells))
+        out += [folded(said, width) for said in _trained(rows)]
         learned: pd.DataFrame = rows[rows["source"] == "das"] if "in_twin" in rows else rows.head(0)
         out += [folded(_beside_learned(row), width) for row in learned.to_dict("records")]
         out.append("")
     return _lines([*out, folded(CAUSAL_LEGEND, width)])
+
+
+def _trained(rows: pd.DataFrame) -> Iterable[str]:
+    """How much training each set, kept alone with one donor's rest, is worth; nothing without a curve."""
+    if "trained" not in rows or rows["trained"].isna().all():
+        return
+    told = [f"{printable(row['label'])} {_share(row)}" for row in rows.to_dict("records") if pd.notna(row["trained"])]
+    yield f"As good as the model was after this share of its training: {'; '.join(told)}."
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """A share that may be tiny, with its interval."""
+    return f"{row['trained']:.2g} [{row['trained_low']:.2g}, {row['trained_high']:.2g}]"
 
 
 _BESIDE = {

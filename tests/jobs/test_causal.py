@@ -11,9 +11,10 @@ from probekit.errors import BadInput
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.swaps import swapped_task
 from probekit.jobs.job import Job
-from probekit.jobs.plan import forecast_of
+from probekit.jobs.plan import forecast_of, plan_rows
 from probekit.jobs.runner import run_job
 from probekit.jobs.work import Work
+from probekit.metrics.causal.training import TrainingCurve
 from probekit.model.branching import Trunk
 from probekit.model.model import Model
 from probekit.results import tables
@@ -212,6 +213,28 @@ def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, mo
     n = told["steer"].runs // 2
     assert told["steer"].blocks == 3 * 2 * 24 + n * (3 + 1)
     assert told["steer"].seconds > 0 and "edited ones, " in told["steer"].line()
+
+
+def test_what_is_lost_is_told_as_a_share_of_training(folder, tmp_path):
+    losses = [(step, 0.4 + 3 * step**-0.5) for step in (1, 4, 16, 64, 256, 1024)]
+    write(folder[0] / "curve.jsonl", [{"compute": step, "loss": loss} for step, loss in losses])
+    spec = job(folder, ("she", "six"), hooks=[FIRST], arms=["single:random"], curves={"says": "curve.jsonl"})
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store", base=folder[0])
+    rows = run.records[run.records["metric"] == "replace"].set_index(["arm", "source", "k"])
+    curve = TrainingCurve.of(*np.array(losses).T / [[1], [np.log(2)]])
+    told = rows.loc["single:random:compute"]
+    assert len(told) == len(rows.loc["single:random:pair"]) >= 4
+    for at, row in told.iterrows():
+        bits = rows.loc[("single:random:pair", *at), "bits"]
+        assert row["bits"] == pytest.approx(bits, rel=1e-5)
+        assert row["value"] == pytest.approx(curve.share(curve.envelope[-1] + bits)) and row["low"] <= row["value"]
+    said = causal_text(tables.table("causal", run.records, hook=FIRST), "says", 80)
+    assert "share of its training: " in " ".join(said.split()) and max(map(len, said.splitlines())) <= 80
+    wrong = {"truth": ("curve.jsonl", "replace.curves names 'truth'"), "says": ("none.csv", "none.csv"),
+             "says ": ("rows.jsonl", "no column 'compute'")}  # fmt: skip
+    for curves, words in (({name.strip(): file}, words) for name, (file, words) in wrong.items()):
+        with pytest.raises(BadInput, match=words):
+            plan_rows(job(folder, ("she", "six"), curves=curves), folder[0])
 
 
 def iia(note):

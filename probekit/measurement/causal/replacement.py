@@ -33,8 +33,9 @@ from probekit.metrics.causal.interchange import (
     odds_leak,
     refused_if_vacuous,
 )
-from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity
+from probekit.metrics.causal.replace import fbu_mean, fbu_replace, kl_bits, necessity
 from probekit.metrics.causal.support import illusion_gap
+from probekit.metrics.causal.training import TrainingCurve, compute_equivalent
 from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
 from probekit.model.branching import Edit
 from probekit.model.interventions import Abstraction, interchange, keep_only, placebo, project
@@ -70,15 +71,17 @@ class Replacement:
     """Replace cells of one model and task, sharing cases and donors.
 
     made: gives activations of texts that differ from an example in one field, for pairs of examples (whose text, whose
-    field) [m, 2]; with it answers are interchanged with those, and not with any other text's.
+    field) [m, 2]; with it answers are interchanged with those, and not with any other text's. curves: of behaviours,
+    the losses of the model's own checkpoints.
     """
 
     def __init__(
         self, model: Model, task: Task, activations: Activations, study: Study, spec: ReplaceSpec,
         made: Callable[[NDArray[np.int64]], Activations] | None = None,
+        curves: Mapping[str, TrainingCurve] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.task, self.activations = model, task, activations
-        self.study, self.spec, self.made = study, spec, made
+        self.study, self.spec, self.made, self.curves = study, spec, made, curves or {}
         self.site = RowsAt(activations)
         self._drawn: tuple[tuple[str, str], Cases] | None = None
         self._donors: tuple[Cases, Donors] | None = None
@@ -118,6 +121,10 @@ class Replacement:
             donors = treatment.donors
             wanted = wanted_of(self.study, abstraction, setting, cases, donors) if arm == INTERCHANGED else None
             told = _ratios(arm, cases, made[treatment.run], laws, abstraction, wanted, donors)
+            if behaviour in self.curves and arm.endswith((":random", ":matched")):
+                lost = kl_bits(cases.law[:, None], made[treatment.run]).mean(1)
+                found = compute_equivalent(self.curves[behaviour], lost, cases.clusters)
+                told.append((found, (":compute", cases.clusters)))
             for estimate, (kind, clusters) in told:
                 at = self.at(abstraction, arm + kind, behaviour, name, domain)
                 outcome.add(self.study.record(at, estimate), estimate, clusters)
