@@ -22,6 +22,7 @@ from probekit.results.text import value_text
 from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept
+AT_LEAST = 12  # lines of a first look, however slow
 FEW = 4  # runs whose frames are kept
 
 
@@ -50,13 +51,15 @@ def opened(run: Run) -> Run:
 def lines(found: Sequence[Run], seconds: float) -> dict[str, Line]:
     """The lines of runs, by name, as many as can be made in that time; the others are made when it is asked again.
 
-    One that cannot be read says why, and takes nothing else down.
+    AT_LEAST are made in any time but none. One that cannot be read says why, and takes nothing else down.
     """
     kept, until, out = _lines(), time.monotonic() + seconds, {}
+    left = AT_LEAST if seconds else 0
     for run in found:
         key = (str(run.path), run.fingerprint, run.state)
-        if key not in kept and time.monotonic() < until:
+        if key not in kept and (left > 0 or time.monotonic() < until):
             kept[key] = _line(run)
+            left -= 1
         if key in kept:
             out[run.name] = kept[key]
     while len(kept) > MANY:
