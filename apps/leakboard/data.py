@@ -6,7 +6,8 @@ All runs are known by a light handle and one line; frames are kept of the few th
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from probekit.results.text import value_text
 from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept
+AT_LEAST = 12  # lines of a first look, however slow
 FEW = 4  # runs whose frames are kept
 
 
@@ -46,9 +48,29 @@ def opened(run: Run) -> Run:
     return _opened(str(run.path), _signature(run.path), run.state == "running")
 
 
-def line(run: Run) -> Line:
-    """The one line of a run; one that cannot be read says why, and takes nothing else down."""
-    return _line(str(run.path), _signature(run.path), run.state == "running")
+def lines(found: Sequence[Run], seconds: float) -> dict[str, Line]:
+    """The lines of runs, by name, as many as can be made in that time; the others are made when it is asked again.
+
+    AT_LEAST are made in any time but none. One that cannot be read says why, and takes nothing else down.
+    """
+    kept, until, out = _lines(), time.monotonic() + seconds, {}
+    left = AT_LEAST if seconds else 0
+    for run in found:
+        key = (str(run.path), run.fingerprint, run.state)
+        if key not in kept and (left > 0 or time.monotonic() < until):
+            kept[key] = _line(run)
+            left -= 1
+        if key in kept:
+            out[run.name] = kept[key]
+    while len(kept) > MANY:
+        kept.pop(next(iter(kept)), None)
+    return out
+
+
+@st.cache_resource(show_spinner=False)
+def _lines() -> dict[tuple[str, str, str], Line]:
+    """Lines that were made, of all sessions."""
+    return {}
 
 
 @st.cache_resource(max_entries=MANY, show_spinner=False)
@@ -62,12 +84,11 @@ def _opened(path: str, signature: tuple, held: bool) -> Run:
     return open_run(path, partial=True)
 
 
-@st.cache_data(max_entries=MANY, show_spinner=False)
-def _line(path: str, signature: tuple, held: bool) -> Line:
-    run = open_run(path, partial=True)
+def _line(known: Run) -> Line:
+    run = open_run(known.path, partial=True)  # whose frames are not kept, as those of a handle would be
     model = model_of(run.spec)
     try:
-        frame = run.records_of("read", "selected")
+        frame = run.outline()
         behaviour = default_behaviour(frame)
         row = finding(frame, behaviour=behaviour or None) if behaviour else None
     except ProbekitError as error:

@@ -119,7 +119,7 @@ def choose_several(
 def search(label: str, key: str, **how: Any) -> str:
     """A text to look for, kept in the link."""
     st.session_state.setdefault(_CHOICE + key, kept().get(key, ""))
-    typed = st.text_input(label, key=_CHOICE + key, **how)
+    typed = st.text_input(label, key=_CHOICE + key, **how) or ""
     _remember(key, typed or None)
     return typed
 

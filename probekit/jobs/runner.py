@@ -13,6 +13,7 @@ from probekit.activations.activations import Activations
 from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, StoreError
+from probekit.hookpoint import HookPoint
 from probekit.jobs.between import angles_between
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
@@ -81,7 +82,7 @@ def run_job(
         work = _work(job, writer, store, progress)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
-        sink = Folder(writer, _write, lost=work.lost)
+        sink = Folder(writer, _write, lost=partial(_lost, work))
         begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
         pace = Pace([cell for key, cell in cells.items() if key not in sink.done], n_workers)
         here = Station(work.measure, sink)
@@ -137,7 +138,7 @@ def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_ce
     asked = spec.model_dump(mode="json")
     writer = RunWriter.open(path.parent, path.name, asked, n_cells, worker=str(number))
     work = _work(Job.load(spec, base, device), writer, store, None)
-    return Station(work.measure, Folder(writer, _write, lost=work.lost))
+    return Station(work.measure, Folder(writer, _write, lost=partial(_lost, work)))
 
 
 def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
@@ -152,6 +153,23 @@ def _write(writer: RunWriter, key: str, cell: Cell, outcome: Outcome) -> tuple[l
     if isinstance(outcome.kept, Kept) and outcome.kept.rows is not None:
         writer.write_rows(tensor_name(cell), rows_by_reader(cell, outcome.kept.rows))
     return outcome.records, outcome.losses
+
+
+def _lost(work: Work, cell: Cell) -> list[Record]:
+    """What is kept of a site that could not be read: in each domain a record that says so."""
+    if cell.kind != "read":
+        return []
+    study, levels = work.measurements[cell.place], work.job.spec.read.levels
+    seen, hook = study.observations, cell.hooks[0]
+    at = {
+        "model": seen.model, "revision": seen.revision, "task": seen.task, "position": seen.place, "hook": hook,
+        "layer": HookPoint.parse(hook).layer, "seed_probe": study.seeds.probe, "seed_data": study.seeds.data,
+        "seed_model": study.seeds.model, "level": "linear" if "linear" in levels else levels[-1],
+    }  # fmt: skip
+    return [
+        Record(behaviour=cell.what, metric="read", fit_domain=name, test_domain=name, na_reason="failed", **at)
+        for name in seen.domains
+    ]
 
 
 def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:

@@ -12,7 +12,6 @@ from probekit.activations.activations import Activations
 from probekit.activations.capture import capture
 from probekit.errors import FitError
 from probekit.fit.frame import fit_frame
-from probekit.hookpoint import HookPoint
 from probekit.jobs.cells import Cell, said_place
 from probekit.jobs.job import Job
 from probekit.levels import Hypothesis
@@ -27,7 +26,7 @@ from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName,
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
 from probekit.model.model import Model
-from probekit.records import Record, digest
+from probekit.records import digest
 from probekit.spec import ReplaceSpec
 from probekit.storage.runwriter import RunWriter
 from probekit.task import ALL
@@ -70,22 +69,6 @@ class Work:
         if cell.kind == "feature":
             return self.measurements[cell.place].feature_cell(cell.hooks[0], cell.what, x)
         return self.measurements[cell.place].read_cell(cell.hooks[0], cell.what, x, twin, deleted)
-
-    def lost(self, cell: Cell) -> list[Record]:
-        """What is kept of a site that could not be read: in each domain a record that says so."""
-        if cell.kind != "read":
-            return []
-        study, levels = self.measurements[cell.place], self.job.spec.read.levels
-        seen, hook = study.observations, cell.hooks[0]
-        at = {
-            "model": seen.model, "revision": seen.revision, "task": seen.task, "position": seen.place, "hook": hook,
-            "layer": HookPoint.parse(hook).layer, "seed_probe": study.seeds.probe, "seed_data": study.seeds.data,
-            "seed_model": study.seeds.model, "level": "linear" if "linear" in levels else levels[-1],
-        }  # fmt: skip
-        return [
-            Record(behaviour=cell.what, metric="read", fit_domain=name, test_domain=name, na_reason="failed", **at)
-            for name in seen.domains
-        ]
 
     def sites(self, cells: Sequence[Cell]) -> pd.DataFrame:
         """Every level's curve over the hook points with its simultaneous band and p-values."""

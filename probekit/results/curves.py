@@ -1,6 +1,6 @@
 """Figures with a line or bar per level: curves over layers, frontier, decomposition, ontology, calibration."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence

@@ -297,7 +297,9 @@ def enlarged(made: go.Figure, by: float = 1.5) -> go.Figure:
         made.update_layout({axis: {"tickfont": {"size": 12 * by}, "title": {"font": {"size": 13 * by}}}})
     for note in told.annotations:
         note.font.size = (note.font.size or 12) * by
-    made.for_each_trace(lambda trace: trace.update(line_width=(trace.line.width or 2) * by), {"type": "scatter"})
+    for trace in made.select_traces({"type": "scatter"}):
+        if trace.line.width:  # none of a ribbon's edge
+            trace.line.width *= by
     return made
 
 

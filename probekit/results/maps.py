@@ -362,7 +362,7 @@ def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names:
 
 def map_width(columns: int) -> int:
     """Pixels that a map of so many columns wants."""
-    return 240 + (46 if columns > TURNED else 70) * columns
+    return 220 + (44 if columns > TURNED else 66) * columns
 
 
 def _map_height(rows: int) -> int:

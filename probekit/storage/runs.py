@@ -125,13 +125,24 @@ class Run:
             frame = self._marked(frame.merge(together, how="left", on="id"))
         return frame
 
-    def records_of(self, *metrics: str) -> pd.DataFrame:
-        """Records of these metrics alone, controls left out: what a list of many runs needs of each."""
-        wanted = pc.field("metric").isin(list(metrics)) & (pc.field("control") == "")
+    def outline(self) -> pd.DataFrame:
+        """The few records that a list of many runs needs of each, controls left out.
+
+        What was chosen on selection rows, and of each behaviour and site one value; all of `read` where nothing was
+        chosen.
+        """
+        wanted = pc.field("metric").isin(["read", "selected"]) & (pc.field("control") == "")
         if self.manifest is None:
-            return self._framed(self._lines[0].filter(wanted))
-        with self._as_parquet(self.path / RECORDS):
-            return self._framed(pq.read_table(pa.BufferReader(self._checked(self.path / RECORDS)), filters=wanted))
+            table = self._lines[0].filter(wanted)
+        else:
+            with self._as_parquet(self.path / RECORDS):
+                table = pq.read_table(pa.BufferReader(self._checked(self.path / RECORDS)), filters=wanted)
+        chosen = pc.equal(table["metric"], "selected")
+        if pc.any(chosen).as_py():
+            valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
+            first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
+            table = table.filter(pc.or_(chosen, pc.is_in(table["id"], first["id_first"].combine_chunks())))
+        return self._framed(table)
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)

@@ -348,6 +348,9 @@ def test_many_runs_are_opened_once_and_their_frames_not_kept(page, tmp_path, mon
         shutil.copytree(first, tmp_path / f"run{i}")
     from leakboard import data
 
+    assert not data.lines(data.runs(tmp_path), 0)
+    assert len(data.lines(data.runs(tmp_path), 1e-9)) == data.AT_LEAST
+    assert len(data.lines(data.runs(tmp_path), 600)) == 90
     test = page(tmp_path)
     assert len(test.dataframe[0].value) == 90
     opened = []

@@ -2,6 +2,8 @@
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
+from collections.abc import Mapping
+
 import pandas as pd
 import streamlit as st
 
@@ -9,16 +11,17 @@ from leakboard import data, link, state
 from probekit.storage.runs import Run
 
 LIVE = 5  # seconds between looks at runs that are being measured
+AT_ONCE = 1.5  # seconds that the first look at many runs may take; the rest is read while the first are shown
 
 state.titled("Runs")
 st.title("Runs")
 
 
-def listed(found: list[Run]) -> pd.DataFrame:
+def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
     """A row per run: what it found with its interval, its state with the reason, how far it is."""
     rows = []
     for run in found:
-        told = data.line(run)
+        told = lines.get(run.name, data.Line(value="…"))
         done, total = run.status.get("done"), run.status.get("total")
         failed = len(run.status.get("failed") or [])
         said = f"{run.state}, {failed} failed" if failed and run.state != "damaged" else run.state
@@ -66,7 +69,10 @@ def whole() -> None:
     if not found:
         state.no_runs()
         return
-    table = listed(found)
+    lines = data.lines(found, AT_ONCE)
+    if len(lines) == len(found) and st.session_state.pop("_filling", False):
+        st.rerun()  # the last were read: nothing has to be looked at again
+    table = listed(found, lines)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         sought = link.search("Search", "find", placeholder="run, model, behaviour or why it failed", width=340)
         states = ["all", *dict.fromkeys(run.state for run in found)]
@@ -98,7 +104,10 @@ if going:
     if len(going) == 2:
         link.go(state.PAGES["compare"], run=going[1], seal=state.seal(by_name[going[1]]), against=going[0])
     link.go(state.PAGES["story"], run=going[0], seal=seal)
-if any(run.state == "running" for run in data.runs(state.root())):
-    st.fragment(whole, run_every=LIVE)()
+there = data.runs(state.root())
+filling = len(data.lines(there, 0)) < len(there)
+if filling or any(run.state == "running" for run in there):
+    st.session_state["_filling"] = filling
+    st.fragment(whole, run_every=1 if filling else LIVE)()
 else:
     whole()
