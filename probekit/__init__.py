@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from probekit.activations.activations import Activations
     from probekit.activations.capture import capture, capture_without
+    from probekit.activations.foreign import ForeignAudit, audit_requests
     from probekit.activations.statistics import stream_statistics
     from probekit.errors import (
         BadInput,
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
         UnknownHook,
     )
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
+    from probekit.jobs.sweep import Sweep, run_sweep
     from probekit.jobs.takeaway import save_reader
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
@@ -52,6 +55,7 @@ __all__ = [
     "Claim",
     "Feature",
     "FitError",
+    "ForeignAudit",
     "HookPoint",
     "Hypothesis",
     "Interrupted",
@@ -62,12 +66,15 @@ __all__ = [
     "Observations",
     "ProbekitError",
     "Record",
+    "Requests",
     "RunError",
     "SavedReader",
     "StoreError",
+    "Sweep",
     "Task",
     "TooFewRows",
     "UnknownHook",
+    "audit_requests",
     "capture",
     "capture_without",
     "compare",
@@ -80,9 +87,11 @@ __all__ = [
     "measure",
     "open_run",
     "probe",
+    "read_requests",
     "read_run",
     "read_runs",
     "run_job",
+    "run_sweep",
     "save_reader",
     "stream_statistics",
     "summary",
@@ -97,6 +106,7 @@ _HOME = {
     "Claim": "results.claims",
     "Feature": "task",
     "FitError": "errors",
+    "ForeignAudit": "activations.foreign",
     "HookPoint": "hookpoint",
     "Hypothesis": "levels",
     "Interrupted": "errors",
@@ -107,12 +117,15 @@ _HOME = {
     "Observations": "task",
     "ProbekitError": "errors",
     "Record": "records",
+    "Requests": "inputs.requests",
     "RunError": "errors",
     "SavedReader": "inputs.saved",
     "StoreError": "errors",
+    "Sweep": "jobs.sweep",
     "Task": "task",
     "TooFewRows": "errors",
     "UnknownHook": "errors",
+    "audit_requests": "activations.foreign",
     "capture": "activations.capture",
     "capture_without": "activations.capture",
     "compare": "results.compare",
@@ -125,9 +138,11 @@ _HOME = {
     "measure": "jobs.measure",
     "open_run": "storage.runs",
     "probe": "jobs.probe",
+    "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "run_job": "jobs.runner",
+    "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",
     "stream_statistics": "activations.statistics",
     "summary": "results.summary",

@@ -6,6 +6,7 @@ ProbekitError
 |   +-- TooFewRows      fewer rows than docs/method.md section 7.5 allows
 +-- StoreError      an activation on disk is not what its key says (exit 3)
 +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
+|   +-- RunHeld         another process is writing to it
 +-- MissingExtra    an optional dependency is not installed (exit 3)
 +-- FitError        a solver did not reach its certificate (the cell is NA)
 +-- Interrupted     stopped by the user, everything finished so far is kept (exit 130)
@@ -85,6 +86,10 @@ class RunError(ProbekitError):
     Traceback (most recent call last):
     probekit.errors.RunError: no run folder runs/nowhere; `probekit ls` lists the runs.
     """
+
+
+class RunHeld(RunError):
+    """Another process is writing to the run folder."""
 
 
 class MissingExtra(ProbekitError):

@@ -30,6 +30,8 @@ ARMS = (
     "necessity:resample", "necessity:mean", "necessity:leace",
     "positions",  # a bit kept at one of several places that spell it, the others from one donor
     "iia", "iia:odds",  # replace at one site: its part from a donor of another answer, which is to follow; or its odds
+    "iia:illusion",  # accuracy of that exchange less that of what of the subspace is read there
+    "iia:dormant", "iia:far",  # how far that exchange leads off support: shares of the displacement, of edited rows
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
@@ -62,6 +64,8 @@ CONTROLS = (
     "", "random_directions", "permuted_in_group", "permuted_groups", "random_twin",
     "row_split",  # rows of a group on both sides of the split: what memorising groups would earn
     "control_task",  # a random label for each type in place of the behaviour
+    # of a learned subspace: learned to bring answers that were shuffled among pairs; as far moved, in another direction
+    "shuffled_counterfactuals", "placebo",
 )  # fmt: skip
 # As fitted on whole texts, applied to the same without a named span: `deleted:field:tag`.
 CONTROL_PREFIXES = ("deleted:",)

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -415,6 +415,12 @@ class ReplaceSpec(_Strict):
     x 256 runs of the edited token, forwards and backwards, at each hook point."""
     das_steps: PositiveInt = 150
     """Steps of that search, at most."""
+    das_controls: tuple[Literal["random_twin", "shuffled_counterfactuals", "placebo"], ...] = (
+        "random_twin", "shuffled_counterfactuals", "placebo",
+    )  # fmt: skip
+    """What stands beside a learned subspace in `iia`: the same search in a randomly initialised network, without which
+    nothing says that it is not the search that succeeds; one for answers that were shuffled among the pairs; and as
+    large a move in random directions. Cost: the first two as much as the search itself, and a capture of the twin."""
     arms: tuple[Arm, ...] = (
         "single:random", "single:matched", "single:mean", "necessity:resample", "necessity:mean", "necessity:leace",
         "iia", "chain:random", "chain:matched",
@@ -572,17 +578,7 @@ class JobSpec(_Strict):
     @classmethod
     def read_toml(cls, path: Path) -> "JobSpec":
         """Read and check a TOML file; every mistake is one BadInput sentence."""
-        try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
-        except FileNotFoundError:
-            raise BadInput(f"no spec file {path}.") from None
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read as a spec file ({error.strerror}): give a TOML file.") from None
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not TOML, which is UTF-8 ({error.reason}): save it as UTF-8.") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-            raise BadInput(f"{path} is not TOML: {error}.") from None
-        return cls.check(raw, str(path))
+        return cls.check(read_table(path), str(path))
 
     @classmethod
     def check(cls, raw: dict, where: str) -> "JobSpec":
@@ -592,6 +588,20 @@ class JobSpec(_Strict):
 
 _EITHER = ("str", "int")  # pydantic's names of the types of a union, at the end of a problem's place
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table of a TOML file. Raises BadInput for a file that is none."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
+    except FileNotFoundError:
+        raise BadInput(f"no spec file {path}.") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read as a spec file ({error.strerror}): give a TOML file.") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not TOML, which is UTF-8 ({error.reason}): save it as UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
+        raise BadInput(f"{path} is not TOML: {error}.") from None
 
 
 def validate(model: type[_Model], raw: dict, where: str) -> _Model:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.activations.keys import places_of_answers
 from probekit.errors import BadInput
 from probekit.model.generation import generate, manner
 from probekit.model.model import Model
@@ -28,7 +29,7 @@ def stored_as(generation: Generation, model: Model, backend: str = "bridge", tas
     match = [[name, list(rule) if isinstance(rule, tuple) else rule] for name, rule in generation.match]
     drawn = [generation.samples, generation.temperature, generation.seed] if generation.samples else None
     asked = {"kind": "generation", "match": match, "n_tokens": generation.n_tokens, "drawn": drawn}
-    behind = {} if task is None or task.answer is None else {"behind": task.answer.tolist()}
+    behind = {} if task is None or task.answer is None else {"behind": places_of_answers(task)}
     written = {} if backend == "bridge" else {"written": backend}
     return "behaviour." + digest(asked | behind | written | {"tokenizer": model.encoder.fingerprint})
 

@@ -57,6 +57,11 @@ def digest_rows(rows: Sequence[Sequence[int] | NDArray]) -> str:
     return hasher.hexdigest()
 
 
+def places_of_answers(task: Task) -> str:
+    """Digest of the places that behaviours are read at, "" where these are the rows' own."""
+    return "" if task.answer is None else digest_rows([task.answer])
+
+
 def settle(
     model: Model, task: Task, asked: str, names: Sequence[str], stored: Sequence[str], store: Store | Memory
 ) -> tuple[Backend, dict[str, Any]]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.activations.keys import places_of_answers
 from probekit.errors import BadInput
 from probekit.model.model import Model
 from probekit.records import digest
@@ -38,8 +39,7 @@ class Reduction:
     @classmethod
     def of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Reduction":
         """Check a behaviour against the model's vocabulary."""
-        behind = "" if task.answer is None else hashlib.sha256(task.answer.astype("<i8").tobytes()).hexdigest()
-        return replace(cls._of(spec, model, task), behind=behind)
+        return replace(cls._of(spec, model, task), behind=places_of_answers(task))
 
     @classmethod
     def _of(cls, spec: BehaviourSpec, model: Model, task: Task) -> "Reduction":

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probekit.cli.audit import audit
 from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
+from probekit.cli.steer import steer
 from probekit.cli.study import study
+from probekit.cli.sweeps import plan_many, run_many, schema
 from probekit.cli.takeaway import register as register_takeaway
-from probekit.errors import Interrupted, ProbekitError
+from probekit.errors import BadInput, Interrupted, ProbekitError
 from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
@@ -40,6 +43,9 @@ register_takeaway(app)
 app.command("calibrate")(calibrate)
 app.command("study")(study)
 app.command("floors")(floors)
+app.command("audit")(audit)
+app.command("schema")(schema)
+app.command("steer")(steer)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
@@ -74,25 +80,41 @@ def run(
     store: StoreOption = STORE,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    shard: Annotated[
+        str, typer.Option("--shard", help="Of a file of many jobs: which of how many parts, as 0/8.")
+    ] = "0/1",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a job; a stopped one resumes, a finished one is shown."""
+    """Measure a job, or each job of a file of many; a stopped one resumes, a finished one is shown."""
     with reporting("run", as_json):
+        from probekit.jobs.sweep import read_spec
+        from probekit.spec import JobSpec
+
+        asked = read_spec(spec)
+        if not isinstance(asked, JobSpec):
+            run_many(asked, spec.parent, runs, store, device, workers, shard, as_json)
+            return
+        if shard != "0/1":
+            raise BadInput(f"--shard is '{shard}' and {spec} is one job: it is for files with models, tasks or seeds.")
         _, failed = _measure("run", spec, runs, store, device, as_json, workers)
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
-def plan(spec: SpecArgument, as_json: JsonOption = False) -> None:
-    """Say what a job would measure, without loading a model."""
+def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
+    """Say what a job, or each job of a file of many, would measure, without loading a model."""
     with reporting("plan", as_json):
         from dataclasses import asdict
 
         from probekit.jobs.plan import forecast_of, plan_rows, text_of
+        from probekit.jobs.sweep import read_spec
         from probekit.spec import JobSpec
 
-        job = JobSpec.read_toml(spec)
+        job = read_spec(spec)
+        if not isinstance(job, JobSpec):
+            plan_many(job, spec.parent, runs, as_json)
+            return
         planned, text, told = plan_rows(job, spec.parent), text_of(job), forecast_of(job, spec.parent)
         if as_json:
             print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None)

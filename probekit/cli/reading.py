@@ -98,7 +98,6 @@ def show(
     """Show what a run found: a few sentences and a map of sites and levels; in full with --wide or --table."""
     with reporting("show", as_json):
         from probekit.results.examples import KINDS as ROW_KINDS
-        from probekit.results.summary import summary
         from probekit.storage.runs import find_run, open_run
 
         found = open_run(find_run(run, root), partial=partial)
@@ -114,22 +113,31 @@ def show(
             extra = {"run": found.name, "problem": found.problem, "manifest": found.manifest}
             print_json("show", not found.problem, rows(found.records), **extra)
             return
-        screen = console()
         if found.problem:
             console(err=True).print(found.problem)
-        if table is None and metric == "steer":
-            table = _at_one_site(found.records, chosen, csv)
-        site = chosen.pop("hook", None) if table is None and metric == "replace" else None
-        if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
-            raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
-        if table is None and not wide and not csv and metric != "compose":
-            screen.print(summary(found.records, **chosen, intervals=intervals))
-            if metric == "replace":
-                _print_site(found.records, site, chosen, screen)
-            _print_beside(found.records, chosen)
-            return
-        maps = {"replace": "replace_map", "compose": "composition"}
-        _show_table(table or maps.get(metric or "", "leak_map"), found, chosen, csv)
+        _show_found(found, table, chosen, csv, wide=wide, intervals=intervals)
+
+
+def _show_found(
+    run: "Run", table: str | None, chosen: dict[str, Any], csv: bool, *, wide: bool, intervals: bool
+) -> None:
+    """The summary and its map, or a table in full where one is asked for."""
+    from probekit.results.summary import summary
+
+    screen, metric = console(), chosen.get("metric")
+    if table is None and metric == "steer":
+        table = _at_one_site(run.records, chosen, csv)
+    site = chosen.pop("hook", None) if table is None and metric == "replace" else None
+    if table is None and (more := chosen.keys() & {"hook", "level", "most"}):
+        raise BadInput(f"--{min(more)} is for the tables of one hook point, level or row: give --table as well.")
+    if table is None and not wide and not csv and metric != "compose":
+        screen.print(summary(run.records, **chosen, intervals=intervals))
+        if metric == "replace":
+            _print_site(run.records, site, chosen, screen)
+        _print_beside(run.records, chosen)
+        return
+    maps = {"replace": "replace_map", "compose": "composition"}
+    _show_table(table or maps.get(metric or "", "leak_map"), run, chosen, csv)
 
 
 def _write_table(kind: str, run: "Run", chosen: dict[str, Any], path: Path) -> None:

@@ -183,11 +183,12 @@ def text_page(folder: Path) -> str:
 
 def causal_page(folder: Path) -> str:
     """docs/causal.md with its tables as the numbers beside it have them."""
-    from probekit.proofs.studies import equality, used
+    from probekit.proofs.studies import equality, metrics, used
     from probekit.proofs.studies.truth import Findings, filled
 
     made = used.tables(Findings.read(folder / "used.json"))
     made |= equality.tables(equality.EqualityFindings.read(folder / "equality.json"))
+    made |= metrics.tables(metrics.MetricsFindings.read(folder / "metrics.json"))
     return filled((folder / "causal.md").read_text(encoding="utf-8"), made)
 
 

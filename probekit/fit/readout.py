@@ -155,7 +155,9 @@ def fit_readout(
     """Minimise mean cross-entropy (nats) + ridge / 2 |weight|^2, all targets at once.
 
     A law's mass over classes weighs its row. Each target has its own steps and certificate (half the squared Newton
-    decrement, nats). Raises FitError when one does not reach it: what has not converged is not returned.
+    decrement, nats). An outcome that no row has pulls its intercept to minus infinity, where the solvers may not
+    arrive: the target is then fitted beside one more row that knows nothing, as `log_prior` is. Raises FitError when
+    one does not reach its certificate: what has not converged is not returned.
     """
     per_target = torch.as_tensor(ridge, dtype=z.dtype, device=z.device).expand(law.shape[1])
     if is_value(law):
@@ -163,6 +165,11 @@ def fit_readout(
     setup, tolerance = OpenRidge.of(Rows(z, law, offset), variance), tolerated(tolerance, len(law))
     found, certificate = setup.solve(per_target[None], start, tolerance)
     if not bool((certificate <= STALLED * tolerance).all()):
+        endless = (law.sum(-1) == 0).any(0) & ~(certificate[0] <= STALLED * tolerance)
+        if bool(endless.any()):
+            told = torch.where(endless[:, None], smoothed(law), law)
+            near = fit_readout(z, told, offset, variance, 100 * per_target)  # from where the way is short
+            return fit_readout(z, told, offset, variance, ridge, near, tolerance)
         raise FitError(
             f"a linear readout of {len(z)} rows x {z.shape[1]} coordinates did not converge: its decrement is "
             f"{float(certificate.max()):.1e} nats, asked {tolerance:.0e}. Use a larger ridge."

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os.path import isfile  # which says no to a name that no path can have
@@ -59,6 +59,10 @@ class Columns:
     def typed(self) -> bool:
         """Whether numbers and truth values are told from text, which CSV and TSV cannot."""
         return kind_of(self.path) not in SEPARATORS
+
+    def is_empty(self, value: object) -> bool:
+        """Whether a cell is an empty text: any that nothing is written in, of files that cannot say that it lacks."""
+        return isinstance(value, str | None) and not value and (value is not None or not self.typed)
 
     def row(self, i: int) -> str:
         """Row `i` in words, for a sentence."""
@@ -171,13 +175,24 @@ class Columns:
                 keep.append(row)
         return self._rows(keep)
 
-    def without_missing(self, needed: Iterable[str]) -> "Columns":
-        """Without the rows that lack a value in one of the `needed` columns, and with how many those are."""
+    def without_missing(
+        self, needed: Iterable[str], pieces: Collection[str] = (), bare: Iterable[Sequence[str]] = ()
+    ) -> "Columns":
+        """Without the rows that lack a value in one of the `needed` columns, and with how many those are.
+
+        pieces: those of them that are pieces of a text and nothing else, of which an empty one says something. bare:
+        columns that together are all of a text, which one of them has to be there for.
+        """
         lacks: dict[int, str] = {}
         for column in needed:
             for row, value in enumerate(self.values[column]):
-                if missing(value) or any(map(missing, as_list(value) or ())):
+                empty = column in pieces and self.is_empty(value)
+                if not empty and (missing(value) or any(map(missing, as_list(value) or ()))):
                     lacks.setdefault(row, column)
+        for columns in bare:
+            for row in range(len(self)):
+                if all(self.is_empty(self.values[column][row]) for column in columns):
+                    lacks.setdefault(row, columns[0])
         kept = [row for row in range(len(self)) if row not in lacks]
         if not kept:
             raise BadInput(f"{self.path} has no row with a value in every column that is asked for: fill some in.")

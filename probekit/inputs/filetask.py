@@ -101,7 +101,10 @@ def read_rows(spec: TaskSpec, base: Path) -> Columns:
     columns = read_columns(path, asked)
     if spec.missing == "drop":
         # A row may lack a span, unless its column is read as something else too.
-        columns = columns.without_missing(asked_columns(spec.model_copy(update={"spans": {}})))
+        asked = asked_columns(spec.model_copy(update={"spans": {}}))
+        pieces = asked.keys() - asked_columns(spec.model_copy(update={"spans": {}, "template": None, "chat": None}))
+        bare = [made.fields for made in templates(spec) if all(is_field for _, is_field in made.parts)]
+        columns = columns.without_missing(asked, pieces, filter(None, bare))
     if spec.n_examples:
         columns = columns.first(spec.n_examples, None if spec.domain in _made(spec) else spec.domain)
     return columns.paired(spec.pair, spec.members) if spec.pair else columns

@@ -120,6 +120,17 @@ def read_directions(what: str, path: Path, hook: str | None = None, tensor: str 
     return _of_safetensors(what, path, hook, tensor)
 
 
+def read_rows_of_directions(
+    path: Path, hook: str | None, tensor: str | None = None, rows: tuple[int, ...] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """hook -> [k, d] of a file of `read_directions`, as long as they are there; rows: some of them. Raises BadInput."""
+    what = f"directions of {path.name}"
+    found = read_directions(what, path, hook, tensor)
+    if rows is not None:
+        found = {name: _picked(what, values, rows) for name, values in found.items()}
+    return {name: _rows(what, _whole(values)) for name, values in found.items()}
+
+
 def _of_safetensors(what: str, path: Path, hook: str | None, tensor: str | None) -> dict[str, Any]:
     """Tensors by hook point; with `hook` the one that is named, or the only one."""
     from safetensors import SafetensorError, safe_open

@@ -3,10 +3,16 @@
 import hashlib
 import json
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from probekit.errors import BadInput, check_text
 from probekit.inputs.columns import PAIR, Columns, as_list
+from probekit.inputs.positions import Place, token_spans
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
 from probekit.inputs.words import missing, word
 from probekit.spec import TaskSpec
@@ -84,12 +90,13 @@ def _texts(columns: Columns, column: str) -> list[str]:
 def _field(columns: Columns, column: str) -> list[str]:
     """A template's field: texts and numbers, as they are written. A text may be empty."""
     give = f"in column '{column}', a field of the template: give a text or a number"
-    for i, value in enumerate(columns.values[column]):
+    cells = ["" if columns.is_empty(value) else value for value in columns.values[column]]
+    for i, value in enumerate(cells):
         if not isinstance(value, str):
             columns.check_present(i, column, value)
         if not isinstance(value, str | int | float):
             raise BadInput(f"{columns.row(i)} has a {type(value).__name__} {give}.")
-    return [word(value) for value in columns.values[column]]
+    return [word(value) for value in cells]
 
 
 def _messages(columns: Columns, i: int, column: str) -> list[tuple[str, Prompt]]:
@@ -144,3 +151,24 @@ def named_marks(spec: TaskSpec, columns: Columns, i: int, text: str) -> dict[str
             )
         marks[f"span:{name}"] = [(start[0], stop[0])]
     return marks
+
+
+def opened(
+    encoder: Encoder, text: str, rule: str, plain: bool, time: datetime | None = None
+) -> tuple[NDArray[np.int64], int]:
+    """(ids of one text that a model is to go on from, the first token that a rule of positions names in it).
+
+    plain: as it stands, and what the tokenizer puts behind a text is left out; otherwise it is the user's turn of a
+    chat, the assistant's being opened behind it. time: what a chat template that asks for it is told. Raises BadInput.
+    """
+    check_text(text, "the prompt")
+    place, asked = Place.parse(rule), Prompt(text)
+    if place.kind in ("column", "mask"):
+        raise BadInput(f"a prompt has no columns, and '{rule}' names one: write last, all or role:user:first, say.")
+    if not plain:
+        asked = render_chat([("user", asked)], lambda turns: encoder.chat(turns, True, time))
+    made = encoder.encode([asked.text], special=plain)
+    ids = made.tokens[0][: len(made.tokens[0]) - int(made.n_behind[0])]
+    spans = {} if made.offsets is None else token_spans(asked, made.offsets[0])[0]
+    only = Columns(Path("the prompt,"), {}, [1])  # a rule asks for a file's row, to speak of it
+    return ids, min(place.at(only, 0, len(ids), spans, len(ids)))

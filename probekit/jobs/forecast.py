@@ -14,6 +14,7 @@ from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_o
 from probekit.inputs.labels import classes_of
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
+from probekit.jobs.costs import EditedRuns, Size, edited_runs
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
@@ -28,7 +29,8 @@ class Forecast:
 
     classes: behaviour -> class -> rows, of labels. tokens: of all texts without what a template of chats adds; None
     where no tokenizer is at hand. passes: of the model over all texts. folds: outer and inner. notes: sentences on what
-    will be NA, or will have to be read with care. told: on the file itself, which the run says too.
+    will be NA, or will have to be read with care. told: on the file itself, which the run says too. edited: runs with
+    activations edited, of replace, steer and compose.
     """
 
     texts: int
@@ -41,6 +43,7 @@ class Forecast:
     fit_rows: int
     notes: tuple[str, ...]
     told: tuple[str, ...]
+    edited: tuple[EditedRuns, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -56,6 +59,7 @@ class Forecast:
             f"readers: fitted on about {self.fit_rows:,} rows of {self.groups:,} groups, {outer} outer x {inner} inner "
             f"fold{'s' * (outer * inner > 1)}"
         )
+        yield from (one.line() for one in self.edited)
         yield from (f"note: {note}" for note in self.told + self.notes)
 
 
@@ -83,12 +87,28 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
             f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "
             f"not extrapolated (that takes {SURE} rows per coordinate)"
         )
+    tokens = _tokens(spec, columns, folder)
+    at_end = task.answer is None and task.position in (None, "last", ("last",))
+    size = Size.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
+    kinds = {b.name: "logprob" if b.whole else b.kind for b in task.behaviours}
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
-        {name: Counter(classes) for name, classes in labels.items()}, _tokens(spec, columns, folder),
+        {name: Counter(classes) for name, classes in labels.items()}, tokens,
         twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete)), folds, fit_rows, tuple(notes),
-        tuple(told_of(task, columns)),
+        tuple(told_of(task, columns)), tuple(edited_runs(spec, size, kinds, _ranks(task, laws))),
     )  # fmt: skip
+
+
+def _ranks(task: TaskSpec, laws: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, int]:
+    """How many directions a linear readout of each behaviour has at most, where its outcomes are known."""
+    known = {name: len(classes) for name, (_, classes) in laws.items()}
+    for entry in task.behaviours:
+        outcomes = entry.tokens or entry.sets
+        if entry.kind == "logit_diff":
+            known[entry.name] = 2
+        elif outcomes and entry.kind == "choice":
+            known[entry.name] = len(outcomes)
+    return {name: max(1, n - 1) for name, n in known.items()}
 
 
 def _n_scored(task: TaskSpec, columns: Columns) -> int:

@@ -25,6 +25,15 @@ from probekit.task import ALL, Task
 from probekit.testbeds import load_testbed
 
 
+def load_model_of(spec: JobSpec, base: Path, device: str = "cpu") -> Model:
+    """The model that a spec names, relative to `base`. Raises BadInput where it names none."""
+    name = spec.model.name if spec.model else spec.task.testbed
+    if name is None:
+        raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
+    asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
+    return load_model(beside(name, base), device=device, **asked)
+
+
 @dataclass(frozen=True)
 class Job:
     """A spec with everything it names loaded."""
@@ -43,11 +52,7 @@ class Job:
 
         model: the one that the spec names, where it is loaded already.
         """
-        name = spec.model.name if spec.model else spec.task.testbed
-        if name is None:
-            raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-        asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
-        model = model or load_model(beside(name, base), device=device, **asked)
+        model = model or load_model_of(spec, base, device)
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)

@@ -20,11 +20,13 @@ from probekit.measurement.causal.composition import ARMS, Composition, decoded_p
 from probekit.measurement.causal.learned import learn, unlearned
 from probekit.measurement.causal.replacement import ROLL_OUT, Replacement, arms_of
 from probekit.measurement.causal.steering import Steering
+from probekit.measurement.causal.vacuity import TWIN, Beside, InTwin, beside_learned, off_support
 from probekit.measurement.cell import Measurement, measurements_of, read_at
 from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Coordinates, Kept, Outcome, ReaderName, decoded_of, kept_of
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
 from probekit.model.interventions import Abstraction, orthonormal
+from probekit.model.model import Model
 from probekit.records import digest
 from probekit.spec import ReplaceSpec
 from probekit.storage.runwriter import RunWriter
@@ -43,6 +45,7 @@ class Work:
         self._loaded: tuple[str, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]] | None = None
         self._replacements: dict[str, Replacement] = {}
         self._compositions: dict[str, Composition] = {}
+        self._twins: dict[str, InTwin] = {}
         self._frames: dict[tuple[str, str], torch.Tensor] = {}
         self._curves: dict[tuple[str, str], list[SiteRow]] = {}
         self._other: tuple[int, Mapping[str, Measurement]] | None = None
@@ -178,12 +181,40 @@ class Work:
             learned = [] if len(cell.hooks) > 1 or rolled else learn(replacement, cell.what, cell.domain, name)
         except FitError as error:
             why = str(error)
-        asked = list(self._abstractions(cell, spec, learned))
-        outcome = replacement.cell(cell.what, cell.domain, cell.hooks, name, asked, arms)
+        beside = self._beside(replacement, learned, cell) if learned else Beside()
+        asked = [*self._abstractions(cell, spec, learned), *beside.abstractions]
+        outcome = replacement.cell(cell.what, cell.domain, cell.hooks, name, asked, arms, beside.twin)
+        outcome.records += beside.outcome.records
+        outcome.losses += beside.outcome.losses
+        if "iia" in arms:
+            for one in learned:
+                outcome.records += off_support(replacement, one, cell.what, cell.domain, name)
         outcome.kept = Kept({ReaderName(a.level, a.source, a.k): a.bases[name].numpy() for a in learned})
         if why:
-            outcome.records += unlearned(replacement, cell.what, cell.domain, name, arms, why)
+            outcome.records += unlearned(replacement, cell.what, cell.domain, name, arms[0], why)
         return outcome
+
+    def _beside(self, replacement: Replacement, learned: Sequence[Abstraction], cell: Cell) -> Beside:
+        """What stands beside learned subspaces, and what the twin does, which is captured when first asked for."""
+        spec, place, model = self.job.spec, cell.place, self.job.spec.model
+        assert spec.replace is not None
+        if place not in self._twins and TWIN in spec.replace.das_controls and (model is None or model.twin):
+            other = self.job.model.random_twin(spec.seed_probe)
+            shown = spec.replace.behaviours_of(self.job.kinds)
+            asked = replace(self.job.task, behaviours=[b for b in self.job.task.behaviours if b.name in shown])
+            seen = capture(other, asked, self._replaced, store=None).at(place)
+            made = None if spec.replace.swap is None else lambda pairs: self._made(pairs, place, other)
+            self._twins[place] = InTwin(
+                other, self.job.task.at(place), seen, self.measurements[place], spec.replace, made
+            )
+        twin = self._twins.get(place)
+        return beside_learned(replacement, twin, learned, cell.what, cell.domain, cell.hooks[0], spec.seed_probe)
+
+    @property
+    def _replaced(self) -> list[str]:
+        """Hook points that are replaced one at a time."""
+        hooks = [cell.hooks[0] for cell in self.job.cells() if cell.kind == "replace" and len(cell.hooks) == 1]
+        return list(dict.fromkeys(hooks))
 
     def kept(self, cell: Cell) -> Kept:
         """What a cell left behind in the run folder."""
@@ -210,14 +241,13 @@ class Work:
             )
         return self._replacements[place]
 
-    def _made(self, pairs: NDArray[np.int64], place: str) -> Activations:
+    def _made(self, pairs: NDArray[np.int64], place: str, model: Model | None = None) -> Activations:
         """Activations of texts that differ from an example in the field that is swapped, read where it is."""
         task = self.job.swapped(pairs)
         task = task.at(place) if task.rules else task
         asked = replace(task, behaviours=[b for b in self.activations.behaviours if b.kind != "label"])
-        hooks = [cell.hooks[0] for cell in self.job.cells() if cell.kind == "replace" and len(cell.hooks) == 1]
-        return capture(self.job.model, asked, list(dict.fromkeys(hooks)), store=None,
-                       backend=self.activations.audit["backend"])  # fmt: skip
+        backend = self.activations.audit["backend"]
+        return capture(model or self.job.model, asked, self._replaced, store=None, backend=backend)
 
     def _abstractions(
         self, cell: Cell, spec: ReplaceSpec, learned: Sequence[Abstraction] = ()

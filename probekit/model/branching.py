@@ -263,14 +263,25 @@ class Trunk:
         else:
             where = (at.text * m + nth).to(device), token.to(device)
 
-        def apply(output: Tensor) -> Tensor:
-            old = output[where].flatten(1)
-            new = edit(old, at)
-            if new.shape != old.shape:
-                raise BadInput(f"the edit at '{name}' returned {list(new.shape)} for {list(old.shape)}.")
-            return output.index_put(where, new.to(output.dtype).reshape(-1, *output.shape[2:]))
+        return writing(name, edit, where, at)
 
-        return apply
+
+def writing(
+    name: str, edit: Edit, where: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], at: At
+) -> Callable[[Tensor], Tensor]:
+    """The edit as a hook on activations [batch, token, ...]: where: row and token of each edited one.
+
+    It raises BadInput for an edit that gives another shape.
+    """
+
+    def apply(output: Tensor) -> Tensor:
+        old = output[where].flatten(1)
+        new = edit(old, at)
+        if new.shape != old.shape:
+            raise BadInput(f"the edit at '{name}' returned {list(new.shape)} for {list(old.shape)}.")
+        return output.index_put(where, new.to(output.dtype).reshape(-1, *output.shape[2:]))
+
+    return apply
 
 
 @dataclass(frozen=True)

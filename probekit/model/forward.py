@@ -198,6 +198,16 @@ class Plain(Forward):
 
         return module.register_forward_hook(after)
 
+    def read_in(self, name: str) -> Tensor | None:
+        """What reads a hook point [d, r] where that is one matrix, which reads fewer directions than there are."""
+        path, side = self.places.get(name, ("", "out"))
+        module = self.hf.get_submodule(path)
+        weight = getattr(module, "weight", None)
+        if side != "in" or weight is None or weight.ndim != 2:
+            return None
+        reads = weight if type(module).__name__ == "Conv1D" else weight.T  # GPT-2's own is written the other way
+        return reads.detach() if reads.shape[1] < reads.shape[0] else None
+
     def block(self, layer: int) -> torch.nn.Module:
         path, side = self.places[HookPoint.within(layer, "hook_resid_pre").name]
         if side != "in":

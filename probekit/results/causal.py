@@ -31,6 +31,11 @@ COLUMNS = {
     "kept": "single:random", "alike": "single:matched", "kept_mean": "single:mean", "erased": "necessity:resample",
     "erased_mean": "necessity:mean", "erased_leace": "necessity:leace", "interchanged": "iia",
 }  # fmt: skip
+# column -> arm and control of what stands beside a subspace that was learned by exchange
+BESIDE = {
+    "in_twin": ("iia", "random_twin"), "shuffled": ("iia", "shuffled_counterfactuals"), "placebo": ("iia", "placebo"),
+    "illusion": ("iia:illusion", ""), "dormant": ("iia:dormant", ""), "far": ("iia:far", ""),
+}  # fmt: skip
 ROLL_OUT = "roll_out"
 STEERED = ("effect", "wrong", "unrelated")
 _CONTROLS = ("", "random_directions")
@@ -82,10 +87,11 @@ def _rank(k: object) -> int:
 
 
 def _replaced(
-    frame: pd.DataFrame, behaviour: str | None, domain: str | None, position: str | None, hook: str | None
-) -> pd.DataFrame:
+    frame: pd.DataFrame, behaviour: str | None, domain: str | None, position: str | None, hook: str | None,
+    control: tuple[str, ...] = _CONTROLS,
+) -> pd.DataFrame:  # fmt: skip
     """Records of replace at one site each, of random directions too."""
-    rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=_CONTROLS)
+    rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=control)
     rows = at_domain(rows[(rows["hook"] != "") & (rows["arm"] != ROLL_OUT)], domain, seen=True)
     if hook is not None:
         check_known("replaced hook", hook, hooks(rows, "replace"))
@@ -100,14 +106,19 @@ def causal(
     """A row per site and direction set: `read`, and each of COLUMNS with `_low`, `_high` and `random_` beside it.
 
     nothing: `kept` with k = 0, what is lost when all of the site comes from donors. source: `behaviour`, `pca`, the
-    label (`label:truth`) that directions were fitted to, or who gave them (`given:mine`). hook: one site.
+    label (`label:truth`) that directions were fitted to, or who gave them (`given:mine`). hook: one site. Where
+    subspaces were learned by exchange each of BESIDE says what the same search does where nothing can be found.
     """
     rows = _replaced(frame, behaviour, domain, position, hook)
+    learned = _replaced(frame, behaviour, domain, position, hook, ("", *(control for _, control in BESIDE.values())))
+    learned = learned[learned["source"] == "das"]
     read = _all_read(frame, rows)
     out = []
     for one in _sets(rows):
         row = dict(one.at) | _read(read, one.at)
         row |= _figures(one.own, "") | _figures(one.random, "random_")
+        if len(learned):
+            row |= _beside(learned, one.at)
         row["nothing"] = _value(one.nothing.get(COLUMNS["kept"]), "value")
         counted = {name: max(int(at[name]) for at in one.own.values()) for name in ("n", "groups")}
         out.append(row | counted)
@@ -232,6 +243,20 @@ def _figures(rows: Rows, before: str) -> dict[str, float | None]:
         told |= {before + name: _value(at, "value"), f"{before}{name}_low": _value(at, "low"),
                  f"{before}{name}_high": _value(at, "high")}  # fmt: skip
     return told
+
+
+def _beside(learned: pd.DataFrame, at: Mapping[str, object]) -> dict[str, object]:
+    """Of a learned subspace what stands beside it, and why its own exchange has no value; else nothing."""
+    same = learned[(learned["hook"] == at["hook"]) & (learned["k"] == at["k"])] if at["source"] == "das" else (
+        learned.iloc[:0])  # fmt: skip
+    told = {name: same[(same["arm"] == arm) & (same["control"] == of)] for name, (arm, of) in BESIDE.items()}
+    own = same[(same["arm"] == "iia") & (same["control"] == "")]
+    why = own["na_reason"].iloc[0] if len(own) else ""
+    return {name: _value(_first(rows), "value") for name, rows in told.items()} | {"interchanged_why": why}
+
+
+def _first(rows: pd.DataFrame) -> Mapping[str, Any] | None:
+    return rows.iloc[0].to_dict() if len(rows) else None
 
 
 def _value(row: Mapping[str, Any] | None, name: str) -> float | None:

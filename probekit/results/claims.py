@@ -63,6 +63,9 @@ class Need:
 class Claim:
     """Something said about an abstraction: all of `needs` have to hold (docs/method.md section 5).
 
+    learned: those that have to hold besides where its directions were learned by exchange (source `das`), whose success
+    may be that of the search.
+
     `CLAIMS` has those that are judged by name.
 
     >>> import probekit as pk
@@ -73,6 +76,7 @@ class Claim:
 
     name: str
     needs: tuple[Need, ...]
+    learned: tuple[Need, ...] = ()
 
 
 _READ = Need(name="read", metric="read")
@@ -86,6 +90,11 @@ CLAIMS: Mapping[str, Claim] = {
             Need(name="necessity", metric="replace", arm="necessity:resample"),
             Need(name="random directions", metric="replace", arm="random", control="random_directions",
                  source="random", far=True),
+        ), (
+            Need(name="interchange", metric="replace", arm="iia"),
+            Need(name="random network", metric="replace", arm="iia", control="random_twin", far=True),
+            Need(name="shuffled answers", metric="replace", arm="iia", control="shuffled_counterfactuals", far=True),
+            Need(name="placebo", metric="replace", arm="iia", control="placebo", far=True),
         )),
     )
 }  # fmt: skip
@@ -140,7 +149,7 @@ def judge(
     if domain is not None:
         check_known("domain", domain, found)
     domain = domain or found[0]
-    metrics = [need.metric for need in claim.needs]
+    metrics = [need.metric for need in (*claim.needs, *claim.learned)]
     check_known("level", level, sorted({name for metric in {"read", *metrics} for name in levels(rows, metric)}))
     at_level = rows[(rows["hook"] == hook) & (rows["level"] == level)]
     source = _source(at_level[at_level["metric"].isin(metrics) & (at_level["control"] == "")], source, level)
@@ -149,7 +158,7 @@ def judge(
     judged: list[dict] = []
     failing: list[float] = []
     at = {"hook": hook, "level": level, "k": k, "source": source, "domain": domain}
-    for need in claim.needs:
+    for need in (*claim.needs, *(claim.learned if source == "das" else ())):
         for place in _places(rows, need, domain):
             row, p_fails = _judge_need(need, rows, losses, **at, place=place, margin=margin, alpha=alpha, seed=seed)
             judged.append(row)

@@ -1,7 +1,8 @@
 """Compare: is one run better than another? What is comparable first, then differences with intervals, then examples.
 
 B less A of what is unexplained: below 0, B explains more. Where both runs tested the same rows of a group, groups are
-drawn once for both, so that what makes a group hard cancels; else each run is drawn for itself, and that is said.
+drawn once for both, so that what makes a group hard cancels; else each run is drawn for itself, and that is said
+(docs/method.md section 7.7).
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false

@@ -53,11 +53,10 @@ def figure(
         raise BadInput(f"no figure '{kind}'. Did you mean '{near}'? There is {', '.join(KINDS)}.")
     if template not in PALETTES:
         raise BadInput(f"a figure's template is light or dark; found '{template}'.")
-    if not reported:
-        return KINDS[kind](frame, template=template, **selection)
-    if kind != "layer_curves":
+    if reported and kind != "layer_curves":
         raise BadInput(f"published numbers are drawn in layer_curves; found '{kind}'.")
-    return layer_curves(frame, template=template, reported=reported, **selection)
+    more = {"reported": reported} if reported else {}
+    return KINDS[kind](frame, template=template, **more, **selection)
 
 
 def write_figure(made: go.Figure, path: Path, style: str = "screen") -> None:
@@ -72,13 +71,13 @@ def write_figure(made: go.Figure, path: Path, style: str = "screen") -> None:
     if ending not in ENDINGS:
         raise BadInput(f"a figure is written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}; found '{path.name}'.")
     paper = style == "paper"
-    made = on_paper(made) if paper else made
+    made, width = (on_paper(made), None) if paper else (made, 1000)  # on paper the figure says how wide it is
     if ending == ".html":
         path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG), encoding="utf-8")
         return
     scale = 1 if ending != ".png" else 4 if paper else 2  # 4: about 400 dots per inch of a column
     try:
-        path.write_bytes(made.to_image(format=ending[1:], width=made.layout.width or 1000, scale=scale))
+        path.write_bytes(made.to_image(format=ending[1:], width=width, scale=scale))
     except (
         Exception
     ) as error:  # kaleido raises its own, choreographer's and asyncio's; all mean that Chrome did not draw

@@ -64,7 +64,7 @@ def read_reported(path: Path | str) -> tuple[Reported, ...]:
 
 
 def beside(frame: pd.DataFrame, reported: Iterable[Reported], *, behaviour: str | None = None) -> pd.DataFrame:
-    """A row per published number of a behaviour: source, where, metric, value, ours, low, high, apart, here, said.
+    """A row per published number of a behaviour, with ours beside it: `ours`, `low`, `high`, `apart`, `here`, `said`.
 
     apart: published less ours; low and high are the interval of ours, where it has one. said: in words, with whether
     the published number lies inside that interval.
@@ -72,13 +72,14 @@ def beside(frame: pd.DataFrame, reported: Iterable[Reported], *, behaviour: str 
     behaviour = behaviour or default_behaviour(frame)
     rows = leak(frame, behaviour=behaviour or None)
     out = [_beside(rows, one) for one in reported if one.is_of(behaviour)]
-    columns = ["source", "where", "metric", "value", "ours", "low", "high", "apart", "here", "said"]
+    columns = ["source", "where", "metric", "level", "value", "ours", "low", "high", "apart", "here", "said"]
     return pd.DataFrame(out, columns=columns)
 
 
 def _beside(rows: pd.DataFrame, one: Reported) -> dict[str, Any]:
     nan, column = float("nan"), METRICS[one.metric]
-    at = {"source": one.source, "where": site_label(one.hook), "metric": one.metric, "value": one.value}
+    at = {"source": one.source, "where": site_label(one.hook), "metric": one.metric, "level": one.level,
+          "value": one.value}  # fmt: skip
     here = rows[(rows["hook"] == one.hook) & (rows["level"] == one.level) & rows[column].notna()]
     if here.empty:
         return at | {"ours": nan, "low": nan, "high": nan, "apart": nan, "here": "not measured", "said": ""}

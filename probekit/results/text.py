@@ -261,8 +261,27 @@ def causal_text(table: pd.DataFrame, behaviour: str, width: int) -> str:
             if cell_len(label) > left:
                 label = fitted(label.removeprefix("directions ").removeprefix("direction "), left)
             out.append(label + " " * (left - cell_len(label)) + "".join(f"{cell:>{_CELL}}" for cell in cells))
+        learned = rows[rows["source"] == "das"] if "in_twin" in rows else rows.iloc[:0]
+        out += [folded(_beside_learned(row), width) for row in learned.to_dict("records")]
         out.append("")
     return _lines([*out, folded(CAUSAL_LEGEND, width)])
+
+
+_BESIDE = {
+    "in_twin": "{} by the same search in a random network", "shuffled": "{} by one for shuffled answers",
+    "placebo": "{} moved as far in random directions", "illusion": "illusion gap {}",
+    "dormant": "{} of the move along what hardly varies", "far": "{} of edited rows beyond natural ones",
+}  # fmt: skip
+
+
+def _beside_learned(row: Mapping[str, Any]) -> str:
+    """What stands beside the exchange of a learned subspace, in words."""
+    why = row["interchanged_why"]
+    own = f"NA ({na_words(why)})" if why else number(row["interchanged"])
+    told = [said.format(number(row[name])) for name, said in _BESIDE.items() if pd.notna(row[name])]
+    return (
+        f"Exchange of {printable(row['label'])} leaves {own}; beside it: {', '.join(told) or 'nothing was measured'}."
+    )
 
 
 STEERING_LEGEND = (

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from probekit.errors import RunError
+from probekit.errors import RunError, RunHeld
 from probekit.records import SCHEMA_VERSION, Losses, Record, digest
 from probekit.storage.files import check_name, inside, plain_json, read_json, sha256_of, sync_folder, take_lock, to_json
 from probekit.storage.lines import (
@@ -245,7 +245,7 @@ class RunWriter:
     def _take(self) -> None:
         handle = take_lock(self.path / f"{LOCK}{self.worker}")
         if handle is None:
-            raise RunError(f"{self.path} is being measured by another process: wait until that ends, or stop it first.")
+            raise RunHeld(f"{self.path} is being measured by another process: wait until that ends, or stop it first.")
         self._unlock = weakref.finalize(self, os.close, handle)
 
     def _writable(self) -> None:

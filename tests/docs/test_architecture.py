@@ -14,11 +14,11 @@ WINGS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py")
 def named(page: str) -> dict[str, list[str]]:
     """Wing -> rooms, in the order of the page's table."""
     found: dict[str, list[str]] = {}
-    for wing, room in re.findall(r"^\| (?:\*\*(\w+)\*\*|`([\w/]+)`) \|", page, re.M):
+    for wing, several in re.findall(r"^\| (?:\*\*(\w+)\*\*|(`[^|]+`)) \|", page, re.M):
         if wing:
             found[wing] = []
         else:
-            found[list(found)[-1]].append(room)
+            found[list(found)[-1]] += re.findall(r"`([\w/]+)`", several)
     return found
 
 

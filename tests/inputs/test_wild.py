@@ -273,6 +273,29 @@ def test_a_row_without_a_span_is_no_row_to_drop(tmp_path):
     assert len(task_of(tmp_path, rows, **asked).tokens) == 8
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_empty_piece_of_a_template_is_empty_text_and_no_missing_value(tmp_path, suffix):
+    rows = rows_of(label=["a", "b"], before=["", "word ", "word "], text=[f"word {i}" for i in range(9)])
+    asked = {"text": None, "template": "{before}{text} word"}
+    kept = task_of(tmp_path, rows, f"data.{suffix}", **asked)
+    dropped = task_of(tmp_path, rows, f"data.{suffix}", missing="drop", **asked)
+    same(dropped, kept)
+    assert dropped.audit["n_dropped"] == 0
+    alone = task_of(tmp_path, [{**row, "text": row["before"] + row["text"] + " word"} for row in rows])
+    assert [ids.tolist() for ids in dropped.tokens] == [ids.tolist() for ids in alone.tokens]
+    # nothing at all is no text, and what is no cell is no empty one
+    for row in rows[:2]:
+        row |= {"text": "", "before": ""}
+    asked["template"] = "{before}{text}"
+    left = task_of(tmp_path, rows, f"data.{suffix}", missing="drop", **asked)
+    assert len(left.tokens) == len(rows) - 2 and left.audit["n_dropped"] == 2
+    if suffix != "csv":  # where an empty cell is all that can be written
+        rows[5]["before"] = None
+        found = refused(tmp_path, rows[2:], f"data.{suffix}", **asked)
+        assert "row 4 has no value in column 'before'" in found
+        assert len(task_of(tmp_path, rows, f"data.{suffix}", missing="drop", **asked).tokens) == len(rows) - 3
+
+
 def test_dropping_counts_rows_of_pairs_and_comes_before_the_cap(tmp_path):
     rows = [{"good": f"a {i}", "bad": f"b {i}", "k": None if i in (0, 4) else "xy"[i % 2]} for i in range(N)]
     asked = {"text": None, "pair": ["good", "bad"], "behaviours": [{**LABEL, "column": "k"}], "missing": "drop"}

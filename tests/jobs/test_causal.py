@@ -11,9 +11,13 @@ from probekit.errors import BadInput
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.swaps import swapped_task
 from probekit.jobs.job import Job
+from probekit.jobs.plan import forecast_of
 from probekit.jobs.runner import run_job
+from probekit.jobs.work import Work
+from probekit.model.branching import Trunk
+from probekit.model.model import Model
 from probekit.results import tables
-from probekit.results.text import steering_text
+from probekit.results.text import causal_text, steering_text
 from probekit.spec import JobSpec, SteerSpec
 from rowfiles import write
 
@@ -112,7 +116,7 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
     """Below the first block the field's token is all that differs: the network does what it does on the made text."""
     run = run_job(job(folder, swap="city", das_ks=[2], das_steps=40), root=tmp_path / "runs", store=tmp_path / "store")
     records = run.records[(run.records["metric"] == "replace") & (run.records["position"] == "all")]
-    iia = records[records["arm"] == "iia"].set_index(["hook", "source"])
+    iia = records[(records["arm"] == "iia") & (records["control"] == "")].set_index(["hook", "source"])
     assert {"behaviour", "label:truth", "pca", "das"} <= set(iia.index.get_level_values(1))
     for _, row in iia.loc[FIRST].iterrows():
         assert "of all of the site 1.000" in row["note"]
@@ -129,6 +133,89 @@ def test_an_answer_follows_a_field_that_is_swapped_before_anything_is_computed(f
                            "na_reason"]) == {"small_denominator"}  # fmt: skip
     labels = records[records["source"] == "label:truth"]
     assert set(labels["arm"]) >= {"single:random", "necessity:leace"}
+
+
+MLP = "blocks.0.mlp.hook_post"
+
+
+def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, tmp_path, monkeypatch):
+    """The twin is the network itself, in which the same search on the same cases does the same: vacuous, exactly."""
+    monkeypatch.setattr(Model, "random_twin", lambda self, seed: self)
+    spec = job(folder, swap="city", das_ks=[2], das_steps=10, hooks=[FIRST, MLP], arms=["single:random", "iia"])
+    hooks = {"hooks": (FIRST, MLP)}
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"twin": True}),
+                                   "read": spec.read.model_copy(update=hooks)})  # fmt: skip
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    learned = run.records[(run.records["metric"] == "replace") & (run.records["source"] == "das")]
+    rows = learned.set_index(["hook", "arm", "control"])
+    for hook in (FIRST, MLP):
+        told = {c: iia(rows.loc[(hook, "iia", c), "note"])
+                for c in ("random_twin", "shuffled_counterfactuals", "placebo")}  # fmt: skip
+        assert told["random_twin"] == iia(rows.loc[(hook, "iia", ""), "note"].replace("an IIA of", "IIA"))
+        assert told["placebo"] < told["random_twin"]  # where nothing says where to, as large a move brings less
+        assert all(0 <= rows.loc[(hook, f"iia:{name}", ""), "value"] <= 1 for name in ("dormant", "far"))
+    # behind the nonlinearity all of the site brings few answers, and there is nothing to divide by in the first place
+    assert [rows.loc[(hook, "iia", ""), "na_reason"] for hook in (FIRST, MLP)] == ["vacuous", "small_denominator"]
+    assert rows.loc[(FIRST, "iia", "random_twin"), "value"] < rows.loc[(FIRST, "iia", "placebo"), "value"]
+    assert rows.loc[(FIRST, "iia:illusion", ""), "na_reason"] == "not_defined"  # everything is read of a stream
+    gap = rows.loc[(MLP, "iia:illusion", "")]
+    whole, inside = iia(gap["note"]), float(gap["note"].partition("of what is read ")[2][:5])
+    assert gap["value"] == pytest.approx(whole - inside, abs=2e-3)
+
+    shown = tables.table("causal", run.records, hook=FIRST).set_index("label")
+    one = shown[shown["source"] == "das"].iloc[0]
+    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far"} <= set(shown.columns)
+    assert one["placebo"] == rows.loc[(FIRST, "iia", "placebo"), "value"]
+    said = causal_text(tables.table("causal", run.records, hook=FIRST), "says", 80)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "leaves NA (as in a random network)" in " ".join(
+        said.split()
+    ) and "moved as far in random directions" in " ".join(said.split())
+
+
+def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, monkeypatch):
+    """Held to what is run: texts as a whole, and each edit of each of them."""
+    spec = job(folder, ("she", "six"))
+    spec = spec.model_copy(update={"steer": SteerSpec(doses=(-2.0, 2.0))})
+    told = {one.kind: one for one in forecast_of(spec, folder[0]).edited}
+    passes, runs = dict.fromkeys(told, 0), dict.fromkeys(told, 0)
+    whole, branch, doing = Trunk._run, Trunk.branch, ["replace"]
+
+    def count_whole(self, layers):
+        passes[doing[0]] += len(self.texts)
+        return whole(self, layers)
+
+    def count_branch(self, edits, n_branches=1):
+        if len(edits) == 1 and len(self.texts) <= 24 and self.texts.lengths.max() < 8:  # no chain, no other texts
+            runs[doing[0]] += len(self.texts) * n_branches
+        return branch(self, edits, n_branches)
+
+    def steer(self, cell):
+        doing[0] = "steer"
+        try:
+            return of_cell(self, cell)
+        finally:
+            doing[0] = "replace"
+
+    of_cell = Work._steer
+    monkeypatch.setattr(Trunk, "_run", count_whole)
+    monkeypatch.setattr(Trunk, "branch", count_branch)
+    monkeypatch.setattr(Work, "_steer", steer)
+    run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    assert told["replace"].places == told["steer"].places == 2
+    for kind, one in told.items():
+        assert 0.6 * one.runs <= runs[kind] <= one.runs, (
+            kind
+        )  # at most: LEACE may find nothing, a direction may be still
+        assert one.passes == 2 * 24 <= passes[kind]  # the chain, and texts of something else, come on top
+    # edits before the first of three blocks run all of them, those behind the last one it alone
+    n = told["steer"].runs // 2
+    assert told["steer"].blocks == 3 * 2 * 24 + n * (3 + 1)
+    assert told["steer"].seconds > 0 and "edited ones, " in told["steer"].line()
+
+
+def iia(note):
+    return float(note.partition("IIA ")[2][:5])
 
 
 def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):

@@ -314,7 +314,9 @@ def test_a_behaviour_that_never_varies_is_na_beside_the_others(small, tmp_path, 
     rows = run.records[run.records["behaviour"] == "always"]
     assert set(rows["metric"]) == {"read", "replace"} and set(rows["na_reason"]) == {"small_denominator"}
     assert set(rows["note"]) == {"one class ('nine')"} and rows["id"].is_unique
-    assert set(rows["arm"]) == {"", "single:random", "single:matched", "chain:random", "chain:matched"}
+    kept = {f"{sites}:{donor}" for sites in ("single", "chain") for donor in ("random", "matched")} | {"single:mean"}
+    erased = {"necessity:resample", "necessity:mean", "necessity:leace"}
+    assert set(rows["arm"]) == {"", "iia"} | kept | erased
     assert run.manifest["provenance"]["floors"]["always seen"] == {"constant": "one class ('nine')"}
     assert (run.records.query("behaviour == 'choice' and metric == 'read'")["na_reason"] == "").all()
 

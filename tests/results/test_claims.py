@@ -270,6 +270,24 @@ def test_a_model_uses_what_is_enough_and_cannot_go(kept, erased, random, verdict
     assert claim_of(ask(frame(*rows[:1]), "the model uses it"))[0] == "NA"
 
 
+@pytest.mark.parametrize(("exchange", "twin", "shuffled", "placebo", "verdict"), [
+    (0.02, 1.0, 1.0, 1.0, "holds"), (0.02, 0.02, 1.0, 1.0, "fails"), (0.02, 1.0, 0.02, 1.0, "fails"),
+    (0.02, 1.0, 1.0, 0.02, "fails"), (None, 0.02, 1.0, 1.0, "NA"), (0.02, None, 1.0, 1.0, "NA"),
+])  # fmt: skip
+def test_what_was_learned_by_exchange_has_to_be_more_than_the_search(exchange, twin, shuffled, placebo, verdict):
+    at = {"metric": "replace", "source": "das"}
+    rows = [record(0.02, **at, arm="single:random"), record(0.02, **at, arm="necessity:resample"),
+            record(1.0, metric="replace", arm="single:random", control="random_directions", source="random"),
+            record(exchange, **at, arm="iia", na_reason="" if exchange else "vacuous"),
+            record(shuffled, **at, arm="iia", control="shuffled_counterfactuals"),
+            record(placebo, **at, arm="iia", control="placebo")]  # fmt: skip
+    rows += [record(twin, **at, arm="iia", control="random_twin")] if twin else []  # a search that was not made
+    told = ask(frame(*rows), "the model uses it", source="das")
+    assert claim_of(told)[0] == verdict
+    if exchange is None:
+        assert "interchange (as in a random network)" in claim_of(told)[1]
+
+
 def test_a_claim_is_about_the_place_that_selection_rows_prefer():
     at = [f"blocks.{i}.hook_resid_post" for i in range(3)]
     reads = [record(value, hook=hook) for value, hook in zip((0.3, 0.01, 0.2), at, strict=True)]

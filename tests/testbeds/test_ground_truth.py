@@ -628,6 +628,7 @@ BEHAVES = {
     "P7": lambda net: -bits_of(net, 3).prod(1),
     "P8": lambda net: bits_of(net, 1)[:, 0],
     "P17": lambda net: bits_of(net, 1)[:, 0],
+    "specificity": lambda net: -bits_of(net, 2).prod(1),
     "chain": lambda net: bits_of(net, 1)[:, 0],
 }
 

@@ -60,8 +60,13 @@ def abstractions_at(
             yield Abstraction("directions", "pca", k, {h: orthonormal(found.frames[h][:, :k]) for h in hooks})
     for k in sorted(ks):
         if 0 < k < least:
-            draw = {hook: random_directions(widths[hook], k, seed + i) for i, hook in enumerate(hooks)}
-            yield Abstraction("directions", "random", k, draw, "random_directions")
+            yield random_at(hooks, widths, k, seed)
+
+
+def random_at(hooks: Sequence[str], widths: Mapping[str, int], k: int, seed: int) -> Abstraction:
+    """Random directions at each hook point."""
+    draw = {hook: random_directions(widths[hook], k, seed + i) for i, hook in enumerate(hooks)}
+    return Abstraction("directions", "random", k, draw, "random_directions")
 
 
 def _supervised(hooks: Sequence[str], behaviour: str, found: Found, spec: ReplaceSpec) -> Iterator[Abstraction]:

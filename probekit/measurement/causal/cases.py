@@ -70,6 +70,11 @@ class CaseRows:
         """The last row of each, which stands for it: [n]."""
         return self.table[:, -1]
 
+    def last_of(self, count: int) -> NDArray[np.int64]:
+        """The last `count` rows of each, one of fewer beginning with repeats: [n, count]."""
+        lacking = max(0, count - self.table.shape[1])
+        return np.pad(self.table, ((0, 0), (lacking, 0)), mode="edge")[:, -count:]
+
 
 Sites = Callable[[str], Float[Tensor, "n d"]]
 
@@ -164,11 +169,17 @@ class Cases:
         return Donors(index, self.pool, self.pool_law, site)
 
     def matched(self, values: NDArray, n_donors: int, seed: int, site: Sites, rounding: float = 0.0) -> Donors:
-        """Those whose value of the abstraction is nearest. values [n_all, k]: of every row of the observations; of a
-        case with several rows their mean counts."""
-        mine, theirs = (values[rows.table].mean(1) for rows in (self.rows, self.pool))
-        found = match_donors(mine, theirs, self.rows.group, self.pool.group, n_donors, seed, rounding)
-        return self._of_pool(found, site)
+        """Those whose value of the abstraction is nearest at every edited token. values [n_all, k]: of every row of the
+        observations. A case's rows are compared with a donor's from the last one backwards, as they are exchanged."""
+        index = np.empty((len(self.rows), n_donors), np.int64)
+        for count in np.unique(self.rows.count).tolist():
+            at = np.flatnonzero(self.rows.count == count)
+            mine, theirs = (
+                values[rows.last_of(count)].reshape(len(rows), -1) for rows in (self.rows.some(at), self.pool)
+            )
+            group, others = self.rows.group[at], self.pool.group
+            index[at] = match_donors(mine, theirs, group, others, n_donors, seed, rounding)
+        return self._of_pool(index, site)
 
     def given(self, donors: "Donors", batch: NDArray[np.int64], at: At) -> Tensor:
         """Row of the donors' that each edited place of a batch of cases takes its activation from: [n].

@@ -1,6 +1,6 @@
 """Learned subspaces: those that bring a donor's answer when they are exchanged, found on fit rows (fit/das.py)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -71,8 +71,11 @@ class Pairs:
         order = np.argsort(np.concatenate(places))
         return torch.cat(out)[torch.from_numpy(order)].clamp_min(TINY).log()
 
-    def fit(self, site: Callable[[str], Tensor], k: int, seed: int, steps: int) -> Das:
-        """The subspace of rank k. site: activations of the cases' own rows. Raises FitError for too few pairs."""
+    def fit(self, site: Callable[[str], Tensor], k: int, seed: int, steps: int, shuffled: bool = False) -> Das:
+        """The subspace of rank k. site: activations of the cases' own rows. shuffled: of what is wanted, among pairs.
+
+        Raises FitError for too few pairs.
+        """
         groups = np.unique(self.rows.group)
         kept = np.random.default_rng([seed, 33]).permutation(groups)[: max(1, len(groups) // 4)]
         select = np.flatnonzero(np.isin(self.rows.group, kept))
@@ -84,6 +87,8 @@ class Pairs:
         donors = self.donors.rows.last[self.donors.index[:, 0]]
         source = self.donors.site(self.hook)[torch.from_numpy(donors)]
         wanted = torch.from_numpy(self.donors.law[self.donors.index[:, 0]]).float()
+        if shuffled:
+            wanted = wanted[torch.from_numpy(np.random.default_rng([seed, 36]).permutation(len(wanted)))]
         return fit_das(
             self.run, base, source, wanted, select=torch.from_numpy(select), k=k, seed=seed, steps=steps, batch=BATCH,
             n_starts=STARTS,
@@ -110,8 +115,13 @@ def _several(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     return numbers, out
 
 
-def learn(replacement: Replacement, behaviour: str, domain: str, hook: str) -> list[Abstraction]:
-    """Subspaces of the ranks of the spec at one hook point, from fit rows. Raises FitError."""
+def learn(
+    replacement: Replacement, behaviour: str, domain: str, hook: str, shuffled: bool = False
+) -> list[Abstraction]:
+    """Subspaces of the ranks of the spec at one hook point, from fit rows. Raises FitError.
+
+    shuffled: see `Pairs.fit`.
+    """
     spec, site = replacement.spec, replacement.site
     asked = [k for k in spec.das_ks if k < site(hook).shape[1]]
     if not asked or replacement.study.unmeasurable(behaviour, domain):
@@ -134,16 +144,16 @@ def learn(replacement: Replacement, behaviour: str, domain: str, hook: str) -> l
 
     tokens = replacement.answers(behaviour)
     pairs = Pairs(replacement.model, replacement.task, bases.some(at), donors, hook, soft, tokens)
-    found = [pairs.fit(site, k, seed, spec.das_steps) for k in asked]
+    found = [pairs.fit(site, k, seed, spec.das_steps, shuffled) for k in asked]
     return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
 
 
 def unlearned(
-    replacement: Replacement, behaviour: str, domain: str, hook: str, arms: Sequence[str], why: str
+    replacement: Replacement, behaviour: str, domain: str, hook: str, arm: str, why: str, control: str = ""
 ) -> list[Record]:
     """NA for each subspace that could not be learned."""
     study, out = replacement.study, []
     for k in replacement.spec.das_ks:
-        at = replacement.at(Abstraction("directions", "das", k, {}), arms[0], behaviour, hook, domain)
+        at = replacement.at(Abstraction("directions", "das", k, {}, control), arm, behaviour, hook, domain)
         out.append(study.record(*study.untold(at, "not_converged", why)))
     return out

@@ -6,7 +6,7 @@ the already edited network computed, so that errors compound as they would. metr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 
@@ -26,16 +26,24 @@ from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters, Crossed
-from probekit.metrics.causal.interchange import interchange_leak, interchanged, odds_leak
+from probekit.metrics.causal.interchange import (
+    Interchanged,
+    interchange_leak,
+    interchanged,
+    odds_leak,
+    refused_if_vacuous,
+)
 from probekit.metrics.causal.replace import fbu_mean, fbu_replace, necessity
+from probekit.metrics.causal.support import illusion_gap
 from probekit.metrics.ratios import Estimate, crossed_estimates, estimates
 from probekit.model.branching import Edit
-from probekit.model.interventions import Abstraction, interchange, keep_only
+from probekit.model.interventions import Abstraction, interchange, keep_only, placebo, project
 from probekit.model.model import Model
 from probekit.spec import ReplaceSpec
 from probekit.task import Task
 
 ROLL_OUT, INTERCHANGED = "roll_out", "iia"
+RANDOM, PLACEBO, READ = "random_directions", "placebo", "read"  # READ: what of a subspace is read where it stands
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # activation, basis, what it gets: [n, d], [d, k], [n, d] or [d]
 
 
@@ -75,12 +83,16 @@ class Replacement:
         self._drawn: tuple[tuple[str, str], Cases] | None = None
         self._donors: tuple[Cases, Donors] | None = None
         self._counterfactual: tuple[Cases, Donors] | None = None
+        self.exchanges: Mapping[tuple[str, int, str], Interchanged] = {}  # of the last cell: source, k, control
 
     def cell(
         self, behaviour: str, domain: str, hooks: Sequence[str], name: str, abstractions: Sequence[Abstraction],
-        arms: Sequence[str] | None = None,
+        arms: Sequence[str] | None = None, twin: Mapping[int, Interchanged] | None = None,
     ) -> Outcome:  # fmt: skip
-        """Arms of the abstractions at `hooks` together. name: the hook of the records; arms: all that the spec has."""
+        """Arms of the abstractions at `hooks` together. name: the hook of the records; arms: all that the spec has.
+
+        twin: of each rank what a subspace that was learned in a random network does there.
+        """
         arms = arms_of(self.spec, len(hooks)) if arms is None else arms
         if behaviour not in self.activations.laws:
             raise BadInput(
@@ -98,7 +110,10 @@ class Replacement:
         alike = {t.run: t for t in [t for _, _, t in planned] + list(site.values())}
         made = dict(zip(alike, self._run(behaviour, setting, cases, hooks, list(alike.values())), strict=True))
         laws = Laws({key: made[t.run] for key, t in site.items()}, {
-            a.k: made[t.run] for a, arm, t in planned if a.control and arm == INTERCHANGED})  # fmt: skip
+            a.k: made[t.run] for a, arm, t in planned if a.control == RANDOM and arm == INTERCHANGED}, {
+            (a.source, a.k): made[t.run] for a, arm, t in planned if not a.control and arm == INTERCHANGED},
+            twin or {})  # fmt: skip
+        self.exchanges = laws.done
         for abstraction, arm, treatment in planned:
             donors = treatment.donors
             wanted = wanted_of(self.study, abstraction, setting, cases, donors) if arm == INTERCHANGED else None
@@ -110,7 +125,8 @@ class Replacement:
 
     def at(self, abstraction: Abstraction, arm: str, behaviour: str, hook: str, domain: str) -> Coordinates:
         return Coordinates(
-            abstraction.level, abstraction.source, abstraction.k, "replace", arm, abstraction.control,
+            abstraction.level, abstraction.source, abstraction.k, "replace", arm,
+            "" if abstraction.control == READ else abstraction.control,
             behaviour=behaviour, hook=hook, fit_domain=self.study.home, test_domain=domain,
         )  # fmt: skip
 
@@ -142,6 +158,9 @@ class Replacement:
     ) -> Treatment | None:
         """What an arm does with an abstraction; None where it means nothing for it."""
         kind, _, how = arm.partition(":")
+        if a.control not in ("", RANDOM):  # what stands beside a learned subspace, which was learned for one arm
+            change = swerved if a.control == PLACEBO else exchanged
+            return Treatment(a, change, self.counterfactuals(behaviour, cases)) if kind == INTERCHANGED else None
         if a.rule is not None:  # one variable of a stated hypothesis
             return Treatment(a, exchanged, self._random(cases)) if kind == INTERCHANGED else None
         if a.features and how != "matched":
@@ -159,7 +178,7 @@ class Replacement:
             case "necessity", "resample":
                 return Treatment(a, exchanged, self._random(cases))
             case "iia", "":
-                return Treatment(a, exchanged, self._counterfactuals(behaviour, cases))
+                return Treatment(a, exchanged, self.counterfactuals(behaviour, cases))
             case "necessity", "mean":
                 return Treatment(a, exchanged)
             case "necessity", "leace":
@@ -176,7 +195,7 @@ class Replacement:
         none = nothing(hooks, {hook: self.site(hook).shape[1] for hook in hooks})
         out = {"resample": Treatment(none, keep_only, self._random(cases)), "mean": Treatment(none, keep_only)}
         if INTERCHANGED in arms:
-            out[INTERCHANGED] = Treatment(none, keep_only, self._counterfactuals(behaviour, cases))
+            out[INTERCHANGED] = Treatment(none, keep_only, self.counterfactuals(behaviour, cases))
         return out
 
     def _random(self, cases: Cases) -> Donors:
@@ -185,7 +204,7 @@ class Replacement:
             self._donors = cases, cases.random(self.spec.donors, self._seed, self.site)
         return self._donors[1]
 
-    def _counterfactuals(self, behaviour: str, cases: Cases) -> Donors:
+    def counterfactuals(self, behaviour: str, cases: Cases) -> Donors:
         """Who an answer is interchanged with: texts made for each case, or any donor."""
         if self.made is None:
             return self._random(cases)
@@ -333,13 +352,25 @@ def exchanged(act: Float[Tensor, "n d"], basis: Float[Tensor, "d k"], given: Flo
     return interchange(act, given, basis)
 
 
+def swerved(act: Float[Tensor, "n d"], both: Float[Tensor, "d k2"], given: Float[Tensor, "n d"]) -> Tensor:
+    """As far moved as an exchange within the first half of `both` would, in directions of the other half."""
+    own, other = both.chunk(2, dim=1)
+    return placebo(act, exchanged(act, own, given), project(given - act, other))
+
+
 @dataclass(frozen=True)
 class Laws:
-    """What an arm is compared with: all of the site from donors (`resample`) or at its mean, and random directions of
-    each k exchanged, [n, m, outcome] each."""
+    """What an arm is compared with: all of the site from donors (`resample`) or at its mean, random directions of each
+    k exchanged, and each source and k itself, [n, m, outcome] each. twin: of a k that was learned in a random network.
+
+    done: what each exchange did, by source, k and control, filled as they are told.
+    """
 
     site: Mapping[str, NDArray[np.float64]]
     random: Mapping[int, NDArray[np.float64]]
+    own: Mapping[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
+    twin: Mapping[int, Interchanged] = field(default_factory=dict)
+    done: dict[tuple[str, int, str], Interchanged] = field(default_factory=dict)
 
 
 Told = tuple[Estimate, tuple[str, Clusters]]  # and what the arm's name ends in, and what group sums are over
@@ -352,9 +383,9 @@ def _ratios(
     """What an arm says, and where a mixture over donors is told, the mean over donors beside it."""
     kind, _, how = arm.partition(":")
     if kind == INTERCHANGED:
-        if a.control or wanted is None or donors is None or a.k not in beside.random:
+        if a.control == RANDOM or wanted is None or donors is None or a.k not in beside.random:
             return []
-        return _interchanged(cases, laws, beside, a.k, wanted, donors)
+        return _interchanged(cases, laws, beside, a, wanted, donors)
     if kind == "necessity":
         told = {"": necessity(cases.law, laws, beside.site["resample" if how == "resample" else "mean"])}
     elif how == "mean":
@@ -368,23 +399,33 @@ def _ratios(
 
 
 def _interchanged(
-    cases: Cases, laws: NDArray[np.float64], beside: Laws, k: int, wanted: NDArray[np.float64], donors: Donors
+    cases: Cases, laws: NDArray[np.float64], beside: Laws, a: Abstraction, wanted: NDArray[np.float64], donors: Donors
 ) -> list[Told]:
     """Whether the answer follows the donor's part, over pairs of which another answer than the case's is wanted."""
     base, source = np.repeat(cases.law, donors.n, 0), wanted.reshape(-1, laws.shape[2])
-    mine, site, random = (
+    mine, site, random, own = (
         interchanged(base, source, edited.reshape(len(base), -1))
-        for edited in (laws, beside.site[INTERCHANGED], beside.random[k])
+        for edited in (laws, beside.site[INTERCHANGED], beside.random[a.k], beside.own.get((a.source, a.k), laws))
     )
+    beside.done[a.source, a.k, a.control] = mine
     first = np.repeat(cases.rows.group, donors.n)[mine.at]
     second = donors.rows.group[donors.index].reshape(-1)[mine.at]
     if len(mine.at) < 2:
-        return []
+        why = f"{len(mine.at)} of {len(base)} pairs ask for another answer than the text's own: interchange needs two"
+        none = Estimate.missing("small_denominator", why, len(base), len(cases.clusters.names))
+        return [(none, (kind, cases.clusters)) for kind in ("", ":odds")]
     clusters = Clusters.of(first, len(cases.clusters.weights), 0)
     ratios = {"": interchange_leak(mine, site, random), ":odds": odds_leak(mine, site, random)}
     said = (
         f"IIA {mine.accuracy:.3f}, of all of the site {site.accuracy:.3f}, of random directions {random.accuracy:.3f}"
     )
+    if a.control == READ:
+        ratios, said = (
+            {":illusion": illusion_gap(own, mine)},
+            f"IIA {own.accuracy:.3f}, of what is read {mine.accuracy:.3f}",
+        )
     found = crossed_estimates(ratios.values(), clusters, Crossed.of(first, second))
+    if a.source == "das" and not a.control and a.k in beside.twin:
+        found = [refused_if_vacuous(one, mine, beside.twin[a.k]) for one in found]
     return [(replace(one, note="; ".join(filter(None, (said, one.note)))), (kind, clusters))
             for one, kind in zip(found, ratios, strict=True)]  # fmt: skip

@@ -3,15 +3,16 @@
 Sutter, Minder, Hofmann and Pimentel (2025), arXiv 2507.08802, learn rotations of each layer of an MLP so that half of
 it carries a variable of an algorithm. `measure_equality` trains such networks, learns the subspaces, and sets beside
 the accuracy what replace says: the share of the network's own behaviour that is lost when each part of the abstraction
-comes from another input that agrees on it.
+comes from another input that agrees on it. Their second map, which may bend a layer, is measured in `bending`.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,7 +31,10 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.interchange import VACUOUS
 from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.proofs.blocks import block_study
+from probekit.proofs.studies.bending import RANDOM_MAP, RANDOM_NET, TRAINED, BendingSize, Bent, bend
 from probekit.proofs.studies.kept import write_json
+from probekit.records import digest
 from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
 
 RANK = WIDTH // 2
@@ -42,10 +46,17 @@ PUBLISHED: dict[Variable, tuple[float, ...]] = {
     "first": (0.500, 0.499, 0.499),
 }
 NAMES = {"both": "both equalities", "left": "left equality", "first": "identity of the first vector"}
-WHERE = ("trained", "random_subspace", "random_twin")
+WHERE = (TRAINED, RANDOM_MAP, RANDOM_NET)
+# The same of invertible maps of ten blocks (their RevNet), for both equalities and for the left one; and of five
+# random networks, for the left one (their kept results, `TrainingProgression/L10HS16-24`, before the first step).
+PUBLISHED_BENT = {TRAINED: (0.998, 0.999, 0.999), RANDOM_NET: (0.567, 0.506, 0.495)}
+ROTATION, REVNET = "rotation", "revnet"
+FINE = 7  # digits of bits, since a random network has few
 TITLES = {
     "accuracy": "Hierarchical equality: interchange accuracy of learned subspaces, of all pairs",
     "leak": "Hierarchical equality: share of the behaviour lost when each part comes from an input that agrees on it",
+    "bent": "Hierarchical equality, left: interchange accuracy of maps that may bend a layer",
+    "bending": "Hierarchical equality, left: share lost with them, and rows that they move far out",
 }
 
 
@@ -53,7 +64,8 @@ TITLES = {
 class EqualitySize:
     """How much is measured. pairs: those that a subspace is fitted on; a quarter of that select it, as many test it.
 
-    steps, starts: of a search; scrubbed: inputs whose law is measured with DONORS donors each.
+    steps, starts: of a search; scrubbed: inputs whose law is measured with DONORS donors each. bending: of the maps
+    that are no rotations.
     """
 
     networks: int = 10
@@ -62,6 +74,7 @@ class EqualitySize:
     steps: int = 400
     starts: int = 3
     scrubbed: int = 1000
+    bending: BendingSize = field(default_factory=BendingSize)
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,10 @@ class EqualityFindings:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row per variable, layer, measure (`iia`, `fbu`) and one of WHERE, with a value and its interval."""
+        """A row per map, variable, layer, measure and one of WHERE, with a value and its interval.
+
+        measure: `iia`, `fbu`; of a map that bends also `bits` that are lost, `available` bits, and `far` (`Bent`).
+        """
         return pd.DataFrame(self.rows)
 
 
@@ -96,39 +112,83 @@ class _Measured:
     lost: Ratio
 
 
-def measure_equality(
-    size: EqualitySize | None = None, seed: int = 0, progress: Progress | None = None
-) -> EqualityFindings:
-    """Train networks, learn a subspace for each variable at each layer of each, and of as many random networks.
+@dataclass(frozen=True)
+class MapCell:
+    """What is measured at one go: one kind of map, for a variable at a layer, in every network."""
 
-    The network is the unit: intervals are over networks, each of which has all its pairs.
+    kind: str
+    variable: Variable
+    layer: int
+    size: EqualitySize
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Name of the unit's line and table in the run folder."""
+        return digest(["equality", asdict(self)])
+
+    @property
+    def label(self) -> str:
+        """What a progress line says."""
+        return f"{self.kind} {self.variable} L{self.layer}"
+
+
+def measure_equality(
+    root: Path, size: EqualitySize | None = None, seed: int = 0, progress: Progress | None = None
+) -> EqualityFindings:
+    """Train networks, learn a map for each variable at each layer of each, and of as many random networks.
+
+    The network is the unit: intervals are over networks, each of which has all its pairs. What is done lies in a folder
+    below `root`: Interrupted on Ctrl-C, and the same call goes on.
     """
     size = size or EqualitySize()
-    start = untrained(size.networks, seed)
-    made, right = train(start, seed, size.train_steps)
-    cells = [(variable, layer) for variable in get_args(Variable) for layer in range(1, LAYERS + 1)]
-    rows: list[dict[str, Any]] = []
-    for i, (variable, layer) in enumerate(cells):
-        if progress:
-            progress("subspaces", i, len(cells))
-        found: dict[str, list[_Measured]] = {where: [] for where in WHERE}
-        for net in range(size.networks):
-            drawn = (seed, net, layer, get_args(Variable).index(variable))
-            for where, one in _measured(made.one(net), start.one(net), variable, layer, drawn, size):
-                found[where].append(one)
-        for where, of_networks in found.items():
-            rows += [
-                {"variable": variable, "layer": layer, "where": where, "measure": name, **_figures(told)}
-                for name, told in zip(("iia", "fbu"), _pooled(of_networks), strict=True)
-            ]
+    layers = range(1, LAYERS + 1)
+    cells = [MapCell(ROTATION, variable, layer, size, seed) for variable in get_args(Variable) for layer in layers]
+    cells += [MapCell(REVNET, "left", layer, size, seed) for layer in layers]
+    spec = {"equality": 2, "size": asdict(size), "seed": seed}
+    _, frame = block_study(
+        "equality", spec, cells, _measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
+    )
+    _, right = _networks(size.networks, size.train_steps, seed)
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return EqualityFindings(size.networks, tuple(round(float(a), 4) for a in right), tuple(rows))
+
+
+@cache
+def _networks(n: int, steps: int, seed: int) -> tuple[EqualityNets, Tensor]:
+    """Trained networks and their accuracy; made once in a process."""
+    return train(untrained(n, seed), seed, steps)
+
+
+def _measure_cell(cell: MapCell) -> pd.DataFrame:
+    size = cell.size
+    start, made = untrained(size.networks, cell.seed), _networks(size.networks, size.train_steps, cell.seed)[0]
+    found: dict[str, list[Any]] = {where: [] for where in WHERE}
+    if cell.kind == REVNET:
+        found |= bend(made, start, cell.layer, _seed_of(cell.seed, cell.layer, 3), size.bending)
+    else:
+        of = get_args(Variable).index(cell.variable)
+        for net in range(size.networks):
+            drawn = (cell.seed, net, cell.layer, of)
+            for where, one in _measured(made.one(net), start.one(net), cell.variable, cell.layer, drawn, size):
+                found[where].append(one)
+    return pd.DataFrame([
+        {"map": cell.kind, "variable": cell.variable, "layer": cell.layer, "where": where, "measure": name}
+        | _figures(told, FINE if name in ("bits", "available") else 4)
+        for where, of_networks in found.items()
+        for name, told in _pooled(of_networks).items()
+    ])  # fmt: skip
+
+
+def _seed_of(*drawn: int) -> int:
+    return int(np.random.default_rng(drawn).integers(2**31))
 
 
 def _measured(
     net: EqualityNets, twin: EqualityNets, variable: Variable, layer: int, drawn: tuple[int, ...], size: EqualitySize
 ) -> Iterator[tuple[str, _Measured]]:
     """The subspaces of a network, of a random one, and a random subspace, on the same pairs and donors."""
-    seed = int(np.random.default_rng(drawn).integers(2**31))
+    seed = _seed_of(*drawn)
     for where, one in (("trained", net), ("random_twin", twin)):
         basis, right = _learned(one, variable, layer, seed, size)
         yield where, _Measured(right, _scrubbed(one, basis, variable, layer, seed, size))
@@ -192,21 +252,26 @@ def _scrubbed(net: EqualityNets, basis: Tensor, variable: Variable, layer: int, 
     return mixed
 
 
-def _pooled(found: list[_Measured]) -> tuple[Estimate, Estimate]:
-    """Accuracy and FBU over networks, each a group."""
-    right = np.concatenate([one.right for one in found])
+def _pooled(found: Sequence[_Measured | Bent]) -> dict[str, Estimate]:
+    """Accuracy and FBU over networks, each a group; of maps that bend also bits per row, and rows that are far out."""
     lost, available = (np.concatenate([getattr(one.lost, name) for one in found]) for name in ("missed", "available"))
-    net = [
-        np.repeat(np.arange(len(found)), len(found[0].right)),
-        np.repeat(np.arange(len(found)), len(lost) // len(found)),
-    ]
-    iia = estimates([Ratio(right, np.ones(len(right)))], Clusters.of(net[0], 2000, 0))[0]
-    return iia, estimates([fbu(lost, available, np.zeros(len(lost)))], Clusters.of(net[1], 2000, 0))[0]
+
+    def over(ratio: Ratio) -> Estimate:
+        net = np.repeat(np.arange(len(found)), len(ratio.missed) // len(found))
+        return estimates([ratio], Clusters.of(net, 2000, 0))[0]
+
+    def mean(rows: NDArray[np.float64]) -> Estimate:
+        return over(Ratio(rows, np.ones(len(rows)), of_reader=False))
+
+    told = {"iia": mean(np.concatenate([one.right for one in found])),
+            "fbu": over(fbu(lost, available, np.zeros(len(lost))))}  # fmt: skip
+    far = [one.far for one in found if isinstance(one, Bent)]
+    return told | ({"bits": mean(lost), "available": mean(available), "far": mean(np.array(far))} if far else {})
 
 
-def _figures(told: Estimate) -> dict[str, Any]:
+def _figures(told: Estimate, digits: int) -> dict[str, Any]:
     figures = {name: getattr(told, name) for name in ("value", "low", "high")}
-    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+    rounded = {name: None if value is None else round(value, digits) for name, value in figures.items()}
     return rounded | {"n": told.n, "networks": told.groups, "na_reason": told.na_reason}
 
 
@@ -216,21 +281,52 @@ def _figures(told: Estimate) -> dict[str, Any]:
 def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text: a row per variable and layer."""
     frame = found.frame
+    rotated, bent = (_Told(frame[frame["map"] == kind]) for kind in (ROTATION, REVNET))
     accuracies, leaks = [], []
     for variable, layer in ((v, layer) for v in NAMES for layer in range(1, LAYERS + 1)):
-        here = frame[(frame["variable"] == variable) & (frame["layer"] == layer)]
-        told = {(row["measure"], row["where"]): row for row in here.to_dict("records")}
         place = {"variable": NAMES[variable], "layer": layer}
-        iia = {where: told["iia", where] for where in WHERE}
-        beyond = iia["trained"]["value"] - iia["random_twin"]["value"]
+        iia, lost = ([rotated.cell(variable, layer, where, measure) for where in WHERE] for measure in ("iia", "fbu"))
         accuracies.append({
-            **place, "published": _digits(PUBLISHED[variable][layer - 1]), "found": _cell(iia["trained"]),
-            "random subspace": _cell(iia["random_subspace"]), "random networks": _cell(iia["random_twin"]),
-            "verdict": "stands" if beyond > VACUOUS else "vacuous",
+            **place, "published": _digits(PUBLISHED[variable][layer - 1]), "found": iia[0], "random subspace": iia[1],
+            "random networks": iia[2], "verdict": rotated.verdict(variable, layer),
         })  # fmt: skip
-        names = {"trained": "found", "random_subspace": "random subspace", "random_twin": "random networks"}
-        leaks.append(place | {name: _cell(told["fbu", where]) for where, name in names.items()})
-    return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks)}
+        leaks.append(place | dict(zip(("found", "random subspace", "random networks"), lost, strict=True)))
+    return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks), **_bent_tables(bent)}
+
+
+def _bent_tables(told: "_Told") -> dict[str, pd.DataFrame]:
+    accuracies, leaks = [], []
+    for layer in range(1, LAYERS + 1):
+        published = {where: _digits(of[layer - 1]) for where, of in PUBLISHED_BENT.items()}
+        iia, lost, far = (
+            [told.cell("left", layer, where, measure) for where in WHERE] for measure in ("iia", "fbu", "far")
+        )
+        accuracies.append({
+            "layer": layer, "published": published[TRAINED], "found": iia[0], "before the search": iia[1],
+            "published, random": published[RANDOM_NET], "random networks": iia[2],
+            "verdict": told.verdict("left", layer),
+        })  # fmt: skip
+        bits = [1000 * told.rows["left", layer, RANDOM_NET, name]["value"] for name in ("bits", "available")]
+        leaks.append({
+            "layer": layer, "found": lost[0], "before the search": lost[1], "random networks": lost[2],
+            "their millibits": f"{bits[0]:.2f} of {bits[1]:.2f}", "far": far[0], "far before": far[1],
+        })  # fmt: skip
+    return {"bent": pd.DataFrame(accuracies), "bending": pd.DataFrame(leaks)}
+
+
+class _Told:
+    """The rows of one kind of map, found by their place."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        by = ("variable", "layer", "where", "measure")
+        self.rows = {tuple(row[name] for name in by): row for row in frame.to_dict("records")}
+
+    def cell(self, *place: Any) -> str:
+        return _cell(self.rows[place])
+
+    def verdict(self, variable: str, layer: int) -> str:
+        ours, theirs = (self.rows[variable, layer, where, "iia"]["value"] for where in (TRAINED, RANDOM_NET))
+        return "stands" if ours - theirs > VACUOUS else "vacuous"
 
 
 def _cell(row: dict[str, Any]) -> str:

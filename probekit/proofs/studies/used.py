@@ -72,6 +72,7 @@ def _of_sets(frame: pd.DataFrame, behaviour: str) -> pd.DataFrame:
         here = replaced[replaced["hook"] == hook]
         for name, source in _SETS.items():
             mine = here[(here["source"] == source) & (here["k"] == (0 if name == "nothing" else 1))]
+            mine = mine[mine["control"].isin(["", "random_directions"])]
             if mine.empty:
                 continue
             of = {"own": behaviour, "truth": "truth"}.get(name)

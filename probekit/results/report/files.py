@@ -65,7 +65,7 @@ def _cell(value: object) -> str:
         return value
     if np.ndim(value):
         return ", ".join(map(_cell, value))
-    if pd.isna(value):
+    if value is None or value is pd.NA or value != value:  # what is not a number equals nothing
         return ""
     if not isinstance(value, float):
         return str(value)

@@ -105,8 +105,8 @@ def _curve(run: Comparable, told: Story, at: Mapping[str, Any], reported: Sequen
              if one.metric == "fbu" and one.is_of(told.behaviour) and site_label(one.hook) in sites]  # fmt: skip
     below = f"{told.behaviour}, run {run.name}: share unexplained by hook point; 0 explains all, 1 adds nothing"
     yield el("figure", curves(lines, sites, "Where does it become readable?", below, empty, marks),
-             el("figcaption", "Bands: 95 % over groups. Hatched: no value, and why. Open marks: published numbers.")
-             )  # fmt: skip
+             el("figcaption", "Bands: 95 % over groups.", " Hatched: no value, and why." if empty else "",
+                " Open marks: published numbers." if marks else ""))  # fmt: skip
 
 
 def _few(plain: pd.DataFrame, told: Story) -> list[tuple[object, pd.DataFrame]]:
@@ -147,7 +147,7 @@ def _cell(run: Comparable, told: Story, at: Mapping[str, Any]) -> Iterator[Marku
     if found is None:
         yield el("p", "No site but the unembedding's was chosen on selection rows: there is no finding to look into.")
         return
-    who = level_words(found["level"], found["source"], None if pd.isna(found["k"]) else int(found["k"]))
+    who = level_words(found["level"], found["source"], _k_of(found["k"]))
     bits = "" if pd.isna(found["floor_bits"]) else (
         f" The floor misses {number(found['floor_bits'])} bits a row, the model leaves {number(found['ceiling_bits'])} "
         "open itself."
@@ -199,7 +199,7 @@ def _examples(run: Comparable, told: Story, at: Mapping[str, Any]) -> Iterator[M
     which = {"behaviour": at["behaviour"], "position": at["position"]}
     reader = {} if found is None else {
         "hook": found["hook"], "level": found["level"], "source": found["source"] or None,
-        "k": None if pd.isna(found["k"]) else int(found["k"]),
+        "k": _k_of(found["k"]),
     }  # fmt: skip
     worst, why = _rows_of(lambda: examples(run, **which, **reader))
     if worst is None:
@@ -215,8 +215,15 @@ def _examples(run: Comparable, told: Story, at: Mapping[str, Any]) -> Iterator[M
     pairs, _ = _rows_of(lambda: counterexamples(run, **which, hook=reader.get("hook"), most=5))
     if pairs is not None and len(pairs):
         yield el("h3", "Read alike, treated differently")
+        told_of = pairs.attrs
+        yield el("p", f"Pairs that {level_words(told_of['level'], '', _k_of(told_of['k']))} at "
+                      f"{site_label(told_of['hook'])} cannot tell apart.", class_="quiet")  # fmt: skip
         yield from map(_pair, pairs.to_dict("records"))
     yield from _plausible(run, which, reader.get("hook"))
+
+
+def _k_of(k: Any) -> int | None:
+    return None if pd.isna(k) else int(k)
 
 
 def _rows_of(made: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame | None, str]:
@@ -275,8 +282,8 @@ def _published(run: Comparable, told: Story, reported: Sequence[Reported]) -> It
     if reported:
         rows = beside(run.records, reported, behaviour=told.behaviour or None)
         yield table(("source", "where", "what", "published", "here", "apart"),
-                    [(row["source"], row["where"], row["metric"], number(row["value"]), row["here"], row["said"])
-                     for row in rows.to_dict("records")])  # fmt: skip
+                    [(row["source"], row["where"], f"{row['metric']}, {row['level']}", number(row["value"]),
+                      row["here"], row["said"]) for row in rows.to_dict("records")])  # fmt: skip
 
 
 def _compared(run: Comparable, other: Comparable | None, at: Mapping[str, Any]) -> Iterator[Markup]:

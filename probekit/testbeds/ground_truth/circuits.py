@@ -395,6 +395,16 @@ def cancelling(seed: int) -> Network:
     return f.network("P17", seed, bits, [s1, s2, s3], [f.layer(layers)], o, keeps, setting={"p": p, "e": e})
 
 
+def spelt_out(seed: int) -> Network:
+    """Specificity: s1 XOR s2 from s1 + s2, as in P2, and the words spell s1 s2 as well, where nothing reads it."""
+    f = _frame(seed, 4)
+    s1, s2, parity, o = (f.along(**{f"a{i}": 1.0}) for i in range(4))
+    layer = f.layer([(s1 + s2, 0.0, -o), (-s1 - s2, 0.0, -o)], o)
+    bits = np.column_stack([states(2), states(2).prod(1)])
+    keeps = {"parity": [parity], "both": [s1, s2]}
+    return f.network("specificity", seed, bits, [s1, s2, parity], [layer], f.sharpness * o, keeps)
+
+
 def chain(seed: int, n_hops: int = 4) -> Network:
     """k hops, each of which takes over a share of e_a from a line e_b that is not in the abstraction.
 
@@ -529,6 +539,11 @@ def mean_behaviour(network: Network) -> tuple[str, float]:
     return "mean behaviour under scrubbing", float(np.mean(lost) / network.available)
 
 
+def scrubbing(network: Network) -> tuple[str, float]:
+    """Specificity: donors that agree on what is spelt out leave every answer as it is."""
+    return "scrubbing by donors that agree", network.fbu("parity", "single:matched")
+
+
 def last_hop(network: Network) -> tuple[str, float]:
     """The chain: one hop by itself is nearly right, so all hops are said to be."""
     return "one hop", network.fbu("last 1", "single:random")
@@ -542,6 +557,7 @@ P8_RESAMPLE = Truth(
     "features", keep="a",
 )  # fmt: skip
 P17_KEPT = _replaced("s1 and one spelling", 2, _single("interior"))[0]
+SPELT_OUT = _constant("parity", 1, 1.0, "single:random")
 CHAIN_ALL = _replaced("last 4", 1, {"chain:random": "positive"})[0]
 
 # Truths that join the cases of tier 1, and cases of networks alone.
@@ -658,6 +674,22 @@ PLANTED = (
         mean_behaviour,
         P17_KEPT,
         network=cancelling,
+    ),
+    Case(
+        "specificity",
+        "a variable that is right about every input, and that the model does not run on",
+        "causal scrubbing, whose donors agree on it",
+        (
+            SPELT_OUT,
+            *_replaced("parity", 1, {"single:matched": "zero"}),
+            _constant("parity", 1, 1.0, "necessity:resample"),
+            _iia_leak("parity", 1, "one"),
+            *_replaced("both", 2, _single("zero", "zero")),
+            _iia_leak("both", 2, "zero"),
+        ),
+        scrubbing,
+        SPELT_OUT,
+        network=spelt_out,
     ),
     Case(
         "chain",

@@ -396,7 +396,10 @@ def test_a_stated_rule_predicts_what_the_exchange_of_its_variable_brings(planted
     assert right["iia"].value == pytest.approx(0, abs=0.03) and "IIA 1.000" in right["iia"].note
     wrong = found(lambda features: 1 - as_it_is(features))
     assert wrong["iia"].na_reason or wrong["iia"].value > 0.9
-    assert not found(lambda features: 0 * as_it_is(features))  # a rule that says nothing has no pairs
+    silent = found(lambda features: 0 * as_it_is(features))  # a rule that says nothing has no pairs
+    assert set(silent) == {"iia", "iia:odds"}
+    assert {(r.value, r.na_reason) for r in silent.values()} == {(None, "small_denominator")}
+    assert silent["iia"].note.startswith("0 of ") and "interchange needs two" in silent["iia"].note
 
 
 def test_a_site_that_nothing_depends_on_has_no_necessity(planted):

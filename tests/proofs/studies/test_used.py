@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from probekit.cli import reference
-from probekit.proofs.studies import equality, used
+from probekit.proofs.studies import equality, metrics, used
 from probekit.proofs.studies.truth import Findings, figures_of, interval_of
 from probekit.results.text import number
 from probekit.spec import JobSpec
@@ -37,8 +37,9 @@ def test_the_page_is_of_the_kept_runs():
     page = (DOCS / "causal.md").read_text(encoding="utf-8")
     assert reference.causal_page(DOCS) == page, "run `make docs`"
     found = Findings.read(DOCS / "used.json")
-    networks = equality.tables(equality.EqualityFindings.read(DOCS / "equality.json"))
-    known = figures_of(found, used.tables) | {cell for table in networks.values() for cell in table.to_numpy().ravel()}
+    others = [*equality.tables(equality.EqualityFindings.read(DOCS / "equality.json")).values(),
+              *metrics.tables(metrics.MetricsFindings.read(DOCS / "metrics.json")).values()]  # fmt: skip
+    known = figures_of(found, used.tables) | {cell for table in others for cell in table.to_numpy().ravel()}
     told = json.loads((DOCS / "flip.json").read_text(encoding="utf-8"))["rows"]
     known |= {f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]" for row in told}
     prose = " ".join(re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", page, flags=re.S).split())

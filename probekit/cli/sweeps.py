@@ -1,0 +1,111 @@
+"""What `run` and `plan` do with a file of many jobs, and `probekit schema`, for editors that complete one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from probekit.cli.out import console, plain_table, print_json
+from probekit.errors import BadInput
+from probekit.jobs.progress import progress
+
+if TYPE_CHECKING:
+    from probekit.jobs.sweep import Outcome, Sweep
+
+
+def run_many(
+    sweep: "Sweep", base: Path, runs: Path, store: Path, device: str, workers: int, shard: str, as_json: bool
+) -> None:
+    """Measure the jobs of a sweep and say what became of each; exit code 1 where something failed."""
+    from probekit.jobs.plan import plan_rows
+
+    i, n = shard_of(shard)
+    for job in sweep.shard(i, n).jobs:  # a mistake is told before anything is measured
+        plan_rows(job, base)
+    from probekit.jobs.sweep import run_sweep
+
+    screen = console(err=True)
+
+    def told(outcome: "Outcome") -> None:
+        why = f": {outcome.error}" if outcome.error else ""
+        screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
+
+    with progress() as say:
+        found = run_sweep(sweep, base, root=runs, store=store, device=device, n_workers=workers, shard=(i, n),
+                          progress=say, told=told)  # fmt: skip
+    bad = [outcome for outcome in found if outcome.state in ("failed", "failed cells")]
+    folder = runs / sweep.folder
+    if as_json:
+        listed = [{"job": o.job, "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
+        print_json("run", not bad, listed, sweep=str(folder))
+    else:
+        _print_outcomes(found, folder)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _print_outcomes(found: "list[Outcome]", folder: Path) -> None:
+    screen = console()
+    counts = {state: sum(o.state == state for o in found) for state in ("done", "failed cells", "failed", "elsewhere")}
+    said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    screen.print(f"{len(found)} jobs in {folder}: {said}")
+    for outcome in found:
+        if outcome.state != "done":
+            screen.print(f"  {outcome.job}: {outcome.error or outcome.state}")
+    screen.print(f'probekit ls --runs {folder}    probekit dashboard {folder}    pk.read_runs("{folder}/*")')
+
+
+def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
+    """What the jobs of a sweep would measure, and which are done."""
+    from probekit.jobs.plan import forecast_of, plan_rows
+    from probekit.storage.runs import list_runs
+
+    folder = runs / sweep.folder
+    states = {run.name.rpartition("-")[0]: run.state for run in list_runs(folder)}
+    rows = []
+    for job in sweep.jobs:
+        planned, cost = plan_rows(job, base), forecast_of(job, base)
+        tokens = cost.tokens * cost.passes if cost and cost.tokens is not None else None
+        sites = sum(row["sites"] or 0 for row in planned) or None
+        notes = list(cost.notes) if cost else []
+        rows.append({"job": job.name, "state": states.get(job.name, "to do"), "sites": sites,
+                     "tokens": tokens, "notes": notes})  # fmt: skip
+    if as_json:
+        print_json("plan", True, rows, sweep=sweep.id, folder=str(folder))
+        return
+    screen = console()
+    cells = [
+        [row["job"], row["state"], *("?" if row[key] is None else f"{row[key]:,}" for key in ("sites", "tokens"))]
+        for row in rows
+    ]
+    screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
+    models = {json.dumps(j.model.model_dump(mode="json") if j.model else j.task.testbed) for j in sweep.jobs}
+    known = [row["tokens"] for row in rows if row["tokens"] is not None]
+    screen.print(f"{len(models)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
+    for note, names in _noted(rows).items():
+        screen.print(f"note: {note} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})")
+
+
+def _noted(rows: list[dict]) -> dict[str, list[str]]:
+    """Each note once, with the jobs that it is of."""
+    out: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            out.setdefault(note, []).append(row["job"])
+    return out
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8). Raises BadInput."""
+    first, slash, last = text.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal()):
+        raise BadInput(f"--shard is '{text}': give which of how many, as 0/8.")
+    return int(first), int(last)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a job's file, for editors that complete and check it."""
+    from probekit.jobs.sweep import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=1))

@@ -1,0 +1,293 @@
+"""Sweep: one file for models, tasks, seeds and a grid of keys, as jobs that are planned, split, stopped and resumed."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from probekit.errors import BadInput, Interrupted, ProbekitError, RunError, RunHeld
+from probekit.records import digest
+from probekit.spec import JobSpec, read_table
+from probekit.storage.files import Temporary, to_json
+
+if TYPE_CHECKING:
+    from probekit.jobs.engines import Progress
+    from probekit.model.model import Model
+
+KEYS = ("models", "tasks", "seeds", "grid", "combine")
+State = Literal["done", "failed cells", "failed", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs that one file asks for, those of one model side by side. id: digest of all that it says.
+
+    `models` and `tasks` are lists of what `[model]` and `[task]` are, `seeds` a list of `seed_data`, `[grid]` maps keys
+    such as `"read.ks"` to lists of values. combine: `all`, every combination, or `zip`, the values of the grid one by
+    one. All other keys are those of a job, and every job has them.
+
+    >>> import probekit as pk
+    >>> asked = {"name": "sizes", "models": [{"name": "a"}, {"name": "b"}], "task": {"file": "x.csv", "text": "t"}}
+    >>> sweep = pk.Sweep.check(asked | {"seeds": [0, 1]}, "here")
+    >>> [job.name for job in sweep.jobs]
+    ['sizes-a-s0', 'sizes-a-s1', 'sizes-b-s0', 'sizes-b-s1']
+    """
+
+    name: str
+    jobs: tuple[JobSpec, ...]
+
+    @classmethod
+    def read_toml(cls, path: Path) -> "Sweep":
+        """Read and check a file; one without any of the keys of a sweep is one job. Raises BadInput."""
+        return cls.check(read_table(path), str(path))
+
+    @classmethod
+    def check(cls, raw: Mapping[str, Any], where: str) -> "Sweep":
+        """Validate a plain dictionary read from `where`."""
+        if not is_sweep(raw):
+            job = JobSpec.check(dict(raw), where)
+            return cls(job.name, (job,))
+        for one, several in (("model", "models"), ("task", "tasks")):
+            if one in raw and several in raw:
+                raise BadInput(f"{where} has [{one}] and [[{several}]]: give one of them.")
+        named = _jobs_of(raw, where)
+        jobs = [JobSpec.check(job, where) for job in named]
+        names = [job.name for job in jobs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise BadInput(
+                f"{where}: two jobs would be named {twice}: give tasks that share a file a name of their own."
+            )
+        return cls(str(raw.get("name")), tuple(jobs))
+
+    @property
+    def id(self) -> str:
+        return digest([job.id for job in self.jobs])
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that its runs are in."""
+        return f"{self.name}-{self.id[:8]}"
+
+    def shard(self, i: int, n: int) -> "Sweep":
+        """The i-th of n parts, of jobs that follow each other. Raises BadInput outside 0 to n - 1."""
+        if not 0 <= i < n:
+            raise BadInput(f"shard {i}/{n}: the first of n is 0, the last n - 1.")
+        return Sweep(self.name, self.jobs[len(self.jobs) * i // n : len(self.jobs) * (i + 1) // n])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its run folder's name where there is one, and why there is none."""
+
+    job: str
+    state: State
+    run: str = ""
+    error: str = ""
+
+
+def is_sweep(raw: Mapping[str, Any]) -> bool:
+    """Whether a table has any key that a job has not."""
+    return any(key in raw for key in KEYS)
+
+
+def read_spec(path: Path) -> "JobSpec | Sweep":
+    """A job or a sweep from a TOML file. Raises BadInput."""
+    raw = read_table(path)
+    return Sweep.check(raw, str(path)) if is_sweep(raw) else JobSpec.check(raw, str(path))
+
+
+def run_sweep(
+    sweep: Sweep, base: Path, *, root: Path | str = "runs", store: Path | str = "cached_activations",
+    device: str = "cpu", n_workers: int = 1, progress: "Progress | None" = None, shard: tuple[int, int] = (0, 1),
+    told: Callable[[Outcome], object] | None = None,
+) -> list[Outcome]:  # fmt: skip
+    """Measure the jobs of a sweep, one model loaded for those that follow each other, into `root/<sweep>/<run>`.
+
+    shard: (i, n), the i-th of n parts, for several machines on one folder. A job that fails is noted with
+    its error in `failed-<job>.json` of the folder and the rest go on; one that another process is measuring is left to
+    it. The same call resumes: finished cells stay as they are, what failed is tried again. told: called after each job.
+    Raises BadInput for a shard that there is not, Interrupted on Ctrl-C with every finished cell kept.
+
+    >>> from pathlib import Path
+    >>> import probekit as pk
+    >>> sweep = pk.Sweep.check({"name": "one", "task": {"testbed": "othello-6x6"}}, "here")
+    >>> pk.run_sweep(sweep, Path(), shard=(2, 2))
+    Traceback (most recent call last):
+    probekit.errors.BadInput: shard 2/2: the first of n is 0, the last n - 1.
+    """
+    mine = sweep.shard(*shard)
+    folder = Path(root) / sweep.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "sweep.json", {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]})
+    asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
+    out: list[Outcome] = []
+    loaded: tuple[str, Model] | None = None
+    for i, job in enumerate(mine.jobs):
+        begun = f"job {i + 1} of {len(mine.jobs)}, {job.name}"
+        if progress:
+            progress(begun, i, len(mine.jobs))
+        loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
+        noted = folder / f"failed-{job.name}.json"
+        if outcome.state == "failed":
+            _write(noted, {"job": job.name, "error": outcome.error})
+        else:
+            noted.unlink(missing_ok=True)
+        out.append(outcome)
+        if told:
+            told(outcome)
+    return out
+
+
+def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]) -> "tuple[Any, Outcome]":
+    """Measure one job with the model that is loaded, if it is that one."""
+    from probekit.jobs.job import load_model_of
+    from probekit.jobs.runner import run_job
+
+    key = digest([job.model.model_dump(mode="json") if job.model else None, job.task.testbed])
+    try:
+        if loaded is None or loaded[0] != key:
+            loaded = None  # let go of one before the next is loaded
+            loaded = key, load_model_of(job, asked["base"], asked["device"])
+        run = run_job(job, model=loaded[1], **asked)
+    except Interrupted:
+        raise
+    except RunHeld as error:
+        return loaded, Outcome(job.name, "elsewhere", error=str(error))
+    except ProbekitError as error:
+        return loaded, Outcome(job.name, "failed", error=str(error))
+    failed = (run.manifest or {}).get("cells", {}).get("failed", [])
+    return loaded, Outcome(job.name, "failed cells" if failed else "done", run.name)
+
+
+def _write(path: Path, said: Mapping[str, Any]) -> None:
+    """Whole or not at all; shards write the same."""
+    payload = to_json(said, path.name).encode()
+    file = Temporary(path.parent, path, len(payload), RunError)
+    try:
+        file.write(payload, 0)
+        file.replace()
+    finally:
+        file.drop()
+
+
+def _within(begun: str, progress: "Progress | None") -> "Progress | None":
+    if progress is None:
+        return None
+    return lambda what, done, total, left=None: progress(f"{begun}: {what}", done, total, left)
+
+
+# From one table to many -------------------------------------------------------------------------------------------
+
+
+def _jobs_of(raw: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """A table for each job, with a name that says what it has of its own."""
+    common = {key: value for key, value in raw.items() if key not in (*KEYS, "name", "model", "task")}
+    models = _tables(raw, "model", "models", where)
+    tasks = _tables(raw, "task", "tasks", where)
+    seeds = _list(raw.get("seeds", [raw.get("seed_data")]), "seeds", where)
+    out = []
+    for model, task, cell, seed in product(models, tasks, _cells(raw, where), seeds):
+        job = deepcopy(common)
+        if model:
+            job["model"] = dict(model)
+        if task:
+            job["task"] = {key: value for key, value in task.items() if key != "name"}
+        for key, value in cell.items():
+            _put(job, key, value, where)
+        if seed is not None:
+            job["seed_data"] = seed
+        own = [str(raw.get("name"))]
+        if len(models) > 1:
+            own += [_short(str(model.get("name"))), *([str(model["revision"])] if model.get("revision") else [])]
+        if len(tasks) > 1:
+            own.append(_short(str(task.get("name") or task.get("file") or task.get("testbed"))))
+        own += [f"{key.split('.')[-1]}-{_said(value)}" for key, value in cell.items()]
+        out.append(job | {"name": _name([*own, f"s{seed}"] if len(seeds) > 1 else own)})
+    return out
+
+
+def _tables(raw: Mapping[str, Any], one: str, several: str, where: str) -> list[dict[str, Any]]:
+    if several not in raw:
+        return [raw.get(one, {})]
+    found = _list(raw[several], several, where)
+    if any(not isinstance(table, dict) for table in found):
+        raise BadInput(f"{where}: {several} is a list of tables, as [[{several}]] makes it.")
+    return found
+
+
+def _list(value: Any, what: str, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise BadInput(f"{where}: {what} is a list with at least one entry.")
+    return value
+
+
+def _cells(raw: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """key -> value, for each entry of the grid."""
+    grid, combine = raw.get("grid", {}), raw.get("combine", "all")
+    if combine not in ("all", "zip"):
+        raise BadInput(f"{where}: combine is '{combine}': say all, every combination, or zip, one by one.")
+    if not isinstance(grid, dict):
+        raise BadInput(f"{where}: grid is a table of keys and lists of values.")
+    flat = dict(_flat(grid, where))
+    if combine == "zip" and len({len(values) for values in flat.values()}) > 1:
+        sizes = ", ".join(f"{key} {len(values)}" for key, values in flat.items())
+        raise BadInput(f"{where}: lists that are combined one by one have the same length; found {sizes}.")
+    rows = zip(*flat.values(), strict=True) if combine == "zip" and flat else product(*flat.values())
+    return [dict(zip(flat, row, strict=True)) for row in rows]
+
+
+def _flat(table: Mapping[str, Any], where: str, before: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """`{"read": {"ks": [..]}}` and `{"read.ks": [..]}` alike."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, where, f"{before}{key}.")
+        else:
+            yield before + key, _list(value, f"grid.{before}{key}", where)
+
+
+def _put(job: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *parents, last = key.split(".")
+    table = job
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"{where}: grid.{key} is within a list: only keys of tables can be varied.")
+    table[last] = value
+
+
+def _short(name: str) -> str:
+    """The last part of a path, without what says its format."""
+    return re.sub(r"\.(gguf|csv|tsv|jsonl|json|parquet)(\.gz|\.zst)?$", "", Path(name).name) or name
+
+
+def _said(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _name(parts: Sequence[str]) -> str:
+    """Letters that a folder may have; a long one ends in a digest of itself."""
+    found = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts)).strip("_-")
+    return found if len(found) <= 80 else f"{found[:70]}-{digest(found, 8)}"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a file: a job's, with the keys of a sweep beside them.
+
+    >>> from probekit.jobs.sweep import json_schema
+    >>> sorted(json_schema()["properties"]["models"])
+    ['description', 'items', 'type']
+    """
+    found = JobSpec.model_json_schema()
+    parts = found["properties"]
+    model, task = ({"$ref": f"#/$defs/{name}"} for name in ("ModelSpec", "TaskSpec"))
+    parts["models"] = {"type": "array", "items": model, "description": "Each task is asked of each of them."}
+    named = {"allOf": [task], "description": "As [task]; `name` is what its jobs are called by."}
+    parts["tasks"] = {"type": "array", "items": named, "description": "Each is asked of each model."}
+    parts["seeds"] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "seed_data of each."}
+    parts["grid"] = {"type": "object", "description": 'Keys, as `"read.ks"`, and the values that each takes.'}
+    parts["combine"] = {"enum": ["all", "zip"], "default": "all", "description": "How lists of the grid are combined."}
+    found["required"] = ["name"]
+    return found

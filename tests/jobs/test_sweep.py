@@ -1,0 +1,290 @@
+"""Sweeps: one file for many jobs is those jobs, whatever the order and the parts; one that fails costs itself alone."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import checkpoints
+import probekit as pk
+from checkpoints import sharpen
+from probekit.cli.main import main
+from probekit.jobs.sweep import Outcome, json_schema, read_spec
+from probekit.spec import JobSpec
+
+SWEEP = """
+name = "small"
+n_bootstrap = 200
+seeds = [0, 1]
+[[models]]
+name = "./first"
+[[models]]
+name = "./second"
+[[tasks]]
+name = "word"
+file = "rows.csv"
+text = "text"
+group = "group"
+behaviours = [{ name = "label", kind = "label", column = "label" }]
+[[tasks]]
+name = "colour"
+file = "rows.csv"
+text = "text"
+group = "group"
+behaviours = [{ name = "colour", kind = "label", column = "colour" }]
+[read]
+hooks = ["blocks.0.hook_resid_post"]
+levels = ["prior", "linear"]
+controls = []
+outer_folds = 1
+inner_folds = 1
+falls = false
+decomposition = false
+floors = ["strong"]
+"""
+NAMES = [f"small-{model}-{task}-s{seed}" for model in ("first", "second") for task in ("word", "colour")
+         for seed in (0, 1)]  # fmt: skip
+
+
+def write_rows(path):
+    draw, words = random.Random(0), [word for sentence in checkpoints.SENTENCES for word in sentence.split()]
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["text", "label", "group", "colour"])
+        for i in range(240):
+            text = [draw.choice(words) for _ in range(5)]
+            label = "yes" if text[-1] < "m" or draw.random() < 0.2 else "no"
+            out.writerow([" ".join(text), label, f"g{i % 24}", "early" if text[0] < "m" else "late"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two models, a file of rows and sweep.toml."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for i, name in enumerate(("first", "second")):
+        plain = checkpoints.write(folder / f"plain{i}", "gpt2", d_model=8, n_layers=1 + i)
+        sharpen(plain, folder / name, 300.0)
+        shutil.rmtree(plain)
+    write_rows(folder / "rows.csv")
+    (folder / "sweep.toml").write_text(SWEEP)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(place):
+    """(outcomes of the whole sweep, its folder)."""
+    sweep = pk.Sweep.read_toml(place / "sweep.toml")
+    found = pk.run_sweep(sweep, place, root=place / "runs", store=place / "store")
+    return found, place / "runs" / sweep.folder
+
+
+def values(frame):
+    """What is measured, without what tells runs apart."""
+    return frame.drop(columns=["run", "id"], errors="ignore").reset_index(drop=True)
+
+
+def test_every_combination_is_a_job_with_a_name_of_its_own(place):
+    sweep = pk.Sweep.read_toml(place / "sweep.toml")
+    assert [job.name for job in sweep.jobs] == NAMES
+    assert {(job.model.name, job.task.behaviours[0].name, job.seed_data) for job in sweep.jobs} == {
+        (f"./{model}", task, seed) for model in ("first", "second") for task in ("label", "colour") for seed in (0, 1)
+    }
+    assert isinstance(read_spec(place / "sweep.toml"), pk.Sweep)
+
+
+def test_jobs_of_a_sweep_are_the_same_as_jobs_alone(place, swept):
+    found, folder = swept
+    assert [(o.job, o.state) for o in found] == [(name, "done") for name in NAMES]
+    frame = pk.read_runs(f"{folder}/*")
+    assert frame["run"].nunique() == len(NAMES)
+    for i in (1, 6):
+        job = pk.Sweep.read_toml(place / "sweep.toml").jobs[i]
+        alone = pk.run_job(job, base=place, root=place / "alone", store=place / "other store")
+        ours = frame[frame["run"] == alone.name]
+        pd.testing.assert_frame_equal(values(ours), values(alone.records))
+
+
+def test_parts_make_what_the_whole_makes_and_a_second_call_makes_nothing(place, swept):
+    found, folder = swept
+    sweep = pk.Sweep.read_toml(place / "sweep.toml")
+    sizes = []
+    for i in (2, 0, 1):
+        part = pk.run_sweep(sweep, place, root=place / "parts", store=place / "store", shard=(i, 3))
+        sizes.append(len(part))
+    assert sorted(sizes) == [2, 3, 3]
+    left, right = pk.read_runs(f"{folder}/*"), pk.read_runs(f"{place / 'parts' / sweep.folder}/*")
+    pd.testing.assert_frame_equal(left, right)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert pk.run_sweep(sweep, place, root=place / "runs", store=place / "store") == found
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
+def test_a_job_that_fails_costs_itself_alone_and_is_tried_again(place, tmp_path):
+    (tmp_path / "sweep.toml").write_text(SWEEP.replace('"./second"', '"./absent"').replace("seeds = [0, 1]", ""))
+    for name in ("first", "rows.csv"):
+        (tmp_path / name).symlink_to(place / name)
+    sweep, said = pk.Sweep.read_toml(tmp_path / "sweep.toml"), []
+    asked = {"root": tmp_path / "runs", "store": place / "store", "told": said.append}
+    found = pk.run_sweep(sweep, tmp_path, **asked)
+    assert [o.state for o in found] == ["done", "done", "failed", "failed"] and found == said
+    note = tmp_path / "runs" / sweep.folder / "failed-small-absent-word.json"
+    assert "absent" in json.loads(note.read_text())["error"] and "absent" in found[2].error
+    (tmp_path / "absent").symlink_to(place / "second")
+    assert {o.state for o in pk.run_sweep(sweep, tmp_path, **asked)} == {"done"}
+    assert not note.exists()
+
+
+def test_a_job_that_another_process_measures_is_left_to_it(place, tmp_path, monkeypatch):
+    from probekit.errors import RunHeld
+    from probekit.jobs import runner
+
+    sweep, plain = pk.Sweep.read_toml(place / "sweep.toml"), runner.run_job
+
+    def held(spec, **asked):
+        if spec.name == NAMES[0]:
+            raise RunHeld("it is being measured")
+        return plain(spec, **asked)
+
+    monkeypatch.setattr(runner, "run_job", held)
+    found = pk.run_sweep(sweep, place, root=tmp_path, store=place / "store", shard=(0, 4))
+    assert found[0] == Outcome(NAMES[0], "elsewhere", error="it is being measured") and found[1].state == "done"
+    assert not list((tmp_path / sweep.folder).glob("failed-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("seeds = [0, 1]", "seeds = []"), "seeds is a list with at least one entry"),
+        (("[read]", '[model]\nname = "x"\n[read]'), "give one of them"),
+        (("[read]", '[grid]\n"read.kss" = [1]\n[read]'), "unknown key 'read.kss'"),
+        (("[read]", '[grid]\n"read.ks" = 3\n[read]'), "grid.read.ks is a list"),
+        (("seeds = [0, 1]", 'combine = "some"'), "say all, every combination, or zip"),
+        (('name = "colour"\nfile', 'name = "word"\nfile'), "two jobs would be named small-first-word-s0"),
+        (('name = "./first"', 'nme = "./first"'), "unknown key 'model.nme'. Did you mean 'name'"),
+        (("seeds = [0, 1]", 'seeds = ["a"]'), "seed_data"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, change, told):
+    (tmp_path / "sweep.toml").write_text(SWEEP.replace(*change))
+    with pytest.raises(pk.BadInput, match=told.replace("[", r"\[")) as error:
+        pk.Sweep.read_toml(tmp_path / "sweep.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_lists_of_a_grid_are_combined_or_go_side_by_side():
+    raw = {"name": "g", "task": {"testbed": "othello-6x6"}, "grid": {"read": {"ks": [[1], [1, 2]]},
+           "read.levels": [["linear"], ["prior"]]}}  # fmt: skip
+    every = pk.Sweep.check(raw, "here")
+    assert len(every.jobs) == 4 and len({job.id for job in every.jobs}) == 4
+    beside = pk.Sweep.check(raw | {"combine": "zip"}, "here")
+    assert [(job.read.ks, job.read.levels) for job in beside.jobs] == [((1,), ("linear",)), ((1, 2), ("prior",))]
+    assert [job.name for job in beside.jobs] == ["g-ks-1-levels-linear", "g-ks-1_2-levels-prior"]
+    raw["grid"]["read.levels"] = [["linear"]]
+    with pytest.raises(pk.BadInput, match=r"the same length; found read.ks 2, read.levels 1"):
+        pk.Sweep.check(raw | {"combine": "zip"}, "here")
+
+
+def test_a_job_by_itself_is_a_sweep_of_one_and_runs_as_it_is(tmp_path):
+    raw = {"name": "one", "task": {"testbed": "othello-6x6"}}
+    assert pk.Sweep.check(raw, "here").jobs == (JobSpec.check(raw, "here"),)
+    (tmp_path / "one.toml").write_text('name = "one"\n[task]\ntestbed = "othello-6x6"\n')
+    assert read_spec(tmp_path / "one.toml") == JobSpec.check(raw, "here")
+
+
+def test_long_names_stay_names_of_folders():
+    models = [{"name": "./" + letter * 90} for letter in "ab"]
+    sweep = pk.Sweep.check({"name": "n", "models": models, "task": {"testbed": "othello-6x6"}}, "here")
+    assert all(len(job.name) <= 80 for job in sweep.jobs) and len({job.name for job in sweep.jobs}) == 2
+
+
+def command(monkeypatch, capsys, *given):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", ["probekit", *map(str, given)])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, capsys.readouterr()
+
+
+def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
+    spec, runs, store = place / "sweep.toml", ("--runs", place / "runs"), ("--store", place / "store")
+    code, told = command(monkeypatch, capsys, "plan", spec, *runs)
+    assert code == 0 and told.out.count("complete") == 8 and "2 models" in told.out
+    assert max(map(len, told.out.splitlines())) <= 80
+    code, told = command(monkeypatch, capsys, "plan", spec, "--runs", place / "none", "--json")
+    listed = json.loads(told.out)["rows"]
+    assert code == 0 and [row["job"] for row in listed] == NAMES and {row["state"] for row in listed} == {"to do"}
+    assert all(row["tokens"] > 0 and row["sites"] == 1 for row in listed)
+    code, told = command(monkeypatch, capsys, "run", spec, *runs, *store, "--shard", "1/4", "--json")
+    found = json.loads(told.out)
+    assert code == 0 and found["ok"] and [row["job"] for row in found["rows"]] == NAMES[2:4]
+    code, told = command(monkeypatch, capsys, "run", spec, *runs, *store, "--shard", "4/4")
+    assert code == 2 and "the last n - 1" in told.err and "Traceback" not in told.err
+    code, told = command(monkeypatch, capsys, "run", spec, *runs, *store, "--shard", "one")
+    assert code == 2 and "as 0/8" in told.err
+
+
+def test_a_mistake_of_any_job_is_told_before_one_is_measured(place, tmp_path, monkeypatch, capsys):
+    (tmp_path / "sweep.toml").write_text(SWEEP.replace("blocks.0", "blocks.1"))  # the first model has one block
+    for name in ("first", "second", "rows.csv"):
+        (tmp_path / name).symlink_to(place / name)
+    code, told = command(monkeypatch, capsys, "run", tmp_path / "sweep.toml", "--runs", tmp_path / "runs")
+    assert code == 2 and "blocks.1" in told.err and not (tmp_path / "runs").exists()
+
+
+def test_the_schema_knows_every_key(monkeypatch, capsys):
+    code, told = command(monkeypatch, capsys, "schema")
+    found = json.loads(told.out)
+    assert code == 0 and found == json_schema()
+    assert set(found["properties"]) == {*JobSpec.model_fields, "models", "tasks", "seeds", "grid", "combine"}
+    assert found["additionalProperties"] is False and found["properties"]["models"]["items"] == {
+        "$ref": "#/$defs/ModelSpec"
+    }
+
+
+def test_the_page_s_file_is_a_sweep_of_24_jobs():
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    sweep = pk.Sweep.check(tomllib.loads(page.split("```toml\n")[1].split("```")[0]), "docs/sweeps.md")
+    assert len(sweep.jobs) == 24 and sweep.jobs[-1].name == "truth-pythia-160m-step3000-numbers-ks-1_2_4-s2"
+    assert sweep.jobs[-1].model.revision == "step3000"
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(place, swept, tmp_path):
+    """Driver and workers killed at random moments, in as many sweeps as it takes: none twice, none lost, all equal."""
+    expected = pk.read_runs(f"{swept[1]}/*")
+    draw, kills, finished = random.Random(0), 0, 0
+    asked = [sys.executable, "-c", "from probekit.cli.main import main; main()", "run", str(place / "sweep.toml"),
+             "--workers", "2", "--json"]  # fmt: skip
+    wait = 10.0
+    while kills < 50 or not finished:  # one sweep at least is left to its end
+        at = tmp_path / str(finished)
+        there = ["--runs", str(at / "runs"), "--store", str(at / "store")]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*asked, *there], start_new_session=True, **quiet)
+        began = time.monotonic()
+        try:
+            code = process.wait(draw.uniform(0, 2 * wait) if kills < 50 else 3_600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert code == 0
+        wait = max(5.0, 0.8 * (time.monotonic() - began))  # as long as what is left took
+        found = pk.read_runs(f"{at / 'runs' / swept[1].name}/*")
+        assert found["id"].groupby(found["run"]).nunique().equals(found.groupby("run").size().rename("id"))
+        pd.testing.assert_frame_equal(found, expected)
+        finished += 1
