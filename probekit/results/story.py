@@ -112,6 +112,9 @@ def _why(frame: pd.DataFrame, found: pd.Series | None, at: dict[str, Any]) -> Pa
     """Where the bits go at the site of the finding."""
     shares = decomposition(frame, **at)
     shares = shares[shares["value"].notna()]
+    if found is None and shares["hook"].nunique() > 1:
+        return Panel("why", "at no one site", "It differs from site to site, and none was chosen: the decomposition "
+                     "has them all.")  # fmt: skip
     here = shares[shares["hook"] == found["hook"]] if found is not None else shares
     if here.empty:
         return Panel("why", "not shared out", "Where the bits go was not measured at this site.",

@@ -94,6 +94,7 @@ def test_the_story_has_its_sentences_its_strip_and_what_would_change_it(page, tm
     for field in ("Where", "Why", "Trust", "Since the last run", "the first run"):
         assert field in shown
     assert "floor" in shown and "-badge[" in shown
+    assert "at no one site" in said(page(shared_run().parent, "story"))
 
 
 def chosen_in_the_middle(root: Path, name: str = "middle") -> Path:
