@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.containers import numbers
 from probekit.errors import BadInput
-from probekit.storage.files import Temporary
+from probekit.storage.files import put
 
 CARD = "probekit_reader"
 
@@ -98,12 +98,7 @@ class SavedReader:
         tensors |= {} if self.along is None else {"directions": self.along}
         made = {name: np.ascontiguousarray(values, np.float64) for name, values in tensors.items()}
         payload = save(made, {CARD: json.dumps(self.card, allow_nan=False, ensure_ascii=False)})
-        file = Temporary(path.parent, path, len(payload), BadInput)
-        try:
-            file.write(payload, 0)
-            file.replace()
-        finally:
-            file.drop()
+        put(path, payload, BadInput)
 
 
 def is_reader(path: Path) -> bool:

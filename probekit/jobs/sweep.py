@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from probekit.errors import BadInput, Interrupted, ProbekitError, RunError, RunHeld
 from probekit.records import digest
 from probekit.spec import JobSpec, read_table
-from probekit.storage.files import Temporary, to_json
+from probekit.storage.files import put, to_json
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Progress
@@ -121,7 +121,8 @@ def run_sweep(
     mine = sweep.shard(*shard)
     folder = Path(root) / sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "sweep.json", {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]})
+    listed = {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]}
+    put(folder / "sweep.json", to_json(listed, "sweep.json").encode(), RunError)
     asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
@@ -132,7 +133,7 @@ def run_sweep(
         loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
         noted = folder / f"failed-{job.name}.json"
         if outcome.state == "failed":
-            _write(noted, {"job": job.name, "error": outcome.error})
+            put(noted, to_json({"job": job.name, "error": outcome.error}, noted.name).encode(), RunError)
         else:
             noted.unlink(missing_ok=True)
         out.append(outcome)
@@ -160,17 +161,6 @@ def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, A
         return loaded, SweptJob(job.name, "failed", error=str(error))
     failed = (run.manifest or {}).get("cells", {}).get("failed", [])
     return loaded, SweptJob(job.name, "failed cells" if failed else "done", run.name)
-
-
-def _write(path: Path, said: Mapping[str, Any]) -> None:
-    """Whole or not at all; shards write the same."""
-    payload = to_json(said, path.name).encode()
-    file = Temporary(path.parent, path, len(payload), RunError)
-    try:
-        file.write(payload, 0)
-        file.replace()
-    finally:
-        file.drop()
 
 
 def _within(begun: str, progress: "Progress | None") -> "Progress | None":

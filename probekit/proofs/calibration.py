@@ -187,7 +187,8 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
 
     from probekit.activations.capture import capture
     from probekit.measurement.causal.composition import Composition, Part, Parts
-    from probekit.measurement.causal.replacement import ROLL_OUT, Replacement
+    from probekit.measurement.causal.replacement import INTERCHANGED, ROLL_OUT, Replacement
+    from probekit.proofs.vacuous import searched_in_noise
 
     assert case.network is not None
     network = case.network(seed)
@@ -207,7 +208,10 @@ def replaced(case: Case, n: int, seed: int) -> list[Record]:
     for keep, composed in dict.fromkeys((t.keep, t.metric == "compose") for t in case.truths if t.keep and not t.waits):
         at = network.hooks[keep]
         hook = at[0] if len(at) == 1 else ""
-        if composed:
+        if any(truth.level == "nonlinear" for truth in case.truths if truth.keep == keep):
+            told = replace(cells.at(network.abstraction(keep), INTERCHANGED, "answer", hook, SEEN), level="nonlinear")
+            found = [measurement.record(told, searched_in_noise(network, seed))]
+        elif composed:
             bases = {hook: torch.from_numpy(basis).float() for hook, basis in network.keeps[keep].items()}
             parts = [Part(f"{i}", hook, v[:, None]) for hook, basis in bases.items() for i, v in enumerate(basis.T)]
             found = parts_of.cell("answer", SEEN, Parts("features", tuple(parts), held or None), hook).records

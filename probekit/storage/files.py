@@ -243,6 +243,16 @@ def publish(folder: Path, final: Path, payload: bytes, error: type[ProbekitError
         file.drop()
 
 
+def put(path: Path, payload: bytes, error: type[ProbekitError] = StoreError) -> None:
+    """Write a small file whole or not at all, over what is there."""
+    file = Temporary(path.parent, path, len(payload), error)
+    try:
+        file.write(payload, 0)
+        file.replace()
+    finally:
+        file.drop()
+
+
 def make_folders(root: Path, folder: Path) -> None:
     """Make `folder` below `root`; every folder on the way is synced, also one that another process has just made."""
     made = [folder, *folder.parents]

@@ -1,5 +1,8 @@
 """Runs: folders of records opened for reading, without torch."""
 
+# pyright: reportAttributeAccessIssue=false
+# (functions of pyarrow.compute are made when it is imported)
+
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
