@@ -85,6 +85,8 @@ CONTROL_WORDS = {
     "permuted_groups": "labels permuted between groups",
     "row_split": "rows of a group on both sides",
     "control_task": "random label per type",
+    "shuffled_counterfactuals": "learned to bring shuffled answers",
+    "placebo": "moved as far in another direction",
 }
 
 
@@ -102,6 +104,8 @@ _READINGS = {
     "permuted_groups": "should be near 1: what it finds below that is chance",
     "row_split": "equal to the cell: no group leaks; lower: groups were remembered, and the cell is the honest value",
     "control_task": "near 1: the reader does not memorise types; near the cell: it could have",
+    "shuffled_counterfactuals": "near 1: the search needs right answers; near the cell: it brings any",
+    "placebo": "near 1: the direction counts; near the cell: any move of that size does it",
 }
 
 
@@ -119,6 +123,8 @@ CONTROL_DASH = {
     "permuted_groups": "longdashdot",
     "row_split": "2px,7px",
     "control_task": "9px,3px,2px,3px,2px,3px",
+    "shuffled_counterfactuals": "4px,4px",
+    "placebo": "12px,3px",
 }
 
 

@@ -24,10 +24,14 @@ def port(tmp_path_factory) -> Iterator[int]:
     """The page over a few runs, served as `probekit dashboard` serves it."""
     pytest.importorskip("streamlit")
     root = tmp_path_factory.mktemp("runs")
-    write_run(root, "first", 6, domains=("random", "endgame"))
-    write_run(root, "second", 6, domains=("random", "endgame"))
-    write_run(root, "nasty", 2, domains=("random",), behaviours=(NASTY,))
-    write_rows_by_hand(root, "rows")
+    for write in (
+        lambda: write_run(root, "first", 6, domains=("random", "endgame")),
+        lambda: write_run(root, "second", 6, domains=("random", "endgame")),
+        lambda: write_run(root, "nasty", 2, domains=("random",), behaviours=(NASTY,)),
+        lambda: write_rows_by_hand(root, "rows"),
+    ):
+        write()
+        time.sleep(1.1)  # runs are listed by the second that they were finished in
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = probe.getsockname()[1]

@@ -427,16 +427,18 @@ def test_the_command_line_and_the_page_select_a_position(run, monkeypatch):
 
     page = Path(__file__).parents[2] / "apps" / "leakboard" / "app.py"
     monkeypatch.setattr("sys.argv", ["app", "--runs", str(run.path.parent)])
+    monkeypatch.syspath_prepend(str(page.parents[1]))
     values = {}
     for place in PLACES:
-        test = AppTest.from_file(str(page), default_timeout=60)
-        for key, value in {"run": run.name, "behaviour": "truth", "position": place}.items():
-            test.query_params[key] = value
-        test.run()
-        for name in ("leak_map", "layer_curves", "transfer", "ontology", "claims", "frontier"):
+        for name, tab in (("map", "map"), ("map", "layers"), ("map", "transfer"), ("story", ""), ("trust", "")):
+            test = AppTest.from_file(str(page), default_timeout=120)
+            test.run()
+            asked = {"run": run.name, "behaviour": "truth", "position": place} | ({"tab": tab} if tab else {})
+            for key, value in asked.items():
+                test.query_params[key] = value
             test.switch_page(f"views/{name}.py").run()
-            assert not test.exception, (name, test.exception)
-            if name == "leak_map":
-                assert test.selectbox(key="position").value == place
+            assert not test.exception, (name, tab, test.exception)
+            if tab == "map":
+                assert test.selectbox(key="choice:position").value == place
                 values[place] = [metric.value for metric in test.metric]
     assert len({tuple(value) for value in values.values()}) == 3

@@ -115,6 +115,10 @@ def test_the_named_position_alone_is_not_that_and_all_behind_it(tiny):
     assert seen[-4:] == [(3, [0, 1, 2]), (1, [3]), (1, [4]), (1, [5])]
 
 
+def hooks_of(model):
+    return [(set(m._forward_hooks), set(m._forward_pre_hooks)) for m in model.plain.hf.modules()]
+
+
 @pytest.mark.parametrize("backend", ["bridge", "hf"])
 def test_hooks_are_gone_behind_an_error(tiny, backend):
     model = tiny("gpt2")
@@ -130,10 +134,11 @@ def test_hooks_are_gone_behind_an_error(tiny, backend):
 
     edited = WhileWriting({HOOKS[0]: breaks}, np.array([1, 1]))
     generate(model, rows, 1, backend=backend, edited=WhileWriting({HOOKS[0]: lambda act, at: act}, np.array([1, 1])))
+    held = hooks_of(model)  # the library leaves some of its own where it was asked for hidden states
     with pytest.raises(RuntimeError, match="in the middle"):
         generate(model, rows, N, backend=backend, edited=edited)
     model.check_clean()
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.plain.hf.modules())
+    assert hooks_of(model) == held and len(calls) == 3
     assert torch.equal(generate(model, rows, N, backend=backend), before)
 
 
