@@ -61,6 +61,7 @@ def dashboard_command(
         "server.enableStaticServing": False,
         "server.maxUploadSize": 1,
         "server.showEmailPrompt": False,
+        "logger.hideWelcomeMessage": True,  # what it says is said already, and it offers to install things
         "browser.gatherUsageStats": False,
         "browser.serverAddress": "localhost" if address in ("0.0.0.0", "::") else address,
         "client.toolbarMode": "viewer",

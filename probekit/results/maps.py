@@ -174,10 +174,10 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> Non
                 x=part["x"] + 0.36,
                 y=part["y"] + (0.3 if row >= 17 else 0),
                 mode="markers",
-                name="• no better than its control",
+                name="no better than its control",
                 legendgroup="control",
                 showlegend=all(trace.legendgroup != "control" for trace in figure.data),
-                marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 0.5, "color": "#808080"}},
+                marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 1, "color": "#808080"}},
                 unselected={"marker": {"opacity": 1}},
                 hoverinfo="skip",
             )
