@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from probekit.containers import check_numbers, check_shape, first_row, lacking, names, numbers, plain, some_rows
 from probekit.errors import BadInput
 from probekit.inputs.precision import Narrowing
+from probekit.inputs.tensors import open_tensors
 from probekit.task import TEXT, Behaviour, Feature, Observations, reduce_law
 
 
@@ -221,13 +222,8 @@ def _load(path: Path) -> Mapping[str, Any]:
         except (ValueError, EOFError) as error:
             raise BadInput(f"{path} is no plain .npy array: {error}.") from None
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            arrays = load_file(path)
-        except SafetensorError as error:
-            raise BadInput(f"{path} is no valid safetensors file: {error}.") from None
+        with open_tensors(path, "pt") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not arrays:
             raise BadInput(f"{path} holds no tensors.")
         return arrays

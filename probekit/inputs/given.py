@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from probekit.containers import numbers
 from probekit.errors import BadInput, nearest
 from probekit.inputs.saved import is_reader, load_reader
+from probekit.inputs.tensors import open_tensors
 from probekit.levels import function_of, load_function
 from probekit.spec import DIRECTIONS_NAME, DirectionsEntry
 
@@ -133,25 +134,20 @@ def read_rows_of_directions(
 
 def _of_safetensors(what: str, path: Path, hook: str | None, tensor: str | None) -> dict[str, Any]:
     """Tensors by hook point; with `hook` the one that is named, or the only one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            names = sorted(file.keys())
-            if not names:
-                raise BadInput(f"{what}: {path} holds no tensors.")
-            if hook is None:
-                if tensor is not None:
-                    raise BadInput(f"{what} name the tensor '{tensor}' and no hook point: give `hook`.")
-                return {name: file.get_slice(name) for name in names}
-            wanted = tensor or (hook if hook in names else names[0])
-            if wanted not in names:
-                raise BadInput(f"{what}: {path} has no tensor '{wanted}': did you mean '{nearest(wanted, names)}'?")
-            if tensor is None and hook not in names and len(names) > 1:
-                raise BadInput(f"{what}: {path} holds {', '.join(names[:8])}: say which with `tensor`.")
-            return {hook: file.get_slice(wanted)}
-    except SafetensorError as error:
-        raise BadInput(f"{what}: {path} is no valid safetensors file: {error}.") from None
+    with open_tensors(path, what=what) as file:
+        names = sorted(file.keys())
+        if not names:
+            raise BadInput(f"{what}: {path} holds no tensors.")
+        if hook is None:
+            if tensor is not None:
+                raise BadInput(f"{what} name the tensor '{tensor}' and no hook point: give `hook`.")
+            return {name: file.get_slice(name) for name in names}
+        wanted = tensor or (hook if hook in names else names[0])
+        if wanted not in names:
+            raise BadInput(f"{what}: {path} has no tensor '{wanted}': did you mean '{nearest(wanted, names)}'?")
+        if tensor is None and hook not in names and len(names) > 1:
+            raise BadInput(f"{what}: {path} holds {', '.join(names[:8])}: say which with `tensor`.")
+        return {hook: file.get_slice(wanted)}
 
 
 def brought_directions(directions: Any, hooks: Iterable[str]) -> list[Brought]:

@@ -1,7 +1,6 @@
 """Requests: hidden states that a serving engine wrote, one safetensors file for each request, as rows of tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
+from probekit.inputs.tensors import open_tensors
 
 IDS = ("token_ids", "input_ids", "prompt_token_ids", "tokens")
 _WHOLE, _FLOATS = ("I64", "I32", "I16", "U32", "U16"), ("F64", "F32", "F16", "BF16")
@@ -70,12 +70,9 @@ class Requests(Sequence[Request]):
     def __len__(self) -> int:
         return len(self.heads)
 
-    def __iter__(self) -> Iterator[Request]:
-        return (self[i] for i in range(len(self)))
-
     def __getitem__(self, i: int) -> Request:  # pyright: ignore[reportIncompatibleMethodOverride]
         head = self.heads[i]
-        with _opened(head.path, "pt") as file:  # NumPy has no name for numbers of 16 bits with a long exponent
+        with open_tensors(head.path, "pt") as file:  # NumPy has no name for numbers of 16 bits with a long exponent
             ids, states = (file.get_tensor(name) for name in (head.ids, head.states))
         states = states.float().numpy()
         states = states[:, None] if states.ndim == 2 else states if self.order == "tokens" else states.swapaxes(0, 1)
@@ -148,10 +145,9 @@ def read_requests(folder: str | Path, order: str = "") -> Requests:
 def _order(heads: Sequence[Head], asked: str) -> str:
     """The order that fits every file."""
     fits = {name for name in ("tokens", "layers") if all(name in head.orders for head in heads)}
-    if asked in fits or len(fits) == 1:
-        found = asked or next(iter(fits))
-        if found in fits:
-            return found
+    found = fits & {asked} if asked else fits
+    if len(found) == 1:
+        return found.pop()
     if not fits:
         bad = next((h for h in heads if not h.orders), heads[0])
         raise BadInput(
@@ -167,7 +163,7 @@ def _order(heads: Sequence[Head], asked: str) -> str:
 
 
 def _head(path: Path) -> Head:
-    with _opened(path, "np") as file:
+    with open_tensors(path, "np") as file:
         parts: Mapping[str, Any] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     whole = [name for name, (dtype, shape) in shapes.items() if dtype in _WHOLE and len(shape) == 1]
@@ -179,14 +175,3 @@ def _head(path: Path) -> Head:
         raise BadInput(f"{path.name} holds {held}: token ids [n] (token_ids) and hidden_states are asked for.")
     dtype, shape = shapes[states[0]]
     return Head(path, named[0], states[0], shapes[named[0]][1][0], shape, dtype)
-
-
-@contextmanager
-def _opened(path: Path, framework: str) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework) as file:
-            yield file
-    except SafetensorError as error:
-        raise BadInput(f"{path} is no valid safetensors file: {error}.") from None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from probekit.containers import numbers
 from probekit.errors import BadInput
+from probekit.inputs.tensors import open_tensors
 from probekit.storage.files import put
 
 CARD = "probekit_reader"
@@ -134,12 +135,7 @@ def load_reader(path: Path | str) -> SavedReader:
 
 def _opened(path: Path) -> tuple[dict[str, str], dict[str, NDArray[np.float64]]]:
     """Metadata and, where there is a card in it, the tensors."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            told = file.metadata() or {}
-            names = sorted(file.keys()) if CARD in told else []
-            return told, {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise BadInput(f"{path} is no valid safetensors file: {error}.") from None
+    with open_tensors(path) as file:
+        told = file.metadata() or {}
+        names = sorted(file.keys()) if CARD in told else []
+        return told, {name: file.get_tensor(name) for name in names}
