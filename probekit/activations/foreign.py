@@ -95,13 +95,15 @@ def audit_requests(
     _check_tokens(seen, model)
     places = [np.arange(len(request.tokens)) for request in seen]
     reference = _forwards(model, [request.tokens for request in seen], known, backend, progress)
+    least = torch.finfo(torch.float32).tiny
+    spread = {hook: rows.std(0, correction=0).clamp_min(least) for hook, rows in reference.items()}
     owner = np.repeat(np.arange(len(seen)), [len(place) for place in places])
     at = np.concatenate(places)
     held = np.concatenate([np.arange(len(r.tokens)) < len(r.states) for r in seen])  # the last token has no row
     found = []
     for slot, hook in enumerate(hooks):
         rows = torch.from_numpy(np.concatenate([r.states[:, slot] for r in seen]))
-        frame = _Slot(hook, reference, owner, at, [r.name for r in seen]).judged(rows, np.flatnonzero(held))
+        frame = _Slot(hook, reference, spread, owner, at, [r.name for r in seen]).judged(rows, np.flatnonzero(held))
         found.append(frame)
         if progress:
             progress("layers compared", slot + 1, len(hooks))
@@ -207,10 +209,12 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Slot:
-    """One layer of the files. reference: hook -> rows of all tokens; owner, at [n_rows]: their request and place."""
+    """One layer of the files. reference: hook -> rows of all tokens, spread: their standard deviation [d]; owner, at
+    [n_rows]: their request and place."""
 
     hook: str
     reference: Mapping[str, Float[Tensor, "n_rows d"]]
+    spread: Mapping[str, Float[Tensor, " d"]]
     owner: NDArray
     at: NDArray
     names: Sequence[str]
@@ -226,27 +230,29 @@ class _Slot:
             if hook != self.hook and len(some):
                 verdict, holds = (NORM, "") if hook == FINAL_NORM else (LAYER, HookPoint.parse(hook).short)
                 found.nearer(some, self._distance(rows[some], hook, index[some]), verdict, [holds] * len(some))
-        for part in np.array_split(some, max(1, -(-len(some) // CHUNK))):
-            if len(part):
-                self._elsewhere(rows, index, part, found)
+        if len(some):
+            self._elsewhere(rows, index, some, found)
         self._shorter(rows, index, found)
         return pd.DataFrame({
             "request": [self.names[i] for i in self.owner[index]], "layer": HookPoint.parse(self.hook).short,
             "position": self.at[index], "verdict": found.verdict, "holds": found.holds, "apart": apart,
         })  # fmt: skip
 
-    def _elsewhere(self, rows: Tensor, index: NDArray, some: NDArray, found: _Found) -> None:
+    def _elsewhere(self, rows: Tensor, index: NDArray, lost: NDArray, found: _Found) -> None:
         """Look for rows among all tokens: those of their own request first, since words return in many."""
         for hook in (self.hook, FINAL_NORM) if FINAL_NORM in self.reference else (self.hook,):
-            known = self.reference[hook]
-            apart = torch.cdist(self._standard(rows[some], hook), self._standard(known, hook))
-            own = torch.from_numpy(self.owner[index[some]][:, None] == self.owner)
-            for verdict, mine, holds in ((TOKEN, own, self._step), (OTHER, ~own, self._place)):
-                gaps, nearest = apart.masked_fill(~mine, torch.inf).topk(min(N_NEAREST, len(known)), largest=False)
-                for gap, there in zip(gaps.T, nearest.T.numpy(), strict=True):
-                    at = np.flatnonzero(gap.isfinite().numpy())  # a request may have fewer tokens than are asked for
-                    told = [holds(int(there[i]), int(index[some[i]])) for i in at]
-                    found.nearer(some[at], self._distance(rows[some[at]], hook, there[at]), verdict, told)
+            known = self._standard(self.reference[hook], hook)
+            for some in _chunks(lost):
+                apart = torch.cdist(self._standard(rows[some], hook), known)
+                own = torch.from_numpy(self.owner[index[some]][:, None] == self.owner)
+                for verdict, mine, holds in ((TOKEN, own, self._step), (OTHER, ~own, self._place)):
+                    gaps, nearest = apart.masked_fill(~mine, torch.inf).topk(min(N_NEAREST, len(known)), largest=False)
+                    for gap, there in zip(gaps.T, nearest.T.numpy(), strict=True):
+                        at = np.flatnonzero(
+                            gap.isfinite().numpy()
+                        )  # a request may have fewer tokens than are asked for
+                        told = [holds(int(there[i]), int(index[some[i]])) for i in at]
+                        found.nearer(some[at], self._distance(rows[some[at]], hook, there[at]), verdict, told)
 
     def _step(self, there: int, here: int) -> str:
         step = int(self.at[there]) - int(self.at[here])
@@ -267,15 +273,17 @@ class _Slot:
 
     def _distance(self, rows: Tensor, hook: str, index: NDArray) -> NDArray[np.float64]:
         """Median over coordinates of |difference| / spread over rows: [n]. Few loud coordinates decide nothing."""
-        known, spread = self.reference[hook], self._spread(hook)
+        known, spread = self.reference[hook], self.spread[hook]
         parts = [
             ((rows[some] - known[torch.from_numpy(index[some])]).abs() / spread).median(1).values
-            for some in np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // CHUNK)))
+            for some in _chunks(np.arange(len(rows)))
         ]
         return torch.cat(parts).numpy().astype(np.float64)
 
     def _standard(self, rows: Tensor, hook: str) -> Tensor:
-        return ((rows - self.reference[hook].mean(0)) / self._spread(hook)).clamp(-5, 5)
+        return ((rows - self.reference[hook].mean(0)) / self.spread[hook]).clamp(-5, 5)
 
-    def _spread(self, hook: str) -> Float[Tensor, " d"]:
-        return self.reference[hook].std(0, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+
+def _chunks(index: NDArray) -> list[NDArray]:
+    """At most CHUNK at a time; one, without any, where there are none."""
+    return np.array_split(index, max(1, -(-len(index) // CHUNK)))
