@@ -21,7 +21,7 @@ def run_many(
     from probekit.jobs.plan import plan_rows
 
     i, n = shard_of(shard)
-    for job in sweep.shard(i, n).jobs:  # a mistake is told before anything is measured
+    for job in sweep.shard(i, n):  # a mistake is told before anything is measured
         plan_rows(job, base)
     from probekit.jobs.sweep import run_sweep
 
@@ -59,6 +59,7 @@ def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
 def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done."""
     from probekit.jobs.plan import forecast_of, plan_rows
+    from probekit.jobs.sweep import model_key
     from probekit.storage.runs import list_runs
 
     folder = runs / sweep.folder
@@ -80,7 +81,7 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
         for row in rows
     ]
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
-    models = {json.dumps(j.model.model_dump(mode="json") if j.model else j.task.testbed) for j in sweep.jobs}
+    models = {model_key(job) for job in sweep.jobs}
     known = [row["tokens"] for row in rows if row["tokens"] is not None]
     screen.print(f"{len(models)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
     for note, names in _noted(rows).items():

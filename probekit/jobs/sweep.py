@@ -71,11 +71,11 @@ class Sweep:
         """Name of the folder that its runs are in."""
         return f"{self.name}-{self.id[:8]}"
 
-    def shard(self, i: int, n: int) -> "Sweep":
-        """The i-th of n parts, of jobs that follow each other. Raises BadInput outside 0 to n - 1."""
+    def shard(self, i: int, n: int) -> tuple[JobSpec, ...]:
+        """Jobs of the i-th of n parts, which follow each other. Raises BadInput outside 0 to n - 1."""
         if not 0 <= i < n:
             raise BadInput(f"shard {i}/{n}: the first of n is 0, the last n - 1.")
-        return Sweep(self.name, self.jobs[len(self.jobs) * i // n : len(self.jobs) * (i + 1) // n])
+        return self.jobs[len(self.jobs) * i // n : len(self.jobs) * (i + 1) // n]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ def read_spec(path: Path) -> "JobSpec | Sweep":
     """A job or a sweep from a TOML file. Raises BadInput."""
     raw = read_table(path)
     return Sweep.check(raw, str(path)) if is_sweep(raw) else JobSpec.check(raw, str(path))
+
+
+def model_key(job: JobSpec) -> str:
+    """Equal for jobs that run one and the same model."""
+    return digest([job.model.model_dump(mode="json") if job.model else None, job.task.testbed])
 
 
 def run_sweep(
@@ -126,10 +131,10 @@ def run_sweep(
     asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
-    for i, job in enumerate(mine.jobs):
-        begun = f"job {i + 1} of {len(mine.jobs)}, {job.name}"
+    for i, job in enumerate(mine):
+        begun = f"job {i + 1} of {len(mine)}, {job.name}"
         if progress:
-            progress(begun, i, len(mine.jobs))
+            progress(begun, i, len(mine))
         loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
         noted = folder / f"failed-{job.name}.json"
         if outcome.state == "failed":
@@ -147,7 +152,7 @@ def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, A
     from probekit.jobs.job import load_model_of
     from probekit.jobs.runner import run_job
 
-    key = digest([job.model.model_dump(mode="json") if job.model else None, job.task.testbed])
+    key = model_key(job)
     try:
         if loaded is None or loaded[0] != key:
             loaded = None  # let go of one before the next is loaded
