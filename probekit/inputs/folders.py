@@ -5,12 +5,16 @@ Opens no weights.
 
 import json
 import re
+from collections.abc import Mapping
 from os.path import exists, isdir, isfile  # which say no to a name that no path can have
 from pathlib import Path
+from typing import Any
 
 from probekit.errors import BadInput, first_line
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+_WIDTH_KEYS = ("n_embd", "hidden_size", "d_model")
 _TESTBEDS = Path(__file__).parents[1] / "testbeds"
 
 
@@ -29,6 +33,16 @@ def beside(name: str, base: Path) -> str:
             "meant, give its whole path."
         )
     return name
+
+
+def n_layers_of(config: Mapping[str, Any]) -> int | None:
+    """How many blocks a model's config.json says it has; None where it does not."""
+    return next((config[key] for key in _LAYER_KEYS if isinstance(config.get(key), int)), None)
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """How wide its residual stream is."""
+    return next((config[key] for key in _WIDTH_KEYS if isinstance(config.get(key), int)), None)
 
 
 def model_folder(name: str) -> Path | None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from probekit.hookpoint import HookPoint, after_blocks
+from probekit.inputs.folders import n_layers_of, width_of
+from probekit.jobs.progress import time_left
 from probekit.spec import ComposeSpec, JobSpec, ReplaceSpec
 
 METHODS = 3  # of a single direction: mean difference, LDA, logistic
@@ -36,7 +38,7 @@ class EditedRuns:
     def line(self) -> str:
         """For people."""
         blocks = "" if self.blocks is None else f", {self.blocks:,} block evaluations"
-        seconds = "" if self.seconds is None else f", {_told(self.seconds)} or more here"
+        seconds = "" if self.seconds is None else f", {time_left(max(1, self.seconds))} or more here"
         return (
             f"{self.kind}: {self.places} place{'s' * (self.places > 1)}, {self.passes:,} forward passes of whole texts "
             f"and at most {self.runs:,} edited ones{blocks}{seconds}"
@@ -55,10 +57,7 @@ class ModelSize:
     @classmethod
     def of(cls, config: Mapping[str, Any], tokens: float | None, at_end: bool) -> "ModelSize | None":
         """None where one of it is not known. at_end: whether the last token alone is edited and read."""
-        asked = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd")
-        layers, width = (
-            next((config[key] for key in keys if isinstance(config.get(key), int)), None) for keys in asked
-        )
+        layers, width = n_layers_of(config), width_of(config)
         if not layers or not width:
             return None
         inner = config.get("intermediate_size") or config.get("n_inner") or 4 * width
@@ -185,10 +184,3 @@ def _speed() -> float:
         np.matmul(one, one)
         best = min(best, time.perf_counter() - begun)
     return 2 * SQUARE**3 / best
-
-
-def _told(seconds: float) -> str:
-    """`40 s`, `7 min`, `3.1 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

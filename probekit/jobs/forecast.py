@@ -11,6 +11,7 @@ import numpy as np
 
 from probekit.inputs.columns import Columns, as_list
 from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_of
+from probekit.inputs.folders import width_of
 from probekit.inputs.labels import classes_of
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
@@ -79,10 +80,10 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     laws = {name: _law(np.array(classes)[home]) for name, classes in labels.items()}
     splits = splits_with_classes(group, [law for law, _ in laws.values()], spec.seed_data, *folds)
     twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
-    width, fit_rows = config.get("hidden_size") or config.get("n_embd"), round(np.mean([len(s.fit) for s in splits]))
+    width, fit_rows = width_of(config), round(np.mean([len(s.fit) for s in splits]))
     notes = [why for name, known in laws.items() if (why := _why_not(name, *known, group, splits))]
     notes += [copies] if copies else []
-    if isinstance(width, int) and fit_rows < SURE * width:
+    if width is not None and fit_rows < SURE * width:
         notes.append(
             f"{width} coordinates and {fit_rows:,} fit rows: what a reader explains is at least what is told, and is "
             f"not extrapolated (that takes {SURE} rows per coordinate)"

@@ -15,7 +15,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns, read_curve
 from probekit.inputs.filetask import asked_columns, check_bos
-from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder, n_layers_of, width_of
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.given import Brought, read_given
 from probekit.inputs.positions import parse_places
@@ -28,8 +28,6 @@ from probekit.task import ALL
 if TYPE_CHECKING:
     from probekit.jobs.forecast import Forecast
 
-_LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
-_WIDTH_KEYS = ("n_embd", "hidden_size", "d_model")
 _STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")  # as wide as the model, whichever it is
 
 
@@ -53,7 +51,7 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
     config = config_of(name, base)[0]
-    n_layers = _n_layers(config)
+    n_layers = n_layers_of(config)
     for pattern in (*spec.read.hooks, *(h for table in (spec.replace, spec.compose) if table for h in table.hooks)):
         check_pattern(pattern, n_layers, name)
     brought = _check_given(spec, base, name, config)
@@ -201,8 +199,8 @@ def config_of(name: str, base: Path) -> tuple[dict, Path | None]:
 
 def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any]) -> list[str]:
     """Sources of a user's own directions, checked as far as files and a local config tell; no function is run."""
-    n_layers, out = _n_layers(config), []
-    width = next((config[key] for key in _WIDTH_KEYS if isinstance(config.get(key), int)), None)
+    n_layers, out = n_layers_of(config), []
+    width = width_of(config)
     for entry in spec.directions:
         found = read_given(entry, base, run=False)
         out.append(f"given:{entry.name}")
@@ -218,10 +216,6 @@ def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any
 
 def _check_read(given: Brought, patterns: Sequence[str]) -> None:
     given.among([hook for hook in given.directions if any(fnmatchcase(hook, p) for p in patterns)] or patterns)
-
-
-def _n_layers(config: Mapping[str, Any]) -> int | None:
-    return next((config[key] for key in _LAYER_KEYS if isinstance(config.get(key), int)), None)
 
 
 def _n_sites(pattern: str, n_layers: int | None) -> int | None:
