@@ -4,12 +4,12 @@
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from probekit.errors import printable
+from probekit.results.report.markup import el, plain_table
 from probekit.results.text import as_is, fitted, folded, gap_text, narrow, number
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def side_by_side(found: "Comparison", width: int, every: bool = False) -> "Itera
 
 def side_by_side_html(found: "Comparison") -> str:
     """The same as HTML; names and texts are escaped."""
-    parts = ["".join(f"<p>{escape(sentence)}</p>" for sentence in found.sentences)]
-    parts.append(html_table(("", f"A: {found.a}", f"B: {found.b}", ""), comparable_rows(found.comparable)))
+    parts: list[object] = [el("p", sentence) for sentence in found.sentences]
+    parts.append(plain_table(("", f"A: {found.a}", f"B: {found.b}", ""), comparable_rows(found.comparable)))
     if len(found.cells):
-        parts.append(html_table(("site", "level", "A", "B", "B - A [95 %]", ""), cell_rows(found.cells)))
-        parts.append(f"<p><small>{escape(MEANING)}</small></p>")
+        parts.append(plain_table(("site", "level", "A", "B", "B - A [95 %]", ""), cell_rows(found.cells)))
+        parts.append(el("p", el("small", MEANING)))
     if len(found.changed):
         rows = [(changed_words(row), _plain(row["text"])) for row in found.changed.to_dict("records")]
-        parts.append(html_table(("changed the most", "text"), rows))
-    return f"<div>{''.join(parts)}</div>"
+        parts.append(plain_table(("changed the most", "text"), rows))
+    return el("div", parts)
 
 
 def usual_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -114,13 +114,6 @@ def changed_words(row: dict) -> str:
         f"{number(abs(row['change']))} bits {way} missed ({number(row['missed_bits_a'])} to "
         f"{number(row['missed_bits_b'])}); behaviour {did}; group {row['group']}"
     )
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain table; every cell is escaped."""
-    top = "".join(f"<th>{escape(str(cell))}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(printable(str(cell)))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _table(

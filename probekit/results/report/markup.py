@@ -45,9 +45,14 @@ def joined(parts: Iterable[object]) -> Markup:
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str = "") -> Markup:
     """A table in a box of its own, which scrolls where it is too wide for the page."""
+    return el("div", plain_table(head, rows, class_), class_="wide")
+
+
+def plain_table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str = "") -> Markup:
+    """A table with its heading."""
     top = el("thead", el("tr", [el("th", cell) for cell in head]))
     body = el("tbody", [el("tr", [el("td", cell) for cell in row]) for row in rows])
-    return el("div", el("table", top, body, class_=class_ or None), class_="wide")
+    return el("table", top, body, class_=class_ or None)
 
 
 def document(title: str, *inside: object) -> str:
