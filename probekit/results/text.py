@@ -69,11 +69,11 @@ def deletion_text(frame: pd.DataFrame, title: str = "") -> "Table":
 # ------------------------------------------------------------------------------------------------------------- as text
 
 
-def number(value: object, digits: int = 2) -> str:
+def number(value: Any, digits: int = 2) -> str:
     """Two digits without the leading zero, as in print: .23, -.03, 1.02. Nothing is clipped; missing is NA."""
-    if value is None or pd.isna(value):  # type: ignore[arg-type]
+    if value is None or pd.isna(value):
         return "NA"
-    text = f"{float(value):.{digits}f}"  # type: ignore[arg-type]
+    text = f"{float(value):.{digits}f}"
     text = text.removeprefix("-") if not text.strip("-0.") else text
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
