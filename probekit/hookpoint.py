@@ -42,6 +42,20 @@ class HookPoint:
         return self.within(self.layer or 0, part).name
 
     @property
+    def entry(self) -> int:
+        """The lowest block that a change here can be seen in; n_layers for what the last block gives.
+
+        >>> HookPoint.parse("blocks.3.hook_resid_post").entry, HookPoint.parse("blocks.3.hook_mlp_out").entry
+        (4, 3)
+        """
+        return 0 if self.layer is None else self.layer + self.is_end
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is what a block hands to the next one."""
+        return self.layer is not None and self.part == _PARTS[-1]
+
+    @property
     def order(self) -> tuple[float, int, str]:
         """Sort key: position in the forward pass."""
         rank = _PARTS.index(self.part) if self.part in _PARTS else len(_PARTS)

@@ -111,9 +111,9 @@ def _priced(
 def _layers(pattern: str, n_layers: int) -> list[int]:
     """The first block that an edit there runs, for each hook point that a pattern names."""
     if "*" not in pattern:
-        return [HookPoint.parse(pattern).layer or 0]
+        return [HookPoint.parse(pattern).entry]
     part = pattern.split(".", 2)[-1]
-    return [HookPoint.parse(name).layer or 0
+    return [HookPoint.parse(name).entry
             for name in matching([HookPoint.within(i, part).name for i in range(n_layers)], pattern)]  # fmt: skip
 
 

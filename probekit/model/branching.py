@@ -101,11 +101,11 @@ class EditedTexts:
 
 
 class Trunk:
-    """A batch of texts, run once. layers: the lowest block that each edit to come is in. grad: whether gradients flow
+    """A batch of texts, run once. hooks: where edits are to come, one or several of them together. grad: whether gradients flow
     from the logits to what is written. tokens: those whose logits are wanted; all others are told as 0."""
 
     def __init__(
-        self, model: "Model", texts: EditedTexts, layers: Sequence[int], way: "Way", grad: bool = False,
+        self, model: "Model", texts: EditedTexts, hooks: Sequence[str], way: "Way", grad: bool = False,
         tokens: Int[Tensor, " k"] | None = None,
     ) -> None:  # fmt: skip
         self._tokens = None if tokens is None or 2 * len(tokens) > model.d_vocab else tokens.to(model.device)
@@ -118,9 +118,9 @@ class Trunk:
         self.entries: dict[int, Tensor] = {}
         self.keys: list[tuple[Tensor, Tensor]] = []
         if way.branches:
-            self._run(sorted({layer for layer in layers if layer > 0}))
+            self._run(sorted({HookPoint.parse(name).entry for name in hooks} - {0}))
 
-    def _run(self, layers: Sequence[int]) -> None:
+    def _run(self, entries: Sequence[int]) -> None:
         """One forward over the whole texts."""
         from transformers import DynamicCache
 
@@ -130,13 +130,14 @@ class Trunk:
         )
         at = torch.arange(len(ids), device=ids.device)[:, None], column.clamp_min(0)
 
-        def keep(layer: int) -> Callable[[Tensor], None]:
+        def keep(entry: int) -> Callable[[Tensor], None]:
             def take(output: Tensor) -> None:
-                self.entries[layer] = output[at]
+                self.entries[entry] = output[at]
 
             return take
 
-        names = {HookPoint.within(layer, "hook_resid_pre").name: keep(layer) for layer in layers}
+        # what enters a block is what the block below it ended with, and behind the last one there is no block
+        names = {HookPoint.within(entry - 1, "hook_resid_post").name: keep(entry) for entry in entries}
         cache = DynamicCache() if self.n_before else None
         given: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         with self.model.hooked(names, self.way.backend, grad=self.grad):
@@ -191,16 +192,19 @@ class Trunk:
             assert cache is not None
             cache.update(keys, values, i)
         given: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        layer = min((HookPoint.parse(name).layer or 0 for name in edits), default=0)
-        entry = self.entries[layer].repeat(1, m, 1) if layer else None
+        layer = min((HookPoint.parse(name).entry for name in edits), default=0)
+        stream = self.entries[layer].repeat(1, m, 1) if layer else None
         seen = self._visible(m)
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
         mask = mask.masked_fill(~seen, torch.finfo(self.model.dtype).min)
         keep = torch.arange(1, m + 1, device=device) * width - 1
         hooks = {name: self._hook(name, edit, some) for name, edit in edits.items()}
+        first = HookPoint.within(layer - 1, "hook_resid_post").name
+        if stream is not None and first in hooks:  # of a block that is not run
+            stream = hooks.pop(first)(stream)
         forward = self.model.backend(self.way.backend)
         narrow = forward.narrowed(self._tokens)
-        with forward.entering(layer, entry), narrow, self.model.hooked(hooks, self.way.backend, grad=self.grad):
+        with forward.entering(layer, stream), narrow, self.model.hooked(hooks, self.way.backend, grad=self.grad):
             logits = forward.run(self._ids.repeat(1, m), mask, keep, position_ids=self._position.repeat(1, m), **given)
         return logits.reshape(b * m, -1)
 
@@ -320,14 +324,13 @@ def _try(model: "Model", name: str) -> Way:
     short = max(1, longest - 3)
     places = [np.arange(longest // 2, max(longest // 2 + 1, longest - 2)), np.array([short - 1])]
     texts = EditedTexts([drawn[0], drawn[1][:short]], places, np.array([longest - 1, short - 1]))
-    layer = HookPoint.parse(name).layer or 0
     factor = torch.linspace(0.5, 2.0, model.widths[name], device=model.device)
 
     def edit(act: Tensor, at: At) -> Tensor:
         return act * factor.to(act.dtype) * (1 + at.branch.to(act.device)[:, None])
 
     def logits(way: Way) -> Tensor:
-        return Trunk(model, texts, [layer], way).logits({name: edit}, 2)
+        return Trunk(model, texts, [name], way).logits({name: edit}, 2)
 
     truth = logits(Way("bridge", False))
     limit = TOLERANCE[model.dtype] * max(1.0, float(truth.abs().max()))

@@ -203,9 +203,8 @@ class Model:
         """
         for name in hooks:
             self.check_writable(name)
-        layers = [HookPoint.parse(name).layer or 0 for name in hooks]
         with self.lock:
-            return Trunk(self, texts, layers, way_of(self, hooks, int(texts.lengths.max())), grad, tokens)
+            return Trunk(self, texts, hooks, way_of(self, hooks, int(texts.lengths.max())), grad, tokens)
 
     def check_writable(self, hook: HookPoint | str) -> None:
         """Raise BadInput when a write at `hook` would not do what its name promises: see `audit.why_not_writable`."""

@@ -83,8 +83,8 @@ def test_logits_of_some_tokens_alone_are_those_of_all(tiny, architecture, way):
     """Soft caps and scales behind the unembedding included; all others are told as 0."""
     model, hooks, some = tiny(architecture), HOOKS[:1], torch.tensor([7, 3, 21])
     edits = {hooks[0]: moved()}
-    every = Trunk(model, TEXTS, [1], way).logits(edits, 4)
-    found = Trunk(model, TEXTS, [1], way, tokens=some).logits(edits, 4)
+    every = Trunk(model, TEXTS, hooks, way).logits(edits, 4)
+    found = Trunk(model, TEXTS, hooks, way, tokens=some).logits(edits, 4)
     assert torch.allclose(found[..., some], every[..., some], atol=1e-5)
     others = [i for i in range(model.d_vocab) if i not in some.tolist()]
     assert int(found[..., others].count_nonzero()) == 0
@@ -102,15 +102,20 @@ def test_attention_that_slides_over_a_shorter_window_is_run_as_a_whole(tiny, che
 
 def test_blocks_below_the_edit_and_tokens_before_it_are_not_run_again(tiny):
     model, seen = tiny("llama"), []
-    trunk = model.trunk(TEXTS, ["blocks.2.hook_resid_post"])
+    trunk = model.trunk(TEXTS, ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.2.hook_resid_post"])
     blocks = [model.backend(trunk.way.backend).block(i) for i in range(3)]
     norms = [block.input_layernorm for block in blocks]
     handles = [norm.register_forward_hook(lambda m, args, out, i=i: seen.append((i, out.shape[1])))
                for i, norm in enumerate(norms)]  # fmt: skip
     trunk.logits({"blocks.2.hook_resid_post": moved()}, 2)
+    assert not seen  # what the last block ended with goes to the unembedding
+    trunk.logits({"blocks.1.hook_resid_post": moved()}, 2)
+    assert seen == [(2, 2 * 7)]  # the next block, two branches of the seven tokens from the first edited one on
+    seen.clear()
+    trunk.logits({"blocks.1.hook_mlp_out": moved(), "blocks.2.hook_resid_post": moved()}, 2)
+    assert [block for block, _ in seen] == [1, 2]
     for handle in handles:
         handle.remove()
-    assert seen == [(2, 2 * 7)]  # the last block, two branches of the seven tokens from the first edited one on
     late = EditedTexts(TEXTS.tokens, [np.array([r]) for r in TEXTS.read], TEXTS.read)
     assert model.trunk(late, ["blocks.0.hook_resid_post"]).width == 1
 
