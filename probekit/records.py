@@ -5,7 +5,7 @@ This is the waist of the package. What makes numbers ends here; what shows numbe
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from probekit.errors import BadInput
 
@@ -170,7 +170,7 @@ class Record:
 
     def row(self) -> dict:
         """The record as a flat dictionary, `id` and `seed` (the probe's) included."""
-        return {"id": self.id, **asdict(self), "seed": self.seed_probe}
+        return {"id": self.id, **vars(self), "seed": self.seed_probe}
 
 
 _VOCABULARY = {

@@ -6,7 +6,7 @@ import os
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ class RunWriter:
             "ok": error is None,
             "error": error or "",
             "seconds": float(seconds),
-            "records": [plain_json(asdict(record)) for record in records],
-            "losses": [plain_json(asdict(loss)) for loss in losses],
+            "records": [vars(record) for record in records],
+            "losses": [vars(loss) for loss in losses],
         }
         text = to_json(body, f"cell {cell}")
         check = hashlib.sha256(text.encode()).hexdigest()[:16]
