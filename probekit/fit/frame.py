@@ -5,11 +5,12 @@ whatever the spectrum.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import scipy.linalg
 import torch
+import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from probekit.errors import FitError
 MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
 SPAN_COLUMNS = 512  # columns of few rows that are upcast at a time
 KEPT = 2**23  # numbers of few rows that are kept in float64
+KEPT_BYTES = 2**27  # of frames that are kept for other behaviours of the same rows
 CENTRED = 1_024  # rows that are centred at a time: a block that stays in the cache
 
 
@@ -109,6 +111,34 @@ def frame_rows(*parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"
         return _frame_of_span(parts)
     frame = fit_frame(*parts)
     return frame, frame.apply(*parts)
+
+
+class Frames:
+    """Frames that were fitted last, by the values of their rows, since several behaviours are read from the same ones.
+
+    Up to KEPT_BYTES, with the rows of few in them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[Frame, Tensor | None]] = {}
+
+    def of(self, *parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"]]:
+        """As `frame_rows`."""
+        key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy()) for part in parts)
+        if key in self._known:
+            frame, z = self._known[key]
+            # A frame of its own for each caller: what it finds out on the way goes with the caller.
+            return replace(frame, span=tuple(parts) if frame.span else ()), frame.apply(*parts) if z is None else z
+        frame, z = frame_rows(*parts)
+        self._known[key] = replace(frame, span=tuple(part[:0] for part in frame.span)), z if frame.span else None
+        while sum(map(_n_bytes, self._known.values())) > KEPT_BYTES:
+            del self._known[next(iter(self._known))]
+        return frame, z
+
+
+def _n_bytes(kept: tuple[Frame, Tensor | None]) -> int:
+    frame, z = kept
+    return sum(tensor.numel() * tensor.element_size() for tensor in (frame.turn, z) if tensor is not None)
 
 
 def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[Tensor, "n r"]]:

@@ -126,15 +126,17 @@ class Site:
         seed: int,
         lambdas: Sequence[float] = LAMBDAS,
         inner: Sequence[Pair] = (),
+        framed: tuple[Frame, Tensor] | None = None,
     ) -> list["Site"]:
         """Rotate the rows once and fit the linear readouts, which most levels start from.
 
         training: sides to fit, to select and to calibrate on, of one site or of several. These have the same rows of
         activations, and differ in what the rows show, what they weigh and the floor: their readouts are one problem.
-        Raises FitError where one of them has none.
+        framed: the frame of the rows and themselves in it, where they are known. Raises FitError where one of them has
+        none.
         """
         fit, select, _ = training[0]
-        frame, z = frame_rows(fit.x, select.x) if inner else frame_rows(fit.x)
+        frame, z = framed or (frame_rows(fit.x, select.x) if inner else frame_rows(fit.x))
         z = z if inner else torch.cat([z, frame.apply(select.x)])
         tolerance, n_seen = TOLERANCE, len(fit.x) + (len(select.x) if inner else 0)
         if n_seen < FEW_PER_COORDINATE * len(frame.variance):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import BadInput, nearest
+from probekit.fit.frame import Frames
 from probekit.fit.readers import Side, Site
 from probekit.hookpoint import HookPoint
 from probekit.inputs.given import Brought
@@ -74,6 +75,7 @@ class Study:
         self._poolings: dict[str, Pooling] = {}
         self._why_not: dict[tuple[str, str], str] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._frames = Frames()  # which behaviours of one hook point share
         # Several rules of positions are looked at together, by whoever takes them apart.
         look = constants if observations.rules else find_constant
         if transfer is not None:
@@ -224,7 +226,8 @@ class Study:
 
     def prepare(self, setting: Setting, training: Sequence[tuple[Side, Side, Side]]) -> list[Site]:
         """Sides of the same rows of a setting, to fit, to select and to calibrate on, ready. Raises FitError."""
-        return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner)
+        rows = [side.x for side in training[0][: 2 if setting.inner else 1]]
+        return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, self._frames.of(*rows))
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Test rows and their permutations, the same at every site, so that sites move together; or no permutation."""

@@ -101,8 +101,8 @@ class EditedTexts:
 
 
 class Trunk:
-    """A batch of texts, run once. hooks: where edits are to come, one or several of them together. grad: whether gradients flow
-    from the logits to what is written. tokens: those whose logits are wanted; all others are told as 0."""
+    """A batch of texts, run once. hooks: where edits are to come, some of them or all together. grad: whether gradients
+    flow from the logits to what is written. tokens: those whose logits are wanted; all others are told as 0."""
 
     def __init__(
         self, model: "Model", texts: EditedTexts, hooks: Sequence[str], way: "Way", grad: bool = False,

@@ -690,3 +690,16 @@ def test_all_numbers_of_a_pool_are_resampled_in_one_product(monkeypatch):
         weights = measurement.pool("b", record.test_domain, unit).clusters.weights
         told = bootstrap.ratio_interval(np.array(sums.numerator), np.array(sums.denominator), weights)
         assert told == pytest.approx((record.low, record.high), rel=1e-9, abs=1e-12)
+
+
+def test_behaviours_of_the_same_rows_share_the_frame_of_each_fold(monkeypatch):
+    from probekit.fit import frame
+
+    x, s = signs(400, 2, 0, d=8, nuisance=4)
+    asked = {"groups": np.arange(400), "levels": ("linear",)} | QUICK | {"outer_folds": 3}
+    alone = pk.measure({"h": x}, behaviour={"second": s[:, 1]}, **asked)
+    fitted, calls = frame.frame_rows, []
+    monkeypatch.setattr(frame, "frame_rows", lambda *rows: calls.append(len(rows)) or fitted(*rows))
+    both = pk.measure({"h": x}, behaviour={"first": s[:, 0], "second": s[:, 1]}, **asked)
+    assert len(calls) == 3
+    assert one(both, behaviour="second")["bits"] == one(alone)["bits"]
