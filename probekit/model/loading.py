@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     packing = getattr(transformers, "GgufConfig", None)
     unpack = {"quantization_config": packing(dequantize=True)} if packing else {}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its bar of progress knows no other way to be quiet
+        with _read_once(), contextlib.redirect_stderr(io.StringIO()):  # its bar of progress knows no other way to be quiet
             config = AutoConfig.from_pretrained(file.parent, **where)
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 file.parent, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True,
@@ -123,6 +123,25 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise BadInput(f"{file} cannot be loaded as a causal language model ({first_line(error)}).") from None
     _check_complete(str(file), info)
     return _unpacked(hf, dtype), tokenizer
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Parse a GGUF file once: the library does so for the config, the weights and the tokenizer, token by token."""
+    import gguf
+
+    reader, known = gguf.GGUFReader, dict[str, Any]()
+
+    def read(path: Any, *args: Any) -> Any:
+        if str(path) not in known:
+            known[str(path)] = reader(path, *args)
+        return known[str(path)]
+
+    gguf.GGUFReader = read  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 def _unpacked(hf: Any, dtype: torch.dtype) -> Any:
