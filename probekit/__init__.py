@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from probekit.jobs.runner import run_job
     from probekit.jobs.sweep import Sweep, run_sweep
     from probekit.jobs.takeaway import save_reader
+    from probekit.jobs.workers import crew_of
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
     from probekit.records import Record
@@ -80,6 +81,7 @@ __all__ = [
     "capture",
     "capture_without",
     "compare",
+    "crew_of",
     "delete_span",
     "figure",
     "judge",
@@ -132,6 +134,7 @@ _HOME = {
     "capture": "activations.capture",
     "capture_without": "activations.capture",
     "compare": "results.compare",
+    "crew_of": "jobs.workers",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
     "judge": "results.claims",

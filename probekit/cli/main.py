@@ -1,6 +1,7 @@
 """Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from probekit.cli.out import JsonOption, console, plain_table, print_json, repor
 from probekit.cli.reading import register
 from probekit.cli.steer import steer
 from probekit.cli.study import study
-from probekit.cli.sweeps import plan_many, run_many, schema
+from probekit.cli.sweeps import Staff, plan_many, run_many, schema
 from probekit.cli.takeaway import register as register_takeaway
 from probekit.errors import BadInput, Interrupted, ProbekitError
 from probekit.jobs.progress import progress
@@ -53,6 +54,12 @@ DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 .
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that measure side by side; each holds the model.")
 ]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="`serial`, this process; `local`, processes of this machine; `ray`, a cluster.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--ray-address", help="Of a Ray cluster that runs, or `auto`; else one is started here.")
+]
 SpecArgument = Annotated[Path, typer.Argument(help="A job in TOML.")]
 DEMO_SPEC = Path(__file__).parents[1] / "jobs" / "demo.toml"
 STORE = Path("cached_activations")
@@ -65,6 +72,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
+    except Interrupted as error:
+        typer.echo(f"probekit: {error}\nresume: {shlex.join(['probekit', *sys.argv[1:]])}", err=True)
+        raise SystemExit(error.exit_code) from None
     except ProbekitError as error:
         typer.echo(f"probekit: {error}", err=True)
         raise SystemExit(error.exit_code) from None
@@ -80,6 +90,8 @@ def run(
     store: StoreOption = STORE,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
     shard: Annotated[
         str, typer.Option("--shard", help="Of a file of many jobs: which of how many parts, as 0/8.")
     ] = "0/1",
@@ -90,13 +102,13 @@ def run(
         from probekit.jobs.sweep import read_spec
         from probekit.spec import JobSpec
 
-        asked = read_spec(spec)
+        asked, staff = read_spec(spec), Staff(engine, workers, ray_address)
         if not isinstance(asked, JobSpec):
-            run_many(asked, spec.parent, runs, store, device, workers, shard, as_json)
+            run_many(asked, spec.parent, runs, store, device, staff, shard, as_json)
             return
         if shard != "0/1":
             raise BadInput(f"--shard is '{shard}' and {spec} is one job: it is for files with models, tasks or seeds.")
-        _, failed = _measure("run", spec, runs, store, device, as_json, workers)
+        _, failed = _measure("run", spec, runs, store, device, as_json, staff)
     if failed:
         raise typer.Exit(1)
 
@@ -207,10 +219,10 @@ def export(
 
 
 def _measure(
-    command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, workers: int = 1
+    command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, staff: Staff | None = None
 ) -> "tuple[Run, list[dict]]":
     """Measure a job and show what it found; returns it and its failed cells."""
-    found = _run(spec, runs, store, device, workers)
+    found = _run(spec, runs, store, device, staff or Staff())
     failed = _failed(found)
     if as_json:
         print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
@@ -219,7 +231,7 @@ def _measure(
     return found, failed
 
 
-def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
+def _run(spec: Path, runs: Path, store: Path, device: str, staff: Staff) -> "Run":
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.spec import JobSpec
 
@@ -231,8 +243,8 @@ def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run
         console(err=True).print(f"note: {note}")
     from probekit.jobs.runner import run_job
 
-    with progress() as say:
-        return run_job(spec, root=runs, store=store, device=device, n_workers=workers, progress=say)
+    with staff.crew(device) as crew, progress() as say:
+        return run_job(spec, root=runs, store=store, device=device, engine=crew or "serial", progress=say)
 
 
 def _failed(found: "Run") -> list[dict]:

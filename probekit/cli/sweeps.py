@@ -1,6 +1,7 @@
 """What `run` and `plan` do with a file of many jobs, and `probekit schema`, for editors that complete one."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,29 @@ from probekit.errors import BadInput
 from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from probekit.jobs.engines import Crew
     from probekit.jobs.sweep import Sweep, SweptJob
 
 
+@dataclass(frozen=True)
+class Staff:
+    """Who measures, as asked on the command line."""
+
+    engine: str = "local"
+    workers: int = 1
+    address: str | None = None
+
+    def crew(self, device: str) -> "AbstractContextManager[Crew | None]":
+        """For a `with` block. Raises BadInput and MissingExtra."""
+        from probekit.jobs.workers import crew_of  # takes seconds: torch
+
+        return crew_of(self.engine, self.workers, address=self.address, device=device)
+
+
 def run_many(
-    sweep: "Sweep", base: Path, runs: Path, store: Path, device: str, workers: int, shard: str, as_json: bool
+    sweep: "Sweep", base: Path, runs: Path, store: Path, device: str, staff: Staff, shard: str, as_json: bool
 ) -> None:
     """Measure the jobs of a sweep and say what became of each; exit code 1 where something failed."""
     from probekit.jobs.plan import plan_rows
@@ -31,8 +50,8 @@ def run_many(
         why = f": {outcome.error}" if outcome.error else ""
         screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
 
-    with progress() as say:
-        found = run_sweep(sweep, base, root=runs, store=store, device=device, n_workers=workers, shard=(i, n),
+    with staff.crew(device) as crew, progress() as say:
+        found = run_sweep(sweep, base, root=runs, store=store, device=device, engine=crew or "serial", shard=(i, n),
                           progress=say, told=told)  # fmt: skip
     bad = [outcome for outcome in found if outcome.state in ("failed", "failed cells")]
     folder = runs / sweep.folder
