@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -94,7 +94,7 @@ def run_job(
         work_off(_phases(cells), here, crew=crew, begin=begin, progress=progress, pace=pace)
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
-        _finish(work, list(cells.values()), timings)
+        _finish(work, cells, timings)
     return open_run(writer.path)
 
 
@@ -188,7 +188,8 @@ def _lost(work: Work, cell: Cell) -> list[Record]:
     ]
 
 
-def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
+def _finish(work: Work, planned: Mapping[str, Cell], timings: dict[str, float]) -> None:
+    cells = list(planned.values())
     scores = scores_of(cells, work.kept, work.measurements)
     work.writer.write_table("scores", scores)
     examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
@@ -200,7 +201,8 @@ def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> Non
     work.writer.write_table("sites", work.sites(cells))
     if len(angles := angles_between(cells, work.kept)):
         work.writer.write_table("angles", angles)
-    work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
+    made = manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells))
+    work.writer.finish(made, [key for phase in _phases(planned) for key in phase])
 
 
 def _check_labels(job: Job) -> None:

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, ProbekitError
 
 if TYPE_CHECKING:
     from probekit.model.model import Model
 
 Room = Callable[[int], Mapping[str, Tensor]]
 Skip = Callable[[NDArray[np.int64], int], bool]
-T = TypeVar("T")
+T, Some = TypeVar("T"), TypeVar("Some", Sequence[int], NDArray[np.int64])
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new
@@ -202,24 +202,25 @@ def batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
 
 
 def halving(
-    waiting: Sequence[Sequence[int]], run: Callable[[Sequence[int]], T], alone: Callable[[int], str]
-) -> Iterator[tuple[Sequence[int], T]]:
+    waiting: Sequence[Some], run: Callable[[Some], T], alone: Callable[[int], str],
+    error: type[ProbekitError] = BadInput,
+) -> Iterator[tuple[Some, T]]:  # fmt: skip
     """Each batch with what `run` gives for it; one that runs out of memory is halved.
 
-    Raises BadInput where a single one does not fit. alone: what was done with it, and what to do.
+    Raises `error` where a single one does not fit. alone: what was done with it, and what to do.
     """
     stack = list(waiting)[::-1]
     while stack:
         batch, found = stack.pop(), None
         try:
             found = run(batch)
-        except Exception as error:
-            if not out_of_memory(error):
+        except Exception as problem:
+            if not out_of_memory(problem):
                 raise
         if found is None:  # outside the except block: inside it the traceback keeps the tensors alive
             gc.collect()
             if len(batch) == 1:
-                raise BadInput(f"out of memory while {alone(batch[0])}")
+                raise error(f"out of memory while {alone(int(batch[0]))}")
             half = len(batch) // 2
             stack += [batch[half:], batch[:half]]
             continue

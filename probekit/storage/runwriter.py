@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,8 +191,10 @@ class RunWriter:
         """Let go of the folder, for another process to write to."""
         self._unlock()
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
+    def finish(self, manifest: Mapping[str, Any], order: Sequence[str] = ()) -> None:
         """Compact the lines to Parquet and seal the folder. `manifest` is provenance: versions, audit, timings.
+
+        order: of the cells, so that records stand in the same order whoever measured which of them.
 
         Raises RunError while a cell is neither finished nor failed. Safe to repeat after a crash at any point.
         """
@@ -203,7 +205,7 @@ class RunWriter:
                 f"{self.path} cannot be finished: {len(scan.ok)} of {self.n_cells} cells are done and "
                 f"{len(scan.failed)} failed."
             )
-        records, losses, cells = scan.tables()
+        records, losses, cells = scan.tables(order)
         for name, table in ((RECORDS, records), (LOSSES, losses), (CELLS, cells)):
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")

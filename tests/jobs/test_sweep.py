@@ -288,3 +288,41 @@ def test_fifty_kills_change_nothing(place, swept, tmp_path):
         assert found["id"].groupby(found["run"]).nunique().equals(found.groupby("run").size().rename("id"))
         pd.testing.assert_frame_equal(found, expected)
         finished += 1
+
+
+TWO_NODES = """
+import os, sys
+from pathlib import Path
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+from ray.cluster_utils import Cluster
+import probekit as pk
+
+cluster, place = Cluster(), Path(sys.argv[1])
+cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000)
+doomed = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000)]
+
+def watch(what, done, total, left=None):
+    if doomed and what.startswith("job 2") and " at " in what and done:  # both are at work
+        cluster.remove_node(doomed.pop(), allow_graceful=False)
+
+with pk.crew_of("ray", 2, address=cluster.address) as crew:
+    found = pk.run_sweep(pk.Sweep.read_toml(place / sys.argv[2]), place, root=sys.argv[3], store=sys.argv[4],
+                         engine=crew, progress=watch)
+cluster.shutdown()
+sys.exit(bool(doomed) or [o.state for o in found] != ["done"] * len(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_in_mid_job_makes_what_one_process_makes(place, tmp_path):
+    text = SWEEP.replace("blocks.0.hook_resid_post", "blocks.*.hook_resid_*").replace("seeds = [0, 1]", "")
+    (place / "sites.toml").write_text(text)
+    sweep = pk.Sweep.read_toml(place / "sites.toml")
+    pk.run_sweep(sweep, place, root=tmp_path / "alone", store=tmp_path / "store")
+    asked = [str(at) for at in (place, "sites.toml", tmp_path / "runs", tmp_path / "other store")]
+    done = subprocess.run([sys.executable, "-c", TWO_NODES, *asked], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "died by itself or with its node" in done.stderr
+    for alone in sorted((tmp_path / "alone" / sweep.folder).glob("*/records.parquet")):
+        found = tmp_path / "runs" / sweep.folder / alone.parent.name / alone.name
+        assert found.read_bytes() == alone.read_bytes()
