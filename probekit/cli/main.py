@@ -13,11 +13,12 @@ from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
+from probekit.cli.notify import notifying
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
 from probekit.cli.steer import steer
 from probekit.cli.study import study
-from probekit.cli.sweeps import Staff, plan_many, run_many, schema
+from probekit.cli.sweeps import Staff, plan_many, run_many, schema, tried
 from probekit.cli.takeaway import register as register_takeaway
 from probekit.errors import BadInput, Interrupted, ProbekitError
 from probekit.jobs.progress import progress
@@ -95,27 +96,39 @@ def run(
     shard: Annotated[
         str, typer.Option("--shard", help="Of a file of many jobs: which of how many parts, as 0/8.")
     ] = "0/1",
+    notify_command: Annotated[
+        str | None, typer.Option("--notify-command", help="Run at the end, with PROBEKIT_RUN, _STATE and _ERROR set.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a job, or each job of a file of many; a stopped one resumes, a finished one is shown."""
-    with reporting("run", as_json):
+    with reporting("run", as_json), notifying(notify_command) as ending:
         from probekit.jobs.sweep import read_spec
         from probekit.spec import JobSpec
 
         asked, staff = read_spec(spec), Staff(engine, workers, ray_address)
         if not isinstance(asked, JobSpec):
-            run_many(asked, spec.parent, runs, store, device, staff, shard, as_json)
+            run_many(asked, spec.parent, runs, store, device, staff, shard, as_json, ending)
             return
         if shard != "0/1":
             raise BadInput(f"--shard is '{shard}' and {spec} is one job: it is for files with models, tasks or seeds.")
-        _, failed = _measure("run", spec, runs, store, device, as_json, staff)
+        found, failed = _measure("run", spec, runs, store, device, as_json, staff)
+        ending.run, ending.state = found.path, "failed cells" if failed else "complete"
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
-def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
-    """Say what a job, or each job of a file of many, would measure, without loading a model."""
+def plan(
+    spec: SpecArgument,
+    runs: RunsOption = Path("runs"),
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Load each model and run one batch, for time, memory and disk.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a job, or each job of a file of many, would measure, without loading a model; makes no files."""
     with reporting("plan", as_json):
         from dataclasses import asdict
 
@@ -125,11 +138,13 @@ def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOptio
 
         job = read_spec(spec)
         if not isinstance(job, JobSpec):
-            plan_many(job, spec.parent, runs, as_json)
+            plan_many(job, spec.parent, runs, device if probe else None, as_json)
             return
         planned, text, told = plan_rows(job, spec.parent), text_of(job), forecast_of(job, spec.parent)
+        trials = tried([job], spec.parent, device) if probe else []
         if as_json:
-            print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None)
+            print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None,
+                       probe=[asdict(one) for one in trials])  # fmt: skip
             return
         several = len({row["position"] for row in planned}) > 1
         columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
@@ -138,7 +153,7 @@ def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOptio
         screen.print(plain_table(columns, cells, f"{job.name} (spec {job.id})"))
         if text:
             screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
-        for line in told.lines() if told else ():
+        for line in (*(told.lines() if told else ()), *(line for one in trials for line in one.lines())):
             screen.print(line)
 
 

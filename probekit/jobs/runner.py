@@ -21,7 +21,7 @@ from probekit.jobs.engines import Crew, Folder, Progress, Station, stopping, wor
 from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
 from probekit.jobs.job import Job, load_model_of
 from probekit.jobs.manifest import manifest_of
-from probekit.jobs.progress import Pace
+from probekit.jobs.progress import Pace, beating
 from probekit.jobs.sweep import model_key
 from probekit.jobs.work import Work, tensor_name
 from probekit.jobs.workers import crew_of
@@ -81,9 +81,9 @@ def run_job(
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
-    with stopping(writer), staff as crew:
+    with stopping(writer), staff as crew, beating(writer, progress) as say:
         begun = time.monotonic()
-        work = _work(job, writer, store, progress)
+        work = _work(job, writer, store, say)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write, lost=partial(_lost, work))
@@ -91,7 +91,7 @@ def run_job(
         begin = partial(_begin, spec, base.resolve(), device, Path(store).resolve(), writer.path.resolve(), len(cells))
         pace = Pace([cell for key, cell in cells.items() if key not in sink.done], crew.size if crew else 1)
         here = Station(work.measure, sink)
-        work_off(_phases(cells), here, crew=crew, begin=begin, progress=progress, pace=pace)
+        work_off(_phases(cells), here, crew=crew, begin=begin, progress=say, pace=pace)
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
         _finish(work, cells, timings)

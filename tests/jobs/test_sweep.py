@@ -52,6 +52,15 @@ falls = false
 decomposition = false
 floors = ["strong"]
 """
+ONE = """
+[model]
+name = "./second"
+[task]
+file = "rows.csv"
+text = "text"
+group = "group"
+behaviours = [{ name = "label", kind = "label", column = "label" }]
+"""
 NAMES = [f"small-{model}-{task}-s{seed}" for model in ("first", "second") for task in ("word", "colour")
          for seed in (0, 1)]  # fmt: skip
 
@@ -234,6 +243,35 @@ def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
     assert code == 2 and "the last n - 1" in told.err and "Traceback" not in told.err
     code, told = command(monkeypatch, capsys, "run", spec, *runs, *store, "--shard", "one")
     assert code == 2 and "as 0/8" in told.err
+
+
+def test_a_batch_of_each_model_tells_time_memory_and_disk_and_makes_no_files(place, monkeypatch, capsys):
+    before = sorted(place.rglob("*"))
+    monkeypatch.chdir(place)
+    code, told = command(monkeypatch, capsys, "plan", place / "sweep.toml", "--runs", "none", "--probe", "--json")
+    found = json.loads(told.out)["probe"]
+    assert code == 0 and [one["job"] for one in found] == [NAMES[0], NAMES[4]] and sorted(place.rglob("*")) == before
+    for one in found:
+        assert one["n_tokens"] == 240 * 5 and one["disk_bytes"] == 240 * 8 * 4 and one["tokens_per_second"] > 0
+        assert one["peak_bytes"] > 50_000_000 and one["n_passes"] == 1
+    (place / "one.toml").write_text(SWEEP.split("seeds")[0] + ONE + "[read]" + SWEEP.split("[read]")[1])
+    code, told = command(monkeypatch, capsys, "plan", place / "one.toml", "--probe")
+    assert code == 0 and "tried: second loads in" in told.out and "disk: 7.68 KB" in told.out
+    assert max(map(len, told.out.splitlines())) <= 80
+
+
+def test_a_command_is_told_how_a_run_ended_and_its_failure_changes_nothing(place, swept, tmp_path, monkeypatch, capsys):
+    asked = ("run", place / "sweep.toml", "--runs", place / "runs", "--store", place / "store", "--shard", "0/4")
+    note = f"{sys.executable} -c \"import os; open('{tmp_path}/note', 'w').write(os.environ['PROBEKIT_STATE'] + ' ' " \
+           "+ os.environ['PROBEKIT_RUN'] + os.environ['PROBEKIT_ERROR'])\""  # fmt: skip
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", note)
+    assert code == 0 and (tmp_path / "note").read_text() == f"complete {swept[1]}" and "notify" not in told.err
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", f"{tmp_path}/nothing there", "--json")
+    assert code == 0 and json.loads(told.out)["ok"] and "nothing there failed" in told.err
+    code, told = command(monkeypatch, capsys, "run", tmp_path / "absent.toml", "--notify-command", note)
+    assert code == 2 and (tmp_path / "note").read_text().startswith("failed ") and "absent.toml" in told.err
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", "'open")
+    assert code == 2 and "cannot be split into words" in told.err
 
 
 def test_a_mistake_of_any_job_is_told_before_one_is_measured(place, tmp_path, monkeypatch, capsys):
