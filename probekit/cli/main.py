@@ -51,7 +51,7 @@ app.command("steer")(steer)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ..., or auto: over all GPUs.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that measure side by side; each holds the model.")
 ]

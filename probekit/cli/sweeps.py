@@ -52,9 +52,10 @@ def run_many(
     from probekit.jobs.plan import plan_rows
 
     i, n = shard_of(shard)
-    for job in sweep.shard(i, n):  # a mistake is told before anything is measured
-        plan_rows(job, base)
-    from probekit.jobs.sweep import run_sweep
+    from probekit.jobs.sweep import but_for_seeds, run_sweep
+
+    for job in {but_for_seeds(job): job for job in sweep.shard(i, n)}.values():
+        plan_rows(job, base)  # a mistake is told before anything is measured
 
     screen = console(err=True)
 
@@ -105,14 +106,17 @@ def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":
 def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
     from probekit.jobs.plan import forecast_of, plan_rows
-    from probekit.jobs.sweep import model_key
+    from probekit.jobs.sweep import but_for_seeds, model_key
     from probekit.storage.runs import list_runs
 
     folder = runs / sweep.folder
     states = {run.name.rpartition("-")[0]: run.state for run in list_runs(folder)}
-    rows = []
+    rows, known = [], {}
     for job in sweep.jobs:
-        planned, cost = plan_rows(job, base), forecast_of(job, base)
+        key = but_for_seeds(job)
+        if key not in known:  # a file is read once for all the seeds of a job
+            known[key] = plan_rows(job, base), forecast_of(job, base)
+        planned, cost = known[key]
         tokens = cost.tokens * cost.passes if cost and cost.tokens is not None else None
         sites = sum(row["sites"] or 0 for row in planned) or None
         notes = list(cost.notes) if cost else []
@@ -133,8 +137,8 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
         for row in rows
     ]
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
-    known = [row["tokens"] for row in rows if row["tokens"] is not None]
-    screen.print(f"{len(firsts)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
+    tokens = sum(row["tokens"] or 0 for row in rows)
+    screen.print(f"{len(firsts)} models; at most {tokens:,} tokens to run: jobs that differ in seeds share them.")
     for name, one in trials.items():
         for line in one.lines():
             screen.print(f"{name}: {line}")

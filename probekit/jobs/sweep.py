@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,7 +65,7 @@ class Sweep:
             )
         return cls(str(raw.get("name")), tuple(jobs))
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest([job.id for job in self.jobs])
 
@@ -99,6 +100,11 @@ def read_spec(path: Path) -> "JobSpec | Sweep":
     """A job or a sweep from a TOML file. Raises BadInput."""
     raw = read_table(path)
     return Sweep.check(raw, str(path)) if is_sweep(raw) else JobSpec.check(raw, str(path))
+
+
+def but_for_seeds(job: JobSpec) -> str:
+    """Equal for jobs that differ in their names and seeds alone: what is known of one is known of the others."""
+    return job.model_copy(update={"name": "", "seed_data": 0, "seed_probe": 0}).model_dump_json()
 
 
 def model_key(job: JobSpec) -> str:

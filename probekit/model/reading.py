@@ -145,10 +145,10 @@ def _run_batch(model, tokens, names, positions, starts, examples, with_logits, b
     def gather(name: str) -> Callable[[Tensor], None]:
         def take(output: Tensor) -> None:
             values, out = output.reshape(len(examples) * length, -1), buffers[name][:n]
-            if values.device == out.device:
+            if values.device == out.device == flat.device:
                 torch.index_select(values, 0, flat, out=out)
             else:
-                out.copy_(values[flat])
+                out.copy_(values[flat.to(values.device)])
             waited.discard(name)
             if not waited and not with_logits:
                 raise _Enough
@@ -169,8 +169,8 @@ def _run_batch(model, tokens, names, positions, starts, examples, with_logits, b
     for name, found in values.items():
         _refuse_not_finite(found, rows, f"{model.name} gives a value that is not finite at '{name}',")
     if with_logits and logits is not None:
-        example = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(model.device)
-        logits = logits[example, torch.from_numpy(column.astype(np.int64)).to(model.device)].float().cpu()
+        example = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(logits.device)
+        logits = logits[example, torch.from_numpy(column.astype(np.int64)).to(logits.device)].float().cpu()
         _refuse_not_finite(logits, rows, f"{model.name} gives logits that are not finite at")
     return Batch(rows, values, logits if with_logits else None, int(sum(len(tokens[i]) for i in examples)))
 

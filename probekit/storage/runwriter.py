@@ -138,7 +138,7 @@ class RunWriter:
             self._failed.pop(cell, None)
         elif cell not in self._done:
             self._failed[cell] = error
-        self.beat()
+        self.beat(every=0.5 if error is None or len(self._failed) > 100 else 0.0)  # the first failures are told at once
 
     def beat(self, what: str | None = None, left: float | None = None, *, every: float = 0.5) -> None:
         """Tell that this process is at work, if it was last told `every` seconds ago. left: seconds, where known."""
