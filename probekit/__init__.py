@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from probekit.activations.activations import Activations
     from probekit.activations.capture import capture, capture_without
     from probekit.activations.foreign import ForeignAudit, audit_requests
-    from probekit.activations.statistics import stream_statistics
+    from probekit.activations.statistics import row_statistics, stream_statistics
     from probekit.errors import (
         BadInput,
         FitError,
@@ -94,6 +94,7 @@ __all__ = [
     "read_requests",
     "read_run",
     "read_runs",
+    "row_statistics",
     "run_job",
     "run_sweep",
     "save_reader",
@@ -147,6 +148,7 @@ _HOME = {
     "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
+    "row_statistics": "activations.statistics",
     "run_job": "jobs.runner",
     "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",

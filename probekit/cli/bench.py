@@ -140,17 +140,19 @@ def job(
 def sweep(
     folder: FolderOption = None,
     quick: QuickOption = False,
-    engine: Annotated[str, typer.Option(help="`serial`, `local`, `ray`, or `each`.")] = "each",
+    case: Annotated[
+        str, typer.Option(help="Cells by `serial`, `local`, `ray`; `jobs`, `rows`, `forwards`; or `each`.")
+    ] = "each",
     as_json: JsonOption = False,
 ) -> None:
     """Simulated cells through each engine beside the synced lines that they leave; bound_ratio is ours over theirs."""
     with reporting("bench sweep", as_json):
         import tempfile
 
-        from probekit.proofs.bench.sweep import ENGINES, FULL, QUICK, sweep_bench
+        from probekit.proofs.bench.sweep import CASES, FULL, QUICK, sweep_bench
 
-        if engine not in (*ENGINES, "each"):
-            raise BadInput(f"no engine '{engine}' in this bench: {', '.join(ENGINES)}, or each.")
+        if case not in (*CASES, "each"):
+            raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or each.")
         cells: list[dict] = []
 
         def note(one: dict) -> None:
@@ -158,7 +160,7 @@ def sweep(
             typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
 
         with tempfile.TemporaryDirectory(dir=folder) as own:
-            asked = ENGINES if engine == "each" else (engine,)
+            asked = CASES if case == "each" else (case,)
             found = [row.row() for row in sweep_bench(QUICK if quick else FULL, Path(own), asked, note)]
         _tell("bench sweep", found, as_json, cells=cells)
 

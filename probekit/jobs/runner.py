@@ -13,7 +13,7 @@ import numpy as np
 from probekit.activations.activations import Activations
 from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
 from probekit.activations.passes import Step
-from probekit.errors import StoreError
+from probekit.errors import BadInput, StoreError
 from probekit.hookpoint import HookPoint
 from probekit.jobs.between import angles_between
 from probekit.jobs.cells import Cell
@@ -21,7 +21,7 @@ from probekit.jobs.engines import Crew, Folder, Progress, Station, stopping, wor
 from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
 from probekit.jobs.job import Job, load_model_of
 from probekit.jobs.manifest import manifest_of
-from probekit.jobs.progress import Pace, beating
+from probekit.jobs.progress import Pace, beating, told_bytes
 from probekit.jobs.sweep import model_key
 from probekit.jobs.work import Work, tensor_name
 from probekit.jobs.workers import crew_of
@@ -32,6 +32,7 @@ from probekit.records import Losses, Record, digest
 from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
+from probekit.storage.files import free_memory
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
@@ -83,6 +84,7 @@ def run_job(
         return open_run(writer.path)
     with stopping(writer), staff as crew, beating(writer, progress) as say:
         begun = time.monotonic()
+        _check_room(job, crew.size if crew else 1)
         work = _work(job, writer, store, say)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
@@ -213,6 +215,22 @@ def _check_labels(job: Job) -> None:
         domain = np.asarray(task.domain)[task.row_example]
         domains = list(dict.fromkeys(task.domain.tolist()))
         find_constant(labels, domain, domains if job.spec.transfer else domains[:1])
+
+
+ROOM = 3.3  # times a site's rows in float32: what reading it takes at its peak, measured at two sizes (docs/scale.md)
+
+
+def _check_room(job: Job, n_workers: int) -> None:
+    """Refuse, before anything is captured, a job whose sites memory has no room for one at a time."""
+    n, free = sum(map(len, job.task.positions)), free_memory()
+    width = max((job.model.widths[hook] for cell in job.cells() for hook in cell.hooks), default=0)
+    needed = ROOM * n * width * 4 * n_workers
+    if free is not None and needed > free:
+        by = f" by {n_workers} workers, each of which holds one," if n_workers > 1 else ""
+        raise BadInput(
+            f"reading sites of {n:,} rows x {width:,}{by} takes {told_bytes(needed)} of memory, and {told_bytes(free)} "
+            "are free: take fewer rows or workers, or `pk.row_statistics`, which holds a block of rows at a time."
+        )
 
 
 def pin_for_run(store: Path, key: str, run: str) -> None:

@@ -245,6 +245,15 @@ def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
     assert code == 2 and "as 0/8" in told.err
 
 
+def test_sites_that_memory_has_no_room_for_are_refused_before_the_capture(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.jobs.runner.free_memory", lambda: 60_000)
+    job, asked = pk.Sweep.read_toml(place / "sweep.toml").jobs[0], {"base": place, "store": tmp_path / "store"}
+    with pytest.raises(pk.BadInput, match=r"240 rows x 8 by 3 workers, .* takes 76 KB of memory, and 60 KB are free"):
+        pk.run_job(job, root=tmp_path, n_workers=3, **asked)
+    assert not (tmp_path / "store").exists()
+    assert pk.run_job(job, root=tmp_path, **asked).state == "complete"
+
+
 def test_a_batch_of_each_model_tells_time_memory_and_disk_and_makes_no_files(place, monkeypatch, capsys):
     before = sorted(place.rglob("*"))
     monkeypatch.chdir(place)
