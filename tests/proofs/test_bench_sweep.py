@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from probekit.proofs.bench import sweep
+from probekit.proofs.bench import scale, sweep
 
 PER_BLOCK = 4 * 64**2 + 3 * 64 * 256 + 2 * 64  # attention, a gated MLP of four times the width, two norms
 
@@ -42,4 +42,12 @@ def test_forwards_are_told_beside_their_multiplications():
     size = sweep.SweepSize(cells=(), most=0, workers=1, jobs=1, models=((64, 1), (64, 2)))
     rows = list(sweep.sweep_bench(size, Path(), ["forwards"], told.append))
     assert [one["parameters"] for one in told] == [1 * PER_BLOCK + 64, 2 * PER_BLOCK + 64]
-    assert rows[sweep.MIDDLE].gap == 0 and all(row.bound_ratio == pytest.approx(1 / row.ratio) for row in rows)
+    assert rows[scale.MIDDLE].gap == 0 and all(row.bound_ratio == pytest.approx(1 / row.ratio) for row in rows)
+
+
+def test_a_reader_s_time_is_told_beside_a_product_of_its_rows():
+    told = []
+    size = sweep.SweepSize(cells=(), most=0, workers=1, jobs=1, problems=((400, 8), (800, 8)))
+    rows = list(sweep.sweep_bench(size, Path(), ["readers"], told.append))
+    assert [one["fit_rows"] for one in told] == [400, 800] and rows[scale.MIDDLE].gap == 0
+    assert all(one["cpu_seconds"] > 0 for one in told)

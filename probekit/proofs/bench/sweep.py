@@ -4,27 +4,20 @@ Cells are simulated: one is a record with the losses of twenty groups, as a smal
 lines of that size to a file and syncs each, which is what it takes to lose none of them.
 """
 
-import gc
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from probekit.activations.statistics import row_statistics
-from probekit.fit.moments import BLOCK
 from probekit.jobs.engines import Crew, Folder, Station, stopping, work_off
 from probekit.jobs.sweep import Sweep
 from probekit.jobs.workers import crew_of
-from probekit.model.model import Model
 from probekit.proofs.bench import Row
+from probekit.proofs.bench.scale import forwards, moments, processor_seconds, readers
 from probekit.records import Losses, Record
 from probekit.storage.runs import open_run
 from probekit.storage.runwriter import RunWriter
@@ -35,7 +28,8 @@ GROUPS = 20
 @dataclass(frozen=True)
 class SweepSize:
     """cells: of the serial engine's runs, most: of the others'. jobs: of a file that is checked. rows: (rows, width) of
-    files whose moments are taken. models: (width, layers) of random ones that are run."""
+    files whose moments are taken. models: (width, layers) of random ones that are run. problems: (rows, width)
+    that a reader is fitted to."""
 
     cells: tuple[int, ...]
     most: int
@@ -43,15 +37,17 @@ class SweepSize:
     jobs: int
     rows: tuple[tuple[int, int], ...] = ()
     models: tuple[tuple[int, int], ...] = ()
+    problems: tuple[tuple[int, int], ...] = ()
 
 
 FULL = SweepSize((100, 1_000, 10_000, 100_000), 10_000, 2, 10_000,
                  ((10_000, 512), (100_000, 512), (1_000_000, 512), (8_192, 4_096), (32_768, 4_096)),
-                 ((256, 6), (512, 8), (768, 12), (1_024, 12)))  # fmt: skip
-QUICK = SweepSize((20, 60), 60, 2, 100, ((10_000, 64), (40_000, 64)), ((64, 2), (128, 2), (192, 2)))
+                 ((256, 6), (512, 8), (768, 12), (1_024, 12)),
+                 ((8_000, 512), (16_000, 512), (8_000, 1_024), (16_000, 1_024)))  # fmt: skip
+QUICK = SweepSize((20, 60), 60, 2, 100, ((10_000, 64), (40_000, 64)), ((64, 2), (128, 2), (192, 2)),
+                  ((500, 32), (1_000, 32)))  # fmt: skip
 ENGINES = ("serial", "local", "ray")
-CASES = (*ENGINES, "jobs", "rows", "forwards")
-TOKENS, LENGTH, MIDDLE = 512, 64, 1  # of a batch; of a text; the model by which the others' times are told
+CASES = (*ENGINES, "jobs", "rows", "forwards", "readers")
 
 
 @dataclass(frozen=True)
@@ -90,107 +86,11 @@ def sweep_bench(
         _file_of(size.jobs)
         note({"jobs": size.jobs, "check_ms_per_job": (time.monotonic() - begun) * 1e3 / size.jobs})
     for n, d in size.rows if "rows" in cases else ():
-        yield _moments(folder / f"rows-{n}-{d}", n, d, note)
-    yield from _forwards(size.models if "forwards" in cases else (), note)
-
-
-def _forwards(models: Sequence[tuple[int, int]], note: Callable[[dict[str, Any]], None]) -> Iterator[Row]:
-    """A batch with every block read, in seconds of the processor, beside its multiplications at the rate of a product.
-
-    gap: between the time of a model and what that of the middle one says of it, by parameters and tokens alone.
-    """
-    found = []
-    for d, n_layers in models:
-        weights, seconds, rate = _forward(d, n_layers)
-        found.append((weights, seconds, rate))
-        note({"model": f"{n_layers} x {d}", "parameters": weights, "tokens": TOKENS, "cpu_seconds": seconds,
-              "gflops_of_a_product": rate / 1e9, "efficiency": 2 * weights * TOKENS / seconds / rate})  # fmt: skip
-    for weights, seconds, rate in found:
-        middle = found[MIDDLE]
-        told, alone = middle[1] * weights / middle[0], 2 * weights * TOKENS / rate
-        yield Row(f"forward, {weights / 1e6:.1f} M weights", "its multiplications alone", seconds, alone,
-                  alone / seconds, abs(told / seconds - 1), seconds / alone)  # fmt: skip
-
-
-def _forward(d: int, n_layers: int) -> tuple[int, float, float]:
-    """(weights that multiply each token, seconds of a batch, multiplications and additions of a product in a second).
-
-    Of the processor, not of the clock, and the least of several: others may be at work on it.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(hidden_size=d, num_hidden_layers=n_layers, num_attention_heads=d // 64,
-                         intermediate_size=4 * d, vocab_size=1_024, max_position_embeddings=LENGTH)  # fmt: skip
-    hf = LlamaForCausalLM(config)
-    weights = sum(p.numel() for name, p in hf.named_parameters() if "embed" not in name and "lm_head" not in name)
-    model, square = Model(hf, name=f"{n_layers} x {d}"), torch.ones(d, d)
-    tokens = [np.arange(LENGTH) + i for i in range(TOKENS // LENGTH)]
-    names = [f"blocks.{i}.hook_resid_post" for i in range(n_layers)]
-    many = torch.ones(TOKENS, d)
-
-    def run() -> None:
-        places = [np.arange(LENGTH)] * len(tokens)
-        model.stream(tokens, names, places, lambda batch: None, batch_tokens=TOKENS, backend="hf")
-
-    product = min(_cpu(lambda: many @ square) for _ in range(50))
-    return weights, min(_cpu(run) for _ in range(5)), 2 * TOKENS * d * d / product
-
-
-def _cpu(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
-
-
-def _moments(path: Path, n: int, d: int, note: Callable[[dict[str, Any]], None]) -> Row:
-    """Moments of rows on disk beside one read of the file; gap: of the mean difference, relative, from what it is."""
-    generator = np.random.default_rng(0)
-    label = np.arange(n) % 2
-    file = np.lib.format.open_memmap(path, "w+", np.float16, (n, d))
-    for start in range(0, n, BLOCK):
-        part = generator.standard_normal((min(BLOCK, n - start), d), dtype=np.float32)
-        part[:, 0] += label[start : start + BLOCK]
-        file[start : start + BLOCK] = part
-    file.flush()
-    del file
-    begun = time.monotonic()
-    with path.open("rb") as read:
-        while read.read(2**24):
-            pass
-    reading = time.monotonic() - begun
-    begun = time.monotonic()
-    with _peak() as peak:
-        found = row_statistics(np.load(path, mmap_mode="r"), label)["rows"]
-    seconds = time.monotonic() - begun
-    note({"rows": n, "width": d, "file_mb": path.stat().st_size / 2**20, "peak_mb": peak[0], "seconds": seconds})
-    path.unlink()
-    gap = abs(float(found.mean_difference()[0, 1]) - 1)
-    return Row(f"moments, {n:,} x {d:,}", "one read of the file", seconds, reading, reading / seconds, gap,
-               seconds / reading)  # fmt: skip
-
-
-@contextmanager
-def _peak() -> Iterator[list[float]]:
-    """Megabytes of memory, files that are mapped included, that the block takes at most beyond what there was."""
-    gc.collect()
-    before, out, ended = _resident(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.01):
-            out[0] = max(out[0], _resident() - before)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield out
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        yield moments(folder / f"rows-{n}-{d}", n, d, note)
+    if "forwards" in cases:
+        yield from forwards(size.models, note)
+    if "readers" in cases:
+        yield from readers(size.problems, note)
 
 
 def _row(engine: str, n: int, root: Path, crew: Crew | None, note: Callable[[dict[str, Any]], None]) -> Row:
@@ -213,7 +113,7 @@ def _measure(root: Path, n: int, crew: Crew | None) -> tuple[float, float, int]:
     with stopping(here.sink.writer):
         work_off([units], here, crew=crew, begin=begin)
     seconds = time.monotonic() - begun
-    sealing = _cpu(lambda: here.sink.writer.finish({}))
+    sealing = processor_seconds(lambda: here.sink.writer.finish({}))
     return seconds, sealing, int(open_run(root / "run").records["hook"].nunique())
 
 
