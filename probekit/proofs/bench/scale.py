@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,9 @@ def readers(problems: Sequence[tuple[int, int]], note: Callable[[dict[str, Any]]
     found = []
     for n, d in problems:
         x, label = _two_classes(n, d)
-        spent = processor_seconds(
-            lambda x=x, label=label: measure(x, behaviour=label, groups=np.arange(len(x)) // 4, **LEAN)
-        )
+        asked = {"behaviour": label, "groups": np.arange(n) // 4, **LEAN}
+        # the least of three: the first one also loads what optimisers load when first used
+        spent = min(processor_seconds(partial(measure, x, **asked)) for _ in range(3))
         product = processor_seconds(lambda x=x: x.T @ x)
         found.append((n, d, spent, product))
         note({"fit_rows": n, "width": d, "cpu_seconds": spent, "ns_per_row_and_width_squared": spent * 1e9 / n / d**2})
@@ -189,7 +190,6 @@ def tables(stored: Mapping[str, Any], large: Large | None = None) -> dict[str, p
     counted = [one for one in found if "cells_per_second" in one]
     names = {"engine": "engine", "cells": "cells", "cells_per_second": "cells a second",
              "driver_cpu_ms": "driver, ms a cell",
-             "resume_ms": "opening it again, ms a cell",
              "seal_ms": "sealing it, ms a cell"}  # fmt: skip
     gaps = {row["case"]: row["gap"] for row in stored["rows"]}
     costs = [(f"forward of {one['tokens']} tokens, {one['parameters'] / 1e6:.1f} M weights ({one['model']})",

@@ -130,15 +130,13 @@ def _nothing(unit: Simulated) -> tuple[list[Record], list[Losses]]:
 
 
 def _opened(root: Path, n: int) -> float:
-    """Seconds that it takes to open a folder of n cells again, which is what resuming adds."""
+    """The processor's seconds of opening a folder of n cells again, which is what resuming adds."""
     writer = RunWriter.open(root, "run", {"simulated": n}, n)
     line = _line(writer)
     with (writer.path / "cells-0.jsonl").open("wb") as file:
         file.writelines(line for _ in range(n))
     writer.interrupt()
-    begun = time.monotonic()
-    RunWriter.open(root, "run", {"simulated": n}, n).close()
-    return time.monotonic() - begun
+    return processor_seconds(lambda: RunWriter.open(root, "run", {"simulated": n}, n).close())
 
 
 def _appended(path: Path, n: int) -> float:
