@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from probekit.activations.activations import Activations
     from probekit.activations.capture import capture, capture_without
     from probekit.activations.foreign import ForeignAudit, audit_requests
-    from probekit.activations.statistics import stream_statistics
+    from probekit.activations.statistics import row_statistics, stream_statistics
     from probekit.errors import (
         BadInput,
         FitError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from probekit.jobs.runner import run_job
     from probekit.jobs.sweep import Sweep, run_sweep
     from probekit.jobs.takeaway import save_reader
+    from probekit.jobs.workers import crew_of
     from probekit.levels import Hypothesis, Level
     from probekit.model.loading import load_model
     from probekit.records import Record
@@ -80,6 +81,7 @@ __all__ = [
     "capture",
     "capture_without",
     "compare",
+    "crew_of",
     "delete_span",
     "figure",
     "judge",
@@ -92,6 +94,7 @@ __all__ = [
     "read_requests",
     "read_run",
     "read_runs",
+    "row_statistics",
     "run_job",
     "run_sweep",
     "save_reader",
@@ -132,6 +135,7 @@ _HOME = {
     "capture": "activations.capture",
     "capture_without": "activations.capture",
     "compare": "results.compare",
+    "crew_of": "jobs.workers",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
     "judge": "results.claims",
@@ -144,6 +148,7 @@ _HOME = {
     "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
+    "row_statistics": "activations.statistics",
     "run_job": "jobs.runner",
     "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",

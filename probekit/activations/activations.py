@@ -24,6 +24,14 @@ class Sites(Mapping[str, Tensor]):
             raise KeyError(name)
         return self._store.read(self._key, name)
 
+    def blocks(self, name: str, n_rows: int, size: int) -> Iterator[Tensor]:
+        """The same rows `size` at a time, verified; no more of them is in memory."""
+        if isinstance(self._store, Memory):
+            yield from self[name].split(size)
+            return
+        for start in range(0, n_rows, size):
+            yield self._store.gather(self._key, name, torch.arange(start, min(start + size, n_rows)))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -136,6 +136,35 @@ def job(
         _tell("bench job", found, as_json, threads=threads)
 
 
+@bench.command("sweep")
+def sweep(
+    folder: FolderOption = None,
+    quick: QuickOption = False,
+    case: Annotated[
+        str, typer.Option(help="Cells by `serial`, `local`, `ray`; `jobs`, `rows`, `forwards`, `readers`; or `each`.")
+    ] = "each",
+    as_json: JsonOption = False,
+) -> None:
+    """Simulated cells through each engine beside the synced lines that they leave; bound_ratio is ours over theirs."""
+    with reporting("bench sweep", as_json):
+        import tempfile
+
+        from probekit.proofs.bench.sweep import CASES, FULL, QUICK, sweep_bench
+
+        if case not in (*CASES, "each"):
+            raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or each.")
+        cells: list[dict] = []
+
+        def note(one: dict) -> None:
+            cells.append(one)
+            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
+
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            asked = CASES if case == "each" else (case,)
+            found = [row.row() for row in sweep_bench(QUICK if quick else FULL, Path(own), asked, note)]
+        _tell("bench sweep", found, as_json, cells=cells)
+
+
 @bench.command("replace")
 def replace(
     folder: FolderOption = None,

@@ -11,6 +11,7 @@ import typer
 
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting
 from probekit.errors import BadInput, StoreError
+from probekit.jobs.progress import told_bytes
 
 if TYPE_CHECKING:
     from probekit.storage.cache import Entry
@@ -34,9 +35,11 @@ def ls(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
             n_bytes = sum(e.n_bytes for e in found)
             print_json("cache ls", True, [entry.row() for entry in found], bytes=n_bytes, left_behind=left)
             return
-        _print(found, f"{store}: {_size(sum(e.n_bytes for e in found))}")
+        _print(found, f"{store}: {told_bytes(sum(e.n_bytes for e in found))}")
         if left:
-            typer.echo(f"{_size(left)} are left from captures that stopped: resuming uses them, `gc` removes them.")
+            typer.echo(
+                f"{told_bytes(left)} are left from captures that stopped: resuming uses them, `gc` removes them."
+            )
 
 
 @cache.command("verify")
@@ -133,7 +136,7 @@ def gc(
         else:
             if deleted:
                 _print(deleted, "would be deleted" if dry_run else "deleted")
-            said = over.get("error", f"{_size(remaining)} remain of a budget of {_size(limit)}.")
+            said = over.get("error", f"{told_bytes(remaining)} remain of a budget of {told_bytes(limit)}.")
             console(err=bool(over)).print(said)
     if over:
         raise typer.Exit(1)
@@ -205,7 +208,7 @@ def _over(root: Path, remaining: int, budget: int) -> str:
     pins = ", ".join(sorted({label for entry in entries(root) for label in entry.pins}))
     let_go = "`probekit cache pin --off --label NAME` lets go of what NAME pinned"
     why = f"pinned by {pins}, or being written: {let_go}" if pins else "being written: wait for that"
-    return f"{_size(remaining)} remain of a budget of {_size(budget)}; they are {why}."
+    return f"{told_bytes(remaining)} remain of a budget of {told_bytes(budget)}; they are {why}."
 
 
 def _print(found: "list[Entry]", title: str) -> None:
@@ -219,14 +222,12 @@ def _print(found: "list[Entry]", title: str) -> None:
             first + (f" and {len(others)} more" if others else ""),
             "pinned by " + ", ".join(entry.pins) if entry.pins else "",
         ]
-        cells = entry.key[:12], entry.state, _size(entry.n_bytes), f"{entry.n_rows:,}", "\n".join(filter(None, what))
+        cells = (
+            entry.key[:12],
+            entry.state,
+            told_bytes(entry.n_bytes),
+            f"{entry.n_rows:,}",
+            "\n".join(filter(None, what)),
+        )
         lines.append(cells)
     console().print(plain_table(("key", "state", "size", "rows", "what"), lines, title))
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"

@@ -1,6 +1,7 @@
 """Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +13,12 @@ from probekit.cli.bench import bench
 from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
+from probekit.cli.notify import notifying
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
 from probekit.cli.reading import register
 from probekit.cli.steer import steer
 from probekit.cli.study import study
-from probekit.cli.sweeps import plan_many, run_many, schema
+from probekit.cli.sweeps import Staff, plan_many, run_many, schema, tried
 from probekit.cli.takeaway import register as register_takeaway
 from probekit.errors import BadInput, Interrupted, ProbekitError
 from probekit.jobs.progress import progress
@@ -49,9 +51,15 @@ app.command("steer")(steer)
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that run folders are written to.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder that activations are kept in.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ..., or auto: over all GPUs.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that measure side by side; each holds the model.")
+]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="`serial`, this process; `local`, processes of this machine; `ray`, a cluster.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--ray-address", help="Of a Ray cluster that runs, or `auto`; else one is started here.")
 ]
 SpecArgument = Annotated[Path, typer.Argument(help="A job in TOML.")]
 DEMO_SPEC = Path(__file__).parents[1] / "jobs" / "demo.toml"
@@ -65,6 +73,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
+    except Interrupted as error:
+        typer.echo(f"probekit: {error}\nresume: {shlex.join(['probekit', *sys.argv[1:]])}", err=True)
+        raise SystemExit(error.exit_code) from None
     except ProbekitError as error:
         typer.echo(f"probekit: {error}", err=True)
         raise SystemExit(error.exit_code) from None
@@ -80,30 +91,44 @@ def run(
     store: StoreOption = STORE,
     device: DeviceOption = "cpu",
     workers: WorkersOption = 1,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
     shard: Annotated[
         str, typer.Option("--shard", help="Of a file of many jobs: which of how many parts, as 0/8.")
     ] = "0/1",
+    notify_command: Annotated[
+        str | None, typer.Option("--notify-command", help="Run at the end, with PROBEKIT_RUN, _STATE and _ERROR set.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a job, or each job of a file of many; a stopped one resumes, a finished one is shown."""
-    with reporting("run", as_json):
+    with reporting("run", as_json), notifying(notify_command) as ending:
         from probekit.jobs.sweep import read_spec
         from probekit.spec import JobSpec
 
-        asked = read_spec(spec)
+        asked, staff = read_spec(spec), Staff(engine, workers, ray_address)
         if not isinstance(asked, JobSpec):
-            run_many(asked, spec.parent, runs, store, device, workers, shard, as_json)
+            run_many(asked, spec.parent, runs, store, device, staff, shard, as_json, ending)
             return
         if shard != "0/1":
             raise BadInput(f"--shard is '{shard}' and {spec} is one job: it is for files with models, tasks or seeds.")
-        _, failed = _measure("run", spec, runs, store, device, as_json, workers)
+        found, failed = _measure("run", spec, runs, store, device, as_json, staff)
+        ending.run, ending.state = found.path, "failed cells" if failed else "complete"
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
-def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
-    """Say what a job, or each job of a file of many, would measure, without loading a model."""
+def plan(
+    spec: SpecArgument,
+    runs: RunsOption = Path("runs"),
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Load each model and run one batch, for time, memory and disk.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a job, or each job of a file of many, would measure, without loading a model; makes no files."""
     with reporting("plan", as_json):
         from dataclasses import asdict
 
@@ -113,11 +138,13 @@ def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOptio
 
         job = read_spec(spec)
         if not isinstance(job, JobSpec):
-            plan_many(job, spec.parent, runs, as_json)
+            plan_many(job, spec.parent, runs, device if probe else None, as_json)
             return
         planned, text, told = plan_rows(job, spec.parent), text_of(job), forecast_of(job, spec.parent)
+        trials = tried([job], spec.parent, device) if probe else []
         if as_json:
-            print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None)
+            print_json("plan", True, planned, spec=job.id, text=text, forecast=asdict(told) if told else None,
+                       probe=[asdict(one) for one in trials])  # fmt: skip
             return
         several = len({row["position"] for row in planned}) > 1
         columns = ["kind", "what", "hooks", "sites", "levels", *(["position"] if several else [])]
@@ -126,7 +153,7 @@ def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOptio
         screen.print(plain_table(columns, cells, f"{job.name} (spec {job.id})"))
         if text:
             screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
-        for line in told.lines() if told else ():
+        for line in (*(told.lines() if told else ()), *(line for one in trials for line in one.lines())):
             screen.print(line)
 
 
@@ -207,10 +234,10 @@ def export(
 
 
 def _measure(
-    command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, workers: int = 1
+    command: str, spec: Path, runs: Path, store: Path, device: str, as_json: bool, staff: Staff | None = None
 ) -> "tuple[Run, list[dict]]":
     """Measure a job and show what it found; returns it and its failed cells."""
-    found = _run(spec, runs, store, device, workers)
+    found = _run(spec, runs, store, device, staff or Staff())
     failed = _failed(found)
     if as_json:
         print_json(command, not failed, rows(found.records), run=str(found.path), failed=failed)
@@ -219,7 +246,7 @@ def _measure(
     return found, failed
 
 
-def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run":
+def _run(spec: Path, runs: Path, store: Path, device: str, staff: Staff) -> "Run":
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.spec import JobSpec
 
@@ -231,8 +258,8 @@ def _run(spec: Path, runs: Path, store: Path, device: str, workers: int) -> "Run
         console(err=True).print(f"note: {note}")
     from probekit.jobs.runner import run_job
 
-    with progress() as say:
-        return run_job(spec, root=runs, store=store, device=device, n_workers=workers, progress=say)
+    with staff.crew(device) as crew, progress() as say:
+        return run_job(spec, root=runs, store=store, device=device, engine=crew or "serial", progress=say)
 
 
 def _failed(found: "Run") -> list[dict]:

@@ -1,29 +1,61 @@
 """What `run` and `plan` do with a file of many jobs, and `probekit schema`, for editors that complete one."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from probekit.cli.notify import Ending
 from probekit.cli.out import console, plain_table, print_json
 from probekit.errors import BadInput
 from probekit.jobs.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from probekit.jobs.engines import Crew
     from probekit.jobs.sweep import Sweep, SweptJob
+    from probekit.jobs.trial import Trial
+    from probekit.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Staff:
+    """Who measures, as asked on the command line."""
+
+    engine: str = "local"
+    workers: int = 1
+    address: str | None = None
+
+    def crew(self, device: str) -> "AbstractContextManager[Crew | None]":
+        """For a `with` block. Raises BadInput and MissingExtra."""
+        from probekit.jobs.workers import crew_of  # takes seconds: torch
+
+        return crew_of(self.engine, self.workers, address=self.address, device=device)
 
 
 def run_many(
-    sweep: "Sweep", base: Path, runs: Path, store: Path, device: str, workers: int, shard: str, as_json: bool
+    sweep: "Sweep",
+    base: Path,
+    runs: Path,
+    store: Path,
+    device: str,
+    staff: Staff,
+    shard: str,
+    as_json: bool,
+    ending: Ending,
 ) -> None:
     """Measure the jobs of a sweep and say what became of each; exit code 1 where something failed."""
     from probekit.jobs.plan import plan_rows
 
     i, n = shard_of(shard)
-    for job in sweep.shard(i, n):  # a mistake is told before anything is measured
-        plan_rows(job, base)
-    from probekit.jobs.sweep import run_sweep
+    from probekit.jobs.sweep import but_for_seeds, run_sweep
+
+    for job in {but_for_seeds(job): job for job in sweep.shard(i, n)}.values():
+        plan_rows(job, base)  # a mistake is told before anything is measured
 
     screen = console(err=True)
 
@@ -31,11 +63,12 @@ def run_many(
         why = f": {outcome.error}" if outcome.error else ""
         screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
 
-    with progress() as say:
-        found = run_sweep(sweep, base, root=runs, store=store, device=device, n_workers=workers, shard=(i, n),
+    with staff.crew(device) as crew, progress() as say:
+        found = run_sweep(sweep, base, root=runs, store=store, device=device, engine=crew or "serial", shard=(i, n),
                           progress=say, told=told)  # fmt: skip
     bad = [outcome for outcome in found if outcome.state in ("failed", "failed cells")]
     folder = runs / sweep.folder
+    ending.run, ending.state = folder, "failed cells" if bad else "complete"
     if as_json:
         listed = [{"job": o.job, "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
         print_json("run", not bad, listed, sweep=str(folder))
@@ -56,24 +89,47 @@ def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
     screen.print(f'probekit ls --runs {folder}    probekit dashboard {folder}    pk.read_runs("{folder}/*")')
 
 
-def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
-    """What the jobs of a sweep would measure, and which are done."""
-    from probekit.jobs.plan import forecast_of, plan_rows
+def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":
+    """One batch of each job; a model is loaded once for those that follow each other."""
     from probekit.jobs.sweep import model_key
+    from probekit.jobs.trial import try_batch
+
+    out, model, key = [], None, ""
+    for job in jobs:
+        if model_key(job) != key:
+            model, key = None, model_key(job)  # let go of one before the next is loaded
+        found, model = try_batch(job, base, device, model)
+        out.append(found)
+    return out
+
+
+def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_json: bool) -> None:
+    """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
+    from probekit.jobs.plan import forecast_of, plan_rows
+    from probekit.jobs.sweep import but_for_seeds, model_key
     from probekit.storage.runs import list_runs
 
     folder = runs / sweep.folder
     states = {run.name.rpartition("-")[0]: run.state for run in list_runs(folder)}
-    rows = []
+    rows, known = [], {}
     for job in sweep.jobs:
-        planned, cost = plan_rows(job, base), forecast_of(job, base)
+        key = but_for_seeds(job)
+        if key not in known:  # a file is read once for all the seeds of a job
+            known[key] = plan_rows(job, base), forecast_of(job, base)
+        planned, cost = known[key]
         tokens = cost.tokens * cost.passes if cost and cost.tokens is not None else None
         sites = sum(row["sites"] or 0 for row in planned) or None
         notes = list(cost.notes) if cost else []
         rows.append({"job": job.name, "state": states.get(job.name, "to do"), "sites": sites,
                      "tokens": tokens, "notes": notes})  # fmt: skip
+    firsts: dict[str, JobSpec] = {}
+    for job in sweep.jobs:
+        firsts.setdefault(model_key(job), job)
+    trials = {job.name: one for job, one in zip(firsts.values(), tried([*firsts.values()], base, probe_on),
+                                                strict=True)} if probe_on else {}  # fmt: skip
     if as_json:
-        print_json("plan", True, rows, sweep=sweep.id, folder=str(folder))
+        print_json("plan", True, rows, sweep=sweep.id, folder=str(folder),
+                   probe=[{"job": name, **asdict(one)} for name, one in trials.items()])  # fmt: skip
         return
     screen = console()
     cells = [
@@ -81,9 +137,11 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
         for row in rows
     ]
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
-    models = {model_key(job) for job in sweep.jobs}
-    known = [row["tokens"] for row in rows if row["tokens"] is not None]
-    screen.print(f"{len(models)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
+    tokens = sum(row["tokens"] or 0 for row in rows)
+    screen.print(f"{len(firsts)} models; at most {tokens:,} tokens to run: jobs that differ in seeds share them.")
+    for name, one in trials.items():
+        for line in one.lines():
+            screen.print(f"{name}: {line}")
     for note, names in _noted(rows).items():
         screen.print(f"note: {note} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})")
 

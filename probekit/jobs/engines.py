@@ -1,25 +1,20 @@
-"""Engines: where units of work run, in this process or in several on this machine, and the one loop over them all.
+"""Engines: one loop over units of work, which are measured in this process or by a crew of workers beside it.
 
-Every unit that the sink lacks is measured and kept. Several processes each have a sink of their own; this one watches.
+Every unit that the sink lacks is measured and kept. Workers each have a sink of their own; this process watches.
 """
 
 import logging
-import os
-import signal
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from traceback import format_exception
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
+from probekit.jobs.stopping import Stop, heeding
 from probekit.records import Losses, Record
 from probekit.storage.runwriter import RunWriter
 
@@ -85,27 +80,75 @@ class Ended:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A worker has started, or has made its station, and waits."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker has died. why: what is known of its end."""
+
+    why: str
+
+
 Units = Mapping[str, Labelled]  # by the name under which a sink knows them
 Begin = Callable[[int], Station]  # makes the station of the worker of this number, in that worker's process
+Answer = Ready | Ended | Lost | Exception
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Workers beside this process, whatever machine they are on, known by their numbers."""
+
+    def hire(self, worker: int) -> None:
+        """Start a worker of a number that no other one had, which will tell that it is `Ready`."""
+        ...
+
+    def prepare(self, worker: int, begin: Begin) -> None:
+        """Have a worker make a station, in place of the one it has; it tells when it is `Ready`."""
+        ...
+
+    def hand(self, worker: int, key: str, unit: Any) -> None:
+        """Have a worker measure a unit at its station."""
+        ...
+
+    def hear(self) -> Sequence[tuple[int, Answer]]:
+        """Wait for what workers have to tell, or for a moment."""
+        ...
+
+    def leave(self, worker: int) -> None:
+        """Have a worker let go of its station."""
+        ...
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker, in the middle of a unit too."""
+        ...
+
+    def close(self) -> None:
+        """End all of them, and what was started for them."""
+        ...
 
 
 def work_off(
-    phases: Sequence[Units], here: Station, *, n_workers: int = 1, begin: Begin | None = None,
+    phases: Sequence[Units], here: Station, *, crew: "Crew | None" = None, begin: Begin | None = None,
     progress: Progress | None = None, pace: Clock | None = None,
 ) -> None:  # fmt: skip
     """Measure every unit that the sink lacks, one phase after another: units of a phase may run side by side.
 
-    here: this process's station, which measures when it is alone, and else only takes note. begin: makes the others;
-    it is found by its name and its arguments are pickled, since processes start afresh.
+    here: this process's station, which measures when it is alone, and else only takes note. crew: who else measures.
+    begin: makes their stations; it is found by its name and its arguments are sent, since processes start afresh.
+    Raises Interrupted after a Ctrl-C, when what was being measured is kept.
     """
     say = progress or (lambda what, done, total, left=None: None)
     kept, total = here.sink.done, sum(map(len, phases))
     lacking = [{key: unit for key, unit in phase.items() if key not in kept} for phase in phases]
     n_done = total - sum(map(len, lacking))
-    with _Workers(begin, n_workers) if begin and n_workers > 1 and any(lacking) else nullcontext() as workers:
+    shared = crew.at(begin, here.sink) if crew and begin and any(lacking) else nullcontext()
+    with heeding() as stop, shared as shares:
         for units in lacking:
             ended = partial(_tell, pace, units)
-            for unit, n_ended in workers.each(units, here.sink, ended) if workers else _each(units, here, ended):
+            for unit, n_ended in shares.each(units, ended, stop) if shares else _each(units, here, ended, stop):
                 say(unit.label, n_done + n_ended, total, pace.left() if pace else None)
             n_done += len(units)
     say("done", total, total)
@@ -116,14 +159,16 @@ def _tell(pace: Clock | None, units: Units, ended: "Ended") -> None:
         pace.finished(units[ended.key], ended.seconds)
 
 
-def _each(units: Units, here: Station, told: "Callable[[Ended], None]") -> Iterator[tuple[Labelled, int]]:
+def _each(units: Units, here: Station, told: "Callable[[Ended], None]", stop: Stop) -> Iterator[tuple[Labelled, int]]:
     """Every unit before it is measured, and how many were."""
     for i, (key, unit) in enumerate(units.items()):
+        stop.check()
         yield unit, i
-        told(_measured(here, key, unit))
+        told(measured(here, key, unit))
+    stop.check()
 
 
-def _measured(station: Station, key: str, unit: Any) -> Ended:
+def measured(station: Station, key: str, unit: Any) -> Ended:
     """Measure one unit and keep it; one that cannot be measured must not cost the others."""
     begun = time.monotonic()
     try:
@@ -191,86 +236,132 @@ def stopping(writer: RunWriter) -> Iterator[None]:
         raise
 
 
-# Several processes ---------------------------------------------------------------------------------------------------
+# Several workers -----------------------------------------------------------------------------------------------------
+
+ATTEMPTS = 3  # workers that one unit may cost, or that may die in a row before they have measured anything
 
 
-class _Workers:
-    """Processes that are handed one unit after another. Leaving the block ends them, in the middle of a unit too."""
+class Crew:
+    """Up to `size` workers, for as long as a `with` block lasts. They are started when there is something to measure.
 
-    def __init__(self, begin: Begin, n: int) -> None:
-        context, threads = get_context("spawn"), threads_of(n)
-        self._processes: dict[Connection, BaseProcess] = {}
-        for number in range(1, n + 1):
-            mine, its = context.Pipe()
-            process = context.Process(target=_serve, args=(begin, number, threads, its), daemon=True)
-            process.start()
-            its.close()  # so that either end hears when the other one dies
-            self._processes[mine] = process
-        self._free = list(self._processes)
+    They outlive a job, so that a worker which has loaded a model has it for the next job of the same.
+    """
 
-    def each(self, units: Units, sink: Sink, told: Callable[[Ended], None]) -> Iterator[tuple[Labelled, int]]:
-        """Every unit as it is handed out, and how many have ended; ends when all of them have."""
-        busy, n_ended = set[Connection](), 0
-        for key, unit in units.items():
-            if not self._free:
-                n_ended += self._hear(busy, sink, told)
-            worker = self._free.pop()
-            worker.send((key, unit))
-            busy.add(worker)
-            yield unit, n_ended
-        while busy:
-            self._hear(busy, sink, told)
+    def __init__(self, size: int, workers: Workers) -> None:
+        self.size, self.workers = size, workers
+        self.hired, self.free = set[int](), set[int]()  # free: those that are ready and have no station
+        self.late = set[int]()  # those whose station of an earlier job is not ready yet
+        self._n_hired = 0
 
-    def _hear(self, busy: set[Connection], sink: Sink, told: Callable[[Ended], None]) -> int:
-        """Wait until a busy worker has ended its unit; how many have."""
-        ready = [connection for connection in wait(busy) if isinstance(connection, Connection)]
-        for connection in ready:
-            try:
-                answer = connection.recv()
-            except (EOFError, OSError):
-                process = self._processes[connection]
-                process.join(5)
-                raise FitError(
-                    f"a worker ended with exit code {process.exitcode} (-9: killed, mostly for want of memory): what "
-                    "is measured is kept; run the same command again, with fewer workers."
-                ) from None
-            if isinstance(answer, BaseException):
-                raise answer
-            sink.note(answer)
-            told(answer)
-            busy.remove(connection)
-            self._free.append(connection)
-        return len(ready)
+    def hire(self) -> None:
+        """One more."""
+        self._n_hired += 1
+        self.hired.add(self._n_hired)
+        self.workers.hire(self._n_hired)
 
-    def __enter__(self) -> "_Workers":
+    def lose(self, worker: int) -> None:
+        """Strike one off that has died."""
+        for known in (self.hired, self.free, self.late):
+            known.discard(worker)
+
+    @contextmanager
+    def at(self, begin: Begin, sink: Sink) -> "Iterator[_Shares]":
+        """Work on one job; afterwards nobody holds on to its sink any more."""
+        shares = _Shares(self, begin, sink)
+        try:
+            yield shares
+        finally:
+            for worker in shares.busy:  # only where the block was left by an error
+                self.workers.dismiss(worker)
+                self.lose(worker)
+            for worker in (*shares.ready, *shares.preparing):
+                self.workers.leave(worker)
+            self.free.update(shares.ready)
+            self.late.update(shares.preparing)
+
+    def __enter__(self) -> "Crew":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for connection, process in self._processes.items():
-            connection.close()
-            process.terminate()
-        for process in self._processes.values():
-            process.join()
+        self.workers.close()
+        for known in (self.hired, self.free, self.late):
+            known.clear()
 
 
-def threads_of(n_workers: int) -> int:
-    """Threads of each worker: together no more than there are cores, and no more than this process has."""
-    return max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // n_workers))
+class _Shares:
+    """Units shared out among a crew. A worker that dies is replaced, and its unit is measured by another one."""
 
+    def __init__(self, crew: Crew, begin: Begin, sink: Sink) -> None:
+        self._crew, self._begin, self._sink = crew, begin, sink
+        self.preparing, self.ready, self.busy = set[int](), list[int](), dict[int, str]()
+        self._deaths, self._in_row = Counter[str](), 0
 
-def _serve(begin: Begin, number: int, threads: int, connection: Connection) -> None:
-    """A worker: measures what it is handed until nobody is at the other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the one that watches ends us
-    torch.set_num_threads(threads)
-    station = None
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            key, unit = connection.recv()
-            try:
-                station = station or begin(number)
-                answer: Ended | Exception = _measured(station, key, unit)
-            except ProbekitError as error:
-                answer = error
-            except Exception as error:  # a fault of ours, which has to be seen over there
-                answer = RuntimeError("".join(format_exception(error)))
-            connection.send(answer)
+    def each(self, units: Units, told: Callable[[Ended], None], stop: Stop) -> Iterator[tuple[Labelled, int]]:
+        """Every unit as it is handed out, and how many have ended; ends when all of them have."""
+        waiting, n_ended = deque(units), 0
+        while waiting or self.busy:
+            while waiting and self.ready:
+                worker, key = self.ready.pop(), waiting.popleft()
+                self.busy[worker] = key
+                self._crew.workers.hand(worker, key, units[key])
+                yield units[key], n_ended
+            self._call_up(len(waiting))
+            for worker, answer in self._crew.workers.hear():
+                for ended in self._take(worker, answer, units, waiting):
+                    told(ended)
+                    n_ended += 1
+            if stop.asked:
+                waiting.clear()  # what is being measured is kept before this ends
+        stop.check()
+
+    def _call_up(self, n: int) -> None:
+        """Have no more workers prepared than there are units for."""
+        crew = self._crew
+        while len(crew.hired) < min(crew.size, n + len(self.busy)):
+            crew.hire()
+        while crew.free and len(self.preparing) < n:
+            worker = crew.free.pop()
+            self.preparing.add(worker)
+            crew.workers.prepare(worker, self._begin)
+
+    def _take(self, worker: int, answer: Answer, units: Units, waiting: deque[str]) -> Iterator[Ended]:
+        """What an answer means; units that have ended by it."""
+        if isinstance(answer, Lost):
+            yield from self._bury(worker, answer, units, waiting)
+        elif worker in self._crew.late or (isinstance(answer, Ready) and worker not in self.preparing):
+            self._crew.late.discard(worker)
+            self._crew.free.add(worker)
+        elif isinstance(answer, Ready):
+            self.preparing.remove(worker)
+            self.ready.append(worker)
+            self._in_row = 0
+        elif isinstance(answer, Ended):
+            del self.busy[worker]
+            self.ready.append(worker)
+            self._sink.note(answer)
+            yield answer
+        else:
+            raise answer
+
+    def _bury(self, worker: int, lost: Lost, units: Units, waiting: deque[str]) -> Iterator[Ended]:
+        """Give a dead worker's unit to another one, or give it up."""
+        self._crew.lose(worker)
+        self.preparing.discard(worker)
+        key = self.busy.pop(worker, None)
+        log.warning("worker %d died %s; another one takes its place.", worker, lost.why)
+        if key is None:
+            self._in_row += 1
+            if self._in_row == ATTEMPTS:
+                raise FitError(
+                    f"{ATTEMPTS} workers died one after another before they measured anything, the last one {lost.why}"
+                    ": what is measured is kept; run the same command again, with fewer workers."
+                )
+            if worker in self.ready:
+                self.ready.remove(worker)
+            return
+        self._deaths[key] += 1
+        if self._deaths[key] < ATTEMPTS:
+            waiting.appendleft(key)
+            return
+        error = FitError(f"{ATTEMPTS} workers died of it, the last one {lost.why}")
+        yield Ended(key, self._sink.fail(key, units[key], error), 0.0)

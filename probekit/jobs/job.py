@@ -56,6 +56,11 @@ class Job:
         model: the one that the spec names, where it is loaded already.
         """
         model = model or load_model_of(spec, base, device)
+        if model.is_spread and (spec.replace or spec.compose):
+            raise BadInput(
+                f"{model.name} is on several devices, where it is read and not edited: leave [replace] and [compose] "
+                "out, or give a device that has room for all of it."
+            )
         hypotheses = [Hypothesis.load(h.name, h.features, h.rule, base, h.behaviour) for h in spec.hypotheses]
         if spec.task.testbed:
             bundled = load_testbed(spec.task.testbed, spec.task.n_examples, spec.task.n_positions, spec.seed_data)

@@ -1,6 +1,7 @@
 """Progress of long work: a line on stderr, how much of how much is done, and how long the rest will take."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ from probekit.jobs.cells import Cell
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Progress
+    from probekit.storage.runwriter import RunWriter
 
 EVERY = 10  # seconds between lines where there is no terminal
 
@@ -21,6 +23,15 @@ def time_left(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def told_bytes(n_bytes: float) -> str:
+    """`3.2 MB`, for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
 
 
 class Phase:
@@ -93,6 +104,33 @@ def _live() -> "Iterator[Progress]":
             bar.update(task, description=printable(what), completed=done, total=total, rest=told)
 
         yield say
+
+
+BEAT = 5.0  # seconds after which a run folder says again that somebody is at work on it
+
+
+@contextmanager
+def beating(writer: "RunWriter", progress: "Progress | None") -> "Iterator[Progress]":
+    """`progress`, which the run folder's status.json is told too; in a cell of hours it still says that all is well."""
+
+    def say(what: str, done: int, total: int, left: float | None = None) -> None:
+        writer.beat(what, left)
+        if progress:
+            progress(what, done, total, left)
+
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            writer.beat(every=BEAT)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield say
+    finally:
+        ended.set()
+        thread.join()
 
 
 # The cells of a job -------------------------------------------------------------------------------------------------

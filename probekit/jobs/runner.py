@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,19 +17,22 @@ from probekit.errors import BadInput, StoreError
 from probekit.hookpoint import HookPoint
 from probekit.jobs.between import angles_between
 from probekit.jobs.cells import Cell
-from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.engines import Crew, Folder, Progress, Station, stopping, work_off
 from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
-from probekit.jobs.job import Job
+from probekit.jobs.job import Job, load_model_of
 from probekit.jobs.manifest import manifest_of
-from probekit.jobs.progress import Pace
+from probekit.jobs.progress import Pace, beating, told_bytes
+from probekit.jobs.sweep import model_key
 from probekit.jobs.work import Work, tensor_name
+from probekit.jobs.workers import crew_of
 from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
-from probekit.records import Losses, Record
+from probekit.records import Losses, Record, digest
 from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
+from probekit.storage.files import free_memory
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
@@ -45,6 +49,7 @@ def run_job(
     device: str = "cpu",
     model: Model | None = None,
     n_workers: int = 1,
+    engine: str | Crew = "local",
     progress: Progress | None = None,
 ) -> Run:
     """Measure a job into `root/<run>` and return the finished run. A stopped job resumes; a finished one is returned.
@@ -53,8 +58,9 @@ def run_job(
     that activations are kept in. model: the one that the spec names, where it is loaded already. progress(what, done,
     total) is called as cells finish. n_workers: processes that measure cells side by side, each with its own copy of
     the model, `cores // n_workers` threads and one site's activations in memory; they read what this process has
-    captured. A number may differ in its last bits between numbers of threads, never between numbers of workers with the
-    same (OMP_NUM_THREADS=1). Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every
+    captured. A number may differ in its last bits between numbers of threads, never between engines or numbers of
+    workers with the same (OMP_NUM_THREADS=1). engine: `serial`, `local` or `ray`, or a crew from `pk.crew_of`, whose
+    workers are there already. Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every
     finished cell kept.
 
     >>> import probekit as pk
@@ -66,9 +72,8 @@ def run_job(
     if not isinstance(spec, JobSpec):
         base = Path(spec).parent if base is None else base
         spec = JobSpec.read_toml(Path(spec))
-    if n_workers < 1:
-        raise BadInput(f"a job needs at least one worker; found {n_workers}.")
     base = base or Path()
+    staff = nullcontext(engine) if isinstance(engine, Crew) else crew_of(engine, n_workers, device=device)
     job = Job.load(spec, base, device, model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
@@ -77,19 +82,21 @@ def run_job(
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)
-    with stopping(writer):
+    with stopping(writer), staff as crew, beating(writer, progress) as say:
         begun = time.monotonic()
-        work = _work(job, writer, store, progress)
+        _check_room(job, crew.size if crew else 1)
+        work = _work(job, writer, store, say)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
         sink = Folder(writer, _write, lost=partial(_lost, work))
-        begin = partial(_begin, spec, base, device, Path(store), writer.path, len(cells))
-        pace = Pace([cell for key, cell in cells.items() if key not in sink.done], n_workers)
+        # on another machine, or in another folder, a path means the same only if it is whole
+        begin = partial(_begin, spec, base.resolve(), device, Path(store).resolve(), writer.path.resolve(), len(cells))
+        pace = Pace([cell for key, cell in cells.items() if key not in sink.done], crew.size if crew else 1)
         here = Station(work.measure, sink)
-        work_off(_phases(cells), here, n_workers=n_workers, begin=begin, progress=progress, pace=pace)
+        work_off(_phases(cells), here, crew=crew, begin=begin, progress=say, pace=pace)
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
-        _finish(work, list(cells.values()), timings)
+        _finish(work, cells, timings)
     return open_run(writer.path)
 
 
@@ -137,8 +144,19 @@ def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_ce
     """What a worker measures with: the job loaded again, what the first process captured read from the store."""
     asked = spec.model_dump(mode="json")
     writer = RunWriter.open(path.parent, path.name, asked, n_cells, worker=str(number))
-    work = _work(Job.load(spec, base, device), writer, store, None)
+    work = _work(Job.load(spec, base, device, _model_of(spec, base, device)), writer, store, None)
     return Station(work.measure, Folder(writer, _write, lost=partial(_lost, work)))
+
+
+_LAST: dict[str, Model] = {}  # of a worker: jobs that follow each other often run one model
+
+
+def _model_of(spec: JobSpec, base: Path, device: str) -> Model:
+    key = digest([model_key(spec), str(base), device])
+    if key not in _LAST:
+        _LAST.clear()  # let go of one before the next is loaded
+        _LAST[key] = load_model_of(spec, base, device)
+    return _LAST[key]
 
 
 def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
@@ -172,7 +190,8 @@ def _lost(work: Work, cell: Cell) -> list[Record]:
     ]
 
 
-def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> None:
+def _finish(work: Work, planned: Mapping[str, Cell], timings: dict[str, float]) -> None:
+    cells = list(planned.values())
     scores = scores_of(cells, work.kept, work.measurements)
     work.writer.write_table("scores", scores)
     examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
@@ -184,7 +203,8 @@ def _finish(work: Work, cells: Sequence[Cell], timings: dict[str, float]) -> Non
     work.writer.write_table("sites", work.sites(cells))
     if len(angles := angles_between(cells, work.kept)):
         work.writer.write_table("angles", angles)
-    work.writer.finish(manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells)))
+    made = manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells))
+    work.writer.finish(made, [key for phase in _phases(planned) for key in phase])
 
 
 def _check_labels(job: Job) -> None:
@@ -195,6 +215,22 @@ def _check_labels(job: Job) -> None:
         domain = np.asarray(task.domain)[task.row_example]
         domains = list(dict.fromkeys(task.domain.tolist()))
         find_constant(labels, domain, domains if job.spec.transfer else domains[:1])
+
+
+ROOM = 3.3  # times a site's rows in float32: what reading it takes at its peak, measured at two sizes (docs/scale.md)
+
+
+def _check_room(job: Job, n_workers: int) -> None:
+    """Refuse, before anything is captured, a job whose sites memory has no room for one at a time."""
+    n, free = sum(map(len, job.task.positions)), free_memory()
+    width = max((job.model.widths[hook] for cell in job.cells() for hook in cell.hooks), default=0)
+    needed = ROOM * n * width * 4 * n_workers
+    if free is not None and needed > free:
+        by = f" by {n_workers} workers, each of which holds one," if n_workers > 1 else ""
+        raise BadInput(
+            f"reading sites of {n:,} rows x {width:,}{by} takes {told_bytes(needed)} of memory, and {told_bytes(free)} "
+            "are free: take fewer rows or workers, or `pk.row_statistics`, which holds a block of rows at a time."
+        )
 
 
 def pin_for_run(store: Path, key: str, run: str) -> None:

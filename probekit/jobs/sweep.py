@@ -1,9 +1,12 @@
 """Sweep: one file for models, tasks, seeds and a grid of keys, as jobs that are planned, split, stopped and resumed."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +17,7 @@ from probekit.spec import JobSpec, read_table
 from probekit.storage.files import put, to_json
 
 if TYPE_CHECKING:
-    from probekit.jobs.engines import Progress
+    from probekit.jobs.engines import Crew, Progress
     from probekit.model.model import Model
 
 KEYS = ("models", "tasks", "seeds", "grid", "combine")
@@ -55,14 +58,14 @@ class Sweep:
                 raise BadInput(f"{where} has [{one}] and [[{several}]]: give one of them.")
         named = _jobs_of(raw, where)
         jobs = [JobSpec.check(job, where) for job in named]
-        names = [job.name for job in jobs]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        names = Counter(job.name for job in jobs)
+        if twice := next((name for name, n in names.items() if n > 1), None):
             raise BadInput(
                 f"{where}: two jobs would be named {twice}: give tasks that share a file a name of their own."
             )
         return cls(str(raw.get("name")), tuple(jobs))
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest([job.id for job in self.jobs])
 
@@ -99,6 +102,11 @@ def read_spec(path: Path) -> "JobSpec | Sweep":
     return Sweep.check(raw, str(path)) if is_sweep(raw) else JobSpec.check(raw, str(path))
 
 
+def but_for_seeds(job: JobSpec) -> str:
+    """Equal for jobs that differ in their names and seeds alone: what is known of one is known of the others."""
+    return job.model_copy(update={"name": "", "seed_data": 0, "seed_probe": 0}).model_dump_json()
+
+
 def model_key(job: JobSpec) -> str:
     """Equal for jobs that run one and the same model."""
     return digest([job.model.model_dump(mode="json") if job.model else None, job.task.testbed])
@@ -106,14 +114,15 @@ def model_key(job: JobSpec) -> str:
 
 def run_sweep(
     sweep: Sweep, base: Path, *, root: Path | str = "runs", store: Path | str = "cached_activations",
-    device: str = "cpu", n_workers: int = 1, progress: "Progress | None" = None, shard: tuple[int, int] = (0, 1),
-    told: Callable[[SweptJob], object] | None = None,
+    device: str = "cpu", n_workers: int = 1, engine: "str | Crew" = "local", progress: "Progress | None" = None,
+    shard: tuple[int, int] = (0, 1), told: Callable[[SweptJob], object] | None = None,
 ) -> list[SweptJob]:  # fmt: skip
     """Measure the jobs of a sweep, one model loaded for those that follow each other, into `root/<sweep>/<run>`.
 
     shard: (i, n), the i-th of n parts, for several machines on one folder. A job that fails is noted with
     its error in `failed-<job>.json` of the folder and the rest go on; one that another process is measuring is left to
     it. The same call resumes: finished cells stay as they are, what failed is tried again. told: called after each job.
+    engine: as for `run_job`; its workers stay from one job to the next, and keep the model that they have loaded.
     Raises BadInput for a shard that there is not, Interrupted on Ctrl-C with every finished cell kept.
 
     >>> from pathlib import Path
@@ -123,28 +132,38 @@ def run_sweep(
     Traceback (most recent call last):
     probekit.errors.BadInput: shard 2/2: the first of n is 0, the last n - 1.
     """
+    from probekit.jobs.engines import Crew
+    from probekit.jobs.workers import crew_of
+
     mine = sweep.shard(*shard)
+    staff = nullcontext(engine) if isinstance(engine, Crew) else crew_of(engine, n_workers, device=device)
     folder = Path(root) / sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     listed = {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]}
     put(folder / "sweep.json", to_json(listed, "sweep.json").encode(), RunError)
-    asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
-    for i, job in enumerate(mine):
-        begun = f"job {i + 1} of {len(mine)}, {job.name}"
-        if progress:
-            progress(begun, i, len(mine))
-        loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
-        noted = folder / f"failed-{job.name}.json"
-        if outcome.state == "failed":
-            put(noted, to_json({"job": job.name, "error": outcome.error}, noted.name).encode(), RunError)
-        else:
-            noted.unlink(missing_ok=True)
-        out.append(outcome)
-        if told:
-            told(outcome)
+    with staff as crew:
+        asked = {"root": folder, "store": store, "base": base, "device": device, "engine": crew or "serial"}
+        for i, job in enumerate(mine):
+            begun = f"job {i + 1} of {len(mine)}, {job.name}"
+            if progress:
+                progress(begun, i, len(mine))
+            loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
+            _note(outcome, folder)
+            out.append(outcome)
+            if told:
+                told(outcome)
     return out
+
+
+def _note(outcome: SweptJob, folder: Path) -> None:
+    """Keep the error of a job that failed, and none of one that did not."""
+    noted = folder / f"failed-{outcome.job}.json"
+    if outcome.state == "failed":
+        put(noted, to_json({"job": outcome.job, "error": outcome.error}, noted.name).encode(), RunError)
+    else:
+        noted.unlink(missing_ok=True)
 
 
 def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]) -> "tuple[Any, SweptJob]":

@@ -36,8 +36,15 @@ class Forward:
 
     def run(self, ids: Tensor, mask: Tensor, keep: Tensor | None = None, **given: Any) -> Tensor:
         """Logits [n, kept, d_vocab]: at the positions `keep`, or at all. given: a cache and its positions."""
+        if keep is not None and len({p.device for p in (self.hf.get_input_embeddings().weight, self._last)}) > 1:
+            # an index on the first device cannot pick rows on the last one
+            return self.run(ids, mask, **given)[:, keep.cpu()]
         kept = {} if keep is None else {"logits_to_keep": keep}
         return self.hf(input_ids=ids, attention_mask=mask, **({"use_cache": False} | kept | given)).logits
+
+    @property
+    def _last(self) -> Tensor:
+        return self.hf.get_output_embeddings().weight
 
     def attach(self, name: str, function: Callable[[Any], Any]) -> Any:
         """Call `function` with the activation at `name` in every forward until the handle's `remove`."""

@@ -40,9 +40,9 @@ def load_model(
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
     package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
     weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
-    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ... bos: as_is, exactly_one or none. eos:
-    as_is or none. Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not
-    there.
+    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ..., or auto, over all GPUs of the machine for
+    a model that one has no room for, which is read and not edited. bos: as_is, exactly_one or none. eos: as_is or none.
+    Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
 
     >>> import probekit as pk
     >>> model = pk.load_model("othello-6x6")
@@ -60,8 +60,33 @@ def load_model(
     else:
         hf = _load_weights(name, folder, revision, DTYPES[dtype])
         tokenizer = _load_tokenizer(source, folder, revision)
-    hf = hf.to(device).eval()
+    hf = (spread(hf, name) if device == "auto" else hf.to(device)).eval()
     return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, eos=eos, tokenizer=tokenizer)
+
+
+def spread(hf: Any, name: str, device_map: Mapping[str, Any] | None = None) -> Any:
+    """The network over all GPUs, block by block, by the package `accelerate`; as it is on a machine without any.
+
+    device_map: module -> device, found by their free memory when None. Raises BadInput where they have no room for it:
+    weights that come and go with each batch would be slower than a smaller dtype or another machine.
+    """
+    if device_map is None and not torch.cuda.is_available():
+        return hf
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtra("a model over several GPUs takes a package: pip install accelerate.")
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    if device_map is None:
+        whole = {"no_split_module_classes": sorted(hf._no_split_modules or ())}
+        device_map = infer_auto_device_map(hf, max_memory=get_balanced_memory(hf, **whole), **whole)
+    if left := {"cpu", "disk"} & set(map(str, device_map.values())):
+        n, size = torch.cuda.device_count(), sum(p.nbytes for p in hf.parameters()) / 1e9
+        raise BadInput(
+            f"{name} has {size:.0f} GB of weights, and {n} GPUs have no room for all of them (some would be on the "
+            f"{left.pop()}): use dtype bfloat16, or more GPUs."
+        )
+    return dispatch_model(hf, dict(device_map))
 
 
 def plant_model(weights: Mapping[str, Tensor], *, n_heads: int, n_ctx: int, name: str) -> Model:

@@ -85,6 +85,11 @@ class Model:
         return next(self.bridge.hf.parameters()).device
 
     @property
+    def is_spread(self) -> bool:
+        """Whether its weights are on several devices: it is read, and not edited."""
+        return len({parameter.device for parameter in self.bridge.hf.parameters()}) > 1
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the weights themselves: the configuration's word for it can be wrong."""
         return next(p.dtype for p in self.bridge.hf.parameters() if p.is_floating_point())
@@ -115,7 +120,14 @@ class Model:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             hf = AutoModelForCausalLM.from_config(copy.deepcopy(self._config), attn_implementation="eager")
-        hf = hf.to(device=self.device, dtype=self.dtype).eval()
+        hf = hf.to(dtype=self.dtype).eval()
+        placed = getattr(self.bridge.hf, "hf_device_map", None) if self.is_spread else None
+        if placed:
+            from accelerate import dispatch_model
+
+            hf = dispatch_model(hf, placed)
+        else:
+            hf = hf.to(self.device)
         return Model(hf, name=name, source=self.source, bos=self.bos, eos=self.eos, tokenizer=self.tokenizer)
 
     def hooks(self, asked: str | HookPoint | Sequence[str | HookPoint]) -> list[HookPoint]:

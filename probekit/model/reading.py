@@ -12,14 +12,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probekit.errors import BadInput
+from probekit.errors import BadInput, ProbekitError
 
 if TYPE_CHECKING:
     from probekit.model.model import Model
 
 Room = Callable[[int], Mapping[str, Tensor]]
 Skip = Callable[[NDArray[np.int64], int], bool]
-T = TypeVar("T")
+T, Some = TypeVar("T"), TypeVar("Some", Sequence[int], NDArray[np.int64])
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new
@@ -145,10 +145,10 @@ def _run_batch(model, tokens, names, positions, starts, examples, with_logits, b
     def gather(name: str) -> Callable[[Tensor], None]:
         def take(output: Tensor) -> None:
             values, out = output.reshape(len(examples) * length, -1), buffers[name][:n]
-            if values.device == out.device:
+            if values.device == out.device == flat.device:
                 torch.index_select(values, 0, flat, out=out)
             else:
-                out.copy_(values[flat])
+                out.copy_(values[flat.to(values.device)])
             waited.discard(name)
             if not waited and not with_logits:
                 raise _Enough
@@ -169,8 +169,8 @@ def _run_batch(model, tokens, names, positions, starts, examples, with_logits, b
     for name, found in values.items():
         _refuse_not_finite(found, rows, f"{model.name} gives a value that is not finite at '{name}',")
     if with_logits and logits is not None:
-        example = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(model.device)
-        logits = logits[example, torch.from_numpy(column.astype(np.int64)).to(model.device)].float().cpu()
+        example = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(logits.device)
+        logits = logits[example, torch.from_numpy(column.astype(np.int64)).to(logits.device)].float().cpu()
         _refuse_not_finite(logits, rows, f"{model.name} gives logits that are not finite at")
     return Batch(rows, values, logits if with_logits else None, int(sum(len(tokens[i]) for i in examples)))
 
@@ -202,24 +202,25 @@ def batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
 
 
 def halving(
-    waiting: Sequence[Sequence[int]], run: Callable[[Sequence[int]], T], alone: Callable[[int], str]
-) -> Iterator[tuple[Sequence[int], T]]:
+    waiting: Sequence[Some], run: Callable[[Some], T], alone: Callable[[int], str],
+    error: type[ProbekitError] = BadInput,
+) -> Iterator[tuple[Some, T]]:  # fmt: skip
     """Each batch with what `run` gives for it; one that runs out of memory is halved.
 
-    Raises BadInput where a single one does not fit. alone: what was done with it, and what to do.
+    Raises `error` where a single one does not fit. alone: what was done with it, and what to do.
     """
     stack = list(waiting)[::-1]
     while stack:
         batch, found = stack.pop(), None
         try:
             found = run(batch)
-        except Exception as error:
-            if not out_of_memory(error):
+        except Exception as problem:
+            if not out_of_memory(problem):
                 raise
         if found is None:  # outside the except block: inside it the traceback keeps the tensors alive
             gc.collect()
             if len(batch) == 1:
-                raise BadInput(f"out of memory while {alone(batch[0])}")
+                raise error(f"out of memory while {alone(int(batch[0]))}")
             half = len(batch) // 2
             stack += [batch[half:], batch[:half]]
             continue

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.workers import crew_of
 from probekit.records import Losses, Record, digest
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
@@ -42,8 +43,8 @@ def block_study(
     writer = RunWriter.open(Path(root), name, dict(spec), len(wanted))
     if not writer.complete:
         begin = partial(_begin, Path(root), name, dict(spec), len(wanted), measure)
-        with stopping(writer):
-            work_off([wanted], _station(writer, measure), n_workers=n_workers, begin=begin, progress=progress)
+        with stopping(writer), crew_of(n_workers=n_workers) as crew:
+            work_off([wanted], _station(writer, measure), crew=crew, begin=begin, progress=progress)
         rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
         writer.write_table(kind, judged(rows))
         writer.finish({kind: dict(spec)})

@@ -14,6 +14,7 @@ from probekit.fit.directions import random_directions
 from probekit.hookpoint import HookPoint
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
+from probekit.jobs.workers import crew_of
 from probekit.measurement.cell import Measurement
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.compose import binned, cross_talk, dependence, value_leak
@@ -65,8 +66,8 @@ def calibrate(
     begin = partial(_begin, Path(root), name, spec, len(wanted), estimator or estimate)
     writer = RunWriter.open(Path(root), name, spec, len(wanted))
     if not writer.complete:
-        with stopping(writer):
-            work_off([wanted], _station(writer, estimator or estimate), n_workers=n_workers, begin=begin,
+        with stopping(writer), crew_of(n_workers=n_workers) as crew:
+            work_off([wanted], _station(writer, estimator or estimate), crew=crew, begin=begin,
                      progress=progress)  # fmt: skip
         rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
         writer.write_table("calibration", rows)

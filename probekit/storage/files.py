@@ -329,6 +329,15 @@ def free_bytes(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def free_memory() -> int | None:
+    """Bytes that processes can still be given, what the system holds of files included; None where it does not say."""
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return int(told["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 def _free(path: Path) -> str:
     try:
         return f"{free_bytes(path.parent):,}"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -80,13 +81,16 @@ class _Scan:
     failed: dict[str, dict] = field(default_factory=dict)
     torn: int = 0
 
-    def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """(records, losses, cells) as Arrow tables, records unique by id."""
+    def tables(self, order: Sequence[str] = ()) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """(records, losses, cells) as Arrow tables, records unique by id. order: of the cells."""
+        rank = {cell: at for at, cell in enumerate(order)}
         names = [f.name for f in fields(Record)]
         records: dict[str, dict] = {}
         losses: list[dict] = []
         cells = []
-        for line in (*self.ok.values(), *self.failed.values()):
+        for line in sorted(
+            (*self.ok.values(), *self.failed.values()), key=lambda one: rank.get(one["cell"], len(rank))
+        ):
             cells.append({name: line[name] for name in ("cell", "ok", "error", "seconds")})
             fresh = set()
             for raw in line["records"]:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import secrets
+import socket
+import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +54,8 @@ class RunWriter:
     _done: set[str] = field(default_factory=set, repr=False)
     _failed: dict[str, str] = field(default_factory=dict, repr=False)
     _unlock: Callable[[], Any] = field(default=lambda: None, repr=False)
+    _doing: dict[str, Any] = field(default_factory=dict, repr=False)
+    _told: float = field(default=0.0, repr=False)  # when the status was written last
 
     @classmethod
     def open(cls, root: Path, run: str, spec: dict, n_cells: int, *, worker: str = DRIVER) -> "RunWriter":
@@ -134,7 +138,14 @@ class RunWriter:
             self._failed.pop(cell, None)
         elif cell not in self._done:
             self._failed[cell] = error
-        self._status("running")
+        self.beat(every=0.5 if error is None or len(self._failed) > 100 else 0.0)  # the first failures are told at once
+
+    def beat(self, what: str | None = None, left: float | None = None, *, every: float = 0.5) -> None:
+        """Tell that this process is at work, if it was last told `every` seconds ago. left: seconds, where known."""
+        if what is not None:
+            self._doing = {"doing": what, "left": None if left is None else round(left)}
+        if not self.complete and time.monotonic() - self._told >= every:
+            self._status("running")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write an example table (counterexamples, curves, histograms). A later call with the same name wins."""
@@ -191,8 +202,10 @@ class RunWriter:
         """Let go of the folder, for another process to write to."""
         self._unlock()
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
+    def finish(self, manifest: Mapping[str, Any], order: Sequence[str] = ()) -> None:
         """Compact the lines to Parquet and seal the folder. `manifest` is provenance: versions, audit, timings.
+
+        order: of the cells, so that records stand in the same order whoever measured which of them.
 
         Raises RunError while a cell is neither finished nor failed. Safe to repeat after a crash at any point.
         """
@@ -203,7 +216,7 @@ class RunWriter:
                 f"{self.path} cannot be finished: {len(scan.ok)} of {self.n_cells} cells are done and "
                 f"{len(scan.failed)} failed."
             )
-        records, losses, cells = scan.tables()
+        records, losses, cells = scan.tables(order)
         for name, table in ((RECORDS, records), (LOSSES, losses), (CELLS, cells)):
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
@@ -259,13 +272,17 @@ class RunWriter:
     def _status(self, state: str, error: str = "") -> None:
         if self.worker != DRIVER:
             return
+        self._told = time.monotonic()
         status = {
             "run": self.path.name,
             "state": state,
             "done": len(self._done),
             "total": self.n_cells,
-            "failed": [{"cell": cell, "error": text} for cell, text in self._failed.items()],
+            "failed": [{"cell": cell, "error": text} for cell, text in dict(self._failed).items()],
             "error": error,
+            **(self._doing if state == "running" else {}),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         # The one file that is replaced: nothing is decided from it, and a torn one is read as "unknown".

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from probekit import BadInput, UnknownHook, capture, load_model, stream_statistics
+from probekit import BadInput, UnknownHook, capture, load_model, row_statistics, stream_statistics
 from probekit.fit.moments import Moments
 from probekit.testbeds import load_testbed
 
@@ -64,3 +64,32 @@ def test_labels_that_do_not_fit_are_refused(scene):
         stream_statistics(model, task, HOOKS[0], "colour")
     with pytest.raises(UnknownHook):
         stream_statistics(model, task, "blocks.99.hook_resid_post", labels_of(found))
+
+
+def test_rows_on_disk_give_the_moments_of_the_same_rows_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.activations.statistics.BLOCK", 64)
+    x = np.random.default_rng(0).normal(size=(333, 6)).astype(np.float16)
+    label, used = np.arange(333) % 3, np.arange(333) % 2 == 0
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    expected = Moments.of(torch.from_numpy(x[used]), torch.eye(3, dtype=torch.float64)[label[used]])
+    found = row_statistics(mapped, label, used=used)["rows"]
+    assert found.n == expected.n == 167
+    for name in ("x_mean", "y_mean", "xx", "xy", "yy"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-12), name
+    for wrong in (label[:-1], np.append(label, 0)):
+        with pytest.raises(BadInput, match="other rows than the"):
+            row_statistics({"x": mapped}, wrong)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_was_captured_is_read_a_block_at_a_time(scene, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr("probekit.activations.statistics.BLOCK", 16)
+    model, task, found = scene
+    acts = capture(model, task, HOOKS, store=tmp_path) if kept else found
+    labels = labels_of(found)
+    moments = row_statistics(acts, labels)
+    assert list(moments) == list(HOOKS)
+    for name, site in found.sites.items():
+        expected = Moments.of(site, torch.nn.functional.one_hot(torch.from_numpy(labels)).double())
+        assert torch.allclose(moments[name].xx, expected.xx) and torch.allclose(moments[name].xy, expected.xy)

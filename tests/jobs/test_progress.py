@@ -1,5 +1,10 @@
 """Time left: by what a cell of a kind took, within a factor of two though kinds differ tenfold."""
 
+import json
+import os
+import socket
+import time
+
 import pytest
 
 from probekit.jobs.job import Cell
@@ -55,3 +60,28 @@ def pace_of_chain(every):
     """No chain was measured: it is judged by the kinds that were, at its weight."""
     means = {"feature": 2.0 / 0.15, "read": 20.0, "selected": 3.0 / 0.1, "replace": 12.0 / 0.5}
     return sum(means.values()) / len(means) * 0.5 * 2
+
+
+def test_a_run_folder_says_what_is_done_there_also_in_a_long_cell(tmp_path, monkeypatch):
+    from probekit.jobs import progress as module
+    from probekit.storage.runwriter import RunWriter
+
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    writer, told = RunWriter.open(tmp_path, "run", {"x": 1}, 7), []
+
+    def status():
+        return json.loads((tmp_path / "run" / "status.json").read_text())
+
+    time.sleep(0.6)  # what was told as it was opened
+    with module.beating(writer, lambda *each: told.append(each)) as say:
+        say("read a at b", 1, 7, 99.6)
+        first = status()
+        assert told == [("read a at b", 1, 7, 99.6)] and (first["doing"], first["left"]) == ("read a at b", 100)
+        assert (first["state"], first["pid"], first["host"]) == ("running", os.getpid(), socket.gethostname())
+        (tmp_path / "run" / "status.json").unlink()
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "run" / "status.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert status()["doing"] == "read a at b"
+    writer.interrupt()
+    assert status()["state"] == "stopped" and "doing" not in status()

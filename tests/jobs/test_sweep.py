@@ -52,6 +52,15 @@ falls = false
 decomposition = false
 floors = ["strong"]
 """
+ONE = """
+[model]
+name = "./second"
+[task]
+file = "rows.csv"
+text = "text"
+group = "group"
+behaviours = [{ name = "label", kind = "label", column = "label" }]
+"""
 NAMES = [f"small-{model}-{task}-s{seed}" for model in ("first", "second") for task in ("word", "colour")
          for seed in (0, 1)]  # fmt: skip
 
@@ -236,6 +245,44 @@ def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
     assert code == 2 and "as 0/8" in told.err
 
 
+def test_sites_that_memory_has_no_room_for_are_refused_before_the_capture(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.jobs.runner.free_memory", lambda: 60_000)
+    job, asked = pk.Sweep.read_toml(place / "sweep.toml").jobs[0], {"base": place, "store": tmp_path / "store"}
+    with pytest.raises(pk.BadInput, match=r"240 rows x 8 by 3 workers, .* takes 76 KB of memory, and 60 KB are free"):
+        pk.run_job(job, root=tmp_path, n_workers=3, **asked)
+    assert not (tmp_path / "store").exists()
+    assert pk.run_job(job, root=tmp_path, **asked).state == "complete"
+
+
+def test_a_batch_of_each_model_tells_time_memory_and_disk_and_makes_no_files(place, monkeypatch, capsys):
+    before = sorted(place.rglob("*"))
+    monkeypatch.chdir(place)
+    code, told = command(monkeypatch, capsys, "plan", place / "sweep.toml", "--runs", "none", "--probe", "--json")
+    found = json.loads(told.out)["probe"]
+    assert code == 0 and [one["job"] for one in found] == [NAMES[0], NAMES[4]] and sorted(place.rglob("*")) == before
+    for one in found:
+        assert one["n_tokens"] == 240 * 5 and one["disk_bytes"] == 240 * 8 * 4 and one["tokens_per_second"] > 0
+        assert one["peak_bytes"] > 50_000_000 and one["n_passes"] == 1
+    (place / "one.toml").write_text(SWEEP.split("seeds")[0] + ONE + "[read]" + SWEEP.split("[read]")[1])
+    code, told = command(monkeypatch, capsys, "plan", place / "one.toml", "--probe")
+    assert code == 0 and "tried: second loads in" in told.out and "disk: 7.68 KB" in told.out
+    assert max(map(len, told.out.splitlines())) <= 80
+
+
+def test_a_command_is_told_how_a_run_ended_and_its_failure_changes_nothing(place, swept, tmp_path, monkeypatch, capsys):
+    asked = ("run", place / "sweep.toml", "--runs", place / "runs", "--store", place / "store", "--shard", "0/4")
+    note = f"{sys.executable} -c \"import os; open('{tmp_path}/note', 'w').write(os.environ['PROBEKIT_STATE'] + ' ' " \
+           "+ os.environ['PROBEKIT_RUN'] + os.environ['PROBEKIT_ERROR'])\""  # fmt: skip
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", note)
+    assert code == 0 and (tmp_path / "note").read_text() == f"complete {swept[1]}" and "notify" not in told.err
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", f"{tmp_path}/nothing there", "--json")
+    assert code == 0 and json.loads(told.out)["ok"] and "nothing there failed" in told.err
+    code, told = command(monkeypatch, capsys, "run", tmp_path / "absent.toml", "--notify-command", note)
+    assert code == 2 and (tmp_path / "note").read_text().startswith("failed ") and "absent.toml" in told.err
+    code, told = command(monkeypatch, capsys, *asked, "--notify-command", "'open")
+    assert code == 2 and "cannot be split into words" in told.err
+
+
 def test_a_mistake_of_any_job_is_told_before_one_is_measured(place, tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.toml").write_text(SWEEP.replace("blocks.0", "blocks.1"))  # the first model has one block
     for name in ("first", "second", "rows.csv"):
@@ -288,3 +335,41 @@ def test_fifty_kills_change_nothing(place, swept, tmp_path):
         assert found["id"].groupby(found["run"]).nunique().equals(found.groupby("run").size().rename("id"))
         pd.testing.assert_frame_equal(found, expected)
         finished += 1
+
+
+TWO_NODES = """
+import os, sys
+from pathlib import Path
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+from ray.cluster_utils import Cluster
+import probekit as pk
+
+cluster, place = Cluster(), Path(sys.argv[1])
+cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000)
+doomed = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000)]
+
+def watch(what, done, total, left=None):
+    if doomed and what.startswith("job 2") and " at " in what and done:  # both are at work
+        cluster.remove_node(doomed.pop(), allow_graceful=False)
+
+with pk.crew_of("ray", 2, address=cluster.address) as crew:
+    found = pk.run_sweep(pk.Sweep.read_toml(place / sys.argv[2]), place, root=sys.argv[3], store=sys.argv[4],
+                         engine=crew, progress=watch)
+cluster.shutdown()
+sys.exit(bool(doomed) or [o.state for o in found] != ["done"] * len(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_in_mid_job_makes_what_one_process_makes(place, tmp_path):
+    text = SWEEP.replace("blocks.0.hook_resid_post", "blocks.*.hook_resid_*").replace("seeds = [0, 1]", "")
+    (place / "sites.toml").write_text(text)
+    sweep = pk.Sweep.read_toml(place / "sites.toml")
+    pk.run_sweep(sweep, place, root=tmp_path / "alone", store=tmp_path / "store")
+    asked = [str(at) for at in (place, "sites.toml", tmp_path / "runs", tmp_path / "other store")]
+    done = subprocess.run([sys.executable, "-c", TWO_NODES, *asked], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "died by itself or with its node" in done.stderr
+    for alone in sorted((tmp_path / "alone" / sweep.folder).glob("*/records.parquet")):
+        found = tmp_path / "runs" / sweep.folder / alone.parent.name / alone.name
+        assert found.read_bytes() == alone.read_bytes()

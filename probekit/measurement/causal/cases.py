@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.activations.activations import Activations
-from probekit.errors import BadInput
+from probekit.errors import BadInput, FitError
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.replace import match_donors, random_donors
 from probekit.model.branching import At, EditedTexts
-from probekit.model.reading import batches
+from probekit.model.reading import batches, halving
 from probekit.task import Task
 
 ROUNDING = 1e-5  # of the activations' norm
@@ -156,6 +156,17 @@ class Cases:
             ceiling=setting.test_ceiling[at],
             clusters=Clusters.of(rows.group, study.n_bootstrap, study.seeds.data),
         )
+
+    def each_batch(self, run: Callable[[NDArray[np.int64]], object]) -> None:
+        """Have `run` do something with each of the `batches`; one that runs out of memory is halved and done again.
+
+        Raises FitError where a single text does not fit, which costs this cell alone.
+        """
+        for _ in halving(self.batches(), lambda batch: (run(batch),), self._alone, FitError):
+            pass
+
+    def _alone(self, case: int) -> str:
+        return f"one text of {int(self.texts.lengths[case])} tokens was edited: shorten it, or take fewer donors."
 
     def batches(self) -> list[NDArray[np.int64]]:
         """Cases that are run together, of similar length."""

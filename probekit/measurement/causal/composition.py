@@ -266,12 +266,15 @@ class _Run:
     ) -> NDArray[np.float64]:
         """Laws [n, n_branches, outcome] with the edits at `hooks` that `make` gives for a batch of cases."""
         out = np.empty((len(self.cases.rows), n_branches, self.setting.behaviour.law.shape[1]))
-        for batch in self.cases.batches():
+
+        def run(batch: NDArray[np.int64]) -> None:
             trunk = self.model.trunk(self.cases.texts.some(batch), hooks)
             for found in trunk.branch(make(batch), n_branches):
                 case = batch[found.text.numpy()]
                 law = self._law(found.logits.float().cpu(), self.cases.rows.last[case]).double().numpy()
                 out[case, found.branch.numpy()] = self.setting.pooling.law(law)
+
+        self.cases.each_batch(run)
         return out
 
     def exchange(self, hook: str, bases: Sequence[Float[Tensor, "d _"]], how: str, batch: NDArray[np.int64]) -> Edit:

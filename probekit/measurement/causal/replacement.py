@@ -281,13 +281,16 @@ class Replacement:
         law, n_outcomes = self.activations.laws[behaviour], setting.behaviour.law.shape[1]
         wanted = self.answers(behaviour)
         out = [np.empty((len(cases.rows), n, n_outcomes)) for n, _ in asked]
-        for batch in cases.batches():
+
+        def run(batch: NDArray[np.int64]) -> None:
             trunk = self.model.trunk(cases.texts.some(batch), hooks, tokens=wanted)
             for laws, (n_branches, edits) in zip(out, asked, strict=True):
                 for found in trunk.branch(edits(batch), n_branches):
                     case = batch[found.text.numpy()]
                     edited = law(found.logits.float().cpu(), cases.rows.last[case])
                     laws[case, found.branch.numpy()] = setting.pooling.law(edited.double().numpy())
+
+        cases.each_batch(run)
         return out
 
     def answers(self, behaviour: str) -> Tensor | None:

@@ -145,6 +145,29 @@ def test_the_edited_network_is_the_librarys_with_a_hook_of_its_own(bench, layer,
             assert np.allclose(found[i, j], truth, atol=1e-4)
 
 
+def test_texts_that_memory_has_no_room_for_together_are_halved(bench, monkeypatch):
+    from probekit.errors import FitError
+    from probekit.model.branching import Trunk
+
+    basis = random_directions(D, 2, 0)
+    abstraction, plain, seen = kept(2, HOOKS[1:2], basis), Trunk.branch, []
+    expected = bench.laws(abstraction, HOOKS[1:2], "single:random")
+
+    def branch(trunk, edits, n_branches=1):
+        seen.append(len(trunk.texts))
+        if len(trunk.texts) > room:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        yield from plain(trunk, edits, n_branches)
+
+    monkeypatch.setattr(Trunk, "branch", branch)
+    room = 10
+    assert np.allclose(bench.laws(abstraction, HOOKS[1:2], "single:random"), expected, atol=1e-5)
+    assert max(seen) > room >= min(seen)
+    room = 0
+    with pytest.raises(FitError, match=r"out of memory while one text of \d tokens was edited"):
+        bench.laws(abstraction, HOOKS[1:2], "single:random")
+
+
 def test_a_chain_edits_what_the_edited_network_computed(bench):
     """Keeping all at the later sites lets the loss at the first one through, unchanged."""
     hooks = HOOKS[:2]
