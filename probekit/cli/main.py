@@ -128,6 +128,10 @@ def plan(spec: SpecArgument, runs: RunsOption = Path("runs"), as_json: JsonOptio
             screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
         for line in told.lines() if told else ():
             screen.print(line)
+        if job.budget.minutes or job.budget.gigabytes:
+            from probekit.jobs.budget import line_of, needs_of
+
+            screen.print(line_of(needs_of(job, spec.parent), job.budget))
 
 
 @app.command()

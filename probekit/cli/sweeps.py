@@ -58,6 +58,7 @@ def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
 
 def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done."""
+    from probekit.jobs.budget import line_of, needs_of, together
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.jobs.sweep import model_key
     from probekit.storage.runs import list_runs
@@ -84,6 +85,9 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
     models = {model_key(job) for job in sweep.jobs}
     known = [row["tokens"] for row in rows if row["tokens"] is not None]
     screen.print(f"{len(models)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
+    if sweep.budget.minutes or sweep.budget.gigabytes:
+        needs = together([(job, needs_of(job, base)) for job in sweep.jobs])
+        screen.print(line_of(needs, sweep.budget, several=True))
     for note, names in _noted(rows).items():
         screen.print(f"note: {note} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})")
 
