@@ -72,8 +72,8 @@ class TooFewRows(BadInput):
 class OverBudget(BadInput):
     """A job is known to need more than the `[budget]` of its file has. minutes: that it needs, where these are too few.
 
-    >>> from probekit.errors import BadInput, OverBudget
-    >>> issubclass(OverBudget, BadInput)
+    >>> import probekit as pk
+    >>> issubclass(pk.OverBudget, pk.BadInput)
     True
     """
 
@@ -137,8 +137,8 @@ class Interrupted(ProbekitError):
 class OutOfTime(Interrupted):
     """The minutes of a budget are spent; everything finished so far is kept.
 
-    >>> from probekit.errors import OutOfTime
-    >>> OutOfTime.exit_code
+    >>> import probekit as pk
+    >>> pk.OutOfTime.exit_code
     130
     """
 

@@ -13,6 +13,7 @@ from probekit.jobs.budget import SPENT, TimeLimit, check_together
 from probekit.records import digest
 from probekit.spec import BudgetSpec, JobSpec, read_table
 from probekit.storage.files import put, to_json
+from probekit.storage.runs import SWEEP
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Progress
@@ -135,7 +136,7 @@ def run_sweep(
     folder = Path(root) / sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     listed = {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]}
-    put(folder / "sweep.json", to_json(listed, "sweep.json").encode(), RunError)
+    put(folder / SWEEP, to_json(listed, SWEEP).encode(), RunError)
     asked = {"root": folder, "store": store, "base": base, "device": device, "n_workers": n_workers}
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
