@@ -22,8 +22,8 @@ def export(runs: Sequence[Run], to: str, out: Path) -> list[Path]:
     """Write runs into `out` and return what was made: one file of all records, or a run of the other tool for each.
 
     to: one of FORMATS. `csv` and `parquet` are the frame that `read_runs` gives. `wandb` and `mlflow` get the spec as
-    their settings, every share unexplained by site (`<behaviour>/<level>`, the site's number as the step), and the
-    records as a table; both write to the folder `out` alone, which is then synced or opened. Raises BadInput for
+    their settings, every share unexplained by site (`<behaviour>/<level>`, the site's number as the step), and all
+    records in records.csv; both write to the folder `out` alone, which is then synced or opened. Raises BadInput for
     another word, for no runs and where nothing can be written, MissingExtra without the library.
 
     >>> from pathlib import Path
@@ -75,9 +75,13 @@ def _wandb(runs: Sequence[Run], out: Path) -> list[Path]:
         theirs = wandb.init(dir=str(out), settings=settings, reinit="create_new", **known)
         for step, values in _by_step(run):
             theirs.log(values, step=step)
-        theirs.log({"records": wandb.Table(dataframe=run.records.astype(object).where(run.records.notna(), None))})
+        records = Path(theirs.dir) / "records.csv"  # a table of the library takes a minute for thousands of records
+        records.write_text(to_csv(run.records), encoding="utf-8")
+        theirs.save(records, base_path=theirs.dir, policy="end")
         made.append(Path(theirs.dir).parent)
         theirs.finish()
+    if wandb.run is None:  # no run of the caller's: what writes the files ends, and has written all of them
+        wandb.teardown()
     return made
 
 
