@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnknownHook,
     )
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.places import rows_at
     from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
@@ -96,6 +97,7 @@ __all__ = [
     "read_requests",
     "read_run",
     "read_runs",
+    "rows_at",
     "run_job",
     "run_sweep",
     "save_reader",
@@ -150,6 +152,7 @@ _HOME = {
     "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
+    "rows_at": "inputs.places",
     "run_job": "jobs.runner",
     "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",
