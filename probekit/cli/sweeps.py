@@ -84,7 +84,9 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, as_json: bool) -> None:
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
     models = {model_key(job) for job in sweep.jobs}
     known = [row["tokens"] for row in rows if row["tokens"] is not None]
-    screen.print(f"{len(models)} models; at most {sum(known):,} tokens to run: jobs that differ in seeds share them.")
+    shared = f"at most {sum(known):,} tokens to run: jobs that differ in seeds share them"
+    told = shared if len(known) == len(rows) else "how many tokens is known where models and their tokenizers are local"
+    screen.print(f"{len(models)} model{'s' * (len(models) > 1)}; {told}.")
     if sweep.budget.minutes or sweep.budget.gigabytes:
         needs = together([(job, needs_of(job, base)) for job in sweep.jobs])
         screen.print(line_of(needs, sweep.budget, several=True))
