@@ -7,18 +7,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CAPITALS = """
-France Paris, Spain Madrid, Italy Rome, Germany Berlin, Poland Warsaw, Austria Vienna, Hungary Budapest, Greece Athens,
-Portugal Lisbon, Ireland Dublin, Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Belgium Brussels,
-Russia Moscow, Ukraine Kyiv, Romania Bucharest, Bulgaria Sofia, Serbia Belgrade, Croatia Zagreb, Latvia Riga,
-Lithuania Vilnius, Estonia Tallinn, Turkey Ankara, Egypt Cairo, Kenya Nairobi, Ghana Accra, Nigeria Abuja,
-Senegal Dakar, Morocco Rabat, Tunisia Tunis, Algeria Algiers, Libya Tripoli, Ethiopia Addis Ababa,
-Uganda Kampala, Zambia Lusaka, Zimbabwe Harare, Angola Luanda, Rwanda Kigali, China Beijing, Japan Tokyo, India Delhi, Nepal Kathmandu,
-Thailand Bangkok, Vietnam Hanoi, Indonesia Jakarta, Malaysia Kuala Lumpur, Philippines Manila, Mongolia Ulaanbaatar,
-Iran Tehran, Iraq Baghdad, Syria Damascus, Lebanon Beirut, Jordan Amman, Qatar Doha, Pakistan Islamabad, Bangladesh Dhaka,
-Afghanistan Kabul, Cuba Havana, Mexico Mexico City, Canada Ottawa, Peru Lima, Chile Santiago, Bolivia La Paz,
-Ecuador Quito, Colombia Bogota, Venezuela Caracas, Uruguay Montevideo, Paraguay Asuncion, Argentina Buenos Aires,
-Brazil Brasilia, Panama Panama City, Jamaica Kingston, Haiti Port-au-Prince, Iceland Reykjavik, Cyprus Nicosia,
-Malta Valletta, Fiji Suva, Australia Canberra
+France Paris, Spain Madrid, Italy Rome, Germany Berlin, Poland Warsaw, Austria Vienna, Hungary Budapest, Greece
+Athens, Portugal Lisbon, Ireland Dublin, Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Belgium
+Brussels, Russia Moscow, Ukraine Kyiv, Romania Bucharest, Bulgaria Sofia, Serbia Belgrade, Croatia Zagreb, Latvia
+Riga, Lithuania Vilnius, Estonia Tallinn, Turkey Ankara, Egypt Cairo, Kenya Nairobi, Ghana Accra, Nigeria Abuja,
+Senegal Dakar, Morocco Rabat, Tunisia Tunis, Algeria Algiers, Libya Tripoli, Ethiopia Addis Ababa, Uganda Kampala,
+Zambia Lusaka, Zimbabwe Harare, Angola Luanda, Rwanda Kigali, China Beijing, Japan Tokyo, India Delhi, Nepal
+Kathmandu, Thailand Bangkok, Vietnam Hanoi, Indonesia Jakarta, Malaysia Kuala Lumpur, Philippines Manila, Mongolia
+Ulaanbaatar, Iran Tehran, Iraq Baghdad, Syria Damascus, Lebanon Beirut, Jordan Amman, Qatar Doha, Pakistan Islamabad,
+Bangladesh Dhaka, Afghanistan Kabul, Cuba Havana, Mexico Mexico City, Canada Ottawa, Peru Lima, Chile Santiago,
+Bolivia La Paz, Ecuador Quito, Colombia Bogota, Venezuela Caracas, Uruguay Montevideo, Paraguay Asuncion, Argentina
+Buenos Aires, Brazil Brasilia, Panama Panama City, Jamaica Kingston, Haiti Port-au-Prince, Iceland Reykjavik, Cyprus
+Nicosia, Malta Valletta, Fiji Suva, Australia Canberra
 """
 NAMES = ("Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David")
 PLACES = ("store", "park", "school", "office", "station", "garden", "museum", "beach", "library", "market")
