@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         FitError,
         Interrupted,
         MissingExtra,
+        OutOfTime,
+        OverBudget,
         ProbekitError,
         RunError,
         RunHeld,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         UnknownHook,
     )
     from probekit.hookpoint import HookPoint
+    from probekit.inputs.places import rows_at
     from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
@@ -66,6 +69,8 @@ __all__ = [
     "MissingExtra",
     "Need",
     "Observations",
+    "OutOfTime",
+    "OverBudget",
     "ProbekitError",
     "Record",
     "Requests",
@@ -95,6 +100,7 @@ __all__ = [
     "read_run",
     "read_runs",
     "row_statistics",
+    "rows_at",
     "run_job",
     "run_sweep",
     "save_reader",
@@ -120,6 +126,8 @@ _HOME = {
     "MissingExtra": "errors",
     "Need": "results.claims",
     "Observations": "task",
+    "OutOfTime": "errors",
+    "OverBudget": "errors",
     "ProbekitError": "errors",
     "Record": "records",
     "Requests": "inputs.requests",
@@ -149,6 +157,7 @@ _HOME = {
     "read_run": "storage.runs",
     "read_runs": "storage.runs",
     "row_statistics": "activations.statistics",
+    "rows_at": "inputs.places",
     "run_job": "jobs.runner",
     "run_sweep": "jobs.sweep",
     "save_reader": "jobs.takeaway",

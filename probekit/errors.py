@@ -4,12 +4,14 @@ ProbekitError
 +-- BadInput        what was asked cannot be done; the message says what was found and what to do (exit 2)
 |   +-- UnknownHook     a hook point that the model does not have
 |   +-- TooFewRows      fewer rows than docs/method.md section 7.5 allows
+|   +-- OverBudget      a job is known to need more than its budget has
 +-- StoreError      an activation on disk is not what its key says (exit 3)
 +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
 |   +-- RunHeld         another process is writing to it
 +-- MissingExtra    an optional dependency is not installed (exit 3)
 +-- FitError        a solver did not reach its certificate (the cell is NA)
 +-- Interrupted     stopped by the user, everything finished so far is kept (exit 130)
+    +-- OutOfTime       the same, by the minutes of a budget
 """
 
 from collections.abc import Iterable
@@ -67,6 +69,19 @@ class TooFewRows(BadInput):
     """
 
 
+class OverBudget(BadInput):
+    """A job is known to need more than the `[budget]` of its file has. minutes: that it needs, where these are too few.
+
+    >>> import probekit as pk
+    >>> issubclass(pk.OverBudget, pk.BadInput)
+    True
+    """
+
+    def __init__(self, said: str, minutes: float = 0.0) -> None:
+        super().__init__(said)
+        self.minutes = minutes
+
+
 class StoreError(ProbekitError):
     """An activation on disk is not what its key says, or the store cannot be used.
 
@@ -117,6 +132,15 @@ class Interrupted(ProbekitError):
     """
 
     exit_code = 130
+
+
+class OutOfTime(Interrupted):
+    """The minutes of a budget are spent; everything finished so far is kept.
+
+    >>> import probekit as pk
+    >>> pk.OutOfTime.exit_code
+    130
+    """
 
 
 class FitError(ProbekitError):

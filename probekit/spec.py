@@ -80,6 +80,7 @@ Arm = Literal[
     "necessity:resample", "necessity:mean", "necessity:leace", "iia",
 ]  # fmt: skip
 Token = Annotated[int | str, BeforeValidator(_token)]
+Adapter = Annotated[str | None, BeforeValidator(lambda name: None if name in ("none", "") else name)]
 Levels = Annotated[tuple[str, ...], AfterValidator(_levels)]
 
 
@@ -95,6 +96,9 @@ class ModelSpec(_Strict):
     """A hub name, a local folder or GGUF file relative to the spec file, or a bundled testbed."""
     revision: str | None = None
     """Of a hub model: a branch, tag or commit."""
+    adapter: Adapter = Field(default=None, exclude_if=lambda name: name is None)  # digests of before are as they were
+    """Low-rank changes of the weights, merged into them by peft: a folder relative to the spec file, or a hub name.
+    `none` is the model as it is."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers the model computes in and activations are stored in. Cost: bfloat16 takes half the memory and disk, and
     rounds activations by up to 1 part in 256. Readers are fitted in float32 either way."""
@@ -517,6 +521,19 @@ class TransferSpec(_Strict):
     """Domains between which. All of the task's when empty."""
 
 
+class BudgetSpec(_Strict):
+    """What a run may take, of a file of many jobs all of them together. It decides no number: a job goes on under
+    another one.
+
+    `plan` tells what is known to be needed, `run` refuses to start what is known to need more.
+    """
+
+    minutes: PositiveFloat | None = None
+    """Of each call of `run`, which then stops between cells; the same command goes on."""
+    gigabytes: PositiveFloat | None = None
+    """Of activations, 10^9 bytes each, that the store is to hold for it."""
+
+
 class JobSpec(_Strict):
     """A batch job, as a TOML file says it.
 
@@ -561,6 +578,8 @@ class JobSpec(_Strict):
     whose values are told with the spread over all. Cost: a fit of the floors and of every level each."""
     n_bootstrap: int = Field(default=2000, ge=200)
     """Cluster bootstrap samples behind every interval. Cost: little."""
+    budget: BudgetSpec = Field(default=BudgetSpec(), exclude=True)  # no part of what a job is
+    """What it may take."""
 
     @model_validator(mode="after")
     def _kept_levels_are_read(self) -> "JobSpec":

@@ -1,8 +1,8 @@
 """Foreign: captures that others made, row by row beside a plain forward of the same tokens.
 
 Engines that serve many requests at once have attached rows to the wrong request, token or layer without a word. What a
-row is nearest to says which: the same place, another layer or the final norm, another token of its request, or a token
-of another one.
+row is nearest to says which: the same place, another layer or the final norm, another token of its request, a token of
+another one, or the same place behind pads that were attended to.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
@@ -18,10 +18,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probekit.activations.padding import Padded
 from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint
 from probekit.inputs.requests import Request, Requests
-from probekit.model.audit import choose_backend
+from probekit.model.audit import Backend, choose_backend
 from probekit.model.model import Model
 
 RIGHT, ROUNDED, LAYER, NORM = "right", "another precision", "another layer's", "behind the final norm"
@@ -94,7 +95,9 @@ def audit_requests(
     seen = [requests[i] for i in chosen]
     _check_tokens(seen, model)
     places = [np.arange(len(request.tokens)) for request in seen]
-    reference = _forwards(model, [request.tokens for request in seen], known, backend, progress)
+    tokens = [request.tokens for request in seen]
+    way = choose_backend(model, backend, known, tokens)
+    reference = _forwards(model, tokens, known, way, progress)
     least = torch.finfo(torch.float32).tiny
     spread = {hook: rows.std(0, correction=0).clamp_min(least) for hook, rows in reference.items()}
     owner = np.repeat(np.arange(len(seen)), [len(place) for place in places])
@@ -107,15 +110,17 @@ def audit_requests(
         found.append(frame)
         if progress:
             progress("layers compared", slot + 1, len(hooks))
-    return ForeignAudit(_padded(pd.concat(found, ignore_index=True)), (len(seen), len(requests)), hooks)
+    rows = pd.concat(found, ignore_index=True)
+    lengths = [head.n_tokens for head in requests.heads]
+    Padded(model, hooks, spread, ROUNDING, lengths, way).name(rows, seen, SURE, PADDING)
+    return ForeignAudit(_padded(rows.drop(columns="best")), (len(seen), len(requests)), hooks)
 
 
 def _forwards(
-    model: Model, tokens: Sequence[NDArray[np.int64]], hooks: Sequence[str], backend: str,
+    model: Model, tokens: Sequence[NDArray[np.int64]], hooks: Sequence[str], way: Backend,
     progress: Callable[[str, int, int], object] | None,
 ) -> dict[str, Float[Tensor, "n_rows d"]]:  # fmt: skip
     """Rows of all tokens at `hooks`, in single precision."""
-    way = choose_backend(model, backend, hooks, tokens)
     parts = []
     for start in range(0, len(tokens), PASS):
         some = tokens[start : start + PASS]
@@ -236,6 +241,7 @@ class _Slot:
         return pd.DataFrame({
             "request": [self.names[i] for i in self.owner[index]], "layer": HookPoint.parse(self.hook).short,
             "position": self.at[index], "verdict": found.verdict, "holds": found.holds, "apart": apart,
+            "best": found.best,
         })  # fmt: skip
 
     def _elsewhere(self, rows: Tensor, index: NDArray, lost: NDArray, found: _Found) -> None:

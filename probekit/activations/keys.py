@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def capture_spec(model: Model, task: Task, backend: str) -> dict[str, Any]:
     }
     names = {"model": model.name, "revision": model.revision, "task": task.name}
     return _through(names | {"versions": versions, "parts": parts}, model, backend)
+
+
+def has_rows(model: Model, task: Task, store: Store | str | Path) -> bool:
+    """Whether a store has any finished activations of a model over a task."""
+    where = store if isinstance(store, Store) else Store(store)
+    return any(where.names(activation_key(model, task, backend)) for backend in ("hf", "bridge"))
 
 
 def _through(description: dict[str, Any], model: Model, backend: str) -> dict[str, Any]:

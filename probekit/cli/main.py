@@ -155,6 +155,10 @@ def plan(
             screen.print(f"text: {text['source']} of {text['file']}, read at {', '.join(text['positions'])}")
         for line in (*(told.lines() if told else ()), *(line for one in trials for line in one.lines())):
             screen.print(line)
+        if job.budget.minutes or job.budget.gigabytes:
+            from probekit.jobs.budget import line_of, needs_of
+
+            screen.print(line_of(needs_of(job, spec.parent), job.budget))
 
 
 @app.command()

@@ -39,6 +39,7 @@ TABLES = {
     "[compose]": spec.ComposeSpec,
     "[steer]": spec.SteerSpec,
     "[transfer]": spec.TransferSpec,
+    "[budget]": spec.BudgetSpec,
     "[[hypotheses]]": spec.HypothesisEntry,
     "[[directions]]": spec.DirectionsEntry,
 }

@@ -105,6 +105,7 @@ def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":
 
 def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
+    from probekit.jobs.budget import line_of, needs_of, together
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.jobs.sweep import but_for_seeds, model_key
     from probekit.storage.runs import list_runs
@@ -137,8 +138,13 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
         for row in rows
     ]
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
-    tokens = sum(row["tokens"] or 0 for row in rows)
-    screen.print(f"{len(firsts)} models; at most {tokens:,} tokens to run: jobs that differ in seeds share them.")
+    counts = [row["tokens"] for row in rows if row["tokens"] is not None]
+    shared = f"at most {sum(counts):,} tokens to run: jobs that differ in seeds share them"
+    told = shared if len(counts) == len(rows) else "how many tokens is known where models and their tokenizers are local"
+    screen.print(f"{len(firsts)} model{'s' * (len(firsts) > 1)}; {told}.")
+    if sweep.budget.minutes or sweep.budget.gigabytes:
+        needs = together([(job, needs_of(job, base)) for job in sweep.jobs])
+        screen.print(line_of(needs, sweep.budget, several=True))
     for name, one in trials.items():
         for line in one.lines():
             screen.print(f"{name}: {line}")

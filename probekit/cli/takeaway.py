@@ -20,7 +20,13 @@ DomainOption = Annotated[str | None, typer.Option(help="Fitted on this domain; t
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `app`."""
-    for name, command in (("compare", compare), ("report", report), ("card", card), ("bundle", bundle)):
+    for name, command in (
+        ("compare", compare),
+        ("report", report),
+        ("card", card),
+        ("bundle", bundle),
+        ("export", export),
+    ):
         app.command(name)(command)
 
 
@@ -140,6 +146,46 @@ def bundle(
         except OSError as error:
             raise BadInput(f"{out} cannot be made: {error.strerror}.") from None
         _written("bundle", ((out / name, text) for name, text in site(found, title)), as_json)
+
+
+def export(
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders, names, patterns such as 'truth-*', a sweep's folder.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="csv, parquet, wandb or mlflow.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file, or folder of wandb and mlflow; named by --to if left out."),
+    ] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Leave out unfinished and damaged runs, and say which.")] = False,
+    root: RootOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write the records of runs as one table, or as runs of wandb or mlflow, kept in a folder and not sent."""
+    with reporting("export", as_json):
+        from probekit.results.export import export as write
+        from probekit.storage.runs import open_runs
+
+        found, left_out = open_runs(runs, root, "drop" if drop else "refuse")
+        where = out or Path({"csv": "runs.csv", "parquet": "runs.parquet"}.get(to, to))
+        made = [str(path) for path in write(found, to, where)]
+        if as_json:
+            told = [{"path": path} for path in made]
+            print_json("export", True, told, runs=[run.name for run in found], left_out=left_out)
+            return
+        typer.echo("\n".join(made))
+        screen = console(err=True)
+        screen.print(f"{len(found)} run{'s' * (len(found) > 1)}, {sum(len(run.records) for run in found):,} records")
+        for name, why in left_out.items():
+            screen.print(f"left out: {name}: {why}")
+        if to in _LOOK:
+            typer.echo(_LOOK[to].format(where), err=True)
+
+
+_LOOK = {
+    "wandb": "upload: wandb sync {}/wandb/offline-run-*",
+    "mlflow": "look: MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {}",
+}
 
 
 def _written(command: str, files: Iterable[tuple[Path, str]], as_json: bool) -> None:

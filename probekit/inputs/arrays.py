@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.containers import check_numbers, check_shape, first_row, lacking, names, numbers, plain, some_rows
-from probekit.errors import BadInput
+from probekit.errors import BadInput, first_line
 from probekit.inputs.precision import Narrowing
 from probekit.inputs.tensors import open_tensors
 from probekit.task import TEXT, Behaviour, Feature, Observations, reduce_law
@@ -94,7 +95,7 @@ def without_missing(how: str, **given: Any) -> tuple[dict[str, Any], str]:
 def _opened(values: Any) -> dict[str, Any]:
     """Containers by name, of one alone by no name; files are opened."""
     if isinstance(values, str | Path):
-        return dict(_load(Path(values)))
+        return dict(load_arrays(Path(values)))
     if isinstance(values, Mapping):
         return {str(name): _only(one) if isinstance(one, str | Path) else one for name, one in values.items()}
     return {"": values}
@@ -195,7 +196,7 @@ def _named(what: str, given: Any) -> dict[str, Any]:
 
 def _sites(activations: Any) -> Mapping[str, NDArray]:
     if isinstance(activations, str | Path):
-        loaded = _load(Path(activations))
+        loaded = load_arrays(Path(activations))
         return {name: plain(f"'{name}' of {activations}", values) for name, values in loaded.items()}
     if isinstance(activations, Mapping):
         named = _named("activations", activations)
@@ -205,14 +206,14 @@ def _sites(activations: Any) -> Mapping[str, NDArray]:
 
 
 def _only(path: str | Path) -> NDArray:
-    arrays = _load(Path(path))
+    arrays = load_arrays(Path(path))
     if len(arrays) != 1:
         raise BadInput(f"{path} holds {len(arrays)} arrays where one is needed: give the file itself as activations.")
     return next(iter(arrays.values()))
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    """Arrays of a .npy or .safetensors file, by name."""
+def load_arrays(path: Path) -> Mapping[str, Any]:
+    """Arrays of a .npy, .npz or .safetensors file, by name. Raises BadInput."""
     if not path.is_file():
         raise BadInput(f"no activations file {path}.")
     if path.suffix == ".npy":
@@ -221,13 +222,22 @@ def _load(path: Path) -> Mapping[str, Any]:
             return {path.stem: np.load(path, mmap_mode="c", allow_pickle=False)}
         except (ValueError, EOFError) as error:
             raise BadInput(f"{path} is no plain .npy array: {error}.") from None
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (ValueError, OSError, BadZipFile, EOFError) as error:
+            raise BadInput(f"{path} is no .npz file of plain arrays: {first_line(error)}.") from None
+        if not arrays:
+            raise BadInput(f"{path} holds no arrays.")
+        return arrays
     if path.suffix == ".safetensors":
         with open_tensors(path, "pt") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not arrays:
             raise BadInput(f"{path} holds no tensors.")
         return arrays
-    raise BadInput(f"{path.name}: activations are read from .npy and .safetensors files.")
+    raise BadInput(f"{path.name}: activations are read from .npy, .npz and .safetensors files.")
 
 
 def _numbered(what: str, values: Any, n: int) -> NDArray[np.int64]:

@@ -120,6 +120,21 @@ def adapter_base(folder: Path) -> str | None:
     return base
 
 
+def adapter_folder(name: str) -> Path | None:
+    """The folder of an adapter, None for a name of the hub. Raises BadInput for a path that holds none."""
+    path = Path(name).expanduser()
+    if not exists(path):
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise BadInput(
+                f"no adapter folder {name}: give a folder that peft wrote, or a name of the hub, owner/name."
+            )
+        return None
+    if not (path / ADAPTER).is_file():
+        raise BadInput(f"{name} has no {ADAPTER}: give a folder that peft's save_pretrained wrote.")
+    adapter_base(path)  # for weights that are a pickle, or no weights
+    return path
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a file is called a GGUF file."""
     return _kind(path) == "file" and isfile(path)

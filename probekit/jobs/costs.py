@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from probekit.hookpoint import HookPoint, after_blocks
+from probekit.hookpoint import HookPoint, after_blocks, n_matches
 from probekit.inputs.folders import n_layers_of, width_of
 from probekit.jobs.progress import time_left
 from probekit.spec import ComposeSpec, JobSpec, ReplaceSpec
@@ -85,6 +86,21 @@ def edited_runs(
         yield _priced(
             "compose", hooks, spec.compose.rows, len(asked), len(asked) * _composed(spec.compose), size, speed
         )
+
+
+def seconds_of(size: ModelSize | None, texts: int) -> float | None:
+    """Of whole texts in the model's blocks, at the speed of this processor: at least."""
+    return None if size is None else 2 * size.block * size.layers * size.tokens * texts / _speed()
+
+
+def bytes_of(spec: JobSpec, config: Mapping[str, Any], rows: int, copies: int) -> int | None:
+    """Of the activations of `rows` at the hook points that are read; copies: of them, such as a twin's."""
+    n_layers, width = n_layers_of(config), width_of(config)
+    if n_layers is None or width is None:
+        return None
+    sites = sum(n_matches(pattern, n_layers) for pattern in spec.read.hooks)
+    number = 2 if spec.model and spec.model.dtype == "bfloat16" else 4
+    return rows * sites * width * number * copies
 
 
 def _priced(
@@ -175,6 +191,7 @@ def _composed(spec: ComposeSpec) -> int:
     return spec.donors * (2**n if n <= EXACT else spec.sets)
 
 
+@cache
 def _speed() -> float:
     """Multiplications and additions a second of this processor, on matrices of the size of a small model's."""
     one = np.ones((SQUARE, SQUARE), np.float32)

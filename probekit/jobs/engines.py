@@ -13,7 +13,8 @@ from functools import partial
 from traceback import format_exception
 from typing import Any, Protocol, runtime_checkable
 
-from probekit.errors import BadInput, FitError, Interrupted, ProbekitError, StoreError
+from probekit.errors import BadInput, FitError, Interrupted, OutOfTime, ProbekitError, StoreError
+from probekit.jobs.budget import SPENT
 from probekit.jobs.stopping import Stop, heeding
 from probekit.records import Losses, Record
 from probekit.storage.runwriter import RunWriter
@@ -227,9 +228,11 @@ def stopping(writer: RunWriter) -> Iterator[None]:
     """Ctrl-C in the block becomes Interrupted, with what was written kept; another end is noted in the folder."""
     try:
         yield
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted) as stop:
         writer.interrupt()
         done = f"{len(writer.done)} of {writer.n_cells} cells are kept in {writer.path}"
+        if isinstance(stop, OutOfTime):
+            raise OutOfTime(f"stopped, since {SPENT}; {done}; the same command resumes.") from None
         raise Interrupted(f"stopped; {done}; the same command resumes.") from None
     except ProbekitError as error:
         writer.fail(str(error))

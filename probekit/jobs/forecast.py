@@ -13,9 +13,10 @@ from probekit.inputs.columns import Columns, as_list
 from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_of
 from probekit.inputs.folders import width_of
 from probekit.inputs.labels import classes_of
+from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
-from probekit.jobs.costs import EditedRuns, ModelSize, edited_runs
+from probekit.jobs.costs import EditedRuns, ModelSize, bytes_of, edited_runs, seconds_of
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.spec import JobSpec, TaskSpec
@@ -31,7 +32,8 @@ class Forecast:
     classes: behaviour -> class -> rows, of labels. tokens: of all texts without what a template of chats adds; None
     where no tokenizer is at hand. passes: of the model over all texts. folds: outer and inner. notes: sentences on what
     will be NA, or will have to be read with care. told: on the file itself, which the run says too. edited: runs with
-    activations edited, of replace, steer and compose.
+    activations edited, of replace, steer and compose. seconds: of the passes, at least; n_bytes: of the activations
+    that are read, about; None where the model's config does not tell.
     """
 
     texts: int
@@ -45,6 +47,8 @@ class Forecast:
     notes: tuple[str, ...]
     told: tuple[str, ...]
     edited: tuple[EditedRuns, ...] = ()
+    seconds: float | None = None
+    n_bytes: int | None = None
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -92,11 +96,16 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     at_end = task.answer is None and task.position in (None, "last", ("last",))
     size = ModelSize.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
     kinds = {b.name: "logprob" if b.whole else b.kind for b in task.behaviours}
+    passes = twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
+    whole = len(columns) if tokens is None else tokens
+    rows = sum(whole if "all" in (place.kind, place.which) else len(columns) for place in parse_places(task.position))
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
         {name: Counter(classes) for name, classes in labels.items()}, tokens,
-        twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete)), folds, fit_rows, tuple(notes),
+        passes, folds, fit_rows, tuple(notes),
         tuple(told_of(task, columns)), tuple(edited_runs(spec, size, kinds, _ranks(task, laws))),
+        None if tokens is None else seconds_of(size, passes * len(columns)),
+        bytes_of(spec, config, rows, 1 + twin + len(spec.read.delete)),
     )  # fmt: skip
 
 

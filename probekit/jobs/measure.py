@@ -51,7 +51,7 @@ def measure(
     """FBU of every level at every site: one record per row.
 
     activations: what `capture` returned; or, without any model, an array [n, d] or {hook name: array [n, d]} (NumPy,
-    torch, a .npy or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
+    torch, a .npy, .npz or .safetensors path), with behaviour: labels [n], a law [n, n_outcomes] or {name: either};
     floor: inputs [n, width] of the input-only reader, or {block: array}, of which `text` may hold strings; groups,
     domains [n]; features {name: labels}; types [n]: what a control task gives random labels to, such as the token that
     was read. copies: what becomes of rows that are also in other groups, up to rounding, of arrays: `merge` makes such

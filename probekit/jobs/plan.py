@@ -15,7 +15,7 @@ from probekit.errors import BadInput
 from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns, read_curve
 from probekit.inputs.filetask import asked_columns, check_bos
-from probekit.inputs.folders import adapter_base, beside, is_gguf, model_folder, n_layers_of, width_of
+from probekit.inputs.folders import adapter_base, adapter_folder, beside, is_gguf, model_folder, n_layers_of, width_of
 from probekit.inputs.gguf import config_of_head, read_head
 from probekit.inputs.given import Brought, read_given
 from probekit.inputs.positions import parse_places
@@ -51,6 +51,8 @@ def plan_rows(spec: JobSpec, base: Path) -> list[dict]:
         _check_text(spec)
         check_columns(base / str(spec.task.file), columns)
     config = config_of(name, base)[0]
+    if spec.model and spec.model.adapter:
+        adapter_folder(beside(spec.model.adapter, base))
     n_layers = n_layers_of(config)
     for pattern in (*spec.read.hooks, *(h for table in (spec.replace, spec.compose) if table for h in table.hooks)):
         check_pattern(pattern, n_layers, name)

@@ -178,10 +178,12 @@ def _source(text: str | None, tokens: str | None, pair: Sequence[str] | None) ->
 
 def _told(model: Model) -> dict[str, Any]:
     """The [model] table that loads this one again."""
-    if model.name not in (model.source, Path(model.source).name):
+    named = model.name.removesuffix(f"+{Path(model.adapter).name}") if model.adapter else model.name
+    if named not in (model.source, Path(model.source).name):
         raise BadInput(f"{model.name} was made in memory, which no job can load again: save it, and give its folder.")
     asked = {"dtype": str(model.dtype).removeprefix("torch."), "bos": model.bos, "eos": model.eos}
-    return {"name": model.source, "twin": False, **asked} | ({"revision": model.revision} if model.revision else {})
+    more = {"revision": model.revision, "adapter": model.adapter}
+    return {"name": model.source, "twin": False, **asked} | {key: value for key, value in more.items() if value}
 
 
 def _name(path: Path) -> str:

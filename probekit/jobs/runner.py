@@ -12,10 +12,12 @@ import numpy as np
 
 from probekit.activations.activations import Activations
 from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
+from probekit.activations.keys import has_rows
 from probekit.activations.passes import Step
 from probekit.errors import BadInput, StoreError
 from probekit.hookpoint import HookPoint
 from probekit.jobs.between import angles_between
+from probekit.jobs.budget import TimeLimit, check_budget, check_room
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Crew, Folder, Progress, Station, stopping, work_off
 from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
@@ -60,8 +62,8 @@ def run_job(
     the model, `cores // n_workers` threads and one site's activations in memory; they read what this process has
     captured. A number may differ in its last bits between numbers of threads, never between engines or numbers of
     workers with the same (OMP_NUM_THREADS=1). engine: `serial`, `local` or `ray`, or a crew from `pk.crew_of`, whose
-    workers are there already. Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C with every
-    finished cell kept.
+    workers are there already. Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C and when the
+    minutes of its budget are spent, with every finished cell kept.
 
     >>> import probekit as pk
     >>> asked = {"name": "bad", "task": {"testbed": "othello-6x6"}, "model": {"name": "./nowhere"}}
@@ -72,13 +74,17 @@ def run_job(
     if not isinstance(spec, JobSpec):
         base = Path(spec).parent if base is None else base
         spec = JobSpec.read_toml(Path(spec))
-    base = base or Path()
+    base, limit = base or Path(), TimeLimit(spec.budget.minutes)
+    progress = limit.watching(progress)
     staff = nullcontext(engine) if isinstance(engine, Crew) else crew_of(engine, n_workers, device=device)
     job = Job.load(spec, base, device, model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
     _check_labels(job)
     for said in job.task.audit.get("told", ()):
         log.warning("%s: %s", job.task.name, said)
+    if spec.budget.minutes is not None and not (Path(root) / job.run).exists():
+        check_budget(spec, base, captured=has_rows(job.model, job.task, store))
+    check_room(spec, job.model, job.task, len(job.deleted))
     writer = RunWriter.open(Path(root), job.run, spec.model_dump(mode="json"), len(cells))
     if writer.complete:
         return open_run(writer.path)

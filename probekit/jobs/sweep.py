@@ -5,22 +5,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from probekit.errors import BadInput, Interrupted, ProbekitError, RunError, RunHeld
+from probekit.errors import BadInput, Interrupted, OutOfTime, OverBudget, ProbekitError, RunError, RunHeld, nearest
+from probekit.jobs.budget import SPENT, TimeLimit, check_together
 from probekit.records import digest
-from probekit.spec import JobSpec, read_table
+from probekit.spec import BudgetSpec, JobSpec, read_table
 from probekit.storage.files import put, to_json
+from probekit.storage.runs import SWEEP
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Crew, Progress
     from probekit.model.model import Model
 
 KEYS = ("models", "tasks", "seeds", "grid", "combine")
+LISTS = {"revisions": "revision", "adapters": "adapter"}  # of a model of a sweep: a list in place of one
 State = Literal["done", "failed cells", "failed", "elsewhere"]
 
 
@@ -29,8 +32,9 @@ class Sweep:
     """Jobs that one file asks for, those of one model side by side. id: digest of all that it says.
 
     `models` and `tasks` are lists of what `[model]` and `[task]` are, `seeds` a list of `seed_data`, `[grid]` maps keys
-    such as `"read.ks"` to lists of values. combine: `all`, every combination, or `zip`, the values of the grid one by
-    one. All other keys are those of a job, and every job has them.
+    such as `"read.ks"` to lists of values. A model may have `revisions` and `adapters`, lists, and is then one model
+    for each. combine: `all`, every combination, or `zip`, the values of the grid one by one. All other keys are those
+    of a job, and every job has them. budget: of all jobs together.
 
     >>> import probekit as pk
     >>> asked = {"name": "sizes", "models": [{"name": "a"}, {"name": "b"}], "task": {"file": "x.csv", "text": "t"}}
@@ -41,6 +45,7 @@ class Sweep:
 
     name: str
     jobs: tuple[JobSpec, ...]
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
 
     @classmethod
     def read_toml(cls, path: Path) -> "Sweep":
@@ -50,9 +55,10 @@ class Sweep:
     @classmethod
     def check(cls, raw: Mapping[str, Any], where: str) -> "Sweep":
         """Validate a plain dictionary read from `where`."""
+        _check_keys(raw, where)
         if not is_sweep(raw):
             job = JobSpec.check(dict(raw), where)
-            return cls(job.name, (job,))
+            return cls(job.name, (job,), job.budget)
         for one, several in (("model", "models"), ("task", "tasks")):
             if one in raw and several in raw:
                 raise BadInput(f"{where} has [{one}] and [[{several}]]: give one of them.")
@@ -63,7 +69,7 @@ class Sweep:
             raise BadInput(
                 f"{where}: two jobs would be named {twice}: give tasks that share a file a name of their own."
             )
-        return cls(str(raw.get("name")), tuple(jobs))
+        return cls(str(raw.get("name")), tuple(jobs), jobs[0].budget)
 
     @cached_property
     def id(self) -> str:
@@ -99,6 +105,7 @@ def is_sweep(raw: Mapping[str, Any]) -> bool:
 def read_spec(path: Path) -> "JobSpec | Sweep":
     """A job or a sweep from a TOML file. Raises BadInput."""
     raw = read_table(path)
+    _check_keys(raw, str(path))
     return Sweep.check(raw, str(path)) if is_sweep(raw) else JobSpec.check(raw, str(path))
 
 
@@ -123,7 +130,8 @@ def run_sweep(
     its error in `failed-<job>.json` of the folder and the rest go on; one that another process is measuring is left to
     it. The same call resumes: finished cells stay as they are, what failed is tried again. told: called after each job.
     engine: as for `run_job`; its workers stay from one job to the next, and keep the model that they have loaded.
-    Raises BadInput for a shard that there is not, Interrupted on Ctrl-C with every finished cell kept.
+    Raises BadInput for a shard that there is not and for jobs that need more room than the budget has, Interrupted on
+    Ctrl-C and when its minutes are spent or too few for the next job, with every finished cell kept.
 
     >>> from pathlib import Path
     >>> import probekit as pk
@@ -135,12 +143,13 @@ def run_sweep(
     from probekit.jobs.engines import Crew
     from probekit.jobs.workers import crew_of
 
-    mine = sweep.shard(*shard)
+    mine, limit = sweep.shard(*shard), TimeLimit(sweep.budget.minutes)
+    check_together(mine, base, sweep.budget)
     staff = nullcontext(engine) if isinstance(engine, Crew) else crew_of(engine, n_workers, device=device)
     folder = Path(root) / sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     listed = {"name": sweep.name, "id": sweep.id, "jobs": [job.name for job in sweep.jobs]}
-    put(folder / "sweep.json", to_json(listed, "sweep.json").encode(), RunError)
+    put(folder / SWEEP, to_json(listed, SWEEP).encode(), RunError)
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
     with staff as crew:
@@ -149,7 +158,9 @@ def run_sweep(
             begun = f"job {i + 1} of {len(mine)}, {job.name}"
             if progress:
                 progress(begun, i, len(mine))
-            loaded, outcome = _one(job, loaded, asked | {"progress": _within(begun, progress)})
+            if limit.left == 0:
+                raise OutOfTime(f"stopped, since {SPENT}; {i} of {len(mine)} jobs are over; the same command resumes.")
+            loaded, outcome = _one(job, limit.left, loaded, asked | {"progress": _within(begun, progress)})
             _note(outcome, folder)
             out.append(outcome)
             if told:
@@ -166,8 +177,10 @@ def _note(outcome: SweptJob, folder: Path) -> None:
         noted.unlink(missing_ok=True)
 
 
-def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]) -> "tuple[Any, SweptJob]":
-    """Measure one job with the model that is loaded, if it is that one."""
+def _one(
+    job: JobSpec, minutes: float | None, loaded: "tuple[str, Model] | None", asked: Mapping[str, Any]
+) -> "tuple[Any, SweptJob]":
+    """Measure one job, within the minutes that are left, with the model that is loaded if it is that one."""
     from probekit.jobs.job import load_model_of
     from probekit.jobs.runner import run_job
 
@@ -176,9 +189,14 @@ def _one(job: JobSpec, loaded: "tuple[str, Model] | None", asked: Mapping[str, A
         if loaded is None or loaded[0] != key:
             loaded = None  # let go of one before the next is loaded
             loaded = key, load_model_of(job, asked["base"], asked["device"])
-        run = run_job(job, model=loaded[1], **asked)
+        budget = job.budget.model_copy(update={"minutes": minutes})
+        run = run_job(job.model_copy(update={"budget": budget}), model=loaded[1], **asked)
     except Interrupted:
         raise
+    except OverBudget as error:
+        if error.minutes and error.minutes <= (job.budget.minutes or 0):  # another call, with all of it, may do it
+            raise OutOfTime(f"stopped, since too little of the budget is left: {error}") from None
+        return loaded, SweptJob(job.name, "failed", error=str(error))
     except RunHeld as error:
         return loaded, SweptJob(job.name, "elsewhere", error=str(error))
     except ProbekitError as error:
@@ -193,13 +211,20 @@ def _within(begun: str, progress: "Progress | None") -> "Progress | None":
     return lambda what, done, total, left=None: progress(f"{begun}: {what}", done, total, left)
 
 
+def _check_keys(raw: Mapping[str, Any], where: str) -> None:
+    """Raise BadInput for a key that is neither a job's nor a sweep's, with the nearest of both."""
+    known = (*JobSpec.model_fields, *KEYS)
+    if odd := next((key for key in raw if key not in known), None):
+        raise BadInput(f"{where}: unknown key '{odd}'. Did you mean '{nearest(str(odd), known)}'?")
+
+
 # From one table to many -------------------------------------------------------------------------------------------
 
 
 def _jobs_of(raw: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """A table for each job, with a name that says what it has of its own."""
     common = {key: value for key, value in raw.items() if key not in (*KEYS, "name", "model", "task")}
-    models = _tables(raw, "model", "models", where)
+    models = [one for model in _tables(raw, "model", "models", where) for one in _versions(model, where)]
     tasks = _tables(raw, "task", "tasks", where)
     seeds = _list(raw.get("seeds", [raw.get("seed_data")]), "seeds", where)
     out = []
@@ -216,6 +241,7 @@ def _jobs_of(raw: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         own = [str(raw.get("name"))]
         if len(models) > 1:
             own += [_short(str(model.get("name"))), *([str(model["revision"])] if model.get("revision") else [])]
+            own += [_short(str(model["adapter"]))] if model.get("adapter", "none") != "none" else []
         if len(tasks) > 1:
             own.append(_short(str(task.get("name") or task.get("file") or task.get("testbed"))))
         own += [f"{key.split('.')[-1]}-{_said(value)}" for key, value in cell.items()]
@@ -230,6 +256,16 @@ def _tables(raw: Mapping[str, Any], one: str, several: str, where: str) -> list[
     if any(not isinstance(table, dict) for table in found):
         raise BadInput(f"{where}: {several} is a list of tables, as [[{several}]] makes it.")
     return found
+
+
+def _versions(model: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """A table for each of the revisions and adapters that a model's table lists."""
+    asked = {key: _list(model[key], f"models.{key}", where) for key in LISTS if key in model}
+    for key in asked:
+        if LISTS[key] in model:
+            raise BadInput(f"{where}: a model has both `{LISTS[key]}` and `{key}`: give one of them.")
+    plain = {key: value for key, value in model.items() if key not in LISTS}
+    return [plain | dict(zip(map(LISTS.__getitem__, asked), one, strict=True)) for one in product(*asked.values())]
 
 
 def _list(value: Any, what: str, where: str) -> list[Any]:
@@ -295,11 +331,18 @@ def json_schema() -> dict[str, Any]:
     ['description', 'items', 'type']
     """
     found = JobSpec.model_json_schema()
-    parts = found["properties"]
-    model, task = ({"$ref": f"#/$defs/{name}"} for name in ("ModelSpec", "TaskSpec"))
-    parts["models"] = {"type": "array", "items": model, "description": "Each task is asked of each of them."}
-    named = {"allOf": [task], "description": "As [task]; `name` is what its jobs are called by."}
-    parts["tasks"] = {"type": "array", "items": named, "description": "Each is asked of each model."}
+    parts, known = found["properties"], found["$defs"]
+    names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    more = {
+        key: names | {"description": f"A list in place of `{one}`: a model for each."} for key, one in LISTS.items()
+    }
+    name = {"name": {"type": "string", "description": "What its jobs are called by."}}
+    for one, several, own, what in (
+        ("ModelSpec", "models", more, "Each task is asked of each of them."),
+        ("TaskSpec", "tasks", name, "Each is asked of each model."),
+    ):
+        table = known[one] | {"properties": known[one]["properties"] | own}  # strict, so that nothing is put beside it
+        parts[several] = {"type": "array", "items": table, "description": what}
     parts["seeds"] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "seed_data of each."}
     parts["grid"] = {"type": "object", "description": 'Keys, as `"read.ks"`, and the values that each takes.'}
     parts["combine"] = {"enum": ["all", "zip"], "default": "all", "description": "How lists of the grid are combined."}

@@ -21,6 +21,24 @@ def without_adapter(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
+def fetch_adapter(name: str) -> Path:
+    """The folder that a hub's adapter is downloaded to. Raises BadInput where it cannot be had."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[ADAPTER, ADAPTER_WEIGHTS]))
+    except Exception as error:  # of the network, the name, the cache: the library has no one class for them
+        raise BadInput(
+            f"the adapter '{name}' is no folder, and the Hugging Face hub did not give it ({first_line(error)}): check "
+            "the name and the network, or give a local folder."
+        ) from None
+    if not (folder / ADAPTER).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
+        raise BadInput(
+            f"the hub's {name} holds no {ADAPTER} with {ADAPTER_WEIGHTS}: name an adapter; no pickle is read."
+        )
+    return folder
+
+
 def merge_adapter(hf: Any, folder: Path) -> Any:
     """The model with the folder's adapter added to its weights.
 

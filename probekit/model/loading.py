@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from probekit.errors import BadInput, MissingExtra, first_line
-from probekit.inputs.folders import adapter_base, is_gguf, model_folder
+from probekit.inputs.folders import adapter_base, adapter_folder, is_gguf, model_folder
 from probekit.inputs.gguf import read_head
 from probekit.inputs.text import check_around
-from probekit.model.adapters import merge_adapter, without_adapter
+from probekit.model.adapters import fetch_adapter, merge_adapter, without_adapter
 from probekit.model.model import Model
 from probekit.model.planted import native
 
@@ -30,6 +30,7 @@ def load_model(
     name_or_folder: str | Path,
     *,
     revision: str | None = None,
+    adapter: str | Path | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     bos: str = "as_is",
@@ -38,10 +39,11 @@ def load_model(
     """Load a bundled testbed, a folder in Hugging Face format, a GGUF file, or a model of the hub by name.
 
     A folder needs config.json and safetensors weights, or one GGUF file; a tokenizer is optional. A GGUF file takes the
-    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. An adapter beside the
-    weights, or a folder that holds nothing but one, takes the package `peft`, which adds it to the weights. revision:
-    of a hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ..., or auto, over all GPUs of the machine for
-    a model that one has no room for, which is read and not edited. bos: as_is, exactly_one or none. eos: as_is or none.
+    package `gguf`; its weights are unpacked to dtype, so that memory is that of any other model. adapter: a folder or
+    hub name of low-rank changes, which the package `peft` adds to the weights, as it does with an adapter beside the
+    weights and with a folder that holds nothing but one; the model is then called `<model>+<adapter>`. revision: of a
+    hub model. dtype: float32 or bfloat16. device: cpu, cuda, cuda:1 ..., or auto, over all GPUs of the machine for a
+    model that one has no room for, which is read and not edited. bos: as_is, exactly_one or none. eos: as_is or none.
     Raises BadInput when it cannot be had, MissingExtra for a checkpoint that takes a package that is not there.
 
     >>> import probekit as pk
@@ -60,8 +62,11 @@ def load_model(
     else:
         hf = _load_weights(name, folder, revision, DTYPES[dtype])
         tokenizer = _load_tokenizer(source, folder, revision)
+    if adapter is not None:
+        hf, shown = _with_adapter(hf, str(adapter), name, folder), f"{shown}+{Path(adapter).name}"
     hf = (spread(hf, name) if device == "auto" else hf.to(device)).eval()
-    return Model(hf, name=shown, source=source, revision=revision or "", bos=bos, eos=eos, tokenizer=tokenizer)
+    asked = {"revision": revision or "", "bos": bos, "eos": eos, "adapter": str(adapter or "")}
+    return Model(hf, name=shown, source=source, tokenizer=tokenizer, **asked)
 
 
 def spread(hf: Any, name: str, device_map: Mapping[str, Any] | None = None) -> Any:
@@ -136,7 +141,10 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     packing = getattr(transformers, "GgufConfig", None)
     unpack = {"quantization_config": packing(dequantize=True)} if packing else {}
     try:
-        with _read_once(), contextlib.redirect_stderr(io.StringIO()):  # its bar of progress knows no other way to be quiet
+        with (
+            _read_once(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # its bar of progress knows no other way to be quiet
             config = AutoConfig.from_pretrained(file.parent, **where)
             hf, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 file.parent, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True,
@@ -194,6 +202,13 @@ def _load_weights(name: str, folder: Path | None, revision: str | None, dtype: t
     if other is not None and adapter_base(other) is not None:
         raise BadInput(f"the adapter in {folder} changes {base}, which has an adapter too: merge that one first.")
     return merge_adapter(_load_weights(base, other, None, dtype), folder)
+
+
+def _with_adapter(hf: Any, adapter: str, name: str, folder: Path | None) -> Any:
+    """The network with an adapter of another folder or of the hub. Raises BadInput for a second one."""
+    if folder is not None and not is_gguf(folder) and adapter_base(folder) is not None:
+        raise BadInput(f"{name} has an adapter already, so that {adapter} would be a second one: merge that one first.")
+    return merge_adapter(hf, adapter_folder(adapter) or fetch_adapter(adapter))
 
 
 def _load_plain(name: str, source: str, local: bool, revision: str | None, dtype: torch.dtype) -> Any:

@@ -43,7 +43,7 @@ class Trials:
 class Model:
     """A causal language model behind named hook points, in evaluation mode, its weights as they were stored.
 
-    name, revision: as asked for. source: the folder or hub name behind it. bos, eos: policy of the `encoder`.
+    name, revision, adapter: as asked for. source: the folder or hub name behind it. bos, eos: policy of the `encoder`.
     tokenizer: None when the checkpoint has none. widths: hook point -> number of values per token. hook_names: the hook
     points, in forward order. bridge, plain: its two forwards; plain is None for planted weights. weights: by the names
     of the checkpoint.
@@ -51,9 +51,10 @@ class Model:
 
     def __init__(
         self, hf: Any, *, name: str, source: str = "./model", revision: str = "", bos: str = "as_is",
-        eos: str = "as_is", tokenizer: Any = None,
+        eos: str = "as_is", tokenizer: Any = None, adapter: str = "",
     ) -> None:  # fmt: skip
         self.name, self.revision, self.bos, self.eos, self.tokenizer = name, revision, bos, eos, tokenizer
+        self.adapter = adapter
         self.source = source  # a path or a hub name: a bare name may be an alias of another model to TransformerLens
         self.lock = threading.RLock()
         # Bridging renames the submodules, so the weights are listed under their own names first.

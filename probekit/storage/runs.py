@@ -4,6 +4,7 @@
 # (functions of pyarrow.compute are made when it is imported)
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from probekit.storage.lines import (
 
 # complete: sealed and intact; running: a process holds it; stopped: by a person or a kill; failed: it could not go on;
 # damaged: not what its manifest says, or no run folder.
+SWEEP = "sweep.json"  # in the folder of a sweep's runs
 State = Literal["complete", "running", "stopped", "failed", "damaged"]
 
 
@@ -351,42 +353,65 @@ def read_run(path: Path | str) -> pd.DataFrame:
     return open_run(path).records
 
 
-def read_runs(paths: str | Path | Iterable[str | Path], root: Path | str = "runs") -> pd.DataFrame:
+def read_runs(
+    paths: str | Path | Iterable[str | Path], root: Path | str = "runs", *, unfinished: str = "refuse"
+) -> pd.DataFrame:
     """The records of several complete runs, one below the other; the column `run` tells them apart.
 
-    paths: run folders or names of runs under `root`, or one text, which may be a pattern: `"runs/gpt2-*"`. `attrs` has
-    the manifest of each run by name. Raises RunError as `read_run` does, BadInput for a pattern that finds nothing and
-    for two runs of one name. Figures and tables are of one run: `frame[frame["run"] == name]`.
+    paths: run folders or names of runs under `root`, or one text, which may be a pattern: `"runs/gpt2-*"`. The folder
+    of a sweep stands for the runs in it. unfinished: `refuse` raises RunError for a run that is unfinished or damaged,
+    `drop` leaves it out. `attrs` has the manifest of each run by name, and why others were left out: `left_out`. Raises
+    BadInput for a pattern that finds nothing and for two runs of one name. Figures and tables are of one run:
+    `frame[frame["run"] == name]`.
 
     >>> import probekit as pk
     >>> two = pk.read_runs(["runs/othello"])
     >>> len(two) == len(pk.read_run("runs/othello"))
     True
     """
+    runs, left_out = open_runs(paths, root, unfinished)
+    frame = pd.concat([run.records for run in runs], ignore_index=True)
+    frame.attrs = {"manifests": {run.name: run.manifest for run in runs}, "left_out": left_out}
+    return frame
+
+
+def open_runs(
+    paths: str | Path | Iterable[str | Path], root: Path | str = "runs", unfinished: str = "refuse"
+) -> tuple[list[Run], dict[str, str]]:
+    """(complete runs of different names, why others were left out, by name), as `read_runs` describes."""
+    if unfinished not in ("refuse", "drop"):
+        raise BadInput(f"unfinished is '{unfinished}': say refuse, or drop to leave such runs out.")
     asked = [paths] if isinstance(paths, str | Path) else list(paths)
     folders = [folder for path in asked for folder in find_runs(str(path), root)]
     if not folders:
         raise BadInput(f"no runs under {', '.join(map(str, asked)) or 'an empty list'}: `probekit ls` lists the runs.")
-    runs = [open_run(folder) for folder in folders]
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    found = [open_run(folder, partial=unfinished == "drop") for folder in folders]
+    runs, left_out = [run for run in found if not run.problem], {run.name: run.problem for run in found if run.problem}
+    if not runs:
+        raise RunError(f"none of {len(found)} runs is complete; the first: {found[0].problem}")
+    names = Counter(run.name for run in runs)
+    if twice := next((name for name, n in names.items() if n > 1), None):
         raise BadInput(f"two of the runs are named {twice}: they could not be told apart; give each of them once.")
-    frame = pd.concat([run.records for run in runs], ignore_index=True)
-    frame.attrs = {"manifests": {run.name: run.manifest for run in runs}}
-    return frame
+    return runs, left_out
 
 
 def find_runs(path: str, root: Path | str = "runs") -> list[Path]:
     """Run folders that a pattern finds, as a path or a name under `root`; without a pattern, what `find_run` finds.
 
-    An empty list where a pattern finds none.
+    The folder of a sweep stands for those in it. An empty list where a pattern finds none.
     """
     if not has_magic(path):
-        return [find_run(path, root)]
+        return _runs_of(find_run(path, root))
     both = ([Path(one) for one in sorted(glob(some))] for some in (path, str(Path(root) / path)))
-    here, below = ([folder for folder in some if is_run_folder(folder)] for some in both)
+    here, below = ([folder for one in some for folder in _runs_of(one) if is_run_folder(folder)] for some in both)
     return here or below
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """The run folders of a sweep's; another one is itself."""
+    if is_run_folder(folder) or not (folder / SWEEP).is_file():
+        return [folder]
+    return sorted(filter(is_run_folder, folder.iterdir()))
 
 
 def is_run_folder(path: Path) -> bool:

@@ -129,7 +129,7 @@ def test_a_file_measures_as_its_array_does(tmp_path):
 def test_broken_files_are_one_sentence(tmp_path):
     for name, content, message in (
         ("missing.npy", None, "no activations file"),
-        ("text.csv", b"1,2", "read from .npy and .safetensors"),
+        ("text.csv", b"1,2", "read from .npy, .npz and .safetensors"),
         ("torn.npy", b"\x93NUMPY\x01\x00", "no plain .npy array"),
         ("torn.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "no valid safetensors"),
     ):

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +22,10 @@ import checkpoints
 import probekit as pk
 from checkpoints import sharpen
 from probekit.cli.main import main
+from probekit.errors import OutOfTime
+from probekit.jobs.budget import TimeLimit, check_budget
 from probekit.jobs.sweep import SweptJob, json_schema, read_spec
-from probekit.spec import JobSpec
+from probekit.spec import BudgetSpec, JobSpec, ModelSpec
 
 SWEEP = """
 name = "small"
@@ -181,6 +186,12 @@ def test_a_job_that_another_process_measures_is_left_to_it(place, tmp_path, monk
         (('name = "colour"\nfile', 'name = "word"\nfile'), "two jobs would be named small-first-word-s0"),
         (('name = "./first"', 'nme = "./first"'), "unknown key 'model.nme'. Did you mean 'name'"),
         (("seeds = [0, 1]", 'seeds = ["a"]'), "seed_data"),
+        (("seeds = [0, 1]", "[bugdet]\nminutes = 3\n"), "unknown key 'bugdet'. Did you mean 'budget'"),
+        (("seeds = [0, 1]", "sedes = [0, 1]"), "unknown key 'sedes'. Did you mean 'seeds'"),
+        (("seeds = [0, 1]", "[budget]\nminuts = 3\n"), "unknown key 'budget.minuts'. Did you mean 'minutes'"),
+        (("seeds = [0, 1]", "[budget]\nminutes = 0\n"), "budget.minutes: Input should be greater than 0"),
+        (('name = "./first"', 'name = "./first"\nadapters = []'), "models.adapters is a list with at least one"),
+        (('name = "./first"', 'name = "./first"\nadapter = "a"\nadapters = ["b"]'), "both `adapter` and `adapters`"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, change, told):
@@ -201,6 +212,126 @@ def test_lists_of_a_grid_are_combined_or_go_side_by_side():
     raw["grid"]["read.levels"] = [["linear"]]
     with pytest.raises(pk.BadInput, match=r"the same length; found read.ks 2, read.levels 1"):
         pk.Sweep.check(raw | {"combine": "zip"}, "here")
+
+
+def test_revisions_and_adapters_are_a_model_each():
+    models = [{"name": "org/base", "revisions": ["step1", "step2"]}, {"name": "org/base", "adapters": ["none", "./a"]}]
+    sweep = pk.Sweep.check({"name": "v", "models": models, "task": {"file": "x.csv", "text": "t"}}, "here")
+    assert [job.name for job in sweep.jobs] == ["v-base-step1", "v-base-step2", "v-base", "v-base-a"]
+    assert [(job.model.revision, job.model.adapter) for job in sweep.jobs] == [
+        ("step1", None), ("step2", None), (None, None), (None, "./a"),
+    ]  # fmt: skip
+    both = models[0] | {"adapters": ["none", "a"]}
+    assert len(pk.Sweep.check({"name": "v", "models": [both], "task": {"file": "x.csv"}}, "here").jobs) == 4
+
+
+def test_a_budget_and_no_adapter_leave_a_job_what_it_was():
+    raw = {"name": "one", "task": {"testbed": "othello-6x6"}, "model": {"name": "x"}}
+    plain, limited = JobSpec.check(raw, "here"), JobSpec.check(raw | {"budget": {"minutes": 3}}, "here")
+    assert plain.id == limited.id and limited.budget.minutes == 3 and "budget" not in limited.model_dump()
+    assert "adapter" not in plain.model_dump()["model"] and plain.id == "45b819f53d6a961b"
+    with_none = JobSpec.check(raw | {"model": {"name": "x", "adapter": "none"}}, "here")
+    changed = JobSpec.check(raw | {"model": {"name": "x", "adapter": "a"}}, "here")
+    assert with_none.id == plain.id != changed.id
+
+
+def test_adapters_are_an_axis_whose_captures_are_told_apart(place, tmp_path):
+    lora = adapted(place / "first", tmp_path / "lora")
+    text = SWEEP.replace('[[models]]\nname = "./first"\n[[models]]\nname = "./second"',
+                         '[[models]]\nname = "./first"\nadapters = ["none", "./lora"]')  # fmt: skip
+    (tmp_path / "sweep.toml").write_text(text.replace("seeds = [0, 1]", ""))
+    for name in ("first", "rows.csv"):
+        (tmp_path / name).symlink_to(place / name)
+    sweep = pk.Sweep.read_toml(tmp_path / "sweep.toml")
+    found = pk.run_sweep(sweep, tmp_path, root=tmp_path / "runs", store=tmp_path / "store")
+    assert [(o.job, o.state) for o in found] == [
+        (f"small-first{lora}-{task}", "done") for lora in ("", "-lora") for task in ("word", "colour")
+    ]
+    frame = pk.read_runs(f"{tmp_path}/runs/*/*")
+    assert set(frame["model"]) == {"first", "first+lora"}
+    keys = {manifest["provenance"]["model"]["fingerprint"] for manifest in frame.attrs["manifests"].values()}
+    assert len(keys) == 2 and lora == tmp_path / "lora"
+
+
+def adapted(base, folder):
+    """An adapter of `base` by peft, with weights that change what the model gives."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # peft's use of the library
+        changed = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["c_proj"]))
+        for name, weight in changed.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(0))
+        changed.save_pretrained(folder)
+    return folder
+
+
+# Budgets ------------------------------------------------------------------------------------------------------------
+
+
+def budgeted(place, tmp_path, budget):
+    (tmp_path / "sweep.toml").write_text(SWEEP + f"[budget]\n{budget}\n")
+    for name in ("first", "second", "rows.csv"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).symlink_to(place / name)
+    return tmp_path / "sweep.toml"
+
+
+def test_time_that_is_up_stops_and_the_same_call_goes_on(place, swept, tmp_path, monkeypatch):
+    """A clock by which the time of each call is up after eight looks at it: the parts are the whole."""
+    looks = Counter()
+
+    def left(limit):
+        looks["all"] += 1
+        return 1.0 if looks["all"] < 8 else 0.0
+
+    sweep = pk.Sweep.read_toml(budgeted(place, tmp_path, "minutes = 1"))
+    assert [job.id for job in sweep.jobs] == [job.id for job in pk.Sweep.read_toml(place / "sweep.toml").jobs]
+    sweep = replace(sweep, jobs=sweep.jobs[:3])
+    monkeypatch.setattr(TimeLimit, "left", property(left))
+    asked, said = {"root": tmp_path / "runs", "store": place / "store"}, []
+    while len(said) < 8:
+        looks.clear()
+        try:
+            pk.run_sweep(sweep, tmp_path, **asked)
+            break
+        except OutOfTime as stop:
+            said.append(str(stop))
+    assert 1 <= len(said) < 8 and all(told.endswith("the same command resumes.") for told in said), said
+    expected = pk.read_runs(f"{swept[1]}/*")
+    names = [outcome.run for outcome in swept[0][:3]]
+    expected = expected[expected["run"].isin(names)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pk.read_runs(f"{tmp_path}/runs/*/*"), expected)
+
+
+def test_a_job_stops_between_its_cells(place, tmp_path):
+    asked = {"base": place, "root": tmp_path / "runs", "store": place / "store"}
+    job = pk.Sweep.read_toml(place / "sweep.toml").jobs[0]
+    with pytest.raises(OutOfTime, match=r"stopped, since the minutes of its budget are spent; 0 of 2 cells are kept"):
+        pk.run_job(job.model_copy(update={"budget": BudgetSpec(minutes=1e-9)}), **asked | {"progress": None})
+    assert pk.run_job(job, **asked).state == "complete"
+
+
+def test_what_is_known_to_need_more_is_not_begun(place, tmp_path, monkeypatch, capsys):
+    spec = budgeted(place, tmp_path, "gigabytes = 0.00001")
+    code, told = command(monkeypatch, capsys, "plan", spec, "--runs", tmp_path / "runs")
+    line = " ".join(told.out.split())
+    # 240 rows of 8 numbers of 4 bytes, of two models: two tasks and two seeds of one read the same
+    assert code == 0 and "budget: 1e-05 GB; known to be needed" in line and "3.07e-05 GB of activations" in line
+    assert "which passes its gigabytes: run refuses to start" in line
+    code, told = command(monkeypatch, capsys, "run", spec, "--runs", tmp_path / "runs", "--store", tmp_path / "store")
+    assert code == 2 and "raise [budget] gigabytes" in told.err and not (tmp_path / "store").exists()
+    job = pk.Sweep.read_toml(spec).jobs[0]
+    with pytest.raises(
+        pk.BadInput, match="small-first-word-s0 needs 7.68e-06 GB of activations and its budget is 5e-06"
+    ):
+        pk.run_job(job.model_copy(update={"budget": BudgetSpec(gigabytes=5e-6)}), base=tmp_path, root=tmp_path / "runs")
+    with pytest.raises(pk.BadInput, match=r"needs .* or more here, readers not counted, and its budget is 0 s"):
+        check_budget(job.model_copy(update={"budget": BudgetSpec(minutes=1e-9)}), tmp_path, captured=False)
+    assert check_budget(job.model_copy(update={"budget": BudgetSpec(minutes=1e-9)}), tmp_path, captured=True) is None
 
 
 def test_a_job_by_itself_is_a_sweep_of_one_and_runs_as_it_is(tmp_path):
@@ -296,9 +427,22 @@ def test_the_schema_knows_every_key(monkeypatch, capsys):
     found = json.loads(told.out)
     assert code == 0 and found == json_schema()
     assert set(found["properties"]) == {*JobSpec.model_fields, "models", "tasks", "seeds", "grid", "combine"}
-    assert found["additionalProperties"] is False and found["properties"]["models"]["items"] == {
-        "$ref": "#/$defs/ModelSpec"
-    }
+    assert found["additionalProperties"] is False
+    model = found["properties"]["models"]["items"]
+    assert set(model["properties"]) == {*ModelSpec.model_fields, "revisions", "adapters"}
+
+
+def test_editors_take_what_the_page_writes_and_nothing_else():
+    import jsonschema
+
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    for block in page.split("```toml\n")[1:]:
+        raw = tomllib.loads(block.split("```")[0])
+        if "name" in raw:
+            jsonschema.validate(raw, json_schema())
+    raw["models"] = [{"name": "x", "adaptors": ["none"]}]
+    with pytest.raises(jsonschema.ValidationError, match="adaptors"):
+        jsonschema.validate(raw, json_schema())
 
 
 def test_the_page_s_file_is_a_sweep_of_24_jobs():

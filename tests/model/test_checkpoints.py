@@ -148,3 +148,42 @@ def test_weights_without_a_place_are_told(tmp_path, caplog):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     pk.load_model(tmp_path)
     assert "have no place in the model: 1, such as 'model.layers.0.self_attn.q_norm.weight'." in caplog.text
+
+
+def test_an_adapter_beside_any_base_is_what_peft_merges(made):
+    """As peft's own merged checkpoint runs in the library; the base it was trained on may lie elsewhere."""
+    from peft import PeftModel
+
+    folder, _ = made
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hf = AutoModelForCausalLM.from_pretrained(folder / "whole")
+        merged = PeftModel.from_pretrained(hf, str(folder / "adapter")).merge_and_unload()
+    with torch.inference_mode():
+        expected = merged(torch.from_numpy(TOKENS[0])[None], output_hidden_states=True).hidden_states[2][0]
+    shutil.copytree(folder / "whole", folder / "moved", dirs_exist_ok=True)
+    model = pk.load_model(folder / "moved", adapter=folder / "adapter")
+    found = model.read(TOKENS, ["blocks.1.hook_resid_post"], [np.arange(4)])["blocks.1.hook_resid_post"]
+    assert float((found - expected).abs().max()) < 1e-5
+    assert (model.name, model.adapter) == ("moved+adapter", str(folder / "adapter"))
+    assert model.fingerprint == read(folder / "adapter")[0].fingerprint != read(folder / "whole")[0].fingerprint
+    with pytest.raises(BadInput, match="has an adapter already, so that .* would be a second one"):
+        pk.load_model(folder / "both", adapter=folder / "adapter")
+
+
+def test_adapters_that_cannot_be_had_are_one_sentence(made, tmp_path, monkeypatch):
+    folder, _ = made
+    with pytest.raises(BadInput, match="no adapter folder ./nowhere"):
+        pk.load_model(folder / "whole", adapter="./nowhere")
+    with pytest.raises(BadInput, match="has no adapter_config.json: give a folder that peft's save_pretrained wrote"):
+        pk.load_model(folder / "whole", adapter=folder / "whole")
+    with pytest.raises(BadInput, match="the adapter 'some/adapter' is no folder, and the Hugging Face hub did not"):
+        pk.load_model(folder / "whole", adapter="some/adapter")  # there is no network
+    there = lambda name, allow_patterns: str(folder / "adapter")  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.snapshot_download", there)
+    assert (
+        pk.load_model(folder / "whole", adapter="some/adapter").fingerprint == read(folder / "adapter")[0].fingerprint
+    )
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    with pytest.raises(BadInput, match="the hub's some/adapter holds no adapter_config.json"):
+        pk.load_model(folder / "whole", adapter="some/adapter")
