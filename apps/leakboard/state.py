@@ -160,7 +160,7 @@ def no_runs() -> None:
         st.text(f"There is no run under {root()}. Describe what to measure in a spec, then run it:")
         st.code(
             "probekit plan SPEC.toml    # what it would cost\nprobekit run SPEC.toml     # writes runs/NAME",
-            language="bash",
+            language=None,
         )
         st.text("This page shows the run as soon as its first cells are done.")
 
@@ -179,7 +179,7 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
         if isinstance(done, int) and isinstance(total, int) and total > 0:
             st.progress(min(1.0, done / total), text=f"{done} of {total} cells")
         if run.state != "running":
-            st.code("probekit run SPEC.toml     # goes on from there", language="bash")
+            st.code("probekit run SPEC.toml     # goes on from there", language=None)
 
 
 def draw(made: go.Figure, key: str, caption: str, **how: Any) -> None:

@@ -64,7 +64,7 @@ def by_k(frame: pd.DataFrame, *, hook: str, template: Template = "light", **sele
         ))  # fmt: skip
         ends.append((float(part["value"].iloc[-1]), str(kind), colour))
     values = pd.concat([own["value"], null["value"]])
-    dress(figure, template, "How much do more directions explain?", f"at {own['site'].iloc[0]}", height=360, room=60,
+    dress(figure, template, "What do more directions explain?", f"at {own['site'].iloc[0]}", height=360, room=60,
           note=fbu_axis(figure, values))  # fmt: skip
     ticks = sorted({int(k) for k in own["k"]})
     figure.update_xaxes(title_text="k", tickvals=[place_of_k(k) for k in ticks], ticktext=[str(k) for k in ticks])

@@ -65,7 +65,7 @@ def leak_map(
     if row >= 17 and len(labels) <= 16:
         _add_numbers(figure, known, row)
     _add_missing(figure, cells, places, len(labels), row, ink["soft"])
-    _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row)
+    _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row, ink["ink"])
     dress(figure, template, "Where does each level leak?" if table["metric"].iloc[0] == "read" else
           "What is lost when only this is kept?", subtitle_of(table), height=height, about=about(table),
           room=max(56, min(96, (map_width(len(labels)) - 40) // 7)))  # fmt: skip
@@ -164,10 +164,13 @@ def _add_missing(
     )  # fmt: skip
 
 
-def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> None:
-    """A dot in the corner of every cell whose interval reaches that of its control."""
+def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float, colour: str) -> None:
+    """A dot in the corner of every cell whose interval reaches that of its control; in the legend in the page's ink."""
     if cells.empty:
         return
+    mark = {"symbol": "circle", "size": 7, "color": colour}
+    figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name="no better than its control",
+                                legendgroup="control-key", marker=mark, unselected={"marker": {"opacity": 1}}))  # fmt: skip
     for ink, part in cells.groupby(cells["value"].map(ink_on)):
         figure.add_trace(
             go.Scatter(
@@ -176,7 +179,7 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> Non
                 mode="markers",
                 name="no better than its control",
                 legendgroup="control",
-                showlegend=all(trace.legendgroup != "control" for trace in figure.data),
+                showlegend=False,
                 marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 1, "color": "#808080"}},
                 unselected={"marker": {"opacity": 1}},
                 hoverinfo="skip",

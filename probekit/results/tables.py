@@ -179,8 +179,8 @@ def decomposition(
     return tidy.sort_values(["site_order", "class_order"], ignore_index=True)
 
 
-_SHARES = {"direction": "one direction", "directions": "k directions", "linear": "linear, all of h",
-           "nonlinear": "nonlinear, all of h", "absent": "not at this site"}  # fmt: skip
+_SHARES = {"direction": "one direction", "directions": "k directions", "linear": "linear in all of it",
+           "nonlinear": "nonlinear in all of it", "absent": "not at this site"}  # fmt: skip
 
 
 def frontier(

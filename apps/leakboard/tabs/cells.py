@@ -29,6 +29,8 @@ def show(view: state.View) -> None:
         k: Any = None
         if several:
             default = selection.default_k(_rows(view, kinds[0]), kinds[0])
+            if found is not None and found["k"] in several:  # so that the headline's own cell is on the map
+                default = int(found["k"])
             k = link.choose("k", [*several, "all"], "k", default=default, width=100)
         arm = _arm(view)
         picked = {kind: _table(view, kind, k, arm) for kind in kinds}
@@ -201,9 +203,7 @@ def _shares(view: state.View, row: pd.Series) -> None:
         return
     st.markdown("**Where the bits go at this site**")
     told = [text.value_text(one) for _, one in shares.iterrows()]
-    said = pd.DataFrame(
-        {"class": shares["label"], "share": shares["value"].clip(0, 1), "of the explainable bits": told}
-    )
+    said = pd.DataFrame({"class": shares["label"], "share": shares["value"].clip(0, 1), "of the bits": told})
     bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
     st.dataframe(said, hide_index=True, width="stretch", height="content", column_config={"share": bar})
 

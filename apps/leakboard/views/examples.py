@@ -10,7 +10,7 @@ import streamlit as st
 from leakboard import link, state
 from probekit.errors import ProbekitError
 from probekit.results import details, examples, rowtext, selection
-from probekit.results.text import number
+from probekit.results.text import number, value_text
 
 MOST = 12
 LONG = 600  # letters of a text that are shown
@@ -125,8 +125,15 @@ def surely_wrong(view: state.View, asked: dict[str, Any]) -> None:
     except ProbekitError as error:
         st.caption(state.plain(error))
         return
-    names = ["domain", "rate", "low", "high", "n", "groups", "wrong_of_confident"]
-    st.dataframe(rates[names].round(3), hide_index=True, width="stretch", height="content")
+    said = [value_text(row) for _, row in rates.rename(columns={"rate": "value"}).iterrows()]
+    wrong = [number(value) for value in rates["wrong_of_confident"]]
+    told = pd.DataFrame({"domain": rates["domain"], "such answers": said, "wrong, of confident ones": wrong,
+                         "test rows": rates["n"], "groups": rates["groups"]})  # fmt: skip
+    st.dataframe(told, hide_index=True, width="stretch", height="content")
+    st.caption(
+        "Shares of test rows. Confident: as the top fifth is where it was fitted. Consistent: with the rows that "
+        "should be answered alike."
+    )
     if rows.empty:
         st.text("None of the test rows is such an answer.")
         return

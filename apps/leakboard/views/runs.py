@@ -13,6 +13,22 @@ from probekit.storage.runs import Run
 LIVE = 5  # seconds between looks at runs that are being measured
 AT_ONCE = 1.5  # seconds that the first look at many runs may take; the rest is read while the first are shown
 
+COLUMNS = {
+    "run": st.column_config.TextColumn(width=185),
+    "unexplained": st.column_config.TextColumn(
+        width=115,
+        help="Of the finding: the site and level that selection rows prefer, with its 95 % interval over groups.",
+    ),
+    "by": st.column_config.TextColumn(width=220, help="The kind of description and the site."),
+    "behaviour": st.column_config.TextColumn(width=125),
+    "groups": st.column_config.TextColumn(width=65),
+    "model": st.column_config.TextColumn(width=105),
+    "state": st.column_config.TextColumn(width=85),
+    "cells": st.column_config.ProgressColumn("done", width=105, format="percent", min_value=0, max_value=1),
+    "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC", width=130),
+    "why": st.column_config.TextColumn(width=240),
+}
+
 state.titled("Runs")
 st.title("Runs")
 
@@ -25,6 +41,7 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
         done, total = run.status.get("done"), run.status.get("total")
         failed = len(run.status.get("failed") or [])
         said = f"{run.state}, {failed} failed" if failed and run.state != "damaged" else run.state
+        said = "damaged" if told.wrong and run.manifest else said
         rows.append(
             {
                 "run": run.name,
@@ -34,9 +51,9 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
                 "groups": f"{told.groups:,}" if told.groups else "",
                 "model": told.model,
                 "state": said,
-                "why": run.reason or told.wrong,
                 "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
                 "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
+                "why": run.reason or told.wrong,
             }
         )
     return pd.DataFrame(rows)
@@ -78,6 +95,8 @@ def whole() -> None:
         states = ["all", *dict.fromkeys(run.state for run in found)]
         wanted = link.choose("State", states, "state", width=180)
     rows = shown(table, sought, wanted)
+    if not rows["why"].any():
+        rows = rows.drop(columns="why")
     st.dataframe(
         rows,
         hide_index=True,
@@ -86,13 +105,8 @@ def whole() -> None:
         key="runs-table",
         on_select=lambda: ticked(rows),
         selection_mode=["multi-row", "single-cell"],
-        column_config={
-            "unexplained": st.column_config.TextColumn(help="Of the finding: the site and level that selection rows "
-                                                       "prefer, with its 95 % interval over groups."),
-            "cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
-            "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
-        },
-    )  # fmt: skip
+        column_config=COLUMNS,
+    )
     st.caption(f"{len(rows)} of {len(found)} runs. A click opens a run; two ticks compare the later with the earlier.")
     link.end()
 

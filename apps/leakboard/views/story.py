@@ -97,6 +97,17 @@ def large(view: state.View, made: go.Figure) -> None:
     state.draw(made, "stage", "")
 
 
+def onwards() -> None:
+    """The other questions, each a click away and on the first screen."""
+    with st.container(horizontal=True):
+        for name, asked, more in (
+            ("map", "Where does it leak? →", {}), ("map", "Is it used? →", {"tab": "causal"}),
+            ("examples", "On which examples? →", {}), ("trust", "Can I trust it? →", {}),
+            ("compare", "Is it better than another run? →", {}),
+        ):  # fmt: skip
+            st.page_link(state.PAGES[name], label=f":blue[{asked}]", query_params=link.kept() | more)
+
+
 view = state.head("story")
 on_stage = link.choose("Show", ["page", "stage"], "view", pills=True, label_visibility="collapsed",
                        show={"page": "The story", "stage": "Stage: one figure in large type"}.__getitem__)  # fmt: skip
@@ -106,8 +117,6 @@ if on_stage == "stage":
 else:
     found = told(view)
     strip(found)
+    onwards()
     small(view, found)
     changes(found)
-    for name, counted in (("map", "Where it leaks, cell by cell"), ("examples", "On which examples"),
-                          ("trust", "What was checked"), ("compare", "Is it better than another run?")):  # fmt: skip
-        st.page_link(state.PAGES[name], label=counted, query_params=link.kept())
