@@ -59,10 +59,21 @@ class View:
 
 
 def root() -> Path:
-    """The folder of runs, from the command line: `... -- --runs PATH`."""
+    """The folder whose runs are shown: that of the command line (`... -- --runs PATH`), or one of many jobs in it."""
+    return base() / folder()
+
+
+def base() -> Path:
+    """The folder of runs of the command line."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     return parser.parse_known_args(sys.argv[1:])[0].runs
+
+
+def folder() -> str:
+    """The folder of many jobs that is looked into, by its name; "" for the runs themselves."""
+    asked = link.kept().get("folder", "")
+    return asked if asked in data.sweeps(base()) else ""
 
 
 def template() -> looks.Template:

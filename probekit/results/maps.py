@@ -169,8 +169,17 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float, colour
     if cells.empty:
         return
     mark = {"symbol": "circle", "size": 7, "color": colour}
-    figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name="no better than its control",
-                                legendgroup="control-key", marker=mark, unselected={"marker": {"opacity": 1}}))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name="no better than its control",
+            legendgroup="control-key",
+            marker=mark,
+            unselected={"marker": {"opacity": 1}},
+        )
+    )
     for ink, part in cells.groupby(cells["value"].map(ink_on)):
         figure.add_trace(
             go.Scatter(

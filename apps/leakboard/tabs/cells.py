@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import data, link, state
-from probekit.errors import ProbekitError
+from probekit.errors import BadInput, ProbekitError
 from probekit.results import details, looks, maps, selection, tables, text
 from probekit.results.headline import level_words
 from probekit.results.tables import decomposition, transfer_matrix
@@ -141,6 +141,7 @@ def _cell(view: state.View, row: pd.Series) -> None:
     with left:
         _controls(view, row)
         _shares(view, row)
+        _reliability(view, row)
     with right:
         _by_k(view, row)
         _moved(view, row)
@@ -213,6 +214,25 @@ def _by_k(view: state.View, row: pd.Series) -> None:
                        arm=row["arm"] or None)  # fmt: skip
     if made is not None:
         state.draw(made, "by-k", "How much more directions explain at this site; grey is random directions.")
+
+
+def _reliability(view: state.View, row: pd.Series) -> None:
+    """Whether the reader of the cell is right as often as it is sure, where the run keeps what it says of rows."""
+    if row["metric"] != "read" or row["level"] == "prior" or pd.isna(row["value"]):
+        return
+    asked = {name: row[name] for name in ("hook", "behaviour", "position", "level", "source")}
+    try:
+        rows = view.run.rows(**asked, k=None if pd.isna(row["k"]) else int(row["k"]))
+    except BadInput:  # the run kept no rows, which Examples says
+        return
+    except ProbekitError as error:
+        st.error(f"**The rows of this run are damaged.** {state.plain(error)}", icon=":material/error:")
+        return
+    about = f"{row['label']} at {selection.site_label(row['hook'])}"
+    if (made := details.reliability(rows, template=view.template, about=about)) is not None:
+        state.draw(
+            made, "reliability", "On the line it is right as often as it is sure; below, surer than it should be."
+        )
 
 
 def _moved(view: state.View, row: pd.Series) -> None:

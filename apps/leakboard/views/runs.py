@@ -17,7 +17,7 @@ COLUMNS = {
     "run": st.column_config.TextColumn(width=185),
     "unexplained": st.column_config.TextColumn(
         width=115,
-        help="Of the finding: the site and level that selection rows prefer, with its 95 % interval over groups.",
+        help="Of the finding: the site and level that selection rows prefer, and its 95 % interval.",
     ),
     "by": st.column_config.TextColumn(width=220, help="The kind of description and the site."),
     "behaviour": st.column_config.TextColumn(width=125),
@@ -82,7 +82,12 @@ def whole() -> None:
     """The list. While a run is measured it is drawn again by itself, and then only this part is."""
     if st.session_state.get("_open"):
         st.rerun()
+    if sweeps := data.sweeps(state.base()):
+        link.choose("Folder", ["", *sweeps], "folder", width=340,
+                    show=lambda name: f"{name} ({sweeps[name]} runs)" if name else "runs of single jobs")  # fmt: skip
     found = data.runs(state.root())
+    if link.kept().get("run") not in (None, *(run.name for run in found)):  # of another folder
+        link.keep("run", None), link.keep("seal", None)
     if not found:
         state.no_runs()
         return
