@@ -46,7 +46,7 @@ def board_svg(squares: pd.DataFrame, marks: dict[str, str] | None = None, templa
             wrong = shown == "decoded" and row["decoded"] != row["is"]
             out.append(_square(left + x * SIDE, 16 + y * SIDE, classes.get(row[shown]), wrong, ink))
             if shown == "is" and (letter := (marks or {}).get(row["target"])):
-                out.append(_text(left + (x + 0.5) * SIDE, 16 + (y + 0.68) * SIDE, letter, ink["red"]))
+                out.append(_text(left + (x + 0.5) * SIDE, 16 + (y + 0.77) * SIDE, letter, ink["red"], 20))
     size = f'width="{2 * wide + 48}" height="{rows * SIDE + 22}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">{"".join(out)}</svg>'
 
@@ -63,7 +63,7 @@ def _classes(squares: pd.DataFrame) -> dict[str, str]:
 
 
 def _square(x: float, y: float, what: str | None, wrong: bool, ink: dict[str, str]) -> str:
-    frame = f'stroke="{ink["red"] if wrong else ink["grid"]}" stroke-width="{2.5 if wrong else 1}"'
+    frame = f'stroke="{ink["red"] if wrong else ink["paper"]}" stroke-width="{2.5 if wrong else 1}"'
     inset = 1.5 if wrong else 0.5
     side = SIDE - 2 * inset
     out = f'<rect x="{x + inset}" y="{y + inset}" width="{side}" height="{side}" fill="{ink["na"]}" {frame}/>'
@@ -74,5 +74,5 @@ def _square(x: float, y: float, what: str | None, wrong: bool, ink: dict[str, st
     return out
 
 
-def _text(x: float, y: float, said: str, colour: str) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="middle" font-size="11" fill="{colour}">{said}</text>'
+def _text(x: float, y: float, said: str, colour: str, size: int = 11) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="middle" font-size="{size}" fill="{colour}">{said}</text>'

@@ -31,7 +31,7 @@ from probekit.results.looks import (
 _STRIP = (1.17, 1.33)  # where the sets stand that no reader was fitted to, or of which one misleads
 _READ = 1.12  # FBU of reading that the axis shows
 _NAMED = 14  # points that have a name beside them without hiding each other
-_CROWD = (0.16, 0.09)  # how near two points are, read and kept, whose names would cover each other
+_CROWD = (0.16, 0.05, 0.06)  # how near two points are, read (by site, by k) and kept, whose names cover each other
 _MOST = 1.5  # FBU that the axes show
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "triangle-down", "hexagram")
 _DASHES = ("solid", "dash", "dot", "longdash", "dashdot", "longdashdot")
@@ -117,9 +117,10 @@ def _looks(own: pd.DataFrame, template: Template) -> dict[tuple[str, str], tuple
 def _apart(own: pd.DataFrame) -> pd.Index:
     """The points beside which a name can stand without covering another one's: the first of each crowd."""
     kept: list[Any] = []
+    wide, high = _CROWD[own["site"].nunique() == 1], _CROWD[2]
     for i, row in own.iterrows():
         near = own.loc[kept]
-        if not ((abs(near["x"] - row["x"]) < _CROWD[0]) & (abs(near["kept"] - row["kept"]) < _CROWD[1])).any():
+        if not ((abs(near["x"] - row["x"]) < wide) & (abs(near["kept"] - row["kept"]) < high)).any():
             kept.append(i)
     return pd.Index(kept)
 
@@ -178,7 +179,7 @@ def _frame_of_points(figure: go.Figure, shown: pd.DataFrame, ink: Mapping[str, s
     for x, y, anchor, words in ((0.0, 1.03, "left", "read here, but not what the model runs on"),
                                 (1.0, 0.01, "right", "run on more than it is read")):  # fmt: skip
         side = shown["x"].between(0.6, 1.1) if anchor == "right" else shown["x"].between(-0.05, 0.5)
-        if (side & (abs(shown["kept"] - y) < _CROWD[1])).any():
+        if (side & (abs(shown["kept"] - y) < _CROWD[2])).any():
             continue  # points stand there, and the caption says the same
         figure.add_annotation(x=x, y=y, xanchor=anchor, yanchor="bottom", text=words, showarrow=False, font=font)
 

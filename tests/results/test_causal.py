@@ -158,7 +158,7 @@ def test_few_points_have_names_beside_them(frame):
     named = [
         (x, y) for trace in made.data for x, y, text in zip(trace.x, trace.y, trace.text or (), strict=False) if text
     ]
-    apart = [abs(a[0] - b[0]) >= 0.16 or abs(a[1] - b[1]) >= 0.09 for i, a in enumerate(named) for b in named[:i]]
+    apart = [abs(a[0] - b[0]) >= 0.05 or abs(a[1] - b[1]) >= 0.06 for i, a in enumerate(named) for b in named[:i]]
     assert len(named) > 2 and all(apart)  # no name covers another one
     assert not any(trace.text for trace in effects.read_against_replace(frame).data)
 

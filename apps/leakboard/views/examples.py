@@ -14,6 +14,7 @@ from probekit.results.text import number, value_text
 
 MOST = 12
 LONG = 600  # letters of a text that are shown
+NUMBERED = 12  # stretches of a text, up to which each has its bits behind it
 STRETCHES = 60  # of a text, each with a colour of its own
 RELIABLE = "On the line the reader is right as often as it is sure; below it, it is surer than it should be."
 SHADES = ("green", "gray", "orange", "red")  # by how much more is missed than on average
@@ -73,11 +74,15 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
     if several.any():
         st.caption(
             "A stretch of text is coloured by what the reader misses at the token that ends it, where that one is "
-            f"read: {legend()}"
+            f"read, and followed by these bits: {legend()}"
         )
     else:
         st.caption("The run reads one token of each example: no other has bits of its own to be coloured by.")
     features = state.table_of(view.run, "features")
+    if features is not None and any(boards.grid(names) for names in features["targets"].iloc[:1]):
+        classes = sorted({*features["classes"].iloc[0]} - {"empty", "none"})
+        marks = ", ".join(f"{how} is {state.plain(one)}" for how, one in zip(("full", "a ring"), classes, strict=False))
+        st.caption(f"Boards: {marks}; × is the model's likeliest, ○ the reader's; framed squares are decoded wrongly.")
     for _, row in shown.iterrows():
         with st.container(border=True):
             left, right = st.columns([3, 2]) if (drawn := board(view, row, features)) else (st.container(), None)
@@ -124,10 +129,9 @@ def coloured(row: pd.Series, same: pd.DataFrame, mean: float) -> str:
     keep = parts[-STRETCHES:]
     said = ["… "] * (len(keep) < len(parts))
     for words, missed in keep:
-        inner = words.strip()
-        said.append(
-            f"{' ' * words.startswith(' ')}:{shade(missed, mean)}-background[{state.plain(inner)}] " if inner else " "
-        )
+        inner, blank = words.strip(), " " * words.startswith(" ")
+        bits = f" :small[{number(missed)}]" if len(keep) <= NUMBERED else ""
+        said.append(f"{blank}:{shade(missed, mean)}-background[{state.plain(inner)}]{bits} " if inner else " ")
     return "".join(said)
 
 
@@ -141,13 +145,9 @@ def board(view: state.View, row: pd.Series, features: pd.DataFrame | None) -> tu
         if "said" in row and pd.notna(row["said"]) and row["said"] != row["outcome"]:
             letters |= {str(row["said"]): "○"}
         if drawn := boards.board_svg(squares, letters, view.template):
-            classes = [one for one in sorted(set(squares["is"])) if one not in ("empty", "none")]
-            marks = ", ".join(f"{how}: {state.plain(one)}" for how, one in zip(("full", "ring"), classes, strict=False))
-            said = " ○: the reader's." * (len(letters) > 1)
-            return drawn, (
-                f"{state.plain(name)}: as it is, and as decoded at {state.plain(selection.site_label(row['hook']))}, "
-                f"{boards.n_wrong(squares)} of {len(squares)} wrong (framed). {marks}. ×: the model's likeliest.{said}"
-            )
+            at = state.plain(selection.site_label(row["hook"]))
+            wrong = f"{boards.n_wrong(squares)} of {len(squares)} wrong"
+            return drawn, f"{state.plain(name)}: as it is, and as decoded at {at}, {wrong}"
     return None
 
 
