@@ -19,7 +19,7 @@ from probekit.errors import ProbekitError
 from probekit.results.headline import finding
 from probekit.results.selection import default_behaviour, site_label, vocabulary
 from probekit.results.text import value_text
-from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
+from probekit.storage.runs import Run, is_being_measured, is_run_folder, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept
 AT_LEAST = 12  # lines of a first look, however slow
@@ -39,8 +39,26 @@ class Line:
 
 
 def runs(root: Path) -> list[Run]:
-    """A handle of every run folder under `root`, the latest first. Not for its frames: see `opened`."""
+    """A handle of every run folder under `root`, the latest first. Not for its frames: see `opened`.
+
+    What a folder says is looked at every other second at most; one that comes or goes is seen at once.
+    """
+    return _runs(str(root), root.stat().st_mtime_ns if root.is_dir() else 0)
+
+
+@st.cache_resource(ttl=2, max_entries=8, show_spinner=False)
+def _runs(path: str, changed: int) -> list[Run]:
+    root = Path(path)
     return list_runs(root, lambda folder: _handle(str(folder), _signature(folder), is_being_measured(folder)))
+
+
+def sweeps(root: Path) -> dict[str, int]:
+    """Folders in the folder of runs that hold runs themselves, those of many jobs, and how many each."""
+    if not root.is_dir():
+        return {}
+    folders = [one for one in sorted(root.iterdir()) if one.is_dir() and not is_run_folder(one)]
+    counted = {one.name: sum(is_run_folder(run) for run in one.iterdir()) for one in folders}
+    return {name: n for name, n in counted.items() if n}
 
 
 def opened(run: Run) -> Run:
@@ -96,9 +114,7 @@ def _line(known: Run) -> Line:
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a manifest that no job has written
         return Line(model=model, wrong=f"it cannot be listed ({type(error).__name__}: {error})")
     if row is None:
-        return Line(
-            model=model, behaviour=behaviour, where="no site but the unembedding's was chosen" if behaviour else ""
-        )
+        return Line(model=model, behaviour=behaviour, where="only the unembedding was chosen" if behaviour else "")
     where = f"{vocabulary(row['level'])} at {site_label(row['hook'])}"
     return Line(str(row["model"]) or model, behaviour, value_text(row), where, int(row["groups"]))
 

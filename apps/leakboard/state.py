@@ -9,7 +9,7 @@ otherwise be fetched by the viewer's browser.
 import argparse
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ class View:
     domain: str
     position: str
     template: looks.Template
+    _parts: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells the state of this run from every other one: for caches that are handed its frame unhashed."""
+        return str(self.run.path), self.run.fingerprint
+
+    def of(self, metric: str) -> pd.DataFrame:
+        """Records of a metric at hook points, of what is selected, controls among them."""
+        if metric not in self._parts:
+            frame = self.frame
+            mine = (frame["metric"] == metric) & (frame["behaviour"] == self.behaviour) & (frame["hook"] != "")
+            mine &= (frame["position"] == self.position) & (frame["fit_domain"] == self.domain)
+            self._parts[metric] = frame[mine]
+        return self._parts[metric]
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -59,10 +74,21 @@ class View:
 
 
 def root() -> Path:
-    """The folder of runs, from the command line: `... -- --runs PATH`."""
+    """The folder whose runs are shown: that of the command line (`... -- --runs PATH`), or one of many jobs in it."""
+    return base() / folder()
+
+
+def base() -> Path:
+    """The folder of runs of the command line."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     return parser.parse_known_args(sys.argv[1:])[0].runs
+
+
+def folder() -> str:
+    """The folder of many jobs that is looked into, by its name; "" for the runs themselves."""
+    asked = link.kept().get("folder", "")
+    return asked if asked in data.sweeps(base()) else ""
 
 
 def template() -> looks.Template:
@@ -160,7 +186,7 @@ def no_runs() -> None:
         st.text(f"There is no run under {root()}. Describe what to measure in a spec, then run it:")
         st.code(
             "probekit plan SPEC.toml    # what it would cost\nprobekit run SPEC.toml     # writes runs/NAME",
-            language="bash",
+            language=None,
         )
         st.text("This page shows the run as soon as its first cells are done.")
 
@@ -179,12 +205,12 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
         if isinstance(done, int) and isinstance(total, int) and total > 0:
             st.progress(min(1.0, done / total), text=f"{done} of {total} cells")
         if run.state != "running":
-            st.code("probekit run SPEC.toml     # goes on from there", language="bash")
+            st.code("probekit run SPEC.toml     # goes on from there", language=None)
 
 
 def draw(made: go.Figure, key: str, caption: str, **how: Any) -> None:
     """A figure and one line that says how to read it."""
-    st.plotly_chart(made, theme=None, config=looks.CONFIG, key=key, alt=caption, **how)
+    st.plotly_chart(made, theme=None, key=key, alt=caption, **({"config": looks.CONFIG} | how))
     st.caption(caption)
 
 

@@ -16,7 +16,7 @@ from probekit.measurement.collector import N_WORST
 from probekit.measurement.outcome import Kept, RowBits
 from probekit.metrics.pairs import CounterexamplePairs
 from probekit.metrics.plausible import Answered, answered, rate
-from probekit.storage.lines import TESTED
+from probekit.storage.lines import OUTCOMES, TESTED
 from probekit.task import Task
 
 MOST_TEXTS = 20_000  # rows; of more, only those that a table shows are told in words
@@ -32,7 +32,9 @@ def rows_by_reader(cell: Cell, rows: RowBits) -> Iterator[Mapping[str, Any]]:
     where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place}
     at = rows.rows.astype(np.int32)
     for reader, bits in rows.bits.items():
-        yield {**where, **reader._asdict(), "row": at, "bits": bits}
+        told = rows.told.get(reader)
+        said = {} if told is None else {"said": told.answer, "confidence": told.confidence, "agreed": told.agreed}
+        yield {**where, **reader._asdict(), "row": at, "bits": bits, **said}
 
 
 @dataclass
@@ -48,10 +50,18 @@ class Examples:
         """What is read at a place: its example's text up to and including it; ids where there is no tokenizer."""
         if (example, position) not in self._texts:
             tokens = np.asarray(self.job.task.tokens[example], np.int64)[: position + 1]
-            decode = decode_of(self.job.model) or (lambda ids: " ".join(map(str, ids.tolist())))
+            decode = decode_of(self.job.model) or self._named
             parts = [tokens] if len(tokens) <= HEAD + TAIL else [tokens[:HEAD], tokens[-TAIL:]]
             self._texts[example, position] = OMITTED.join(map(decode, parts))
         return self._texts[example, position]
+
+    def _named(self, ids: np.ndarray) -> str:
+        """Tokens of a model without a tokenizer: by names that a behaviour of the task has for them, else as ids."""
+        names: dict[int, str] = {}
+        for told in self.job.task.behaviours:
+            if told.kind == "law" and told.tokens and told.outcomes and len(told.tokens) == len(told.outcomes):
+                names |= dict(zip(told.tokens, told.outcomes, strict=True))
+        return " ".join(names.get(one, str(one)) for one in ids.tolist())
 
     def tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """All of them by name; `texts` comes last, since it holds what the others show."""
@@ -62,6 +72,9 @@ class Examples:
         rows, rates = self.plausible()
         yield "plausible", rows
         yield "plausible_rates", rates
+        yield OUTCOMES, self.outcomes()
+        if len(features := self.features()):
+            yield "features", features
         yield "texts", self.texts(tested)
 
     def texts(self, tested: pd.DataFrame) -> pd.DataFrame:
@@ -116,6 +129,35 @@ class Examples:
                 {"rank": np.arange(1, len(pairs.first) + 1)} | figures | sides | {"outcomes": outcomes}
             ).assign(**where))  # fmt: skip
         return _table(parts, _COUNTEREXAMPLES)
+
+    def outcomes(self) -> pd.DataFrame:
+        """The names of what readers of each behaviour say, by number."""
+        parts = [pd.DataFrame({name: [] for name in _OUTCOMES})]
+        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
+            if self.places[place].observations.behaviours[behaviour].is_value:
+                continue
+            names = list(self.places[place].pooling(behaviour).behaviour.outcomes)
+            parts.append(
+                pd.DataFrame({"at": range(len(names)), "outcome": names}).assign(behaviour=behaviour, rule=place)
+            )
+        return _table(parts, _OUTCOMES)
+
+    def features(self) -> pd.DataFrame:
+        """What each feature of a hypothesis is at test rows and was decoded to at each site: a class of each target.
+
+        classes, targets: their names, in the order of the numbers in `is` and `decoded`.
+        """
+        parts = []
+        for cell, kept in self.kept.items():
+            seen = self.places[cell.place].observations
+            for name, (rows, labels) in kept.decoded.items():
+                feature = seen.features[name]
+                columns = {"example": seen.example[rows], "position": seen.position[rows], "decoded": labels.tolist(),
+                           "is": feature.labels[rows].tolist(), "classes": [list(feature.classes)] * len(rows),
+                           "targets": [list(feature.targets)] * len(rows)}  # fmt: skip
+                where = {"hook": cell.hooks[0], "behaviour": cell.what, "rule": cell.place, "feature": name}
+                parts.append(pd.DataFrame(columns).assign(**where))
+        return _table(parts, _FEATURES)
 
     def alike(self) -> pd.DataFrame:
         """How differently the model treats rows that a reader cannot tell apart, and any two rows, in bits: means."""
@@ -197,6 +239,8 @@ _SIDE = (*_ROW, "text", "outcome", "probability", "law")
 _TESTED = ("behaviour", "rule", "row", *_ROW, "fold", "outcome", "probability", "floor_bits", "ceiling_bits")
 _COUNTEREXAMPLES = (*_READER, "rank", "distance", "percentile", "divergence_bits", "ratio",
                    *(f"{name}_{side}" for side in "ab" for name in _SIDE), "outcomes")  # fmt: skip
+_OUTCOMES = ("behaviour", "rule", "at", "outcome")
+_FEATURES = (*_CELL, "feature", "example", "position", "is", "decoded", "classes", "targets")
 _ALIKE = (*_READER, "n_pairs", "n_alike", "alike_bits", "random_bits")
 _PLAUSIBLE = (
     *_CELL,

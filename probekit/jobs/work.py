@@ -103,7 +103,7 @@ class Work:
     def shown(self, cell: Cell) -> Kept:
         """What a read cell keeps of single rows; nothing of one that failed."""
         kept = kept_of(self._tensors(cell))
-        return Kept(pairs=kept.pairs, answers=kept.answers)
+        return Kept(pairs=kept.pairs, answers=kept.answers, decoded=kept.decoded)
 
     def _repeated(self, split: int) -> Mapping[str, Measurement]:
         """What reads the levels, and nothing beside them, on another split of the rows; one split's floors are kept."""

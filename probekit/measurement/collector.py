@@ -15,9 +15,11 @@ from probekit.measurement.outcome import (
     Figures,
     Kept,
     Outcome,
+    Parts,
     ReaderName,
     RowBits,
     Scores,
+    Told,
 )
 from probekit.measurement.setting import Fitted, Said, Setting
 from probekit.measurement.study import Study
@@ -29,6 +31,7 @@ from probekit.records import Record
 
 FALLS = "falls"  # in place of a metric: how much a read value still falls, which its record tells beside it
 AUROC_WITHIN = 0.05  # half an interval, for rows per class below which an AUROC is marked
+MOST_DECODED = 2_000  # test rows of a fold whose decoded features are kept
 MOST_SCORED, N_WORST = 50_000, 20  # of more test rows than that, only so many are kept: those that are missed most
 
 
@@ -115,6 +118,7 @@ class Collector:
     _pairs: dict[ReaderName, dict[int, CounterexamplePairs]] = field(default_factory=dict)
     _answers: dict[str, dict[int, Answers]] = field(default_factory=dict)
     _alone: dict[ReaderName, Alone] = field(default_factory=dict)
+    _decoded: dict[str, dict[int, Parts]] = field(default_factory=dict)
 
     def put(
         self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
@@ -190,6 +194,10 @@ class Collector:
     def keep_alone(self, reader: Reader, alone: Alone) -> None:
         """A reader of the activations alone, to be taken away."""
         self._alone[ReaderName.of(reader)] = alone
+
+    def keep_decoded(self, fold: int, feature: str, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        """What a feature was decoded to at test rows of a fold: of very many, at the first ones."""
+        self._decoded.setdefault(feature, {})[fold] = Parts(rows[:MOST_DECODED], labels[:MOST_DECODED].astype(np.int8))
 
     def keep_linear(self, fold: int, bits: float) -> None:
         """Mean bits of the site's own linear readout on the selection rows of a fold."""
@@ -271,7 +279,12 @@ class Collector:
         pairs = {name: CounterexamplePairs.together(list(folds.values())) for name, folds in self._pairs.items()
                  if len(folds) == n_folds}  # fmt: skip
         return Kept(self._directions, select, null, linear, self._row_scores(), self._row_bits(), pairs,
-                    self._all_answers(), self._alone)  # fmt: skip
+                    self._all_answers(), self._alone, self._all_decoded())  # fmt: skip
+
+    def _all_decoded(self) -> dict[str, Parts]:
+        """Of all folds, one after the other."""
+        return {feature: Parts(*(np.concatenate(column) for column in zip(*folds.values(), strict=True)))
+                for feature, folds in self._decoded.items()}  # fmt: skip
 
     def _all_answers(self) -> Answers | None:
         """Of the domains that all folds have."""
@@ -290,9 +303,12 @@ class Collector:
         settings = self.study.pool(self.behaviour, home).settings
         rows = np.concatenate([setting.rows("test") for setting in settings])
         order = np.argsort(rows)
-        names = (ReaderName(at.level, at.source, at.k if at.rank is None else at.rank) for at in read)
+        names = [ReaderName(at.level, at.source, at.k if at.rank is None else at.rank) for at in read]
         bits = (score.rows[0][order].astype(np.float32) for score in read.values())
-        return RowBits(rows[order], dict(zip(names, bits, strict=True)))
+        told = {name: _told(score.said, order) for name, score in zip(names, read.values(), strict=True)}
+        return RowBits(
+            rows[order], dict(zip(names, bits, strict=True)), {k: v for k, v in told.items() if v is not None}
+        )
 
     def _row_scores(self) -> Scores | None:
         home = self.study.home
@@ -313,6 +329,16 @@ class Collector:
         order = np.argsort(-missed)
         order = order if len(order) <= MOST_SCORED else order[:N_WORST]
         return Scores(rows[order], missed[order], odds[order])
+
+
+def _told(said: Mapping[int, Said], order: NDArray[np.int64]) -> Told | None:
+    """What was said of the rows of all folds, in this order; None of a number, and of what says no law."""
+    folds = [said[fold] for fold in sorted(said)]
+    if not folds or any(one.answer is None or one.sure is None or one.agreed is None for one in folds):
+        return None
+    return Told(
+        *(np.concatenate([getattr(one, name) for one in folds])[order] for name in ("answer", "sure", "agreed"))
+    )
 
 
 def _accuracy(said: Iterable[Said]) -> float | None:

@@ -227,6 +227,11 @@ def _measure(
     cell, study, seen, x = fold.cell, fold.study, fold.setting, fold.x
     linear = next((reader for reader in readers if reader.level == "linear"), None)
     frozen = _mixture(fold, decoders, hypothesis, at.source, seen)
+    if study.keeps_examples:
+        rows = seen.rows("test")
+        for name, decoder in frozen.decoders.items():
+            if decoder is not None:
+                cell.keep_decoded(seen.fold, name, rows, decoder.predict(x[torch.from_numpy(rows)]))
     at = replace(at, parameters=frozen.parameters, rank=frozen.k)
     moved = replace(at, metric="transfer", arm="raw", fit_domain=seen.domain)
     crossing = replace(moved, metric="crossing", parameters=None, rank=None)

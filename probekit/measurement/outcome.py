@@ -89,14 +89,30 @@ class Scores(NamedTuple):
     odds: NDArray[np.float64]
 
 
+class Told(NamedTuple):
+    """What a reader says of rows [n]: its likeliest outcome, how probable that is, and to the behaviour."""
+
+    answer: NDArray[np.int16]
+    confidence: NDArray[np.float32]
+    agreed: NDArray[np.float32]
+
+
 class RowBits(NamedTuple):
     """Bits that each reader leaves at each test row of the seen domain: rows [n] of the observations, ascending.
 
-    bits [n] by reader, beside the strong floor, in single precision.
+    bits [n] by reader, beside the strong floor, in single precision; told: what it says of them, where that is a law.
     """
 
     rows: NDArray[np.int64]
     bits: Mapping[ReaderName, NDArray[np.float32]]
+    told: Mapping[ReaderName, Told] = {}
+
+
+class Parts(NamedTuple):
+    """What a feature was decoded to at a site: test rows [n] of the observations, class numbers [n, n_targets]."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int8]
 
 
 class Answers(NamedTuple):
@@ -132,7 +148,7 @@ class Kept:
     bits of the site's own linear readout on the selection rows, None where a fold lacks one. scores: what `linear` says
     of test rows that it never saw. rows: what every reader leaves at them, which a run folder keeps in a file of its
     own. pairs: test rows that a reader cannot tell apart and the model treats differently. answers: what `linear` says.
-    alone: readers that can be taken away.
+    alone: readers that can be taken away. decoded: what a hypothesis' features were decoded to, by feature.
     """
 
     directions: Mapping[ReaderName, NDArray] = field(default_factory=dict)
@@ -144,6 +160,7 @@ class Kept:
     pairs: Mapping[ReaderName, CounterexamplePairs] = field(default_factory=dict)
     answers: Answers | None = None
     alone: Mapping[ReaderName, Alone] = field(default_factory=dict)
+    decoded: Mapping[str, Parts] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -192,7 +209,7 @@ class Outcome:
 # ---------------------------------------------------------------------------------------------- names in a run folder
 
 SELECT, NULL, LINEAR, SCORES = "select/", "null/", "select_bits", "scores/"
-PAIRS, ALIKE, ANSWERS, ALONE = "pairs/", "alike/", "answers/", "alone/"
+PAIRS, ALIKE, ANSWERS, ALONE, DECODED = "pairs/", "alike/", "answers/", "alone/", "decoded/"
 _OF_PAIR = ("first", "second", "distance", "percentile", "divergence", "ratio")
 
 
@@ -213,6 +230,7 @@ def to_tensors(kept: Kept | Decoded) -> dict[str, NDArray]:
         | ({} if kept.answers is None else {ANSWERS + name: v for name, v in kept.answers._asdict().items()})
         | {f"{ALONE}{part}/{name.joined('/')}": v for name, one in kept.alone.items()
            for part, v in one._asdict().items()}
+        | {f"{DECODED}{part}/{name}": v for name, one in kept.decoded.items() for part, v in one._asdict().items()}
     )  # fmt: skip
 
 
@@ -220,6 +238,7 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     """The inverse of `to_tensors` for a read cell."""
     directions, select, null, scores, pairs, answers = {}, {}, {}, {}, {}, {}
     alone: dict[ReaderName, dict[str, NDArray]] = {}
+    decoded: dict[str, dict[str, NDArray]] = {}
     for name, values in tensors.items():
         if name.startswith(SELECT):
             select[ReaderName.parse(name.removeprefix(SELECT), "/")] = values[:, 0]
@@ -232,6 +251,9 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
         elif name.startswith(ALONE):
             part, _, reader = name.removeprefix(ALONE).partition("/")
             alone.setdefault(ReaderName.parse(reader, "/"), {})[part] = values
+        elif name.startswith(DECODED):
+            part, _, feature = name.removeprefix(DECODED).partition("/")
+            decoded.setdefault(feature, {})[part] = values
         elif name.startswith(PAIRS):
             reader = name.removeprefix(PAIRS)
             pairs[ReaderName.parse(reader, "/")] = _pairs_of(values, tensors[ALIKE + reader])
@@ -241,7 +263,8 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     told = Scores(**scores) if scores else None
     said = Answers(**answers) if answers else None
     readers = {name: Alone(**parts) for name, parts in alone.items()}
-    return Kept(directions, select, null, linear, told, pairs=pairs, answers=said, alone=readers)
+    parts = {name: Parts(**one) for name, one in decoded.items()}
+    return Kept(directions, select, null, linear, told, pairs=pairs, answers=said, alone=readers, decoded=parts)
 
 
 def _pairs_of(columns: NDArray, told: NDArray) -> CounterexamplePairs:

@@ -305,7 +305,8 @@ class Said:
     """What a reader says of rows: its bits and, where the behaviour is certain, whether it is right, each [n].
 
     odds [n]: log odds of the second of two outcomes, which is the one where `second` [n] is 1. Of a behaviour that is
-    a number, `value` [n] is it, and odds what is said of it, in units of the setting.
+    a number, `value` [n] is it, and odds what is said of it, in units of the setting. Of a law, `answer` [n] is the
+    likeliest outcome, `sure` [n] its probability, and `agreed` [n] what the behaviour gives to it.
     """
 
     bits: NDArray[np.float64]
@@ -313,6 +314,9 @@ class Said:
     odds: NDArray[np.float64] | None = None
     second: NDArray[np.bool_] | None = None
     value: NDArray[np.float64] | None = None
+    answer: NDArray[np.int16] | None = None
+    sure: NDArray[np.float32] | None = None
+    agreed: NDArray[np.float32] | None = None
 
     @classmethod
     def by(cls, reader: Reader, side: Side) -> "Said":
@@ -325,13 +329,17 @@ class Said:
         if is_value(law):
             said, value = (part[0, 0].double().cpu().numpy() for part in (logits, law))
             return cls(bits, odds=said, value=value)
+        sure, answer = torch.softmax(logits[:, 0], 0).max(0)
+        agreed = law[:, 0].gather(0, answer[None])[0]
+        told = {"answer": answer.cpu().numpy().astype(np.int16), "sure": sure.float().cpu().numpy(),
+                "agreed": agreed.float().cpu().numpy()}  # fmt: skip
         if float(law.max(0).values.min()) <= 1 - CERTAIN:
-            return cls(bits)
+            return cls(bits, **told)
         right = (logits.argmax(0) == law.argmax(0))[0].cpu().numpy()
         if len(law) != 2:
-            return cls(bits, right)
+            return cls(bits, right, **told)
         odds = (logits[1, 0] - logits[0, 0]).double().cpu().numpy()
-        return cls(bits, right, odds, (law[1, 0] > 0.5).cpu().numpy())
+        return cls(bits, right, odds, (law[1, 0] > 0.5).cpu().numpy(), **told)
 
 
 def floor_logits(home: Setting, there: Setting, observations: Observations, which: str) -> Float[Tensor, "outcome 1 n"]:

@@ -117,8 +117,9 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     table = table.assign(at=[np.nan if pd.isna(k) else place_of_k(int(k)) for k in table["k"]])
     replace, read, own = (table.loc[part.index] for part in (replace, read, own))
     _add_controls(figure, replace, read, ink["band"])
-    for name in dict.fromkeys(own["vocabulary"]):
-        _add_vocabulary(figure, own, name, read[read["control"] == ""], max(map(int, several), default=1), template)
+    looks, top = _told_apart(own, template), max(map(int, several), default=1)
+    for name, look in looks.items():
+        _add_vocabulary(figure, own, name, read[read["control"] == ""], top, template, look)
     _add_key(figure, ink)
     arm = replace["arm"].iloc[0]
     place = "at all sites" if arm.startswith("chain") else f"at {replace['site'].iloc[0]}"
@@ -166,13 +167,29 @@ def _add_controls(figure: go.Figure, replace: pd.DataFrame, read: pd.DataFrame, 
     _band(figure, random, colour, CONTROL_WORDS["random_directions"], "dashdot")
 
 
+def _told_apart(own: pd.DataFrame, template: Template) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each vocabulary; one whose usual colour is taken gets the next free one."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, part in own.groupby("vocabulary", sort=False):
+        level, source = part["level"].iloc[0], part["source"].iloc[0]
+        several = own.loc[own["level"] == level, "source"].nunique() > 1
+        colour, marker = look_of(level, source, template, ambiguous=several)
+        colours, markers = ({look[i] for look in found.values()} for i in (0, 1))
+        if not level.startswith("hypothesis:"):  # these are marks of their own, with no line
+            hues = (PALETTES[template][hue] for hue in HUES)
+            colour = next((hue for hue in (colour, *hues) if hue not in colours), colour)
+        found[str(name)] = colour, next((one for one in (marker, *MARKERS) if one not in markers), marker)
+    return found
+
+
 def _add_vocabulary(
-    figure: go.Figure, own: pd.DataFrame, name: str, read: pd.DataFrame, top: int, template: Template
-) -> None:
+    figure: go.Figure, own: pd.DataFrame, name: str, read: pd.DataFrame, top: int, template: Template,
+    look: tuple[str, str],
+) -> None:  # fmt: skip
     """One vocabulary's lines: read thin, replaced where it was seen and where it was not. top: the largest k."""
     rows = own[own["vocabulary"] == name]
     level, source = rows["level"].iloc[0], rows["source"].iloc[0]
-    colour, marker = look_of(level, source, template, ambiguous=own.loc[own["level"] == level, "source"].nunique() > 1)
+    colour, marker = look
     thin = read[(read["level"] == level) & (read["source"] == source) & read["k"].notna()]
     if len(thin) > 1:
         figure.add_trace(

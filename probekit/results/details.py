@@ -1,9 +1,8 @@
-"""Figures of one thing in detail: a site by k, missed bits of single rows, differences between runs."""
+"""Figures of one thing in detail: a site by k, missed bits of single rows, how sure a reader is."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,32 +10,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probekit.results.curves import place_of_k, row_hover
+from probekit.results.examples import reliability as binned
 from probekit.results.looks import (
     DASHES,
     HUES,
     MARKERS,
     PALETTES,
-    Places,
     Template,
-    add_gaps,
     dress,
     error_bars,
-    escape,
     faded,
     fbu_axis,
     label_ends,
-    site_axis,
 )
 from probekit.results.selection import vocabulary
 from probekit.results.tables import leak_map
-from probekit.results.text import gap_text, number
-
-_VERDICTS = {
-    "better": ("blue", "triangle-down"),
-    "worse": ("red", "triangle-up"),
-    "equal": ("band", "circle-open"),
-    "cannot tell": ("band", "circle"),
-}  # of B, as `compare` gives them: colour and marker
+from probekit.results.text import number, value_text
 
 
 def by_k(frame: pd.DataFrame, *, hook: str, template: Template = "light", **selection: Any) -> go.Figure | None:
@@ -64,7 +53,7 @@ def by_k(frame: pd.DataFrame, *, hook: str, template: Template = "light", **sele
         ))  # fmt: skip
         ends.append((float(part["value"].iloc[-1]), str(kind), colour))
     values = pd.concat([own["value"], null["value"]])
-    dress(figure, template, "How much do more directions explain?", f"at {own['site'].iloc[0]}", height=360, room=60,
+    dress(figure, template, "What do more directions explain?", f"at {own['site'].iloc[0]}", height=360, room=60,
           note=fbu_axis(figure, values))  # fmt: skip
     ticks = sorted({int(k) for k in own["k"]})
     figure.update_xaxes(title_text="k", tickvals=[place_of_k(k) for k in ticks], ticktext=[str(k) for k in ticks])
@@ -113,65 +102,32 @@ def missed_bits(
     return figure
 
 
-def differences(
-    cells: pd.DataFrame, *, a: str, b: str, template: Template = "light", about: str = ""
-) -> go.Figure:  # fmt: skip
-    """B - A by site of one level, with 95 % intervals and the verdict as colour and marker; below 0 B is better.
+def reliability(rows: pd.DataFrame, *, template: Template = "light", about: str = "") -> go.Figure | None:
+    """How often a reader is right when it is so sure: on the dotted line it says what is so; None without such rows.
 
-    cells: rows of `compare` of one level, source and k.
+    rows: as `examples` gives them. A marker is a bin of rows, larger with more of them; its interval is over groups.
     """
+    table = binned(rows) if "confidence" in rows else pd.DataFrame()
+    if table.empty:
+        return None
     ink = PALETTES[template]
-    places = Places.of(cells.assign(value=cells["difference"], na_reason=""))
-    figure = go.Figure()
-    known = cells[cells["difference"].notna()]
-    for verdict, part in known.groupby("verdict", sort=False):
-        hue, marker = _VERDICTS.get(str(verdict), ("band", "x"))
-        told = part.assign(value=part["difference"])
-        figure.add_trace(
-            go.Scatter(
-                x=part["hook"].map(places.at), y=part["difference"], mode="markers", name=f"B {verdict}"
-                if verdict in ("better", "worse") else str(verdict),
-                marker={"symbol": marker, "size": 11, "color": ink[hue], "line": {"width": 1.6, "color": ink[hue]}},
-                error_y=error_bars(told, ink[hue]),
-                customdata=[f"<b>{escape(str(row['site']))}</b><br>A {number(row['a'])}, B {number(row['b'])}<br>"
-                            f"<b>B - A {gap_text(row)}</b><br>{escape(str(row['how']))}" for _, row in part.iterrows()],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
-        )  # fmt: skip
-    figure.add_hline(y=0, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
-    dress(figure, template, "Is B better than A?", f"A is {a}, B is {b}: {known['label'].iloc[0]}", height=420,
+    line = {"color": ink["soft"], "width": 1.2, "dash": "dot"}
+    figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False))
+    size = 8 + 14 * np.sqrt(table["n"] / table["n"].max())
+    figure.add_trace(go.Scatter(
+        x=table["confidence"], y=table["value"], mode="markers", name="rows it is so sure of",
+        marker={"size": size, "color": faded(ink["blue"], 0.8), "line": {"width": 1.4, "color": ink["blue"]}},
+        error_y=error_bars(table, ink["blue"]), showlegend=False,
+        customdata=[f"sure: {number(row['confidence'])}<br><b>so: {value_text(row)}</b><br>{row['n']:,} rows in "
+                    f"{row['groups']:,} groups" for _, row in table.iterrows()],
+        hovertemplate="%{customdata}<extra></extra>",
+    ))  # fmt: skip
+    dress(figure, template, "Is it right as often as sure?",
+          f"{int(table['n'].sum()):,} test rows; off by {number(table.attrs['gap'])} on average", height=380, room=60,
           about=about)  # fmt: skip
-    ends = known[["low", "high", "difference"]].to_numpy(dtype=float)
-    most = max(0.05, float(np.nanmax(np.abs(ends)))) * 1.1
-    figure.update_yaxes(title_text="B - A, unexplained (below 0: B is better)", range=[-most, most])
-    site_axis(figure, places)
-    add_gaps(figure, places, known, template)
-    return figure
-
-
-def several(table: pd.DataFrame, runs: Sequence[str], *, template: Template = "light") -> go.Figure:
-    """Several runs on one axis, a line per run of one level. table: rows of `across` of one level, source and k."""
-    ink = PALETTES[template]
-    places = Places.of(table.assign(na_reason=""))
-    figure = go.Figure()
-    ends = []
-    for i, run in enumerate(runs):
-        part = places.spread(table[table["run"] == run])
-        colour = ink[HUES[i % len(HUES)]]
-        figure.add_trace(
-            go.Scatter(
-                x=part["x"], y=part["value"], name=run, legendgroup=run, mode="lines+markers",
-                line={"color": colour, "width": 2.2, "dash": DASHES[i % len(DASHES)]},
-                marker={"symbol": MARKERS[i % len(MARKERS)], "size": 8}, error_y=error_bars(part, colour),
-                customdata=["" if pd.isna(value) else f"<b>{escape(run)}</b><br>{number(value)}"
-                            for value in part["value"]],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
-        )  # fmt: skip
-        if part["value"].notna().any():
-            ends.append((float(part["value"].dropna().iloc[-1]), run, colour))
-    dress(figure, template, "How do the runs differ along the network?", str(table["label"].iloc[0]), height=440,
-          note=fbu_axis(figure, table["value"].dropna()))  # fmt: skip
-    site_axis(figure, places)
-    label_ends(figure, ends)
+    ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    words = ["0", ".25", ".50", ".75", "1"]
+    figure.update_xaxes(title_text="how sure the reader is", range=[-0.03, 1.03], tickvals=ticks, ticktext=words)
+    figure.update_yaxes(title_text="how often it is so", range=[-0.03, 1.06], tickvals=ticks, ticktext=words)
+    figure.update_layout(margin={"b": 64})
     return figure

@@ -31,6 +31,7 @@ from probekit.results.looks import (
 _STRIP = (1.17, 1.33)  # where the sets stand that no reader was fitted to, or of which one misleads
 _READ = 1.12  # FBU of reading that the axis shows
 _NAMED = 14  # points that have a name beside them without hiding each other
+_CROWD = (0.16, 0.05, 0.06)  # how near two points are, read (by site, by k) and kept, whose names cover each other
 _MOST = 1.5  # FBU that the axes show
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "star", "triangle-down", "hexagram")
 _DASHES = ("solid", "dash", "dot", "longdash", "dashdot", "longdashdot")
@@ -61,11 +62,11 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
         if len(part):
             mark = {"symbol": symbol, "size": 9, "line": {"width": 1.6, "color": ink["band"]}}
             figure.add_trace(_points(part, name, ink["band"], mark))
-    looks = _looks(own, template)
+    looks, named = _looks(own, template), _apart(own) if len(own) <= _NAMED else own.index[:0]
     for (fitted, kind), part in own.groupby(["fitted_to", "kind"], sort=False):
         colour, symbol = looks[fitted, kind]
         mark = {"symbol": symbol, "size": 10, "color": faded(colour, 0.8), "line": {"width": 1.4, "color": colour}}
-        figure.add_trace(_points(part, _of(fitted, kind), colour, mark, named=len(own) <= _NAMED))
+        figure.add_trace(_points(part, _of(fitted, kind), colour, mark, named))
     place = f"at {shown['site'].iloc[0]}" if shown["site"].nunique() == 1 else f"{shown['site'].nunique()} sites"
     lost = len(table) - len(shown)
     dress(
@@ -113,14 +114,28 @@ def _looks(own: pd.DataFrame, template: Template) -> dict[tuple[str, str], tuple
     }
 
 
-def _points(rows: pd.DataFrame, name: str, colour: str, mark: Mapping[str, Any], named: bool = False) -> go.Scatter:
-    """Points with both intervals."""
+def _apart(own: pd.DataFrame) -> pd.Index:
+    """The points beside which a name can stand without covering another one's: the first of each crowd."""
+    kept: list[Any] = []
+    wide, high = _CROWD[own["site"].nunique() == 1], _CROWD[2]
+    for i, row in own.iterrows():
+        near = own.loc[kept]
+        if not ((abs(near["x"] - row["x"]) < wide) & (abs(near["kept"] - row["kept"]) < high)).any():
+            kept.append(i)
+    return pd.Index(kept)
+
+
+def _points(
+    rows: pd.DataFrame, name: str, colour: str, mark: Mapping[str, Any], named: pd.Index | None = None
+) -> go.Scatter:
+    """Points with both intervals; those in `named` have a name beside them."""
     one_site = rows["site"].nunique() == 1
     words = [f"k={int(k)}" if one_site and pd.notna(k) else escape(site)
              for k, site in zip(rows["k"], rows["site"], strict=True)]  # fmt: skip
+    shown = [] if named is None else [word if i in named else "" for i, word in zip(rows.index, words, strict=True)]
     return go.Scatter(
         x=rows["x"], y=rows["kept"], name=name, marker=dict(mark),
-        mode="markers+text" if named else "markers", text=words if named else None, textposition="top right",
+        mode="markers+text" if any(shown) else "markers", text=shown if any(shown) else None, textposition="top right",
         textfont={"size": 11, "color": colour}, cliponaxis=False,
         error_x=_bars(rows, "read", colour), error_y=_bars(rows, "kept", colour),
         customdata=[_point_hover(row) for _, row in rows.iterrows()], hovertemplate="%{customdata}<extra></extra>",
@@ -163,6 +178,9 @@ def _frame_of_points(figure: go.Figure, shown: pd.DataFrame, ink: Mapping[str, s
     font = {"size": 12, "color": ink["soft"]}
     for x, y, anchor, words in ((0.0, 1.03, "left", "read here, but not what the model runs on"),
                                 (1.0, 0.01, "right", "run on more than it is read")):  # fmt: skip
+        side = shown["x"].between(0.6, 1.1) if anchor == "right" else shown["x"].between(-0.05, 0.5)
+        if (side & (abs(shown["kept"] - y) < _CROWD[2])).any():
+            continue  # points stand there, and the caption says the same
         figure.add_annotation(x=x, y=y, xanchor=anchor, yanchor="bottom", text=words, showarrow=False, font=font)
 
 

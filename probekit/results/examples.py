@@ -6,9 +6,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 
 from probekit.errors import BadInput, RunError
+from probekit.metrics.bootstrap import Clusters
 from probekit.results.selection import (
     at_position,
     check_known,
@@ -19,6 +21,7 @@ from probekit.results.selection import (
 )
 
 MOST = 10  # rows or pairs that are shown
+N_BOOTSTRAP = 1_000  # for intervals of a bin
 
 
 @runtime_checkable
@@ -47,6 +50,8 @@ def examples(
 
     bits, floor_bits, ceiling_bits: of the row; outcome, probability: the model's likeliest; position: the token that is
     read. `attrs` tells n, the rows that were tested, and means of missed bits of the reader and of the input alone.
+    Of a law, in runs that keep it, also said and confidence: the reader's likeliest and how probable it finds that;
+    agreed: how probable the model does.
     """
     records = run.records
     behaviour, position = _asked(records, behaviour, position)
@@ -63,9 +68,53 @@ def examples(
     told = worst.merge(run.table("texts"), how="left", on=["example", "position"])
     columns = ["hook", "behaviour", "rule", "level", "source", "k", "missed_bits", "bits", "floor_bits", "ceiling_bits",
                "outcome", "probability", "domain", "group", "example", "position", "text"]  # fmt: skip
+    columns += [name for name in ("said", "confidence", "agreed") if name in told]
     found = told[columns].reset_index(drop=True)
     found.attrs.update(attrs)
     return found
+
+
+def reliability(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.DataFrame:
+    """How often a reader is right when it is so sure: rows in bins of equal width of its confidence, lowest first.
+
+    rows: as `Run.rows` or `examples` gives them, with confidence, agreed and group. confidence: its mean in the bin;
+    value: the mean probability that the behaviour gives to what is said, with its 95 % interval over groups (NA below
+    two groups); n, groups. `attrs` tells gap: the mean distance of the two, weighted by rows. Empty without rows.
+    """
+    known = rows[rows["confidence"].notna() & rows["agreed"].notna()]
+    at = np.minimum((known["confidence"].to_numpy(dtype=float) * bins).astype(int), bins - 1)
+    out = []
+    for one in np.unique(at):
+        part = known[at == one]
+        agreed, clusters = (
+            part["agreed"].to_numpy(dtype=float),
+            Clusters.of(part["group"].to_numpy(), N_BOOTSTRAP, seed),
+        )
+        drawn = (clusters.weights @ clusters.sums(agreed)) / (clusters.weights @ clusters.sizes)
+        low, high = np.quantile(drawn, [0.025, 0.975]) if len(clusters.names) > 1 else (np.nan, np.nan)
+        out.append({"bin": one / bins, "confidence": float(part["confidence"].mean()), "value": float(agreed.mean()),
+                    "low": float(low), "high": float(high), "n": len(part), "groups": len(clusters.names)})  # fmt: skip
+    found = pd.DataFrame(out, columns=["bin", "confidence", "value", "low", "high", "n", "groups"])
+    far = (found["confidence"] - found["value"]).abs()
+    found.attrs["gap"] = float((far * found["n"]).sum() / found["n"].sum()) if len(found) else float("nan")
+    return found
+
+
+def squares(kept: pd.DataFrame, row: Mapping[str, Any] | pd.Series) -> pd.DataFrame:
+    """What the features of a hypothesis are at a row of `examples` and were decoded to at its hook point.
+
+    kept: the run's table `features`. A row per feature and target: feature, target, is, decoded. Empty where none was
+    decoded there.
+    """
+    names = ["feature", "target", "is", "decoded"]
+    here = kept[(kept["example"] == row["example"]) & (kept["position"] == row["position"])
+                & (kept["hook"] == row["hook"]) & (kept["rule"] == row["rule"])].drop_duplicates("feature")  # fmt: skip
+    parts = [
+        pd.DataFrame({"feature": one["feature"], "target": one["targets"], "is": one["classes"][one["is"]],
+                      "decoded": one["classes"][one["decoded"]]})
+        for _, one in here.iterrows()
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
 def counterexamples(

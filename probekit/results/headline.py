@@ -126,6 +126,8 @@ def _preferred(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> tuple[pd.Se
         return min((row for _, row in only.iterrows()), key=preference, default=None), False, False
     at_last = selected[(selected["hook"] == last) & (last != "")]
     left = selected.drop(index=at_last.index)
+    if len(at_last):  # principal components are fitted to no behaviour: what they leave is not what can be read there
+        left = left[left["source"] != "pca"]
     row = min((row for _, row in left.iterrows()), key=preference, default=None)
     return row, True, "linear" in set(at_last["level"])
 

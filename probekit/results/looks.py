@@ -18,7 +18,9 @@ from probekit.results.selection import left_out, na_words, site_label
 
 Template = Literal["light", "dark"]
 UNEXPLAINED = "unexplained (0 explains all, 1 adds nothing)"
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+          "toImageButtonOptions": {"format": "png", "scale": 2}}  # fmt: skip
+SLIDE = {"format": "png", "scale": 2, "width": 1351, "height": 760}  # 16 : 9, of a figure that `enlarged` made
 FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', 'Helvetica Neue', Arial, sans-serif"
 # Okabe-Ito hues, darker or lighter until each is at least 4.5 : 1 on its paper, as thin lines and as letters.
 PALETTES = {
@@ -306,6 +308,11 @@ def enlarged(made: go.Figure, by: float = 1.5) -> go.Figure:
     for trace in made.select_traces({"type": "scatter"}):
         if trace.line.width:  # none of a ribbon's edge
             trace.line.width *= by
+        if trace.textfont.size:
+            trace.textfont.size *= by
+    for trace in made.select_traces({"type": "heatmap"}):
+        bar = trace.colorbar
+        bar.update(tickfont_size=(bar.tickfont.size or 12) * by, title_font_size=(bar.title.font.size or 12) * by)
     return made
 
 
@@ -519,7 +526,7 @@ def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> Non
         )  # fmt: skip
         at += apart
     widest = max((len(text_of.fitted(name, 26)) for _, name, _ in named), default=0)
-    figure.update_layout(margin={"r": 16 + 7 * widest})
+    figure.update_layout(margin={"r": 46 + 7 * widest})  # beside them stands the bar of tools
     told = {escape(name) for _, name, _ in named}
     figure.for_each_trace(lambda trace: trace.update(showlegend=False), lambda trace: trace.name in told)
 

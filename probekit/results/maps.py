@@ -47,6 +47,11 @@ def leak_map(
     """
     table = frame_of_kind("leak_map", frame, selection)
     if table.empty:
+        if selection.get("metric") == "replace":
+            said = (
+                "No single site was replaced for this behaviour, so there is no map of it; the frontier has all sites."
+            )
+            return empty_figure(said, 'arms = ["single:random"] in [replace]', template)
         return empty_figure(
             "No level has been read at any hook point for this behaviour.", "probekit run SPEC", template
         )
@@ -65,15 +70,14 @@ def leak_map(
     if row >= 17 and len(labels) <= 16:
         _add_numbers(figure, known, row)
     _add_missing(figure, cells, places, len(labels), row, ink["soft"])
-    _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row)
+    _add_like_control(figure, known[known["id"].isin(like_control(frame, known))], row, ink["ink"])
     dress(figure, template, "Where does each level leak?" if table["metric"].iloc[0] == "read" else
           "What is lost when only this is kept?", subtitle_of(table), height=height, about=about(table),
           room=max(56, min(96, (map_width(len(labels)) - 40) // 7)))  # fmt: skip
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
     last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
     _map_axes(figure, places, labels, height, ink["na"], last)
-    _outline(figure, cells, chosen, ink["ink"])
-    return figure
+    return figure if chosen is None else outlined(figure, chosen, template)
 
 
 def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels: int, row: float) -> None:
@@ -164,10 +168,22 @@ def _add_missing(
     )  # fmt: skip
 
 
-def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> None:
-    """A dot in the corner of every cell whose interval reaches that of its control."""
+def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float, colour: str) -> None:
+    """A dot in the corner of every cell whose interval reaches that of its control; in the legend in the page's ink."""
     if cells.empty:
         return
+    mark = {"symbol": "circle", "size": 7, "color": colour}
+    figure.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name="no better than its control",
+            legendgroup="control-key",
+            marker=mark,
+            unselected={"marker": {"opacity": 1}},
+        )
+    )
     for ink, part in cells.groupby(cells["value"].map(ink_on)):
         figure.add_trace(
             go.Scatter(
@@ -176,7 +192,7 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> Non
                 mode="markers",
                 name="no better than its control",
                 legendgroup="control",
-                showlegend=all(trace.legendgroup != "control" for trace in figure.data),
+                showlegend=False,
                 marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 1, "color": "#808080"}},
                 unselected={"marker": {"opacity": 1}},
                 hoverinfo="skip",
@@ -184,13 +200,15 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float) -> Non
         )
 
 
-def _outline(figure: go.Figure, cells: pd.DataFrame, chosen: tuple[str, str] | None, colour: str) -> None:
-    """A frame around the chosen cell."""
-    if chosen is None:
-        return
-    for _, cell in cells[(cells["hook"] == chosen[0]) & (cells["label"] == chosen[1])].iterrows():
-        box = {"x0": cell["x"] - 0.5, "x1": cell["x"] + 0.5, "y0": cell["y"] - 0.5, "y1": cell["y"] + 0.5}
-        figure.add_shape(type="rect", **box, line={"color": colour, "width": 3}, name="chosen")
+def outlined(figure: go.Figure, chosen: tuple[str, str], template: Template = "light") -> go.Figure:
+    """The map with a frame around the cell of a hook and label, added in place; as it was where there is none."""
+    for cells in figure.select_traces({"name": "cells"}):
+        for x, y, (_, *told) in zip(cells.x, cells.y, cells.customdata, strict=True):
+            if tuple(told) == chosen:
+                box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
+                line = {"color": PALETTES[template]["ink"], "width": 3}
+                figure.add_shape(type="rect", **box, line=line, name="chosen")
+    return figure
 
 
 # Cividis from 0 to 1, and hues of their own for what lies beyond: above 1 a description misleads, below 0 it does

@@ -16,6 +16,7 @@ from probekit.storage.files import changing, publish, sync_folder
 
 MANIFEST, RECORDS, LOSSES, CELLS = "manifest.json", "records.parquet", "losses.parquet", "cells.parquet"
 ROWS, TESTED = "rows", "tested_rows"  # the folder of bits per row and reader; the table that says which rows they are
+OUTCOMES = "outcomes"  # the table of the names of what readers say
 LOCK = ".lock-"  # and the worker's name: held while it works
 SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over hook points
 _INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups", "n_fit",
@@ -35,7 +36,8 @@ _LOSS_SCHEMA = pa.schema(
 )  # fmt: skip
 ROW_SCHEMA = pa.schema(
     [("hook", pa.string()), ("behaviour", pa.string()), ("rule", pa.string()), ("level", pa.string()),
-     ("source", pa.string()), ("k", pa.int32()), ("row", pa.int32()), ("bits", pa.float32())]
+     ("source", pa.string()), ("k", pa.int32()), ("row", pa.int32()), ("bits", pa.float32()),
+     ("said", pa.int16()), ("confidence", pa.float32()), ("agreed", pa.float32())]
 )  # fmt: skip
 _CELL_SCHEMA = pa.schema([("cell", pa.string()), ("ok", pa.bool_()), ("error", pa.string()), ("seconds", pa.float64())])
 

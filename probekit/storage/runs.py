@@ -28,6 +28,7 @@ from probekit.storage.lines import (
     LOCK,
     LOSSES,
     MANIFEST,
+    OUTCOMES,
     RECORDS,
     ROW_SCHEMA,
     ROWS,
@@ -195,9 +196,10 @@ class Run:
         """Bits of each test row of the seen domain: the rows behind a record of `read`, whose mean bits are its `bits`.
 
         One row per reader (level, source, k) and row: `bits`, beside `floor_bits` and `ceiling_bits` of the same row,
-        and what it is: row, example, position, group, domain. position: a rule of positions, the column `rule`. What is
-        left out is not selected by; only files and readers that are asked for are read. Raises BadInput where nothing
-        is, RunError for a file that is broken.
+        and what it is: row, example, position, group, domain. Where the behaviour is a law also `said`, the likeliest
+        outcome of the reader, its `confidence` in it, and `agreed`, the probability that it has. position: a rule of
+        positions, the column `rule`. What is left out is not selected by; only files and readers that are asked for are
+        read. Raises BadInput where nothing is, RunError for a file that is broken.
 
         >>> import probekit as pk
         >>> run = pk.open_run("runs/othello")
@@ -217,7 +219,17 @@ class Run:
         frame["k"] = frame["k"].astype("Int64")
         if TESTED not in self.tables:  # while it is measured
             return frame
-        return frame.merge(self.table(TESTED), how="left", on=["behaviour", "rule", "row"])
+        return self._named(frame).merge(self.table(TESTED), how="left", on=["behaviour", "rule", "row"])
+
+    def _named(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """With the names of what is said in place of their numbers."""
+        if OUTCOMES not in self.tables or "said" not in frame:
+            return frame.drop(columns=["said", "confidence", "agreed"], errors="ignore")
+        names = self.table(OUTCOMES).rename(columns={"at": "said"})
+        named = frame.astype({"said": "Int64"}).merge(
+            names.astype({"said": "Int64"}), how="left", on=["behaviour", "rule", "said"]
+        )
+        return named.assign(said=named["outcome"]).drop(columns="outcome")
 
     @property
     def _row_files(self) -> list[str]:

@@ -156,7 +156,7 @@ class RunWriter:
 
     def write_rows(self, name: str, parts: Iterable[Mapping[str, Any]]) -> None:
         """Write bits per row, a reader after the other: of each part `hook`, `behaviour`, `rule`, `level`, `source` and
-        `k`, one value each, `row` and `bits` [n].
+        `k`, one value each, `row` and `bits` [n]; where it says a law also `said`, `confidence` and `agreed` [n].
 
         A group of rows of the file is one reader, so that one can be read without the others.
         """
@@ -167,7 +167,8 @@ class RunWriter:
         with pq.ParquetWriter(sink, ROW_SCHEMA, **how) as file:
             for part in parts:
                 n = len(part["row"])
-                columns = {key: v if isinstance(v, np.ndarray) else [v] * n for key, v in part.items()}
+                told = dict.fromkeys(ROW_SCHEMA.names) | dict(part)
+                columns = {key: v if isinstance(v, np.ndarray) else [v] * n for key, v in told.items()}
                 file.write_table(pa.table(columns, schema=ROW_SCHEMA), row_group_size=max(1, n))
         self._side(ROWS, f"{check_name(name)}.parquet", sink.getvalue().to_pybytes())
 

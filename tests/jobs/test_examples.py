@@ -149,8 +149,9 @@ def test_interrupted_and_with_several_workers_the_same_rows_are_kept(small, tmp_
     first = whole.rows().sort_values(keys, ignore_index=True)
     for other in (resumed, shared):
         theirs = other.rows().sort_values(keys, ignore_index=True)
-        assert theirs.drop(columns=["bits", "floor_bits"]).equals(first.drop(columns=["bits", "floor_bits"]))
-        assert np.allclose(theirs[["bits", "floor_bits"]], first[["bits", "floor_bits"]], atol=1e-4)
+        figures = ["bits", "floor_bits", "confidence", "agreed"]
+        assert theirs.drop(columns=figures).equals(first.drop(columns=figures))
+        assert np.allclose(theirs[figures], first[figures], atol=1e-4)
 
 
 def test_a_row_of_a_reader_costs_at_most_16_bytes(tmp_path):
@@ -188,6 +189,23 @@ def test_what_explains_nothing_keeps_no_rows(small, tmp_path):
     run = go(path, tmp_path)
     assert set(run.rows()["behaviour"]) == {"choice"} == set(run.table("tested_rows")["behaviour"])
     assert job_of.Job.load(pk.JobSpec.read_toml(path), tmp_path).run == run.name
+
+
+def test_what_a_reader_says_of_a_row_is_what_its_bits_cost(places):
+    """Of a label that is certain: bits are those of the probability that the reader gives to it."""
+    rows = places.rows(behaviour="label", level="linear")
+    assert set(rows["said"]) == {"yes", "no"} and rows["confidence"].between(0.5, 1).all()
+    assert ((rows["said"] == rows["outcome"]) == (rows["agreed"] == 1)).all() and set(rows["agreed"]) == {0.0, 1.0}
+    given = np.where(rows["agreed"] == 1, rows["confidence"], 1 - rows["confidence"])
+    assert np.allclose(-np.log2(given), rows["bits"], atol=1e-3)
+    # Of the model's own law, what it gives to what is said.
+    rows = places.rows(behaviour="choice", level="linear")
+    same = rows["said"] == rows["outcome"]
+    assert same.any() and not same.all()
+    assert np.allclose(rows.loc[same, "agreed"], rows.loc[same, "probability"], atol=1e-5)
+    assert np.allclose(rows.loc[~same, "agreed"], 1 - rows.loc[~same, "probability"], atol=1e-5)
+    told = pk.table("examples", places, behaviour="label", level="linear", position="last")
+    assert {"said", "confidence", "agreed"} <= set(told)
 
 
 # Pairs and answers ---------------------------------------------------------------------------------------------------

@@ -154,7 +154,12 @@ def test_what_was_not_read_stands_apart_and_nothing_is_called_read_that_was_not(
 
 def test_few_points_have_names_beside_them(frame):
     made = effects.read_against_replace(frame, hook=LAST)
-    assert {text for trace in made.data if trace.text for text in trace.text} == {"k=1", "k=4"}
+    assert {text for trace in made.data if trace.text for text in trace.text} - {""} == {"k=1", "k=4"}
+    named = [
+        (x, y) for trace in made.data for x, y, text in zip(trace.x, trace.y, trace.text or (), strict=False) if text
+    ]
+    apart = [abs(a[0] - b[0]) >= 0.05 or abs(a[1] - b[1]) >= 0.06 for i, a in enumerate(named) for b in named[:i]]
+    assert len(named) > 2 and all(apart)  # no name covers another one
     assert not any(trace.text for trace in effects.read_against_replace(frame).data)
 
 

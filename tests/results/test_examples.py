@@ -9,7 +9,8 @@ from rich.cells import cell_len
 
 import probekit as pk
 from probekit.errors import BadInput, RunError
-from probekit.results import examples
+from probekit.results import boards, examples
+from probekit.results.examples import reliability, squares
 from probekit.results.rowtext import differing, in_words
 from rows_by_hand import LONG, SITES, rows_by_hand
 
@@ -134,3 +135,34 @@ def test_what_two_texts_share_is_cut_first():
     assert first.startswith("word0 ") and first.endswith("word199")
     assert differing("one two three", "four five six", 80) == ("one two three", "four five six")
     assert differing("he ran", "he ran home", 80) == ("he ran", "he ran [home]")
+
+
+def test_a_reader_that_is_as_sure_as_it_is_right_lies_on_the_line():
+    draw = np.random.default_rng(0)
+    sure = draw.uniform(0.5, 1.0, 4_000)
+    right = (draw.random(4_000) < sure).astype(float)
+    rows = pd.DataFrame({"confidence": sure, "agreed": right, "group": np.arange(4_000) // 4})
+    honest = reliability(rows)
+    assert honest["n"].sum() == 4_000 and list(honest["bin"]) == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert honest.attrs["gap"] < 0.02
+    assert ((honest["low"] <= honest["confidence"]) & (honest["confidence"] <= honest["high"])).sum() >= 4
+    boastful = reliability(rows.assign(confidence=(1 + sure) / 2))
+    assert boastful.attrs["gap"] > 0.1 and (boastful["value"] < boastful["confidence"]).all()
+    assert reliability(rows.iloc[:0]).empty
+    # One law that is spread evenly: to be right half of the time is what it should be sure of.
+    even = reliability(rows.assign(confidence=0.5, agreed=0.5))
+    assert even["value"].tolist() == [0.5] and even.attrs["gap"] == 0
+
+
+def test_a_board_shows_what_is_there_and_frames_what_was_decoded_wrongly():
+    targets = [f"{x}{y}" for y in (1, 2) for x in "ab"]
+    row = {"hook": "h", "rule": "all", "example": 3, "position": 5}
+    labels = {"is": [0, 1, 2, 2], "decoded": [0, 0, 2, 2], "classes": ["mine", "yours", "empty"], "targets": targets}
+    kept = pd.DataFrame([row | {"feature": "mine_yours"} | labels])
+    kept = kept.map(lambda one: np.array(one) if isinstance(one, list) else one)
+    found = squares(kept, row)
+    assert list(found["is"]) == ["mine", "yours", "empty", "empty"] and boards.n_wrong(found) == 1
+    drawn = boards.board_svg(found, {"a2": "×"})
+    assert drawn.count("<rect") == 8 and drawn.count("<circle") == 4 and drawn.count('stroke-width="2.5"') == 1
+    assert "×" in drawn and boards.board_svg(found.iloc[:3]) == ""  # three squares are no board
+    assert squares(kept, row | {"position": 6}).empty

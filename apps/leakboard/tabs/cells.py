@@ -5,10 +5,11 @@
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from leakboard import data, link, state
-from probekit.errors import ProbekitError
+from probekit.errors import BadInput, ProbekitError
 from probekit.results import details, looks, maps, selection, tables, text
 from probekit.results.headline import level_words
 from probekit.results.tables import decomposition, transfer_matrix
@@ -29,6 +30,8 @@ def show(view: state.View) -> None:
         k: Any = None
         if several:
             default = selection.default_k(_rows(view, kinds[0]), kinds[0])
+            if found is not None and found["k"] in several:  # so that the headline's own cell is on the map
+                default = int(found["k"])
             k = link.choose("k", [*several, "all"], "k", default=default, width=100)
         arm = _arm(view)
         picked = {kind: _table(view, kind, k, arm) for kind in kinds}
@@ -55,11 +58,7 @@ def show(view: state.View) -> None:
 
 
 def _rows(view: state.View, metric: str) -> pd.DataFrame:
-    frame = view.frame
-    return frame[
-        (frame["metric"] == metric) & (frame["behaviour"] == view.behaviour) & (frame["hook"] != "")
-        & (frame["position"] == view.position) & (frame["fit_domain"] == view.domain)
-    ]  # fmt: skip
+    return view.of(metric)
 
 
 def _arm(view: state.View) -> str | None:
@@ -79,7 +78,7 @@ def _asked(metric: str, k: Any, arm: str | None) -> dict[str, Any]:
 def _table(view: state.View, metric: str, k: Any, arm: str | None) -> pd.DataFrame:
     known = selection.ks(_rows(view, metric), metric)
     k = k if k == "all" or k in known else None
-    return tables.leak_map(view.frame, **view.chosen, **_asked(metric, k, arm))
+    return _told(view.frame, view.key, tuple((view.chosen | _asked(metric, k, arm)).items()))
 
 
 def _chosen(table: pd.DataFrame, found: pd.Series | None) -> tuple[str, str]:
@@ -98,10 +97,24 @@ def _chosen(table: pd.DataFrame, found: pd.Series | None) -> tuple[str, str]:
     return hook, label
 
 
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _drawn(_frame: pd.DataFrame, key: tuple[str, str], template: looks.Template, asked: tuple) -> go.Figure:
+    """A map without a chosen cell, not to be changed: what stays the same from click to click is drawn once."""
+    return maps.leak_map(_frame, template=template, **dict(asked))
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _told(_frame: pd.DataFrame, key: tuple[str, str], asked: tuple) -> pd.DataFrame:
+    """The table behind a map, which is not to be changed."""
+    return tables.leak_map(_frame, **dict(asked))
+
+
 def _map(view: state.View, metric: str, asked: dict[str, Any], chosen: tuple[str, str] | None) -> None:
     if asked["k"] != "all" and asked["k"] not in selection.ks(_rows(view, metric), metric):
         asked = asked | {"k": None}
-    made = maps.leak_map(view.frame, template=view.template, chosen=chosen, **view.chosen, **asked)
+    made = _drawn(view.frame, view.key, view.template, tuple((view.chosen | asked).items()))
+    if chosen is not None:
+        made = maps.outlined(go.Figure(data=made.data, layout=made.layout), chosen, view.template)
     key = f"map-{metric}"
 
     def clicked() -> None:
@@ -139,6 +152,7 @@ def _cell(view: state.View, row: pd.Series) -> None:
     with left:
         _controls(view, row)
         _shares(view, row)
+        _reliability(view, row)
     with right:
         _by_k(view, row)
         _moved(view, row)
@@ -201,18 +215,36 @@ def _shares(view: state.View, row: pd.Series) -> None:
         return
     st.markdown("**Where the bits go at this site**")
     told = [text.value_text(one) for _, one in shares.iterrows()]
-    said = pd.DataFrame(
-        {"class": shares["label"], "share": shares["value"].clip(0, 1), "of the explainable bits": told}
-    )
+    said = pd.DataFrame({"class": shares["label"], "share": shares["value"].clip(0, 1), "of the bits": told})
     bar = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
     st.dataframe(said, hide_index=True, width="stretch", height="content", column_config={"share": bar})
 
 
 def _by_k(view: state.View, row: pd.Series) -> None:
-    made = details.by_k(view.frame, template=view.template, **view.chosen, hook=row["hook"], metric=row["metric"],
+    here = view.frame[view.frame["hook"] == row["hook"]]
+    made = details.by_k(here, template=view.template, **view.chosen, hook=row["hook"], metric=row["metric"],
                        arm=row["arm"] or None)  # fmt: skip
     if made is not None:
         state.draw(made, "by-k", "How much more directions explain at this site; grey is random directions.")
+
+
+def _reliability(view: state.View, row: pd.Series) -> None:
+    """Whether the reader of the cell is right as often as it is sure, where the run keeps what it says of rows."""
+    if row["metric"] != "read" or row["level"] == "prior" or pd.isna(row["value"]):
+        return
+    asked = {name: row[name] for name in ("hook", "behaviour", "position", "level", "source")}
+    try:
+        rows = view.run.rows(**asked, k=None if pd.isna(row["k"]) else int(row["k"]))
+    except BadInput:  # the run kept no rows, which Examples says
+        return
+    except ProbekitError as error:
+        st.error(f"**The rows of this run are damaged.** {state.plain(error)}", icon=":material/error:")
+        return
+    about = f"{row['label']} at {selection.site_label(row['hook'])}"
+    if (made := details.reliability(rows, template=view.template, about=about)) is not None:
+        state.draw(
+            made, "reliability", "On the line it is right as often as it is sure; below, surer than it should be."
+        )
 
 
 def _moved(view: state.View, row: pd.Series) -> None:

@@ -57,7 +57,7 @@ def by_position(view: state.View) -> None:
     """One level at every token that was read."""
     if len(selection.positions(view.frame, view.behaviour)) < 2:
         st.text("All rows of this behaviour are read under one rule of positions, so there is nothing to compare.")
-        st.code('[task]\npositions = ["last", "subject"]', language="toml")
+        st.code('[task]\npositions = ["last", "subject"]', language=None)
         return
     there = [name for name in selection.levels(view.read) if name not in ("prior", "baseline")]
     with st.container(horizontal=True):

@@ -9,9 +9,11 @@ import streamlit as st
 
 from leakboard import data, link, state
 from probekit.errors import ProbekitError
-from probekit.results import compare, details, sidetext
+from probekit.results import compare, selection, sidefigures, sidetext
 from probekit.storage.runs import Run, run_before
 
+MOST = 12  # runs that are put side by side unless more are asked for
+LINES = 4  # runs that are lines in one field; of more each gets a field of its own
 MARKS = {"equal": "✓", "different": "✕", "unknown": "?"}
 
 
@@ -47,7 +49,7 @@ def along(view: state.View, found: compare.Comparison) -> None:
     some = cells[cells["label"] == label]
     with st.container(border=True):
         state.draw(
-            details.differences(some, a=found.a, b=found.b, template=view.template,
+            sidefigures.differences(some, a=found.a, b=found.b, template=view.template,
                                 about=f"{view.behaviour} · paired by group where groups are shared"), "differences",
             "Below 0 B leaves less unexplained. The interval is of the difference, drawn over the same groups in both "
             "runs where they share them; where it holds 0, it cannot be told.",
@@ -71,30 +73,58 @@ def changed(found: compare.Comparison) -> None:
             st.text("(no text was kept)" if pd.isna(row["text"]) else str(row["text"])[:600])
 
 
+@st.cache_resource(max_entries=8, show_spinner="comparing runs")
+def on_one_axis(
+    _runs: list[Run], seals: tuple[str, ...], metric: str, behaviour: str, domain: str, position: str
+) -> Any:
+    """Several runs beside the first, or the sentence that says why they are not."""
+    try:
+        return compare.across(_runs, behaviour=behaviour, domain=domain, metric=metric, position=position)
+    except ProbekitError as error:
+        return str(error)
+
+
 def more(view: state.View, runs: list[Run], against: Run, metric: str) -> None:
-    """Further runs on the same axis: checkpoints, seeds, sizes, models."""
+    """Further runs on the same axis: checkpoints, seeds, sizes, models. Of a sweep all of them at first."""
     names = [run.name for run in runs if run.name not in (view.run.name, against.name)]
     if not names:
         return
     st.subheader("More runs on one axis")
-    picked = link.choose_several("Runs beside A and B", names, "more", default=[])
+    first = names[: MOST - 2] if state.folder() else []
+    picked = link.choose_several("Runs beside A and B", names, "more", default=first)
     if not picked:
         return
     by_name = {run.name: run for run in runs}
     all_of_them = [against, view.run, *(data.opened(by_name[name]) for name in picked)]
-    try:
-        table = compare.across(all_of_them, behaviour=view.behaviour, domain=view.domain, metric=metric,
-                               position=view.position)  # fmt: skip
-    except ProbekitError as error:
-        st.warning(state.plain(error))
+    where = (metric, view.behaviour, view.domain, view.position)
+    table = on_one_axis(all_of_them, tuple(state.seal(run) for run in all_of_them), *where)
+    if isinstance(table, str):
+        st.warning(state.plain(table))
         return
     table = table[(table["metric"] != "selected") & (table["hook"] != "") & table["value"].notna()]
-    label = link.choose("Level of all", list(table["label"].unique()), "of-all", default="linear", width=240)
+    if table.empty:
+        st.text("The runs have no cell in common that has a value.")
+        return
+    labels = list(table["label"].unique())
+    with st.container(horizontal=True):
+        label = link.choose("Level of all", labels, "of-all", default="linear", width=240)
+        table = table[table["label"] == label]
+        hooks = list(table.sort_values("site_order")["hook"].unique()) if "site_order" in table else list(
+            table["hook"].unique())  # fmt: skip
+        found = view.found
+        here = found["hook"] if found is not None and found["hook"] in hooks else hooks[len(hooks) // 2]
+        hook = link.choose("At", hooks, "all-at", default=here, show=selection.site_label, width=200)
+    order = [run.name for run in all_of_them]
     with st.container(border=True):
-        made = details.several(
-            table[table["label"] == label], [run.name for run in all_of_them], template=view.template
-        )
-        state.draw(made, "several", "A line per run; the first is A.")
+        made = sidefigures.over_runs(table[table["hook"] == hook], order, template=view.template)
+        state.draw(made, "over-runs", "One site in every run; the dotted line is A.")
+    with st.container(border=True):
+        if len(order) > LINES:
+            made = sidefigures.multiples(table, order, template=view.template)
+            state.draw(made, "several", "A field per run, along the network; grey is A in each of them.")
+        else:
+            made = sidefigures.several(table, order, template=view.template)
+            state.draw(made, "several", "A line per run; the first is A.")
 
 
 view = state.head("compare", "B is the run above; A is what it is compared with.")

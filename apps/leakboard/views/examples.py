@@ -9,11 +9,14 @@ import streamlit as st
 
 from leakboard import link, state
 from probekit.errors import ProbekitError
-from probekit.results import details, examples, rowtext, selection
-from probekit.results.text import number
+from probekit.results import boards, details, examples, rowtext, selection
+from probekit.results.text import number, value_text
 
 MOST = 12
 LONG = 600  # letters of a text that are shown
+NUMBERED = 12  # stretches of a text, up to which each has its bits behind it
+STRETCHES = 60  # of a text, each with a colour of its own
+RELIABLE = "On the line the reader is right as often as it is sure; below it, it is surer than it should be."
 SHADES = ("green", "gray", "orange", "red")  # by how much more is missed than on average
 
 
@@ -31,9 +34,9 @@ def reader(view: state.View) -> dict[str, Any]:
         of_level = read[read["level"] == level]
         hooks = selection.hooks(of_level)
         clicked = link.kept().get("hook")
-        default = clicked if clicked in hooks else found["hook"] if found is not None else hooks[-1]
-        hook = link.choose("Hook point", hooks, "row-hook", default=default if default in hooks else hooks[-1],
-                           show=selection.site_label, width=200)  # fmt: skip
+        default = clicked if clicked in hooks else found["hook"] if found is not None else ""
+        default = default if default in hooks else hooks[len(hooks) // 2]
+        hook = link.choose("Hook point", hooks, "row-hook", default=default, show=selection.site_label, width=200)
         here = of_level[of_level["hook"] == hook]
         ks = sorted(int(k) for k in here["k"].dropna().unique())
         sources = [source for source in here["source"].unique() if source]
@@ -60,30 +63,106 @@ def filtered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def worst(rows: pd.DataFrame, mean: float) -> None:
-    """A card for each of the rows that are missed most."""
+def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
+    """A card for each of the rows that are missed most. every: all rows of the reader, unfiltered."""
     st.subheader("Missed most")
     if rows.empty:
         st.text("No test row is left by these filters.")
         return
-    for _, row in rows.head(MOST).iterrows():
+    shown, mean = rows.head(MOST), every.attrs["missed"]
+    several = every.groupby("example")["position"].transform("nunique") > 1
+    if several.any():
+        st.caption(
+            "A stretch of text is coloured by what the reader misses at the token that ends it, where that one is "
+            f"read, and followed by these bits: {legend()}"
+        )
+    else:
+        st.caption("The run reads one token of each example: no other has bits of its own to be coloured by.")
+    features = state.table_of(view.run, "features")
+    if features is not None and any(boards.grid(list(names)) for names in features["targets"].iloc[:1]):
+        classes = sorted({*features["classes"].iloc[0]} - {"empty", "none"})
+        marks = ", ".join(f"{how} is {state.plain(one)}" for how, one in zip(("full", "a ring"), classes, strict=False))
+        st.caption(f"Boards: {marks}; × is the model's likeliest, ○ the reader's; framed squares are decoded wrongly.")
+    for _, row in shown.iterrows():
         with st.container(border=True):
-            shade = SHADES[min(3, int(max(0.0, row["missed_bits"]) / max(mean, 1e-9)))]
-            st.markdown(f":{shade}-badge[{number(row['missed_bits'])} bits missed] {state.plain(laws(row))}")
-            st.text(clipped(row["text"]))
-            place = f"example {int(row['example'])}, token {int(row['position'])}, {row['domain']}"
-            st.caption(state.plain(f"group {row['group']}, {place}"))
+            left, right = st.columns([3, 2]) if (drawn := board(view, row, features)) else (st.container(), None)
+            with left:
+                st.markdown(f":{shade(row['missed_bits'], mean)}-badge[{number(row['missed_bits'])} bits missed] "
+                            f"{state.plain(laws(row))}")  # fmt: skip
+                st.markdown(coloured(row, every[every["example"] == row["example"]], mean))
+                place = f"example {int(row['example'])}, token {int(row['position'])}, {row['domain']}"
+                st.caption(state.plain(f"group {row['group']}, {place}"))
+            if right is not None:
+                with right:
+                    st.image(drawn[0])
+                    st.caption(drawn[1])
+
+
+def shade(missed: float, mean: float) -> str:
+    """The colour of so many missed bits, beside what is missed on average."""
+    return SHADES[min(3, int(max(0.0, missed) / max(mean, 1e-9)))]
+
+
+def legend() -> str:
+    """What the shades mean, in their own colours."""
+    words = ("less than average", "up to twice", "up to three times", "more")
+    return " ".join(f":{name}-background[{word}]" for name, word in zip(SHADES, words, strict=True))
+
+
+def coloured(row: pd.Series, same: pd.DataFrame, mean: float) -> str:
+    """The text of a row as markdown: each stretch in the shade of the bits missed at the token that ends it.
+
+    same: all rows of the example. The text of an earlier token is the beginning of that of a later one, unless the run
+    cut it; then, and where no other token is read, nothing is coloured.
+    """
+    text = row["text"]
+    before = same[(same["position"] <= row["position"]) & same["text"].notna()].sort_values("position")
+    parts: list[tuple[str, float]] = []
+    at = 0
+    for _, one in before.iterrows():
+        if not isinstance(text, str) or not text.startswith(one["text"]):
+            return state.plain(clipped(text))
+        parts.append((text[at : len(one["text"])], float(one["missed_bits"])))
+        at = len(one["text"])
+    if len(parts) < 2 or at < len(str(text)):
+        return state.plain(clipped(text))
+    keep = parts[-STRETCHES:]
+    said = ["… "] * (len(keep) < len(parts))
+    for words, missed in keep:
+        inner, blank = words.strip(), " " * words.startswith(" ")
+        bits = f" :small[{number(missed)}]" if len(keep) <= NUMBERED else ""
+        said.append(f"{blank}:{shade(missed, mean)}-background[{state.plain(inner)}]{bits} " if inner else " ")
+    return "".join(said)
+
+
+def board(view: state.View, row: pd.Series, features: pd.DataFrame | None) -> tuple[str, str] | None:
+    """The board of a row as it is and as it was decoded at the site, and how to read it; None where there is none."""
+    if features is None:
+        return None
+    found = examples.squares(features, row)
+    for name, squares in found.groupby("feature", sort=False):
+        letters = {str(row["outcome"]): "×"}
+        if "said" in row and pd.notna(row["said"]) and row["said"] != row["outcome"]:
+            letters |= {str(row["said"]): "○"}
+        if drawn := boards.board_svg(squares, letters, view.template):
+            at = state.plain(selection.site_label(row["hook"]))
+            wrong = f"{boards.n_wrong(squares)} of {len(squares)} wrong"
+            return drawn, f"{state.plain(name)}: as it is, and as decoded at {at}, {wrong}"
+    return None
 
 
 def laws(row: pd.Series) -> str:
     """What the model did, beside what the reader and the input alone said of it."""
     did = f"the model: {row['outcome']}" + ("" if pd.isna(row["probability"]) else f" ({number(row['probability'])})")
+    if "said" in row and pd.notna(row["said"]):
+        did += f"; the reader: {row['said']} ({number(row['confidence'])})"
+        if row["said"] != row["outcome"] and row["agreed"] >= 0.005:
+            did += f", which the model gives {number(row['agreed'])}"
     if row["ceiling_bits"] < 1e-9:  # one answer is certain, so that bits are those of its probability
-        return (
-            f"{did}; the reader gave it {number(2 ** -row['bits'])}, the input alone {number(2 ** -row['floor_bits'])}"
-        )
+        right = number(2 ** -row["bits"])
+        return f"{did}; to what is so the reader gave {right}, the input alone {number(2 ** -row['floor_bits'])}"
     alone = row["floor_bits"] - row["ceiling_bits"]
-    return f"{did}; the reader misses {number(row['missed_bits'])} bits of its law, the input alone {number(alone)}"
+    return f"{did}; the input alone misses {number(alone)} bits"
 
 
 def clipped(text: object) -> str:
@@ -125,8 +204,15 @@ def surely_wrong(view: state.View, asked: dict[str, Any]) -> None:
     except ProbekitError as error:
         st.caption(state.plain(error))
         return
-    names = ["domain", "rate", "low", "high", "n", "groups", "wrong_of_confident"]
-    st.dataframe(rates[names].round(3), hide_index=True, width="stretch", height="content")
+    said = [value_text(row) for _, row in rates.rename(columns={"rate": "value"}).iterrows()]
+    wrong = [number(value) for value in rates["wrong_of_confident"]]
+    told = pd.DataFrame({"domain": rates["domain"], "such answers": said, "wrong, of confident ones": wrong,
+                         "test rows": rates["n"], "groups": rates["groups"]})  # fmt: skip
+    st.dataframe(told, hide_index=True, width="stretch", height="content")
+    st.caption(
+        "Shares of test rows. Confident: as the top fifth is where it was fitted. Consistent: with the rows that "
+        "should be answered alike."
+    )
     if rows.empty:
         st.text("None of the test rows is such an answer.")
         return
@@ -144,11 +230,14 @@ except ProbekitError as error:
     st.info(state.plain(error))
     st.stop()
 left = filtered(rows)
-worst(left, rows.attrs["missed"])
+worst(view, left, rows)
 if len(left):
     about = f"run {view.run.name} · {selection.vocabulary(asked['level'])} at {selection.site_label(asked['hook'])}"
     with st.container(border=True):
         made = details.missed_bits(left, template=view.template, about=about)
         state.draw(made, "missed", "Means hide the dangerous cases: the tail is what a mean of few bits can hold.")
+    if (made := details.reliability(left, template=view.template, about=about)) is not None:
+        with st.container(border=True):
+            state.draw(made, "reliability", RELIABLE)
 pairs(view, asked)
 surely_wrong(view, asked)

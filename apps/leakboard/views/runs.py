@@ -13,6 +13,22 @@ from probekit.storage.runs import Run
 LIVE = 5  # seconds between looks at runs that are being measured
 AT_ONCE = 1.5  # seconds that the first look at many runs may take; the rest is read while the first are shown
 
+COLUMNS = {
+    "run": st.column_config.TextColumn(width=185),
+    "unexplained": st.column_config.TextColumn(
+        width=115,
+        help="Of the finding: the site and level that selection rows prefer, and its 95 % interval.",
+    ),
+    "by": st.column_config.TextColumn(width=220, help="The kind of description and the site."),
+    "behaviour": st.column_config.TextColumn(width=125),
+    "groups": st.column_config.TextColumn(width=65),
+    "model": st.column_config.TextColumn(width=105),
+    "state": st.column_config.TextColumn(width=85),
+    "cells": st.column_config.ProgressColumn("done", width=105, format="percent", min_value=0, max_value=1),
+    "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC", width=130),
+    "why": st.column_config.TextColumn(width=240),
+}
+
 state.titled("Runs")
 st.title("Runs")
 
@@ -25,6 +41,7 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
         done, total = run.status.get("done"), run.status.get("total")
         failed = len(run.status.get("failed") or [])
         said = f"{run.state}, {failed} failed" if failed and run.state != "damaged" else run.state
+        said = "damaged" if told.wrong and run.manifest else said
         rows.append(
             {
                 "run": run.name,
@@ -34,12 +51,23 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
                 "groups": f"{told.groups:,}" if told.groups else "",
                 "model": told.model,
                 "state": said,
-                "why": run.reason or told.wrong,
                 "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
                 "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
+                "why": run.reason or told.wrong,
             }
         )
     return pd.DataFrame(rows)
+
+
+def at_work(run: Run) -> str:
+    """How far a run is that is being measured, at what, and how long it may take, as far as it says."""
+    told = run.status
+    said = f"{run.name} is being measured: {told.get('done', '?')} of {told.get('total', '?')} cells"
+    if isinstance(doing := told.get("doing"), str) and doing:
+        said += f", now {doing}"
+    if isinstance(left := told.get("left"), int | float):
+        said += f", about {max(1, round(left / 60))} min left" if left >= 90 else f", about {round(left)} s left"
+    return f"{said}."
 
 
 def shown(table: pd.DataFrame, sought: str, wanted: str) -> pd.DataFrame:
@@ -65,7 +93,12 @@ def whole() -> None:
     """The list. While a run is measured it is drawn again by itself, and then only this part is."""
     if st.session_state.get("_open"):
         st.rerun()
+    if sweeps := data.sweeps(state.base()):
+        link.choose("Folder", ["", *sweeps], "folder", width=340,
+                    show=lambda name: f"{name} ({sweeps[name]} runs)" if name else "runs of single jobs")  # fmt: skip
     found = data.runs(state.root())
+    if link.kept().get("run") not in (None, *(run.name for run in found)):  # of another folder
+        link.keep("run", None), link.keep("seal", None)
     if not found:
         state.no_runs()
         return
@@ -78,6 +111,8 @@ def whole() -> None:
         states = ["all", *dict.fromkeys(run.state for run in found)]
         wanted = link.choose("State", states, "state", width=180)
     rows = shown(table, sought, wanted)
+    if not rows["why"].any():
+        rows = rows.drop(columns="why")
     st.dataframe(
         rows,
         hide_index=True,
@@ -86,13 +121,11 @@ def whole() -> None:
         key="runs-table",
         on_select=lambda: ticked(rows),
         selection_mode=["multi-row", "single-cell"],
-        column_config={
-            "unexplained": st.column_config.TextColumn(help="Of the finding: the site and level that selection rows "
-                                                       "prefer, with its 95 % interval over groups."),
-            "cells": st.column_config.ProgressColumn("cells done", format="percent", min_value=0, max_value=1),
-            "updated (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", timezone="UTC"),
-        },
-    )  # fmt: skip
+        column_config=COLUMNS,
+    )
+    for run in found:
+        if run.state == "running":
+            st.caption(state.plain(at_work(run)))
     st.caption(f"{len(rows)} of {len(found)} runs. A click opens a run; two ticks compare the later with the earlier.")
     link.end()
 

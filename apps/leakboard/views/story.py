@@ -94,7 +94,18 @@ def stage(view: state.View) -> None:
 def large(view: state.View, made: go.Figure) -> None:
     """A figure as for a projector, 16 : 9."""
     made = looks.enlarged(made)
-    state.draw(made, "stage", "")
+    state.draw(made, "stage", "", config=looks.CONFIG | {"toImageButtonOptions": looks.SLIDE})
+
+
+def onwards() -> None:
+    """The other questions, each a click away and on the first screen."""
+    with st.container(horizontal=True):
+        for name, asked, more in (
+            ("map", "Where does it leak? →", {}), ("map", "Is it used? →", {"tab": "causal"}),
+            ("examples", "On which examples? →", {}), ("trust", "Can I trust it? →", {}),
+            ("compare", "Is it better than another run? →", {}),
+        ):  # fmt: skip
+            st.page_link(state.PAGES[name], label=f":blue[{asked}]", query_params=link.kept() | more)
 
 
 view = state.head("story")
@@ -106,8 +117,6 @@ if on_stage == "stage":
 else:
     found = told(view)
     strip(found)
+    onwards()
     small(view, found)
     changes(found)
-    for name, counted in (("map", "Where it leaks, cell by cell"), ("examples", "On which examples"),
-                          ("trust", "What was checked"), ("compare", "Is it better than another run?")):  # fmt: skip
-        st.page_link(state.PAGES[name], label=counted, query_params=link.kept())

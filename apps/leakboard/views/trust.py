@@ -33,7 +33,7 @@ def checked(view: state.View) -> None:
             for check in some:
                 st.markdown(f"**{state.plain(check.about)}: {state.plain(check.name)}.** {state.plain(check.said)}")
                 if check.fill:
-                    st.code(check.fill, language="toml" if "=" in check.fill else "bash")
+                    st.code(check.fill, language=None, wrap_lines=True)
 
 
 def claimed(view: state.View) -> None:
@@ -60,7 +60,7 @@ def claimed(view: state.View) -> None:
         source = link.choose("Source", sources, "source", width=180) if len(sources) > 1 else None
         k = link.choose("k", ks, "claimed-k", width=100) if len(ks) > 1 else None
     st.caption(
-        "A claim holds when every measure in it passes an equivalence test at the margin; `detectable` is the smallest "
+        "A claim holds when every measure in it passes an equivalence test at the margin; *detectable* is the smallest "
         f"FBU that this many rows could have told from 0. {state.plain(selection.site_label(best))} is the place that "
         "selection rows prefer: a place picked by its test rows would be luck."
     )
@@ -131,7 +131,7 @@ def calibrated() -> None:
     frame = None if run is None else state.table_of(run, "calibration")
     if run is None or frame is None:
         st.text("Not calibrated here yet. Every metric is measured on plants whose answer is known, and judged:")
-        st.code("probekit calibrate --seeds 10", language="bash")
+        st.code("probekit calibrate --seeds 10", language=None)
         return
     with st.container(border=True):
         state.draw(
@@ -180,7 +180,7 @@ def origin(view: state.View) -> None:
         st.dataframe(table[table["section"].isin(["run", "files"])], hide_index=True, width="stretch")
         state.numbers(table, f"{view.run.name}-provenance")
     st.markdown("**Spec**")
-    st.code(json.dumps(view.run.spec, indent=2, ensure_ascii=False), language="json")
+    st.code(json.dumps(view.run.spec, indent=2, ensure_ascii=False), language=None)
     slow = view.run.cells.sort_values("seconds", ascending=False, ignore_index=True).round(2)
     st.markdown("**Cells**")
     st.caption(f"{slow['seconds'].sum():,.0f} seconds of measuring in all; the slowest first.")
