@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants"]
 
 
 def study(
@@ -21,8 +21,8 @@ def study(
             help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
-            "`metrics`: right and wrong accounts of small systems, and an outside score of them. These three take no "
-            "model."
+            "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
+            "learned by bundled networks that differ in one thing each. These four take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -50,6 +50,9 @@ def study(
             return
         if name == "metrics":
             _metrics(share, keep, as_json)
+            return
+        if name == "variants":
+            _variants(runs / FOLDER, share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -99,6 +102,19 @@ def _metrics(share: float, keep: Path | None, as_json: bool) -> None:
     with progress() as say:
         found = measure_metrics(MetricsSize(seeds=max(2, round(share * MetricsSize().seeds))), progress=say)
     _tell(found, tables(found), TITLES, keep, as_json, seeds=found.seeds)
+
+
+def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.variants import VariantsSize, measure_variants
+    from probekit.proofs.studies.variants_page import TITLES, map_of, scatter_of, tables
+
+    with progress() as say:
+        size = VariantsSize(pairs=max(2, round(share * VariantsSize().pairs)), spread=share == 1)
+        found = measure_variants(root, size, progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, pairs=found.pairs, learned=found.learned)
+    if keep is not None and found.spread:
+        keep.with_suffix(".svg").write_text(map_of(found), encoding="utf-8")
+        keep.with_name(f"{keep.stem}-spread.svg").write_text(scatter_of(found), encoding="utf-8")
 
 
 def _tell(

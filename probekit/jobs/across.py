@@ -16,7 +16,7 @@ from probekit.inputs.arrays import as_activations
 from probekit.inputs.precision import Narrowing
 from probekit.levels import Hypothesis, Level, check_stated
 from probekit.measurement.across import PREFIX, Asked, Fitted, Pair, SharedRows, estimate_over, measure_pair
-from probekit.metrics.alignment import ALIGNMENTS
+from probekit.metrics.alignment import ALIGNMENTS, check_alignment
 from probekit.metrics.ratios import Estimate
 from probekit.records import Record
 from probekit.task import Observations
@@ -74,7 +74,11 @@ def transfer_across(
     stacks, n = _stacks(models)
     chosen = _chosen(anchors, n)
     observed = _observed(stacks, n, behaviour, groups, floor, features)
-    asked = Asked(tuple(Level.parse(name) for name in levels), tuple(ks), tuple(alignments), tuple(hypotheses), seed=seed)
+    for name in alignments:
+        check_alignment(name)
+    asked = Asked(
+        tuple((Level.parse(name), tuple(ks)) for name in levels), tuple(alignments), tuple(hypotheses), seed=seed
+    )
     first = next(iter(observed.values()))[0]
     check_stated(asked.hypotheses, first.behaviours, first.features)
     _check_anchors(first.group, chosen)
@@ -103,9 +107,7 @@ def _pairs(
         some = observed[name][i].rows(kept)
         rows = rows or SharedRows.of(some, BEHAVIOUR, asked.seed)
         fitted[name] = Fitted.of(stacks[name][i][at], some, BEHAVIOUR, rows, asked)
-    return {
-        (a, b): measure_pair(fitted[a], fitted[b], (stacks[a][i][~at], stacks[b][i][~at]), asked) for a, b in pairs
-    }
+    return {(a, b): measure_pair(fitted[a], fitted[b], (stacks[a][i][~at], stacks[b][i][~at]), asked) for a, b in pairs}
 
 
 BEHAVIOUR = "behaviour"
@@ -123,9 +125,14 @@ def _stacks(models: Mapping[str, Any]) -> tuple[dict[str, list[Tensor]], int]:
             what = f"activations of '{name}'"
             x = numbers(what, one)
             if x.ndim != 2 or 0 in x.shape:
-                raise BadInput(f"{what} have shape {x.shape}: give [n, d], or a list with one such array for each seed.")
+                raise BadInput(
+                    f"{what} have shape {x.shape}: give [n, d], or a list with one such array for each seed."
+                )
             out[name].append(torch.from_numpy(Narrowing.of(what, x)(x)))
-    for what, told in (("seeds", {k: len(v) for k, v in out.items()}), ("rows", {k: len(v[0]) for k, v in out.items()})):
+    for what, told in (
+        ("seeds", {k: len(v) for k, v in out.items()}),
+        ("rows", {k: len(v[0]) for k, v in out.items()}),
+    ):
         if len(set(told.values())) > 1:
             found = ", ".join(f"{n} of '{name}'" for name, n in told.items())
             raise BadInput(f"networks are compared on the same inputs and seed by seed; found {what}: {found}.")
@@ -139,7 +146,9 @@ def _chosen(anchors: Any, n: int) -> NDArray[np.bool_]:
         mask[given.astype(np.int64)] = True
         given = mask
     if given.shape != (n,) or not 2 <= given.sum() < n:
-        raise BadInput(f"anchors name {int(given.sum())} of {n} rows: give some of the rows, and leave others to measure.")
+        raise BadInput(
+            f"anchors name {int(given.sum())} of {n} rows: give some of the rows, and leave others to measure."
+        )
     return given
 
 
@@ -147,8 +156,8 @@ def _check_anchors(group: NDArray[np.int64], anchors: NDArray[np.bool_]) -> None
     both = np.intersect1d(group[anchors], group[~anchors])
     if len(both):
         raise BadInput(
-            f"anchors only align, and {len(both)} groups have rows that are anchors and rows that are not, such as group "
-            f"{both[0]}: make anchors of whole groups."
+            f"anchors only align, and {len(both)} groups have rows that are anchors and rows that are not, such as "
+            f"group {both[0]}: make anchors of whole groups."
         )
 
 
@@ -185,9 +194,7 @@ def _records(a: str, b: str, pairs: Sequence[Pair], seed: int, n_bootstrap: int)
     return out
 
 
-def _record(
-    a: str, b: str, moved: Any, found: Estimate, raw: float | None, note: str, unit: str, seed: int
-) -> Record:
+def _record(a: str, b: str, moved: Any, found: Estimate, raw: float | None, note: str, unit: str, seed: int) -> Record:
     return Record(
         model=b, task="arrays", behaviour=BEHAVIOUR, fit_domain=a, test_domain=b, metric="transfer",
         arm=PREFIX + moved.arm, level=moved.name.level, source=moved.name.source, k=moved.name.k,

@@ -36,10 +36,9 @@ PREFIX = "models:"
 
 @dataclass(frozen=True)
 class Asked:
-    """levels, ks: of readers. alignments: of ALIGNMENTS. hypotheses: stated rules. seed: of splits and of fits."""
+    """levels: of readers, each with its ks. alignments: of ALIGNMENTS. hypotheses: rules. seed: of splits and fits."""
 
-    levels: tuple[Level, ...]
-    ks: tuple[int, ...]
+    levels: tuple[tuple[Level, tuple[int, ...]], ...]
     alignments: tuple[str, ...] = ALIGNMENTS
     hypotheses: tuple[Hypothesis, ...] = ()
     lambdas: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -63,7 +62,7 @@ class Fitted:
         """Raises FitError where a reader has none."""
         setting = rows.setting(observations, behaviour, asked.seed)
         site = Site.prepare([setting.training(x)], asked.seed, asked.lambdas, setting.inner)[0]
-        readers = {ReaderName.of(r): r for level in asked.levels for r in fit_level(site, level, asked.ks)}
+        readers = {ReaderName.of(r): r for level, ks in asked.levels for r in fit_level(site, level, ks)}
         mixtures = {}
         for hypothesis in asked.hypotheses:
             decoders = {
@@ -104,7 +103,7 @@ class SharedRows:
 
 @dataclass(frozen=True)
 class Moved:
-    """One number of one pair of networks, before rows or seeds are resampled: its place, its losses, or why it has none.
+    """One number of one pair of networks, before anything is resampled: its place, its losses, or why it has none.
 
     arm: one of ALIGNMENTS, FUNCTION or REFIT. raw: losses before one temperature and intercepts; parameters: of the
     reader.
@@ -143,7 +142,7 @@ def measure_pair(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], 
         told[name] = alignment.left(second.x[test].numpy(), first.x[test].numpy())
         aligned = torch.from_numpy(alignment.apply(second.x.numpy())).float()
         moved += _frozen(first, second, aligned, name)
-    moved += _by_function(first, second, anchors, asked)
+    moved += _by_function(first, second, anchors)
     moved += _refitted(first, second)
     return Pair(moved, second.setting.group[second.setting.split.test], told)
 
@@ -181,11 +180,12 @@ def _compared(
 
 def _hypothesis(second: Fitted, name: str, frozen: Mixture, rows: Float[Tensor, "n d"], arm: str) -> Moved:
     there, own = second.setting, second.mixtures[name]
+    frozen = replace(frozen, _cache={})  # which knows rows of one network alone
     ratio = transfer(frozen.bits(there, rows), own.bits(there, second.x), *there.ends())
     return Moved(ReaderName(f"hypothesis:{name}", "decoded", None), arm, ratio, ratio, frozen.parameters)
 
 
-def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], asked: Asked) -> Iterator[Moved]:
+def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor]) -> Iterator[Moved]:
     """The first's frozen function of k coordinates, on those that the second's own directions give.
 
     The two sets of k coordinates are aligned from anchors by an affine map: what a set of directions spans has no axes
@@ -195,7 +195,9 @@ def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], 
         own = second.readers.get(name)
         if reader.directions is None or own is None or own.directions is None:
             continue
-        here, there = (side.double() @ one.directions.double() for side, one in zip(anchors, (reader, own), strict=True))
+        here, there = (
+            side.double() @ one.directions.double() for side, one in zip(anchors, (reader, own), strict=True)
+        )
         alignment = fit_alignment("affine", there.numpy(), here.numpy())
         code = alignment.apply((second.x.double() @ own.directions.double()).numpy())
         # Rows that the first's directions see as this code; the reader looks nowhere else.
@@ -203,7 +205,7 @@ def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], 
         yield _compared(first, second, name, reader, (torch.from_numpy(code) @ back).float(), FUNCTION)
     for name, mixture in first.mixtures.items():
         decoders = second.mixtures[name].decoders
-        yield _hypothesis(second, name, replace(mixture, decoders=decoders, _cache={}), second.x, FUNCTION)
+        yield _hypothesis(second, name, replace(mixture, decoders=decoders), second.x, FUNCTION)
 
 
 def _refitted(first: Fitted, second: Fitted) -> Iterator[Moved]:
@@ -220,7 +222,9 @@ def _refitted(first: Fitted, second: Fitted) -> Iterator[Moved]:
         yield Moved(name, REFIT, ratio, None, parameters)
 
 
-def estimate_over(pairs: Sequence[Pair], seed: int, n_bootstrap: int = 2_000) -> list[tuple[Moved, Estimate, float | None]]:
+def estimate_over(
+    pairs: Sequence[Pair], seed: int, n_bootstrap: int = 2_000
+) -> list[tuple[Moved, Estimate, float | None]]:
     """Each number of all pairs of networks together: (its place, the estimate, its value before calibration).
 
     The pair of networks is the unit, and fewer than LEAST_SEEDS have no interval; that of one pair alone is over its

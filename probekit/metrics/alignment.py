@@ -40,6 +40,13 @@ class Alignment:
         return float(((to - self.apply(x)) ** 2).sum() / (around**2).sum())
 
 
+def check_alignment(name: str) -> None:
+    """Raise BadInput for another class, naming the nearest."""
+    if name not in ALIGNMENTS:
+        near = nearest(name, ALIGNMENTS)
+        raise BadInput(f"no alignment '{name}'. Did you mean '{near}'? Alignments: {', '.join(ALIGNMENTS)}.")
+
+
 def fit_alignment(name: str, x: NDArray[np.floating], to: NDArray[np.floating]) -> Alignment:
     """The alignment of a class that brings anchors x [m, d_from] nearest to the same anchors elsewhere, to [m, d_to].
 
@@ -47,8 +54,7 @@ def fit_alignment(name: str, x: NDArray[np.floating], to: NDArray[np.floating]) 
     the narrower one. The ridge of `affine` is that of least error on anchors left out one by one (Golub, Heath and
     Wahba 1979). Raises BadInput for another class, other rows, and a Procrustes fit of fewer anchors than coordinates.
     """
-    if name not in ALIGNMENTS:
-        raise BadInput(f"no alignment '{name}'. Did you mean '{nearest(name, ALIGNMENTS)}'? {', '.join(ALIGNMENTS)}.")
+    check_alignment(name)
     if len(x) != len(to) or len(x) < 2:
         raise BadInput(f"an alignment needs the same anchors of both networks; found {len(x)} and {len(to)} rows.")
     (m, d_from), d_to = x.shape, to.shape[1]

@@ -9,7 +9,7 @@ import numpy as np
 from probekit.jobs.across import transfer_across
 from probekit.records import Record
 from probekit.testbeds.ground_truth import SEEN, Planted, Truth, draw
-from probekit.testbeds.ground_truth.paired import OTHER, SECOND
+from probekit.testbeds.ground_truth.paired import INTERMEDIATE, OTHER, SECOND
 
 ANCHORED = 4  # one row in so many is an anchor
 
@@ -28,7 +28,7 @@ def _records(planted: Planted, truths: Sequence[Truth], seed: int) -> list[Recor
     of_label = truths[0].source == OTHER
     frame = transfer_across(
         {"first": planted.activations, "second": planted.extra[SECOND]},
-        behaviour=planted.extra["intermediate"] if of_label else planted.law,
+        behaviour=planted.extra[INTERMEDIATE] if of_label else planted.law,
         anchors=np.arange(len(planted.law)) % ANCHORED == 0,
         levels=tuple(dict.fromkeys(truth.level for truth in truths)),
         ks=(1,),

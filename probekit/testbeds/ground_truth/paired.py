@@ -3,11 +3,13 @@
 What carries over from the first to the second (extra `second`) is told by `probekit.jobs.across`.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.metrics.alignment import linear_cka
-from probekit.testbeds.ground_truth.case import SEEN, Case, Parameters, Planted, Truth
+from probekit.testbeds.ground_truth.case import SEEN, UNSEEN, Case, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.exact import auroc_leak
 from probekit.testbeds.ground_truth.waiting import on, planted, signs
 
@@ -16,34 +18,37 @@ SECOND, INTERMEDIATE = "second", "intermediate"  # extra: the other network's ro
 
 def clone_plant(p: Parameters, generator: np.random.Generator, n: int, n_domains: int) -> Planted:
     """P13a: extra `second` is the same model turned, so that each direction becomes its neighbour."""
-    s = signs(generator, n, 1)
-    one = planted(p, generator, s, s, p.rotation[:1], on(s[:, 0]))
+    s = signs(generator, n * n_domains, 1)
+    one = planted(p, generator, s, s, p.rotation[:1], on(s[:, 0]), domain=_domains(n, n_domains))
     turn = p.rotation.T @ np.roll(p.rotation, -1, 0)
     second = (one.activations @ turn).astype(np.float32)
-    return Planted(**{**one.__dict__, "extra": {"second": second, "turn": turn}})
+    return replace(one, extra={SECOND: second, "turn": turn})
 
 
 def code_plant(p: Parameters, generator: np.random.Generator, n: int, n_domains: int) -> Planted:
     """P13b: both models hold three bits and their product; on the way, one holds s1 s2 and the other s2 s3."""
-    s = signs(generator, n, 3)
+    s = signs(generator, n * n_domains, 3)
     shared = np.column_stack([s, s.prod(1)])
     own = [np.column_stack([shared, s[:, i] * s[:, i + 1]]) for i in (0, 1)]
     other = np.linalg.qr(generator.normal(size=p.rotation.shape))[0]
-    noise = p.noise * generator.normal(size=(n, len(other)))
+    noise = p.noise * generator.normal(size=(len(s), len(other)))
     second = (p.gains[0] * own[1] @ other[:5] + noise).astype(np.float32)
-    extra = {"second": second, "intermediate": own[0][:, 4], "second_rows": other[:5]}
-    return planted(p, generator, s, own[0], p.rotation[:5], on(s.prod(1)), extra=extra)
+    extra = {SECOND: second, INTERMEDIATE: own[0][:, 4], "second_rows": other[:5]}
+    return planted(p, generator, s, own[0], p.rotation[:5], on(s.prod(1)), domain=_domains(n, n_domains), extra=extra)
 
 
 def shared_plant(p: Parameters, generator: np.random.Generator, n: int, n_domains: int) -> Planted:
     """P13c: both models hold the same loud things; one of them the feature, too."""
-    s = signs(generator, n, 1)
-    loud = 30 * generator.normal(size=(n, 2)) @ p.rotation[1:3]
-    first = p.gains[0] * s @ p.rotation[:1] + loud + p.noise * generator.normal(size=(n, len(p.rotation)))
-    second = loud + p.noise * generator.normal(size=(n, len(p.rotation)))
-    law, domain = on(s[:, 0]).astype(np.float32), np.full(n, SEEN)
-    extra = {"second": second.astype(np.float32)}
-    return Planted(first.astype(np.float32), law, s, p, domain, np.arange(n), extra=extra)
+    s = signs(generator, n * n_domains, 1)
+    loud = 30 * generator.normal(size=(len(s), 2)) @ p.rotation[1:3]
+    one = planted(p, generator, s, s, p.rotation[:1], on(s[:, 0]), domain=_domains(n, n_domains))
+    second = loud + p.noise * generator.normal(size=(len(s), len(p.rotation)))
+    first = (one.activations + loud).astype(np.float32)
+    return replace(one, activations=first, extra={SECOND: second.astype(np.float32)})
+
+
+def _domains(n: int, n_domains: int) -> NDArray[np.str_]:
+    return np.repeat([SEEN, UNSEEN][:n_domains], n)
 
 
 # Naive methods -----------------------------------------------------------------------------------------------------

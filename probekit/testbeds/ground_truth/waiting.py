@@ -17,8 +17,8 @@ def planted(
 ) -> Planted:
     """Activations gain * features [n, m] @ rows [m, width] + noise."""
     x = p.gains[0] * features @ rows + p.noise * generator.normal(size=(len(s), len(p.rotation)))
-    domain = np.full(len(s), SEEN)
-    return Planted(x.astype(np.float32), law.astype(np.float32), s, p, domain, np.arange(len(s)), **more)
+    more = {"domain": np.full(len(s), SEEN)} | more
+    return Planted(x.astype(np.float32), law.astype(np.float32), s, p, group=np.arange(len(s)), **more)
 
 
 def signs(generator: np.random.Generator, n: int, n_bits: int) -> Array:
@@ -49,7 +49,7 @@ def contrast_plant(p: Parameters, generator: np.random.Generator, n: int, n_doma
     rows = np.stack([p.rotation[0], 4 * p.rotation[1]])
     one = planted(p, generator, s, s, rows, on(s[:, 0]))
     negated = planted(p, generator, s, -s, rows, on(s[:, 0])).activations
-    return Planted(**{**planted.__dict__, "extra": {"negated": negated, "distractor": p.rotation[1]}})
+    return Planted(**{**one.__dict__, "extra": {"negated": negated, "distractor": p.rotation[1]}})
 
 
 # Naive methods -----------------------------------------------------------------------------------------------------

@@ -26,8 +26,10 @@ class Variant:
 
     activation: relu, gelu, silu or tanh. chunk: what stands in place of the second layer's activation function: `gated`
     (half of a product), `radial` (a bump around 0 of each coordinate) or `lookup` (a table per unit, interpolated).
-    kept: share of every matrix that a random mask leaves; shared: free numbers per weight, which random places share.
+    kept: share of every matrix between neurons that a random mask leaves; shared: free numbers per weight of these,
+    which random places share. What numbers are looked up in is left as it is.
     share: of the table that is trained on. decay: of weights. free: layers that are never trained, but the last.
+    first: the first seed, so that no two networks of PARTIAL have one.
     """
 
     name: str
@@ -41,6 +43,11 @@ class Variant:
     share: float = SHARE
     decay: float = 1.0
     free: bool = False
+    first: int = 0
+
+    def seeds(self, n: int) -> tuple[int, ...]:
+        """Those of n networks."""
+        return tuple(range(self.first, self.first + n))
 
 
 _PLAIN = Variant("plain", "the seed")
@@ -62,7 +69,11 @@ VARIANTS = {
 }
 CONTROLS = ("memorised", "unlearned")  # the same answers, and no reason to have the algorithm
 SHARES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # of the table, of networks that generalise more or less
-PARTIAL = {f"share{share:g}": replace(_PLAIN, name=f"share{share:g}", share=share) for share in SHARES}
+PARTIAL = {
+    name: replace(_PLAIN, name=name, share=share, first=100 + 5 * i)
+    for i, share in enumerate(SHARES)
+    for name in [f"share{share:g}"]
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,11 @@ class Networks:
 
     def logits(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> Float[Tensor, "s n sum"]:
         """Of every sum."""
-        return torch.bmm(self.hidden(a, b)[-1], self.matrix("out"))
+        return self.read_out(self.hidden(a, b)[-1])
+
+    def read_out(self, last: Float[Tensor, "s n width"]) -> Float[Tensor, "s n sum"]:
+        """Of every sum, from what the last layer gives."""
+        return torch.bmm(last, self.matrix("out"))
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
@@ -169,10 +184,11 @@ def _draw(variant: Variant, seed: int) -> tuple[dict[str, Tensor], dict[str, Ten
     scale = {"a": 0.5**0.5, "b": 0.5**0.5}
     parameters, fixed = {}, {}
     for name, shape in shapes.items():
-        size = scale.get(name, w**-0.5) / variant.kept**0.5
-        if variant.kept < 1:
+        between = name not in scale
+        size = scale.get(name, (variant.kept * w) ** -0.5)
+        if between and variant.kept < 1:
             fixed[f"{name}.mask"] = (torch.rand(shape, generator=generator) < variant.kept).float()
-        if variant.shared < 1:
+        if between and variant.shared < 1:
             n_free = round(variant.shared * shape[0] * shape[1])
             fixed[f"{name}.places"] = torch.randint(0, n_free, shape, generator=generator)
             fixed[f"{name}.signs"] = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1

@@ -18,11 +18,13 @@ from torch import Tensor
 from probekit.testbeds.variants.networks import PARTIAL, VARIANTS, Networks, Table, Variant, untrained
 
 log = logging.getLogger(__name__)
-RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 5000, 50
+RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 4000, 50
 ENOUGH, LONGER = 0.996, 300  # of rows held out, and the steps after which a stack stops once all of it has them
 FIXED_STEPS = 1500  # of networks that are trained on few rows, which may never get there
 EARLY = (200, 400, 700, 1100)  # steps at which plain networks are kept on their way
-SEEDS, PLAIN_SEEDS, CONTROL_SEEDS = tuple(range(5)), tuple(range(10)), tuple(range(5))
+SEEDS, NEEDED = 6, 5  # networks of a stack, and how many have to be right for it to stop
+PLAIN_SEEDS, PLAIN_STEPS = 12, 3000
+ON_THE_WAY = 6  # plain networks that are kept as they learn
 FILE = Path(__file__).with_name("networks.safetensors")
 
 
@@ -41,11 +43,17 @@ class Trained:
 
 
 def train(
-    variant: Variant, seeds: tuple[int, ...], steps: int = STEPS, *, to_the_end: bool = False, early: tuple[int, ...] = ()
+    variant: Variant,
+    seeds: tuple[int, ...],
+    steps: int = STEPS,
+    *,
+    needed: int = 0,
+    to_the_end: bool = False,
+    early: tuple[int, ...] = (),
 ) -> tuple[Trained, dict[int, Trained]]:
     """Train a stack; each network is kept where it lost least on rows held out, or where it ended if `to_the_end`.
 
-    early: steps at which copies are kept as well.
+    needed: networks that have to be right before the stack stops, all when 0. early: steps at which copies are kept.
     """
     table, start = Table.make(), untrained(variant, seeds)
     rows = torch.stack([table.trained(variant.share, seed) for seed in seeds])
@@ -53,9 +61,11 @@ def train(
     nets = Networks(variant, {**start.parameters, **free}, start.fixed)
     optimizer = torch.optim.AdamW(free.values(), lr=RATE, weight_decay=variant.decay, betas=BETAS)
     kept, best, losses, on_the_way = {}, torch.full((len(seeds),), torch.inf), [], {}
-    ends = steps
+    ends, needed = steps, needed or len(seeds)
+    with torch.no_grad():
+        told = start.hidden(table.a, table.b)[-1] if variant.free else None  # which does not change
     for step in range(1, steps + 1):
-        nats = _nats(nets, table)
+        nats = _nats(nets, table, told)
         loss = ((nats * rows).sum(1) / rows.sum(1)).sum()  # each network has a gradient of its own
         optimizer.zero_grad()
         loss.backward()
@@ -64,7 +74,7 @@ def train(
             on_the_way[step] = _measured(_copy(nets), table, rows, losses)
         if step % LOOK:
             continue
-        found = _held_out(_nats(nets, table).detach(), rows)
+        found = _held_out(_nats(nets, table, told).detach(), rows)
         losses.append(found)
         better = torch.ones_like(best, dtype=torch.bool) if to_the_end else found < best
         for name, part in free.items():
@@ -72,9 +82,10 @@ def train(
             kept[name][better] = part.detach()[better]
         best = torch.where(better, found, best)
         if not to_the_end and step < ends - LONGER:
-            told = _measured(_copy(nets), table, rows, losses)
-            log.debug("%s, step %d: %s of rows held out", variant.name, step, [round(v, 3) for v in told.held_out.tolist()])
-            if bool((told.held_out >= ENOUGH).all()) and bool((told.fitted >= ENOUGH).all()):
+            so_far = _measured(_copy(nets), table, rows, losses)
+            right = (so_far.held_out >= ENOUGH) & (so_far.fitted >= ENOUGH)
+            log.debug("%s, step %d: %d are right", variant.name, step, int(right.sum()))
+            if int(right.sum()) >= needed:
                 ends = step + LONGER
         if step >= ends:
             break
@@ -82,8 +93,8 @@ def train(
     return _measured(made, table, rows, losses), on_the_way
 
 
-def _nats(nets: Networks, table: Table) -> Float[Tensor, "s n"]:
-    logits = nets.logits(table.a, table.b)
+def _nats(nets: Networks, table: Table, last: Tensor | None = None) -> Float[Tensor, "s n"]:
+    logits = nets.logits(table.a, table.b) if last is None else nets.read_out(last)
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), table.sum.repeat(len(logits)), reduction="none"
     ).view(len(logits), -1)
@@ -111,25 +122,34 @@ def _measured(nets: Networks, table: Table, rows: Tensor, losses: list[Tensor]) 
 
 @dataclass(frozen=True)
 class Stack:
-    """What one training gives: networks of `variant`, one for each seed, and copies on their way at the steps `early`."""
+    """What one training gives: networks of `variant`, `n` of them, and copies on their way at the steps `early`.
+
+    needed, steps: as in `train`.
+    """
 
     variant: Variant
-    seeds: tuple[int, ...]
+    n: int = SEEDS
+    needed: int = NEEDED
+    steps: int = STEPS
     early: tuple[int, ...] = ()
 
     def run(self) -> dict[str, Trained]:
         """Trained networks by name: the variant's own, with `@step` of those on their way."""
+        seeds = self.variant.seeds(self.n)
         if self.variant.name in PARTIAL:
-            return {self.variant.name: train(self.variant, self.seeds, FIXED_STEPS, to_the_end=True)[0]}
-        made, on_the_way = train(self.variant, self.seeds, early=self.early)
+            return {self.variant.name: train(self.variant, seeds, FIXED_STEPS, to_the_end=True)[0]}
+        made, on_the_way = train(self.variant, seeds, self.steps, needed=self.needed, early=self.early)
         return {self.variant.name: made, **{f"{self.variant.name}@{at}": one for at, one in on_the_way.items()}}
 
 
 def stacks() -> list[Stack]:
     """All that is trained."""
-    plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, EARLY)
-    others = [Stack(one, SEEDS) for name, one in VARIANTS.items() if name != "plain"]
-    return [plain, *others, *(Stack(one, SEEDS) for one in PARTIAL.values())]
+    plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_SEEDS, PLAIN_STEPS, EARLY)
+    return [
+        plain,
+        *(Stack(one) for name, one in VARIANTS.items() if name != "plain"),
+        *(Stack(one, 5) for one in PARTIAL.values()),
+    ]
 
 
 def make(folder: Path, file: Path = FILE) -> None:
@@ -156,10 +176,11 @@ def write_atomically(path: Path, parts: dict[str, Tensor]) -> None:
 
 def _packed(name: str, made: Trained) -> Iterator[tuple[str, Tensor]]:
     """Weights in half precision, under `name/weight`; what is drawn from a seed is drawn again."""
+    n = ON_THE_WAY if "@" in name else len(made.held_out)
     for weight in made.networks.trained:
-        yield f"{name}/{weight}", made.networks.parameters[weight].half().contiguous()
-    yield f"{name}/fitted", made.fitted
-    yield f"{name}/held_out", made.held_out
+        yield f"{name}/{weight}", made.networks.parameters[weight][:n].half().contiguous()
+    yield f"{name}/fitted", made.fitted[:n].contiguous()
+    yield f"{name}/held_out", made.held_out[:n].contiguous()
 
 
 if __name__ == "__main__":
