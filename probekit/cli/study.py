@@ -42,17 +42,8 @@ def study(
 ) -> None:
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
-        if name == "equality":
-            _equality(runs / FOLDER, share, keep, as_json)
-            return
-        if name == "flip":
-            _flip(share, keep, as_json)
-            return
-        if name == "metrics":
-            _metrics(share, keep, as_json)
-            return
-        if name == "variants":
-            _variants(runs / FOLDER, share, keep, as_json)
+        if (alone := _WITHOUT_A_MODEL.get(name)) is not None:
+            alone(runs / FOLDER, share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -88,7 +79,7 @@ def _equality(root: Path, share: float, keep: Path | None, as_json: bool) -> Non
     _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks, right=list(found.right))
 
 
-def _flip(share: float, keep: Path | None, as_json: bool) -> None:
+def _flip(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
     from probekit.proofs.studies.flip import TITLES, FlipSize, measure_flip, tables
 
     with progress() as say:
@@ -96,7 +87,7 @@ def _flip(share: float, keep: Path | None, as_json: bool) -> None:
     _tell(found, tables(found), TITLES, keep, as_json, cases=found.cases, games=found.games, changed=found.changed)
 
 
-def _metrics(share: float, keep: Path | None, as_json: bool) -> None:
+def _metrics(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
     from probekit.proofs.studies.metrics import TITLES, MetricsSize, measure_metrics, tables
 
     with progress() as say:
@@ -128,3 +119,6 @@ def _tell(
         return
     for title, table in made.items():
         console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))
+
+
+_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants}

@@ -15,7 +15,7 @@ from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
 from probekit.inputs.precision import Narrowing
 from probekit.levels import Hypothesis, Level, check_stated
-from probekit.measurement.across import PREFIX, Asked, Fitted, Pair, SharedRows, estimate_over, measure_pair
+from probekit.measurement.across import PREFIX, Asked, Subject, Pair, SharedRows, estimate_over, measure_pair
 from probekit.metrics.alignment import ALIGNMENTS, check_alignment
 from probekit.metrics.ratios import Estimate
 from probekit.records import Record
@@ -101,12 +101,12 @@ def _pairs(
 ) -> dict[tuple[str, str], Pair]:  # fmt: skip
     """Every network of one seed fitted once, and all pairs of them."""
     rows: SharedRows | None = None
-    fitted: dict[str, Fitted] = {}
+    fitted: dict[str, Subject] = {}
     at = torch.from_numpy(kept)
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         some = observed[name][i].rows(kept)
         rows = rows or SharedRows.of(some, BEHAVIOUR, asked.seed)
-        fitted[name] = Fitted.of(stacks[name][i][at], some, BEHAVIOUR, rows, asked)
+        fitted[name] = Subject.of(stacks[name][i][at], some, BEHAVIOUR, rows, asked)
     return {(a, b): measure_pair(fitted[a], fitted[b], (stacks[a][i][~at], stacks[b][i][~at]), asked) for a, b in pairs}
 
 

@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Subject:
     """One network with all that was fitted on it. x [n, d]: its rows; mixtures: of the stated hypotheses."""
 
     x: Float[Tensor, "n d"]
@@ -58,7 +58,7 @@ class Fitted:
     @classmethod
     def of(
         cls, x: Float[Tensor, "n d"], observations: Observations, behaviour: str, rows: "SharedRows", asked: Asked
-    ) -> "Fitted":
+    ) -> "Subject":
         """Raises FitError where a reader has none."""
         setting = rows.setting(observations, behaviour, asked.seed)
         site = Site.prepare([setting.training(x)], asked.seed, asked.lambdas, setting.inner)[0]
@@ -102,7 +102,7 @@ class SharedRows:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Carried:
     """One number of one pair of networks, before anything is resampled: its place, its losses, or why it has none.
 
     arm: one of ALIGNMENTS, FUNCTION or REFIT. raw: losses before one temperature and intercepts; parameters: of the
@@ -122,17 +122,17 @@ class Moved:
 class Pair:
     """Two networks on the same rows. group [n_test]; told: CKA, and by alignment the variance of A that it misses."""
 
-    moved: Sequence[Moved]
+    moved: Sequence[Carried]
     group: NDArray[np.int64]
     told: Mapping[str, float] = field(default_factory=dict)
 
 
-def measure_pair(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], asked: Asked) -> Pair:
+def measure_pair(first: Subject, second: Subject, anchors: tuple[Tensor, Tensor], asked: Asked) -> Pair:
     """What was fitted on the first network, in the second. anchors: rows of both that only align, [m, d] each."""
     at, to = (one.numpy() for one in reversed(anchors))
     test = torch.from_numpy(second.setting.split.test)
     told = {"cka": linear_cka(first.x[test].numpy(), second.x[test].numpy())}
-    moved: list[Moved] = []
+    moved: list[Carried] = []
     for name in asked.alignments:
         try:
             alignment = fit_alignment(name, at, to)
@@ -147,12 +147,12 @@ def measure_pair(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor], 
     return Pair(moved, second.setting.group[second.setting.split.test], told)
 
 
-def _undefined(first: Fitted, arm: str, why: str) -> Iterator[Moved]:
+def _undefined(first: Subject, arm: str, why: str) -> Iterator[Carried]:
     for name in [*first.readers, *(ReaderName(f"hypothesis:{one}", "decoded", None) for one in first.mixtures)]:
-        yield Moved(name, arm, None, reason="not_defined", note=why)
+        yield Carried(name, arm, None, reason="not_defined", note=why)
 
 
-def _frozen(first: Fitted, second: Fitted, aligned: Float[Tensor, "n d"], arm: str) -> Iterator[Moved]:
+def _frozen(first: Subject, second: Subject, aligned: Float[Tensor, "n d"], arm: str) -> Iterator[Carried]:
     """Readers and hypotheses of the first on aligned rows of the second."""
     for name, reader in first.readers.items():
         yield _compared(first, second, name, reader, aligned, arm)
@@ -161,8 +161,8 @@ def _frozen(first: Fitted, second: Fitted, aligned: Float[Tensor, "n d"], arm: s
 
 
 def _compared(
-    first: Fitted, second: Fitted, name: ReaderName, reader: Reader, rows: Float[Tensor, "n d"], arm: str
-) -> Moved:
+    first: Subject, second: Subject, name: ReaderName, reader: Reader, rows: Float[Tensor, "n d"], arm: str
+) -> Carried:
     """T of a frozen reader on rows in the first's coordinates, after one temperature and intercepts, and before."""
     there = second.setting
     test, fit = (torch.from_numpy(side) for side in (there.split.test, there.split.fit))
@@ -173,19 +173,19 @@ def _compared(
     try:
         theta = fit_platt(said[..., fit], there.law[..., fit])
     except FitError as error:
-        return Moved(name, arm, None, raw, reader.parameters, "not_converged", str(error))
+        return Carried(name, arm, None, raw, reader.parameters, "not_converged", str(error))
     after = bits_of(cross_entropy(calibrate(said[..., test], theta), there.test_law))
-    return Moved(name, arm, transfer(after, direct, *there.ends()), raw, reader.parameters)
+    return Carried(name, arm, transfer(after, direct, *there.ends()), raw, reader.parameters)
 
 
-def _hypothesis(second: Fitted, name: str, frozen: Mixture, rows: Float[Tensor, "n d"], arm: str) -> Moved:
+def _hypothesis(second: Subject, name: str, frozen: Mixture, rows: Float[Tensor, "n d"], arm: str) -> Carried:
     there, own = second.setting, second.mixtures[name]
     frozen = replace(frozen, _cache={})  # which knows rows of one network alone
     ratio = transfer(frozen.bits(there, rows), own.bits(there, second.x), *there.ends())
-    return Moved(ReaderName(f"hypothesis:{name}", "decoded", None), arm, ratio, ratio, frozen.parameters)
+    return Carried(ReaderName(f"hypothesis:{name}", "decoded", None), arm, ratio, ratio, frozen.parameters)
 
 
-def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor]) -> Iterator[Moved]:
+def _by_function(first: Subject, second: Subject, anchors: tuple[Tensor, Tensor]) -> Iterator[Carried]:
     """The first's frozen function of k coordinates, on those that the second's own directions give.
 
     The two sets of k coordinates are aligned from anchors by an affine map: what a set of directions spans has no axes
@@ -208,7 +208,7 @@ def _by_function(first: Fitted, second: Fitted, anchors: tuple[Tensor, Tensor]) 
         yield _hypothesis(second, name, replace(mixture, decoders=decoders), second.x, FUNCTION)
 
 
-def _refitted(first: Fitted, second: Fitted) -> Iterator[Moved]:
+def _refitted(first: Subject, second: Subject) -> Iterator[Carried]:
     """How much less the same form explains when it is fitted in the second: share of what it explains in the first."""
     (floor, _), (floor_there, ceiling) = first.setting.ends(), second.setting.ends()
     told = [(name, reader.parameters, *(bits_of(one.readers[name].bits(one.setting.side(one.x, "test")))
@@ -219,12 +219,12 @@ def _refitted(first: Fitted, second: Fitted) -> Iterator[Moved]:
     for name, parameters, here, there in told:
         gained, again = floor - here, floor_there - there
         ratio = Ratio(gained - again, gained, there, floor_there, ceiling, too_little="small_denominator")
-        yield Moved(name, REFIT, ratio, None, parameters)
+        yield Carried(name, REFIT, ratio, None, parameters)
 
 
 def estimate_over(
     pairs: Sequence[Pair], seed: int, n_bootstrap: int = 2_000
-) -> list[tuple[Moved, Estimate, float | None]]:
+) -> list[tuple[Carried, Estimate, float | None]]:
     """Each number of all pairs of networks together: (its place, the estimate, its value before calibration).
 
     The pair of networks is the unit, and fewer than LEAST_SEEDS have no interval; that of one pair alone is over its

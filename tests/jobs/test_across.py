@@ -101,7 +101,7 @@ def test_an_interval_over_seeds_is_that_of_a_t_test_where_all_have_one_denominat
     pairs = []
     for value in values:
         ratio = across.Ratio(np.full(50, value), np.ones(50), np.ones(50), np.ones(50), np.zeros(50))
-        pairs.append(across.Pair([across.Moved(name, "affine", ratio)], np.arange(50)))
+        pairs.append(across.Pair([across.Carried(name, "affine", ratio)], np.arange(50)))
     (_, found, _), *_ = across.estimate_over(pairs, 0)
     low, high = stats.t.interval(0.95, 5, loc=values.mean(), scale=stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from probekit.jobs.engines import Progress
 from probekit.levels import Hypothesis, Level
-from probekit.measurement.across import Asked, Fitted, Moved, Pair, SharedRows, estimate_over, measure_pair
+from probekit.measurement.across import Asked, Subject, Carried, Pair, SharedRows, estimate_over, measure_pair
 from probekit.measurement.outcome import ReaderName
 from probekit.measurement.setting import bits_of
 from probekit.metrics.ratios import Estimate, fbu
@@ -30,15 +30,18 @@ from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.kept import write_json
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
-from probekit.testbeds.variants import PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
+from probekit.testbeds.variants import CONTROLS, PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
 
 SITES = {"first": 0, "last": -1}  # layers, by their place in the network
+PLAIN = "plain"
+# What is measured behind the last layer, too: where a chunk was replaced, and beside it.
+BEHIND = (PLAIN, "gelu", *(name for name, one in VARIANTS.items() if one.chunk), *CONTROLS)
 READ = (("neurons", 16), ("directions", 8), ("simple:quadratic", 4))
 RULE = "hypothesis:adds"
 BEHAVIOUR = "behaviour"
 LAW = "sum"
+RIDGES = (1e-1, 1e-2, 1e-3)
 ANCHORED = 0.25  # of the pairs, which align and do nothing else
-PLAIN = "plain"
 STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
 # A row of the page's figure: what it is called, the level of a reader, and what of it is moved.
 ROWS: dict[str, tuple[str, str]] = {
@@ -121,9 +124,10 @@ def measure_variants(
     What is done lies in a folder below `root`: Interrupted on Ctrl-C, and the same call goes on.
     """
     size = size or VariantsSize()
-    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in VARIANTS]
+    cells = [VariantCell("pairs", name, "first", size, seed) for name in VARIANTS]
     if size.spread:
         cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
+    cells += [VariantCell("pairs", name, "last", size, seed) for name in BEHIND]
     spec = {"variants": 1, "size": asdict(size), "seed": seed}
     _, frame = block_study(
         "variants", spec, cells, measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
@@ -136,7 +140,7 @@ def measure_variants(
 
 def spread_names() -> list[str]:
     """Networks that are right about more or fewer of the pairs that they were not trained on."""
-    return [*PARTIAL, PLAIN, *(name for name in stored_names() if "@" in name)]
+    return [PLAIN, *(name for name in stored_names() if "@" in name), *PARTIAL]
 
 
 def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -153,7 +157,7 @@ def asked_of(seed: int) -> Asked:
     """What is fitted on every network."""
     levels = tuple((Level.parse(name), (k,)) for name, k in READ)
     rule = Hypothesis.of("adds", ("numbers",), adds)
-    return Asked(levels, hypotheses=(rule,), seed=seed)
+    return Asked(levels, hypotheses=(rule,), lambdas=RIDGES, seed=seed)
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -191,16 +195,17 @@ class _Network:
 
 
 @cache
-def _fitted(name: str, i: int, site: str, home: int, seed: int) -> Fitted:
+def _fitted(name: str, i: int, site: str, home: int, seed: int) -> Subject:
     """A network with all that is fitted on it, on the split of the plain network `home`; each made once."""
     one, kept = _Network.of(name, i, site), ~_anchors(seed)
-    found = Fitted.of(one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(seed))
+    found = Subject.of(one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(seed))
     return replace(found, readers={key: reader for key, reader in found.readers.items() if key.source != "pca"})
 
 
 @cache
 def _rows(home: int, site: str, seed: int) -> SharedRows:
-    return SharedRows.of(_Network.of(PLAIN, home, site).seen.rows(~_anchors(seed)), LAW, seed)
+    found = SharedRows.of(_Network.of(PLAIN, home, site).seen.rows(~_anchors(seed)), LAW, seed)
+    return replace(found, split=replace(found.split, inner=()))  # ridges chosen on one side: folds say the same
 
 
 def _pair(name: str, i: int, home: int, site: str, seed: int) -> Pair:
@@ -212,12 +217,12 @@ def _pair(name: str, i: int, home: int, site: str, seed: int) -> Pair:
     return replace(found, moved=[*found.moved, _of_behaviour(first, second)])
 
 
-def _of_behaviour(first: Fitted, second: Fitted) -> Moved:
+def _of_behaviour(first: Subject, second: Subject) -> Carried:
     """The plain network's own law, taken for what the other answers: its FBU."""
     test = torch.from_numpy(first.setting.split.test)
     law, said = (one.setting.law[:, 0, test].double() for one in (second, first))
     bits = -(law * said.clamp_min(1e-12).log2()).sum(0).numpy()
-    return Moved(ReaderName(BEHAVIOUR, "", None), "identity", fbu(bits, *second.setting.ends()))
+    return Carried(ReaderName(BEHAVIOUR, "", None), "identity", fbu(bits, *second.setting.ends()))
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
@@ -270,7 +275,7 @@ def _scatter(cell: VariantCell) -> Iterator[dict[str, Any]]:
             }
 
 
-def _left(there: Fitted) -> Iterator[tuple[str, float]]:
+def _left(there: Subject) -> Iterator[tuple[str, float]]:
     """FBU of every level in the network itself."""
     floor, ceiling = there.setting.ends()
     for key, reader in there.readers.items():

@@ -59,6 +59,23 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     return made
 
 
+def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
+    """The same, and the intervals that a terminal has no room for."""
+    told, rows = cells(found, "first"), []
+    for variant in VARIANTS:
+        mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
+        if mine:
+            rows.append({"variant": variant} | {name: _interval(row) for name, row in mine.items()})
+    return tables(found) | {"intervals": pd.DataFrame(rows)}
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["value"] is None or pd.isna(row["value"]):
+        return "NA"
+    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def _by_variant(found: VariantsFindings, site: str) -> pd.DataFrame:
     told, rows = cells(found, site), []
     for variant in VARIANTS:
@@ -203,37 +220,52 @@ def _words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "st
             f"{escape(said)}</text>")  # fmt: skip
 
 
+# title, level, arm, column of each panel
+PANELS = (
+    ("directions, in the network", "directions", "function", "left"),
+    ("stated rule, in the network", RULE, "function", "left"),
+    ("directions, from a plain one", "directions", "affine", "moved"),
+    ("behaviour, from a plain one", BEHAVIOUR, "identity", "moved"),
+)
+PANEL, GAP, PANEL_TOP = 200, 60, 90
+
+
 def scatter_of(found: VariantsFindings) -> str:
-    """Each network by its accuracy on unseen pairs: what three levels leave in it, and T of two, as an SVG."""
-    side, gap, top = 200, 60, 90
-    rows = found.scattered
-    panels = [("directions, in the network", "directions", "function", "left"),
-              ("stated rule, in the network", RULE, "function", "left"),
-              ("directions, from a plain one", "directions", "affine", "moved"),
-              ("behaviour, from a plain one", BEHAVIOUR, "identity", "moved")]  # fmt: skip
-    width, height = 60 + len(panels) * (side + gap), top + side + 70
-    parts = [*_begun(width, height), _words(20, 28, "Do descriptions leak less in networks that generalise?", size=18),
-             _words(20, 50, "Share left unexplained, or lost, by the share of unseen pairs that are added rightly. "
-                    "Filled: a network each; rings: plain ones on their way.", "soft")]  # fmt: skip
-    for j, (title, level, arm, what) in enumerate(panels):
-        x0 = 60 + j * (side + gap)
-        mine = rows[(rows["level"] == level) & (rows["arm"] == arm)]
-        parts += [_words(x0, top - 12, title), f'<path d="M{x0} {top}V{top + side}H{x0 + side}" fill="none" '
-                  f'stroke="{INK["soft"]}"/>']  # fmt: skip
-        for tick in (0, 0.5, 1):
-            parts += [_words(x0 - 6, top + side - tick * side + 5, number(tick, 1), "soft", "end", 12),
-                      _words(x0 + tick * side, top + side + 18, number(tick, 1), "soft", "middle", 12)]  # fmt: skip
-        for row in mine.to_dict("records"):
-            if row[what] is None or pd.isna(row[what]):
-                continue
-            x, y = x0 + row["accuracy"] * side, top + side - float(np.clip(row[what], 0, 1.1)) * side
-            on_the_way = "@" in row["name"]
-            fill = f'fill="none" stroke="{INK["soft"]}"' if on_the_way else f'fill="{INK["blue"]}" fill-opacity="0.6"'
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {fill}><title>{escape(row["name"])} {row["network"]}: '
-                         f"{number(row[what])}</title></circle>")  # fmt: skip
-    parts.append(
-        _words(
-            60, height - 18, "share of unseen pairs that are added rightly; values above 1.1 at the top edge", "soft"
-        )
+    """Each network by its accuracy on unseen pairs: what levels leave in it, what of a plain one is lost."""
+    width, height = 60 + len(PANELS) * (PANEL + GAP), PANEL_TOP + PANEL + 70
+    told = (
+        "Share left unexplained, or lost, by the share of unseen pairs that are added rightly. Filled: a network each; "
+        "rings: plain ones on their way."
     )
-    return "\n".join([*parts, "</svg>\n"])
+    parts = [
+        *_begun(width, height),
+        _words(20, 28, "Do descriptions leak less in networks that generalise?", size=18),
+        _words(20, 50, told, "soft"),
+    ]
+    rows = found.scattered
+    for j, (title, level, arm, what) in enumerate(PANELS):
+        mine = rows[(rows["level"] == level) & (rows["arm"] == arm)]
+        parts += [
+            *_panel(60 + j * (PANEL + GAP), title),
+            *_points(mine.dropna(subset=[what]), what, 60 + j * (PANEL + GAP)),
+        ]
+    below = "share of unseen pairs that are added rightly; values above 1.1 are at the top edge"
+    return "\n".join([*parts, _words(60, height - 18, below, "soft"), "</svg>\n"])
+
+
+def _panel(left: float, title: str) -> Iterator[str]:
+    yield _words(left, PANEL_TOP - 12, title)
+    bottom = PANEL_TOP + PANEL
+    yield f'<path d="M{left} {PANEL_TOP}V{bottom}H{left + PANEL}" fill="none" stroke="{INK["soft"]}"/>'
+    for tick in (0, 0.5, 1):
+        yield _words(left - 6, bottom - tick * PANEL + 5, number(tick, 1), "soft", "end", 12)
+        yield _words(left + tick * PANEL, bottom + 18, number(tick, 1), "soft", "middle", 12)
+
+
+def _points(rows: pd.DataFrame, what: str, left: float) -> Iterator[str]:
+    for row in rows.to_dict("records"):
+        x, y = left + row["accuracy"] * PANEL, PANEL_TOP + PANEL - float(np.clip(row[what], 0, 1.1)) * PANEL
+        on_the_way = "@" in row["name"]
+        fill = f'fill="none" stroke="{INK["soft"]}"' if on_the_way else f'fill="{INK["blue"]}" fill-opacity="0.6"'
+        title = f"{row['name']} {row['network']}: {number(row[what])}"
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {fill}><title>{escape(title)}</title></circle>'

@@ -1,8 +1,8 @@
 """Ground truth: plants whose answer is known, what is true of each, and whom it fools (docs/method.md section 6).
 
-Tier 1 draws activations and behaviour (`readable`), or answers that feed back (`generated`); tier 2 is networks with
-hand-set weights (`circuits`) or without any training (`untrained`); `paired` are two networks at once; `waiting` are plants that nothing here can measure
-yet; `noise` knows nothing at all.
+Tier 1 draws activations and behaviour (`readable`), answers that feed back (`generated`), or rows of two networks at
+once (`paired`); tier 2 is networks with hand-set weights (`circuits`) or without any training (`untrained`); `waiting`
+are plants that nothing here can measure yet; `noise` knows nothing at all.
 Truths are relative to the floor `prior`, since the input is the plant itself.
 """
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PRIME, WIDTH, DEPTH = 37, 64, 2
-SHARE = 0.7  # of the table of sums, that a network is trained on
+SHARE = 0.8  # of the table of sums, that a network is trained on
 KNOTS, REACH = 16, 3.0  # of a lookup: values of each unit, evenly over twice this reach
 FREE_WIDTH = 1024  # of layers that are never trained
 Parameters = Mapping[str, Tensor]
@@ -68,7 +68,7 @@ VARIANTS = {
     )
 }
 CONTROLS = ("memorised", "unlearned")  # the same answers, and no reason to have the algorithm
-SHARES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6)  # of the table, of networks that generalise more or less
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the table, of networks that generalise more or less
 PARTIAL = {
     name: replace(_PLAIN, name=name, share=share, first=100 + 5 * i)
     for i, share in enumerate(SHARES)
@@ -104,7 +104,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Networks:
-    """s networks of one variant side by side. parameters: each with a first axis of s; fixed: masks, places, no weights."""
+    """s networks of one variant side by side. parameters: each with a first axis of s; fixed: masks and places."""
 
     variant: Variant
     parameters: Parameters
@@ -123,9 +123,9 @@ class Networks:
             made = made.gather(1, places.flatten(1)).view(places.shape) * sign
         return made * self.fixed[f"{name}.mask"] if f"{name}.mask" in self.fixed else made
 
-    def hidden(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> list[Float[Tensor, "s n width"]]:
-        """What each layer gives."""
-        told = self.matrix("a")[:, a] + self.matrix("b")[:, b]
+    def hidden(self, a: Int[Tensor, "*s n"], b: Int[Tensor, "*s n"]) -> list[Float[Tensor, "s n width"]]:
+        """What each layer gives, for pairs that all networks share or for each its own."""
+        told = _rows(self.matrix("a"), a) + _rows(self.matrix("b"), b)
         out = [_ACTIVATIONS[self.variant.activation](told + self.parameters["bias0"])]
         for layer in range(1, self.variant.depth):
             told = torch.baddbmm(self.parameters[f"bias{layer}"], out[-1], self.matrix(f"layer{layer}"))
@@ -142,7 +142,7 @@ class Networks:
                 return interpolated(told, self.parameters["table"])
         return _ACTIVATIONS[self.variant.activation](told)
 
-    def logits(self, a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> Float[Tensor, "s n sum"]:
+    def logits(self, a: Int[Tensor, "*s n"], b: Int[Tensor, "*s n"]) -> Float[Tensor, "s n sum"]:
         """Of every sum."""
         return self.read_out(self.hidden(a, b)[-1])
 
@@ -154,6 +154,12 @@ class Networks:
     def trained(self) -> tuple[str, ...]:
         """Names of what training changes."""
         return ("out",) if self.variant.free else tuple(self.parameters)
+
+
+def _rows(table: Float[Tensor, "s prime w"], at: Int[Tensor, "*s n"]) -> Float[Tensor, "s n w"]:
+    if at.dim() == 1:
+        return table[:, at]
+    return table.gather(1, at[..., None].expand(-1, -1, table.shape[2]))
 
 
 _ACTIVATIONS = {"relu": torch.relu, "gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu,

@@ -1,4 +1,4 @@
-"""Training of variants: all networks of one variant side by side, on the whole of their rows at every step.
+"""Training of variants: all networks of one variant side by side, each on rows of its own.
 
 `python -m probekit.testbeds.variants.train` makes the bundled file anew; what is trained already is kept, so that it
 goes on where it was stopped.
@@ -18,12 +18,13 @@ from torch import Tensor
 from probekit.testbeds.variants.networks import PARTIAL, VARIANTS, Networks, Table, Variant, untrained
 
 log = logging.getLogger(__name__)
-RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 4000, 50
+BATCH = 512  # rows of a step
+RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 3000, 50
 ENOUGH, LONGER = 0.996, 300  # of rows held out, and the steps after which a stack stops once all of it has them
-FIXED_STEPS = 1500  # of networks that are trained on few rows, which may never get there
-EARLY = (200, 400, 700, 1100)  # steps at which plain networks are kept on their way
+FIXED_STEPS = 1200  # of networks that are trained on few rows, which may never get there
+EARLY = (100, 200, 300, 500)  # steps at which plain networks are kept on their way
 SEEDS, NEEDED = 6, 5  # networks of a stack, and how many have to be right for it to stop
-PLAIN_SEEDS, PLAIN_STEPS = 12, 3000
+PLAIN_SEEDS, PLAIN_NEEDED = 12, 10
 ON_THE_WAY = 6  # plain networks that are kept as they learn
 FILE = Path(__file__).with_name("networks.safetensors")
 
@@ -62,11 +63,16 @@ def train(
     optimizer = torch.optim.AdamW(free.values(), lr=RATE, weight_decay=variant.decay, betas=BETAS)
     kept, best, losses, on_the_way = {}, torch.full((len(seeds),), torch.inf), [], {}
     ends, needed = steps, needed or len(seeds)
-    with torch.no_grad():
-        told = start.hidden(table.a, table.b)[-1] if variant.free else None  # which does not change
+    generator = torch.Generator().manual_seed(seeds[0])
+    least = int(rows.sum(1).min())  # a draw of pairs may hold a few rows more than another
+    own = torch.stack([torch.nonzero(mine).flatten()[torch.randperm(int(mine.sum()), generator=generator)[:least]]
+                       for mine in rows])  # fmt: skip
     for step in range(1, steps + 1):
-        nats = _nats(nets, table, told)
-        loss = ((nats * rows).sum(1) / rows.sum(1)).sum()  # each network has a gradient of its own
+        # Some of its own rows for each network, drawn with replacement.
+        at = own.gather(1, torch.randint(0, own.shape[1], (len(seeds), BATCH), generator=generator))
+        logits = nets.logits(table.a[at], table.b[at])
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), table.sum[at].flatten())
+        loss = nats * len(seeds)  # each network has a gradient of its own
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -74,7 +80,7 @@ def train(
             on_the_way[step] = _measured(_copy(nets), table, rows, losses)
         if step % LOOK:
             continue
-        found = _held_out(_nats(nets, table, told).detach(), rows)
+        found = _held_out(_nats(nets, table), rows)
         losses.append(found)
         better = torch.ones_like(best, dtype=torch.bool) if to_the_end else found < best
         for name, part in free.items():
@@ -93,8 +99,9 @@ def train(
     return _measured(made, table, rows, losses), on_the_way
 
 
-def _nats(nets: Networks, table: Table, last: Tensor | None = None) -> Float[Tensor, "s n"]:
-    logits = nets.logits(table.a, table.b) if last is None else nets.read_out(last)
+@torch.no_grad()
+def _nats(nets: Networks, table: Table) -> Float[Tensor, "s n"]:
+    logits = nets.logits(table.a, table.b)
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), table.sum.repeat(len(logits)), reduction="none"
     ).view(len(logits), -1)
@@ -117,7 +124,7 @@ def _measured(nets: Networks, table: Table, rows: Tensor, losses: list[Tensor]) 
     return Trained(nets, (right * rows).sum(1) / rows.sum(1), _held_out(right, rows), told)
 
 
-# The bundled file ------------------------------------------------------------------------------------------------------
+# The bundled file -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Stack:
 
 def stacks() -> list[Stack]:
     """All that is trained."""
-    plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_SEEDS, PLAIN_STEPS, EARLY)
+    plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_NEEDED, STEPS, EARLY)
     return [
         plain,
         *(Stack(one) for name, one in VARIANTS.items() if name != "plain"),
