@@ -30,12 +30,10 @@ from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.kept import write_json
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
-from probekit.testbeds.variants import CONTROLS, PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
+from probekit.testbeds.variants import PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
 
 SITES = {"first": 0, "last": -1}  # layers, by their place in the network
 PLAIN = "plain"
-# What is measured behind the last layer, too: where a chunk was replaced, and beside it.
-BEHIND = (PLAIN, "gelu", *(name for name, one in VARIANTS.items() if one.chunk), *CONTROLS)
 READ = (("neurons", 16), ("directions", 8), ("simple:quadratic", 4))
 RULE = "hypothesis:adds"
 BEHAVIOUR = "behaviour"
@@ -43,18 +41,20 @@ LAW = "sum"
 RIDGES = (1e-1, 1e-2, 1e-3)
 ANCHORED = 0.25  # of the pairs, which align and do nothing else
 STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
-# A row of the page's figure: what it is called, the level of a reader, and what of it is moved.
-ROWS: dict[str, tuple[str, str]] = {
-    "neurons": ("neurons", "permutation"),
-    "directions, turned": ("directions", "procrustes"),
-    "directions, any affine map": ("directions", "affine"),
-    "simple function, any affine map": ("simple:quadratic", "affine"),
-    "function, on its own directions": ("directions", "function"),
-    "form, fitted again": ("directions", "refit"),
-    "stated rule, on its own features": (RULE, "function"),
-    "behaviour": (BEHAVIOUR, "identity"),
+# A row of the page's figure: what it is called, the site, the level of a reader, and what of it is moved. The rule
+# reads two numbers, which are there behind the first layer; all else looks for their sum, which all have behind the last.
+ROWS: dict[str, tuple[str, str, str]] = {
+    "neurons": ("last", "neurons", "permutation"),
+    "directions, turned": ("last", "directions", "procrustes"),
+    "directions, any affine map": ("last", "directions", "affine"),
+    "simple function, any affine map": ("last", "simple:quadratic", "affine"),
+    "function, on its own directions": ("last", "directions", "function"),
+    "form, fitted again": ("last", "directions", "refit"),
+    "stated rule, on its own features": ("first", RULE, "function"),
+    "behaviour": ("first", BEHAVIOUR, "identity"),
 }
 LOW, HIGH = ("neurons", "directions, turned"), ("form, fitted again", "stated rule, on its own features", "behaviour")
+GONE = 0.9  # of what a level explains at home: a network where more is lost has next to nothing that T could be of
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,9 @@ def measure_variants(
     What is done lies in a folder below `root`: Interrupted on Ctrl-C, and the same call goes on.
     """
     size = size or VariantsSize()
-    cells = [VariantCell("pairs", name, "first", size, seed) for name in VARIANTS]
+    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in VARIANTS]
     if size.spread:
         cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
-    cells += [VariantCell("pairs", name, "last", size, seed) for name in BEHIND]
     spec = {"variants": 1, "size": asdict(size), "seed": seed}
     _, frame = block_study(
         "variants", spec, cells, measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress

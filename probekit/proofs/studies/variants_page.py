@@ -3,7 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -11,43 +11,61 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, spearmanr
 
-from probekit.proofs.studies.variants import BEHAVIOUR, HIGH, LOW, ROWS, RULE, SITES, STAYS, VariantsFindings
+from probekit.proofs.studies.variants import BEHAVIOUR, GONE, HIGH, LOW, READ, ROWS, RULE, STAYS, VariantsFindings
 from probekit.results.looks import PALETTES
 from probekit.results.text import number
 from probekit.testbeds.variants import CONTROLS, ENOUGH, VARIANTS
 
 TITLES = {
-    "first": "T from a plain network to a variant, first layer (0: all carries over, 1: nothing does)",
-    "last": "The same at the last layer",
-    "claims": f"What stays: variants whose T is at most {number(STAYS, 1)}, is more, or cannot be told (first layer)",
+    "carried": "T from a plain network to a variant (0: all carries over, 1: nothing does)",
+    "first": "The same one layer on, where not every variant has the sum (absent: next to none of it is there)",
+    "claims": f"What stays: variants whose T is at most {number(STAYS, 1)}, is more, or cannot be told",
     "learned": "Pairs of numbers that were not trained on, added rightly",
     "spread": "Rank correlation with the share of unseen pairs that are added rightly, a network each",
 }
 SHORT = dict(zip(ROWS, ("neurons", "turned", "affine", "simple", "function", "form", "rule", "behav."), strict=True))
-# Of networks that generalise more or less: what a level leaves in the network itself, and what of a plain one is lost.
+# Of networks that generalise more or less: what a level leaves in the network itself.
 LEFT = {"neurons": "neurons", "directions": "directions", "simple:quadratic": "simple function", RULE: "stated rule"}
+ABSENT = "absent"
+Told = dict[tuple[str, str], dict[str, Any]]
 
 
-def cells(found: VariantsFindings, site: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """(variant, name of ROWS) -> its row of the frame."""
-    frame = found.frame
-    here = frame[frame["site"] == site]
-    by_place = {(row["variant"], row["level"], row["arm"]): row for row in here.to_dict("records")}
-    every = ((variant, name, place) for variant in VARIANTS for name, place in ROWS.items())
-    return {(variant, name): by_place[variant, *place] for variant, name, place in every
-            if (variant, *place) in by_place}  # fmt: skip
+def cells(found: VariantsFindings, site: str = "") -> Told:
+    """(variant, name of ROWS) -> its row of the frame; at one site, or each where ROWS says when empty.
+
+    `absent` of a row: the form of directions explains next to nothing there, so that T is of next to nothing.
+    """
+    by_place = {(row["variant"], row["site"], row["level"], row["arm"]): row for row in found.frame.to_dict("records")}
+    out: Told = {}
+    for variant in VARIANTS:
+        for name, (where, level, arm) in ROWS.items():
+            row = by_place.get((variant, site or where, level, arm))
+            form = by_place.get((variant, site or where, "directions", "refit"))
+            if row is not None:
+                gone = form is not None and _known(form["value"]) and form["value"] > GONE
+                out[variant, name] = row | {ABSENT: gone and level in dict(READ) and arm != "refit"}
+    return out
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not pd.isna(value)
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """`stays`, `lost`, `open`, or `NA`."""
-    if row["value"] is None or pd.isna(row["value"]) or row["high"] is None or pd.isna(row["high"]):
+    """`stays`, `lost`, `open`, `absent` or `NA`."""
+    if row.get(ABSENT):
+        return ABSENT
+    if not _known(row["value"]) or not _known(row["high"]):
         return "NA"
     return "stays" if row["high"] <= STAYS else "lost" if row["low"] > STAYS else "open"
 
 
 def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
-    made = {site: _by_variant(found, site) for site in SITES}
+    made = {
+        "carried": _by_variant(cells(found), list(ROWS)),
+        "first": _by_variant(cells(found, "first"), [n for n, (_, level, _) in ROWS.items() if level in dict(READ)]),
+    }
     made["claims"] = claims(found)
     made["learned"] = pd.DataFrame([
         {"networks": name, "changed": VARIANTS[name].changed, "trained": len(found.learned[name]),
@@ -61,7 +79,7 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
 
 def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     """The same, and the intervals that a terminal has no room for."""
-    told, rows = cells(found, "first"), []
+    told, rows = cells(found), []
     for variant in VARIANTS:
         mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
         if mine:
@@ -70,33 +88,35 @@ def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    if row["value"] is None or pd.isna(row["value"]):
-        return "NA"
+    if verdict(row) in ("NA", ABSENT):
+        return _cell_text(row)
     value, low, high = (number(row[part]) for part in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
-def _by_variant(found: VariantsFindings, site: str) -> pd.DataFrame:
-    told, rows = cells(found, site), []
+def _cell_text(row: dict[str, Any] | None) -> str:
+    return "NA" if row is None else ABSENT if row[ABSENT] else number(row["value"])
+
+
+def _by_variant(told: Told, names: Sequence[str]) -> pd.DataFrame:
+    rows = []
     for variant in VARIANTS:
-        mine = {short: told.get((variant, name)) for name, short in SHORT.items()}
-        if all(row is None for row in mine.values()):
-            continue
-        some = next(row for row in mine.values() if row is not None)
-        rows.append({"variant": variant} | {short: "NA" if row is None else number(row["value"])
-                     for short, row in mine.items()} | {"CKA": number(some["cka"]), "n": some["pairs"]})  # fmt: skip
+        some = [told[variant, name] for name in names if (variant, name) in told]
+        if some:
+            rows.append({"variant": variant} | {SHORT[name]: _cell_text(told.get((variant, name))) for name in names}
+                        | {"CKA": number(some[0]["cka"]), "n": some[0]["pairs"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def claims(found: VariantsFindings) -> pd.DataFrame:
     """Of each level how many variants keep it, lose it, or do neither for sure; and what it is to the controls."""
-    told, rows = cells(found, "first"), []
+    told, rows = cells(found), []
     for name in ROWS:
         said = {v: verdict(told[v, name]) for v in VARIANTS if (v, name) in told}
-        values = [told[v, name]["value"] for v in said if v not in CONTROLS and told[v, name]["value"] is not None]
-        count = {
-            word: sum(said[v] == word for v in said if v not in CONTROLS) for word in ("stays", "lost", "open", "NA")
-        }
+        words = [said[v] for v in said if v not in CONTROLS]
+        values = [told[v, name]["value"] for v in said if v not in CONTROLS and said[v] not in ("NA", ABSENT)]
+        count = {word: words.count(word) for word in ("stays", "lost", "open")}
+        count["other"] = len(words) - sum(count.values())
         spread = f"{number(min(values))} to {number(max(values))}" if values else ""
         rows.append({"level": name, **count, "T": spread} | {v: said.get(v, "NA") for v in CONTROLS})
     return pd.DataFrame(rows)
@@ -104,9 +124,8 @@ def claims(found: VariantsFindings) -> pd.DataFrame:
 
 def claim_holds(found: VariantsFindings) -> dict[str, bool]:
     """`high`: every variant keeps all of HIGH; `low`: every one loses all of LOW; `beyond`: no control keeps HIGH."""
-    told = cells(found, "first")
-    said = {place: verdict(row) for place, row in told.items()}
-    able = [v for v in VARIANTS if v not in CONTROLS and (v, HIGH[0]) in told]
+    said = {place: verdict(row) for place, row in cells(found).items()}
+    able = [v for v in VARIANTS if v not in CONTROLS and (v, HIGH[0]) in said]
     return {
         "high": all(said[v, name] == "stays" for v in able for name in HIGH),
         "low": all(said[v, name] == "lost" for v in able for name in LOW),
@@ -129,7 +148,7 @@ def correlations(found: VariantsFindings) -> Iterator[dict[str, Any]]:
     for level, name in LEFT.items():
         mine = rows[(rows["level"] == level) & (rows["arm"] == "function")]
         yield {"of": "left in the network", "level": name} | _correlated(mine["accuracy"], mine["left"])
-    for name, (level, arm) in ROWS.items():
+    for name, (_, level, arm) in ROWS.items():
         mine = rows[(rows["level"] == level) & (rows["arm"] == arm)]
         yield {"of": "T from a plain one", "level": name} | _correlated(mine["accuracy"], mine["moved"])
 
@@ -155,16 +174,14 @@ INK = PALETTES["light"]
 
 
 def map_of(found: VariantsFindings) -> str:
-    """T at the first layer as an SVG: a row per level, a column per variant, a dot where it is at most STAYS."""
-    told = cells(found, "first")
+    """T as an SVG: a row per level, a column per variant, a dot where it is at most STAYS with its interval."""
+    told = cells(found)
     shown = [v for v in VARIANTS if any((v, name) in told for name in ROWS)]
     width, height = SIDE + CELL_W * len(shown) + 20, TOP + CELL_H * len(ROWS) + 60
     parts = [
         *_begun(width, height),
         _words(20, 28, "One sum, learned by many networks: what of a plain one holds in another?", size=18),
-        _words(
-            20, 50, "Share that is lost on the way, first layer. Light: all carries over. Dark: nothing does.", "soft"
-        ),
+        _words(20, 50, "Share that is lost on the way. Light: all carries over. Dark: nothing does.", "soft"),
     ]
     for j, variant in enumerate(shown):
         x = SIDE + CELL_W * (j + 0.5)
@@ -187,10 +204,9 @@ def _named(variant: str) -> str:
 
 
 def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
-    known = row is not None and row["value"] is not None and not pd.isna(row["value"])
-    if row is None or not known:
+    if row is None or not _known(row["value"]) or row[ABSENT]:
         box = f'<rect x="{x}" y="{y}" width="{CELL_W - 2}" height="{CELL_H - 2}" fill="none" stroke="{INK["grid"]}"/>'
-        return [box, _words(x + CELL_W / 2, y + 19, "NA", "soft", "middle", 12)]
+        return [box, _words(x + CELL_W / 2, y + 19, _cell_text(row), "soft", "middle", 12)]
     depth = float(np.clip(row["value"], 0, 1))
     rgb = (round(a + (b - a) * depth) for a, b in zip((253, 240, 200), (30, 45, 90), strict=True))
     shade = "#" + "".join(f"{one:02x}" for one in rgb)

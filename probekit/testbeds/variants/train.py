@@ -22,9 +22,16 @@ BATCH = 512  # rows of a step
 RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 3000, 50
 ENOUGH, LONGER = 0.996, 300  # of rows held out, and the steps after which a stack stops once all of it has them
 FIXED_STEPS = 1200  # of networks that are trained on few rows, which may never get there
-EARLY = (100, 200, 300, 500)  # steps at which plain networks are kept on their way
+EARLY = (300, 500)  # steps at which plain networks are kept on their way
 SEEDS, NEEDED = 6, 5  # networks of a stack, and how many have to be right for it to stop
 PLAIN_SEEDS, PLAIN_NEEDED = 12, 10
+HARD, HARD_SEEDS, HARD_NEEDED, HARD_STEPS = (
+    ("tanh", "sparse", "hashed"),
+    8,
+    6,
+    5000,
+)  # where a right network need not stay one
+PARTIAL_SEEDS = 5
 ON_THE_WAY = 6  # plain networks that are kept as they learn
 FILE = Path(__file__).with_name("networks.safetensors")
 
@@ -152,11 +159,12 @@ class Stack:
 def stacks() -> list[Stack]:
     """All that is trained."""
     plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_NEEDED, STEPS, EARLY)
-    return [
-        plain,
-        *(Stack(one) for name, one in VARIANTS.items() if name != "plain"),
-        *(Stack(one, 5) for one in PARTIAL.values()),
+    others = [
+        Stack(one, HARD_SEEDS, HARD_NEEDED, HARD_STEPS) if name in HARD else Stack(one)
+        for name, one in VARIANTS.items()
+        if name != "plain"
     ]
+    return [plain, *others, *(Stack(one, PARTIAL_SEEDS) for one in PARTIAL.values())]
 
 
 def make(folder: Path, file: Path = FILE) -> None:
