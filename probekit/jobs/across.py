@@ -15,7 +15,7 @@ from probekit.errors import BadInput
 from probekit.inputs.arrays import as_activations
 from probekit.inputs.precision import Narrowing
 from probekit.levels import Hypothesis, Level, check_stated
-from probekit.measurement.across import PREFIX, Asked, Subject, Pair, SharedRows, estimate_over, measure_pair
+from probekit.measurement.across import PREFIX, Asked, Pair, SharedRows, Subject, estimate_over, measure_pair
 from probekit.metrics.alignment import ALIGNMENTS, check_alignment
 from probekit.metrics.ratios import Estimate
 from probekit.records import Record

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from probekit.jobs.engines import Progress
 from probekit.levels import Hypothesis, Level
-from probekit.measurement.across import Asked, Subject, Carried, Pair, SharedRows, estimate_over, measure_pair
+from probekit.measurement.across import Asked, Carried, Pair, SharedRows, Subject, estimate_over, measure_pair
 from probekit.measurement.outcome import ReaderName
 from probekit.measurement.setting import bits_of
 from probekit.metrics.ratios import Estimate, fbu
@@ -42,7 +42,7 @@ RIDGES = (1e-1, 1e-2, 1e-3)
 ANCHORED = 0.25  # of the pairs, which align and do nothing else
 STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
 # A row of the page's figure: what it is called, the site, the level of a reader, and what of it is moved. The rule
-# reads two numbers, which are there behind the first layer; all else looks for their sum, which all have behind the last.
+# reads two numbers, which are there behind the first layer; all else looks for their sum, which is behind the last.
 ROWS: dict[str, tuple[str, str, str]] = {
     "neurons": ("last", "neurons", "permutation"),
     "directions, turned": ("last", "directions", "procrustes"),
