@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
+    from probekit.jobs.across import transfer_across
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
@@ -107,6 +108,7 @@ __all__ = [
     "stream_statistics",
     "summary",
     "table",
+    "transfer_across",
 ]
 _HOME = {
     "CLAIMS": "results.claims",
@@ -164,6 +166,7 @@ _HOME = {
     "stream_statistics": "activations.statistics",
     "summary": "results.summary",
     "table": "results.tables",
+    "transfer_across": "jobs.across",
 }
 
 

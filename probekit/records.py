@@ -37,6 +37,9 @@ ARMS = (
     "single:random:compute", "single:matched:compute", "chain:random:compute", "chain:matched:compute",
     "linear_first", "simple_first",  # decomposition: order in which the classes are added
     "raw", "refit", "platt50",  # transfer: as fitted; after one temperature and intercepts; after 50 labels
+    # transfer to another network on the same inputs: of a frozen reader on rows aligned so, of a frozen function on the
+    # other's own directions, of the same form fitted there
+    "models:identity", "models:permutation", "models:procrustes", "models:affine", "models:function", "models:refit",
     "additive_value", "pair_value", "dependence",  # compose: E[B | parts], and whether parts tell each other
     # compose, over sets of parts that are kept: log-odds of the model's own answer in bits, or minus its loss
     "additive_ablation", "pair_ablation", "leave_one_out", "alone", "leave_one_out:mean",

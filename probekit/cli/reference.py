@@ -173,6 +173,17 @@ def truth_page(folder: Path) -> str:
     return with_tables((folder / "truth.md").read_text(encoding="utf-8"), Findings.read(folder / "truth.json"))
 
 
+def variants_pages(folder: Path) -> dict[Path, str]:
+    """docs/studies/variants.md with its tables and pictures, as the numbers beside it have them."""
+    from probekit.proofs.studies.truth import filled
+    from probekit.proofs.studies.variants import VariantsFindings
+    from probekit.proofs.studies.variants_page import map_of, page_tables, scatter_of
+
+    page, found = folder / "studies" / "variants.md", VariantsFindings.read(folder / "studies" / "variants.json")
+    return {page: filled(page.read_text(encoding="utf-8"), page_tables(found)), page.with_suffix(".svg"): map_of(found),
+            page.with_name("variants-spread.svg"): scatter_of(found)}  # fmt: skip
+
+
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
     from probekit.proofs.studies.pronouns import tables
@@ -207,7 +218,7 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), **variants_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

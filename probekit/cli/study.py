@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants"]
 
 
 def study(
@@ -21,8 +21,8 @@ def study(
             help="`truth`: of 1,500 statements (docs/truth.md). `pronouns`: he or she (docs/text.md). `used`: what a "
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
-            "`metrics`: right and wrong accounts of small systems, and an outside score of them. These three take no "
-            "model."
+            "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
+            "learned by bundled networks that differ in one thing each. These four take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -42,14 +42,8 @@ def study(
 ) -> None:
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
-        if name == "equality":
-            _equality(runs / FOLDER, share, keep, as_json)
-            return
-        if name == "flip":
-            _flip(share, keep, as_json)
-            return
-        if name == "metrics":
-            _metrics(share, keep, as_json)
+        if (alone := _WITHOUT_A_MODEL.get(name)) is not None:
+            alone(runs / FOLDER, share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -85,7 +79,7 @@ def _equality(root: Path, share: float, keep: Path | None, as_json: bool) -> Non
     _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks, right=list(found.right))
 
 
-def _flip(share: float, keep: Path | None, as_json: bool) -> None:
+def _flip(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
     from probekit.proofs.studies.flip import TITLES, FlipSize, measure_flip, tables
 
     with progress() as say:
@@ -93,12 +87,25 @@ def _flip(share: float, keep: Path | None, as_json: bool) -> None:
     _tell(found, tables(found), TITLES, keep, as_json, cases=found.cases, games=found.games, changed=found.changed)
 
 
-def _metrics(share: float, keep: Path | None, as_json: bool) -> None:
+def _metrics(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
     from probekit.proofs.studies.metrics import TITLES, MetricsSize, measure_metrics, tables
 
     with progress() as say:
         found = measure_metrics(MetricsSize(seeds=max(2, round(share * MetricsSize().seeds))), progress=say)
     _tell(found, tables(found), TITLES, keep, as_json, seeds=found.seeds)
+
+
+def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.variants import VariantsSize, measure_variants
+    from probekit.proofs.studies.variants_page import TITLES, map_of, scatter_of, tables
+
+    with progress() as say:
+        size = VariantsSize(pairs=max(2, round(share * VariantsSize().pairs)), spread=share == 1)
+        found = measure_variants(root, size, progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, pairs=found.pairs, learned=found.learned)
+    if keep is not None and found.spread:
+        keep.with_suffix(".svg").write_text(map_of(found), encoding="utf-8")
+        keep.with_name(f"{keep.stem}-spread.svg").write_text(scatter_of(found), encoding="utf-8")
 
 
 def _tell(
@@ -112,3 +119,6 @@ def _tell(
         return
     for title, table in made.items():
         console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))
+
+
+_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants}

@@ -140,7 +140,9 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
     counts = [row["tokens"] for row in rows if row["tokens"] is not None]
     shared = f"at most {sum(counts):,} tokens to run: jobs that differ in seeds share them"
-    told = shared if len(counts) == len(rows) else "how many tokens is known where models and their tokenizers are local"
+    told = (
+        shared if len(counts) == len(rows) else "how many tokens is known where models and their tokenizers are local"
+    )
     screen.print(f"{len(firsts)} model{'s' * (len(firsts) > 1)}; {told}.")
     if sweep.budget.minutes or sweep.budget.gigabytes:
         needs = together([(job, needs_of(job, base)) for job in sweep.jobs])

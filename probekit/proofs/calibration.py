@@ -1,10 +1,9 @@
 """Calibration: every wired truth of the ground-truth models, measured over seeds in a run folder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from probekit.hookpoint import HookPoint
 from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
 from probekit.jobs.measure import measure
 from probekit.jobs.workers import crew_of
+from probekit.measurement.across import PREFIX
 from probekit.measurement.cell import Measurement
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.compose import binned, cross_talk, dependence, value_leak
@@ -22,6 +22,7 @@ from probekit.metrics.causal.feedback import feedback_leak
 from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.interventions import Abstraction
 from probekit.model.model import Model
+from probekit.proofs.across import paired, record_of
 from probekit.proofs.judging import judge
 from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
 from probekit.records import Losses, Record, digest
@@ -100,6 +101,8 @@ def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
     """The kit's records of a tier 1 case: every level that a truth names, on what the seed draws."""
     truths = [truth for truth in case.truths if truth.tier == 1 and not truth.waits and (heavy or not is_heavy(truth))]
     arms = [truth.arm or truth.metric for truth in truths if truth.metric in OF_ARRAYS]
+    if any(truth.arm.startswith(PREFIX) for truth in truths):
+        return paired(case.name, truths, n, width_of(case), seed)
     out = of_arrays(case, draw(case.name, n, width_of(case), seed, varied=True), arms) if arms else []
     truths = [truth for truth in truths if truth.metric not in OF_ARRAYS]
     return out + (_read(case, truths, n, seed) if truths else [])
@@ -176,7 +179,7 @@ def _read(case: Case, truths: Sequence[Truth], n: int, seed: int) -> list[Record
         extrapolate="extrapolated" in metrics,
         online_orders=2 if "code_length" in metrics else 0,
     )
-    return [_record(row) for row in frame.to_dict("records")]
+    return [record_of(row) for row in frame.to_dict("records")]
 
 
 def replaced(case: Case, n: int, seed: int) -> list[Record]:
@@ -252,15 +255,3 @@ def _other_places(network: Network, model: Model, task: Task, measurement: Measu
     kept = nothing([hook], {hook: seen.sites[hook].shape[1]})
     found = cells.cell("answer", SEEN, [hook], hook, [kept], ["single:random"]).records[0]
     return replace(found, arm=OTHER_PLACES, source="features", control="", k=1)
-
-
-def _record(row: dict[str, Any]) -> Record:
-    names = {f.name for f in fields(Record)}
-    plain: dict[str, Any] = {
-        key: None if isinstance(value, float) and np.isnan(value) else value
-        for key, value in row.items()
-        if key in names
-    }
-    for name in ("k", "parameters", "layer", "n_fit", "d_read"):  # a frame has no integer that is missing
-        plain[name] = None if plain[name] is None else int(plain[name])
-    return Record(**plain)

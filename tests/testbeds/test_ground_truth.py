@@ -890,7 +890,7 @@ def test_an_attack_flips_a_tilted_probe_at_its_budget():
 def test_models_that_agree_by_rotation_by_code_and_by_nuisance():
     from scipy.linalg import orthogonal_procrustes
 
-    from probekit.testbeds.ground_truth.waiting import cka
+    from probekit.metrics.alignment import linear_cka as cka
 
     clone = draw("P13a", 3000, d=8, seed=1)
     turn, _ = orthogonal_procrustes(clone.extra["second"], clone.activations)

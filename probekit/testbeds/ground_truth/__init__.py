@@ -1,8 +1,8 @@
 """Ground truth: plants whose answer is known, what is true of each, and whom it fools (docs/method.md section 6).
 
-Tier 1 draws activations and behaviour (`readable`), or answers that feed back (`generated`); tier 2 is networks with
-hand-set weights (`circuits`) or without any training (`untrained`); `waiting` are plants that nothing here can measure
-yet; `noise` knows nothing at all.
+Tier 1 draws activations and behaviour (`readable`), answers that feed back (`generated`), or rows of two networks at
+once (`paired`); tier 2 is networks with hand-set weights (`circuits`) or without any training (`untrained`); `waiting`
+are plants that nothing here can measure yet; `noise` knows nothing at all.
 Truths are relative to the floor `prior`, since the input is the plant itself.
 """
 
@@ -16,6 +16,7 @@ from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, 
 from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
 from probekit.testbeds.ground_truth.generated import GENERATED
 from probekit.testbeds.ground_truth.noise import noise_sites
+from probekit.testbeds.ground_truth.paired import PAIRED
 from probekit.testbeds.ground_truth.readable import READABLE
 from probekit.testbeds.ground_truth.untrained import UNTRAINED
 from probekit.testbeds.ground_truth.waiting import WAITING
@@ -38,7 +39,7 @@ CASES = {
     case.name: replace(case, network=NETWORKS[case.name][0], truths=case.truths + NETWORKS[case.name][1])
     if case.name in NETWORKS
     else case
-    for case in (*READABLE, *PLANTED, *UNTRAINED, *GENERATED, *WAITING)
+    for case in (*READABLE, *PLANTED, *UNTRAINED, *GENERATED, *PAIRED, *WAITING)
 }
 
 

@@ -1,0 +1,288 @@
+"""The study of variants: one sum, learned by networks that differ in one thing each. What of one holds in the other?
+
+A plain network is described at several levels, from single neurons to the rule that it follows; each description is
+frozen and taken to a variant of it that ran on the same pairs of numbers. Controls give the same answers and have no
+reason to compute them alike, so that what carries over to them as well is forced by the task.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from probekit.jobs.engines import Progress
+from probekit.levels import Hypothesis, Level
+from probekit.measurement.across import Asked, Carried, Pair, SharedRows, Subject, estimate_over, measure_pair
+from probekit.measurement.outcome import ReaderName
+from probekit.measurement.setting import bits_of
+from probekit.metrics.ratios import Estimate, fbu
+from probekit.proofs.blocks import block_study
+from probekit.proofs.studies.kept import write_json
+from probekit.records import digest
+from probekit.task import Behaviour, Feature, Observations
+from probekit.testbeds.variants import PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
+
+SITES = {"first": 0, "last": -1}  # layers, by their place in the network
+PLAIN = "plain"
+READ = (("neurons", 16), ("directions", 8), ("simple:quadratic", 4))
+RULE = "hypothesis:adds"
+BEHAVIOUR = "behaviour"
+LAW = "sum"
+RIDGES = (1e-1, 1e-2, 1e-3)
+ANCHORED = 0.25  # of the pairs, which align and do nothing else
+STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
+# A row of the page's figure: what it is called, the site, the level of a reader, and what of it is moved. The rule
+# reads two numbers, which are there behind the first layer; all else looks for their sum, which is behind the last.
+ROWS: dict[str, tuple[str, str, str]] = {
+    "neurons": ("last", "neurons", "permutation"),
+    "directions, turned": ("last", "directions", "procrustes"),
+    "directions, any affine map": ("last", "directions", "affine"),
+    "simple function, any affine map": ("last", "simple:quadratic", "affine"),
+    "function, on its own directions": ("last", "directions", "function"),
+    "form, fitted again": ("last", "directions", "refit"),
+    "stated rule, on its own features": ("first", RULE, "function"),
+    "behaviour": ("first", BEHAVIOUR, "identity"),
+}
+LOW, HIGH = ("neurons", "directions, turned"), ("form, fitted again", "stated rule, on its own features", "behaviour")
+GONE = 0.9  # of what a level explains at home: a network where more is lost has next to nothing that T could be of
+
+
+@dataclass(frozen=True)
+class VariantsSize:
+    """pairs: of networks, for each variant. spread: whether networks that generalise more or less are measured."""
+
+    pairs: int = 5
+    spread: bool = True
+
+
+@dataclass(frozen=True)
+class VariantsFindings:
+    """What the page speaks of. learned: accuracy on held-out pairs by name; rows: `frame`; spread: `scattered`."""
+
+    pairs: int
+    learned: dict[str, list[float]]
+    rows: tuple[dict[str, Any], ...]
+    spread: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "VariantsFindings":
+        """From a JSON file."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(told["pairs"], told["learned"], tuple(told["rows"]), tuple(told["spread"]))
+
+    def write(self, path: Path) -> None:
+        """One row per line, so that a change can be read."""
+        write_json(path, asdict(self), ("rows", "spread"))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per variant, site, level and what of it was moved (arm), with T, its interval over pairs and CKA."""
+        return pd.DataFrame(self.rows)
+
+    @property
+    def scattered(self) -> pd.DataFrame:
+        """A row per network and level: its accuracy on held-out pairs, what the level leaves, and T from plain."""
+        return pd.DataFrame(self.spread)
+
+
+@dataclass(frozen=True)
+class VariantCell:
+    """kind: `pairs` of one variant with plain networks at a site; `spread`: networks that are more or less right."""
+
+    kind: Literal["pairs", "spread"]
+    name: str
+    site: str
+    size: VariantsSize
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Name of the unit's line and table in the run folder."""
+        return digest(["variants", 1, asdict(self)])
+
+    @property
+    def label(self) -> str:
+        """What a progress line says."""
+        return f"{self.kind} {self.name} {self.site}"
+
+
+def measure_variants(
+    root: Path, size: VariantsSize | None = None, seed: int = 0, progress: Progress | None = None
+) -> VariantsFindings:
+    """Measure every variant beside plain networks, and networks of many accuracies. The pair of networks is the unit.
+
+    What is done lies in a folder below `root`: Interrupted on Ctrl-C, and the same call goes on.
+    """
+    size = size or VariantsSize()
+    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in VARIANTS]
+    if size.spread:
+        cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
+    spec = {"variants": 1, "size": asdict(size), "seed": seed}
+    _, frame = block_study(
+        "variants", spec, cells, measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
+    )
+    of_spread = frame["accuracy"].notna() if "accuracy" in frame else pd.Series(False, index=frame.index)
+    rows, spread = (_listed(frame[mask]) for mask in (~of_spread, of_spread))
+    learned = {name: [round(float(v), 4) for v in load_variants(name).held_out] for name in stored_names()}
+    return VariantsFindings(size.pairs, learned, tuple(rows), tuple(spread))
+
+
+def spread_names() -> list[str]:
+    """Networks that are right about more or fewer of the pairs that they were not trained on."""
+    return [PLAIN, *(name for name in stored_names() if "@" in name), *PARTIAL]
+
+
+def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    kept = frame.dropna(axis="columns", how="all")
+    return kept.astype(object).where(kept.notna(), None).to_dict("records")
+
+
+def adds(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    """The stated rule: the sum of the two numbers, modulo the prime."""
+    return np.eye(PRIME, dtype=np.float32)[features["numbers"].sum(1) % PRIME]
+
+
+def asked_of(seed: int) -> Asked:
+    """What is fitted on every network."""
+    levels = tuple((Level.parse(name), (k,)) for name, k in READ)
+    rule = Hypothesis.of("adds", ("numbers",), adds)
+    return Asked(levels, hypotheses=(rule,), lambdas=RIDGES, seed=seed)
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _anchors(seed: int) -> NDArray[np.bool_]:
+    pair = Table.make().pair.numpy()
+    names = np.unique(pair)
+    return np.isin(pair, np.random.default_rng([seed, 52]).permutation(names)[: round(ANCHORED * len(names))])
+
+
+@dataclass(frozen=True)
+class _Network:
+    """One network: what a layer of it gives [n, d] and its law [n, PRIME], on all pairs."""
+
+    x: torch.Tensor
+    seen: Observations
+
+    @classmethod
+    def of(cls, name: str, i: int, site: str) -> "_Network":
+        table, found = Table.make(), load_variants(name)
+        with torch.no_grad():
+            net = found.networks.one(i)
+            x = net.hidden(table.a, table.b)[SITES[site]][0]
+            law = net.logits(table.a, table.b)[0].double().softmax(-1)
+        n, numbers = len(x), torch.stack([table.a, table.b], 1).numpy()
+        names = tuple(map(str, range(PRIME)))
+        seen = Observations(
+            np.arange(n), np.zeros(n, dtype=np.int64), table.pair.numpy(), np.full(n, "all"),
+            {LAW: Behaviour(LAW, law.float().numpy(), names)},
+            {"numbers": Feature("numbers", numbers, names, ("a", "b"))}, model=name,
+        )  # fmt: skip
+        return cls(x, seen)
+
+
+@cache
+def _fitted(name: str, i: int, site: str, home: int, seed: int) -> Subject:
+    """A network with all that is fitted on it, on the split of the plain network `home`; each made once."""
+    one, kept = _Network.of(name, i, site), ~_anchors(seed)
+    found = Subject.of(one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(seed))
+    return replace(found, readers={key: reader for key, reader in found.readers.items() if key.source != "pca"})
+
+
+@cache
+def _rows(home: int, site: str, seed: int) -> SharedRows:
+    found = SharedRows.of(_Network.of(PLAIN, home, site).seen.rows(~_anchors(seed)), LAW, seed)
+    return replace(found, split=replace(found.split, inner=()))  # ridges chosen on one side: folds say the same
+
+
+def _pair(name: str, i: int, home: int, site: str, seed: int) -> Pair:
+    """The plain network `home`, taken to the i-th network of a name."""
+    first, second = _fitted(PLAIN, home, site, home, seed), _fitted(name, i, site, home, seed)
+    at = torch.from_numpy(_anchors(seed))
+    anchors = tuple(_Network.of(who, which, site).x[at] for who, which in ((PLAIN, home), (name, i)))
+    found = measure_pair(first, second, anchors, asked_of(seed))
+    return replace(found, moved=[*found.moved, _of_behaviour(first, second)])
+
+
+def _of_behaviour(first: Subject, second: Subject) -> Carried:
+    """The plain network's own law, taken for what the other answers: its FBU."""
+    test = torch.from_numpy(first.setting.split.test)
+    law, said = (one.setting.law[:, 0, test].double() for one in (second, first))
+    bits = -(law * said.clamp_min(1e-12).log2()).sum(0).numpy()
+    return Carried(ReaderName(BEHAVIOUR, "", None), "identity", fbu(bits, *second.setting.ends()))
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def homes_of(name: str, n: int) -> list[tuple[int, int]]:
+    """(plain network, network of a name) pairs; no network is in two, and all add rightly."""
+    plain, able = load_variants(PLAIN).able, load_variants(name).able
+    if name == PLAIN:
+        return list(zip(plain[:n], plain[n : 2 * n], strict=False))
+    return list(zip(plain[:n], able[:n], strict=False))
+
+
+def measure_cell(cell: VariantCell) -> pd.DataFrame:
+    """The rows of one cell; rows of networks that generalise more or less have an `accuracy`."""
+    if cell.kind == "spread":
+        return pd.DataFrame(list(_scatter(cell)))
+    pairs = [_pair(cell.name, i, home, cell.site, cell.seed) for home, i in homes_of(cell.name, cell.size.pairs)]
+    place = {"variant": cell.name, "site": cell.site}
+    if len(pairs) < 2:
+        return pd.DataFrame([place | {"level": "", "arm": "", "na_reason": "not_trained", "pairs": len(pairs)}])
+    told = {
+        name: round(float(np.mean([pair.told.get(name, np.nan) for pair in pairs])), 3) for name in ("cka", "affine")
+    }
+    return pd.DataFrame([
+        place | {"level": moved.name.level, "arm": moved.arm} | _figures(found) | {"pairs": len(pairs)} | told
+        for moved, found, _ in estimate_over(pairs, cell.seed)
+    ])  # fmt: skip
+
+
+def _figures(found: Estimate) -> dict[str, Any]:
+    figures = {name: getattr(found, name) for name in ("value", "low", "high")}
+    rounded = {name: None if value is None else round(value, 4) + 0.0 for name, value in figures.items()}
+    return rounded | {"na_reason": found.na_reason}
+
+
+def _scatter(cell: VariantCell) -> Iterator[dict[str, Any]]:
+    """Of each network what every level leaves in it, and T from a plain network of another seed."""
+    plain, found = load_variants(PLAIN).able, load_variants(cell.name)
+    for i in range(len(found.held_out)):
+        home = next(one for one in plain[i % cell.size.pairs :] if one != i or not cell.name.startswith(PLAIN))
+        pair, there = _pair(cell.name, i, home, cell.site, cell.seed), _fitted(cell.name, i, cell.site, home, cell.seed)
+        own = dict(_left(there))
+        for moved, told, _ in estimate_over([pair], cell.seed, 1):
+            row = {"name": cell.name, "network": i, "accuracy": round(float(found.held_out[i]), 4),
+                   "level": moved.name.level, "arm": moved.arm}  # fmt: skip
+            yield row | {
+                "left": own.get(moved.name.level),
+                "moved": None if told.value is None else round(told.value, 4),
+            }
+
+
+def _left(there: Subject) -> Iterator[tuple[str, float]]:
+    """FBU of every level in the network itself."""
+    floor, ceiling = there.setting.ends()
+    for key, reader in there.readers.items():
+        yield key.level, _share(bits_of(reader.bits(there.setting.side(there.x, "test"))), floor, ceiling)
+    for name, mixture in there.mixtures.items():
+        yield f"hypothesis:{name}", _share(mixture.bits(there.setting, there.x), floor, ceiling)
+
+
+def _share(bits: NDArray, floor: NDArray, ceiling: NDArray) -> float:
+    ratio = fbu(bits, floor, ceiling)
+    return round(float(ratio.missed.sum() / ratio.available.sum()), 4)

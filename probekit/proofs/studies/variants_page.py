@@ -1,0 +1,287 @@
+"""What docs/studies/variants.md shows, made from its findings: tables, verdicts, correlations, two pictures."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, spearmanr
+
+from probekit.proofs.studies.variants import BEHAVIOUR, GONE, HIGH, LOW, READ, ROWS, RULE, STAYS, VariantsFindings
+from probekit.results.looks import PALETTES
+from probekit.results.text import number
+from probekit.testbeds.variants import CONTROLS, ENOUGH, VARIANTS
+
+TITLES = {
+    "carried": "T from a plain network to a variant (0: all carries over, 1: nothing does)",
+    "first": "The same one layer on, where not every variant has the sum (absent: next to none of it is there)",
+    "claims": f"What stays: variants whose T is at most {number(STAYS, 1)}, is more, or cannot be told",
+    "learned": "Pairs of numbers that were not trained on, added rightly",
+    "spread": "Rank correlation with the share of unseen pairs that are added rightly, a network each",
+}
+SHORT = dict(zip(ROWS, ("neurons", "turned", "affine", "simple", "function", "form", "rule", "behav."), strict=True))
+# Of networks that generalise more or less: what a level leaves in the network itself.
+LEFT = {"neurons": "neurons", "directions": "directions", "simple:quadratic": "simple function", RULE: "stated rule"}
+ABSENT = "absent"
+Told = dict[tuple[str, str], dict[str, Any]]
+
+
+def cells(found: VariantsFindings, site: str = "") -> Told:
+    """(variant, name of ROWS) -> its row of the frame; at one site, or each where ROWS says when empty.
+
+    `absent` of a row: the form of directions explains next to nothing there, so that T is of next to nothing.
+    """
+    by_place = {(row["variant"], row["site"], row["level"], row["arm"]): row for row in found.frame.to_dict("records")}
+    out: Told = {}
+    for variant in VARIANTS:
+        for name, (where, level, arm) in ROWS.items():
+            row = by_place.get((variant, site or where, level, arm))
+            form = by_place.get((variant, site or where, "directions", "refit"))
+            if row is not None:
+                gone = form is not None and _known(form["value"]) and form["value"] > GONE
+                out[variant, name] = row | {ABSENT: gone and level in dict(READ) and arm != "refit"}
+    return out
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not pd.isna(value)
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """`stays`, `lost`, `open`, `absent` or `NA`."""
+    if row.get(ABSENT):
+        return ABSENT
+    if not _known(row["value"]) or not _known(row["high"]):
+        return "NA"
+    return "stays" if row["high"] <= STAYS else "lost" if row["low"] > STAYS else "open"
+
+
+def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
+    """The tables of the page, as text."""
+    made = {
+        "carried": _by_variant(cells(found), list(ROWS)),
+        "first": _by_variant(cells(found, "first"), [n for n, (_, level, _) in ROWS.items() if level in dict(READ)]),
+    }
+    made["claims"] = claims(found)
+    made["learned"] = pd.DataFrame([
+        {"networks": name, "changed": VARIANTS[name].changed, "trained": len(found.learned[name]),
+         "able": sum(v >= ENOUGH for v in found.learned[name]), "least": number(min(found.learned[name]), 3),
+         "most": number(max(found.learned[name]), 3)} for name in VARIANTS
+    ])  # fmt: skip
+    if found.spread:
+        made["spread"] = pd.DataFrame(list(correlations(found)))
+    return made
+
+
+def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
+    """The same, and the intervals that a terminal has no room for."""
+    told, rows = cells(found), []
+    for variant in VARIANTS:
+        mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
+        if mine:
+            rows.append({"variant": variant} | {name: _interval(row) for name, row in mine.items()})
+    return tables(found) | {"intervals": pd.DataFrame(rows)}
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if verdict(row) in ("NA", ABSENT):
+        return _cell_text(row)
+    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _cell_text(row: dict[str, Any] | None) -> str:
+    return "NA" if row is None else ABSENT if row[ABSENT] else number(row["value"])
+
+
+def _by_variant(told: Told, names: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for variant in VARIANTS:
+        some = [told[variant, name] for name in names if (variant, name) in told]
+        if some:
+            rows.append({"variant": variant} | {SHORT[name]: _cell_text(told.get((variant, name))) for name in names}
+                        | {"CKA": number(some[0]["cka"]), "n": some[0]["pairs"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def claims(found: VariantsFindings) -> pd.DataFrame:
+    """Of each level how many variants keep it, lose it, or do neither for sure; and what it is to the controls."""
+    told, rows = cells(found), []
+    for name in ROWS:
+        said = {v: verdict(told[v, name]) for v in VARIANTS if (v, name) in told}
+        words = [said[v] for v in said if v not in CONTROLS]
+        values = [told[v, name]["value"] for v in said if v not in CONTROLS and said[v] not in ("NA", ABSENT)]
+        count = {word: words.count(word) for word in ("stays", "lost", "open")}
+        count["other"] = len(words) - sum(count.values())
+        spread = f"{number(min(values))} to {number(max(values))}" if values else ""
+        rows.append({"level": name, **count, "T": spread} | {v: said.get(v, "NA") for v in CONTROLS})
+    return pd.DataFrame(rows)
+
+
+def claim_holds(found: VariantsFindings) -> dict[str, bool]:
+    """`high`: every variant keeps all of HIGH; `low`: every one loses all of LOW; `beyond`: no control keeps HIGH."""
+    said = {place: verdict(row) for place, row in cells(found).items()}
+    able = [v for v in VARIANTS if v not in CONTROLS and (v, HIGH[0]) in said]
+    return {
+        "high": all(said[v, name] == "stays" for v in able for name in HIGH),
+        "low": all(said[v, name] == "lost" for v in able for name in LOW),
+        "beyond": all(any(said.get((v, name)) == "lost" for name in HIGH) for v in CONTROLS),
+    }
+
+
+# Networks that generalise more or less --------------------------------------------------------------------------------
+
+
+def grown(found: VariantsFindings) -> pd.DataFrame:
+    """Networks at the end of their training, each from a seed of its own: a row per network, level and arm."""
+    spread = found.scattered
+    return spread[~spread["name"].str.contains("@")]
+
+
+def correlations(found: VariantsFindings) -> Iterator[dict[str, Any]]:
+    """Spearman's correlation of accuracy on unseen pairs with what a level leaves, and with T from a plain network."""
+    rows = grown(found)
+    for level, name in LEFT.items():
+        mine = rows[(rows["level"] == level) & (rows["arm"] == "function")]
+        yield {"of": "left in the network", "level": name} | _correlated(mine["accuracy"], mine["left"])
+    for name, (_, level, arm) in ROWS.items():
+        mine = rows[(rows["level"] == level) & (rows["arm"] == arm)]
+        yield {"of": "T from a plain one", "level": name} | _correlated(mine["accuracy"], mine["moved"])
+
+
+def _correlated(accuracy: pd.Series, value: pd.Series) -> dict[str, Any]:
+    known = value.notna()
+    x, y = accuracy[known].to_numpy(float), value[known].to_numpy(float)
+    if len(x) < 20 or len(np.unique(y)) < 3:
+        return {"n": len(x), "rho": "NA", "interval": ""}
+
+    def rho(a: np.ndarray, b: np.ndarray) -> float:
+        return float(spearmanr(a, b).statistic)
+
+    drawn = bootstrap((x, y), rho, paired=True, vectorized=False, n_resamples=1000, rng=np.random.default_rng(0))
+    low, high = drawn.confidence_interval
+    return {"n": len(x), "rho": number(rho(x, y)), "interval": f"[{number(low)}, {number(high)}]"}
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+CELL_W, CELL_H, SIDE, TOP = 46, 30, 240, 150
+INK = PALETTES["light"]
+
+
+def map_of(found: VariantsFindings) -> str:
+    """T as an SVG: a row per level, a column per variant, a dot where it is at most STAYS with its interval."""
+    told = cells(found)
+    shown = [v for v in VARIANTS if any((v, name) in told for name in ROWS)]
+    width, height = SIDE + CELL_W * len(shown) + 20, TOP + CELL_H * len(ROWS) + 60
+    parts = [
+        *_begun(width, height),
+        _words(20, 28, "One sum, learned by many networks: what of a plain one holds in another?", size=18),
+        _words(20, 50, "Share that is lost on the way. Light: all carries over. Dark: nothing does.", "soft"),
+    ]
+    for j, variant in enumerate(shown):
+        x = SIDE + CELL_W * (j + 0.5)
+        parts.append(f'<g transform="rotate(-45 {x:.0f} {TOP - 8})">{_words(x, TOP - 8, _named(variant))}</g>')
+    for i, name in enumerate(ROWS):
+        y = TOP + CELL_H * i
+        parts.append(_words(SIDE - 8, y + 20, name, anchor="end"))
+        for j, variant in enumerate(shown):
+            parts += _cell(SIDE + CELL_W * j, y, told.get((variant, name)))
+    y = TOP + CELL_H * len(ROWS) + 26
+    said = (
+        f"A dot: at most {number(STAYS, 1)}, its interval over {found.pairs} pairs of networks included. The last two: "
+        "controls."
+    )
+    return "\n".join([*parts, _words(20, y, said, "soft"), "</svg>\n"])
+
+
+def _named(variant: str) -> str:
+    return "another seed" if variant == "plain" else variant
+
+
+def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
+    if row is None or not _known(row["value"]) or row[ABSENT]:
+        box = f'<rect x="{x}" y="{y}" width="{CELL_W - 2}" height="{CELL_H - 2}" fill="none" stroke="{INK["grid"]}"/>'
+        return [box, _words(x + CELL_W / 2, y + 19, _cell_text(row), "soft", "middle", 12)]
+    depth = float(np.clip(row["value"], 0, 1))
+    rgb = (round(a + (b - a) * depth) for a, b in zip((253, 240, 200), (30, 45, 90), strict=True))
+    shade = "#" + "".join(f"{one:02x}" for one in rgb)
+    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
+    title = f"{row['variant']}, {row['level']}, {row['arm']}: {value} [{low}, {high}]"
+    parts = [
+        f'<rect x="{x}" y="{y}" width="{CELL_W - 2}" height="{CELL_H - 2}" fill="{shade}">'
+        f"<title>{escape(title)}</title></rect>",
+        f'<text x="{x + CELL_W / 2 - 1:.1f}" y="{y + 19:.1f}" fill="{"#fff" if depth > 0.5 else "#111"}" '
+        f'text-anchor="middle" font-size="12">{number(row["value"])}</text>',
+    ]
+    if verdict(row) == "stays":
+        parts.append(f'<circle cx="{x + CELL_W - 8}" cy="{y + 6}" r="2.5" fill="#111"/>')
+    return parts
+
+
+def _begun(width: int, height: int) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        "font-family=\"'Source Sans 3', 'Helvetica Neue', Arial, sans-serif\" font-size=\"14\">",
+        f'<rect width="{width}" height="{height}" fill="{INK["paper"]}"/>',
+    ]
+
+
+def _words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "start", size: int = 14) -> str:
+    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK[colour]}" text-anchor="{anchor}" font-size="{size}">'
+            f"{escape(said)}</text>")  # fmt: skip
+
+
+# title, level, arm, column of each panel
+PANELS = (
+    ("directions, in the network", "directions", "function", "left"),
+    ("stated rule, in the network", RULE, "function", "left"),
+    ("directions, from a plain one", "directions", "affine", "moved"),
+    ("behaviour, from a plain one", BEHAVIOUR, "identity", "moved"),
+)
+PANEL, GAP, PANEL_TOP = 200, 60, 90
+
+
+def scatter_of(found: VariantsFindings) -> str:
+    """Each network by its accuracy on unseen pairs: what levels leave in it, what of a plain one is lost."""
+    width, height = 60 + len(PANELS) * (PANEL + GAP), PANEL_TOP + PANEL + 70
+    told = (
+        "Share left unexplained, or lost, by the share of unseen pairs that are added rightly. Filled: a network each; "
+        "rings: plain ones on their way."
+    )
+    parts = [
+        *_begun(width, height),
+        _words(20, 28, "Do descriptions leak less in networks that generalise?", size=18),
+        _words(20, 50, told, "soft"),
+    ]
+    rows = found.scattered
+    for j, (title, level, arm, what) in enumerate(PANELS):
+        mine = rows[(rows["level"] == level) & (rows["arm"] == arm)]
+        parts += [
+            *_panel(60 + j * (PANEL + GAP), title),
+            *_points(mine.dropna(subset=[what]), what, 60 + j * (PANEL + GAP)),
+        ]
+    below = "share of unseen pairs that are added rightly; values above 1.1 are at the top edge"
+    return "\n".join([*parts, _words(60, height - 18, below, "soft"), "</svg>\n"])
+
+
+def _panel(left: float, title: str) -> Iterator[str]:
+    yield _words(left, PANEL_TOP - 12, title)
+    bottom = PANEL_TOP + PANEL
+    yield f'<path d="M{left} {PANEL_TOP}V{bottom}H{left + PANEL}" fill="none" stroke="{INK["soft"]}"/>'
+    for tick in (0, 0.5, 1):
+        yield _words(left - 6, bottom - tick * PANEL + 5, number(tick, 1), "soft", "end", 12)
+        yield _words(left + tick * PANEL, bottom + 18, number(tick, 1), "soft", "middle", 12)
+
+
+def _points(rows: pd.DataFrame, what: str, left: float) -> Iterator[str]:
+    for row in rows.to_dict("records"):
+        x, y = left + row["accuracy"] * PANEL, PANEL_TOP + PANEL - float(np.clip(row[what], 0, 1.1)) * PANEL
+        on_the_way = "@" in row["name"]
+        fill = f'fill="none" stroke="{INK["soft"]}"' if on_the_way else f'fill="{INK["blue"]}" fill-opacity="0.6"'
+        title = f"{row['name']} {row['network']}: {number(row[what])}"
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {fill}><title>{escape(title)}</title></circle>'

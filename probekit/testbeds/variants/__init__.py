@@ -1,0 +1,67 @@
+"""Variants: many small networks that add modulo a prime, alike but for one thing each, and controls with equal answers.
+
+CARD.md beside the weights says how they were trained and how well they do.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from probekit.errors import BadInput, nearest
+from probekit.testbeds.variants.networks import CONTROLS, PARTIAL, PRIME, VARIANTS, Networks, Table, Variant, untrained
+
+__all__ = ["CONTROLS", "ENOUGH", "FILE", "PARTIAL", "PRIME", "VARIANTS", "Bundle", "Networks", "Table", "Variant",
+           "load_variants", "stored_names"]  # fmt: skip
+FILE = Path(__file__).with_name("networks.safetensors")
+ENOUGH = 0.995  # of the pairs that a network was not trained on, below which it has not learned to add
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Trained networks of one name, a seed each, and the share of pairs [s] that they add rightly.
+
+    fitted: of the pairs they were trained on; held_out: of the others, or of all where there are none.
+    """
+
+    networks: Networks
+    fitted: Float[Tensor, " s"]
+    held_out: Float[Tensor, " s"]
+
+    @property
+    def able(self) -> list[int]:
+        """The seeds that add rightly in ENOUGH of the pairs held out."""
+        return torch.nonzero(self.held_out >= ENOUGH).flatten().tolist()
+
+
+@cache
+def _parts(file: Path) -> dict[str, Tensor]:
+    return load_file(file)
+
+
+def stored_names(file: Path = FILE) -> list[str]:
+    """Names of what is stored: of VARIANTS, of PARTIAL, and `plain@200` for networks on their way at a step."""
+    return list(dict.fromkeys(key.split("/")[0] for key in _parts(file)))
+
+
+def load_variants(name: str, file: Path = FILE) -> Bundle:
+    """Trained networks by name. Raises BadInput for another one, naming the nearest.
+
+    >>> from probekit.testbeds.variants import Table, load_variants
+    >>> table, found = Table.make(), load_variants("gelu")
+    >>> right = found.networks.logits(table.a, table.b).argmax(-1) == table.sum
+    >>> bool((right.float().mean(1) > 0.99).all())
+    True
+    """
+    known = stored_names(file)
+    if name not in known:
+        raise BadInput(f"no networks '{name}'. Did you mean '{nearest(name, known)}'? There are {', '.join(known)}.")
+    variant = (VARIANTS | PARTIAL)[name.split("@")[0]]
+    mine = {key.split("/")[1]: part.float() for key, part in _parts(file).items() if key.split("/")[0] == name}
+    fitted, held_out = mine.pop("fitted"), mine.pop("held_out")
+    start = untrained(variant, variant.seeds(len(fitted)))
+    return Bundle(Networks(variant, {**start.parameters, **mine}, start.fixed), fitted, held_out)
