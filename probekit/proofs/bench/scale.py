@@ -61,7 +61,7 @@ def _forward(d: int, n_layers: int) -> tuple[int, float, float]:
     weights = sum(p.numel() for name, p in hf.named_parameters() if "embed" not in name and "lm_head" not in name)
     model, square = Model(hf, name=f"{n_layers} x {d}"), torch.ones(d, d)
     tokens = [np.arange(LENGTH) + i for i in range(TOKENS // LENGTH)]
-    names = [f"blocks.{i}.hook_resid_post" for i in range(n_layers)]
+    names = [hook.name for hook in model.hooks("blocks.*.hook_resid_post")]
     many = torch.ones(TOKENS, d)
 
     def run() -> None:
