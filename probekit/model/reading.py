@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Room = Callable[[int], Mapping[str, Tensor]]
 Skip = Callable[[NDArray[np.int64], int], bool]
-T, Some = TypeVar("T"), TypeVar("Some", Sequence[int], NDArray[np.int64])
+T = TypeVar("T")
+Some = TypeVar("Some", Sequence[int], NDArray[np.int64])
 OnLogits = Callable[[Tensor, NDArray[np.int64]], None]
 
 # glibc's malloc keeps freed blocks below 32 MiB for the next tensor. Larger ones go back to the system, and getting new

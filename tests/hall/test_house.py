@@ -142,7 +142,7 @@ def test_a_module_says_what_it_owns(path):
 def test_a_vendor_is_imported_in_its_home_alone():
     """The homes are the contracts' of import-linter: here it is shown that each stands for a vendor that is used."""
     homes = {contract["forbidden_modules"][0]: contract for contract in CONTRACTS if "one vendor" in contract["name"]}
-    assert set(homes) == {"transformer_lens", "plotly", "streamlit"}
+    assert set(homes) == {"transformer_lens", "plotly", "ray", "streamlit"}
     for vendor, contract in homes.items():
         allowed = [line.split(" -> ")[0].replace(".", "/") for line in
                    contract.get("ignore_imports", ())]  # fmt: skip

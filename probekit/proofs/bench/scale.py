@@ -61,7 +61,7 @@ def _forward(d: int, n_layers: int) -> tuple[int, float, float]:
     weights = sum(p.numel() for name, p in hf.named_parameters() if "embed" not in name and "lm_head" not in name)
     model, square = Model(hf, name=f"{n_layers} x {d}"), torch.ones(d, d)
     tokens = [np.arange(LENGTH) + i for i in range(TOKENS // LENGTH)]
-    names = [f"blocks.{i}.hook_resid_post" for i in range(n_layers)]
+    names = [hook.name for hook in model.hooks("blocks.*.hook_resid_post")]
     many = torch.ones(TOKENS, d)
 
     def run() -> None:
@@ -132,7 +132,7 @@ def _resident() -> float:
 
 
 def readers(problems: Sequence[tuple[int, int]], note: Callable[[dict[str, Any]], None]) -> Iterator[Row]:
-    """A linear reader of two classes on one split, beside the product X^T X; gap: of rows x width^2 from the middle."""
+    """A linear reader of two classes on one split, beside the product X^T X; gap: of the rule."""
     found = []
     for n, d in problems:
         x, label = _two_classes(n, d)
@@ -141,12 +141,21 @@ def readers(problems: Sequence[tuple[int, int]], note: Callable[[dict[str, Any]]
         spent = min(processor_seconds(partial(measure, x, **asked)) for _ in range(3))
         product = processor_seconds(lambda x=x: x.T @ x)
         found.append((n, d, spent, product))
-        note({"fit_rows": n, "width": d, "cpu_seconds": spent, "ns_per_row_and_width_squared": spent * 1e9 / n / d**2})
+        note({"fit_rows": n, "width": d, "cpu_seconds": spent})
+    rule = reader_rule([(n, d, spent) for n, d, spent, _ in found])
     for n, d, spent, product in found:
-        m, w, middle, _ = found[MIDDLE]
-        told = middle * (n * d**2) / (m * w**2)
+        told = rule(n, d)
         yield Row(f"linear reader, {n:,} x {d:,}", "X^T X", spent, product, product / spent, abs(told / spent - 1),
                   spent / product)  # fmt: skip
+
+
+def reader_rule(found: Sequence[tuple[int, int, float]]) -> Callable[[int, int], float]:
+    """Seconds of a reader of n rows and width d: n d (a + b d), a and b from two of (rows, width, seconds)."""
+    (_, narrow, _), (_, wide, _) = two = found[MIDDLE], found[-1]
+    low, high = (seconds / n / d for n, d, seconds in two)
+    b = 0.0 if wide == narrow else max(0.0, (high - low) / (wide - narrow))
+    a = low - b * narrow
+    return lambda n, d: n * d * (a + b * d)
 
 
 def _two_classes(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -210,11 +219,11 @@ def tables(stored: Mapping[str, Any], large: Large | None = None) -> dict[str, p
 
 
 def _large(found: Sequence[Mapping[str, Any]], of: Large) -> pd.DataFrame:
-    reader = [one for one in found if "fit_rows" in one][MIDDLE]
+    rule = reader_rule([(one["fit_rows"], one["width"], one["cpu_seconds"]) for one in found if "fit_rows" in one])
     driver = next(one for one in reversed(found) if one.get("engine") == "serial")
     tokens = of.texts * of.length
     n_bytes = of.texts * of.layers * of.width * 2
-    fit = reader["ns_per_row_and_width_squared"] * 1e-9 * of.texts * of.width**2
+    fit = rule(of.texts, of.width)
     all_tokens = n_bytes * of.length
     steps = [
         ("forward", f"2 x weights x {tokens:,} tokens", 2 * of.parameters * tokens / (of.gpu * of.achieved), ""),
