@@ -106,8 +106,9 @@ def adapted(folder):
         get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder / "lora")
 
 
-def test_the_page_shows_what_a_sweep_found():
+def test_the_page_shows_what_a_sweep_found(monkeypatch):
     """The table of docs/sizes.csv, which `probekit compare runs/sizes-* --csv` printed, as the command prints it."""
+    monkeypatch.setenv("COLUMNS", "80")
     table = pd.read_csv(ROOT / "docs" / "sizes.csv")
     assert len(table) == 18 and set(table["seeds"]) == {5}
     head, lines, before = seed_lines(table)
