@@ -1,5 +1,8 @@
 """Export: runs in the files that other tools open, through those tools' own libraries, which then send nothing."""
 
+# pyright: reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
