@@ -86,7 +86,8 @@ def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
     for outcome in found:
         if outcome.state != "done":
             screen.print(f"  {outcome.job}: {outcome.error or outcome.state}")
-    screen.print(f'probekit ls --runs {folder}    probekit dashboard {folder}    pk.read_runs("{folder}/*")')
+    for look in (f"probekit compare {folder}", f"probekit dashboard {folder}", f'pk.read_runs("{folder}")'):
+        typer.echo(f"  {look}")  # a path stays in one piece, to be copied
 
 
 def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":

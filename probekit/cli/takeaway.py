@@ -31,7 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Runs A and B: folders, names or 'latest'; more stand beside A.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Runs A and B: folders, names or 'latest'; more stand beside A; a sweep's folder."),
+    ],
     behaviour: Annotated[str | None, typer.Option(help="The first one of both when left out.")] = None,
     domain: DomainOption = None,
     position: Annotated[str | None, typer.Option(help="A rule of positions, of runs with several.")] = None,
@@ -44,14 +47,22 @@ def compare(
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """Is run B better than run A? What is comparable, differences paired by group, examples that changed."""
+    """Is run B better than run A? What is comparable, differences paired by group, examples that changed.
+
+    Of a sweep: a line for each job, with the mean over its seeds and the least and the most.
+    """
     with reporting("compare", as_json):
         from probekit.cli.reading import given, k_of
         from probekit.results import compare as sides
+        from probekit.results.seeds import has_seeds
         from probekit.results.sidetext import side_by_side
         from probekit.results.text import to_csv
+        from probekit.storage.runs import find_runs, open_run
 
-        found = [_opened(run, root) for run in runs]
+        found = [open_run(folder) for run in runs for folder in find_runs(run, root)]
+        if len(found) > 2 and has_seeds([run.name for run in found]):
+            _print_seeds(found, {"behaviour": behaviour, "k": k_of(k)}, csv, as_json)
+            return
         chosen = given(behaviour=behaviour, domain=domain, position=position, metric=metric, arm=arm, k=k_of(k))
         if len(found) != 2:
             table = sides.across(found, **chosen)
@@ -214,5 +225,35 @@ def _print_across(table: "pd.DataFrame", runs: "list[Run]", every: bool) -> None
     from probekit.results.sidetext import across_rows, usual_cells
 
     head, lines = across_rows(table if every else usual_cells(table), [run.name for run in runs])
-    screen = console()
-    screen.print(plain_table(head, lines, f"share unexplained; + better, - worse than {runs[0].name}, = equal"))
+    screen, first = console(), runs[0].name
+    if sum(map(len, head)) > screen.width - 20:  # names would leave no room for numbers
+        letters = [chr(ord("A") + i) if len(runs) <= 26 else str(i + 1) for i in range(len(runs))]
+        for letter, run in zip(letters, runs, strict=True):
+            screen.print(f"{letter}: {run.name}")
+        head, first = [*head[:2], *letters], letters[0]
+    screen.print(plain_table(head, lines, f"share unexplained; + better, - worse than {first}, = equal"))
+
+
+def _print_seeds(runs: "list[Run]", chosen: dict, csv: bool, as_json: bool) -> None:
+    """A line for each job of a sweep, over its seeds."""
+    import pandas as pd
+
+    from probekit.results.seeds import over_seeds, seed_lines
+    from probekit.results.text import to_csv
+
+    if isinstance(chosen["k"], str):
+        chosen["k"] = None  # all of them, as when it is left out
+    table = over_seeds(pd.concat([run.records for run in runs], ignore_index=True), **chosen)
+    if as_json:
+        print_json("compare", True, rows(table), runs=[run.name for run in runs])
+    elif csv:
+        typer.echo(to_csv(table).encode(), nl=False)
+    else:
+        head, lines, before = seed_lines(table)
+        screen = console()
+        at = f"{before}*, " if before else ""
+        screen.print(plain_table(head, lines, f"{at}{table['level'].iloc[0]}: share unexplained"))
+        most = int(table["seeds"].max())
+        screen.print(
+            f"mean [least, most] over {most} seed{'s' * (most > 1)}; 0 explains all, 1 adds nothing to the input"
+        )

@@ -10,6 +10,7 @@ import pandas as pd
 
 from probekit.errors import RunError
 from probekit.results.examples import KeepsRows
+from probekit.spec import BehaviourEntry
 
 _MEANS = {
     "model": "the models are compared",
@@ -145,9 +146,10 @@ def _data(task: Mapping[str, Any]) -> str | None:
 
 
 def _asked(spec: Mapping[str, Any], behaviour: str) -> Any:
-    """What the spec says of a behaviour; of a testbed's own, the testbed."""
-    task = spec.get("task") or {}
-    named = [entry for entry in task.get("behaviours") or () if entry.get("name") == behaviour]
+    """What the spec says of a behaviour, defaults left out; of a testbed's own, the testbed."""
+    task, usual = spec.get("task") or {}, BehaviourEntry.model_fields
+    named = [{key: value for key, value in entry.items() if key not in usual or value != usual[key].default}
+             for entry in task.get("behaviours") or () if entry.get("name") == behaviour]  # fmt: skip
     return named[0] if named else f"{behaviour} of {task['testbed']}" if task.get("testbed") else None
 
 

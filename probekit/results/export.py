@@ -1,11 +1,14 @@
 """Export: runs in the files that other tools open, through those tools' own libraries, which then send nothing."""
 
+# pyright: reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -13,12 +16,26 @@ from probekit.errors import BadInput, MissingExtra, first_line
 from probekit.results.selection import behaviours, domains, positions
 from probekit.results.tables import leak_map
 from probekit.results.text import to_csv
-from probekit.storage.runs import Run
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A run folder that was opened (`probekit.open_run`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> dict: ...
+
+    @property
+    def records(self) -> Any: ...  # a frame: what is a cached property is none to pyright
+
 
 FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"  # without which the library asks for a database
 
 
-def export(runs: Sequence[Run], to: str, out: Path) -> list[Path]:
+def export(runs: Sequence[Exportable], to: str, out: Path) -> list[Path]:
     """Write runs into `out` and return what was made: one file of all records, or a run of the other tool for each.
 
     to: one of FORMATS. `csv` and `parquet` are the frame that `read_runs` gives. `wandb` and `mlflow` get the spec as
@@ -42,23 +59,23 @@ def export(runs: Sequence[Run], to: str, out: Path) -> list[Path]:
         raise BadInput(f"{out} cannot be written: {error.strerror or first_line(error)}.") from None
 
 
-def _csv(runs: Sequence[Run], out: Path) -> list[Path]:
+def _csv(runs: Sequence[Exportable], out: Path) -> list[Path]:
     out.write_text(to_csv(_together(runs)), encoding="utf-8")
     return [out]
 
 
-def _parquet(runs: Sequence[Run], out: Path) -> list[Path]:
+def _parquet(runs: Sequence[Exportable], out: Path) -> list[Path]:
     _together(runs).to_parquet(out, index=False)
     return [out]
 
 
-def _together(runs: Sequence[Run]) -> pd.DataFrame:
+def _together(runs: Sequence[Exportable]) -> pd.DataFrame:
     frame = pd.concat([run.records for run in runs], ignore_index=True)
     frame.attrs = {}  # manifests are no part of a table
     return frame
 
 
-def _wandb(runs: Sequence[Run], out: Path) -> list[Path]:
+def _wandb(runs: Sequence[Exportable], out: Path) -> list[Path]:
     """A folder `offline-run-*` of each run below `out/wandb`, which `wandb sync` uploads."""
     try:
         import wandb
@@ -85,7 +102,7 @@ def _wandb(runs: Sequence[Run], out: Path) -> list[Path]:
     return made
 
 
-def _mlflow(runs: Sequence[Run], out: Path) -> list[Path]:
+def _mlflow(runs: Sequence[Exportable], out: Path) -> list[Path]:
     """A run of each in the experiment `probekit` of a store of files, which `mlflow ui` opens."""
     with _file_store():
         try:
@@ -113,12 +130,12 @@ def _mlflow(runs: Sequence[Run], out: Path) -> list[Path]:
         return made
 
 
-FORMATS: dict[str, Callable[[Sequence[Run], Path], list[Path]]] = {
+FORMATS: dict[str, Callable[[Sequence[Exportable], Path], list[Path]]] = {
     "csv": _csv, "parquet": _parquet, "wandb": _wandb, "mlflow": _mlflow,
 }  # fmt: skip
 
 
-def _by_step(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
+def _by_step(run: Exportable) -> Iterator[tuple[int, dict[str, float]]]:
     """(number of a site in forward order, what is unexplained there by behaviour and level), whatever has a value."""
     found: dict[str, dict[str, float]] = {}
     frame = run.records

@@ -4,14 +4,19 @@ import importlib.util
 import shutil
 import tomllib
 import warnings
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tomli_w
+from rich.console import Console
 
 import checkpoints
 import probekit as pk
+from probekit.cli.out import plain_table
 from probekit.jobs.plan import forecast_of, plan_rows
+from probekit.results.seeds import seed_lines
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "docs" / "specs"
@@ -99,3 +104,15 @@ def adapted(folder):
         warnings.simplefilter("ignore")  # peft's use of the library
         base = AutoModelForCausalLM.from_pretrained(folder / "stand_in")
         get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder / "lora")
+
+
+def test_the_page_shows_what_a_sweep_found(monkeypatch):
+    """The table of docs/sizes.csv, which `probekit compare runs/sizes-* --csv` printed, as the command prints it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    table = pd.read_csv(ROOT / "docs" / "sizes.csv")
+    assert len(table) == 18 and set(table["seeds"]) == {5}
+    head, lines, before = seed_lines(table)
+    screen = Console(width=80, file=StringIO())
+    screen.print(plain_table(head, lines, f"{before}*, linear: share unexplained"))
+    printed = "\n".join(line.rstrip() for line in screen.file.getvalue().splitlines())
+    assert printed in (ROOT / "docs" / "cookbook.md").read_text(), printed
