@@ -39,7 +39,16 @@ class Line:
 
 
 def runs(root: Path) -> list[Run]:
-    """A handle of every run folder under `root`, the latest first. Not for its frames: see `opened`."""
+    """A handle of every run folder under `root`, the latest first. Not for its frames: see `opened`.
+
+    What a folder says is looked at every other second at most; one that comes or goes is seen at once.
+    """
+    return _runs(str(root), root.stat().st_mtime_ns if root.is_dir() else 0)
+
+
+@st.cache_resource(ttl=2, max_entries=8, show_spinner=False)
+def _runs(path: str, changed: int) -> list[Run]:
+    root = Path(path)
     return list_runs(root, lambda folder: _handle(str(folder), _signature(folder), is_being_measured(folder)))
 
 

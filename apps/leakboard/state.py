@@ -9,7 +9,7 @@ otherwise be fetched by the viewer's browser.
 import argparse
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ class View:
     domain: str
     position: str
     template: looks.Template
+    _parts: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells the state of this run from every other one: for caches that are handed its frame unhashed."""
+        return str(self.run.path), self.run.fingerprint
+
+    def of(self, metric: str) -> pd.DataFrame:
+        """Records of a metric at hook points, of what is selected, controls among them."""
+        if metric not in self._parts:
+            frame = self.frame
+            mine = (frame["metric"] == metric) & (frame["behaviour"] == self.behaviour) & (frame["hook"] != "")
+            mine &= (frame["position"] == self.position) & (frame["fit_domain"] == self.domain)
+            self._parts[metric] = frame[mine]
+        return self._parts[metric]
 
     @property
     def chosen(self) -> dict[str, str]:

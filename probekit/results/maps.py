@@ -72,8 +72,7 @@ def leak_map(
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode=False)
     last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
     _map_axes(figure, places, labels, height, ink["na"], last)
-    _outline(figure, cells, chosen, ink["ink"])
-    return figure
+    return figure if chosen is None else outlined(figure, chosen, template)
 
 
 def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels: int, row: float) -> None:
@@ -196,13 +195,15 @@ def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float, colour
         )
 
 
-def _outline(figure: go.Figure, cells: pd.DataFrame, chosen: tuple[str, str] | None, colour: str) -> None:
-    """A frame around the chosen cell."""
-    if chosen is None:
-        return
-    for _, cell in cells[(cells["hook"] == chosen[0]) & (cells["label"] == chosen[1])].iterrows():
-        box = {"x0": cell["x"] - 0.5, "x1": cell["x"] + 0.5, "y0": cell["y"] - 0.5, "y1": cell["y"] + 0.5}
-        figure.add_shape(type="rect", **box, line={"color": colour, "width": 3}, name="chosen")
+def outlined(figure: go.Figure, chosen: tuple[str, str], template: Template = "light") -> go.Figure:
+    """The map with a frame around the cell of a hook and label, added in place; as it was where there is none."""
+    for cells in figure.select_traces({"name": "cells"}):
+        for x, y, (_, *told) in zip(cells.x, cells.y, cells.customdata, strict=True):
+            if tuple(told) == chosen:
+                box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
+                line = {"color": PALETTES[template]["ink"], "width": 3}
+                figure.add_shape(type="rect", **box, line=line, name="chosen")
+    return figure
 
 
 # Cividis from 0 to 1, and hues of their own for what lies beyond: above 1 a description misleads, below 0 it does

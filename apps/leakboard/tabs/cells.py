@@ -5,6 +5,7 @@
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from leakboard import data, link, state
@@ -57,11 +58,7 @@ def show(view: state.View) -> None:
 
 
 def _rows(view: state.View, metric: str) -> pd.DataFrame:
-    frame = view.frame
-    return frame[
-        (frame["metric"] == metric) & (frame["behaviour"] == view.behaviour) & (frame["hook"] != "")
-        & (frame["position"] == view.position) & (frame["fit_domain"] == view.domain)
-    ]  # fmt: skip
+    return view.of(metric)
 
 
 def _arm(view: state.View) -> str | None:
@@ -81,7 +78,7 @@ def _asked(metric: str, k: Any, arm: str | None) -> dict[str, Any]:
 def _table(view: state.View, metric: str, k: Any, arm: str | None) -> pd.DataFrame:
     known = selection.ks(_rows(view, metric), metric)
     k = k if k == "all" or k in known else None
-    return tables.leak_map(view.frame, **view.chosen, **_asked(metric, k, arm))
+    return _told(view.frame, view.key, tuple((view.chosen | _asked(metric, k, arm)).items()))
 
 
 def _chosen(table: pd.DataFrame, found: pd.Series | None) -> tuple[str, str]:
@@ -100,10 +97,24 @@ def _chosen(table: pd.DataFrame, found: pd.Series | None) -> tuple[str, str]:
     return hook, label
 
 
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _drawn(_frame: pd.DataFrame, key: tuple[str, str], template: looks.Template, asked: tuple) -> dict[str, Any]:
+    """A map without a chosen cell: what stays the same from click to click is drawn once."""
+    return maps.leak_map(_frame, template=template, **dict(asked)).to_dict()
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _told(_frame: pd.DataFrame, key: tuple[str, str], asked: tuple) -> pd.DataFrame:
+    """The table behind a map, which is not to be changed."""
+    return tables.leak_map(_frame, **dict(asked))
+
+
 def _map(view: state.View, metric: str, asked: dict[str, Any], chosen: tuple[str, str] | None) -> None:
     if asked["k"] != "all" and asked["k"] not in selection.ks(_rows(view, metric), metric):
         asked = asked | {"k": None}
-    made = maps.leak_map(view.frame, template=view.template, chosen=chosen, **view.chosen, **asked)
+    made = go.Figure(_drawn(view.frame, view.key, view.template, tuple((view.chosen | asked).items())))
+    if chosen is not None:
+        made = maps.outlined(made, chosen, view.template)
     key = f"map-{metric}"
 
     def clicked() -> None:
@@ -210,7 +221,8 @@ def _shares(view: state.View, row: pd.Series) -> None:
 
 
 def _by_k(view: state.View, row: pd.Series) -> None:
-    made = details.by_k(view.frame, template=view.template, **view.chosen, hook=row["hook"], metric=row["metric"],
+    here = view.frame[view.frame["hook"] == row["hook"]]
+    made = details.by_k(here, template=view.template, **view.chosen, hook=row["hook"], metric=row["metric"],
                        arm=row["arm"] or None)  # fmt: skip
     if made is not None:
         state.draw(made, "by-k", "How much more directions explain at this site; grey is random directions.")
