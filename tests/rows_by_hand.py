@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from probekit.records import Record
@@ -61,14 +62,34 @@ def rows_by_hand() -> tuple[list[Record], dict[str, pd.DataFrame], pd.DataFrame]
     return records, frames, read
 
 
-def write_rows_by_hand(root, name):
-    """The same as a run folder."""
+def told_by_hand(frames: dict[str, pd.DataFrame], read: pd.DataFrame) -> None:
+    """Also what is said of each row, a board at each, and two tokens of each text: in place."""
+    frames["outcomes"] = pd.DataFrame({"behaviour": "answer", "rule": "all", "at": [0, 1], "outcome": ["yes", "a2"]})
+    frames["tested_rows"] = frames["tested_rows"].assign(
+        example=lambda t: t["row"] // 2, position=lambda t: 3 + t["row"] % 2, outcome="a1"
+    )
+    words = [f"text {i // 2} [a]" + " ends" * (i % 2) for i in range(40)]
+    frames["texts"] = frames["tested_rows"][["example", "position"]].assign(text=words)
+    squares = [f"{x}{y}" for y in (1, 2) for x in "ab"]
+    at = frames["tested_rows"][["behaviour", "rule", "example", "position"]]
+    classes = ["mine", "yours", "empty"]
+    boards = [{"is": [0, 1, 2, 2], "decoded": [0, 0, 2, 2], "classes": classes, "targets": squares}] * len(at)
+    frames["features"] = pd.concat([at, pd.DataFrame(boards)], axis=1).assign(hook=SITES[0], feature="mine_yours")
+
+
+def write_rows_by_hand(root, name, told=False):
+    """The same as a run folder; told: with what readers say and boards."""
     records, frames, read = rows_by_hand()
+    if told:
+        told_by_hand(frames, read)
     writer = RunWriter.open(root, name, {"name": name}, 1)
     for i, (_, site) in enumerate(read.groupby("hook")):
         one = site.iloc[0][["hook", "behaviour", "rule", "level", "source"]].to_dict()
+        n = len(site)
+        said = {"said": np.ones(n, "int16"), "confidence": np.linspace(0.5, 1, n, dtype="float32"),
+                "agreed": np.full(n, 0.25, "float32")} if told else {}  # fmt: skip
         writer.write_rows(f"cell-{i}", [{**one, "k": None, "row": site["row"].to_numpy("int32"),
-                                         "bits": site["bits"].to_numpy("float32")}])  # fmt: skip
+                                         "bits": site["bits"].to_numpy("float32"), **said}])  # fmt: skip
     for table, frame in frames.items():
         writer.write_table(table, frame)
     writer.write_cell("cell", records, [], seconds=1.0)

@@ -210,7 +210,7 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
 
 def draw(made: go.Figure, key: str, caption: str, **how: Any) -> None:
     """A figure and one line that says how to read it."""
-    st.plotly_chart(made, theme=None, config=looks.CONFIG, key=key, alt=caption, **how)
+    st.plotly_chart(made, theme=None, key=key, alt=caption, **({"config": looks.CONFIG} | how))
     st.caption(caption)
 
 

@@ -282,7 +282,9 @@ def figure(
     arm: Annotated[str | None, typer.Option(help="chain:matched, linear_first, refit, ...")] = None,
     k: Annotated[str | None, typer.Option("--k", help="One k for the levels that have several, or 'all'.")] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Light ink on a dark ground.")] = False,
-    style: Annotated[str, typer.Option(help="screen, or paper: 8 pt, a column wide, no title.")] = "screen",
+    style: Annotated[
+        str, typer.Option(help="screen; slide: 16 : 9 in large type; paper: 8 pt, a column wide, no title.")
+    ] = "screen",
     reported: Annotated[Path | None, typer.Option(help="A TOML file of published numbers, of layer_curves.")] = None,
     root: RootOption = Path("runs"),
     as_json: JsonOption = False,

@@ -100,7 +100,7 @@ def reliability(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.Data
     return found
 
 
-def squares(kept: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+def squares(kept: pd.DataFrame, row: Mapping[str, Any] | pd.Series) -> pd.DataFrame:
     """What the features of a hypothesis are at a row of `examples` and were decoded to at its hook point.
 
     kept: the run's table `features`. A row per feature and target: feature, target, is, decoded. Empty where none was

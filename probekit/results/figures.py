@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from probekit.errors import BadInput, MissingExtra, nearest
 from probekit.results.curves import by_position, decomposition, floor_switch, frontier, layer_curves, ontology
 from probekit.results.effects import read_against_replace, roll_out, steering
-from probekit.results.looks import CONFIG, PALETTES, on_paper
+from probekit.results.looks import CONFIG, PALETTES, enlarged, on_paper
 from probekit.results.maps import leak_map, transfer_matrix
 from probekit.results.reported import Reported
 
@@ -30,7 +30,7 @@ KINDS: Mapping[str, Callable[..., go.Figure]] = {
 
 
 ENDINGS = (".html", ".png", ".svg", ".pdf")
-STYLES = ("screen", "paper")
+STYLES = ("screen", "slide", "paper")
 
 
 def figure(
@@ -62,16 +62,20 @@ def figure(
 def write_figure(made: go.Figure, path: Path, style: str = "screen") -> None:
     """Write HTML (self-contained, works offline), PNG, SVG or PDF, by the file's ending.
 
-    style: `screen`, or `paper` for a column of a paper (`looks.on_paper`). Raises BadInput for another ending or style,
+    style: `screen`, `slide` in large type and 16 : 9, or `paper` for a column of a paper (`looks.on_paper`). A PNG has
+    two pixels for each, on paper four. Raises BadInput for another ending or style,
     MissingExtra when the browser that draws all but HTML is not there.
     """
     if style not in STYLES:
-        raise BadInput(f"a figure's style is {' or '.join(STYLES)}; found '{style}'.")
+        raise BadInput(f"a figure's style is {', '.join(STYLES[:-1])} or {STYLES[-1]}; found '{style}'.")
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise BadInput(f"a figure is written as {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}; found '{path.name}'.")
     paper = style == "paper"
     made, width = (on_paper(made), None) if paper else (made, 1000)  # on paper the figure says how wide it is
+    if style == "slide":
+        made = enlarged(made)
+        width = round(made.layout.height * 16 / 9)
     if ending == ".html":
         path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG), encoding="utf-8")
         return

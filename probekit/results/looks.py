@@ -18,7 +18,9 @@ from probekit.results.selection import left_out, na_words, site_label
 
 Template = Literal["light", "dark"]
 UNEXPLAINED = "unexplained (0 explains all, 1 adds nothing)"
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+          "toImageButtonOptions": {"format": "png", "scale": 2}}  # fmt: skip
+SLIDE = {"format": "png", "scale": 2, "width": 1351, "height": 760}  # 16 : 9, of a figure that `enlarged` made
 FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', 'Helvetica Neue', Arial, sans-serif"
 # Okabe-Ito hues, darker or lighter until each is at least 4.5 : 1 on its paper, as thin lines and as letters.
 PALETTES = {
@@ -306,6 +308,11 @@ def enlarged(made: go.Figure, by: float = 1.5) -> go.Figure:
     for trace in made.select_traces({"type": "scatter"}):
         if trace.line.width:  # none of a ribbon's edge
             trace.line.width *= by
+        if trace.textfont.size:
+            trace.textfont.size *= by
+    for trace in made.select_traces({"type": "heatmap"}):
+        bar = trace.colorbar
+        bar.update(tickfont_size=(bar.tickfont.size or 12) * by, title_font_size=(bar.title.font.size or 12) * by)
     return made
 
 

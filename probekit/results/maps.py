@@ -47,6 +47,11 @@ def leak_map(
     """
     table = frame_of_kind("leak_map", frame, selection)
     if table.empty:
+        if selection.get("metric") == "replace":
+            said = (
+                "No single site was replaced for this behaviour, so there is no map of it; the frontier has all sites."
+            )
+            return empty_figure(said, 'arms = ["single:random"] in [replace]', template)
         return empty_figure(
             "No level has been read at any hook point for this behaviour.", "probekit run SPEC", template
         )

@@ -19,6 +19,7 @@ from probekit.results.parts import composition
 from probekit.results.selection import (
     FEATURE,
     ORDERS,
+    REPLACE_ARMS,
     TRANSFER_ARMS,
     at_arm,
     at_domain,
@@ -104,7 +105,14 @@ def leak_map(
     k: int | str | None = None,
     control: str = "",
 ) -> pd.DataFrame:
-    """The rows of `leak` with one column label per level: the levels that have a k at one k, or at all with k="all"."""
+    """The rows of `leak` with one column label per level: the levels that have a k at one k, or at all with k="all".
+
+    arm: of replace, one site at a time, from donors that are alike where that was measured, when left out.
+    """
+    if metric == "replace" and arm is None:
+        there = [one for one in REPLACE_ARMS if one.startswith("single:") and (frame["arm"] == one).any()]
+        preferred = ("single:matched", "single:random", *there)
+        arm = next((one for one in preferred if one in there), None)
     rows = leak(
         frame,
         behaviour=behaviour,

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.rows_by_hand import write_rows_by_hand
 from tests.synthetic_run import (
     BEHAVIOURS,
     CAUSAL_HOOKS,
+    DOMAINS,
     causal_records,
     records,
     shared_run,
@@ -184,7 +186,7 @@ def test_examples_show_the_worst_first_pairs_and_what_is_surely_wrong(page, tmp_
     write_rows_by_hand(tmp_path, "rows")
     test = page(tmp_path, "examples")
     words = said(test)
-    assert "bits missed" in words and "the reader misses" in words
+    assert "bits missed" in words and "the input alone misses .90 bits" in words
     bits = [float(part.split(" bits")[0]) for part in words.split("-badge[")[1:] if "bits missed" in part[:30]]
     assert bits == sorted(bits, reverse=True) and len(bits) > 2
     assert "read more alike than" in words
@@ -193,6 +195,54 @@ def test_examples_show_the_worst_first_pairs_and_what_is_surely_wrong(page, tmp_
     }
     test.text_input(key="choice:row-find").set_value("no such group").run()
     assert "No test row is left" in said(test) and not test.exception
+
+
+def test_an_example_shows_what_both_say_its_stretches_and_its_board(page, tmp_path):
+    write_rows_by_hand(tmp_path, "told", told=True)
+    test = page(tmp_path, "examples")
+    shown = said(test)
+    assert "the model: a1 (.90); the reader: a2 (1.00), which the model gives .25" in shown
+    # Two tokens of each text are read, and a bracket in a text closes no colour.
+    assert ":orange-background[text 19 [a]] :small[3.70] :orange-background[ends] :small[3.80]" in shown
+    assert "mine_yours: as it is, and as decoded at L0 resid_post, 1 of 4 wrong" in shown
+    assert "full is mine, a ring is yours" in shown and "surer than it should be" in shown
+    plain = said(page(write_old(tmp_path / "old"), "examples"))
+    assert "the reader:" not in plain and "surer" not in plain and "one token of each example" in plain
+
+
+def write_old(root: Path) -> Path:
+    """A run that was made before what readers say was kept."""
+    write_rows_by_hand(root, "old")
+    return root
+
+
+def test_the_folder_of_many_jobs_opens_and_its_runs_stand_on_one_axis(page, tmp_path):
+    folder = tmp_path / "steps-0a1b"
+    for step in (0, 500, 1000, 1500, 3000):
+        write_run(folder, f"steps-{step}", 3, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
+    test = page(tmp_path, "runs")
+    assert test.selectbox(key="choice:folder").options == ["runs of single jobs", "steps-0a1b (5 runs)"]
+    test = page(tmp_path, "compare", folder="steps-0a1b", run="steps-3000", against="steps-0")
+    assert not test.error and not test.warning
+    picked = test.multiselect(key="choice:more")
+    assert set(picked.value) == {"steps-500", "steps-1000", "steps-1500"}
+    assert "One site in every run" in said(test) and "A field per run" in said(test)
+
+
+def test_a_run_that_is_measured_says_how_far_it_is_and_at_what(page, tmp_path):
+    writer = RunWriter.open(tmp_path, "busy", {"name": "busy"}, 3)
+    made = records(3, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
+    writer.write_cell("a", made[:40], [], seconds=1.0)
+    test = page(tmp_path, "runs")
+    assert "busy is being measured: 1 of 3 cells." in said(test)
+    writer.write_cell("b", made[40:], [], seconds=1.0)
+    status = tmp_path / "busy" / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"doing": "read x", "left": 150}), encoding="utf-8")
+    time.sleep(2.1)  # what a folder says is looked at every other second
+    assert "busy is being measured: 2 of 3 cells, now read x, about 2 min left." in said(test.run())
+    writer.interrupt()
+    time.sleep(2.1)
+    assert "being measured" not in said(test.run())
 
 
 def test_compare_says_what_is_shared_then_which_is_better(page, tmp_path):

@@ -283,6 +283,23 @@ def test_controls_of_a_cell_are_of_its_own_level(frame):
     assert set(tables.controls_of(frame, some)["control"]) == {"random_directions"}
 
 
+def test_a_map_of_what_is_replaced_takes_single_sites_when_no_arm_is_named(frame):
+    assert set(tables.table("leak_map", frame, metric="replace")["arm"]) == {"single:matched"}
+    chained = frame[~frame["arm"].str.startswith("single:")]
+    made = figures.figure("leak_map", chained, metric="replace")
+    assert "No single site was replaced" in made.layout.annotations[0].text.replace("<br>", " ")
+
+
+def test_a_slide_is_16_to_9_and_all_of_its_type_is_larger(frame):
+    plain, slide = (maps.leak_map(frame, behaviour="next_move") for _ in range(2))
+    slide = looks.enlarged(slide)
+    assert slide.layout.height / looks.SLIDE["width"] == pytest.approx(9 / 16, abs=0.001)
+    sizes = [[trace.textfont.size for trace in one.data if trace.name == "values"] for one in (plain, slide)]
+    assert sizes[0] and [size * 1.5 for size in sizes[0]] == sizes[1]
+    bar = slide.data[0].colorbar
+    assert min(bar.tickfont.size, bar.title.font.size, slide.layout.xaxis.tickfont.size) >= 15
+
+
 def test_details_draw_a_site_by_k_single_rows_and_differences(frame):
     made = details.by_k(frame, hook="blocks.3.hook_resid_post")
     assert {"neurons", "random directions"} <= {trace.name for trace in made.data}

@@ -98,9 +98,9 @@ def _chosen(table: pd.DataFrame, found: pd.Series | None) -> tuple[str, str]:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _drawn(_frame: pd.DataFrame, key: tuple[str, str], template: looks.Template, asked: tuple) -> dict[str, Any]:
-    """A map without a chosen cell: what stays the same from click to click is drawn once."""
-    return maps.leak_map(_frame, template=template, **dict(asked)).to_dict()
+def _drawn(_frame: pd.DataFrame, key: tuple[str, str], template: looks.Template, asked: tuple) -> go.Figure:
+    """A map without a chosen cell, not to be changed: what stays the same from click to click is drawn once."""
+    return maps.leak_map(_frame, template=template, **dict(asked))
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -112,9 +112,9 @@ def _told(_frame: pd.DataFrame, key: tuple[str, str], asked: tuple) -> pd.DataFr
 def _map(view: state.View, metric: str, asked: dict[str, Any], chosen: tuple[str, str] | None) -> None:
     if asked["k"] != "all" and asked["k"] not in selection.ks(_rows(view, metric), metric):
         asked = asked | {"k": None}
-    made = go.Figure(_drawn(view.frame, view.key, view.template, tuple((view.chosen | asked).items())))
+    made = _drawn(view.frame, view.key, view.template, tuple((view.chosen | asked).items()))
     if chosen is not None:
-        made = maps.outlined(made, chosen, view.template)
+        made = maps.outlined(go.Figure(data=made.data, layout=made.layout), chosen, view.template)
     key = f"map-{metric}"
 
     def clicked() -> None:

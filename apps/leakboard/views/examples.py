@@ -79,7 +79,7 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
     else:
         st.caption("The run reads one token of each example: no other has bits of its own to be coloured by.")
     features = state.table_of(view.run, "features")
-    if features is not None and any(boards.grid(names) for names in features["targets"].iloc[:1]):
+    if features is not None and any(boards.grid(list(names)) for names in features["targets"].iloc[:1]):
         classes = sorted({*features["classes"].iloc[0]} - {"empty", "none"})
         marks = ", ".join(f"{how} is {state.plain(one)}" for how, one in zip(("full", "a ring"), classes, strict=False))
         st.caption(f"Boards: {marks}; × is the model's likeliest, ○ the reader's; framed squares are decoded wrongly.")

@@ -59,6 +59,17 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def at_work(run: Run) -> str:
+    """How far a run is that is being measured, at what, and how long it may take, as far as it says."""
+    told = run.status
+    said = f"{run.name} is being measured: {told.get('done', '?')} of {told.get('total', '?')} cells"
+    if isinstance(doing := told.get("doing"), str) and doing:
+        said += f", now {doing}"
+    if isinstance(left := told.get("left"), int | float):
+        said += f", about {max(1, round(left / 60))} min left" if left >= 90 else f", about {round(left)} s left"
+    return f"{said}."
+
+
 def shown(table: pd.DataFrame, sought: str, wanted: str) -> pd.DataFrame:
     """The rows in which every word occurs, in one state or in all."""
     rows = table.drop(columns=["cells", "updated (UTC)"]).to_dict("records")
@@ -112,6 +123,9 @@ def whole() -> None:
         selection_mode=["multi-row", "single-cell"],
         column_config=COLUMNS,
     )
+    for run in found:
+        if run.state == "running":
+            st.caption(state.plain(at_work(run)))
     st.caption(f"{len(rows)} of {len(found)} runs. A click opens a run; two ticks compare the later with the earlier.")
     link.end()
 

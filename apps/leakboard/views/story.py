@@ -94,7 +94,7 @@ def stage(view: state.View) -> None:
 def large(view: state.View, made: go.Figure) -> None:
     """A figure as for a projector, 16 : 9."""
     made = looks.enlarged(made)
-    state.draw(made, "stage", "")
+    state.draw(made, "stage", "", config=looks.CONFIG | {"toImageButtonOptions": looks.SLIDE})
 
 
 def onwards() -> None:
