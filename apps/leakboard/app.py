@@ -17,6 +17,11 @@ st.set_page_config(page_title="leakboard", page_icon=str(Path(__file__).with_nam
 pages = {name: st.Page(path, title=state.TITLES[name], default=name == "runs") for name, path in state.PAGES.items()}
 page = st.navigation(list(pages.values()), position="hidden")
 link.begin()
+# White on the theme's own blue is too pale to read in the dark; a frame says as well what is picked.
+st.html(
+    "<style>[data-tag] { background: transparent !important; border: 1px solid currentColor !important; }"
+    "[data-tag], [data-tag] * { color: inherit !important; }</style>"
+)
 with st.container(horizontal=True, key="pages"):
     for name, other in pages.items():
         st.page_link(other, label=state.TITLES[name], query_params=link.kept())

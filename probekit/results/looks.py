@@ -526,7 +526,7 @@ def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> Non
         )  # fmt: skip
         at += apart
     widest = max((len(text_of.fitted(name, 26)) for _, name, _ in named), default=0)
-    figure.update_layout(margin={"r": 16 + 7 * widest})
+    figure.update_layout(margin={"r": 46 + 7 * widest})  # beside them stands the bar of tools
     told = {escape(name) for _, name, _ in named}
     figure.for_each_trace(lambda trace: trace.update(showlegend=False), lambda trace: trace.name in told)
 

@@ -107,7 +107,8 @@ def site_label(hook: str) -> str:
 def left_out(known: Sequence[str]) -> list[str]:
     """Hook points that lie between those known, of the same kind and at their usual distance, and are not among them.
 
-    Of layers 0, 2, 4 and 8 it is 6: the distance of most neighbours is what was asked for.
+    Of layers 0, 2, 4 and 8 it is 6: the distance of most neighbours is what was asked for. Of 0, 7, 14 and 22 it is
+    none: a last layer a little further on was asked for as such.
     """
     by_part: dict[str, list[int]] = {}
     for point in map(HookPoint.parse, known):
@@ -118,7 +119,8 @@ def left_out(known: Sequence[str]) -> list[str]:
         ordered = sorted(layers)
         steps = [b - a for a, b in pairwise(ordered)]
         step = min(steps, key=lambda n: (-steps.count(n), n), default=1)
-        between = {layer for a, b in pairwise(ordered) for layer in range(a + step, b, step)}
+        wide = [(a, b) for a, b in pairwise(ordered) if (b - a) % step == 0]
+        between = {layer for a, b in wide for layer in range(a + step, b, step)}
         found += [HookPoint.within(layer, part).name for layer in sorted(between)]
     return found
 

@@ -137,9 +137,10 @@ def multiples(table: pd.DataFrame, runs: Sequence[str], *, template: Template = 
           f"{table['label'].iloc[0]}; {_same(table)}; grey: {runs[0]}", height=190 + 190 * deep,
           note=fbu_axis(figure, table["value"].dropna()))  # fmt: skip
     ticks = [0, len(places.hooks) - 1]
+    ends = [escape(site_label(places.hooks[i]).split()[0]) for i in ticks]
     axis = figure.layout.yaxis
     figure.update_xaxes(gridcolor=ink["grid"], linecolor=ink["soft"], tickvals=ticks, tickfont={"size": 11},
-                        ticktext=[escape(site_label(places.hooks[i])) for i in ticks], zeroline=False)  # fmt: skip
+                        ticktext=ends, zeroline=False)  # fmt: skip
     figure.update_yaxes(gridcolor=ink["grid"], linecolor=ink["soft"], range=axis.range, tickvals=axis.tickvals,
                         ticktext=axis.ticktext, zeroline=False, title_text="", tickfont={"size": 11})  # fmt: skip
     figure.update_annotations(font={"size": 12, "color": ink["ink"]})

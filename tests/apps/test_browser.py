@@ -7,23 +7,29 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from probekit.cli import dashboard
 from probekit.results.looks import contrast
+from probekit.storage.runwriter import RunWriter
 from tests.rows_by_hand import write_rows_by_hand
-from tests.synthetic_run import BEHAVIOURS, write_run
+from tests.synthetic_run import BEHAVIOURS, records, write_run
 
 NASTY = '<a href="http://example.org/x">b</a>'
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory) -> Iterator[int]:
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def port(root) -> Iterator[int]:
     """The page over a few runs, served as `probekit dashboard` serves it."""
     pytest.importorskip("streamlit")
-    root = tmp_path_factory.mktemp("runs")
     for write in (
         lambda: write_run(root, "first", 6, domains=("random", "endgame")),
         lambda: write_run(root, "second", 6, domains=("random", "endgame")),
@@ -185,15 +191,26 @@ def test_from_the_list_a_click_opens_and_two_ticks_compare(browser, port):
     assert (told["run"], told["against"]) == ("second", "first")
 
 
-def test_examples_are_one_click_from_the_story(browser, port):
+@pytest.mark.parametrize(
+    ("asked", "run", "page", "answer"),
+    [
+        ("Where does it leak?", "first", "/map", "unexplained"),
+        ("Is it used?", "first", "/map", "Does the model run on what can be read?"),
+        ("On which examples?", "rows", "/examples", "bits missed"),
+        ("Can I trust it?", "first", "/trust", "What may be claimed"),
+        ("Is it better than another run?", "second", "/compare", "cells of both"),
+    ],
+)
+def test_each_question_is_answered_one_click_from_the_story(browser, port, asked, run, page, answer):
     from selenium.webdriver.common.by import By
 
-    go(browser, port, "story?run=rows")
+    go(browser, port, f"story?run={run}")
     steps = browser.execute_script("return history.length")
     links = browser.find_elements(By.CSS_SELECTOR, "[data-testid=stPageLink-NavLink]")
-    next(link for link in links if "On which examples" in link.text).click()
-    settled(browser, lambda b: "/examples" in b.current_url and "bits missed" in words(b))
-    assert query(browser)["run"] == "rows"
+    next(link for link in links if asked in link.text).click()
+    settled(browser, lambda b: page in b.current_url and answer in b.execute_script(
+        "return document.querySelector('[data-testid=stMain]').textContent"))  # fmt: skip
+    assert query(browser)["run"] == run
     assert browser.execute_script("return history.length") == steps + 1
 
 
@@ -294,3 +311,58 @@ def test_nothing_overlaps_at_800_pixels(browser, port, path):
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.set_window_size(size["width"], size["height"])
+
+
+CONTRAST = """
+const parse = s => { const m = (s || '').match(/rgba?\\(([^)]+)\\)/); if (!m) return null;
+  const p = m[1].split(/[ ,\\/]+/).map(Number); return [p[0], p[1], p[2], p.length > 3 ? p[3] : 1]; };
+const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat([1]);
+const lum = c => { const f = x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; };
+  return .2126 * f(c[0]) + .7152 * f(c[1]) + .0722 * f(c[2]); };
+const app = document.querySelector('[data-testid=stApp]');
+const ground = e => { const layers = [parse(getComputedStyle(app).backgroundColor)], up = [];
+  for (let x = e; x; x = x.parentElement) up.unshift(parse(getComputedStyle(x).backgroundColor));
+  return [...layers, ...up.filter(c => c && c[3] > 0)].reduce((below, c) => over(c, below)); };
+const out = [], main = document.querySelector('[data-testid=stMain]');
+const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT);
+for (let n = walk.nextNode(); n; n = walk.nextNode()) {
+  const e = n.parentElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
+  if (!n.textContent.trim() || e.closest('svg') || s.visibility === 'hidden' || r.width < 2 || r.height < 2) continue;
+  let seen = 1; for (let x = e; x; x = x.parentElement) seen *= +getComputedStyle(x).opacity;
+  const c = parse(s.color), b = ground(e); if (!c || seen === 0) continue;
+  const [x, y] = [lum(over([c[0], c[1], c[2], c[3] * seen], b)), lum(b)];
+  const ratio = (Math.max(x, y) + .05) / (Math.min(x, y) + .05);
+  if (ratio < 4.5) out.push([ratio.toFixed(2), n.textContent.trim().slice(0, 60)]);
+}
+return out;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_word_stands_out_from_its_ground(browser, port, scheme):
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        for path in ("", "story?run=first", "map?run=first&tab=layers", "examples?run=rows", "trust?run=first"):
+            go(browser, port, path)
+            assert browser.execute_script(CONTRAST) == [], path
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_run_that_is_measured_moves_on_without_a_reload(browser, port, root):
+    made = records(3, domains=("random",), behaviours=BEHAVIOURS[:1])
+    writer = RunWriter.open(root, "busy", {"name": "busy"}, 3)
+    try:
+        writer.write_cell("a", made[:40], [], seconds=1.0)
+        go(browser, port, "")
+        settled(browser, lambda b: "busy is being measured: 1 of 3 cells" in words(b))
+        browser.execute_script("window.stillHere = true")
+        writer.write_cell("b", made[40:], [], seconds=1.0)
+        settled(browser, lambda b: "busy is being measured: 2 of 3 cells" in words(b))
+        assert browser.execute_script("return window.stillHere")
+        writer.interrupt()
+        settled(browser, lambda b: "being measured" not in words(b))
+    finally:
+        writer.close()
+        shutil.rmtree(root / "busy")

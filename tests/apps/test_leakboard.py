@@ -203,7 +203,7 @@ def test_an_example_shows_what_both_say_its_stretches_and_its_board(page, tmp_pa
     shown = said(test)
     assert "the model: a1 (.90); the reader: a2 (1.00), which the model gives .25" in shown
     # Two tokens of each text are read, and a bracket in a text closes no colour.
-    assert ":orange-background[text 19 [a]] :small[3.70] :orange-background[ends] :small[3.80]" in shown
+    assert ":gray-background[text 19 [a]] :small[3.70]  :orange-background[ends] :small[3.80]" in shown
     assert "mine_yours: as it is, and as decoded at L0 resid_post, 1 of 4 wrong" in shown
     assert "full is mine, a ring is yours" in shown and "surer than it should be" in shown
     plain = said(page(write_old(tmp_path / "old"), "examples"))

@@ -315,5 +315,12 @@ def test_left_out_layers_lie_at_the_usual_distance():
         return [f"blocks.{layer}.hook_resid_post" for layer in layers]
 
     assert left_out(at(0, 2, 4, 8)) == at(6)
-    assert left_out(at(0, 1, 2)) == left_out(at(5)) == left_out([]) == left_out(at(3, 7, 11)) == []
+    assert (
+        left_out(at(0, 7, 14, 22))
+        == left_out(at(0, 1, 2))
+        == left_out(at(5))
+        == left_out([])
+        == left_out(at(3, 7, 11))
+        == []
+    )
     assert left_out([*at(0, 1, 3), "hook_embed"]) == at(2)
