@@ -208,9 +208,9 @@ def problem(run: Run, frame: pd.DataFrame | None) -> None:
             st.code("probekit run SPEC.toml     # goes on from there", language=None)
 
 
-def draw(made: go.Figure, key: str, caption: str, **how: Any) -> None:
+def draw(made: go.Figure, key: str, caption: str, *, config: dict[str, Any] = looks.CONFIG, **how: Any) -> None:
     """A figure and one line that says how to read it."""
-    st.plotly_chart(made, theme=None, key=key, alt=caption, **({"config": looks.CONFIG} | how))
+    st.plotly_chart(made, theme=None, config=config, key=key, alt=caption, **how)
     st.caption(caption)
 
 

@@ -12,10 +12,10 @@ from probekit.measurement.outcome import (
     Alone,
     Answers,
     Coordinates,
+    DecodedRows,
     Figures,
     Kept,
     Outcome,
-    Parts,
     ReaderName,
     RowBits,
     Scores,
@@ -118,7 +118,7 @@ class Collector:
     _pairs: dict[ReaderName, dict[int, CounterexamplePairs]] = field(default_factory=dict)
     _answers: dict[str, dict[int, Answers]] = field(default_factory=dict)
     _alone: dict[ReaderName, Alone] = field(default_factory=dict)
-    _decoded: dict[str, dict[int, Parts]] = field(default_factory=dict)
+    _decoded: dict[str, dict[int, DecodedRows]] = field(default_factory=dict)
 
     def put(
         self, setting: Setting, at: Coordinates, formula: Callable[..., Ratio] | type[Separation],
@@ -197,7 +197,8 @@ class Collector:
 
     def keep_decoded(self, fold: int, feature: str, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
         """What a feature was decoded to at test rows of a fold: of very many, at the first ones."""
-        self._decoded.setdefault(feature, {})[fold] = Parts(rows[:MOST_DECODED], labels[:MOST_DECODED].astype(np.int8))
+        first = slice(MOST_DECODED)
+        self._decoded.setdefault(feature, {})[fold] = DecodedRows(rows[first], labels[first].astype(np.int8))
 
     def keep_linear(self, fold: int, bits: float) -> None:
         """Mean bits of the site's own linear readout on the selection rows of a fold."""
@@ -281,9 +282,9 @@ class Collector:
         return Kept(self._directions, select, null, linear, self._row_scores(), self._row_bits(), pairs,
                     self._all_answers(), self._alone, self._all_decoded())  # fmt: skip
 
-    def _all_decoded(self) -> dict[str, Parts]:
+    def _all_decoded(self) -> dict[str, DecodedRows]:
         """Of all folds, one after the other."""
-        return {feature: Parts(*(np.concatenate(column) for column in zip(*folds.values(), strict=True)))
+        return {feature: DecodedRows(*(np.concatenate(column) for column in zip(*folds.values(), strict=True)))
                 for feature, folds in self._decoded.items()}  # fmt: skip
 
     def _all_answers(self) -> Answers | None:

@@ -108,7 +108,7 @@ class RowBits(NamedTuple):
     told: Mapping[ReaderName, Told] = {}
 
 
-class Parts(NamedTuple):
+class DecodedRows(NamedTuple):
     """What a feature was decoded to at a site: test rows [n] of the observations, class numbers [n, n_targets]."""
 
     rows: NDArray[np.int64]
@@ -160,7 +160,7 @@ class Kept:
     pairs: Mapping[ReaderName, CounterexamplePairs] = field(default_factory=dict)
     answers: Answers | None = None
     alone: Mapping[ReaderName, Alone] = field(default_factory=dict)
-    decoded: Mapping[str, Parts] = field(default_factory=dict)
+    decoded: Mapping[str, DecodedRows] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -263,7 +263,7 @@ def kept_of(tensors: Mapping[str, NDArray]) -> Kept:
     told = Scores(**scores) if scores else None
     said = Answers(**answers) if answers else None
     readers = {name: Alone(**parts) for name, parts in alone.items()}
-    parts = {name: Parts(**one) for name, one in decoded.items()}
+    parts = {name: DecodedRows(**one) for name, one in decoded.items()}
     return Kept(directions, select, null, linear, told, pairs=pairs, answers=said, alone=readers, decoded=parts)
 
 

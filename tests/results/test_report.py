@@ -18,7 +18,7 @@ from probekit.results.report.markup import Markup, el, table
 from probekit.results.report.page import report, rounded
 from probekit.results.report.site import site
 from probekit.results.reported import Reported
-from rows_by_hand import rows_by_hand, write_rows_by_hand
+from rows_by_hand import SITES, rows_by_hand, write_rows_by_hand
 
 HOSTILE = "<script>alert(1)</script><img src=http://example.org/x onerror=alert(1)>\x1b[31m\u202e&amp;\"'"
 LOADS = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background"}
@@ -203,3 +203,17 @@ def test_published_numbers_are_drawn_open(run):
     assert 'r="6" fill="#fff"' in text and "Smith 2024, table 3" in Page(text).text
     assert 'r="6" fill="#fff"' not in report(run, reported=[dataclasses.replace(one, behaviour="another")])
     assert isinstance(run.records, pd.DataFrame)
+
+
+def test_a_report_draws_boards_judges_claims_and_has_a_dark_scheme(tmp_path):
+    write_rows_by_hand(tmp_path, "told", told=True)
+    run = pk.open_run(tmp_path / "told")
+    text = report(run)
+    is_safe(text)
+    page = Page(text)
+    assert "mine_yours as it is (×: the likeliest move) and as decoded here: 1 of 4 wrong" in page.text
+    assert page.tags.count("circle") >= 10 * 4  # discs of ten rows, on two boards each
+    judged = pk.judge(run.records, run.losses, "predicts in distribution", behaviour="answer", hook=SITES[0],
+                      level="linear", source="behaviour")  # fmt: skip
+    assert f"Predicts in distribution: {judged['verdict'].iloc[-1]}" in page.text
+    assert "@media screen and (prefers-color-scheme: dark)" in text

@@ -1,6 +1,6 @@
 """On which examples? The worst of one reader first, how missed bits are shared out, pairs that are read alike."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAssignmentType=false, reportCallIssue=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 from typing import Any
 
@@ -70,8 +70,7 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
         st.text("No test row is left by these filters.")
         return
     shown, mean = rows.head(MOST), every.attrs["missed"]
-    several = every.groupby("example")["position"].transform("nunique") > 1
-    if several.any():
+    if every["example"].duplicated().any():
         st.caption(
             "A stretch of text is coloured by what the reader misses at the token that ends it, where that one is "
             f"read, and followed by these bits: {legend()}"
@@ -85,14 +84,15 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
         st.caption(f"Boards: {marks}; × is the model's likeliest, ○ the reader's; framed squares are decoded wrongly.")
     for _, row in shown.iterrows():
         with st.container(border=True):
-            left, right = st.columns([3, 2]) if (drawn := board(view, row, features)) else (st.container(), None)
+            drawn = board(view, row, features)
+            left, right = st.columns([3, 2]) if drawn else (st.container(), None)
             with left:
                 st.markdown(f":{shade(row['missed_bits'], mean)}-badge[{number(row['missed_bits'])} bits missed] "
                             f"{state.plain(laws(row))}")  # fmt: skip
                 st.markdown(coloured(row, every[every["example"] == row["example"]], mean))
                 place = f"example {int(row['example'])}, token {int(row['position'])}, {row['domain']}"
                 st.caption(state.plain(f"group {row['group']}, {place}"))
-            if right is not None:
+            if drawn is not None and right is not None:
                 with right:
                     st.image(drawn[0])
                     st.caption(drawn[1])

@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 
 from probekit.errors import BadInput, RunError
+from probekit.results.boards import board_svg, n_wrong
+from probekit.results.claims import CLAIMS, judge_each, to_read
 from probekit.results.compact import Grid
 from probekit.results.compare import Comparable, Comparison, compare
-from probekit.results.examples import counterexamples, examples, plausible, plausible_rates
+from probekit.results.examples import counterexamples, examples, plausible, plausible_rates, squares
 from probekit.results.headline import headline, level_words
 from probekit.results.report.drawings import bar, curve_of, curves
 from probekit.results.report.markup import Markup, document, el, table
@@ -50,6 +52,7 @@ def report(
         ("published", "Published numbers", _published(run, told, reported)),
         ("compare", "Beside another run", _compared(run, other, at)),
         ("trust", "How far to trust it", _trusted(told)),
+        ("claims", "What may be claimed", _claimed(run, told, at)),
         ("others", "Other behaviours", _others(run, told, domain, position)),
         ("provenance", "Provenance", _provenance(run)),
     ]
@@ -211,7 +214,7 @@ def _examples(run: Comparable, told: Story, at: Mapping[str, Any]) -> Iterator[M
     for row in worst.to_dict("records"):
         sure = "" if pd.isna(row["probability"]) else f" ({number(row['probability'])})"
         said = f"{number(row['missed_bits'])} bits missed; behaviour '{row['outcome']}'{sure}; group {row['group']}"
-        yield _row(said, _cut(row["text"]))
+        yield _row(said, _cut(row["text"]), *_board(run, row))
     pairs, _ = _rows_of(lambda: counterexamples(run, **which, hook=reader.get("hook"), most=5))
     if pairs is not None and len(pairs):
         yield el("h3", "Read alike, treated differently")
@@ -234,8 +237,21 @@ def _rows_of(made: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame | None, str
         return None, str(error)
 
 
-def _row(said: str, text: object) -> Markup:
-    return el("div", el("p", said, class_="quiet"), el("p", text, class_="text"), class_="row")
+def _row(said: str, text: object, *more: Markup) -> Markup:
+    return el("div", el("p", said, class_="quiet"), el("p", text, class_="text"), *more, class_="row")
+
+
+def _board(run: Comparable, row: Mapping[str, Any]) -> Iterator[Markup]:
+    """The board of a row as it is and as it was decoded, where a hypothesis' features are the squares of one."""
+    features, _ = _rows_of(lambda: run.table("features"))  # what older runs lack, and runs without a hypothesis
+    if features is None:
+        return
+    for name, found in squares(features, row).groupby("feature", sort=False):
+        if drawn := board_svg(found, {str(row["outcome"]): "×"}):
+            said = (
+                f"{name} as it is (×: the likeliest move) and as decoded here: {n_wrong(found)} of {len(found)} wrong"
+            )
+            yield el("figure", Markup(drawn), el("figcaption", said), class_="board")
 
 
 def _cut(text: object) -> str:
@@ -318,6 +334,32 @@ def _trusted(told: Story) -> Iterator[Markup]:
         for row in trust_frame(list(told.checks)).to_dict("records")
     ]  # fmt: skip
     yield table(("", "what", "found", "what fills it"), rows)
+
+
+def _claimed(run: Comparable, told: Story, at: Mapping[str, Any]) -> Iterator[Markup]:
+    """What may be said of the finding's reader at its site, at the usual margin."""
+    found = told.found
+    if found is None or found["hook"] == "":
+        return
+    records = run.records
+    here = records[(records["behaviour"] == told.behaviour) & (records["hook"] == found["hook"])]
+    asked = {"hook": found["hook"], "level": found["level"], "source": found["source"] or None, "k": _k_of(found["k"])}
+    judged, why = _judged(lambda: judge_each(records, run.losses_of(*here["id"]), list(CLAIMS), **at, **asked)[0])
+    usual = "a claim holds when each of its measures passes an equivalence test at a margin of .10"
+    yield el("p", why or f"Of the chosen reader at {site_label(found['hook'])}; {usual}.", class_="quiet")
+    for name, rows in judged.items():
+        verdict = str(rows["verdict"].iloc[-1])
+        shown = el("span", verdict, class_={"holds": "passed", "fails": "failed"}.get(verdict, "unmade"))
+        yield el("h3", f"{name[0].upper()}{name[1:]}: ", shown)
+        said = to_read(rows)
+        yield table(list(said.columns), said.itertuples(index=False, name=None))
+
+
+def _judged(made: Callable[[], dict[str, pd.DataFrame]]) -> tuple[dict[str, pd.DataFrame], str]:
+    try:
+        return made(), ""
+    except (BadInput, RunError) as error:
+        return {}, str(error)
 
 
 def _others(run: Comparable, told: Story, domain: str | None, position: str | None) -> Iterator[Markup]:
