@@ -75,7 +75,7 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
     made = {
         "carried": _by_variant(cells(found), list(ROWS)),
-        "first": _by_variant(cells(found, "first"), [n for n, (_, level, _) in ROWS.items() if level in READ]),
+        "first": _by_variant(cells(found, "first"), [n for n, (_, level, _) in ROWS.items() if level == "directions"]),
     }
     made["claims"] = claims(found)
     made["learned"] = pd.DataFrame([
@@ -115,7 +115,7 @@ def _by_variant(told: Told, names: Sequence[str]) -> pd.DataFrame:
         some = [told[variant, name] for name in names if (variant, name) in told]
         if some:
             rows.append({"variant": variant} | {SHORT[name]: _cell_text(told.get((variant, name))) for name in names}
-                        | {"CKA": number(some[0]["cka"]), "n": some[0]["pairs"]})  # fmt: skip
+                        | {"CKA": number(some[0]["cka"]), "n": int(some[0]["pairs"])})  # fmt: skip
     return pd.DataFrame(rows)
 
 
