@@ -1,4 +1,4 @@
-"""docs/studies/variants.md holds what its study found: tables and pictures are of the JSON beside it, and so are claims."""
+"""docs/studies/variants.md holds what its study found: tables, pictures and claims are of the JSON beside it."""
 
 import re
 from pathlib import Path
