@@ -188,7 +188,7 @@ def map_of(found: VariantsFindings) -> str:
     """T as an SVG: a row per level, a column per variant, a dot where it is at most STAYS with its interval."""
     told = cells(found)
     shown = [v for v in VARIANTS if any((v, name) in told for name in ROWS)]
-    width, height = SIDE + CELL_W * len(shown) + 20, TOP + CELL_H * len(ROWS) + 60
+    width, height = SIDE + CELL_W * len(shown) + 70, TOP + CELL_H * len(ROWS) + 60
     parts = [
         *_begun(width, height),
         _words(20, 28, "One sum, learned by many networks: what of a plain one holds in another?", size=18),
