@@ -39,15 +39,15 @@ def made(high=0.0, low=0.9, control=0.5):
     return VariantsFindings(5, {name: [1.0] * 5 for name in VARIANTS}, tuple(rows), tuple(spread))
 
 
-def test_a_network_is_its_own_twin_at_every_level():
+@pytest.mark.parametrize("site", list(variants.SITES))
+def test_a_network_is_its_own_twin_at_every_level(site):
     """All that is fitted and moved is 0 lost, but for a reader that the alignment's ridge bends a little."""
-    pair = variants._pair("plain", 0, 0, "first", 0)
+    pair = variants._pair("plain", 0, 0, site, 0)
     told = {(one.name.level, one.arm): one.ratio for one in pair.moved}
-    assert {place[1:] for place in ROWS.values()} <= set(told)
-    for _, *place in ROWS.values():
-        place = tuple(place)
-        ratio = told[place]
-        assert ratio is not None and abs(ratio.missed.sum() / ratio.available.sum()) < 0.02, place
+    for where, *place in ROWS.values():
+        if where == site:
+            ratio = told[tuple(place)]
+            assert ratio is not None and abs(ratio.missed.sum() / ratio.available.sum()) < 0.02, place
     assert pair.told["cka"] == pytest.approx(1) and pair.told["procrustes"] < 1e-9
 
 
