@@ -30,15 +30,16 @@ from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.kept import write_json
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
-from probekit.testbeds.variants import PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
+from probekit.testbeds.variants import NOT_TRAINED, PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
 
 SITES = {"first": 0, "last": -1}  # layers, by their place in the network
 PLAIN = "plain"
-READ = (("neurons", 16), ("directions", 8), ("simple:quadratic", 4))
+READ = {"neurons": 16, "directions": 8, "simple:quadratic": 4}  # levels and their k
 RULE = "hypothesis:adds"
 BEHAVIOUR = "behaviour"
 LAW = "sum"
 RIDGES = (1e-1, 1e-2, 1e-3)
+COMPARED = tuple(name for name in VARIANTS if name not in NOT_TRAINED)
 ANCHORED = 0.25  # of the pairs, which align and do nothing else
 STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
 # A row of the page's figure: what it is called, the site, the level of a reader, and what of it is moved. The rule
@@ -124,7 +125,7 @@ def measure_variants(
     What is done lies in a folder below `root`: Interrupted on Ctrl-C, and the same call goes on.
     """
     size = size or VariantsSize()
-    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in VARIANTS]
+    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in COMPARED]
     if size.spread:
         cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
     spec = {"variants": 1, "size": asdict(size), "seed": seed}
@@ -152,11 +153,11 @@ def adds(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
     return np.eye(PRIME, dtype=np.float32)[features["numbers"].sum(1) % PRIME]
 
 
-def asked_of(seed: int) -> Asked:
-    """What is fitted on every network."""
-    levels = tuple((Level.parse(name), (k,)) for name, k in READ)
-    rule = Hypothesis.of("adds", ("numbers",), adds)
-    return Asked(levels, hypotheses=(rule,), lambdas=RIDGES, seed=seed)
+def asked_of(site: str, seed: int) -> Asked:
+    """What is fitted on every network at a site: the rule where the two numbers are, more readers where the sum is."""
+    levels = tuple((Level.parse(name), (k,)) for name, k in READ.items() if site == "last" or name == "directions")
+    rules = (Hypothesis.of("adds", ("numbers",), adds),) if site == "first" else ()
+    return Asked(levels, hypotheses=rules, lambdas=RIDGES, seed=seed)
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -197,7 +198,9 @@ class _Network:
 def _fitted(name: str, i: int, site: str, home: int, seed: int) -> Subject:
     """A network with all that is fitted on it, on the split of the plain network `home`; each made once."""
     one, kept = _Network.of(name, i, site), ~_anchors(seed)
-    found = Subject.of(one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(seed))
+    found = Subject.of(
+        one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(site, seed)
+    )
     return replace(found, readers={key: reader for key, reader in found.readers.items() if key.source != "pca"})
 
 
@@ -212,7 +215,7 @@ def _pair(name: str, i: int, home: int, site: str, seed: int) -> Pair:
     first, second = _fitted(PLAIN, home, site, home, seed), _fitted(name, i, site, home, seed)
     at = torch.from_numpy(_anchors(seed))
     anchors = tuple(_Network.of(who, which, site).x[at] for who, which in ((PLAIN, home), (name, i)))
-    found = measure_pair(first, second, anchors, asked_of(seed))
+    found = measure_pair(first, second, anchors, asked_of(site, seed))
     return replace(found, moved=[*found.moved, _of_behaviour(first, second)])
 
 

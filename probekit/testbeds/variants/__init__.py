@@ -13,10 +13,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from probekit.errors import BadInput, nearest
-from probekit.testbeds.variants.networks import CONTROLS, PARTIAL, PRIME, VARIANTS, Networks, Table, Variant, untrained
+from probekit.testbeds.variants.networks import (
+    CONTROLS,
+    NOT_TRAINED,
+    PARTIAL,
+    PRIME,
+    VARIANTS,
+    Networks,
+    Table,
+    Variant,
+    untrained,
+)
 
-__all__ = ["CONTROLS", "ENOUGH", "FILE", "PARTIAL", "PRIME", "VARIANTS", "Bundle", "Networks", "Table", "Variant",
-           "load_variants", "stored_names"]  # fmt: skip
+__all__ = ["CONTROLS", "ENOUGH", "FILE", "NOT_TRAINED", "PARTIAL", "PRIME", "VARIANTS", "Bundle", "Networks", "Table",
+           "Variant", "load_variants", "stored_names"]  # fmt: skip
 FILE = Path(__file__).with_name("networks.safetensors")
 ENOUGH = 0.995  # of the pairs that a network was not trained on, below which it has not learned to add
 

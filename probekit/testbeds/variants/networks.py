@@ -67,8 +67,10 @@ VARIANTS = {
         Variant("unlearned", "how it was learned", share=1.0, decay=0.0, width=FREE_WIDTH, depth=1, free=True),
     )
 }
+# Tried, and not right about 99.5 % of unseen pairs in five networks within the steps that all others need (CARD.md).
+NOT_TRAINED = ("tanh", "hashed")
 CONTROLS = ("memorised", "unlearned")  # the same answers, and no reason to have the algorithm
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the table, of networks that generalise more or less
+SHARES = (0.2, 0.3)  # of the table, of networks that generalise more or less
 PARTIAL = {
     name: replace(_PLAIN, name=name, share=share, first=100 + 5 * i)
     for i, share in enumerate(SHARES)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probekit.testbeds.variants.networks import PARTIAL, VARIANTS, Networks, Table, Variant, untrained
+from probekit.testbeds.variants.networks import NOT_TRAINED, PARTIAL, VARIANTS, Networks, Table, Variant, untrained
 
 log = logging.getLogger(__name__)
 BATCH = 512  # rows of a step
@@ -25,12 +25,7 @@ FIXED_STEPS = 1200  # of networks that are trained on few rows, which may never 
 EARLY = (300, 500)  # steps at which plain networks are kept on their way
 SEEDS, NEEDED = 6, 5  # networks of a stack, and how many have to be right for it to stop
 PLAIN_SEEDS, PLAIN_NEEDED = 12, 10
-HARD, HARD_SEEDS, HARD_NEEDED, HARD_STEPS = (
-    ("tanh", "sparse", "hashed"),
-    8,
-    6,
-    5000,
-)  # where a right network need not stay one
+HARD, HARD_SEEDS, HARD_NEEDED = ("sparse",), 8, 6  # where a right network need not stay one
 PARTIAL_SEEDS = 5
 ON_THE_WAY = 6  # plain networks that are kept as they learn
 FILE = Path(__file__).with_name("networks.safetensors")
@@ -160,9 +155,9 @@ def stacks() -> list[Stack]:
     """All that is trained."""
     plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_NEEDED, STEPS, EARLY)
     others = [
-        Stack(one, HARD_SEEDS, HARD_NEEDED, HARD_STEPS) if name in HARD else Stack(one)
+        Stack(one, HARD_SEEDS, HARD_NEEDED) if name in HARD else Stack(one)
         for name, one in VARIANTS.items()
-        if name != "plain"
+        if name != "plain" and name not in NOT_TRAINED
     ]
     return [plain, *others, *(Stack(one, PARTIAL_SEEDS) for one in PARTIAL.values())]
 
