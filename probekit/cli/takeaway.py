@@ -253,7 +253,7 @@ def _print_seeds(runs: "list[Run]", chosen: dict, csv: bool, as_json: bool) -> N
         screen = console()
         at = f"{before}*, " if before else ""
         screen.print(plain_table(head, lines, f"{at}{table['level'].iloc[0]}: share unexplained"))
-        most = int(table["seeds"].max())
+        most = max(table["seeds"].tolist())
         screen.print(
             f"mean [least, most] over {most} seed{'s' * (most > 1)}; 0 explains all, 1 adds nothing to the input"
         )

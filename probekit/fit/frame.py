@@ -124,7 +124,7 @@ class Frames:
 
     def of(self, *parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"]]:
         """As `frame_rows`."""
-        key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy()) for part in parts)
+        key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy().data) for part in parts)
         if key in self._known:
             frame, z = self._known[key]
             # A frame of its own for each caller: what it finds out on the way goes with the caller.

@@ -195,9 +195,7 @@ def _by_function(first: Subject, second: Subject, anchors: tuple[Tensor, Tensor]
         own = second.readers.get(name)
         if reader.directions is None or own is None or own.directions is None:
             continue
-        here, there = (
-            side.double() @ one.directions.double() for side, one in zip(anchors, (reader, own), strict=True)
-        )
+        here, there = anchors[0].double() @ reader.directions.double(), anchors[1].double() @ own.directions.double()
         alignment = fit_alignment("affine", there.numpy(), here.numpy())
         code = alignment.apply((second.x.double() @ own.directions.double()).numpy())
         # Rows that the first's directions see as this code; the reader looks nowhere else.

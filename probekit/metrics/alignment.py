@@ -25,7 +25,7 @@ Rows = Float[np.ndarray, "n d"]
 class Alignment:
     """(x - centre) @ turn + offset: rows [n, d_from] as rows [n, d_to]. name: one of ALIGNMENTS."""
 
-    name: AlignmentName
+    name: str
     centre: NDArray[np.float64]
     turn: NDArray[np.float64]
     offset: NDArray[np.float64]

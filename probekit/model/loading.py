@@ -83,7 +83,7 @@ def spread(hf: Any, name: str, device_map: Mapping[str, Any] | None = None) -> A
     from accelerate.utils import get_balanced_memory
 
     if device_map is None:
-        whole = {"no_split_module_classes": sorted(hf._no_split_modules or ())}
+        whole: dict[str, Any] = {"no_split_module_classes": sorted(hf._no_split_modules or ())}
         device_map = infer_auto_device_map(hf, max_memory=get_balanced_memory(hf, **whole), **whole)
     if left := {"cpu", "disk"} & set(map(str, device_map.values())):
         n, size = torch.cuda.device_count(), sum(p.nbytes for p in hf.parameters()) / 1e9

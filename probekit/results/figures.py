@@ -75,7 +75,7 @@ def write_figure(made: go.Figure, path: Path, style: str = "screen") -> None:
     made, width = (on_paper(made), None) if paper else (made, 1000)  # on paper the figure says how wide it is
     if style == "slide":
         made = enlarged(made)
-        width = round(made.layout.height * 16 / 9)
+        width = round(float(made.to_dict()["layout"]["height"]) * 16 / 9)
     if ending == ".html":
         path.write_text(made.to_html(include_plotlyjs=True, config=CONFIG), encoding="utf-8")
         return

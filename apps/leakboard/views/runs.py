@@ -98,7 +98,8 @@ def whole() -> None:
                     show=lambda name: f"{name} ({sweeps[name]} runs)" if name else "runs of single jobs")  # fmt: skip
     found = data.runs(state.root())
     if link.kept().get("run") not in (None, *(run.name for run in found)):  # of another folder
-        link.keep("run", None), link.keep("seal", None)
+        link.keep("run", None)
+        link.keep("seal", None)
     if not found:
         state.no_runs()
         return

@@ -109,21 +109,24 @@ def _measure(root: Path, n: int, crew: Crew | None) -> tuple[float, float, int]:
     """(seconds of n cells, the processor's of sealing the folder, cells that it then has)."""
     units = {f"u{i}": Simulated(i) for i in range(n)}
     begun = time.monotonic()
-    here, begin = _station(root, n, 0), partial(_station, root.resolve(), n)
-    with stopping(here.sink.writer):
-        work_off([units], here, crew=crew, begin=begin)
+    writer = RunWriter.open(root, "run", {"simulated": n}, n, worker="0")
+    with stopping(writer):
+        work_off([units], _at(writer), crew=crew, begin=partial(_station, root.resolve(), n))
     seconds = time.monotonic() - begun
-    sealing = processor_seconds(lambda: here.sink.writer.finish({}))
-    return seconds, sealing, int(open_run(root / "run").records["hook"].nunique())
+    sealing = processor_seconds(lambda: writer.finish({}))
+    return seconds, sealing, len(set(open_run(root / "run").records["hook"]))
 
 
 def _station(root: Path, n: int, number: int) -> Station:
-    writer = RunWriter.open(root, "run", {"simulated": n}, n, worker=str(number))
+    return _at(RunWriter.open(root, "run", {"simulated": n}, n, worker=str(number)))
+
+
+def _at(writer: RunWriter) -> Station:
     return Station(_nothing, Folder(writer, lambda writer, key, unit, found: found))
 
 
 def _nothing(unit: Simulated) -> tuple[list[Record], list[Losses]]:
-    at = {"behaviour": "b", "fit_domain": "a", "test_domain": "a", "metric": "read", "level": "linear"}
+    at: dict[str, Any] = {"behaviour": "b", "fit_domain": "a", "test_domain": "a", "metric": "read", "level": "linear"}
     record = Record(**at, hook=f"u{unit.number}", value=0.5, low=0.4, high=0.6, n=1_000, groups=GROUPS)
     share = [1 / (1 + i) for i in range(GROUPS)]
     return [record], [Losses(record.id, [f"g{i}" for i in range(GROUPS)], share, share, [50] * GROUPS)]

@@ -158,7 +158,7 @@ def correlations(found: VariantsFindings) -> Iterator[dict[str, Any]]:
 
 
 def _of(rows: pd.DataFrame, level: str, arm: str) -> pd.DataFrame:
-    return rows[(rows["level"] == level) & (rows["arm"] == arm)]
+    return rows.loc[(rows["level"] == level) & (rows["arm"] == arm)]
 
 
 def _correlated(rows: pd.DataFrame, what: str) -> dict[str, Any]:

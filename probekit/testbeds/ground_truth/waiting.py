@@ -3,6 +3,8 @@
 Each truth says what it waits for; when the package learns to measure it, it is asked like any other.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +19,8 @@ def planted(
 ) -> Planted:
     """Activations gain * features [n, m] @ rows [m, width] + noise."""
     x = p.gains[0] * features @ rows + p.noise * generator.normal(size=(len(s), len(p.rotation)))
-    more = {"domain": np.full(len(s), SEEN)} | more
-    return Planted(x.astype(np.float32), law.astype(np.float32), s, p, group=np.arange(len(s)), **more)
+    told: dict[str, Any] = {"domain": np.full(len(s), SEEN), **more}
+    return Planted(x.astype(np.float32), law.astype(np.float32), s, p, group=np.arange(len(s)), **told)
 
 
 def signs(generator: np.random.Generator, n: int, n_bits: int) -> Array:
