@@ -73,12 +73,13 @@ def choose(
     show: Callable[[Any], str] = str,
     pills: bool = False,
     slider: bool = False,
+    always: bool = False,
     **how: Any,
 ) -> Any:
     """One of the options, whose id, `str(option)`, is kept in the link under `key` where it is not the default.
 
     An id that is none of theirs is told and dropped. default: the first one when left out. pills: all side by
-    side; slider: along a line.
+    side; slider: along a line. always: in the link in any case, where the default does not follow from the run alone.
     """
     ids = {str(option): option for option in options}
     first = str(default) if str(default) in ids else next(iter(ids), "")
@@ -98,7 +99,7 @@ def choose(
     else:
         picked = st.selectbox(label, list(ids), **widget)
     picked = picked if picked in ids else chosen
-    _remember(key, None if picked == first else picked)
+    _remember(key, None if picked == first and not always else picked)
     return ids[picked]
 
 

@@ -56,7 +56,9 @@ def by_k(frame: pd.DataFrame, *, hook: str, template: Template = "light", **sele
     dress(figure, template, "What do more directions explain?", f"at {own['site'].iloc[0]}", height=360, room=60,
           note=fbu_axis(figure, values))  # fmt: skip
     ticks = sorted({int(k) for k in own["k"]})
-    figure.update_xaxes(title_text="k", tickvals=[place_of_k(k) for k in ticks], ticktext=[str(k) for k in ticks])
+    # of many every other one, from the last on: in a narrow column they would cover each other
+    names = [str(k) if len(ticks) <= 4 or (len(ticks) - i) % 2 else "" for i, k in enumerate(ticks)]
+    figure.update_xaxes(title_text="k", tickvals=[place_of_k(k) for k in ticks], ticktext=names)
     figure.update_yaxes(title_text="unexplained")
     figure.update_layout(margin={"b": 60})
     label_ends(figure, ends)

@@ -355,10 +355,12 @@ def test_a_run_that_is_measured_moves_on_without_a_reload(browser, port, root):
     writer = RunWriter.open(root, "busy", {"name": "busy"}, 3)
     try:
         writer.write_cell("a", made[:40], [], seconds=1.0)
+        writer.beat(every=0.0)  # as a job does every few seconds
         go(browser, port, "")
         settled(browser, lambda b: "busy is being measured: 1 of 3 cells" in words(b))
         browser.execute_script("window.stillHere = true")
         writer.write_cell("b", made[40:], [], seconds=1.0)
+        writer.beat(every=0.0)
         settled(browser, lambda b: "busy is being measured: 2 of 3 cells" in words(b))
         assert browser.execute_script("return window.stillHere")
         writer.interrupt()

@@ -233,9 +233,11 @@ def test_a_run_that_is_measured_says_how_far_it_is_and_at_what(page, tmp_path):
     writer = RunWriter.open(tmp_path, "busy", {"name": "busy"}, 3)
     made = records(3, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
     writer.write_cell("a", made[:40], [], seconds=1.0)
+    writer.beat(every=0.0)  # as a job does every few seconds
     test = page(tmp_path, "runs")
     assert "busy is being measured: 1 of 3 cells." in said(test)
     writer.write_cell("b", made[40:], [], seconds=1.0)
+    writer.beat(every=0.0)
     status = tmp_path / "busy" / "status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"doing": "read x", "left": 150}), encoding="utf-8")
     time.sleep(2.1)  # what a folder says is looked at every other second

@@ -477,7 +477,8 @@ def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(small, 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "the same command resumes" in error.strip().splitlines()[-1]
+    resume = error.strip().splitlines()[-1]
+    assert "are kept in" in " ".join(error.split()) and resume.startswith(f"resume: probekit run {path} ")
     (folder,) = Path(runs).iterdir()
     before = pk.open_run(folder, partial=True)
     done = json.loads((folder / "status.json").read_text())["done"]

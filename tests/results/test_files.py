@@ -66,7 +66,7 @@ def test_every_figure_can_be_put_on_paper(frame, kind):
 
 
 def test_another_style_is_one_sentence(frame, tmp_path):
-    with pytest.raises(BadInput, match="screen or paper"):
+    with pytest.raises(BadInput, match="screen, slide or paper"):
         figures.write_figure(figures.figure("frontier", frame), tmp_path / "a.html", "poster")
 
 

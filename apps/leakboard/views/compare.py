@@ -133,10 +133,14 @@ if not others:
     st.text("There is no other finished run in this folder to compare with.")
     st.stop()
 before = run_before(view.run)
+alike = [name for name, line in data.lines(others, 0.5).items() if line.behaviour == view.behaviour]
 metrics = [name for name in ("read", "replace") if (view.frame["metric"] == name).any()]
 with st.container(horizontal=True):
-    name = link.choose("A, compared with", [run.name for run in others], "against", width=300,
-                       default=before.name if before is not None else others[0].name)  # fmt: skip
+    named = "against" in link.kept()  # so that it stays what it is, whatever other runs come into the folder
+    first = before.name if before is not None else (alike or [others[0].name])[0]
+    name = link.choose(
+        "A, compared with", [run.name for run in others], "against", default=first, always=named, width=300
+    )
     metric = link.choose("Metric", metrics, "by", width=160)
 for said in link.notes():
     st.caption(state.plain(said))
