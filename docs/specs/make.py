@@ -21,7 +21,32 @@ Buenos Aires, Brazil Brasilia, Panama Panama City, Jamaica Kingston, Haiti Port-
 Nicosia, Malta Valletta, Fiji Suva, Australia Canberra
 """
 NAMES = ("Mary", "John", "Tom", "James", "Anna", "Paul", "Sarah", "David")
-PLACES = ("store", "park", "school", "office", "station", "garden", "museum", "beach", "library", "market")
+PLACES = (
+    "store",
+    "park",
+    "school",
+    "office",
+    "station",
+    "garden",
+    "museum",
+    "beach",
+    "library",
+    "market",
+    "church",
+    "cinema",
+    "hospital",
+    "hotel",
+    "farm",
+    "bank",
+    "theatre",
+    "restaurant",
+    "lake",
+    "forest",
+    "bridge",
+    "harbour",
+    "stadium",
+    "castle",
+)  # each is a group, of which a job needs 20
 THINGS = ("book", "drink", "ring", "letter")
 
 
@@ -58,7 +83,7 @@ def ioi(draw: random.Random) -> list[dict]:
     rows = []
     for place in PLACES:
         for thing in THINGS:
-            for first_gives in (True, False) * 2:
+            for first_gives in (True, False):
                 one, two = draw.sample(NAMES, 2)
                 gives, gets = (one, two) if first_gives else (two, one)
                 order = "ABA" if first_gives else "ABB"

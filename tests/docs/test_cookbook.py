@@ -92,8 +92,10 @@ def test_a_spec_runs_on_a_stand_in(name, tmp_path):
     found = pk.run_sweep(sweep, tmp_path, root=tmp_path / "runs", store=tmp_path / "store")
     assert [outcome.state for outcome in found] == ["done"], found
     frame = pk.read_runs(f"{tmp_path}/runs/*")
-    assert frame.query("metric == 'read' and level == 'linear'")["value"].notna().any()
-    assert "replace" not in asked or frame.query("metric == 'replace'")["value"].notna().any()
+    for metric in ("read", *(["replace"] if "replace" in asked else [])):
+        told = frame[(frame["metric"] == metric) & frame["level"].isin(["linear", "directions"])]
+        # an untrained network may say nearly the same of every text: then there is nothing to explain, and no fault
+        assert told["value"].notna().any() or set(told["na_reason"]) == {"small_denominator"}, set(told["na_reason"])
 
 
 def adapted(folder):
