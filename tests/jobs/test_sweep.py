@@ -493,7 +493,7 @@ cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80_000
 doomed = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000)]
 
 def watch(what, done, total, left=None):
-    if doomed and what.startswith("job 2") and " at " in what and done:  # both are at work
+    if doomed and len(crew.workers._at_work) == 2:  # one is there, and has begun
         cluster.remove_node(doomed.pop(), allow_graceful=False)
 
 with pk.crew_of("ray", 2, address=cluster.address) as crew:
