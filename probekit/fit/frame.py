@@ -130,7 +130,9 @@ class Frames:
             # A frame of its own for each caller: what it finds out on the way goes with the caller.
             return replace(frame, span=tuple(parts) if frame.span else ()), frame.apply(*parts) if z is None else z
         frame, z = frame_rows(*parts)
-        self._known[key] = replace(frame, span=tuple(part[:0] for part in frame.span)), z if frame.span else None
+        # Without the rows of its span, which whoever asks again brings: a view of them would keep them all.
+        bare = replace(frame, span=tuple(part.new_empty(0, part.shape[1]) for part in frame.span))
+        self._known[key] = bare, z if frame.span else None
         while sum(map(_n_bytes, self._known.values())) > KEPT_BYTES:
             del self._known[next(iter(self._known))]
         return frame, z

@@ -26,6 +26,8 @@ def test_a_kept_frame_is_the_one_that_was_fitted(n, d, monkeypatch):
         assert torch.equal(its, rows)
         assert torch.equal(one.apply(new), judge.apply(new))
         assert torch.equal(one.rotation, judge.rotation)
+    kept = [part for frame, _ in known._known.values() for part in frame.span]
+    assert sum(part.untyped_storage().nbytes() for part in kept) == 0  # whoever asks brings the rows
     known.of(*parts(n, d, 1))
     assert len(calls) == 3  # the judge's, and that of other rows
 
