@@ -30,9 +30,8 @@ def show(view: state.View) -> None:
         k: Any = None
         if several:
             default = selection.default_k(_rows(view, kinds[0]), kinds[0])
-            if (
-                found is not None and pd.notna(found["k"]) and found["k"] in several
-            ):  # so that the headline's own cell is on the map
+            # so that the headline's own cell is on the map
+            if found is not None and pd.notna(found["k"]) and found["k"] in several:
                 default = int(found["k"])
             k = link.choose("k", [*several, "all"], "k", default=default, width=100)
         arm = _arm(view)

@@ -127,19 +127,29 @@ def more(view: state.View, runs: list[Run], against: Run, metric: str) -> None:
             state.draw(made, "several", "A line per run; the first is A.")
 
 
+def beside(view: state.View, others: list[Run]) -> str:
+    """What a run is compared with at first: the one before it, else one whose first behaviour is the one looked at."""
+    if (before := run_before(view.run)) is not None:
+        return before.name
+    lines = data.lines(others, 0.5)
+    return next((name for name, line in lines.items() if line.behaviour == view.behaviour), others[0].name)
+
+
 view = state.head("compare", "B is the run above; A is what it is compared with.")
 others = [run for run in data.runs(state.root()) if run.manifest and run.name != view.run.name]
 if not others:
     st.text("There is no other finished run in this folder to compare with.")
     st.stop()
-before = run_before(view.run)
-alike = [name for name, line in data.lines(others, 0.5).items() if line.behaviour == view.behaviour]
 metrics = [name for name in ("read", "replace") if (view.frame["metric"] == name).any()]
 with st.container(horizontal=True):
     named = "against" in link.kept()  # so that it stays what it is, whatever other runs come into the folder
-    first = before.name if before is not None else (alike or [others[0].name])[0]
     name = link.choose(
-        "A, compared with", [run.name for run in others], "against", default=first, always=named, width=300
+        "A, compared with",
+        [run.name for run in others],
+        "against",
+        default=beside(view, others),
+        always=named,
+        width=300,
     )
     metric = link.choose("Metric", metrics, "by", width=160)
 for said in link.notes():
