@@ -603,6 +603,16 @@ class JobSpec(_Strict):
         """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""
         return digest(self.model_dump(mode="json"))
 
+    @property
+    def wants_twin(self) -> bool:
+        """Whether the activations of the randomly initialised network are read, too."""
+        return "random_twin" in self.read.controls and (self.model is None or self.model.twin)
+
+    @property
+    def backend(self) -> str:
+        """Whose forward is asked for: `auto` where no model is named."""
+        return self.model.backend if self.model else "auto"
+
     @classmethod
     def read_toml(cls, path: Path) -> "JobSpec":
         """Read and check a TOML file; every mistake is one BadInput sentence."""

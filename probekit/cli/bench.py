@@ -1,6 +1,6 @@
 """The command `probekit bench`: speed as ratios within one run; its rows have the same keys in every bench."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,8 +106,7 @@ def capture(
         beside: dict[str, list[dict]] = {"peaks": [], "blocks": []}
 
         def note(kind: str, one: dict) -> None:
-            beside[kind].append(one)
-            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
+            _noting(beside[kind])(one)
 
         with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
             for one in CASES if case == "each" else (case,):
@@ -154,14 +153,9 @@ def sweep(
         if case not in (*CASES, "each"):
             raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or each.")
         cells: list[dict] = []
-
-        def note(one: dict) -> None:
-            cells.append(one)
-            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
-
         with tempfile.TemporaryDirectory(dir=folder) as own:
             asked = CASES if case == "each" else (case,)
-            found = [row.row() for row in sweep_bench(QUICK if quick else FULL, Path(own), asked, note)]
+            found = [row.row() for row in sweep_bench(QUICK if quick else FULL, Path(own), asked, _noting(cells))]
         _tell("bench sweep", found, as_json, cells=cells)
 
 
@@ -183,14 +177,9 @@ def replace(
 
         found: list[dict] = []
         blocks: list[dict] = []
-
-        def note(one: dict) -> None:
-            blocks.append(one)
-            typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
-
         with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
             for one in CASES if case == "each" else (case,):
-                found += [row.row() for row in replace_bench(QUICK if quick else FULL, Path(own), one, note)]
+                found += [row.row() for row in replace_bench(QUICK if quick else FULL, Path(own), one, _noting(blocks))]
         _tell("bench replace", found, as_json, blocks=blocks, threads=threads)
 
 
@@ -216,6 +205,16 @@ def _tell(command: str, found: list[dict], as_json: bool, **beside: Any) -> None
     _print(found)
     for peak in beside.get("peaks", ()):
         console().print(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
+
+
+def _noting(kept: list[dict]) -> Callable[[dict], None]:
+    """Keeps what a bench counts beside its rows, and says it."""
+
+    def note(one: dict) -> None:
+        kept.append(one)
+        typer.echo(", ".join(f"{what} {_short(value)}" for what, value in one.items()), err=True)
+
+    return note
 
 
 def _short(value: Any) -> str:

@@ -87,7 +87,7 @@ def why(
         from probekit.jobs.job import Job
 
         job = Job.load(job_spec, spec.parent, device)
-        asked = job_spec.model.backend if job_spec.model else "auto"
+        asked = job_spec.backend
         # what `auto` would take is known once the model has been run: either entry is a hit, the likelier one explained
         for backend in ("bridge", "hf") if asked == "auto" else (asked,):
             said = capture_spec(job.model, job.task, backend)

@@ -131,7 +131,7 @@ def adapter_folder(name: str) -> Path | None:
         return None
     if not (path / ADAPTER).is_file():
         raise BadInput(f"{name} has no {ADAPTER}: give a folder that peft's save_pretrained wrote.")
-    adapter_base(path)  # for weights that are a pickle, or no weights
+    adapter_base(path)  # it raises where weights are a pickle, which is never opened, and where there are none
     return path
 
 

@@ -96,13 +96,17 @@ def check_together(jobs: Sequence[JobSpec], base: Path, budget: BudgetSpec) -> N
         )
 
 
+def room_of(spec: JobSpec, model: "Model", task: "Task", n_deleted: int) -> int:
+    """Bytes of the activations that a job reads. n_deleted: spans that texts are captured without, one by one."""
+    widths = [model.widths[hook.name] for hook in model.hooks(spec.read.hooks)]
+    return len(task.row_example) * sum(widths) * model.dtype.itemsize * (1 + spec.wants_twin + n_deleted)
+
+
 def check_room(spec: JobSpec, model: "Model", task: "Task", n_deleted: int) -> None:
     """Raise OverBudget where the activations that a job reads take more than its budget has."""
     if spec.budget.gigabytes is None:
         return
-    widths = [model.widths[hook.name] for hook in model.hooks(spec.read.hooks)]
-    twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
-    n_bytes = len(task.row_example) * sum(widths) * model.dtype.itemsize * (1 + twin + n_deleted)
+    n_bytes = room_of(spec, model, task, n_deleted)
     if n_bytes > spec.budget.gigabytes * GIGA:
         raise OverBudget(
             f"{spec.name} needs {n_bytes / GIGA:.3g} GB of activations and its budget is {spec.budget.gigabytes:g} GB: "

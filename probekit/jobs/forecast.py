@@ -83,7 +83,6 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     labels = {name: classes for name, classes in found.items() if classes is not None and len(classes) == len(columns)}
     laws = {name: _law(np.array(classes)[home]) for name, classes in labels.items()}
     splits = splits_with_classes(group, [law for law, _ in laws.values()], spec.seed_data, *folds)
-    twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     width, fit_rows = width_of(config), round(np.mean([len(s.fit) for s in splits]))
     notes = [why for name, known in laws.items() if (why := _why_not(name, *known, group, splits))]
     notes += [copies] if copies else []
@@ -96,7 +95,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     at_end = task.answer is None and task.position in (None, "last", ("last",))
     size = ModelSize.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
     kinds = {b.name: "logprob" if b.whole else b.kind for b in task.behaviours}
-    passes = twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
+    passes = spec.wants_twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
     whole = len(columns) if tokens is None else tokens
     rows = sum(whole if "all" in (place.kind, place.which) else len(columns) for place in parse_places(task.position))
     return Forecast(
@@ -105,7 +104,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
         passes, folds, fit_rows, tuple(notes),
         tuple(told_of(task, columns)), tuple(edited_runs(spec, size, kinds, _ranks(task, laws))),
         None if tokens is None else seconds_of(size, passes * len(columns)),
-        bytes_of(spec, config, rows, 1 + twin + len(spec.read.delete)),
+        bytes_of(spec, config, rows, 1 + spec.wants_twin + len(spec.read.delete)),
     )  # fmt: skip
 
 

@@ -118,16 +118,23 @@ def beating(writer: "RunWriter", progress: "Progress | None") -> "Iterator[Progr
         if progress:
             progress(what, done, total, left)
 
+    with repeated(lambda: writer.beat(every=BEAT), BEAT):
+        yield say
+
+
+@contextmanager
+def repeated(call: Callable[[], object], every: float) -> "Iterator[None]":
+    """Call it every so many seconds while the block runs, from a thread of its own."""
     ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(BEAT):
-            writer.beat(every=BEAT)
+    def calling() -> None:
+        while not ended.wait(every):
+            call()
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=calling, daemon=True)
     thread.start()
     try:
-        yield say
+        yield
     finally:
         ended.set()
         thread.join()

@@ -109,19 +109,17 @@ def run_job(
 def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
     """Everything that cells need, captured where the store lacks it."""
     spec, say = job.spec, progress or (lambda what, done, total, left=None: None)
-    backend = spec.model.backend if spec.model else "auto"
 
     def telling(what: str) -> Callable[[Step], None]:
         return lambda step: say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
 
     def captured(model: Model, task: Task, what: str) -> Activations:
-        return capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=backend)
+        return capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=spec.backend)
 
     activations = captured(job.model, job.task, "capture")
-    wants_twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
     # The twin's activations are read for what the trained network does: nobody asks what the twin does.
     unasked = replace(job.task, behaviours=())
-    twin = captured(job.model.random_twin(spec.seed_probe), unasked, "capture random twin") if wants_twin else None
+    twin = captured(job.model.random_twin(spec.seed_probe), unasked, "capture random twin") if spec.wants_twin else None
     deleted = {}
     for span in job.deleted:
         told = {"filler": spec.read.filler, "store": store, "progress": telling(f"capture without {span}")}

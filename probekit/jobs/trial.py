@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from probekit.errors import printable
+from probekit.jobs.budget import room_of
 from probekit.jobs.job import Job
 from probekit.jobs.progress import time_left, told_bytes
 from probekit.model.audit import choose_backend
@@ -68,7 +69,7 @@ def try_batch(spec: JobSpec, base: Path, device: str = "cpu", model: Model | Non
     most = most_tokens(model, BATCH_TOKENS)
     some = np.sort(batches(lengths, most)[0])
     tokens, places = [task.tokens[i] for i in some], [task.positions[i] for i in some]
-    backend = choose_backend(model, spec.model.backend if spec.model else "auto", names, task.tokens).name
+    backend = choose_backend(model, spec.backend, names, task.tokens).name
     asked = {"batch_tokens": most, "backend": backend, "with_logits": any(b.kind != "label" for b in task.behaviours)}
     answer = None if task.answer is None else task.answer[some]
     seconds = 0.0
@@ -78,11 +79,10 @@ def try_batch(spec: JobSpec, base: Path, device: str = "cpu", model: Model | Non
         seconds = time.monotonic() - begun
     widths = [model.widths[name] for name in names]
     n_rows = sum(map(len, task.positions))
-    twin = "random_twin" in spec.read.controls and (spec.model is None or spec.model.twin)
-    n_passes = 1 + twin + len(job.deleted)
+    n_passes = 1 + spec.wants_twin + len(job.deleted)
     found = Trial(
         model.name, loading, float(lengths[some].sum()) / max(seconds, 1e-9), int(lengths.sum()), n_rows, n_passes,
-        _peak(model), n_rows * max(widths) * 4, n_rows * sum(widths) * model.dtype.itemsize * n_passes,
+        _peak(model), n_rows * max(widths) * 4, room_of(spec, model, task, len(job.deleted)),
     )  # fmt: skip
     return found, model
 

@@ -5,7 +5,6 @@ Seconds are the processor's. Each case tells what one size says of the others by
 
 import gc
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import torch
 from probekit.activations.statistics import row_statistics
 from probekit.fit.moments import BLOCK
 from probekit.jobs.measure import measure
-from probekit.jobs.progress import time_left, told_bytes
+from probekit.jobs.progress import repeated, time_left, told_bytes
 from probekit.model.model import Model
 from probekit.proofs.bench import Row
 
@@ -111,19 +110,13 @@ def moments(path: Path, n: int, d: int, note: Callable[[dict[str, Any]], None]) 
 def _peak() -> Iterator[list[float]]:
     """Megabytes of memory, files that are mapped included, that the block takes at most beyond what there was."""
     gc.collect()
-    before, out, ended = _resident(), [0.0], threading.Event()
+    before, out = _resident(), [0.0]
 
-    def watch() -> None:
-        while not ended.wait(0.01):
-            out[0] = max(out[0], _resident() - before)
+    def look() -> None:
+        out[0] = max(out[0], _resident() - before)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with repeated(look, 0.01):
         yield out
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _resident() -> float:
