@@ -17,6 +17,7 @@ from probekit.errors import BadInput, first_line
 
 NAMED = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, uuid.UUID, enum.Enum)
 NUMBERS = ("an integer", "a number", "yes or no")
+BLOCK = 2**14  # rows that are looked at together
 EXACT = 2**53  # integers from here on that a float cannot tell from their neighbours
 
 
@@ -149,7 +150,9 @@ def some_rows(values: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def _check_finite(what: str, array: NDArray) -> None:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    # In blocks, since rows may lie on disk and be more than memory holds.
+    blocks = (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+    if array.dtype.kind == "f" and not all(np.isfinite(block).all() for block in blocks):
         raise BadInput(f"{what} is not finite, first at row {first_row(~np.isfinite(array))}.")
 
 

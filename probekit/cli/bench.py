@@ -140,7 +140,10 @@ def sweep(
     folder: FolderOption = None,
     quick: QuickOption = False,
     case: Annotated[
-        str, typer.Option(help="Cells by `serial`, `local`, `ray`; `jobs`, `rows`, `forwards`, `readers`; or `each`.")
+        str,
+        typer.Option(
+            help="Cells by `serial`, `local`, `ray`; `jobs`, `rows`, `disk`, `forwards`, `readers`; or `each`."
+        ),
     ] = "each",
     as_json: JsonOption = False,
 ) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import scipy.linalg
 import torch
 import xxhash
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import FitError
+from probekit.storage import scratch
 
 MOMENT_BLOCK = 4_096  # rows that are upcast to float64 at a time
 SPAN_COLUMNS = 512  # columns of few rows that are upcast at a time
@@ -82,7 +84,7 @@ class Frame:
             for (at, centre), block in _centred_columns(self.span):
                 products.addmm_(torch.cat([part[:, at] for part in parts]).double() - centre, block.T)
             return (products @ self.turn).float()
-        out = parts[0].new_empty(sum(map(len, parts)), self.turn.shape[1], dtype=self.turn.dtype)
+        out = room(sum(map(len, parts)), self.turn.shape[1], self.turn)
         at = 0
         for rows in (rows for part in parts for rows in part.split(CENTRED)):
             torch.mm(rows.float() - self.mean, self.turn, out=out[at : at + len(rows)])
@@ -105,12 +107,37 @@ def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
     return _frame_of_span(parts)[0] if n < d else frame_of(*moments(*parts))
 
 
-def frame_rows(*parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"]]:
-    """The same, and its own rows in it, which few rows need no product for."""
+def frame_rows(
+    *parts: Float[Tensor, "_ d"], beside: Sequence[Float[Tensor, "_ d"]] = ()
+) -> tuple[Frame, Float[Tensor, "n r"]]:
+    """The same, and its own rows in it, which few rows need no product for; then those of `beside`."""
     if sum(map(len, parts)) < parts[0].shape[1]:
-        return _frame_of_span(parts)
-    frame = fit_frame(*parts)
-    return frame, frame.apply(*parts)
+        frame, z = _frame_of_span(parts)
+    else:
+        frame, z = fit_frame(*parts), None
+    return frame, _with_rows(frame, z, parts, beside)
+
+
+def _with_rows(frame: Frame, z: Tensor | None, parts: Sequence[Tensor], beside: Sequence[Tensor]) -> Tensor:
+    """Rows of parts, which are z where that is known, and of what is beside them, in a frame."""
+    if z is None:
+        return frame.apply(*parts, *beside)
+    return torch.cat([z, frame.apply(*beside)]) if beside else z
+
+
+def room(n: int, d: int, like: Tensor) -> Float[Tensor, "n d"]:
+    """Rows whose values are not set yet; of many, in a file where memory has little room left (`scratch.empty`)."""
+    if like.device.type != "cpu":
+        return like.new_empty(n, d)
+    return torch.from_numpy(scratch.empty((n, d), np.float64 if like.dtype == torch.float64 else np.float32))
+
+
+def rows_of(x: Float[Tensor, "_ d"], rows: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """Some rows in the precision in which they are read, block by block: x may lie in a file."""
+    out = room(len(rows), x.shape[1], x.new_empty(0, dtype=torch.float32))
+    for part, at in zip(out.split(CENTRED), rows.split(CENTRED), strict=True):
+        part.copy_(x[at])
+    return out
 
 
 class Frames:
@@ -122,17 +149,20 @@ class Frames:
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[Frame, Tensor | None]] = {}
 
-    def of(self, *parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "n r"]]:
+    def of(
+        self, *parts: Float[Tensor, "_ d"], beside: Sequence[Float[Tensor, "_ d"]] = ()
+    ) -> tuple[Frame, Float[Tensor, "n r"]]:
         """As `frame_rows`."""
         key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy().data) for part in parts)
         if key in self._known:
             frame, z = self._known[key]
             # A frame of its own for each caller: what it finds out on the way goes with the caller.
-            return replace(frame, span=tuple(parts) if frame.span else ()), frame.apply(*parts) if z is None else z
-        frame, z = frame_rows(*parts)
+            frame = replace(frame, span=tuple(parts) if frame.span else ())
+            return frame, _with_rows(frame, z, parts, beside)
+        frame, z = frame_rows(*parts, beside=beside)
         # Without the rows of its span, which whoever asks again brings: a view of them would keep them all.
         bare = replace(frame, span=tuple(part.new_empty(0, part.shape[1]) for part in frame.span))
-        self._known[key] = bare, z if frame.span else None
+        self._known[key] = bare, z[: sum(map(len, parts))] if frame.span else None
         while sum(map(_n_bytes, self._known.values())) > KEPT_BYTES:
             del self._known[next(iter(self._known))]
         return frame, z

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probekit.errors import BadInput
+from probekit.fit.frame import room
 from probekit.fit.readout import Rows
 
 WIDTH = 256
@@ -83,8 +84,8 @@ def fit_mlps(
         raise BadInput(f"sites fitted in one batch need the same shapes; found {sorted(shapes)}.")
     n = len(fits[0].z)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    z = torch.stack([rows.z for rows in fits])
-    mean, scale = z.mean(1, keepdim=True), z.std(1, correction=0, keepdim=True)
+    mean = torch.stack([rows.z.mean(0, keepdim=True) for rows in fits])
+    scale = torch.stack([rows.z.std(0, correction=0, keepdim=True) for rows in fits])
     # Inputs are scaled by one number beyond a floor: whitening would blow up directions that hold only rounding.
     scale = torch.maximum(scale, 0.05 * scale.amax(2, keepdim=True).clamp_min(1e-6))
     train, held_out = (_Batch.of(rows, mean, scale) for rows in (fits, selects))
@@ -98,7 +99,7 @@ def fit_mlps(
     kept, lowest = [0] * len(fits), held_out.bits(weights)
     over = [False] * len(fits)
     for epoch in range(1, epochs + 1):
-        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(z.device)
+        order = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(mean.device)
         for i in range(n_steps):
             done = (epoch - 1) * n_steps + i
             rate = RATE * max(0.05, 1 - done / (epochs * n_steps))
@@ -128,7 +129,12 @@ class _Batch:
 
     @classmethod
     def of(cls, sites: Sequence[Rows], mean: Tensor, scale: Tensor) -> "_Batch":
-        inputs = (torch.stack([rows.z for rows in sites]) - mean) / scale
+        b, (n, r) = len(sites), sites[0].z.shape
+        inputs = room(b * n, r, sites[0].z).view(
+            b, n, r
+        )  # beside the rows themselves, so in a file where they are many
+        for own, rows, centre, unit in zip(inputs, sites, mean, scale, strict=True):
+            torch.sub(rows.z, centre, out=own).div_(unit)
         parts = (lambda r: r.law, lambda r: r.beside)
         law, base = (
             rearrange([part(r) for r in sites], "b outcome t n -> b n outcome t").contiguous() for part in parts

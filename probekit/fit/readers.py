@@ -132,12 +132,11 @@ class Site:
 
         training: sides to fit, to select and to calibrate on, of one site or of several. These have the same rows of
         activations, and differ in what the rows show, what they weigh and the floor: their readouts are one problem.
-        framed: the frame of the rows and themselves in it, where they are known. Raises FitError where one of them has
-        none.
+        framed: the frame of the rows, and those of fit and then select in it, where they are known. Raises FitError
+        where one of them has none.
         """
         fit, select, _ = training[0]
-        frame, z = framed or (frame_rows(fit.x, select.x) if inner else frame_rows(fit.x))
-        z = z if inner else torch.cat([z, frame.apply(select.x)])
+        frame, z = framed or (frame_rows(fit.x, select.x) if inner else frame_rows(fit.x, beside=[select.x]))
         tolerance, n_seen = TOLERANCE, len(fit.x) + (len(select.x) if inner else 0)
         if n_seen < FEW_PER_COORDINATE * len(frame.variance):
             lambdas, tolerance = beyond(lambdas), FEW_TOLERANCE

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probekit.storage import scratch
+
 BLOCK = 2**22  # numbers that are looked at in float64 at a time
 FAR = 2.0**10  # spreads from 0 beyond which a column is moved there
 USUAL = 2.0**40  # spreads between its inverse and it, of activations, are left as they are
@@ -47,9 +49,9 @@ class Narrowing:
 
     def __call__(self, x: NDArray) -> NDArray:
         """The same numbers where nothing needs to be done, else float32."""
-        if not self.shift.any() and (self.factor == 1).all():
-            return x if x.dtype in (np.float32, np.float16) else x.astype(np.float32)
-        out = np.empty(x.shape, dtype=np.float32)
+        if not self.shift.any() and (self.factor == 1).all() and x.dtype in (np.float32, np.float16):
+            return x
+        out = scratch.empty(x.shape, np.float32)
         with np.errstate(all="ignore"):
             for at, rows in _blocks(x):
                 out[at] = (rows - self.shift) * self.factor

@@ -1,6 +1,7 @@
 """`run_job`: the cells of a job measured into a run folder. Stops and resumes between cells."""
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -34,7 +35,7 @@ from probekit.records import Losses, Record, digest
 from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
-from probekit.storage.files import free_memory
+from probekit.storage.files import free_bytes, free_memory
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
@@ -225,15 +226,16 @@ ROOM = 3.3  # times a site's rows in float32: what reading it takes at its peak,
 
 
 def _check_room(job: Job, n_workers: int) -> None:
-    """Refuse, before anything is captured, a job whose sites memory has no room for one at a time."""
-    n, free = sum(map(len, job.task.positions)), free_memory()
+    """Refuse, before anything is captured, a job whose sites neither memory nor scratch files have room for."""
+    n, memory, folder = sum(map(len, job.task.positions)), free_memory(), Path(tempfile.gettempdir())
+    free = None if memory is None else memory + free_bytes(folder)
     width = max((job.model.widths[hook] for cell in job.cells() for hook in cell.hooks), default=0)
     needed = ROOM * n * width * 4 * n_workers
     if free is not None and needed > free:
         by = f" by {n_workers} workers, each of which holds one," if n_workers > 1 else ""
         raise BadInput(
-            f"reading sites of {n:,} rows x {width:,}{by} takes {told_bytes(needed)} of memory, and {told_bytes(free)} "
-            "are free: take fewer rows or workers, or `pk.row_statistics`, which holds a block of rows at a time."
+            f"reading sites of {n:,} rows x {width:,}{by} takes {told_bytes(needed)}, and memory and {folder} have "
+            f"{told_bytes(free)}: let TMPDIR name a folder on a larger disk, or take fewer rows or workers."
         )
 
 

@@ -42,6 +42,8 @@ from probekit.metrics.ratios import Ratio, estimates
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, check_names, find_constant, named
 
+BLOCK = 4_096  # rows that are looked at together
+
 
 class Measurement(Study):
     """A study whose cells are measured one at a time."""
@@ -249,10 +251,11 @@ def read_at(observations: Observations, place: str) -> slice | Tensor:
 
 
 def _check_finite(x: Tensor, hook: str) -> None:
-    x = x.float()  # the precision in which they are read
-    if bool(torch.isfinite(x.sum())):  # cheaper, and only infinities of both signs or an overflow tell less
+    # In the precision in which rows are read; a sum is cheaper, and only infinities of both signs or an overflow tell
+    # less.
+    if all(bool(torch.isfinite(rows.float().sum())) for rows in x.split(BLOCK)):
         return
-    bad = ~torch.isfinite(x).all(1)
+    bad = torch.cat([~torch.isfinite(rows.float()).all(1) for rows in x.split(BLOCK)])
     if bool(bad.any()):
         raise BadInput(
             f"the activations of '{hook}' are not finite in {int(bad.sum())} rows, first row {int(bad.nonzero()[0])}."

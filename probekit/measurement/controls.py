@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import FitError
+from probekit.fit.frame import rows_of
 from probekit.fit.readers import Reader, fit_level, random_readers
 from probekit.levels import Level
 from probekit.measurement.collector import Separation
@@ -77,7 +78,7 @@ def _permuted(fold: Fold) -> None:
     except FitError as error:
         cell.missing(setting, Coordinates("linear", control=control), "not_converged", str(error))
         return
-    moved = replace(test, x=test.x[torch.from_numpy(fold.moved.rows["test"])])
+    moved = replace(test, x=rows_of(test.x, torch.from_numpy(fold.moved.rows["test"])))
     cell.score(setting, reader, Said.by(reader, moved), fold.fitted, control=control)
 
 

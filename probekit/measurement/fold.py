@@ -100,7 +100,7 @@ class Fold:
         """The same rows with spans deleted."""
         return self.cell.without
 
-    @property
+    @cached_property
     def test(self) -> Side:
         """Test rows beside the strong floor."""
         return self.setting.side(self.x, "test")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.fit.floor import Floor, Inputs, blocks_of, fit_floor
+from probekit.fit.frame import rows_of
 from probekit.fit.gaussian import is_value
 from probekit.fit.path import Pair
 from probekit.fit.readers import Reader, Side, Site
@@ -121,7 +122,7 @@ class Setting:
         """The same for any positions in `index`."""
         at = torch.from_numpy(positions)
         rows = torch.from_numpy(self.index)[at]
-        return Side(x[rows].float(), self.law[..., at], self.floors[floor][1][..., at])
+        return Side(rows_of(x, rows), self.law[..., at], self.floors[floor][1][..., at])
 
     def training(self, x: Float[Tensor, "n_all d"]) -> tuple[Side, Side, Side]:
         """The sides that readers are fitted on, beside the strong floor."""
@@ -356,7 +357,7 @@ def moved_logits(
 ) -> Float[Tensor, "outcome 1 n"]:
     """What a reader fitted at home says in another domain, beside home's floor."""
     rows = torch.from_numpy(there.rows(which))
-    return reader.logits(x[rows].float(), floor_logits(home, there, observations, which))
+    return reader.logits(rows_of(x, rows), floor_logits(home, there, observations, which))
 
 
 def bits_of(bits: Float[Tensor, "1 n"]) -> NDArray[np.float64]:

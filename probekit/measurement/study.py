@@ -226,8 +226,9 @@ class Study:
 
     def prepare(self, setting: Setting, training: Sequence[tuple[Side, Side, Side]]) -> list[Site]:
         """Sides of the same rows of a setting, to fit, to select and to calibrate on, ready. Raises FitError."""
-        rows = [side.x for side in training[0][: 2 if setting.inner else 1]]
-        return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, self._frames.of(*rows))
+        fit, select = (side.x for side in training[0][:2])
+        framed = self._frames.of(fit, select) if setting.inner else self._frames.of(fit, beside=[select])
+        return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, framed)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Test rows and their permutations, the same at every site, so that sites move together; or no permutation."""

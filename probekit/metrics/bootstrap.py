@@ -237,7 +237,9 @@ class Clusters:
 def _drawn(n_groups: int, n_bootstrap: int, seed: int) -> NDArray[np.float32]:
     """How often each of n groups is drawn: [n_bootstrap, n_groups]. Pools of equally many groups share one array."""
     generator = np.random.default_rng([seed, 4])
-    weights = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap).astype(np.float32)
+    weights, even = np.empty((n_bootstrap, n_groups), dtype=np.float32), np.full(n_groups, 1 / n_groups)
+    for some in np.array_split(weights, -(-n_bootstrap // DRAWS_AT_ONCE)):
+        some[:] = generator.multinomial(n_groups, even, size=len(some))
     weights.flags.writeable = False
     return weights
 

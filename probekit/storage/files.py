@@ -330,12 +330,54 @@ def free_bytes(folder: Path) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that processes can still be given, what the system holds of files included; None where it does not say."""
+    """Bytes that this process can still be given, what the system holds of files included; None where nothing says.
+
+    The least of what the machine has, what a scheduler's control group lets it have, and its own limit (`ulimit -d`).
+    """
+    left = [left for left in (_of_machine(), _of_group(Path("/sys/fs/cgroup")), _of_process()) if left is not None]
+    return min(left, default=None)
+
+
+def _of_machine() -> int | None:
     try:
-        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return int(told["MemAvailable"].split()[0]) * 1024
+        return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
     except (OSError, KeyError, ValueError):
         return None
+
+
+def _of_group(root: Path) -> int | None:
+    """Of the control group and all that it lies in; files that it holds are the system's to drop."""
+    left = []
+    try:
+        name = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        folder = root / name.strip("/")
+        for at in (folder, *folder.parents):
+            most = at / "memory.max"
+            if most.exists() and (limit := most.read_text().strip()) != "max":
+                held = dict(line.split() for line in (at / "memory.stat").read_text().splitlines())
+                left.append(int(limit) - int((at / "memory.current").read_text()) + int(held.get("inactive_file", 0)))
+            if at == root:
+                break
+    except (OSError, StopIteration, ValueError):
+        return None
+    return max(0, min(left)) if left else None
+
+
+def _of_process() -> int | None:
+    try:
+        import resource  # of Unix alone
+
+        most = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        unlimited = most == resource.RLIM_INFINITY
+        return None if unlimited else max(0, most - _kilobytes(Path("/proc/self/status"), "VmData"))
+    except (ImportError, OSError, KeyError, ValueError):
+        return None
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """A line of such a file of the system's, in bytes."""
+    told = dict(line.split(":", 1) for line in path.read_text(encoding="ascii", errors="replace").splitlines())
+    return int(told[name].split()[0]) * 1024
 
 
 def _free(path: Path) -> str:

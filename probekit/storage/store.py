@@ -25,6 +25,7 @@ from torch import Tensor
 
 from probekit.errors import BadInput, StoreError
 from probekit.records import canonical
+from probekit.storage import scratch
 from probekit.storage.files import changing, free_bytes, make_folders, publish, signed, sync_folder
 from probekit.storage.shards import (
     FORMAT,
@@ -342,7 +343,7 @@ def _shards(folder: Path) -> list[tuple[Layout, dict[str, str]]]:
 
 def _empty(n: int, shape: Shape) -> NDArray[np.uint8]:
     """Room for n rows, by NumPy: it asks for large pages, and torch's small ones cost more to touch than to fill."""
-    return np.empty(n * shape.row_bytes, np.uint8)
+    return scratch.empty((n * shape.row_bytes,), np.uint8)
 
 
 def _tensor(data: NDArray[np.uint8], shape: Shape) -> Tensor:

@@ -36,7 +36,7 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch):
     monkeypatch.setattr(frames, "KEPT_BYTES", 60 * 60 * 4)
     known, calls = Frames(), []
     fitted = frames.frame_rows
-    monkeypatch.setattr(frames, "frame_rows", lambda *rows: calls.append(1) or fitted(*rows))
+    monkeypatch.setattr(frames, "frame_rows", lambda *rows, **more: calls.append(1) or fitted(*rows, **more))
     for seed in (0, 1, 1, 0):
         known.of(*parts(200, 60, seed))
     assert len(calls) == 3  # the second takes the room of the first

@@ -377,9 +377,12 @@ def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
 
 
 def test_sites_that_memory_has_no_room_for_are_refused_before_the_capture(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("probekit.jobs.runner.free_memory", lambda: 60_000)
+    monkeypatch.setattr("probekit.jobs.runner.free_memory", lambda: 50_000)
+    monkeypatch.setattr("probekit.jobs.runner.free_bytes", lambda folder: 10_000)
     job, asked = pk.Sweep.read_toml(place / "sweep.toml").jobs[0], {"base": place, "store": tmp_path / "store"}
-    with pytest.raises(pk.BadInput, match=r"240 rows x 8 by 3 workers, .* takes 76 KB of memory, and 60 KB are free"):
+    with pytest.raises(
+        pk.BadInput, match=r"240 rows x 8 by 3 workers, .* takes 76 KB, and memory and .* have 60 KB: let TMPDIR"
+    ):
         pk.run_job(job, root=tmp_path, n_workers=3, **asked)
     assert not (tmp_path / "store").exists()
     assert pk.run_job(job, root=tmp_path, **asked).state == "complete"

@@ -4,7 +4,6 @@ Seconds are the processor's. Each case tells what one size says of the others by
 """
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from probekit.jobs.progress import repeated, time_left, told_bytes
 from probekit.model.model import Model
 from probekit.proofs.bench import Row
 
+LEFT, SQUARES = 512, 12  # megabytes of private memory that a reader of rows on disk is given, and so many d x d beside
 TOKENS, LENGTH, MIDDLE = 512, 64, 1  # of a batch; of a text; the size by which the others' times are told
 LEAN = {"levels": ("linear",), "outer_folds": 1, "inner_folds": 1, "controls": (), "n_permutations": 0,
         "decomposition": False, "extrapolate": False, "n_bootstrap": 200}  # fmt: skip
@@ -80,22 +80,9 @@ def processor_seconds(work: Callable[[], object]) -> float:
 
 def moments(path: Path, n: int, d: int, note: Callable[[dict[str, Any]], None]) -> Row:
     """Moments of rows on disk beside one read of the file; gap: of the mean difference, relative, from what it is."""
-    generator = np.random.default_rng(0)
-    label = np.arange(n) % 2
-    file = np.lib.format.open_memmap(path, "w+", np.float16, (n, d))
-    for start in range(0, n, BLOCK):
-        part = generator.standard_normal((min(BLOCK, n - start), d), dtype=np.float32)
-        part[:, 0] += label[start : start + BLOCK]
-        file[start : start + BLOCK] = part
-    file.flush()
-    del file
-    begun = time.monotonic()
-    with path.open("rb") as read:
-        while read.read(2**24):
-            pass
-    reading = time.monotonic() - begun
+    label, reading = _written(path, n, d)
     begun, spent = time.monotonic(), time.process_time()
-    with _peak() as peak:
+    with _peak(_resident) as peak:
         found = row_statistics(np.load(path, mmap_mode="r"), label)["rows"]
     seconds, spent = time.monotonic() - begun, time.process_time() - spent
     note({"rows": n, "width": d, "file_mb": path.stat().st_size / 2**20, "peak_mb": peak[0], "seconds": seconds,
@@ -106,22 +93,98 @@ def moments(path: Path, n: int, d: int, note: Callable[[dict[str, Any]], None]) 
                seconds / reading)  # fmt: skip
 
 
+def on_disk(path: Path, n: int, d: int, note: Callable[[dict[str, Any]], None]) -> Row:
+    """A linear reader of rows on disk in so much private memory and no more, beside one read of the file.
+
+    That is LEFT megabytes, and SQUARES squares of the width in float64, in which its rows are turned.
+
+    gap: what it leaves unexplained, from what no reader can explain of two classes a standard deviation apart.
+    """
+    label, reading = _written(path, n, d)
+    asked = {"behaviour": label, "groups": np.arange(n) // 20, **LEAN}
+    measure(np.random.default_rng(1).standard_normal((400, 8), dtype=np.float32), behaviour=label[:400],
+            groups=np.arange(400) // 20, **LEAN)  # fmt: skip
+    begun, spent = time.monotonic(), time.process_time()
+    left = LEFT + round(SQUARES * 8 * d * d / 2**20)
+    with _limited(left), _peak(_private) as peak:
+        found = measure(np.load(path, mmap_mode="r+"), **asked)
+    seconds, spent = time.monotonic() - begun, time.process_time() - spent
+    read = found[(found.level == "linear") & (found.metric == "read") & (found.control == "")]
+    gap = float(read.value.iloc[0]) - _least_unexplained()
+    note({"reader_rows": n, "width": d, "file_mb": path.stat().st_size / 2**20, "private_mb": peak[0],
+          "left_mb": left, "seconds": seconds, "cpu_seconds": spent, "gap": gap})  # fmt: skip
+    path.unlink()
+    return Row(f"linear reader on disk, {n:,} x {d:,}", "one read of the file", seconds, reading, reading / seconds,
+               abs(gap), seconds / reading)  # fmt: skip
+
+
+def _written(path: Path, n: int, d: int) -> tuple[np.ndarray, float]:
+    """Rows of two classes in half precision on disk, a standard deviation apart in one coordinate: (classes, seconds of
+    one read)."""
+    generator = np.random.default_rng(0)
+    label = np.arange(n) % 2
+    with path.open("wb") as opened:  # no suffix is added to a name
+        np.lib.format.write_array_header_1_0(opened, {"descr": "<f2", "fortran_order": False, "shape": (n, d)})
+        for start in range(0, n, BLOCK):
+            part = generator.standard_normal((min(BLOCK, n - start), d), dtype=np.float32)
+            part[:, 0] += label[start : start + BLOCK]
+            opened.write(part.astype("<f2").tobytes())
+    begun = time.monotonic()
+    with path.open("rb") as read:
+        while read.read(2**24):
+            pass
+    return label, time.monotonic() - begun
+
+
+def _least_unexplained() -> float:
+    """Bits that remain of a class that is known from one coordinate, N(0, 1) or N(1, 1), equally often."""
+    at = np.linspace(-8, 9, 20_001)
+    density = [np.exp(-((at - mean) ** 2) / 2) / np.sqrt(2 * np.pi) for mean in (0, 1)]
+    share = density[1] / (density[0] + density[1])
+    lost = -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    return float(np.trapezoid(lost * (density[0] + density[1]) / 2, at))
+
+
 @contextmanager
-def _peak() -> Iterator[list[float]]:
-    """Megabytes of memory, files that are mapped included, that the block takes at most beyond what there was."""
+def _limited(megabytes: int) -> Iterator[None]:
+    """So much private memory beyond what the process has: whoever asks for more gets a MemoryError."""
+    import resource  # of Unix alone
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    held = _told("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (int((held + megabytes) * 2**20), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@contextmanager
+def _peak(held: Callable[[], float]) -> Iterator[list[float]]:
+    """Megabytes of memory that the block takes at most beyond what there was."""
     gc.collect()
-    before, out = _resident(), [0.0]
+    before, out = held(), [0.0]
 
     def look() -> None:
-        out[0] = max(out[0], _resident() - before)
+        out[0] = max(out[0], held() - before)
 
     with repeated(look, 0.01):
         yield out
 
 
 def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    """Files that are mapped included."""
+    return _told("VmRSS")
+
+
+def _private() -> float:
+    """Without files, which are the system's to drop."""
+    return _told("RssAnon")
+
+
+def _told(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def readers(problems: Sequence[tuple[int, int]], note: Callable[[dict[str, Any]], None]) -> Iterator[Row]:
@@ -204,6 +267,12 @@ def tables(stored: Mapping[str, Any], large: Large | None = None) -> dict[str, p
         "engines": pd.DataFrame([[_said(one[key]) for key in names] for one in counted], columns=list(names.values())),
         "costs": pd.DataFrame([[case, f"{seconds:.3g} s", f"{gap:.0%}"] for case, seconds, gap in costs],
                               columns=["measured", "of one core", "rule is off by"]),
+        "disk": pd.DataFrame([[f"{one['reader_rows']:,} x {one['width']:,}", f"{one['file_mb']:,.0f} MB",
+                               f"{2 * one['file_mb']:,.0f} MB", f"{one['private_mb']:,.0f} MB",
+                               f"{one['left_mb']:,} MB", f"{one['gap']:.4f}", time_left(one["cpu_seconds"])]
+                              for one in found if "reader_rows" in one],
+                             columns=["rows", "file", "in float32", "private memory at most", "allowed",
+                                      "above the truth", "of one core"]),
         "rows": pd.DataFrame([[f"{one['rows']:,} x {one['width']:,}", f"{one['file_mb']:,.0f} MB",
                                f"{one['peak_mb']:,.0f} MB", f"{one['cpu_seconds']:.3g} s"] for one in rows],
                              columns=["rows", "file", "memory at most", "of one core"]),

@@ -17,7 +17,7 @@ from probekit.jobs.engines import Crew, Folder, Station, stopping, work_off
 from probekit.jobs.sweep import Sweep
 from probekit.jobs.workers import crew_of
 from probekit.proofs.bench import Row
-from probekit.proofs.bench.scale import forwards, moments, processor_seconds, readers
+from probekit.proofs.bench.scale import forwards, moments, on_disk, processor_seconds, readers
 from probekit.records import Losses, Record
 from probekit.storage.runs import open_run
 from probekit.storage.runwriter import RunWriter
@@ -28,26 +28,28 @@ GROUPS = 20
 @dataclass(frozen=True)
 class SweepSize:
     """cells: of the serial engine's runs, most: of the others'. jobs: of a file that is checked. rows: (rows, width) of
-    files whose moments are taken. models: (width, layers) of random ones that are run. problems: (rows, width)
-    that a reader is fitted to."""
+    files whose moments are taken; disk: of those that a reader is fitted to in little memory. models: (width, layers)
+    of random ones that are run. problems: (rows, width) that a reader is fitted to."""
 
     cells: tuple[int, ...]
     most: int
     workers: int
     jobs: int
     rows: tuple[tuple[int, int], ...] = ()
+    disk: tuple[tuple[int, int], ...] = ()
     models: tuple[tuple[int, int], ...] = ()
     problems: tuple[tuple[int, int], ...] = ()
 
 
 FULL = SweepSize((100, 1_000, 10_000, 100_000), 10_000, 2, 10_000,
                  ((10_000, 512), (100_000, 512), (1_000_000, 512), (8_192, 4_096), (32_768, 4_096)),
+                 ((100_000, 512), (300_000, 512), (1_000_000, 512), (100_000, 4_096)),
                  ((256, 6), (512, 8), (768, 12), (1_024, 12)),
                  ((8_000, 512), (16_000, 512), (8_000, 1_024), (16_000, 1_024)))  # fmt: skip
-QUICK = SweepSize((20, 60), 60, 2, 100, ((10_000, 64), (40_000, 64)), ((64, 2), (128, 2), (192, 2)),
+QUICK = SweepSize((20, 60), 60, 2, 100, ((10_000, 64), (40_000, 64)), ((40_000, 64),), ((64, 2), (128, 2), (192, 2)),
                   ((500, 32), (1_000, 32)))  # fmt: skip
 ENGINES = ("serial", "local", "ray")
-CASES = (*ENGINES, "jobs", "rows", "forwards", "readers")
+CASES = (*ENGINES, "jobs", "rows", "disk", "forwards", "readers")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def sweep_bench(
         note({"jobs": size.jobs, "check_ms_per_job": (time.monotonic() - begun) * 1e3 / size.jobs})
     for n, d in size.rows if "rows" in cases else ():
         yield moments(folder / f"rows-{n}-{d}", n, d, note)
+    for n, d in size.disk if "disk" in cases else ():
+        yield on_disk(folder / f"disk-{n}-{d}", n, d, note)
     if "forwards" in cases:
         yield from forwards(size.models, note)
     if "readers" in cases:
