@@ -3,6 +3,7 @@ whose first steps are trained again here. Another bed is another function that g
 """
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,13 +35,13 @@ UNTIL = 524  # steps of it that are trained again
 SITE = "stream"
 RIDGES = (1e-1, 1e-2, 1e-3)
 TRAINING_SIDES = (0.7, 0.15, 0.15, 0.0)
-READ = {"neurons": 16, "directions": 8, "simple:quadratic": 4}  # of networks that add: levels and their k
-READ_OTHELLO = {"neurons": 32, "directions": 16, "simple:quadratic": 4}
-Levels = tuple[tuple[Level, tuple[int, ...]], ...]
+Levels = Mapping[str, tuple[int, ...]]  # of readers, each with its ks
+READ: Levels = {"neurons": (16,), "directions": (8,), "simple:quadratic": (4,)}  # of networks that add
+READ_OTHELLO: Levels = {"neurons": (32,), "directions": (16,), "simple:quadratic": (4,)}
 
 
-def _levels(named: dict[str, int]) -> Levels:
-    return tuple((Level.parse(name), (k,)) for name, k in named.items())
+def _parsed(levels: Levels) -> tuple[tuple[Level, tuple[int, ...]], ...]:
+    return tuple((Level.parse(name), ks) for name, ks in levels.items())
 
 
 def _all_outcomes(told: Behaviour) -> Pooling:
@@ -51,7 +52,7 @@ def _all_outcomes(told: Behaviour) -> Pooling:
 # Networks that add ----------------------------------------------------------------------------------------------------
 
 
-def adder(kind: str, network: int, seed: int = 0) -> Course:
+def adder(kind: str, network: int, seed: int = 0, levels: Levels = READ) -> Course:
     """A bundled network that learns to add, on all pairs: tested on those that it was never trained on."""
     course, table = load_course(kind), Table.make()
     numbers, names = torch.stack([table.a, table.b], 1).numpy(), tuple(map(str, range(PRIME)))
@@ -66,7 +67,7 @@ def adder(kind: str, network: int, seed: int = 0) -> Course:
     part = split_by_group(seen.group[known], seed, TRAINING_SIDES)
     split = Split(*(known[rows] for rows in (part.fit, part.select, part.calibrate)), np.setdiff1d(np.arange(n), known))
     rule = Hypothesis.of("adds", ("numbers",), adds)
-    asked = {"first": Asked((), (), (rule,), RIDGES, seed), "last": Asked(_levels(READ), (), (), RIDGES, seed)}
+    asked = {"first": Asked((), (), (rule,), RIDGES, seed), "last": Asked(_parsed(levels), (), (), RIDGES, seed)}
     curve = TrainingCurve.of(np.array(course.steps), course.loss[:, network].numpy())
     return Course(
         kind, network, (0, *KEPT), curve, seen, SharedRows(split, _all_outcomes(told)), asked, "last",
@@ -90,7 +91,7 @@ def _read_out(net: Networks, rows: NDArray[np.int64], x: Float[Tensor, "n m d"])
 # Othello --------------------------------------------------------------------------------------------------------------
 
 
-def legal_moves_even(features: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+def legal_moves_even(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
     """The rules of the game: an even law over the legal moves, [n, n_moves]."""
     return legal_uniform(features)[:, :-1]
 
@@ -105,7 +106,9 @@ def train_othello(folder: Path, until: int = UNTIL) -> None:
         othello_training.build_model(recipe, recipe.seed).save_pretrained(folder / "model-0")
 
 
-def othello(folder: Path, n_games: int, n_positions: int = 3, until: int = UNTIL, seed: int = 0) -> Course:
+def othello(
+    folder: Path, n_games: int, seed: int = 0, levels: Levels = READ_OTHELLO, n_positions: int = 3, until: int = UNTIL
+) -> Course:
     """The Othello network on random games. folder: what `train_othello` left; the last step is the bundled network."""
     task = othello_task(6, n_games // 2, n_positions, seed)
     kept = np.flatnonzero(np.repeat(task.domain == SEEN, [len(at) for at in task.positions]))
@@ -118,7 +121,7 @@ def othello(folder: Path, n_games: int, n_positions: int = 3, until: int = UNTIL
         {board.name: board}, {name: block[kept] for name, block in task.floor_inputs.items()}, model=OTHELLO,
     )  # fmt: skip
     rule = Hypothesis.of("rules", (board.name,), legal_moves_even)
-    asked = Asked(_levels(READ_OTHELLO), (), (rule,), RIDGES, seed)
+    asked = Asked(_parsed(levels), (), (rule,), RIDGES, seed)
     recipe = othello_training.recipe(OTHELLO)
     steps = (0, *(step for step in recipe.kept_steps() if step <= until), recipe.steps)
     rows = SharedRows(split_by_group(seen.group, seed), _all_outcomes(told))

@@ -97,7 +97,7 @@ class TrainingCell:
     def course(self) -> Course:
         """The network as it learns."""
         if self.kind == OTHELLO:
-            return othello(self.root / OTHELLO, self.games, seed=self.seed)
+            return othello(self.root / OTHELLO, self.games, self.seed)
         return adder(self.kind, self.network, self.seed)
 
 
