@@ -31,7 +31,7 @@ from probekit.testbeds.variants.checkpoints import KEPT, load_course
 from probekit.testbeds.variants.networks import PRIME, Networks, Table
 
 OTHELLO, LAYER = "othello-6x6", 3  # activations behind this layer
-UNTIL = 524  # steps of it that are trained again
+UNTIL = 328  # steps of it that are trained again
 SITE = "stream"
 RIDGES = (1e-1, 1e-2, 1e-3)
 TRAINING_SIDES = (0.7, 0.15, 0.15, 0.0)

@@ -124,6 +124,8 @@ def measure_training(
 
 def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
     kept = frame.dropna(axis="columns", how="all").drop(columns="table")
+    counts = [name for name in ("step", "network", "networks") if name in kept]  # which stand beside tables without
+    kept = kept.astype(dict.fromkeys(counts, int))
     return kept.astype(object).where(kept.notna(), None).to_dict("records")
 
 
