@@ -30,7 +30,7 @@ from probekit.testbeds.othello.task import SEEN, othello_task
 from probekit.testbeds.variants.checkpoints import KEPT, load_course
 from probekit.testbeds.variants.networks import PRIME, Networks, Table
 
-OTHELLO, LAYER = "othello-6x6", 3  # activations behind this layer
+OTHELLO, LAYER = "othello-6x6", 4  # activations behind this layer
 UNTIL = 328  # steps of it that are trained again
 SITE = "stream"
 RIDGES = (1e-1, 1e-2, 1e-3)

@@ -30,8 +30,9 @@ from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
 
 FLOORS = {"zero": "the activation is zero", "prior": "what is likely anyhow", "input": "the input alone, read"}
-ADDERS: Levels = {"neurons": (8, 16, 32), "directions": (1, 2, 4, 8, 16), "simple:quadratic": (4,)}
-BOARDS: Levels = {"neurons": (32, 64), "directions": (4, 16, 64), "simple:quadratic": (4,)}
+ADDERS: Levels = {"neurons": (16,), "directions": (4, 8, 16), "simple:quadratic": (4,)}
+BOARDS: Levels = {"neurons": (64,), "directions": (16, 31), "simple:quadratic": (4,)}  # 32 squares have 31 directions
+MEAN = ", mean"  # what is kept with all else as it is on average, and not another input's
 STEP = "step"  # what an earlier step of the network is named by
 GENERAL = tuple(kind for kind in KINDS if kind != "never")  # a network that never generalises has nothing to recover
 N_BOOTSTRAP = 2_000
@@ -113,7 +114,7 @@ def measure_cell(cell: ComputeCell) -> pd.DataFrame:
     """A row per description of one network."""
     course = cell.course()
     last = Stage(course, course.steps[-1], course.at(course.steps[-1]))
-    lost = {name: last.loss(law) for name, law in last.replaced().items()}
+    lost = {name + MEAN * mean: last.loss(law) for mean in (True, False) for name, law in last.replaced(mean).items()}
     if cell.kind != OTHELLO:
         for step in course.steps[:-1]:
             lost[f"{STEP} {step}"] = last.loss(course.at(step).law[last.test])

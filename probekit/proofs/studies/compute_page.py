@@ -22,7 +22,7 @@ TITLES = {
     "ends": "Losses in bits that the scales end at",
     "known": "An earlier step in place of the network: its share of compute, and what is said of it",
 }
-BEYOND = "not on the curve"
+BEYOND, BETTER = "worse than its first step", "better than at its end"
 SCALES = (*FLOORS, "compute")
 
 
@@ -46,7 +46,7 @@ def _over(some: pd.DataFrame, scale: str) -> dict[str, float | None]:
     known = some[some[scale].notna()]
     values = known[scale].to_numpy(dtype=float)
     if not len(values):
-        return {"value": None, "low": None, "high": None, "n": 0}
+        return {"value": None, "low": None, "high": None, "n": 0, "gained": some["own"].mean() - some["loss"].mean()}
     if len(some) == 1:
         return {"value": values[0], **{end: known[f"{scale}_{end}"].iloc[0] for end in ("low", "high")}, "n": 1}
     if scale == "compute" and (values > 0).all():
@@ -60,7 +60,7 @@ def _over(some: pd.DataFrame, scale: str) -> dict[str, float | None]:
 
 def _cell(one: Mapping[str, float | None], networks: int, digits: int = 2) -> str:
     if one["value"] is None:
-        return BEYOND
+        return BETTER if (one["gained"] or 0) > 0 else BEYOND
     counted = "" if one["n"] == networks else f" ({one['n']} of {networks})"
     value, low, high = (number(one[part], digits) for part in ("value", "low", "high"))
     return (value if one["low"] is None else f"{value} [{low}, {high}]") + counted

@@ -177,15 +177,16 @@ class Stage:
             name: fbu_replace(pooled(law), pooled(edited), *own.ends())[0] for name, edited in self.replaced().items()
         }
 
-    def replaced(self) -> dict[str, NDArray[np.float64]]:
+    def replaced(self, mean: bool = False) -> dict[str, NDArray[np.float64]]:
         """What the network says with a description alone kept, by level: [n_test, N_DONORS, outcome].
+
+        mean: all else is what it is on average, [n_test, 1, outcome]; without RULE, which is a matter of donors.
 
         Of RANDOM as many random directions as `directions` has; of RULE the donors that the rule says the same of, or
         what its decoders look at.
         """
-        bases = dict(self.bases())
-        said = {name: self._run(self._kept(basis)) for name, basis in bases.items()}
-        if RULE in self.course.donors:
+        said = {name: self._run(self._kept(basis, mean)) for name, basis in self.bases()}
+        if RULE in self.course.donors and not mean:
             x = self.snapshot.x[self.course.edited]
             said[RULE] = self._run(x[torch.from_numpy(self.course.donors[RULE])])
         return said
@@ -204,10 +205,11 @@ class Stage:
                 found = [one.directions for one in mixture.decoders.values() if one is not None]
                 yield RULE, _orthonormal(torch.cat(found, 1))
 
-    def _kept(self, basis: Float[Tensor, "d k"]) -> Float[Tensor, "n m d"]:
-        """Activations of test rows with all but what lies along the basis from donors."""
+    def _kept(self, basis: Float[Tensor, "d k"], mean: bool = False) -> Float[Tensor, "n m d"]:
+        """Activations of test rows with all but what lies along the basis from donors, or as on average."""
         x = self.snapshot.x[self.course.edited].double()
         own, given = x[torch.from_numpy(self.test)][:, None], x[torch.from_numpy(self.course.donors["any"])]
+        given = x.mean(0).expand(len(own), 1, -1) if mean else given
         return (given + (own - given) @ basis @ basis.T).float()
 
     def _run(self, x: Float[Tensor, "n m d"]) -> NDArray[np.float64]:

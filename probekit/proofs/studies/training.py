@@ -87,7 +87,7 @@ class TrainingCell:
     @property
     def id(self) -> str:
         """Name of the unit's line and table in the run folder."""
-        return digest(["training", 1, self.kind, self.network, self.games, UNTIL, self.seed])
+        return digest(["training", 1, self.kind, self.network, self.games, UNTIL if self.games else 0, self.seed])
 
     @property
     def label(self) -> str:
@@ -111,8 +111,8 @@ def measure_training(
     size = size or TrainingSize()
     if size.games:
         train_othello(root / OTHELLO)
-    plan = [(kind, i) for kind, (_, n) in KINDS.items() for i in range(min(n, size.networks or n))]
-    plan += [(OTHELLO, 0)] if size.games else []
+    plan = [(OTHELLO, 0)] if size.games else []
+    plan += [(kind, i) for kind, (_, n) in KINDS.items() for i in range(min(n, size.networks or n))]
     cells = [TrainingCell(kind, i, size.games if kind == OTHELLO else 0, seed, root) for kind, i in plan]
     spec = {"training": 1, "size": asdict(size), "until": UNTIL, "seed": seed}
     _, frame = block_study(

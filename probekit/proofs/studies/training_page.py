@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from probekit.proofs.studies.beds import OTHELLO
-from probekit.proofs.studies.courses import BEHAVIOUR, RULE
+from probekit.proofs.studies.courses import BEHAVIOUR, RANDOM, RULE
 from probekit.proofs.studies.drawn import Panel, begun, words
-from probekit.proofs.studies.training import MARGIN, METRICS, Mean, TrainingFindings
+from probekit.proofs.studies.training import MARGIN, METRICS, Mean, TrainingFindings, onset
 from probekit.results.text import number
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -25,7 +25,8 @@ TITLES = {
     OTHELLO: "The same in the Othello network",
 }
 SAID = {"read": "readable", "replace": "used", "transfer": "transferable"}
-SHOWN = {"neurons": "red", "directions": "blue", "simple:quadratic": "orange", RULE: "purple", BEHAVIOUR: "ink"}
+SHOWN = {"neurons": "red", "directions": "blue", "simple:quadratic": "orange", RULE: "purple", BEHAVIOUR: "ink",
+         RANDOM: "green"}  # fmt: skip
 # what comes first? (metric, level) over (metric, level); * is the row's own level
 ORDERS = {
     "used / readable": (("replace", "*"), ("read", "*")),
@@ -88,10 +89,9 @@ def _values(found: TrainingFindings, kind: str, what: str) -> pd.DataFrame:
     frame, rows = found.frame, []
     for metric in METRICS:
         mine = frame[(frame["kind"] == kind) & (frame["metric"] == metric)]
-        names = [*levels(found, kind), *(one for one in mine["level"].unique() if family(one) not in SHOWN)]
-        for level in names:
+        for level in levels(found, kind):
             some = mine[mine["level"] == level].sort_values("step")
-            if len(some) and (what == "value" or family(level) in ("directions", RULE, BEHAVIOUR)):
+            if len(some) and (what == "value" or family(level) in ("directions", RULE, BEHAVIOUR, RANDOM)):
                 rows.append({"": SAID[metric], "level": level} | _cells(some.to_dict("records"), what))
     return pd.DataFrame(rows)
 
@@ -120,21 +120,32 @@ def begun_of(found: TrainingFindings, kind: str, metric: str, level: str) -> dic
 def _onsets(found: TrainingFindings) -> pd.DataFrame:
     return pd.DataFrame([
         {"network": kind, "level": level}
-        | {said: _begins(begun_of(found, kind, metric, level)) for metric, said in SAID.items()}
+        | {said: _begins(found, kind, metric, level) for metric, said in SAID.items()}
         for kind in kinds(found) for level in levels(found, kind)
     ])  # fmt: skip
 
 
-def _begins(told: dict[int, float | None]) -> str:
+def _begins(found: TrainingFindings, kind: str, metric: str, level: str) -> str:
+    told = begun_of(found, kind, metric, level)
     if not told:
         return ""
     there = [value for value in told.values() if value is not None]
     if not there:
         return NEVER
+    if len(told) == 1:
+        return f"{there[0]:.0f}{_ends(found, kind, metric, level)}"
     counted = "" if len(there) == len(told) else f" ({len(there)} of {len(told)})"
     if min(there) == 0:
         return (START if max(there) == 0 else f"{START} to {max(there):.0f}") + counted
     return _steps(Mean.of(np.array(there)), 0) + counted
+
+
+def _ends(found: TrainingFindings, kind: str, metric: str, level: str) -> str:
+    """Of one network alone: where both ends of the intervals over its rows begin, if they do."""
+    frame = found.frame
+    some = frame[(frame["kind"] == kind) & (frame["metric"] == metric) & (frame["level"] == level)].sort_values("step")
+    first, last = (onset(some["step"].to_numpy(), some[end].to_numpy(dtype=float)) for end in ("low", "high"))
+    return "" if first is None or last is None else f" [{first:.0f}, {last:.0f}]"
 
 
 def _steps(mean: Mean, digits: int) -> str:
