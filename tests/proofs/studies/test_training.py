@@ -81,7 +81,7 @@ def test_of_a_network_that_adds_the_numbers_are_readable_before_any_training_and
     course = adder("narrow", 1, levels={"directions": (8,)})
     course = replace(course, steps=(0, 1500))
     first, last = course.stages()
-    assert value(first.read()[RULE]) < 0.05 and value(first.read()["directions 8"]) > 0.9
+    assert value(first.read()[RULE]) < 0.3 and value(first.read()["directions 8"]) > 0.9
     assert value(last.read()["directions 8"]) < 0.1 and value(last.used()["directions 8"]) < 0.3
     assert value(last.carried(last)["directions 8"]) == pytest.approx(0, abs=0.01)
     assert not set(course.donors["any"].ravel()) - set(range(len(course.seen)))
