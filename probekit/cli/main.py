@@ -192,6 +192,7 @@ def train(
     name: Annotated[str, typer.Argument(help="othello-6x6 or othello-8x8.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints; a stopped training resumes from it.")],
     steps: Annotated[int | None, typer.Option(help="The recipe's when left out.")] = None,
+    until: Annotated[int | None, typer.Option(help="Stop at this step of them; the same command goes on.")] = None,
     seed: Annotated[int, typer.Option(help="Decides weights and games.")] = 0,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -205,7 +206,7 @@ def train(
 
         chosen = replace(recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
         kept = []
-        for row in train_rows(chosen, out, device):
+        for row in train_rows(chosen, out, device, until=until):
             kept.append(row)
             figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key != "step")
             typer.echo(f"step {row['step']}/{chosen.steps}  {figures}", err=True)

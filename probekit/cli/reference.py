@@ -184,6 +184,24 @@ def variants_pages(folder: Path) -> dict[Path, str]:
             page.with_name("variants-spread.svg"): scatter_of(found)}  # fmt: skip
 
 
+def training_pages(folder: Path) -> dict[Path, str]:
+    """docs/studies/training.md and compute.md with tables and pictures, as the numbers beside them have them."""
+    from probekit.proofs.studies import compute_page, training_page
+    from probekit.proofs.studies.compute import ComputeFindings
+    from probekit.proofs.studies.training import TrainingFindings
+    from probekit.proofs.studies.truth import filled
+
+    studies, made = folder / "studies", {}
+    training, compute = TrainingFindings.read(studies / "training.json"), ComputeFindings.read(studies / "compute.json")
+    for name, told, picture in (
+        ("training", training_page.page_tables(training), training_page.picture_of(training)),
+        ("compute", compute_page.tables(compute), compute_page.picture_of(compute)),
+    ):
+        page = studies / f"{name}.md"
+        made |= {page: filled(page.read_text(encoding="utf-8"), told), page.with_suffix(".svg"): picture}
+    return made
+
+
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
     from probekit.proofs.studies.pronouns import tables
@@ -218,7 +236,7 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **variants_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), **variants_pages(folder), **training_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute"]
 
 
 def study(
@@ -22,7 +22,9 @@ def study(
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
             "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
-            "learned by bundled networks that differ in one thing each. These four take no model."
+            "learned by bundled networks that differ in one thing each. `training`: when in training levels become "
+            "readable, used, transferable; it trains Othello's first steps. `compute`: loss recovered under three "
+            "floors, and compute. Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -108,6 +110,32 @@ def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> Non
         keep.with_name(f"{keep.stem}-spread.svg").write_text(scatter_of(found), encoding="utf-8")
 
 
+def _training(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.training import TrainingSize, measure_training
+    from probekit.proofs.studies.training_page import TITLES, picture_of, tables
+
+    with progress() as say:
+        size = TrainingSize() if share == 1 else TrainingSize(networks=max(1, round(share * 5)), games=0)
+        found = measure_training(root, size, progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, onsets=list(found.onsets), learned=list(found.learned))
+    if keep is not None:
+        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
+
+
+def _compute(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.compute import ComputeSize, measure_compute
+    from probekit.proofs.studies.compute_page import TITLES, picture_of, tables
+
+    with progress() as say:
+        size = (
+            ComputeSize() if share == 1 else ComputeSize(max(1, round(share * 5)), round(share * ComputeSize().games))
+        )
+        found = measure_compute(root, size, progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json)
+    if keep is not None:
+        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
+
+
 def _tell(
     found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
 ) -> None:
@@ -121,4 +149,5 @@ def _tell(
         console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))
 
 
-_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants}
+_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants,
+                    "training": _training, "compute": _compute}  # fmt: skip

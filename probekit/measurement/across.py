@@ -60,7 +60,11 @@ class Subject:
         cls, x: Float[Tensor, "n d"], observations: Observations, behaviour: str, rows: "SharedRows", asked: Asked
     ) -> "Subject":
         """Raises FitError where a reader has none."""
-        setting = rows.setting(observations, behaviour, asked.seed)
+        return cls.on(rows.setting(observations, behaviour, asked.seed), x, observations, asked)
+
+    @classmethod
+    def on(cls, setting: Setting, x: Float[Tensor, "n d"], observations: Observations, asked: Asked) -> "Subject":
+        """The same where floors are known: networks that are asked for one and the same answer share them."""
         site = Site.prepare([setting.training(x)], asked.seed, asked.lambdas, setting.inner)[0]
         readers = {ReaderName.of(r): r for level, ks in asked.levels for r in fit_level(site, level, ks)}
         mixtures = {}
@@ -141,7 +145,7 @@ def measure_pair(first: Subject, second: Subject, anchors: tuple[Tensor, Tensor]
             continue
         told[name] = alignment.left(second.x[test].numpy(), first.x[test].numpy())
         aligned = torch.from_numpy(alignment.apply(second.x.numpy())).float()
-        moved += _frozen(first, second, aligned, name)
+        moved += frozen(first, second, aligned, name)
     moved += _by_function(first, second, anchors)
     moved += _refitted(first, second)
     return Pair(moved, second.setting.group[second.setting.split.test], told)
@@ -152,8 +156,8 @@ def _undefined(first: Subject, arm: str, why: str) -> Iterator[Carried]:
         yield Carried(name, arm, None, reason="not_defined", note=why)
 
 
-def _frozen(first: Subject, second: Subject, aligned: Float[Tensor, "n d"], arm: str) -> Iterator[Carried]:
-    """Readers and hypotheses of the first on aligned rows of the second."""
+def frozen(first: Subject, second: Subject, aligned: Float[Tensor, "n d"], arm: str) -> Iterator[Carried]:
+    """T of readers and hypotheses of the first on rows of the second in the first's coordinates."""
     for name, reader in first.readers.items():
         yield _compared(first, second, name, reader, aligned, arm)
     for name, mixture in first.mixtures.items():

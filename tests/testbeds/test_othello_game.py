@@ -302,3 +302,16 @@ def test_building_a_model_leaves_the_global_generator_alone(tiny):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_training_that_is_to_stop_on_the_way_goes_on_as_if_it_had_not(tmp_path, tiny):
+    """Its rates are those of all steps, so that its checkpoints are those of the whole training."""
+    from safetensors.torch import load_file
+
+    from probekit.testbeds.othello.train import train
+
+    assert not list(train(tiny, tmp_path / "twice", fast=False, until=4)) and (tmp_path / "twice").is_dir()
+    for out in ("once", "twice"):
+        run(tiny, tmp_path / out)
+    once, twice = (load_file(tmp_path / out / "model-6" / "model.safetensors") for out in ("once", "twice"))
+    assert all(np.array_equal(once[name], twice[name]) for name in once)

@@ -178,10 +178,13 @@ def _check_resumable(old: Recipe, new: Recipe, step: int, out: Path) -> None:
         raise BadInput(f"{out} is at step {step}, where the cool-down has begun: --steps can no longer change.")
 
 
-def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> Iterator[dict]:
+def train(
+    recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True, until: int | None = None
+) -> Iterator[dict]:
     """Train to `recipe.steps`, resuming what `out` holds; yields a metrics row every 50 steps and at kept checkpoints.
 
     out gets state.safetensors (for resuming), metrics.jsonl, and model-<step>/ (Hugging Face format) per kept step.
+    until: a step to stop at; rates are those of the whole recipe, so that the same call without it goes on.
     fast: bfloat16 autocast in the forward pass; weights and optimiser stay in float32.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -194,8 +197,9 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> 
         _check_resumable(old, recipe, step, out)
         log.info("resuming %s at step %d", out, step)
     kept, started, running = set(recipe.kept_steps()), time.monotonic(), []
+    last = min(recipe.steps, until or recipe.steps)
     try:
-        while step < recipe.steps:
+        while step < last:
             factor = recipe.rate(step)
             for optimiser, lr in zip(optimisers, (recipe.muon_lr, recipe.adam_lr), strict=True):
                 for group in optimiser.param_groups:
@@ -220,7 +224,7 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True) -> 
                 with (out / "metrics.jsonl").open("a", encoding="utf-8") as f:
                     f.write(json.dumps(row) + "\n")
                 yield row
-            if step % 250 == 0 or step == recipe.steps:
+            if step % 250 == 0 or step == last:
                 _write_state(state, model, optimisers, step, recipe)
     except KeyboardInterrupt:
         _write_state(state, model, optimisers, step, recipe)

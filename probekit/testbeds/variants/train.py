@@ -82,7 +82,7 @@ def train(
             on_the_way[step] = _measured(_copy(nets), table, rows, losses)
         if step % LOOK:
             continue
-        found = _held_out(_nats(nets, table), rows)
+        found = held_out_of(nats_of(nets, table), rows)
         losses.append(found)
         better = torch.ones_like(best, dtype=torch.bool) if to_the_end else found < best
         for name, part in free.items():
@@ -102,14 +102,15 @@ def train(
 
 
 @torch.no_grad()
-def _nats(nets: Networks, table: Table) -> Float[Tensor, "s n"]:
+def nats_of(nets: Networks, table: Table) -> Float[Tensor, "s n"]:
+    """Loss of every network at every row of the table."""
     logits = nets.logits(table.a, table.b)
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), table.sum.repeat(len(logits)), reduction="none"
     ).view(len(logits), -1)
 
 
-def _held_out(values: Tensor, rows: Tensor) -> Float[Tensor, " s"]:
+def held_out_of(values: Tensor, rows: Tensor) -> Float[Tensor, " s"]:
     """Mean over rows that were not trained on; over all where there are none."""
     out = torch.where(rows.all(1, keepdim=True), True, ~rows)
     return (values * out).sum(1) / out.sum(1)
@@ -123,7 +124,7 @@ def _measured(nets: Networks, table: Table, rows: Tensor, losses: list[Tensor]) 
     with torch.no_grad():
         right = (nets.logits(table.a, table.b).argmax(-1) == table.sum).float()
     told = torch.stack(losses) if losses else torch.empty(0, len(rows))
-    return Trained(nets, (right * rows).sum(1) / rows.sum(1), _held_out(right, rows), told)
+    return Trained(nets, (right * rows).sum(1) / rows.sum(1), held_out_of(right, rows), told)
 
 
 # The bundled file -----------------------------------------------------------------------------------------------------

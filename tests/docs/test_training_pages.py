@@ -1,0 +1,79 @@
+"""docs/studies/training.md and compute.md hold what their studies found: tables, pictures, claims are of the JSON."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from probekit.cli import reference
+from probekit.proofs.studies import compute_page, training_page
+from probekit.proofs.studies.beds import OTHELLO
+from probekit.proofs.studies.compute import ComputeFindings
+from probekit.proofs.studies.training import TrainingFindings
+from probekit.testbeds.variants.checkpoints import KINDS, load_course
+
+STUDIES = Path(__file__).parents[2] / "docs" / "studies"
+DIRECTIONS = "directions 8"
+
+
+@pytest.fixture(scope="module")
+def training():
+    return TrainingFindings.read(STUDIES / "training.json")
+
+
+@pytest.fixture(scope="module")
+def compute():
+    return ComputeFindings.read(STUDIES / "compute.json")
+
+
+def tables(name, training, compute):
+    return training_page.page_tables(training) if name == "training" else compute_page.tables(compute)
+
+
+def test_tables_and_pictures_are_those_of_the_studies():
+    for path, text in reference.training_pages(STUDIES.parent).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["training", "compute"])
+def test_each_interval_in_the_sentences_is_in_a_table(name, training, compute):
+    page = (STUDIES / f"{name}.md").read_text(encoding="utf-8")
+    prose = " ".join(re.sub(r"<!-- table.*?<!-- end -->|^    .*?$|^\|.*?$", "", page, flags=re.S | re.M).split())
+    said = set(re.findall(r"-?\d*\.?\d+ \[-?\d*\.?\d+, -?\d*\.?\d+\]", prose))
+    made = tables(name, training, compute)
+    told = " ".join(str(cell) for table in made.values() for cell in table.to_numpy().ravel())
+    assert len(said) >= 5 and not {one for one in said if one not in told}
+    assert set(re.findall(r"<!-- table: (.*?) -->", page)) <= set(made)
+    assert (STUDIES / f"{name}.json").stat().st_size < 250_000
+
+
+def test_training_is_of_the_networks_that_are_bundled(training):
+    for row in training.learned:
+        if row["kind"] in KINDS and row["step"]:
+            course = load_course(row["kind"])
+            at = course.steps.index(row["step"])
+            assert row["accuracy"] == pytest.approx(float(course.unseen[at, row["network"]]), abs=0.03)
+
+
+def test_what_the_page_of_training_claims_is_what_its_tables_say(training):
+    """Directions are transferable before they are used, used before they are readable, and that before answers are
+    right; the stated rule is readable from the start and used no sooner than answers are right."""
+    for kind in ("plain", "narrow"):
+        told = {order: training_page.ratios(training, kind, DIRECTIONS, order) for order in training_page.ORDERS}
+        assert told["used / readable"].high < 1 and told["readable / right"].high < 1
+        assert told["transferable / readable"].high < told["used / readable"].low
+        assert set(training_page.begun_of(training, kind, "read", "rule").values()) == {0.0}
+        assert training_page.ratios(training, kind, "rule", "used / right").high > 1
+    assert set(training_page.begun_of(training, "never", "read", DIRECTIONS).values()) == {None}
+
+
+def test_what_the_page_of_compute_claims_is_what_its_tables_say(compute):
+    """Each earlier step is found where it is; zero recovers more than the input does, and compute says the least."""
+    frame = compute.frame
+    steps = frame[frame["level"].str.startswith("step") & frame["compute"].notna()]
+    true = steps["level"].str.split().str[1].astype(float) / steps["last"]
+    late = steps["loss"] < 4
+    assert (abs(steps["compute"] - true)[late] < 0.02).all() and late.sum() > 20
+    board = frame[frame["kind"] == OTHELLO]
+    assert (board["zero"] >= board["prior"]).all() and (board["prior"] > board["input"]).all()
+    assert (board["compute"].dropna() < 0.2).all()
