@@ -56,7 +56,7 @@ UNTRAINED = "untrained"
 
 @dataclass(frozen=True)
 class BeliefSize:
-    """networks: of each name. rows: sequences per network, a quarter of them to test; scrubbed: of these, with donors."""
+    """networks: of each name. rows: sequences of each, a quarter of them to test; scrubbed: of these, with donors."""
 
     networks: int = 6
     rows: int = 4000
@@ -220,7 +220,7 @@ class Seen:
         told = self.at_place(self.accounts[EXACT]).astype(np.float32)
         names = tuple(map(str, range(n_tokens)))
         behaviours = {LAW: Behaviour(LAW, self.at_place(self.laws).astype(np.float32), names)}
-        behaviours |= {name: Behaviour(name, told[:, [j]], VALUE) for j, name in enumerate(self.process.names)}
+        behaviours |= {name: Behaviour(name, told[:, [j]], VALUE) for j, name in enumerate(self.process.names[:2])}
         inputs = {"position": np.eye(length)[self.place], "grams": np.eye(n_tokens**GRAMS)[last]}
         rows = np.arange(self.n)
         return Observations(rows, self.place, group.astype(np.int64), np.full(self.n, "all"), behaviours,
@@ -277,15 +277,13 @@ def _ruled(seen: Seen, law: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _read(seen: Seen) -> Iterator[Told]:
     """FBU at each layer: of the law by any line, of the rule on decoded accounts, of each coordinate of the belief."""
-    setting, k = seen.setting, len(seen.process.names)
+    setting = seen.setting
     ends = setting.ends()
     for layer in seen.layers:
         x = _rows_of(seen, layer)
         site = Site.prepare([setting.training(x)], seen.seed, RIDGES)[0]
-        for level, ks in ((Level.parse("linear"), (1,)), (Level.parse("directions"), (k,))):
-            for reader in fit_level(site, level, ks):
-                if reader.source != "pca":
-                    yield "read", layer, level.name, fbu(bits_of(reader.bits(setting.side(x, "test"))), *ends)
+        reader = next(iter(fit_level(site, Level.parse("linear"), (1,))))
+        yield "read", layer, "linear", fbu(bits_of(reader.bits(setting.side(x, "test"))), *ends)
         for account in seen.accounts:
             decoder = Decoded.fit(seen, x, account)
             yield (
@@ -310,7 +308,7 @@ def _rows_of(seen: Seen, layer: int, nets: Transformers | None = None) -> Float[
 
 def _coordinates(seen: Seen, layer: int, x: Float[Tensor, "n d"], whose: str) -> Iterator[Told]:
     """FBU of each coordinate of the exact belief, a number, beside the floor."""
-    for name in seen.process.names:
+    for name in seen.process.names[:2]:  # a third pair is like the others
         setting = seen.settings[name]
         site = Site.prepare([setting.training(x)], seen.seed, RIDGES)[0]
         reader = next(iter(fit_level(site, Level.parse("linear"), (1,))))

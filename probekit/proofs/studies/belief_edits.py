@@ -20,6 +20,7 @@ from probekit.metrics.ratios import Ratio
 from probekit.proofs.studies.belief import EXACT, LOCAL, Decoded, Seen, Told
 
 NOTHING, RANDOM, READ = "nothing", "random directions", "directions that read exact"
+SILENT, NEXT_ALONE = "silent", "exact, next coin alone"
 
 
 class Pairs(NamedTuple):
@@ -54,9 +55,9 @@ class Embedded(NamedTuple):
     moved: Float[Tensor, "length k d"]
 
     @classmethod
-    def of(cls, seen: Seen, h: Float[Tensor, "n length d"], account: str) -> "Embedded":
-        """By least squares on fit rows."""
-        told = torch.from_numpy(seen.accounts[account])
+    def of(cls, seen: Seen, h: Float[Tensor, "n length d"], account: str, n: int | None = None) -> "Embedded":
+        """By least squares on fit rows; of the first n coordinates alone."""
+        told = torch.from_numpy(seen.accounts[account])[..., :n]
         fit = torch.from_numpy(seen.setting.split.fit)
         x, y = (part[fit].double().transpose(0, 1) for part in (told, h))
         x, y = (part - part.mean(1, keepdim=True) for part in (x, y))
@@ -78,7 +79,7 @@ def edited(seen: Seen) -> Iterator[Told]:
         h = seen.stream(layer)
         yield from _replaced(seen, layer, h, pairs)
         yield from _set(seen, layer, h, pairs.row)
-        if "silent" in seen.process.names:
+        if SILENT in seen.process.names:
             yield from _exchanged(seen, layer, h, pairs)
 
 
@@ -96,6 +97,8 @@ def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pai
     floor, ceiling = (end[at] for end in seen.setting.ends())
     own = seen.at_place(seen.laws)[pairs.row]
     shifts = {name: lambda name=name: Embedded.of(seen, h, name).between(row, donor) for name in seen.accounts}
+    if SILENT in seen.process.names:
+        shifts[NEXT_ALONE] = lambda: Embedded.of(seen, h, EXACT, 1).between(row, donor)
     decoder = Decoded.fit(seen, h[torch.arange(seen.n), torch.from_numpy(seen.place)].contiguous(), EXACT)
     k = decoder.directions.shape[1]
     bases = {READ: decoder.directions, RANDOM: random_directions(h.shape[2], k, seen.seed), NOTHING: None}

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from probekit.proofs.studies.belief import EXACT, LOCAL, PLANT, RECENT, UNTRAINED, BeliefFindings
-from probekit.proofs.studies.belief_edits import NOTHING, RANDOM, READ
+from probekit.proofs.studies.belief_edits import NEXT_ALONE, NOTHING, RANDOM, READ, SILENT
 from probekit.proofs.studies.variants_page import begun, words
 from probekit.results.looks import PALETTES
 from probekit.results.text import number
@@ -25,7 +25,7 @@ TITLES = {
     f"{number(LEAVES['kept'], 1)})",
     "read": "Left when a layer is read, beside the floor",
     "set": "Left of the way to the other account's law once its account stands in the stream",
-    "coordinates": "Each coordinate of the exact belief, read beside the floor, and read in networks that were never trained",
+    "coordinates": "Each coordinate of the exact belief, read beside the floor; the same in networks never trained",
     "silent": "Of what exchanging all of one place does to the law, there and at the next: one coordinate alone",
 }
 Rows = dict[tuple[str, str, int, str], dict[str, Any]]
@@ -92,8 +92,9 @@ def tables(found: BeliefFindings) -> dict[str, pd.DataFrame]:
     made["silent"] = pd.DataFrame([
         {"networks": name, "layer": layer}
         | {f"{which}, {when}": _cell(rows[name, "exchanged", layer, f"{which}, {when}"])
-           for when in ("now", "next") for which in ("next", "silent")}
-        for name, layer in places if (name, "exchanged", layer, "silent, now") in rows
+           for when in ("now", "next") for which in ("next", SILENT)}
+        | {NEXT_ALONE: _cell(rows[name, "kept", layer, NEXT_ALONE])}
+        for name, layer in places if (name, "exchanged", layer, f"{SILENT}, now") in rows
     ])  # fmt: skip
     return made
 
@@ -136,8 +137,8 @@ def picture_of(found: BeliefFindings) -> str:
     rows = by_place(found)
     shown = [name for name in names(found) if "@" not in name and not name.startswith(PLANT)]
     width, height = LEFT + len(shown) * (PANEL + GAP), TOP + PANEL + 60
-    parts = [*begun(width, height), words(20, 28, "What of a belief, put into another sequence's stream, carries the law?",
-                                          size=18)]  # fmt: skip
+    asked = "Which account of the past, put into another sequence's stream, carries the law?"
+    parts = [*begun(width, height), words(20, 28, asked, size=18)]
     for i, (said, (colour, dash)) in enumerate(zip(WORDS, LINES.values(), strict=True)):
         x = 20 + 210 * i
         parts.append(f'<path d="M{x} 55h24" stroke="{INK[colour]}" stroke-width="2" stroke-dasharray="{dash}"/>')
