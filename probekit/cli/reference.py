@@ -202,6 +202,16 @@ def training_pages(folder: Path) -> dict[Path, str]:
     return made
 
 
+def belief_pages(folder: Path) -> dict[Path, str]:
+    """docs/studies/belief.md with its tables and picture, as the numbers beside it have them."""
+    from probekit.proofs.studies.belief import BeliefFindings
+    from probekit.proofs.studies.belief_page import picture_of, tables
+    from probekit.proofs.studies.truth import filled
+
+    page, found = folder / "studies" / "belief.md", BeliefFindings.read(folder / "studies" / "belief.json")
+    return {page: filled(page.read_text(encoding="utf-8"), tables(found)), page.with_suffix(".svg"): picture_of(found)}
+
+
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
     from probekit.proofs.studies.pronouns import tables
@@ -236,7 +246,8 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **variants_pages(folder), **training_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), **variants_pages(folder), **training_pages(folder),
+             **belief_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute", "belief"]
 
 
 def study(
@@ -24,7 +24,8 @@ def study(
             "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
             "learned by bundled networks that differ in one thing each. `training`: when in training levels become "
             "readable, used, transferable; it trains Othello's first steps. `compute`: loss recovered under three "
-            "floors, and compute. Those from `equality` on take no model."
+            "floors, and compute. `belief`: bundled transformers that read hidden Markov processes "
+            "(docs/studies/belief.md). Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -136,6 +137,17 @@ def _compute(root: Path, share: float, keep: Path | None, as_json: bool) -> None
         keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
 
 
+def _belief(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.belief import BeliefSize, measure_belief
+    from probekit.proofs.studies.belief_page import TITLES, picture_of, tables
+
+    with progress() as say:
+        found = measure_belief(root, BeliefSize(networks=max(2, round(share * BeliefSize().networks))), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks)
+    if keep is not None:
+        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
+
+
 def _tell(
     found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
 ) -> None:
@@ -150,4 +162,4 @@ def _tell(
 
 
 _WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants,
-                    "training": _training, "compute": _compute}  # fmt: skip
+                    "training": _training, "compute": _compute, "belief": _belief}  # fmt: skip
