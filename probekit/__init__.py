@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         TooFewRows,
         UnknownHook,
     )
+    from probekit.fit.badness import Predictor
     from probekit.hookpoint import HookPoint
     from probekit.inputs.places import rows_at
     from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.across import transfer_across
+    from probekit.jobs.foresight import Ranking, foresee
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
@@ -72,7 +74,9 @@ __all__ = [
     "Observations",
     "OutOfTime",
     "OverBudget",
+    "Predictor",
     "ProbekitError",
+    "Ranking",
     "Record",
     "Requests",
     "RunError",
@@ -90,6 +94,7 @@ __all__ = [
     "crew_of",
     "delete_span",
     "figure",
+    "foresee",
     "judge",
     "load_model",
     "load_reader",
@@ -130,7 +135,9 @@ _HOME = {
     "Observations": "task",
     "OutOfTime": "errors",
     "OverBudget": "errors",
+    "Predictor": "fit.badness",
     "ProbekitError": "errors",
+    "Ranking": "jobs.foresight",
     "Record": "records",
     "Requests": "inputs.requests",
     "RunError": "errors",
@@ -148,6 +155,7 @@ _HOME = {
     "crew_of": "jobs.workers",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
+    "foresee": "jobs.foresight",
     "judge": "results.claims",
     "load_model": "model.loading",
     "load_reader": "inputs.saved",
