@@ -121,19 +121,24 @@ class Ranking:
         *,
         beside: Mapping[str, NDArray] | None = None,
         at: NDArray | None = None,
+        only: Sequence[str] = (),
         n_bootstrap: int = 2_000,
         seed: int = 0,
     ) -> Foresight:
         """What every sealed ranking found, with intervals over whole groups [n]; see `Foresight`.
 
         beside: further scores [n] that need the model's run, such as its own confidence: references, not in advance.
-        at: the rows that are judged, all when left out. Raises BadInput when anything was changed since it was sealed.
+        at: the rows that are judged, all when left out; only: the rankings, all when empty. Raises BadInput when
+        anything was changed since it was sealed.
         """
         sealed = Ranking.open(self.folder, self.digest)
         bad = sealed.bad
         rows = np.arange(len(bad)) if at is None else np.arange(len(bad))[at]
         group = np.arange(len(bad)) if group is None else np.asarray(group)
         every = dict(sealed.scores) | {name: np.asarray(score) for name, score in (beside or {}).items()}
+        if unknown := set(only) - set(every):
+            raise BadInput(f"no ranking {', '.join(sorted(unknown))} in {self.folder}: there are {', '.join(every)}.")
+        every = {name: score for name, score in every.items() if not only or name in only}
         short = [name for name, score in {**every, "group": group}.items() if len(score) != len(bad)]
         if short:
             raise BadInput(f"{short[0]} is not of the {len(bad)} ranked rows: give one value per row.")

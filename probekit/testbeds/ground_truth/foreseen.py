@@ -72,7 +72,9 @@ def _leak(score: Array, bad: NDArray[np.bool_]) -> float:
 def own_confidence(planted: Planted) -> tuple[str, float]:
     """P20a, P20c: the answers that the model is least sure of, where it is confidently wrong."""
     there = planted.domain == UNSEEN
-    return "the model's own confidence", _leak(-planted.extra[CONFIDENCE][there], planted.law[there, 1] > 0.5)
+    return "the model's own confidence", _leak(
+        -planted.extra[CONFIDENCE][there].astype(np.float64), planted.law[there, 1] > 0.5
+    )
 
 
 def in_sample(planted: Planted) -> tuple[str, float]:
@@ -82,7 +84,7 @@ def in_sample(planted: Planted) -> tuple[str, float]:
     seen = planted.domain == SEEN
     x, bad = planted.activations[seen], planted.law[seen, 1] > 0.5
     trees = ExtraTreesClassifier(20, random_state=0).fit(x, bad)
-    return "ranking of rows it was learned on", _leak(trees.predict_proba(x)[:, 1], bad)
+    return "ranking of rows it was learned on", _leak(trees.predict_proba(x)[:, 1].astype(np.float64), bad)
 
 
 def held_out_where_seen(planted: Planted) -> tuple[str, float]:
@@ -93,7 +95,7 @@ def held_out_where_seen(planted: Planted) -> tuple[str, float]:
     seen = planted.domain == SEEN
     x, bad = planted.activations[seen], planted.law[seen, 1] > 0.5
     chances = cross_val_predict(LogisticRegression(max_iter=5_000), x, bad, cv=5, method="predict_proba")
-    return "held-out rows where seen", _leak(np.asarray(chances)[:, 1], bad)
+    return "held-out rows where seen", _leak(np.asarray(chances, dtype=np.float64)[:, 1], bad)
 
 
 # Cases ---------------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def _truth(value: float, kind, domain: str = UNSEEN) -> Truth:
 HALF = 1 - (0.5 - BASE) / (1 - BASE)
 KNOWN, LACKING, HALF_KNOWN, GONE = _truth(0.0, "zero"), _truth(1.0, "one"), _truth(HALF, "interior"), _truth(1.0, "one")
 FORESEEN = tuple(
-    Case(name, what, fools, truths, naive, truths[0], plant=plant, n_bits=3, domains=2)
+    Case(name, what, fools, truths, naive, truths[0], plant=plant, n_bits=3, domains=2, nuisance=False)
     for name, what, fools, truths, naive, plant in (
         ("P20a", "a description that has what makes an input hard, and a model that is confidently wrong there",
          "the model's own confidence", (KNOWN,), own_confidence, knows_plant),
