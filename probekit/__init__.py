@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from probekit.jobs.takeaway import save_reader
     from probekit.jobs.workers import crew_of
     from probekit.levels import Hypothesis, Level
+    from probekit.measurement.ladder import Ladder, Rung, ladder
     from probekit.model.loading import load_model
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
@@ -68,6 +69,7 @@ __all__ = [
     "Hypothesis",
     "Interrupted",
     "JobSpec",
+    "Ladder",
     "Level",
     "MissingExtra",
     "Need",
@@ -81,6 +83,7 @@ __all__ = [
     "Requests",
     "RunError",
     "RunHeld",
+    "Rung",
     "SavedReader",
     "StoreError",
     "Sweep",
@@ -96,6 +99,7 @@ __all__ = [
     "figure",
     "foresee",
     "judge",
+    "ladder",
     "load_model",
     "load_reader",
     "load_task",
@@ -129,6 +133,7 @@ _HOME = {
     "Hypothesis": "levels",
     "Interrupted": "errors",
     "JobSpec": "spec",
+    "Ladder": "measurement.ladder",
     "Level": "levels",
     "MissingExtra": "errors",
     "Need": "results.claims",
@@ -142,6 +147,7 @@ _HOME = {
     "Requests": "inputs.requests",
     "RunError": "errors",
     "RunHeld": "errors",
+    "Rung": "measurement.ladder",
     "SavedReader": "inputs.saved",
     "StoreError": "errors",
     "Sweep": "jobs.sweep",
@@ -157,6 +163,7 @@ _HOME = {
     "figure": "results.figures",
     "foresee": "jobs.foresight",
     "judge": "results.claims",
+    "ladder": "measurement.ladder",
     "load_model": "model.loading",
     "load_reader": "inputs.saved",
     "load_task": "testbeds",

@@ -184,6 +184,17 @@ def variants_pages(folder: Path) -> dict[Path, str]:
             page.with_name("variants-spread.svg"): scatter_of(found)}  # fmt: skip
 
 
+def foresight_pages(folder: Path) -> dict[Path, str]:
+    """docs/studies/foresight.md and ladder.md, as the numbers beside them have them."""
+    from probekit.proofs.studies import foresight, ladder
+    from probekit.proofs.studies.truth import filled
+
+    pages = [folder / "studies" / f"{name}.md" for name in ("foresight", "ladder")]
+    made = (foresight.tables(foresight.ForesightFindings.read(pages[0].with_suffix(".json"))),
+            ladder.tables(ladder.LadderFindings.read(pages[1].with_suffix(".json"))))  # fmt: skip
+    return {page: filled(page.read_text(encoding="utf-8"), one) for page, one in zip(pages, made, strict=True)}
+
+
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
     from probekit.proofs.studies.pronouns import tables
@@ -218,7 +229,8 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **variants_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), **variants_pages(folder),
+             **foresight_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "foresight"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "foresight", "ladder"]
 
 
 def study(
@@ -23,7 +23,7 @@ def study(
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
             "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
             "learned by bundled networks that differ in one thing each. `foresight`: where the bundled Othello network "
-            "will err, ranked before it is run. These five take no model."
+            "will err, ranked before it is run. `ladder`: what it loses from rung to rung. These six take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -117,6 +117,14 @@ def _foresight(root: Path, share: float, keep: Path | None, as_json: bool) -> No
     _tell(found, tables(found), TITLES, keep, as_json, learned=found.learned)
 
 
+def _ladder(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.ladder import TITLES, LadderSize, measure_ladder, tables
+
+    with progress() as say:
+        found = measure_ladder(LadderSize().of(share), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, weights=found.weights)
+
+
 def _tell(
     found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
 ) -> None:
@@ -136,4 +144,5 @@ _WITHOUT_A_MODEL = {
     "metrics": _metrics,
     "variants": _variants,
     "foresight": _foresight,
+    "ladder": _ladder,
 }

@@ -71,7 +71,7 @@ TITLES = {
 class ForesightSize:
     """games: of each unseen domain, twice as many seen; positions: of each game."""
 
-    games: int = 2_000
+    games: int = 1_000
     positions: int = 8
 
     def of(self, share: float) -> "ForesightSize":
