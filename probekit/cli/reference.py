@@ -190,9 +190,10 @@ def foresight_pages(folder: Path) -> dict[Path, str]:
     from probekit.proofs.studies.truth import filled
 
     pages = [folder / "studies" / f"{name}.md" for name in ("foresight", "ladder")]
-    made = (foresight.tables(foresight.ForesightFindings.read(pages[0].with_suffix(".json"))),
-            ladder.tables(ladder.LadderFindings.read(pages[1].with_suffix(".json"))))  # fmt: skip
-    return {page: filled(page.read_text(encoding="utf-8"), one) for page, one in zip(pages, made, strict=True)}
+    found = foresight.ForesightFindings.read(pages[0].with_suffix(".json"))
+    made = foresight.tables(found), ladder.tables(ladder.LadderFindings.read(pages[1].with_suffix(".json")))
+    filled_in = {page: filled(page.read_text(encoding="utf-8"), one) for page, one in zip(pages, made, strict=True)}
+    return filled_in | {pages[0].with_suffix(".svg"): foresight.picture_of(found)}
 
 
 def text_page(folder: Path) -> str:

@@ -110,11 +110,13 @@ def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> Non
 
 
 def _foresight(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.foresight import TITLES, ForesightSize, measure_foresight, tables
+    from probekit.proofs.studies.foresight import TITLES, ForesightSize, measure_foresight, picture_of, tables
 
     with progress() as say:
         found = measure_foresight(root, ForesightSize().of(share), progress=say)
     _tell(found, tables(found), TITLES, keep, as_json, learned=found.learned)
+    if keep is not None:
+        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
 
 
 def _ladder(root: Path, share: float, keep: Path | None, as_json: bool) -> None:

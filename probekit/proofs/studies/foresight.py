@@ -10,7 +10,7 @@ its run.
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from probekit.metrics.ratios import Estimate
 from probekit.metrics.splits import split_by_group
 from probekit.model.loading import load_model
 from probekit.model.model import Model
+from probekit.proofs.studies.drawing import INK, begun, words
 from probekit.proofs.studies.kept import write_json
 from probekit.results.text import number
 from probekit.task import Task
@@ -433,6 +434,44 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{value} [{number(row['low'])}, {number(row['high'])}]"
 
 
-def names_of(found: ForesightFindings) -> Sequence[str]:
-    """Rankings in the order of the tables."""
-    return list(dict.fromkeys(row["ranking"] for row in found.rows))
+# The picture ----------------------------------------------------------------------------------------------------------
+
+SIDE, TOP, LINE, PANEL, GAP = 170, 84, 24, 190, 26
+
+
+def picture_of(found: ForesightFindings) -> str:
+    """Recall of every ranking with its interval, a panel per unseen domain and kind of bad; chance is a line."""
+    places = [(domain, kind) for domain in UNSEEN for kind in BAD]
+    names = [*RANKINGS, *REFERENCES]
+    width, height = SIDE + len(places) * (PANEL + GAP), TOP + LINE * len(names) + 66
+    parts = begun(width, height)
+    parts.append(words(20, 28, f"Bad positions found among the first {BUDGET:.0%} of a ranking", size=17))
+    for i, name in enumerate(names):
+        y = TOP + LINE * (i + 0.5)
+        parts.append(words(SIDE - 10, y + 5, name, "soft" if name in REFERENCES else "ink", "end"))
+    for j, (domain, kind) in enumerate(places):
+        parts += _panel(found, domain, kind, SIDE + j * (PANEL + GAP), names)
+    said = "Line: chance. Grey: takes a run of the network, and is no foresight. Bars: 95 % over games."
+    return "\n".join([*parts, words(20, height - 14, said, "soft"), "</svg>\n"])
+
+
+def _panel(found: ForesightFindings, domain: str, kind: str, left: float, names: list[str]) -> Iterator[str]:
+    frame = found.frame
+    here = frame[(frame["domain"] == domain) & (frame["bad"] == kind) & (frame["budget"] == BUDGET)]
+    told = {row["ranking"]: row for row in
+            here[(here["less"] == "") & (here["measure"] == "recall")].to_dict("records")}  # fmt: skip
+    bottom = TOP + LINE * len(names)
+    yield words(left + PANEL / 2, TOP - 14, f"{domain.replace('_', ' ')}, {kind}", anchor="middle")
+    yield f'<rect x="{left}" y="{TOP}" width="{PANEL}" height="{bottom - TOP}" fill="none" stroke="{INK["grid"]}"/>'
+    chance = left + PANEL * BUDGET
+    yield f'<line x1="{chance:.1f}" x2="{chance:.1f}" y1="{TOP}" y2="{bottom}" stroke="{INK["soft"]}"/>'
+    for share in (0, 0.5, 1):
+        yield words(left + PANEL * share, bottom + 18, number(share, 1), "soft", "middle", 12)
+    for i, name in enumerate(names):
+        row = told.get(name)
+        if row is None or row["value"] is None or pd.isna(row["value"]):
+            continue
+        y, ink = TOP + LINE * (i + 0.5), INK["soft"] if name in REFERENCES else INK["blue"]
+        low, at, high = (left + PANEL * row[part] for part in ("low", "value", "high"))
+        yield f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{ink}" stroke-width="3"/>'
+        yield f'<circle cx="{at:.1f}" cy="{y}" r="5" fill="{ink}"><title>{name}: {_cell(row)}</title></circle>'

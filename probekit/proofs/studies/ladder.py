@@ -34,7 +34,7 @@ from probekit.measurement.ladder import Ladder, Rung, ladder
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.replace import kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
-from probekit.metrics.splits import Split, split_by_group
+from probekit.metrics.splits import Split, folds_by_group, split_by_group
 from probekit.model.branching import At, EditedTexts
 from probekit.model.loading import load_model
 from probekit.model.model import Model
@@ -48,7 +48,7 @@ from probekit.testbeds.othello.task import SEEN, UNSEEN, othello_task
 RUNGS = ("squares", "legal set", "next move", "edge")
 SITE, SIZE = "directions", 6
 DOMAINS = (SEEN, *UNSEEN)
-RIDGES = (1e-1, 1e-2, 1e-3)
+RIDGES, FOLDS = (1e-1, 1e-2, 1e-3), 3
 EVEN, KINDS = 60, ("corner", "beside a corner", "edge", "middle")  # rounds until weights of kinds stand still
 TITLES = {
     "given": "FBU of a rung, given the true rung below, and given what the directions of a layer tell of it",
@@ -63,7 +63,7 @@ TITLES = {
 class LadderSize:
     """games: of each unseen domain, twice as many seen; positions: of each; pairs: rows that are replaced."""
 
-    games: int = 1_000
+    games: int = 1_500
     positions: int = 4
     pairs: int = 1_000
 
@@ -184,12 +184,27 @@ def floors_of(rungs: list[Rung], seen: Observations, split: Split, seed: int) ->
     out = {}
     for rung in rungs:
         if rung.law.shape[1] > 1:
-            said = read_law(columns, rung.law, split)
+            said = _honest(columns, rung.law, split, seen.group, seed)
             out[rung.name] = torch.from_numpy(np.log(np.maximum(said, 1e-9)).transpose(2, 1, 0).copy())
             continue
         law = _across(rung.law[:n])
         floor, honest = fit_floor("strong", home, law, seen.group[:n], split, seed)
         out[rung.name] = torch.cat([honest, floor.logits(away, len(rung.law) - n)], 2)
+    return out
+
+
+def _honest(x: Tensor, law: NDArray, split: Split, group: NDArray, seed: int) -> NDArray[np.float32]:
+    """The same, with what is said of each fit row by a reader that was not fitted on its group.
+
+    A reader that is fitted beside what was said of its own rows would find them told already.
+    """
+    fold = folds_by_group(group[split.fit], FOLDS, seed)
+    out = None
+    for i in range(FOLDS):
+        said = read_law(x, law, replace(split, fit=split.fit[fold != i]))
+        out = said if out is None else out
+        out[split.fit[fold == i]] = said[split.fit[fold == i]]
+    assert out is not None
     return out
 
 
@@ -332,14 +347,14 @@ def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
         {"domain": d, "layer": int(k), "leaps": RUNGS.index(to) + 1, "to": to}
         | {what: _cell(frame[site & (frame["domain"] == d) & (frame["what"] == what) & (frame["to"] == to)
                              & (frame["layer"] == k)]) for what in ("left", "compounded", "excess")}
-        for d in DOMAINS for k in (_best(frame),) for to in RUNGS[1:]
+        for d in DOMAINS for k in (best_layer(frame),) for to in RUNGS[1:]
     ])  # fmt: skip
     made["direct"] = _by_layer(frame[seen & (frame["what"] == "direct")], "to", layers)
     made["replace"] = _by_layer(frame[frame["what"] == "replace"], "from", layers)
     return made
 
 
-def _best(frame: pd.DataFrame) -> int:
+def best_layer(frame: pd.DataFrame) -> int:
     """The layer whose directions leave least of the next move over all leaps, where seen."""
     some = frame[(frame["from"] == SITE) & (frame["what"] == "left") & (frame["to"] == "next move")]
     some = some[(some["domain"] == SEEN) & some["value"].notna()]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from probekit.proofs.studies.drawing import INK, begun, words
 from probekit.proofs.studies.variants import (
     BEHAVIOUR,
     COMPARED,
@@ -23,7 +24,6 @@ from probekit.proofs.studies.variants import (
     STAYS,
     VariantsFindings,
 )
-from probekit.results.looks import PALETTES
 from probekit.results.text import number
 from probekit.testbeds.variants import CONTROLS, ENOUGH, VARIANTS
 
@@ -181,7 +181,6 @@ def _correlated(rows: pd.DataFrame, what: str) -> dict[str, Any]:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 CELL_W, CELL_H, SIDE, TOP = 46, 30, 240, 150
-INK = PALETTES["light"]
 
 
 def map_of(found: VariantsFindings) -> str:
@@ -190,16 +189,16 @@ def map_of(found: VariantsFindings) -> str:
     shown = [v for v in VARIANTS if any((v, name) in told for name in ROWS)]
     width, height = SIDE + CELL_W * len(shown) + 70, TOP + CELL_H * len(ROWS) + 60
     parts = [
-        *_begun(width, height),
-        _words(20, 28, "One sum, learned by many networks: what of a plain one holds in another?", size=18),
-        _words(20, 50, "Share that is lost on the way. Light: all carries over. Dark: nothing does.", "soft"),
+        *begun(width, height),
+        words(20, 28, "One sum, learned by many networks: what of a plain one holds in another?", size=18),
+        words(20, 50, "Share that is lost on the way. Light: all carries over. Dark: nothing does.", "soft"),
     ]
     for j, variant in enumerate(shown):
         x = SIDE + CELL_W * (j + 0.5)
-        parts.append(f'<g transform="rotate(-45 {x:.0f} {TOP - 8})">{_words(x, TOP - 8, _named(variant))}</g>')
+        parts.append(f'<g transform="rotate(-45 {x:.0f} {TOP - 8})">{words(x, TOP - 8, _named(variant))}</g>')
     for i, name in enumerate(ROWS):
         y = TOP + CELL_H * i
-        parts.append(_words(SIDE - 8, y + 20, name, anchor="end"))
+        parts.append(words(SIDE - 8, y + 20, name, anchor="end"))
         for j, variant in enumerate(shown):
             parts += _cell(SIDE + CELL_W * j, y, told.get((variant, name)))
     y = TOP + CELL_H * len(ROWS) + 26
@@ -207,7 +206,7 @@ def map_of(found: VariantsFindings) -> str:
         f"A dot: at most {number(STAYS, 1)}, its interval over {found.pairs} pairs of networks included. The last two: "
         "controls."
     )
-    return "\n".join([*parts, _words(20, y, said, "soft"), "</svg>\n"])
+    return "\n".join([*parts, words(20, y, said, "soft"), "</svg>\n"])
 
 
 def _named(variant: str) -> str:
@@ -217,7 +216,7 @@ def _named(variant: str) -> str:
 def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
     if row is None or not _known(row["value"]) or row[ABSENT]:
         box = f'<rect x="{x}" y="{y}" width="{CELL_W - 2}" height="{CELL_H - 2}" fill="none" stroke="{INK["grid"]}"/>'
-        return [box, _words(x + CELL_W / 2, y + 19, _cell_text(row), "soft", "middle", 12)]
+        return [box, words(x + CELL_W / 2, y + 19, _cell_text(row), "soft", "middle", 12)]
     depth = float(np.clip(row["value"], 0, 1))
     rgb = (round(a + (b - a) * depth) for a, b in zip((253, 240, 200), (30, 45, 90), strict=True))
     shade = "#" + "".join(f"{one:02x}" for one in rgb)
@@ -232,19 +231,6 @@ def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
     if verdict(row) == "stays":
         parts.append(f'<circle cx="{x + CELL_W - 8}" cy="{y + 6}" r="2.5" fill="#111"/>')
     return parts
-
-
-def _begun(width: int, height: int) -> list[str]:
-    return [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        "font-family=\"'Source Sans 3', 'Helvetica Neue', Arial, sans-serif\" font-size=\"14\">",
-        f'<rect width="{width}" height="{height}" fill="{INK["paper"]}"/>',
-    ]
-
-
-def _words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "start", size: int = 14) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK[colour]}" text-anchor="{anchor}" font-size="{size}">'
-            f"{escape(said)}</text>")  # fmt: skip
 
 
 # title, level, arm, column of each panel
@@ -265,9 +251,9 @@ def scatter_of(found: VariantsFindings) -> str:
         "rings: plain ones on their way."
     )
     parts = [
-        *_begun(width, height),
-        _words(20, 28, "Do descriptions leak less in networks that generalise?", size=18),
-        _words(20, 50, told, "soft"),
+        *begun(width, height),
+        words(20, 28, "Do descriptions leak less in networks that generalise?", size=18),
+        words(20, 50, told, "soft"),
     ]
     rows = found.scattered
     for j, (title, level, arm, what) in enumerate(PANELS):
@@ -277,16 +263,16 @@ def scatter_of(found: VariantsFindings) -> str:
             *_points(mine.dropna(subset=[what]), what, 60 + j * (PANEL + GAP)),
         ]
     below = "share of unseen pairs that are added rightly; values above 1.1 are at the top edge"
-    return "\n".join([*parts, _words(60, height - 18, below, "soft"), "</svg>\n"])
+    return "\n".join([*parts, words(60, height - 18, below, "soft"), "</svg>\n"])
 
 
 def _panel(left: float, title: str) -> Iterator[str]:
-    yield _words(left, PANEL_TOP - 12, title)
+    yield words(left, PANEL_TOP - 12, title)
     bottom = PANEL_TOP + PANEL
     yield f'<path d="M{left} {PANEL_TOP}V{bottom}H{left + PANEL}" fill="none" stroke="{INK["soft"]}"/>'
     for tick in (0, 0.5, 1):
-        yield _words(left - 6, bottom - tick * PANEL + 5, number(tick, 1), "soft", "end", 12)
-        yield _words(left + tick * PANEL, bottom + 18, number(tick, 1), "soft", "middle", 12)
+        yield words(left - 6, bottom - tick * PANEL + 5, number(tick, 1), "soft", "end", 12)
+        yield words(left + tick * PANEL, bottom + 18, number(tick, 1), "soft", "middle", 12)
 
 
 def _points(rows: pd.DataFrame, what: str, left: float) -> Iterator[str]:
