@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         TooFewRows,
         UnknownHook,
     )
+    from probekit.fit.badness import Predictor
     from probekit.hookpoint import HookPoint
     from probekit.inputs.places import rows_at
     from probekit.inputs.requests import Requests, read_requests
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.across import transfer_across
+    from probekit.jobs.foresight import Ranking, foresee
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
     from probekit.jobs.runner import run_job
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from probekit.jobs.takeaway import save_reader
     from probekit.jobs.workers import crew_of
     from probekit.levels import Hypothesis, Level
+    from probekit.measurement.ladder import Ladder, Rung, ladder
     from probekit.model.loading import load_model
     from probekit.records import Record
     from probekit.results.claims import CLAIMS, Claim, Need, judge
@@ -66,17 +69,21 @@ __all__ = [
     "Hypothesis",
     "Interrupted",
     "JobSpec",
+    "Ladder",
     "Level",
     "MissingExtra",
     "Need",
     "Observations",
     "OutOfTime",
     "OverBudget",
+    "Predictor",
     "ProbekitError",
+    "Ranking",
     "Record",
     "Requests",
     "RunError",
     "RunHeld",
+    "Rung",
     "SavedReader",
     "StoreError",
     "Sweep",
@@ -90,7 +97,9 @@ __all__ = [
     "crew_of",
     "delete_span",
     "figure",
+    "foresee",
     "judge",
+    "ladder",
     "load_model",
     "load_reader",
     "load_task",
@@ -124,17 +133,21 @@ _HOME = {
     "Hypothesis": "levels",
     "Interrupted": "errors",
     "JobSpec": "spec",
+    "Ladder": "measurement.ladder",
     "Level": "levels",
     "MissingExtra": "errors",
     "Need": "results.claims",
     "Observations": "task",
     "OutOfTime": "errors",
     "OverBudget": "errors",
+    "Predictor": "fit.badness",
     "ProbekitError": "errors",
+    "Ranking": "jobs.foresight",
     "Record": "records",
     "Requests": "inputs.requests",
     "RunError": "errors",
     "RunHeld": "errors",
+    "Rung": "measurement.ladder",
     "SavedReader": "inputs.saved",
     "StoreError": "errors",
     "Sweep": "jobs.sweep",
@@ -148,7 +161,9 @@ _HOME = {
     "crew_of": "jobs.workers",
     "delete_span": "inputs.spans",
     "figure": "results.figures",
+    "foresee": "jobs.foresight",
     "judge": "results.claims",
+    "ladder": "measurement.ladder",
     "load_model": "model.loading",
     "load_reader": "inputs.saved",
     "load_task": "testbeds",

@@ -19,6 +19,7 @@ METRICS = (
     "auroc",  # 1 - (A - 1/2) / (1/2) along one direction, for two outcomes
     "compose",  # whether parts add up; the arm says in which sense
     "feedback",  # the share of an edit's effect that teacher forcing does not show
+    "foresight",  # 1 - (precision - base) / (best - base) at a budget, of a ranking that was made in advance
 )  # fmt: skip
 ARMS = (
     "",  # read, accuracy: nothing to tell apart

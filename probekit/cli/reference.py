@@ -173,43 +173,14 @@ def truth_page(folder: Path) -> str:
     return with_tables((folder / "truth.md").read_text(encoding="utf-8"), Findings.read(folder / "truth.json"))
 
 
-def variants_pages(folder: Path) -> dict[Path, str]:
-    """docs/studies/variants.md with its tables and pictures, as the numbers beside it have them."""
-    from probekit.proofs.studies.truth import filled
-    from probekit.proofs.studies.variants import VariantsFindings
-    from probekit.proofs.studies.variants_page import map_of, page_tables, scatter_of
+def studies_pages(folder: Path) -> dict[Path, str]:
+    """Pages of docs/studies with tables and pictures, as the numbers beside them have them."""
+    from probekit.proofs.studies.alone import ALONE, PAGES
 
-    page, found = folder / "studies" / "variants.md", VariantsFindings.read(folder / "studies" / "variants.json")
-    return {page: filled(page.read_text(encoding="utf-8"), page_tables(found)), page.with_suffix(".svg"): map_of(found),
-            page.with_name("variants-spread.svg"): scatter_of(found)}  # fmt: skip
-
-
-def training_pages(folder: Path) -> dict[Path, str]:
-    """docs/studies/training.md and compute.md with tables and pictures, as the numbers beside them have them."""
-    from probekit.proofs.studies import compute_page, training_page
-    from probekit.proofs.studies.compute import ComputeFindings
-    from probekit.proofs.studies.training import TrainingFindings
-    from probekit.proofs.studies.truth import filled
-
-    studies, made = folder / "studies", {}
-    training, compute = TrainingFindings.read(studies / "training.json"), ComputeFindings.read(studies / "compute.json")
-    for name, told, picture in (
-        ("training", training_page.page_tables(training), training_page.picture_of(training)),
-        ("compute", compute_page.tables(compute), compute_page.picture_of(compute)),
-    ):
-        page = studies / f"{name}.md"
-        made |= {page: filled(page.read_text(encoding="utf-8"), told), page.with_suffix(".svg"): picture}
+    made: dict[Path, str] = {}
+    for name in PAGES:
+        made |= ALONE[name].pages(folder / "studies" / f"{name}.md")
     return made
-
-
-def belief_pages(folder: Path) -> dict[Path, str]:
-    """docs/studies/belief.md with its tables and picture, as the numbers beside it have them."""
-    from probekit.proofs.studies.belief import BeliefFindings
-    from probekit.proofs.studies.belief_page import picture_of, tables
-    from probekit.proofs.studies.truth import filled
-
-    page, found = folder / "studies" / "belief.md", BeliefFindings.read(folder / "studies" / "belief.json")
-    return {page: filled(page.read_text(encoding="utf-8"), tables(found)), page.with_suffix(".svg"): picture_of(found)}
 
 
 def text_page(folder: Path) -> str:
@@ -246,8 +217,7 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **variants_pages(folder), **training_pages(folder),
-             **belief_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), **studies_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

@@ -11,7 +11,11 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute", "belief"]
+Name = Literal[
+    "truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute", "belief",
+    "foresight", "ladder",
+]  # fmt: skip
+OF_A_MODEL = ("truth", "pronouns", "used")
 
 
 def study(
@@ -25,7 +29,8 @@ def study(
             "learned by bundled networks that differ in one thing each. `training`: when in training levels become "
             "readable, used, transferable; it trains Othello's first steps. `compute`: loss recovered under three "
             "floors, and compute. `belief`: bundled transformers that read hidden Markov processes "
-            "(docs/studies/belief.md). Those from `equality` on take no model."
+            "(docs/studies/belief.md). `foresight`: where the bundled Othello network will err, ranked before it is "
+            "run. `ladder`: what it loses from rung to rung. Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -45,8 +50,8 @@ def study(
 ) -> None:
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
-        if (alone := _WITHOUT_A_MODEL.get(name)) is not None:
-            alone(runs / FOLDER, share, keep, as_json)
+        if name not in OF_A_MODEL:
+            _alone(name, runs / FOLDER, share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -73,93 +78,19 @@ def study(
             console().print(sentence)
 
 
-def _equality(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.equality import TITLES, EqualitySize, measure_equality, tables
+def _alone(name: str, root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    """A study that takes no model: measured, kept with its pictures, told."""
+    from probekit.proofs.studies.alone import ALONE
 
+    one = ALONE[name]
     with progress() as say:
-        size = EqualitySize(networks=max(2, round(share * EqualitySize().networks)))
-        found = measure_equality(root, size, progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks, right=list(found.right))
-
-
-def _flip(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.flip import TITLES, FlipSize, measure_flip, tables
-
-    with progress() as say:
-        found = measure_flip(FlipSize().of(share), progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, cases=found.cases, games=found.games, changed=found.changed)
-
-
-def _metrics(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.metrics import TITLES, MetricsSize, measure_metrics, tables
-
-    with progress() as say:
-        found = measure_metrics(MetricsSize(seeds=max(2, round(share * MetricsSize().seeds))), progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, seeds=found.seeds)
-
-
-def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.variants import VariantsSize, measure_variants
-    from probekit.proofs.studies.variants_page import TITLES, map_of, scatter_of, tables
-
-    with progress() as say:
-        size = VariantsSize(pairs=max(2, round(share * VariantsSize().pairs)), spread=share == 1)
-        found = measure_variants(root, size, progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, pairs=found.pairs, learned=found.learned)
-    if keep is not None and found.spread:
-        keep.with_suffix(".svg").write_text(map_of(found), encoding="utf-8")
-        keep.with_name(f"{keep.stem}-spread.svg").write_text(scatter_of(found), encoding="utf-8")
-
-
-def _training(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.training import TrainingSize, measure_training
-    from probekit.proofs.studies.training_page import TITLES, picture_of, tables
-
-    with progress() as say:
-        size = TrainingSize() if share == 1 else TrainingSize(networks=max(1, round(share * 5)), games=0)
-        found = measure_training(root, size, progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, onsets=list(found.onsets), learned=list(found.learned))
-    if keep is not None:
-        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
-
-
-def _compute(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.compute import ComputeSize, measure_compute
-    from probekit.proofs.studies.compute_page import TITLES, picture_of, tables
-
-    with progress() as say:
-        size = (
-            ComputeSize() if share == 1 else ComputeSize(max(1, round(share * 5)), round(share * ComputeSize().games))
-        )
-        found = measure_compute(root, size, progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json)
-    if keep is not None:
-        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
-
-
-def _belief(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
-    from probekit.proofs.studies.belief import BeliefSize, measure_belief
-    from probekit.proofs.studies.belief_page import TITLES, picture_of, tables
-
-    with progress() as say:
-        found = measure_belief(root, BeliefSize(networks=max(2, round(share * BeliefSize().networks))), progress=say)
-    _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks)
-    if keep is not None:
-        keep.with_suffix(".svg").write_text(picture_of(found), encoding="utf-8")
-
-
-def _tell(
-    found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
-) -> None:
-    """Findings as a file, as JSON or as tables."""
+        found = one.measure(root, share, say)
     if keep is not None:
         found.write(keep)
+        for path, picture in one.drawn(found, keep).items():
+            path.write_text(picture, encoding="utf-8")
     if as_json:
-        print_json("study", True, rows(found.frame), **beside)
+        print_json("study", True, rows(found.frame), **{told: getattr(found, told) for told in one.beside})
         return
-    for title, table in made.items():
-        console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))
-
-
-_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants,
-                    "training": _training, "compute": _compute, "belief": _belief}  # fmt: skip
+    for title, table in one.tables(found).items():
+        console().print(plain_table(list(table.columns), table.itertuples(index=False), one.page.TITLES[title]))

@@ -23,6 +23,7 @@ from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.interventions import Abstraction
 from probekit.model.model import Model
 from probekit.proofs.across import paired, record_of
+from probekit.proofs.foresight import foreseen
 from probekit.proofs.judging import judge
 from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
 from probekit.records import Losses, Record, digest
@@ -103,6 +104,8 @@ def estimate(case: Case, n: int, seed: int, heavy: bool = True) -> list[Record]:
     arms = [truth.arm or truth.metric for truth in truths if truth.metric in OF_ARRAYS]
     if any(truth.arm.startswith(PREFIX) for truth in truths):
         return paired(case.name, truths, n, width_of(case), seed)
+    if any(truth.metric == "foresight" for truth in truths):
+        return foreseen(case.name, truths, n, width_of(case), seed)
     out = of_arrays(case, draw(case.name, n, width_of(case), seed, varied=True), arms) if arms else []
     truths = [truth for truth in truths if truth.metric not in OF_ARRAYS]
     return out + (_read(case, truths, n, seed) if truths else [])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from probekit.cli import reference
-from probekit.proofs.studies.belief import EXACT, LOCAL, PLANTS, RECENT, BeliefFindings
-from probekit.proofs.studies.belief_page import by_place, names, tables, verdict
+from probekit.proofs.studies.belief import PLANTS, BeliefFindings
+from probekit.proofs.studies.belief_page import names, tables
 from probekit.testbeds.hmm import stored_names
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,7 +26,7 @@ def prose() -> str:
 
 
 def test_its_tables_and_picture_are_those_of_the_study(found):
-    for path, text in reference.belief_pages(DOCS).items():
+    for path, text in reference.studies_pages(DOCS).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
     assert set(re.findall(r"<!-- table: (.*?) -->", PAGE)) == set(tables(found))
     assert STUDY.stat().st_size < 200_000

@@ -31,7 +31,7 @@ def tables(name, training, compute):
 
 
 def test_tables_and_pictures_are_those_of_the_studies():
-    for path, text in reference.training_pages(STUDIES.parent).items():
+    for path, text in reference.studies_pages(STUDIES.parent).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
 
 

@@ -27,7 +27,7 @@ def prose() -> str:
 
 
 def test_its_tables_and_pictures_are_those_of_the_study(found):
-    for path, text in reference.variants_pages(DOCS).items():
+    for path, text in reference.studies_pages(DOCS).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
     assert set(re.findall(r"<!-- table: (.*?) -->", PAGE)) == set(page_tables(found))
     assert STUDY.stat().st_size < 200_000

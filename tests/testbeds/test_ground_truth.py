@@ -47,7 +47,7 @@ ARRAYS = [name for name, case in CASES.items() if case.plant]
 NETWORKS = [name for name, case in CASES.items() if case.network and name != "P16"]
 MEASURED = {
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy", "selected", "extrapolated", "code_length",
-    "auroc", "compose", "feedback",
+    "auroc", "compose", "feedback", "foresight",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Ground truth: plants whose answer is known, what is true of each, and whom it fools (docs/method.md section 6).
 
-Tier 1 draws activations and behaviour (`readable`), answers that feed back (`generated`), or rows of two networks at
-once (`paired`); tier 2 is networks with hand-set weights (`circuits`) or without any training (`untrained`); `waiting`
-are plants that nothing here can measure yet; `noise` knows nothing at all.
+Tier 1 draws activations and behaviour (`readable`), answers that feed back (`generated`), rows of two networks at
+once (`paired`) or descriptions of inputs (`foreseen`); tier 2 is networks with hand-set weights (`circuits`) or without
+any training (`untrained`); `waiting` are plants that nothing here can measure yet; `noise` knows nothing at all.
 Truths are relative to the floor `prior`, since the input is the plant itself.
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from probekit.errors import BadInput, nearest
 from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
+from probekit.testbeds.ground_truth.foreseen import FORESEEN
 from probekit.testbeds.ground_truth.generated import GENERATED
 from probekit.testbeds.ground_truth.noise import noise_sites
 from probekit.testbeds.ground_truth.paired import PAIRED
@@ -39,7 +40,7 @@ CASES = {
     case.name: replace(case, network=NETWORKS[case.name][0], truths=case.truths + NETWORKS[case.name][1])
     if case.name in NETWORKS
     else case
-    for case in (*READABLE, *PLANTED, *UNTRAINED, *GENERATED, *PAIRED, *WAITING)
+    for case in (*READABLE, *PLANTED, *UNTRAINED, *GENERATED, *PAIRED, *FORESEEN, *WAITING)
 }
 
 

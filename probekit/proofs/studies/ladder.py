@@ -1,0 +1,378 @@
+"""The study of leaps: descriptions of a network that plays Othello, each stated over the one below it.
+
+Directions of a layer tell the squares; the squares, by the rules, the legal set; the legal set, with one weight for
+each kind of square, the law of the next move; that law, whether the move goes to the edge. What is lost at each leap
+and over several, from the true value of a rung and from what is read of it.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probekit.activations.activations import Activations
+from probekit.activations.capture import capture
+from probekit.fit.floor import fit_floor
+from probekit.fit.frame import fit_frame
+from probekit.fit.path import fit_path
+from probekit.fit.readout import Rows
+from probekit.hookpoint import HookPoint
+from probekit.jobs.engines import Progress
+from probekit.measurement.ladder import Ladder, Rung, ladder
+from probekit.metrics.bootstrap import Clusters
+from probekit.metrics.causal.replace import kl_bits
+from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.metrics.splits import Split, folds_by_group, split_by_group
+from probekit.model.branching import At, EditedTexts
+from probekit.model.loading import load_model
+from probekit.model.model import Model
+from probekit.proofs.studies.kept import write_json
+from probekit.results.text import number
+from probekit.task import Observations, Task
+from probekit.testbeds.othello.game import Geometry
+from probekit.testbeds.othello.rules import legal_uniform
+from probekit.testbeds.othello.task import SEEN, UNSEEN, othello_task
+
+RUNGS = ("squares", "legal set", "next move", "edge")
+SITE, SIZE = "directions", 6
+DOMAINS = (SEEN, *UNSEEN)
+RIDGES, FOLDS = (1e-1, 1e-2, 1e-3), 3
+EVEN, KINDS = 60, ("corner", "beside a corner", "edge", "middle")  # rounds until weights of kinds stand still
+TITLES = {
+    "given": "FBU of a rung, given the true rung below, and given what the directions of a layer tell of it",
+    "leaps": "FBU by the rung that is told and the true rung that it is told from",
+    "compound": "All leaps from the directions: what is left, what the product of the leaps says, the difference",
+    "direct": "The same rung read off the layer directly, linearly, without any rung between",
+    "replace": "The layer taken from another game that agrees on a rung: KL of the next move, of what there is to tell",
+}
+
+
+@dataclass(frozen=True)
+class LadderSize:
+    """games: of each unseen domain, twice as many seen; positions: of each; pairs: rows that are replaced."""
+
+    games: int = 1_500
+    positions: int = 4
+    pairs: int = 1_000
+
+    def of(self, share: float) -> "LadderSize":
+        """A share of the games, 100 at least."""
+        return replace(self, games=max(100, round(share * self.games)), pairs=max(100, round(share * self.pairs)))
+
+
+@dataclass(frozen=True)
+class LadderFindings:
+    """What the page speaks of. weights: of each kind of square, as fitted; rows: `frame`."""
+
+    weights: dict[str, float]
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "LadderFindings":
+        """From a JSON file."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(told["weights"], tuple(told["rows"]))
+
+    def write(self, path: Path) -> None:
+        """One row per line, so that a change can be read."""
+        write_json(path, asdict(self), ("rows",))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per domain, layer (none: true rungs alone), rungs from and to, and what: `left`, `compounded`,
+        `excess`, `direct`, or `replace`, with a value and its interval."""
+        return pd.DataFrame(self.rows)
+
+
+# Rungs ----------------------------------------------------------------------------------------------------------------
+
+
+def legal_of(board: NDArray) -> NDArray[np.float32]:
+    """Squares [n, n_squares, 3], the likeliest taken, to the legal set by the rules: [n, n_moves, 2], legal first."""
+    allowed = legal_uniform({"mine_yours": board.argmax(2)})[:, :-1] > 0
+    return np.stack([allowed, ~allowed], 2).astype(np.float32)
+
+
+def kinds() -> NDArray[np.int64]:
+    """Of each move, the kind of its square, as in KINDS: [n_moves]."""
+    row, column = np.divmod(Geometry(SIZE).playable, SIZE)
+    far = [np.minimum(side, SIZE - 1 - side) for side in (row, column)]
+    corner, beside = np.maximum(*far) == 0, (np.maximum(*far) == 1) & (far[0] + far[1] <= 2)
+    return np.where(corner, 0, np.where(beside, 1, np.where(np.minimum(*far) == 0, 2, 3)))
+
+
+def weights_of(legal: NDArray, law: NDArray) -> NDArray[np.float64]:
+    """The weight of each kind of square that makes the law over legal moves likeliest: [len(KINDS)], mean 1.
+
+    legal [n, n_moves] bool; law [n, n_moves + 1]. Iterative scaling of a log-linear law (Darroch and Ratcliff 1972).
+    """
+    kind, weight = kinds(), np.ones(len(KINDS))
+    some = legal.any(1)
+    seen = np.array([law[some][:, :-1][:, kind == k].sum() for k in range(len(KINDS))])
+    for _ in range(EVEN):
+        told = legal[some] * weight[kind]
+        told = told / told.sum(1, keepdims=True)
+        weight = weight * seen / np.array([told[:, kind == k].sum() for k in range(len(KINDS))])
+    return weight / weight.mean()
+
+
+def moves_of(legal: NDArray, weight: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The legal set [n, n_moves, 2] to the law of the next move [n, 1, n_moves + 1]; zeros where none is legal."""
+    told = legal[..., 0] * weight[kinds()]
+    told = told / np.maximum(told.sum(1, keepdims=True), 1e-12)
+    return np.pad(told, ((0, 0), (0, 1)))[:, None].astype(np.float32)
+
+
+def edge_of(moves: NDArray) -> NDArray[np.float32]:
+    """The law of the next move [n, 1, n_moves + 1] to that of a move on the edge: [n, 1, 2], edge first."""
+    geo = Geometry(SIZE)
+    edge = moves[:, 0, :-1][:, geo.edge[geo.playable]].sum(1)
+    known = moves[:, 0].sum(1)
+    return np.stack([edge, known - edge], 1)[:, None].astype(np.float32)
+
+
+def stack_of(observations: Observations, weight: NDArray[np.float64] | None = None) -> list[Rung]:
+    """The rungs of RUNGS on all rows. weight: of the kinds of square, even when None."""
+    board = np.eye(3, dtype=np.float32)[observations.features["mine_yours"].labels]
+    law = observations.behaviours["next_move_law"].law[:, None]
+    told = partial(moves_of, weight=np.ones(len(KINDS)) if weight is None else weight)
+    return [Rung("squares", board), Rung("legal set", legal_of(board), legal_of), Rung("next move", law, told),
+            Rung("edge", edge_of(law), edge_of)]  # fmt: skip
+
+
+# Readers --------------------------------------------------------------------------------------------------------------
+
+
+def _across(law: NDArray) -> Float[Tensor, "outcome t n"]:
+    return torch.from_numpy(np.ascontiguousarray(law.transpose(2, 1, 0))).float()
+
+
+def _back(logits: Tensor) -> NDArray[np.float32]:
+    return torch.softmax(logits.double(), 0).permute(2, 1, 0).float().numpy()
+
+
+def read_law(x: Tensor, law: NDArray, split: Split, floor: Tensor | None = None) -> NDArray[np.float32]:
+    """What a linear reader of a site says of every row, beside the logits of a floor: [n, n_targets, n_classes]."""
+    truth, frame = _across(law), fit_frame(x[torch.from_numpy(split.fit)].float())
+    z = frame.apply(x.float())
+    sides = [torch.from_numpy(side) for side in (split.fit, split.select)]
+    rows = [Rows(z[at], truth[..., at].contiguous(), None if floor is None else floor[..., at]) for at in sides]
+    return _back(fit_path(rows[0], rows[1], frame.variance, RIDGES).logits(z, floor))
+
+
+def floors_of(rungs: list[Rung], seen: Observations, split: Split, seed: int) -> dict[str, Tensor]:
+    """Logits of an input-only reader of each rung on all rows, fitted on the seen ones: [outcome, t, n].
+
+    The strong floor where there is one target; a linear reader of the same columns of all squares or moves at once.
+    """
+    n = int((seen.domain == SEEN).sum())  # the seen rows come first, so that a split of them is one of all rows
+    columns = torch.from_numpy(np.concatenate(list(map(np.asarray, seen.floor_inputs.values())), 1)).float()
+    home, away = ({name: np.asarray(block)[side] for name, block in seen.floor_inputs.items()}
+                  for side in (slice(n), slice(n, None)))  # fmt: skip
+    out = {}
+    for rung in rungs:
+        if rung.law.shape[1] > 1:
+            said = _honest(columns, rung.law, split, seen.group, seed)
+            out[rung.name] = torch.from_numpy(np.log(np.maximum(said, 1e-9)).transpose(2, 1, 0).copy())
+            continue
+        law = _across(rung.law[:n])
+        floor, honest = fit_floor("strong", home, law, seen.group[:n], split, seed)
+        out[rung.name] = torch.cat([honest, floor.logits(away, len(rung.law) - n)], 2)
+    return out
+
+
+def _honest(x: Tensor, law: NDArray, split: Split, group: NDArray, seed: int) -> NDArray[np.float32]:
+    """The same, with what is said of each fit row by a reader that was not fitted on its group.
+
+    A reader that is fitted beside what was said of its own rows would find them told already.
+    """
+    fold = folds_by_group(group[split.fit], FOLDS, seed)
+    out = None
+    for i in range(FOLDS):
+        said = read_law(x, law, replace(split, fit=split.fit[fold != i]))
+        out = said if out is None else out
+        out[split.fit[fold == i]] = said[split.fit[fold == i]]
+    assert out is not None
+    return out
+
+
+# The study ------------------------------------------------------------------------------------------------------------
+
+
+def measure_ladder(size: LadderSize | None = None, seed: int = 0, progress: Progress | None = None) -> LadderFindings:
+    """Every rung from every lower one, and from every layer, where seen and frozen where not; intervals over games."""
+    size, model = size or LadderSize(), load_model("othello-6x6")
+    task = othello_task(SIZE, size.games, size.positions, seed + 5)
+    hooks = [HookPoint.within(layer, "hook_resid_post").name for layer in range(model.n_layers)]
+    acts = capture(model, task, hooks, store=None)
+    seen = acts.observations
+    split = split_by_group(seen.group[seen.domain == SEEN], seed)
+    legal = stack_of(seen)[1].law[..., 0] > 0
+    weight = weights_of(legal[split.fit], seen.behaviours["next_move_law"].law[split.fit])
+    rungs = stack_of(seen, weight)
+    logits = floors_of(rungs, seen, split, seed)
+    floors = {name: _back(one) for name, one in logits.items()}
+    rows: list[dict[str, Any]] = []
+    for layer, hook in enumerate(hooks):
+        if progress:
+            progress("layers", layer, len(hooks))
+        x = acts.sites[hook].float()
+        read = read_law(x, rungs[0].law, split)
+        direct = {rung.name: read_law(x, rung.law, split, logits[rung.name]) for rung in rungs[1:]}
+        for domain in DOMAINS:
+            at = split.test if domain == SEEN else np.flatnonzero(seen.domain == domain)
+            found = ladder(rungs, seen.group, split, read=read, floors=floors, test=at, n_bootstrap=1_000, seed=seed)
+            rows += _rows(found, domain, layer)
+            rows += _direct(rungs, direct, floors, seen.group, at, domain, layer)
+        rows += _replaced(model, task, acts, hook, rungs, floors, split, size.pairs, layer, seed)
+    return LadderFindings({k: round(float(w), 4) for k, w in zip(KINDS, weight, strict=True)}, tuple(rows))
+
+
+def _rows(found: Ladder, domain: str, layer: int) -> list[dict[str, Any]]:
+    """True rungs have no layer, and are told once."""
+    out = []
+    for what in ("left", "compounded", "excess"):
+        for (i, j), one in getattr(found.leaps, what).items():
+            if i == 0 or layer == 0:
+                name = SITE if i == 0 else found.names[i]
+                at = {"domain": domain, "layer": layer if i == 0 else None, "from": name, "to": found.names[j]}
+                eps = round(found.eps[i, j], 4) if what == "left" else None
+                out.append(at | {"what": what} | _figures(one) | {"eps": eps})
+    return out
+
+
+def _direct(
+    rungs: list[Rung], direct: Mapping[str, NDArray], floors: Mapping[str, NDArray], group: NDArray,
+    at: NDArray[np.int64], domain: str, layer: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    clusters, out = Clusters.of(group[at], 1_000, 0), []
+    for rung in rungs[1:]:
+        truth = rung.law[at].astype(np.float64)
+        bits = [-(truth * np.log2(np.maximum(law[at], 1e-30))).sum((1, 2))
+                for law in (direct[rung.name], floors[rung.name], rung.law)]  # fmt: skip
+        one = estimates([fbu(*bits)], clusters)[0]
+        at_place = {"domain": domain, "layer": layer, "from": SITE, "to": rung.name, "what": "direct"}
+        out.append(at_place | _figures(one) | {"eps": None})
+    return out
+
+
+def _replaced(
+    model: Model, task: Task, acts: Activations, hook: str, rungs: list[Rung], floors: Mapping[str, NDArray],
+    split: Split, n_pairs: int, layer: int, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The site of test rows taken from the nearest donor of another game by each rung, and from any: KL of the law."""
+    seen, generator = acts.observations, np.random.default_rng([seed, 81])
+    base = np.sort(generator.permutation(split.test)[:n_pairs])
+    pool = np.concatenate([split.fit, split.select])
+    donors = {rung.name: _nearest(rung.law, base, pool, generator) for rung in rungs}
+    donors["any"] = (generator.choice(pool, len(base)), np.zeros(len(base)))
+    x = acts.sites[hook].float()
+    values = torch.stack([x[torch.from_numpy(at)] for at, _ in donors.values()], 1)  # [n, donors, d]
+    texts = [task.tokens[i][: at + 1] for i, at in zip(seen.example[base], seen.position[base], strict=True)]
+    last = [np.array([len(ids) - 1]) for ids in texts]
+    trunk = model.trunk(EditedTexts(texts, last, np.concatenate(last)), [hook])
+
+    def edit(act: Tensor, at: At) -> Tensor:
+        return values[at.text, at.branch].to(act.dtype)
+
+    logits = trunk.logits({hook: edit}, values.shape[1])
+    law = seen.behaviours["next_move_law"].law[base]
+    full = torch.softmax(logits.double(), 2).numpy()
+    moves = full[..., : law.shape[1] - 1]
+    said = np.concatenate([moves, 1 - moves.sum(2, keepdims=True)], 2)
+    truth = law.astype(np.float64)
+    ends = [-(truth * np.log2(np.maximum(q, 1e-30))).sum(1) for q in (floors["next move"][base][:, 0], truth)]
+    clusters, out = Clusters.of(seen.group[base], 1_000, seed), []
+    for i, (name, (_, apart)) in enumerate(donors.items()):
+        kl = kl_bits(truth, np.maximum(said[:, i], 1e-30))
+        one = estimates([Ratio(kl, ends[0] - ends[1])], clusters)[0]
+        out.append({"domain": SEEN, "layer": layer, "from": name, "to": "next move", "what": "replace"}
+                   | _figures(one) | {"eps": round(float((apart < 1e-6).mean()), 4)})  # fmt: skip
+    return out
+
+
+def _nearest(
+    law: NDArray, base: NDArray[np.int64], pool: NDArray[np.int64], generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each base row the row of the pool whose law is nearest, ties at random, and how far it is: total variation."""
+    flat = law.reshape(len(law), -1).astype(np.float32)
+    best, apart = np.empty(len(base), dtype=np.int64), np.empty(len(base))
+    noise = generator.random(len(pool)) * 1e-4
+    for i, row in enumerate(base):
+        far = np.abs(flat[pool] - flat[row]).sum(1) / 2
+        at = int((far + noise).argmin())
+        best[i], apart[i] = pool[at], far[at]
+    return best, apart
+
+
+def _figures(told: Estimate) -> dict[str, Any]:
+    figures = {name: getattr(told, name) for name in ("value", "low", "high")}
+    rounded = {name: None if value is None else round(value, 4) + 0.0 for name, value in figures.items()}
+    return rounded | {"na_reason": told.na_reason}
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
+    """The tables of the page, as text."""
+    frame = found.frame.astype({"layer": "Int64"})
+    site, seen = frame["from"] == SITE, frame["domain"] == SEEN
+    layers = sorted(frame["layer"].dropna().unique())
+    left = frame["what"] == "left"
+    below = dict(zip(RUNGS[1:], RUNGS[:-1], strict=True))
+    rows = [{"rung": name, "true rung below": _cell(frame[seen & left & (frame["from"] == below.get(name)) &
+                                                          (frame["to"] == name)])}
+            | {f"layer {k}": _cell(frame[seen & left & site & (frame["to"] == name) & (frame["layer"] == k)])
+               for k in layers} for name in RUNGS]  # fmt: skip
+    made = {"given": pd.DataFrame(rows)}
+    made["leaps"] = pd.DataFrame([
+        {"told": to, "from": start} | {d: _cell(frame[left & (frame["domain"] == d) & (frame["from"] == start)
+                                                      & (frame["to"] == to)]) for d in DOMAINS}
+        for j, to in enumerate(RUNGS) for start in RUNGS[:j]
+    ])  # fmt: skip
+    made["compound"] = pd.DataFrame([
+        {"domain": d, "layer": int(k), "leaps": RUNGS.index(to) + 1, "to": to}
+        | {what: _cell(frame[site & (frame["domain"] == d) & (frame["what"] == what) & (frame["to"] == to)
+                             & (frame["layer"] == k)]) for what in ("left", "compounded", "excess")}
+        for d in DOMAINS for k in (best_layer(frame),) for to in RUNGS[1:]
+    ])  # fmt: skip
+    made["direct"] = _by_layer(frame[seen & (frame["what"] == "direct")], "to", layers)
+    made["replace"] = _by_layer(frame[frame["what"] == "replace"], "from", layers)
+    return made
+
+
+def best_layer(frame: pd.DataFrame) -> int:
+    """The layer whose directions leave least of the next move over all leaps, where seen."""
+    some = frame[(frame["from"] == SITE) & (frame["what"] == "left") & (frame["to"] == "next move")]
+    some = some[(some["domain"] == SEEN) & some["value"].notna()]
+    return int(some.sort_values("value")["layer"].iloc[0])
+
+
+def _by_layer(frame: pd.DataFrame, column: str, layers: list[int]) -> pd.DataFrame:
+    return pd.DataFrame([
+        {"rung": name} | {f"layer {k}": _cell(frame[(frame[column] == name) & (frame["layer"] == k)]) for k in layers}
+        for name in dict.fromkeys(frame[column])
+    ])  # fmt: skip
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    """The first of the rows; empty where there is none."""
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    if pd.isna(row["value"]):
+        return f"NA ({row['na_reason']})"
+    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"

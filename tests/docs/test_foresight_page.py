@@ -1,0 +1,82 @@
+"""docs/studies/foresight.md and ladder.md hold what their studies found: tables and claims are of the JSON files."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from probekit.cli import reference
+from probekit.proofs.studies import foresight, ladder
+from probekit.proofs.studies.foresight import BAD, DOMAINS, OWN, ForesightFindings
+from probekit.proofs.studies.ladder import LadderFindings
+from probekit.testbeds.othello.task import UNSEEN
+
+DOCS = Path(__file__).parents[2] / "docs"
+STUDIES = {
+    "foresight": (ForesightFindings, foresight.tables),
+    "ladder": (LadderFindings, ladder.tables),
+}
+
+
+def page_of(name):
+    return (DOCS / "studies" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def found(name):
+    return STUDIES[name][0].read(DOCS / "studies" / f"{name}.json")
+
+
+def told(name):
+    return STUDIES[name][1](found(name))
+
+
+def test_tables_are_those_of_the_studies():
+    for path, text in reference.studies_pages(DOCS).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
+    for name in STUDIES:
+        assert set(re.findall(r"<!-- table: (.*?) -->", page_of(name))) == set(told(name))
+        assert (DOCS / "studies" / f"{name}.json").stat().st_size < 250_000
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_each_interval_in_the_sentences_is_in_a_table(name):
+    prose = " ".join(
+        re.sub(r"<!-- table.*?<!-- end -->|^    .*?$|^\|.*?$", "", page_of(name), flags=re.S | re.M).split()
+    )
+    said = set(re.findall(r"-?\d?\.\d\d \[-?\d?\.\d\d, -?\d?\.\d\d\]", prose))
+    cells = " ".join(str(cell) for table in told(name).values() for cell in table.to_numpy().ravel())
+    assert len(said) >= 5
+    assert not {one for one in said if one not in cells}
+
+
+def test_every_ranking_was_sealed_before_the_network_answered():
+    sealed = found("foresight").sealed
+    assert {(row["domain"], row["bad"]) for row in sealed} == {(domain, kind) for domain in DOMAINS for kind in BAD}
+    assert all(datetime.fromisoformat(row["written"]) < datetime.fromisoformat(row["began"]) for row in sealed)
+
+
+def test_what_foresight_claims_is_what_its_tables_say():
+    """On games that were never seen the abstraction finds more than chance and than both classifiers of the moves."""
+    frame = found("foresight").frame
+    here = frame[(frame["budget"] == foresight.BUDGET) & (frame["ranking"] == OWN) & (frame["measure"] == "recall")]
+    for domain in UNSEEN:
+        some = here[(here["domain"] == domain) & (here["bad"] == "loose")].set_index("less")
+        assert some.loc["", "low"] > 2 * foresight.BUDGET
+        assert all(some.loc[name, "low"] > 0 for name in ("moves", "text", "unusual", "confidence"))
+
+
+def test_what_the_ladder_claims_is_what_its_tables_say():
+    """The rules lose nothing, each leap upwards leaves less, and a stack beats a direct reader of the same layer."""
+    frame = found("ladder").frame
+    seen = frame[(frame["domain"] == "random_play")]
+    left = seen[seen["what"] == "left"]
+    true = left[left["layer"].isna()].set_index(["from", "to"])["value"]
+    assert true["squares", "legal set"] < 0.01 and true["next move", "edge"] < 0.01
+    layer = ladder.best_layer(frame)
+    at = left[left["layer"] == layer].set_index("to")
+    assert at.loc["next move", "high"] < at.loc["squares", "low"]
+    direct = seen[(seen["what"] == "direct") & (seen["layer"] == layer)].set_index("to")
+    assert at.loc["next move", "high"] < direct.loc["next move", "low"]
+    excess = seen[(seen["what"] == "excess") & (seen["layer"] == layer)].set_index("to")
+    assert (excess["high"] < 0).all()
