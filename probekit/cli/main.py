@@ -189,10 +189,10 @@ def demo(
 
 @testbed.command("train")
 def train(
-    name: Annotated[str, typer.Argument(help="othello-6x6 or othello-8x8.")],
+    name: Annotated[str, typer.Argument(help="othello-6x6, othello-8x8, tiny-world-s, tiny-world-m or tiny-world-l.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints; a stopped training resumes from it.")],
     steps: Annotated[int | None, typer.Option(help="The recipe's when left out.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides weights and games.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides weights and games, or stories.")] = 0,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
@@ -200,12 +200,12 @@ def train(
     with reporting("testbed train", as_json):
         from dataclasses import replace
 
-        from probekit.testbeds.othello.train import recipe
-        from probekit.testbeds.othello.train import train as train_rows
+        from probekit.testbeds import trainer_of
 
-        chosen = replace(recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
+        trainer = trainer_of(name)
+        chosen = replace(trainer.recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
         kept = []
-        for row in train_rows(chosen, out, device):
+        for row in trainer.train(chosen, out, device):
             kept.append(row)
             figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key != "step")
             typer.echo(f"step {row['step']}/{chosen.steps}  {figures}", err=True)
@@ -232,9 +232,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
 ) -> None:
     """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
-    from probekit.testbeds.othello.train import export as write
+    from probekit.testbeds import trainer_of
+    from probekit.testbeds.training import name_of
 
-    typer.echo(str(write(training, folder)))
+    typer.echo(str(trainer_of(name_of(training)).export(training, folder)))
 
 
 def _measure(
