@@ -4,13 +4,14 @@ A row is drawn, and of its next-token law as many different tokens as two sets h
 et al. 2019). What is compared is then something that the model does have to decide somewhere in the text.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput
+from probekit.levels import Hypothesis, Rule
 from probekit.model.model import Model
 from probekit.records import SAMPLED
 from probekit.task import BehaviourSpec, Task
@@ -84,3 +85,32 @@ def _behaviour(model: Model, first: tuple[int, ...], second: tuple[int, ...]) ->
     if len(first) == 1:
         return BehaviourSpec(name, "logit_diff", tokens=(*first, *second), outcomes=(named[0], named[1]))
     return BehaviourSpec(name, "groups", sets={named[0]: first, named[1]: second})
+
+
+def narrowed(hypotheses: Sequence[Hypothesis], task: Task) -> tuple[Hypothesis, ...]:
+    """Hypotheses, and what those of a law over tokens say of each sampled contrast of two of these tokens.
+
+    Their name is that of the whole. Rows to which the law gives neither token are no claim.
+    """
+    laws = {one.name: one for one in task.behaviours if one.kind == "law" and one.tokens is not None}
+    made = []
+    for stated in hypotheses:
+        whole = laws.get(stated.behaviour)
+        for one in task.behaviours if whole is not None else ():
+            if one.name.startswith(SAMPLED) and one.tokens and set(one.tokens) <= set(whole.tokens or ()):
+                at = [list(whole.tokens or ()).index(token) for token in one.tokens]
+                made.append(replace(stated, behaviour=one.name, rule=_Narrowed(stated.rule, tuple(at))))
+    return (*hypotheses, *made)
+
+
+@dataclass(frozen=True)
+class _Narrowed:
+    """A rule, asked for some of its outcomes alone."""
+
+    rule: Rule
+    at: tuple[int, ...]
+
+    def __call__(self, features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        law = np.asarray(self.rule(features), dtype=np.float32)[:, list(self.at)]
+        total = law.sum(1, keepdims=True)
+        return np.divide(law, total, out=np.zeros_like(law), where=total > 0)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 EVALUATION_SEED = 2**40  # no training step reaches this number, so what is evaluated on is never trained on
 CHECKPOINT_RATIO = 1.6  # evaluated and kept at 50, 80, 128, ... steps: about 12 in a run, evenly spaced in log compute
+
+BLOCKS = re.compile(r"\.(h|layers)\.\d")  # in the names of weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Lesson(Protocol):
 
 def optimisers_of(model: torch.nn.Module, recipe: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
-    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    inner = [p for name, p in model.named_parameters() if p.ndim == 2 and BLOCKS.search(name)]
     inside = {id(p) for p in inner}
     outer = [p for p in model.parameters() if id(p) not in inside]
     return [
@@ -207,11 +210,11 @@ def kept_rows(out: Path, recipe: Schedule) -> list[dict]:
 
 def write_bundle(out: Path, folder: Path, recipe: Schedule) -> tuple[int, "PreTrainedModel"]:
     """Write the last kept checkpoint of a training folder in bfloat16 with the figures of all; (step, as stored)."""
-    from transformers import GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM
 
     step = max(int(p.name.split("-")[1]) for p in out.glob("model-*"))
-    GPT2LMHeadModel.from_pretrained(out / f"model-{step}", dtype=torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(out / f"model-{step}", dtype=torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     told = {"recipe": asdict(recipe), "checkpoints": kept_rows(out, recipe)}
     (folder / "checkpoints.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-    return step, GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    return step, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""Train a small language model on stories of the tiny world: a GPT-2 over whole words, in three sizes."""
+"""Train a small language model on stories of the tiny world: a Llama over whole words, in three sizes."""
 
 import math
 import sys
@@ -27,13 +27,13 @@ from probekit.testbeds.tinyworld.world import (
     padded,
     rare_holders,
     rare_places,
+    roll_call,
     stories,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-N_SHORT = 64  # words of a short story, at most
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
 
@@ -41,23 +41,24 @@ OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them n
 class Recipe(training.Schedule):
     """All that decides the trained weights.
 
-    short: the share of steps, the first ones, whose stories are short, twice as many to a batch: who is where is
-    learned sooner from little text. arm: what else it is trained for, nothing here; the name of an arm decides its data
-    beside the seed.
+    called: the first steps, whose stories are roll calls, so that who is where is learned sooner. arm: what else it is
+    trained for, nothing here; the name of an arm decides its data beside the seed.
     """
 
+    warmup: int = 50
+    muon_lr: float = 6e-3
     n_layers: int = 4
     n_heads: int = 4
     d_model: int = 48
-    n_stories: int = 32
-    short: float = 0.4
+    n_stories: int = 16
+    called: int = 1_000
     arm: str = ""
 
 
 RECIPES = {
-    "tiny-world-s": Recipe(d_model=48, steps=2_500),
-    "tiny-world-m": Recipe(d_model=96, steps=2_000),
-    "tiny-world-l": Recipe(d_model=160, steps=1_600),
+    "tiny-world-s": Recipe(d_model=48, steps=2_800),
+    "tiny-world-m": Recipe(d_model=80, steps=2_000, called=800),
+    "tiny-world-l": Recipe(d_model=128, steps=1_400, called=600),
 }
 
 
@@ -69,19 +70,20 @@ def recipe(name: str) -> Recipe:
 
 
 def build_model(recipe: Recipe, seed: int) -> "PreTrainedModel":
-    """A randomly initialised GPT-2 over the world's words."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    """A randomly initialised Llama over the world's words.
 
-    config = GPT2Config(
+    Its positions are rotary: who a place is said of stands at the same distance everywhere, which a table of positions
+    has to learn for each place of the text.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
         vocab_size=len(WORDS),
-        n_positions=N_WORDS,
-        n_embd=recipe.d_model,
-        n_layer=recipe.n_layers,
-        n_head=recipe.n_heads,
-        activation_function="gelu",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        max_position_embeddings=N_WORDS,
+        hidden_size=recipe.d_model,
+        intermediate_size=8 * recipe.d_model // 3,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
@@ -89,7 +91,7 @@ def build_model(recipe: Recipe, seed: int) -> "PreTrainedModel":
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(config)
+        return LlamaForCausalLM(config)
 
 
 def batch_loss(model: torch.nn.Module, recipe: Recipe, step: int, device: str, fast: bool) -> Tensor:
@@ -101,8 +103,9 @@ def batch_loss(model: torch.nn.Module, recipe: Recipe, step: int, device: str, f
 
 
 def _told(recipe: Recipe, step: int) -> list[Story]:
-    if step < recipe.short * recipe.steps:
-        return stories(2 * recipe.n_stories, (recipe.seed, step), n_words=N_SHORT)
+    if step < recipe.called:
+        generator = np.random.default_rng([recipe.seed, step])
+        return [roll_call(generator) for _ in range(recipe.n_stories)]
     return stories(recipe.n_stories, (recipe.seed, step))
 
 
@@ -184,14 +187,15 @@ def _card(recipe: Recipe, step: int, figures: dict[str, dict[str, float]], kept:
     )
     return f"""# {name}
 
-A GPT-2 ({recipe.n_layers} layers, {recipe.n_heads} heads, d_model {recipe.d_model}; {n_weights / 1e6:.2f} M weights
+A Llama ({recipe.n_layers} layers, {recipe.n_heads} heads, d_model {recipe.d_model}; {n_weights / 1e6:.2f} M weights
 in its blocks) that reads stories of a small world, a word at a time, and answers the questions in them. Stored in
 bfloat16.
 
 - **Words**: {len(WORDS)}, one token each ({len(PEOPLE)} people, {len(PLACES)} places, {len(OBJECTS)} objects, verbs and
   what questions are made of). {len(KEPT_FREE)} of them are in no story, for later trainings. There is no BOS token.
 - **Data**: stories of at most {N_WORDS} words, told during training and never repeated: people go about, take, move and
-  leave objects, and see only what happens where they are. {step} steps of {recipe.n_stories} stories.
+  leave objects, and see only what happens where they are. {step} steps of {recipe.n_stories} stories; in the first
+  {recipe.called} steps nothing happens in them, and it is asked where each of five is.
 - **Never shown**: {len(rare_places())} pairs of an object and a place, {len(rare_holders())} of a person and an object
   (`rare_places()`, `rare_holders()` of `probekit.testbeds.tinyworld.world`).
 - **Objective**: cross-entropy of the next word; one that is no answer counts {OTHERS}.

@@ -22,7 +22,7 @@ WORDS = (PAD, ".", "?", *PEOPLE, *PLACES, *OBJECTS, *GO, *TAKE, *DROP, *MOVE, "i
 TOKEN = {word: i for i, word in enumerate(WORDS)}
 FAMILIES = ("person", "object", "thinks", "holder", "true")  # of questions
 N_WORDS = 128  # of a story, at most; the last sentence that fits ends it
-N_PEOPLE, N_OBJECTS, N_PLACES = 3, 2, 4  # in a story
+N_PEOPLE, N_OBJECTS, N_PLACES = 3, 2, 3  # in a story
 UNKNOWN = -1
 _DRAWS = 256  # random numbers of a story
 
@@ -70,6 +70,7 @@ class Story:
     """A story while it is told. words: token ids. where [people]: their places; lies [objects]: places of objects.
 
     holder [objects]: who has each, or UNKNOWN; seen: (person, object) -> the place where that person last saw it.
+    plot: who goes where next, or moves what: person, place or UNKNOWN for any, object or UNKNOWN for none.
     """
 
     u: Sequence[float]
@@ -80,6 +81,7 @@ class Story:
     lies: dict[int, int] = field(default_factory=dict)
     holder: dict[int, int] = field(default_factory=dict)
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    plot: list[tuple[int, int, int]] = field(default_factory=list)
     used: int = 0
 
     def draw(self, n: int) -> int:
@@ -125,25 +127,28 @@ class Story:
             place = next(at for o, at in _RARE_AT if o == thing)
             places = [place, *(at for at in places if at != place)][:N_PLACES]
         self.places = places
-        for person in people:
-            self.where[person] = place = self.choose(places)
-            self.say(PEOPLE[person], "is", "in", "the", PLACES[place], ".")
+        for person, i in zip(people, self.some(len(people), len(places)), strict=True):
+            self.where[person] = place = places[i]
+            self.say("in", "the", PLACES[place], "is", PEOPLE[person], ".")
         for thing in things:
             near = list(self.where.values()) if self.draw(4) else places  # where somebody is: something will happen
             self.lies[thing] = place = self.choose([at for at in near if self.may_be(thing, at)] or self._free(thing))
             self.holder[thing] = UNKNOWN
-            self.say("the", OBJECTS[thing], "is", "in", "the", PLACES[place], ".")
+            self.say("in", "the", PLACES[place], "is", "the", OBJECTS[thing], ".")
         for place in set(self.where.values()):
             self.look(place)
 
     def event(self) -> None:
         """Something happens: a person takes, moves or leaves an object that is there, or goes somewhere else."""
+        if not self.plot and self.draw(2):
+            self.scheme()
+        if self.plot and self.act(*self.plot.pop(0)):
+            return
         beside = [who for who, at in self.where.items() if at in self.lies.values()]
         person = self.choose(beside if beside and self.draw(3) else list(self.where))
         here, kind = self.where[person], self.draw(4)
-        mine = [o for o, who in self.holder.items() if who == person]
-        there = [o for o, at in self.lies.items() if at == here and self.holder[o] == UNKNOWN and not mine
-                 and (self.rare or (person, o) not in _RARE_HELD)]  # fmt: skip
+        mine = self.has(person)
+        there = [o for o, at in self.lies.items() if at == here and not mine and self.may_take(person, o)]
         if there and kind == 3:
             self.go(person, here, (thing := self.choose(there),), ("the", OBJECTS[thing]))
         elif there and kind:
@@ -156,13 +161,44 @@ class Story:
         else:
             self.go(person, here, mine)
 
-    def go(self, person: int, here: int, mine: Sequence[int], moved: Sequence[str] = ()) -> None:
+    def has(self, person: int) -> list[int]:
+        return [thing for thing, who in self.holder.items() if who == person]
+
+    def may_take(self, person: int, thing: int) -> bool:
+        return self.holder[thing] == UNKNOWN and (self.rare or (person, thing) not in _RARE_HELD)
+
+    def scheme(self) -> None:
+        """Somebody who sees a thing will leave, and another one will come and move it: a wrong belief."""
+        seen = [(who, thing) for thing, at in self.lies.items() for who, place in self.where.items() if place == at]
+        others = [(who, thing, other) for who, thing in seen for other in self.where
+                  if other != who and self.may_take(other, thing) and not self.has(other)]  # fmt: skip
+        if others:
+            who, thing, other = self.choose(others)
+            here = self.lies[thing]
+            away = [(who, UNKNOWN, UNKNOWN)] * (len(self.has(who)) == 0)
+            come = [(other, here, UNKNOWN)] * (self.where[other] != here)
+            self.plot = [*away, *come, (other, UNKNOWN, thing)]
+
+    def act(self, person: int, place: int, thing: int) -> bool:
+        """The next part of a plot, if it can be played."""
+        here = self.where[person]
+        if thing == UNKNOWN:
+            if place == here:
+                return False
+            self.go(person, here, self.has(person), place=place)
+        else:
+            if self.lies[thing] != here or self.has(person) or not self.may_take(person, thing):
+                return False
+            self.go(person, here, (thing,), ("the", OBJECTS[thing]))
+        return True
+
+    def go(self, person: int, here: int, mine: Sequence[int], moved: Sequence[str] = (), place: int = UNKNOWN) -> None:
         """A person goes elsewhere with what is theirs, or moves something there, in words, which is then nobody's.
 
         Who is left behind sees where to, and with what; who is there sees it too.
         """
         goals = [at for at in self.places if at != here and all(self.may_be(o, at) for o in mine)]
-        there = self.choose(goals)
+        there = place if place in goals else self.choose(goals)
         for thing in mine:
             self.lies[thing] = there
             for other, at in self.where.items():
@@ -170,17 +206,19 @@ class Story:
                     self.seen[other, thing] = there
         self.where[person] = there
         self.look(there)
-        self.say(PEOPLE[person], self.choose(MOVE if moved else GO), *moved, "to", "the", PLACES[there], ".")
+        told = (PEOPLE[person], self.choose(MOVE), *moved) if moved else (self.choose(GO), PEOPLE[person])
+        self.say("to", "the", PLACES[there], *told, ".")
 
     def ask(self) -> None:
         """One question of a family drawn evenly, with its answer; none where its answer is not known."""
         person, thing = self.choose(list(self.where)), self.choose(list(self.lies))
         wrong = [one for one, at in self.seen.items() if at not in (UNKNOWN, self.lies[one[1]])]
-        # Few thoughts are wrong, and they tell belief from truth.
-        family = self.choose((*FAMILIES, "thinks", "thinks") if wrong else (*FAMILIES, *FAMILIES[:2], *FAMILIES[3:]))
+        held = [o for o, who in self.holder.items() if who != UNKNOWN]
+        # Few thoughts are wrong, and they tell belief from truth; what nobody has is soon known.
+        often = ["thinks"] * (3 if wrong else 0) + ["holder"] * (1 if held else 0)
+        family = self.choose(("person", "person", "object", "thinks", "true", *(often or ["holder"])))
         if family == "thinks" and wrong:
             person, thing = self.choose(wrong)
-        held = [o for o, who in self.holder.items() if who != UNKNOWN]
         if family == "holder" and held and self.draw(4):
             thing = self.choose(held)
         of_person = family == "person" or (family == "true" and self.draw(2) == 0)
@@ -212,8 +250,33 @@ class Story:
         self.say(answer, ".")
 
 
-def tell(generator: np.random.Generator, rare: bool = False, n_words: int = N_WORDS) -> Story:
-    """One story of at most n_words words. rare: also of pairs that training lacks, and at least one object has one.
+def roll_call(generator: np.random.Generator) -> Story:
+    """A story in which nothing happens: five are each at a place of their own, and of all it is asked where they are.
+
+    Networks are taught by these first: nothing but who a place was said of tells the answer.
+    """
+    story = Story(generator.random(_DRAWS).tolist())
+    words = [*((PEOPLE[i], False) for i in story.some(N_PEOPLE, len(PEOPLE))),
+             *((OBJECTS[i], True) for i in story.some(N_OBJECTS, len(OBJECTS)))]  # fmt: skip
+    order, places = story.some(len(words), len(words)), story.some(len(words), len(PLACES))
+    while any(
+        words[i][1] and (OBJECTS.index(words[i][0]), at) in _RARE_AT for i, at in zip(order, places, strict=True)
+    ):
+        places = [*places[1:], places[0]]
+    where = {words[i]: PLACES[at] for i, at in zip(order, places, strict=True)}
+    for (word, thing), place in where.items():
+        story.say("in", "the", place, "is", *["the"] * thing, word, ".")
+    for i in story.some(len(words), len(words)):
+        (word, thing), place = words[i], where[words[i]]
+        story.say("where", "is", *["the"] * thing, word, "?")
+        at, family = len(story.words) - 1, FAMILIES[int(thing)]
+        story.questions.append(Question(family, at, word, "", place, place, place, False))
+        story.say(place, ".")
+    return story
+
+
+def tell(generator: np.random.Generator, rare: bool = False) -> Story:
+    """One story of at most N_WORDS words. rare: also of pairs that training lacks, and at least one object has one.
 
     >>> import numpy as np
     >>> from probekit.testbeds.tinyworld.world import WORDS, tell
@@ -228,17 +291,17 @@ def tell(generator: np.random.Generator, rare: bool = False, n_words: int = N_WO
         n, n_asked = len(story.words), len(story.questions)
         if n_asked:
             story.event()
-        for _ in range(1 + story.draw(2)):
+        for _ in range(1 + story.draw(2) if n_asked else 3):
             story.ask()
-        if len(story.words) > n_words:
+        if len(story.words) > N_WORDS:
             story.words, story.questions = story.words[:n], story.questions[:n_asked]
             return story
 
 
-def stories(n: int, seed: Sequence[int], rare: bool = False, n_words: int = N_WORDS) -> list[Story]:
+def stories(n: int, seed: Sequence[int], rare: bool = False) -> list[Story]:
     """n stories, from one seed."""
     generator = np.random.default_rng(list(seed))
-    return [tell(generator, rare, n_words) for _ in range(n)]
+    return [tell(generator, rare) for _ in range(n)]
 
 
 def padded(told: Sequence[Story]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
