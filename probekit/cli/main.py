@@ -226,6 +226,19 @@ def games(
     typer.echo(str(file))
 
 
+@testbed.command("pairs")
+def pairs(
+    file: Annotated[Path, typer.Argument(help="The CSV that is written.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Pairs of each of five phenomena.")] = 200,
+    seed: Annotated[int, typer.Option(help="Decides the pairs.")] = 0,
+) -> None:
+    """Write minimal pairs of English as a CSV: `beginning`, the word that may follow (`right`), one that may not."""
+    from probekit.testbeds.pairs import write_pairs
+
+    write_pairs(file, n, seed)
+    typer.echo(str(file))
+
+
 @testbed.command("export")
 def export(
     training: Annotated[Path, typer.Argument(help="A training folder.")],

@@ -184,6 +184,15 @@ def variants_pages(folder: Path) -> dict[Path, str]:
             page.with_name("variants-spread.svg"): scatter_of(found)}  # fmt: skip
 
 
+def sizes_page(folder: Path) -> str:
+    """docs/studies/sizes.md with its tables as the numbers beside it have them."""
+    from probekit.proofs.studies.sizes import SizesFindings, tables
+    from probekit.proofs.studies.truth import filled
+
+    page, found = folder / "studies" / "sizes.md", SizesFindings.read(folder / "studies" / "sizes.json")
+    return filled(page.read_text(encoding="utf-8"), tables(found))
+
+
 def text_page(folder: Path) -> str:
     """docs/text.md with its tables as the numbers beside it have them."""
     from probekit.proofs.studies.pronouns import tables
@@ -218,7 +227,8 @@ def write(folder: Path) -> list[Path]:
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **variants_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), folder / "studies" / "sizes.md": sizes_page(folder),
+             **variants_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

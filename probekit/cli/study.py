@@ -11,7 +11,7 @@ from probekit.jobs.progress import progress
 FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 
-Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants"]
+Name = Literal["truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "sizes"]
 
 
 def study(
@@ -22,7 +22,8 @@ def study(
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
             "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
-            "learned by bundled networks that differ in one thing each. These four take no model."
+            "learned by bundled networks that differ in one thing each. `sizes`: three bundled networks of one world, "
+            "and contrasts that nobody picked. These five take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -108,6 +109,14 @@ def _variants(root: Path, share: float, keep: Path | None, as_json: bool) -> Non
         keep.with_name(f"{keep.stem}-spread.svg").write_text(scatter_of(found), encoding="utf-8")
 
 
+def _sizes(root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    from probekit.proofs.studies.sizes import TITLES, SizesSize, measure_sizes, tables
+
+    with progress() as say:
+        found = measure_sizes(root, SizesSize().of(share), progress=say)
+    _tell(found, tables(found), TITLES, keep, as_json, networks=found.networks)
+
+
 def _tell(
     found: Any, made: dict[str, Any], titles: dict[str, str], keep: Path | None, as_json: bool, **beside: Any
 ) -> None:
@@ -121,4 +130,5 @@ def _tell(
         console().print(plain_table(list(table.columns), table.itertuples(index=False), titles[title]))
 
 
-_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants}
+_WITHOUT_A_MODEL = {"equality": _equality, "flip": _flip, "metrics": _metrics, "variants": _variants,
+                    "sizes": _sizes}  # fmt: skip

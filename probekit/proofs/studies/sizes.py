@@ -83,13 +83,13 @@ class SizesFindings:
 
 
 def measure_sizes(
-    root: Path, size: SizesSize | None = None, seed: int = 0, *, store: Path | str, progress: Progress | None = None
+    root: Path, size: SizesSize | None = None, seed: int = 0, progress: Progress | None = None
 ) -> SizesFindings:
-    """Run a job on every network below `root`: Interrupted on Ctrl-C, and the same call goes on."""
+    """Run a job on every network, all below `root`: Interrupted on Ctrl-C, and the same call goes on."""
     size = size or SizesSize()
     networks, rows = {}, []
     for name in SIZES:
-        run = run_job(job_of(name, size, seed), root=root, store=store, progress=progress)
+        run = run_job(job_of(name, size, seed), root=root, store=root / "activations", progress=progress)
         told = (run.manifest or {})["provenance"]["model"]
         networks[name] = {"width": float(told["d_model"]), **_card(name)}
         rows += list(_listed(run.records, name))

@@ -56,9 +56,9 @@ class Recipe(training.Schedule):
 
 
 RECIPES = {
-    "tiny-world-s": Recipe(d_model=48, steps=2_800),
-    "tiny-world-m": Recipe(d_model=80, steps=2_000, called=800),
-    "tiny-world-l": Recipe(d_model=128, steps=1_400, called=600),
+    "tiny-world-s": Recipe(d_model=48, steps=2_000),
+    "tiny-world-m": Recipe(d_model=80, steps=1_500, called=700),
+    "tiny-world-l": Recipe(d_model=128, steps=1_100, called=500),
 }
 
 
@@ -131,7 +131,7 @@ def answer_figures(model: torch.nn.Module, told: Sequence[Story], device: str = 
     }
 
 
-def evaluate(model: torch.nn.Module, recipe: Recipe, device: str = "cpu", n_stories: int = 1_000) -> dict[str, float]:
+def evaluate(model: torch.nn.Module, recipe: Recipe, device: str = "cpu", n_stories: int = 500) -> dict[str, float]:
     """On stories never trained on: loss of answers (bits each), and shares of questions that are answered rightly."""
     found = answer_figures(model, stories(n_stories, (recipe.seed, training.EVALUATION_SEED)), device)
     loss = {"loss_bits": found["all"]["nats"] / math.log(2)}
@@ -211,7 +211,7 @@ answers that are a pair which training lacks, on 4,000 other stories.
 |---|---|---|---|
 {families}
 
-On the way, on 1,000 held-out stories:
+On the way, on 500 held-out stories:
 
 | step | stories | loss of answers (bits) | right | right of false beliefs |
 |---|---|---|---|---|
