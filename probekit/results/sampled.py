@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from probekit.errors import printable
 from probekit.records import SAMPLED
@@ -68,13 +69,13 @@ def sampled(
     return pd.DataFrame(out, columns=columns)
 
 
-def tail(values: Sequence[float]) -> float:
+def tail(values: Sequence[float] | NDArray[np.float64]) -> float:
     """The mean of the largest tenth, rounded up to whole values: never of none."""
-    worst = sorted(values, reverse=True)[: math.ceil(TENTH * len(values))]
+    worst = sorted(map(float, values), reverse=True)[: math.ceil(TENTH * len(values))]
     return float(np.mean(worst)) if worst else float("nan")
 
 
-def _told(values: np.ndarray) -> dict[str, float]:
+def _told(values: NDArray[np.float64]) -> dict[str, float]:
     if not len(values):
         return dict.fromkeys(["mean", "low", "high", *_QUANTILES, "worst_decile"], float("nan"))
     drawn = np.random.default_rng([len(values), 41]).integers(len(values), size=(_DRAWS, len(values)))
