@@ -209,7 +209,7 @@ class TaskSpec(_Strict):
     pair ([text.md](text.md))."""
 
     testbed: str | None = None
-    """A bundled task: `othello-6x6`."""
+    """A bundled task: `othello-6x6`, or `tiny-world-s`, `-m` and `-l`."""
     file: str | None = None
     """CSV, TSV, JSON, JSONL or Parquet, relative to the spec file. One row is one example."""
     text: str | None = None
@@ -265,7 +265,8 @@ class TaskSpec(_Strict):
     features: tuple[FeatureEntry, ...] = ()
     """Named concepts."""
     n_examples: int | None = Field(default=None, gt=0)
-    """Per domain: a cap for a file's rows; for a testbed the number of games, twice as many in the seen domain."""
+    """Per domain: a cap for a file's rows; for a testbed the number of games or stories, twice as many in the seen
+    domain."""
     n_positions: int | None = Field(default=None, gt=0)
     """For a testbed: places read per example."""
 

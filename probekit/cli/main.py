@@ -296,12 +296,14 @@ def _print_xor() -> "Xor":
 
 def _print_run(found: "Run") -> None:
     from probekit.results.headline import headline
+    from probekit.results.sampled import sampled_names
     from probekit.results.selection import behaviours, default_behaviour
     from probekit.results.summary import summary
 
     screen, records = console(), found.records
     screen.print(summary(records))
-    for behaviour in [name for name in behaviours(records) if name != default_behaviour(records)][:5]:
+    told = (default_behaviour(records), *sampled_names(records))  # of which the summary speaks
+    for behaviour in [name for name in behaviours(records) if name not in told][:5]:
         screen.print(headline(records, behaviour=behaviour).sentences[0])
     for failure in _failed(found):
         console(err=True).print(f"failed: {failure['error']}")
