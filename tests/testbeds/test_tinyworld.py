@@ -1,9 +1,11 @@
 """The tiny world: every answer meets a second telling of the story from its words alone, and rare pairs stay rare."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from probekit.errors import BadInput, Interrupted
@@ -201,24 +203,21 @@ def test_training_resumes_to_the_same_bits_across_the_end_of_roll_calls(tmp_path
         list(lesson.train(replace(TINY, called=2), tmp_path / "whole"))
 
 
+class Oracle(torch.nn.Module):
+    """Knows every answer, but takes all that is thought to be so."""
+
+    def __init__(self, told):
+        super().__init__()
+        self.law = torch.zeros(len(told), N_WORDS, len(WORDS))
+        for i, story in enumerate(told):
+            for asked in story.questions:
+                self.law[i, asked.at, TOKEN[asked.truth if asked.family == "thinks" else asked.answer]] = 50.0
+
+    def forward(self, input_ids, use_cache):
+        return SimpleNamespace(logits=self.law[:, : input_ids.shape[1]])
+
+
 def test_figures_count_right_answers_by_family():
-    class Oracle:
-        """Knows every answer but thinks that all that is thought is so."""
-
-        def __init__(self, told):
-            import torch
-
-            self.law, rows = torch.zeros(len(told), N_WORDS, len(WORDS)), told
-            for i, story in enumerate(rows):
-                for asked in story.questions:
-                    says = asked.truth if asked.family == "thinks" else asked.answer
-                    self.law[i, asked.at, TOKEN[says]] = 50.0
-
-        def __call__(self, input_ids, use_cache):
-            from types import SimpleNamespace
-
-            return SimpleNamespace(logits=self.law[:, : input_ids.shape[1]])
-
     told = stories(60, (9,))
     found = lesson.answer_figures(Oracle(told), told)
     assert found["person"]["right"] == found["object"]["right"] == found["true"]["right"] == 1

@@ -6,10 +6,12 @@ A story is told in templated sentences with questions between them. What is so (
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 PEOPLE = ("anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "jane")
 PLACES = ("attic", "barn", "cellar", "garden", "hall", "kitchen", "library", "office", "porch", "shop")
 OBJECTS = ("apple", "ball", "book", "coin", "cup", "hat", "key", "lamp", "ring", "rope")
@@ -89,7 +91,7 @@ class Story:
         self.used += 1
         return int(self.u[self.used - 1] * n)
 
-    def choose(self, some: Sequence) -> int:
+    def choose(self, some: Sequence[T]) -> T:
         """One of them."""
         return some[self.draw(len(some))]
 
