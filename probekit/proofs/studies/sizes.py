@@ -34,8 +34,8 @@ READ = {
     "direction": ("directions", "behaviour", 1),
     "linear": ("linear", "behaviour", None),
 }
-REPLACED = {"rule, decoded": (RULE, "features", None), "simple": ("simple:quadratic", "joint", 1),
-            "direction": ("directions", "behaviour", 1)}  # fmt: skip
+REPLACED = {"rule, decoded": (RULE, "features", None), "direction": ("directions", "behaviour", 1)}
+RULE_LESS_SIMPLE = {"read": ("rule", "simple"), "replace": ("rule, decoded", "direction")}
 ARM = "single:random"
 _DRAWS = 2_000
 TITLES = {
@@ -50,9 +50,9 @@ TITLES = {
 class SizesSize:
     """contrasts: sampled behaviours of the smallest network, which all are asked for; stories of a task."""
 
-    contrasts: int = 40
-    stories: int = 300
-    rows: int = 96
+    contrasts: int = 20
+    stories: int = 250
+    rows: int = 64
 
     def of(self, share: float) -> "SizesSize":
         """A share of the contrasts and of the stories."""
@@ -90,8 +90,8 @@ def measure_sizes(
     networks, rows = {}, []
     for name in SIZES:
         run = run_job(job_of(name, size, seed), root=root, store=root / "activations", progress=progress)
-        told = (run.manifest or {})["provenance"]["model"]
-        networks[name] = {"width": float(told["d_model"]), **_card(name)}
+        agrees = (run.manifest or {})["provenance"]["behaviours"]["answer"]["agrees"]
+        networks[name] = _card(name) | {f"as_{label}": round(float(share), 4) for label, share in agrees.items()}
         rows += list(_listed(run.records, name))
     return SizesFindings(networks, tuple(rows))
 
@@ -105,7 +105,7 @@ def job_of(name: str, size: SizesSize, seed: int) -> JobSpec:
         "n_permutations": 0, "extrapolate": False, "falls": False, "decomposition": False,
         "features": ["belief", "truth"],
     }  # fmt: skip
-    kept = {"levels": ["directions", "simple:quadratic"], "ks": [1], "labels": [], "arms": [ARM], "rows": size.rows,
+    kept = {"levels": ["directions"], "ks": [1], "labels": [], "arms": [ARM], "rows": size.rows,
             "donors": 8}  # fmt: skip
     task = {"testbed": f"tiny-world-{name}", "n_examples": size.stories, "sampled": sampled}
     asked = {"name": f"sizes-{name}", "task": task, "read": read, "replace": kept, "seed_data": seed}
@@ -113,13 +113,14 @@ def job_of(name: str, size: SizesSize, seed: int) -> JobSpec:
 
 
 def _card(name: str) -> dict[str, float]:
-    """What the figures beside a network's weights say of it: questions that it answers rightly."""
+    """What the figures beside a network's weights say of it: its width, and questions that it answers rightly."""
     from probekit.inputs.folders import bundled_folder
 
     folder = bundled_folder(f"tiny-world-{name}")
     assert folder is not None
-    last = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))["checkpoints"][-1]
-    return {key: float(value) for key, value in last.items() if key.startswith("right_")}
+    told = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))
+    last = {key: round(float(v), 4) for key, v in told["checkpoints"][-1].items() if key.startswith("right_")}
+    return {"width": float(told["recipe"]["d_model"]), **last}
 
 
 def _listed(records: pd.DataFrame, name: str) -> list[dict[str, Any]]:
@@ -146,7 +147,8 @@ def _listed(records: pd.DataFrame, name: str) -> list[dict[str, Any]]:
 
 def tables(found: SizesFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
-    right = {"right_all": "right", "right_false_belief": "of false beliefs"}
+    right = {"right_all": "right", "right_false_belief": "of false beliefs", "as_belief": "says what is thought",
+             "as_truth": "says what is so"}  # fmt: skip
     networks = [
         {"network": name, "width": int(told["width"])}
         | {word: number(told[key]) for key, word in right.items() if key in told}
@@ -179,8 +181,7 @@ def grows(found: SizesFindings) -> list[dict[str, Any]]:
     frame, rows = _of_contrasts(found), []
     for metric, asked in (("read", READ), ("replace", REPLACED)):
         wide = frame[frame["metric"] == metric].pivot_table(index="behaviour", columns=["what", "size"], values="value")
-        parts = {what: (what,) for what in asked} | {"rule less simple": ("rule" if metric == "read" else
-                                                                      "rule, decoded", "simple")}  # fmt: skip
+        parts = {what: (what,) for what in asked} | {"rule less simple": RULE_LESS_SIMPLE[metric]}
         for label, names in parts.items():
             if not all((name, size) in wide for name in names for size in (SIZES[0], SIZES[-1])):
                 continue
