@@ -74,8 +74,13 @@ def check_stated(stated: Sequence[Any], behaviours: Collection[str], features: C
                         f"there is no {what} '{name}', which hypothesis '{hypothesis.name}' speaks of: there is "
                         f"{', '.join(known) or 'none'}."
                     )
-        if hypothesis.name in (other.name for other in stated[:i]):
+        if any(other.name == hypothesis.name and _meet(other.behaviour, hypothesis.behaviour) for other in stated[:i]):
             raise BadInput(f"two hypotheses are named '{hypothesis.name}': give each a name of its own.")
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two hypotheses may speak of one behaviour."""
+    return one == other or "" in (one, other)
 
 
 def function_of(what: str, where: str, base: Path) -> tuple[Path, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from probekit.errors import BadInput
 
 SCHEMA_VERSION = 1
+SAMPLED = "sampled:"  # how behaviours begin that nobody picked
 METRICS = (
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
     "steer",  # a direction added at a site; of arm `effect` bits of log-odds, of `wrong` a share, of `unrelated` bits

@@ -21,7 +21,7 @@ from pydantic import (
 
 from probekit.errors import BadInput, check_texts, nearest
 from probekit.levels import DEFAULT, SIMPLE, Level
-from probekit.records import digest
+from probekit.records import SAMPLED, digest
 
 
 def _levels(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,6 +163,26 @@ class BehaviourEntry(_Strict):
     """For `generation`: of the draws."""
 
 
+class SampledSpec(_Strict):
+    """Contrasts of next tokens that the model gives mass to on the texts. `behaviours = "sampled:200"` is `n = 200`."""
+
+    n: PositiveInt
+    """How many. Cost: every level is fitted for each; what a hook point's rows need is done once."""
+    seed: NonNegativeInt = 0
+    """Of the draws. `behaviours = "sampled:200:7"` is 200 from seed 7."""
+    size: PositiveInt = 1
+    """Tokens on either side. One against one is a law of two, more are a law of two sets and the rest."""
+
+    @classmethod
+    def read(cls, text: str) -> "SampledSpec":
+        """`sampled:200` or `sampled:200:7`. Raises BadInput for another text."""
+        word, _, rest = text.partition(":")
+        n, _, seed = rest.partition(":")
+        if word + ":" != SAMPLED or not n.isdecimal() or int(n) < 1 or not (seed or "0").isdecimal():
+            raise BadInput(f'behaviours is a list of tables or "{SAMPLED}200", 200 sampled ones; found {text!r:.40}.')
+        return cls(n=int(n), seed=int(seed or 0))
+
+
 class FeatureEntry(_Strict):
     """A named concept, which accuracy is measured for and hypotheses speak of."""
 
@@ -189,7 +209,7 @@ class TaskSpec(_Strict):
     pair ([text.md](text.md))."""
 
     testbed: str | None = None
-    """A bundled task: `othello-6x6`."""
+    """A bundled task: `othello-6x6`, or `tiny-world-s`, `-m` and `-l`."""
     file: str | None = None
     """CSV, TSV, JSON, JSONL or Parquet, relative to the spec file. One row is one example."""
     text: str | None = None
@@ -238,13 +258,31 @@ class TaskSpec(_Strict):
     """Where the model's own behaviours are read, if not where activations are: a rule that names one token of each row,
     such as `last` beside `position = "field:city"`."""
     behaviours: tuple[BehaviourEntry, ...] = ()
-    """What the model did. A testbed brings its own. Cost: every level is fitted for each."""
+    """What the model did. A testbed brings its own. Cost: every level is fitted for each. `"sampled:200"`, in its place
+    or in the list, is short for `sampled`."""
+    sampled: SampledSpec | None = Field(default=None, exclude_if=lambda one: one is None)  # digests of before stay
+    """Behaviours that nobody picks, beside those that are named."""
     features: tuple[FeatureEntry, ...] = ()
     """Named concepts."""
     n_examples: int | None = Field(default=None, gt=0)
-    """Per domain: a cap for a file's rows; for a testbed the number of games, twice as many in the seen domain."""
+    """Per domain: a cap for a file's rows; for a testbed the number of games or stories, twice as many in the seen
+    domain."""
     n_positions: int | None = Field(default=None, gt=0)
     """For a testbed: places read per example."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampled(cls, raw: Any) -> Any:
+        """`behaviours = "sampled:200"`, or such a text in the list, as the table `sampled`."""
+        asked = raw.get("behaviours") if isinstance(raw, Mapping) else None
+        listed = [asked] if isinstance(asked, str) else asked if isinstance(asked, list | tuple) else []
+        texts = [one for one in listed if isinstance(one, str)]
+        if not texts:
+            return raw
+        if len(texts) > 1 or raw.get("sampled") is not None:
+            raise BadInput(f"behaviours are sampled once; found {len(texts)} texts and a table `sampled`: keep one.")
+        rest = [one for one in listed if not isinstance(one, str)]
+        return {**raw, "behaviours": rest, "sampled": SampledSpec.read(texts[0])}
 
     @model_validator(mode="after")
     def _one_task(self) -> "TaskSpec":

@@ -189,11 +189,11 @@ def demo(
 
 @testbed.command("train")
 def train(
-    name: Annotated[str, typer.Argument(help="othello-6x6 or othello-8x8.")],
+    name: Annotated[str, typer.Argument(help="othello-6x6, othello-8x8, tiny-world-s, tiny-world-m or tiny-world-l.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints; a stopped training resumes from it.")],
     steps: Annotated[int | None, typer.Option(help="The recipe's when left out.")] = None,
     until: Annotated[int | None, typer.Option(help="Stop at this step of them; the same command goes on.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides weights and games.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides weights and games, or stories.")] = 0,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
@@ -201,12 +201,12 @@ def train(
     with reporting("testbed train", as_json):
         from dataclasses import replace
 
-        from probekit.testbeds.othello.train import recipe
-        from probekit.testbeds.othello.train import train as train_rows
+        from probekit.testbeds import trainer_of
 
-        chosen = replace(recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
+        trainer = trainer_of(name)
+        chosen = replace(trainer.recipe(name), seed=seed, **({} if steps is None else {"steps": steps}))
         kept = []
-        for row in train_rows(chosen, out, device, until=until):
+        for row in trainer.train(chosen, out, device, until=until):
             kept.append(row)
             figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key != "step")
             typer.echo(f"step {row['step']}/{chosen.steps}  {figures}", err=True)
@@ -227,15 +227,29 @@ def games(
     typer.echo(str(file))
 
 
+@testbed.command("pairs")
+def pairs(
+    file: Annotated[Path, typer.Argument(help="The CSV that is written.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Pairs of each of five phenomena.")] = 200,
+    seed: Annotated[int, typer.Option(help="Decides the pairs.")] = 0,
+) -> None:
+    """Write minimal pairs of English as a CSV: `beginning`, the word that may follow (`right`), one that may not."""
+    from probekit.testbeds.pairs import write_pairs
+
+    write_pairs(file, n, seed)
+    typer.echo(str(file))
+
+
 @testbed.command("export")
 def export(
     training: Annotated[Path, typer.Argument(help="A training folder.")],
     folder: Annotated[Path, typer.Argument(help="Where the model, its card and its checkpoints' losses go.")],
 ) -> None:
     """Write the last checkpoint of a training in Hugging Face format, with a model card made from its figures."""
-    from probekit.testbeds.othello.train import export as write
+    from probekit.testbeds import trainer_of
+    from probekit.testbeds.training import name_of
 
-    typer.echo(str(write(training, folder)))
+    typer.echo(str(trainer_of(name_of(training)).export(training, folder)))
 
 
 def _measure(
@@ -283,12 +297,14 @@ def _print_xor() -> "Xor":
 
 def _print_run(found: "Run") -> None:
     from probekit.results.headline import headline
+    from probekit.results.sampled import sampled_names
     from probekit.results.selection import behaviours, default_behaviour
     from probekit.results.summary import summary
 
     screen, records = console(), found.records
     screen.print(summary(records))
-    for behaviour in [name for name in behaviours(records) if name != default_behaviour(records)][:5]:
+    told = (default_behaviour(records), *sampled_names(records))  # of which the summary speaks
+    for behaviour in [name for name in behaviours(records) if name not in told][:5]:
         screen.print(headline(records, behaviour=behaviour).sentences[0])
     for failure in _failed(found):
         console(err=True).print(f"failed: {failure['error']}")

@@ -33,6 +33,7 @@ TABLES = {
     "[task]": spec.TaskSpec,
     "[[task.behaviours]]": spec.BehaviourEntry,
     "[[task.features]]": spec.FeatureEntry,
+    "[task.sampled]": spec.SampledSpec,
     "[[task.chat]]": spec.Turn,
     "[read]": spec.ReadSpec,
     "[replace]": spec.ReplaceSpec,

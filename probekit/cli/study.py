@@ -13,7 +13,7 @@ FOLDER = "study"  # inside the folder of runs, beside what it measures
 
 Name = Literal[
     "truth", "pronouns", "used", "equality", "flip", "metrics", "variants", "training", "compute", "belief",
-    "foresight", "ladder",
+    "foresight", "ladder", "sizes",
 ]  # fmt: skip
 OF_A_MODEL = ("truth", "pronouns", "used")
 
@@ -30,7 +30,8 @@ def study(
             "readable, used, transferable; it trains Othello's first steps. `compute`: loss recovered under three "
             "floors, and compute. `belief`: bundled transformers that read hidden Markov processes "
             "(docs/studies/belief.md). `foresight`: where the bundled Othello network will err, ranked before it is "
-            "run. `ladder`: what it loses from rung to rung. Those from `equality` on take no model."
+            "run. `ladder`: what it loses from rung to rung. `sizes`: behaviours drawn by chance, of bundled language "
+            "models of three sizes. Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[

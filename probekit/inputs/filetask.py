@@ -62,7 +62,7 @@ def task_of(spec: TaskSpec, columns: Columns, encoder: Encoder | None = None, sp
     labels = {entry.name: label(entry, columns, per_place(str(entry.column), columns, positions))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
     row_example = np.repeat(np.arange(len(columns)), [len(p) for p in positions])
-    if len(labels) == len(spec.behaviours):  # what the model does is not known yet
+    if len(labels) == len(spec.behaviours) and spec.sampled is None:  # what the model does is not known yet
         check_varies(labels, columns, np.array(domain, dtype=np.str_)[row_example])
     tokens = [ids[:n] for ids, n in zip(examples.tokens, kept, strict=True)]
     said = positions if answer is None else list(answer[:, None])
@@ -168,7 +168,7 @@ def _named(spec: TaskSpec) -> dict[str, str]:
         raise BadInput("the task names no file: give `file`, or a `testbed` instead.")
     if spec.n_positions is not None:
         raise BadInput("n_positions is for testbeds: a file is read where `position` says, or at the last token.")
-    if not spec.behaviours:
+    if not spec.behaviours and spec.sampled is None:
         raise BadInput("the task names no behaviours: there is nothing to explain; add [[task.behaviours]].")
     _check_unique(spec.behaviours, "behaviour")
     _check_unique(spec.features, "feature")
@@ -209,7 +209,11 @@ def check_rows(spec: TaskSpec, columns: Columns) -> tuple[NDArray[np.int64], str
     groups = groups_of(spec, columns, domain)
     labels = {entry.name: label(entry, columns, columns.cells(str(entry.column)))
               for entry in spec.behaviours if is_column(entry)}  # fmt: skip
-    if len(labels) == len(spec.behaviours) and all(len(b.law) == len(columns) for b in labels.values()):
+    if (
+        len(labels) == len(spec.behaviours)
+        and spec.sampled is None
+        and all(len(b.law) == len(columns) for b in labels.values())
+    ):
         check_varies(labels, columns, np.array(domain, dtype=np.str_))
     for entry in spec.features:
         feature(entry, columns, columns.cells(entry.column))

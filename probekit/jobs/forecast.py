@@ -19,6 +19,7 @@ from probekit.inputs.text import told_time
 from probekit.jobs.costs import EditedRuns, ModelSize, bytes_of, edited_runs, seconds_of
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
+from probekit.records import SAMPLED
 from probekit.spec import JobSpec, TaskSpec
 
 SURE = 16  # fit rows per coordinate, from which a value is also extrapolated to the limit of many rows
@@ -95,7 +96,9 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     at_end = task.answer is None and task.position in (None, "last", ("last",))
     size = ModelSize.of(config, None if tokens is None else tokens / max(1, len(columns)), at_end)
     kinds = {b.name: "logprob" if b.whole else b.kind for b in task.behaviours}
-    passes = spec.wants_twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
+    n_drawn = 0 if task.sampled is None else task.sampled.n
+    kinds |= {f"{SAMPLED}{i + 1}": "logit_diff" for i in range(n_drawn)}
+    passes = (n_drawn > 0) + spec.wants_twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
     whole = len(columns) if tokens is None else tokens
     rows = sum(whole if "all" in (place.kind, place.which) else len(columns) for place in parse_places(task.position))
     return Forecast(

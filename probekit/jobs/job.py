@@ -21,6 +21,7 @@ from probekit.levels import Hypothesis
 from probekit.metrics.causal.training import TrainingCurve
 from probekit.model.loading import load_model
 from probekit.model.model import Model
+from probekit.model.sampled import narrowed, with_sampled
 from probekit.records import digest
 from probekit.spec import ComposeSpec, JobSpec, ReplaceSpec
 from probekit.task import ALL, Task
@@ -69,6 +70,9 @@ class Job:
             task, hypotheses = bundled.task, [*bundled.hypotheses, *hypotheses]
         else:
             task = read_file_task(spec.task, base, model.encoder if model.tokenizer is not None else None)
+        if (pool := spec.task.sampled) is not None:
+            task = with_sampled(task, model, pool.n, pool.seed, pool.size)
+            hypotheses = [*narrowed(hypotheses, task)]
         # A span that cannot be deleted is told before anything is captured.
         names = [find_span(task.spans, span) for span in spec.read.delete]
         deleted = {name: delete_span(task, name).audit["deleted"] | {"filler": spec.read.filler} for name in names}

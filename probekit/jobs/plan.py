@@ -22,6 +22,7 @@ from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import templates
 from probekit.levels import check_stated, rule_of
 from probekit.metrics.causal.training import TrainingCurve
+from probekit.records import SAMPLED
 from probekit.spec import JobSpec
 from probekit.task import ALL
 
@@ -165,15 +166,15 @@ def _check_text(spec: JobSpec) -> None:
 
 def _asked(spec: JobSpec) -> tuple[dict[str, str], tuple[str, ...]]:
     """Kinds of the behaviours by name, and names of the features that are read, in a file's spec or a testbed."""
+    pool = spec.task.sampled
+    drawn = {} if pool is None else {f"{SAMPLED}* ({pool.n})": "logit_diff"}
     if not spec.task.testbed:
         kinds = {b.name: "logprob" if b.whole else b.kind for b in spec.task.behaviours}  # neither is one pass
-        return kinds, spec.read.features_of([f.name for f in spec.task.features])
-    from probekit.testbeds import NAMES, check_name
+        return kinds | drawn, spec.read.features_of([f.name for f in spec.task.features])
+    from probekit.testbeds import described
 
-    check_name(spec.task.testbed)
-    known = {name: ({"next_move_law": "law", "edge_mass": "groups"}, ("mine_yours", "black_white")) for name in NAMES}
-    kinds, features = known[spec.task.testbed]
-    return kinds, spec.read.features_of(features)
+    kinds, features = described(spec.task.testbed)
+    return kinds | drawn, spec.read.features_of(features)
 
 
 def config_of(name: str, base: Path) -> tuple[dict, Path | None]:

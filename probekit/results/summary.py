@@ -10,6 +10,7 @@ import pandas as pd
 from probekit.errors import printable
 from probekit.results.compact import Grid
 from probekit.results.headline import Headline, headline
+from probekit.results.sampled import sampled_names, sampled_sentences
 from probekit.results.selection import behaviours, default_behaviour, domains, positions
 from probekit.results.tables import leak_map, replace_map
 from probekit.results.text import folded, rendered
@@ -23,6 +24,7 @@ class Summary:
     """What was found: `str` and `print` give text as wide as the terminal, a notebook shows HTML.
 
     headline: sentences and warnings. grid: the map. title: what the map is of. others: what else is in the records.
+    sampled: of behaviours that nobody picked.
     """
 
     headline: Headline
@@ -30,6 +32,7 @@ class Summary:
     title: str
     others: tuple[str, ...] = ()
     intervals: bool = False
+    sampled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return rendered(self)
@@ -45,6 +48,8 @@ class Summary:
         if self.grid.sites:
             yield folded(f"\n{self.title}", width, "bold")
             yield self.grid.text(width, self.intervals)
+        for said in self.sampled:
+            yield folded(said, width)
         for said in self.others:
             yield folded(said, width, "dim")
 
@@ -52,6 +57,7 @@ class Summary:
         said = f"<p>{escape(' '.join(self.headline.sentences))}</p>"
         said += "".join(f"<p><b>Beware:</b> {escape(warning)}</p>" for warning in self.headline.warnings)
         shown = f"<p><b>{escape(self.title)}</b></p>{self.grid.html()}" if self.grid.sites else ""
+        shown += "".join(f"<p>{escape(line)}</p>" for line in self.sampled)
         return f"<div>{said}{shown}{''.join(f'<p><small>{escape(other)}</small></p>' for other in self.others)}</div>"
 
 
@@ -86,7 +92,8 @@ def summary(
         rows = leak_map(records, behaviour=named, domain=domain, metric=metric, position=position, k=k)
     told = headline(records, behaviour=named, domain=domain, position=position)
     grid = Grid.of(rows, told.unembedding if metric == "read" else "")
-    return Summary(told, grid, _title(rows, metric), _others(records, rows, behaviour, metric), intervals)
+    return Summary(told, grid, _title(rows, metric), _others(records, rows, behaviour, metric), intervals,
+                   sampled_sentences(records, domain, position) if metric == "read" else ())  # fmt: skip
 
 
 def _title(rows: pd.DataFrame, metric: str) -> str:
@@ -107,7 +114,7 @@ def _others(records: pd.DataFrame, rows: pd.DataFrame, behaviour: str, metric: s
     shown = rows.iloc[0] if len(rows) else None
     places = positions(records, behaviour)
     lists: list[tuple[str, Sequence[str]]] = [
-        ("behaviour", [name for name in behaviours(records) if name != behaviour]),
+        ("behaviour", [name for name in behaviours(records) if name not in (behaviour, *sampled_names(records))]),
         ("domain", [name for name in domains(records, behaviour) if shown is None or name != shown["fit_domain"]]),
         ("position", [name for name in places if shown is None or name != shown["position"]]),
         ("metric", [m for m in ("replace", "compose") if metric == "read" and m in set(records["metric"])]),

@@ -16,6 +16,7 @@ from probekit.results.causal import causal, read_against_replace, roll_out, stee
 from probekit.results.examples import KINDS as ROW_KINDS
 from probekit.results.examples import KeepsRows, rows_table
 from probekit.results.parts import composition
+from probekit.results.sampled import sampled
 from probekit.results.selection import (
     FEATURE,
     ORDERS,
@@ -559,6 +560,7 @@ KINDS: Mapping[str, Callable[..., pd.DataFrame]] = {
     "ontology": ontology, "by_position": by_position, "floor_switch": floor_switch, "group_leakage": group_leakage,
     "causal": causal, "read_against_replace": read_against_replace, "steering": steering, "roll_out": roll_out,
     "composition": composition, "deletion": deletion, "layers": layers, "spread": spread, "provenance": provenance,
+    "sampled": sampled,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from probekit.errors import BadInput, nearest
@@ -14,7 +15,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMES = ("othello-6x6",)
+NAMES = ("othello-6x6", "tiny-world-s", "tiny-world-m", "tiny-world-l")
+
+TINY_WORLD = "tiny-world-"
+
+
+def described(name: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Kinds of a bundled task's behaviours by name, and names of its features, without making it."""
+    check_name(name)
+    if name.startswith(TINY_WORLD):
+        kinds = {"answer": "law", "truth": "label", "belief": "label"}
+        return kinds, ("truth", "belief", "family", "subject")
+    return {"next_move_law": "law", "edge_mass": "groups"}, ("mine_yours", "black_white")
+
+
+def trainer_of(name: str) -> ModuleType:
+    """The module with the recipe of a bundled model and its training, by the name of either."""
+    from probekit.testbeds.othello import train as othello
+    from probekit.testbeds.tinyworld import train as tinyworld
+
+    return tinyworld if name.startswith(TINY_WORLD) else othello
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,11 @@ def check_name(name: str) -> None:
 def load_testbed(name: str, n_examples: int | None = None, n_positions: int | None = None, seed: int = 0) -> Bundled:
     """Generate a bundled task. n_examples per domain (the seen domain gets twice that), n_positions per example."""
     check_name(name)
+    if name.startswith(TINY_WORLD):
+        from probekit.testbeds.tinyworld.task import hypotheses, tinyworld_task
+
+        made = tinyworld_task(name.removeprefix(TINY_WORLD), n_examples or 1_500, n_positions or 3, seed)
+        return Bundled(made, hypotheses())
     from probekit.testbeds.othello.task import hypothesis, othello_task
 
     size = int(name.rsplit("x", 1)[1])
@@ -45,8 +70,9 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
     """A bundled task by name (`n_examples=`, `n_positions=`), or a file of rows.
 
     For a file, `columns` are the keys of a spec's [task] table: text, template, chat, messages, pair or tokens, group,
-    domain, position, missing, behaviours, features (docs/spec.md). model: whose tokenizer, BOS policy and context
-    length the text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row where there is one.
+    domain, position, missing, behaviours (or "sampled:200"), features (docs/spec.md). model: whose tokenizer, BOS
+    policy and context length the text is for. seed: of a bundled task. Raises BadInput in one sentence, with the row
+    where there is one.
 
     >>> import probekit as pk
     >>> label = {"name": "ahead", "kind": "label", "column": "ahead"}
@@ -70,6 +96,12 @@ def load_task(source: str | Path, *, model: "Model | None" = None, seed: int = 0
         raise BadInput(f"`{spec.source}` makes text, which a model's tokenizer reads: give model= or a tokens= column.")
     encoder = None if model is None or model.tokenizer is None else model.encoder
     task = read_file_task(spec, path.parent, encoder)
+    if spec.sampled is not None:
+        from probekit.model.sampled import with_sampled
+
+        if model is None:
+            raise BadInput(f"{spec.sampled.n} behaviours are to be sampled of what a model does: give model=.")
+        task = with_sampled(task, model, spec.sampled.n, spec.sampled.seed, spec.sampled.size)
     for said in task.audit["told"]:
         log.warning("%s: %s", path, said)
     return task

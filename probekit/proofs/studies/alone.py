@@ -19,6 +19,7 @@ from probekit.proofs.studies import (
     foresight,
     ladder,
     metrics,
+    sizes,
     training,
     training_page,
     variants,
@@ -126,5 +127,9 @@ ALONE: dict[str, Alone] = {
         lambda _, share, say: ladder.measure_ladder(ladder.LadderSize().of(share), progress=say),
         ladder, ladder.LadderFindings.read, ("weights",),
     ),
+    "sizes": Alone(
+        lambda root, share, say: sizes.measure_sizes(root, sizes.SizesSize().of(share), progress=say),
+        sizes, sizes.SizesFindings.read, ("networks",),
+    ),
 }  # fmt: skip
-PAGES = ("variants", "training", "compute", "belief", "foresight", "ladder")  # in docs/studies
+PAGES = ("variants", "training", "compute", "belief", "foresight", "ladder", "sizes")  # in docs/studies
