@@ -12,7 +12,7 @@ cross-fitted fit rows, if those to select and to calibrate on gain: no probe ear
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from probekit.task import TEXT
 N_FOLDS, N_TEXT_FOLDS = 4, 8  # members; those of text share one frame, so that more of them cost little
 WEAK_BLOCKS = ("position",)
 LEADING = 256  # coordinates that an MLP reads where text gives thousands
+KEPT_BYTES = 2**28  # of rows of text in their frames, which all behaviours of the same rows share
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Inputs:
     texts: NDArray[np.object_] | None = None
     grams: Grams | None = None
     widths: tuple[int, ...] = ()
+    known: dict[bytes, tuple[Wording | None, Frame, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, inputs: Mapping[str, NDArray], blocks: tuple[str, ...]) -> "Inputs":
@@ -140,11 +142,31 @@ class Inputs:
             return self.x
         return torch.cat([self.x * wording.loudness, wording.columns(self.grams)], 1)
 
+    def framed(self, fitted: NDArray[np.int64]) -> tuple[Wording | None, Frame, Float[Tensor, "n r"]]:
+        """What some rows say of the columns of text, the frame of these rows, and all rows in it; kept up to a size."""
+        key = fitted.tobytes()
+        if key in self.known:
+            return self.known[key]
+        some, asked = self.rows(fitted), np.setdiff1d(np.arange(len(self.x)), fitted)
+        wording = some.learn()
+        frame, inside = frame_rows(some.columns(wording))
+        z = inside.new_empty(len(self.x), inside.shape[1])
+        z[fitted], z[asked] = inside, frame.apply(self.rows(asked).columns(wording))
+        found = wording, frame, z
+        if sum(map(_n_bytes, (*self.known.values(), found))) <= KEPT_BYTES:
+            self.known[key] = found
+        return found
+
     def member(self, n_members: int) -> Int[Tensor, " n"]:
         """A member for each row, as good as drawn at random, and the same one wherever the same inputs come again."""
         rows, texts = self.x.numpy(), [""] * len(self.x) if self.texts is None else self.texts.tolist()
         digests = [zlib.crc32(text.encode(), zlib.crc32(row.tobytes())) for row, text in zip(rows, texts, strict=True)]
         return torch.tensor(digests, dtype=torch.long) % n_members
+
+
+def _n_bytes(framed: tuple[Wording | None, Frame, Tensor]) -> int:
+    _, frame, z = framed
+    return sum(part.numel() * part.element_size() for part in (frame.turn, z, *frame.span))
 
 
 def blocks_of(name: str, inputs: Mapping[str, NDArray]) -> tuple[str, ...]:
@@ -224,17 +246,13 @@ def _fit_text(
     n_members = int(fold.max()) + 1
     speaks = rows.member(n_members)
     speaks[torch.from_numpy(both)] = torch.from_numpy(fold)
-    fitted, asked = rows.rows(both), np.setdiff1d(np.arange(law.shape[-1]), both)
-    wording = fitted.learn()
-    frame, inside = frame_rows(fitted.columns(wording))
-    z = inside.new_empty(law.shape[-1], inside.shape[1])
-    z[both], z[asked] = inside, frame.apply(rows.rows(asked).columns(wording))
+    wording, frame, z = rows.framed(both)
     left = torch.from_numpy(fold)
     pairs = [(torch.nonzero(left != i).flatten(), torch.nonzero(left == i).flatten()) for i in range(n_members)]
     # what one part lacks is lent to all rows, since their readouts are one problem
     short = any(_lacks(law, both[fold != i]) for i in range(n_members))
     told = smoothed(law[..., both]) if short else law[..., both]
-    readouts = fit_apart(Rows(inside, told), pairs, frame.variance, beyond(LAMBDAS))
+    readouts = fit_apart(Rows(z[both], told), pairs, frame.variance, beyond(LAMBDAS))
     linear = [Member(frame, readout, None, wording) for readout in readouts]
     said = _all_said(linear, speaks, z, law)
     members = _deepened(linear, said, speaks, z, law, split, seed)

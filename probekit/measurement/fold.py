@@ -4,7 +4,7 @@ Three things are fitted on the rows of the fold that differ from it only in what
 the weak floor, readers of moved activations, and readers of half of the groups. So all linear readouts are one problem.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from probekit.fit.readers import Reader, Side, Site, given_readers
 from probekit.measurement.collector import Collector
 from probekit.measurement.deletion import Deletions
 from probekit.measurement.setting import TRAINING, Fitted, Setting, thinned
-from probekit.measurement.study import Study
+from probekit.measurement.study import Made, Study
 from probekit.metrics.permutations import permute_groups, permute_within
 
 STRONG, WEAK, MOVED, HALF = "strong", "weak", "moved", "half"
@@ -73,7 +73,7 @@ class Fold:
     ) -> "Fold":
         """With all sites fitted. Raises FitError where that of the fold itself has none."""
         study = cell.study
-        moved = Moved.of(study, setting) if "permuted" in study.read.controls else None
+        moved = _once(study, setting, Moved.of) if "permuted" in study.read.controls else None
         alike = {STRONG: setting.training(x)}
         alike |= _alike(study, setting, alike[STRONG], moved)
         try:
@@ -92,7 +92,7 @@ class Fold:
         if HALF in self.alike or not self.setting.behaviour.is_value:
             return self.site_of(HALF) if HALF in self.alike else None
         # A number has no mass that rows could be weighed by: it is fitted on the rows themselves.
-        thin = thinned(self.setting, 0.5, self.study.seeds.data)
+        thin = _once(self.study, self.setting, _thinned)
         return None if thin is None else self.study.prepare(thin, [thin.training(self.x)])[0]
 
     @property
@@ -124,6 +124,16 @@ class Fold:
         return self.study.setting(self.cell.behaviour, self.setting.domain, self.setting.fold, unit)
 
 
+def _once(study: Study, setting: Setting, make: Callable[[Study, Setting], Made]) -> Made:
+    """What is made of a setting alone, for all sites."""
+    key = make, setting.behaviour.name, setting.domain, setting.unit, setting.fold
+    return study.once(key, lambda: make(study, setting))
+
+
+def _thinned(study: Study, setting: Setting) -> Setting | None:
+    return thinned(setting, 0.5, study.seeds.data)
+
+
 def _alike(study: Study, setting: Setting, strong: Training, moved: Moved | None) -> Iterator[tuple[str, Training]]:
     """What else is asked for of the same rows."""
     if WEAK in study.read.floors:
@@ -138,7 +148,7 @@ def _alike(study: Study, setting: Setting, strong: Training, moved: Moved | None
         )
         yield MOVED, (fit, select, calibrate)
     asked = study.read.falls and "linear" in study.read.levels and not setting.behaviour.is_value
-    half = thinned(setting, 0.5, study.seeds.data) if asked else None
+    half = _once(study, setting, _thinned) if asked else None
     if half is not None:
         # A row that is left out weighs nothing, and the others more, so that the mean over rows stays a mean over them.
         names = ("fit", "select") if setting.split.inner else ("fit",)

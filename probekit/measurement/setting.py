@@ -21,7 +21,7 @@ from probekit.fit.readers import Reader, Side, Site
 from probekit.fit.readout import cross_entropy, entropy
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.classes import LEAST_ROWS, REST, pool_rare, pooled, pooled_law
-from probekit.metrics.rows import effective_rows, icc
+from probekit.metrics.rows import effective_rows, iccs
 from probekit.metrics.splits import Split
 from probekit.task import Behaviour, Observations
 
@@ -193,8 +193,12 @@ def prepare_settings(
     floors: Sequence[str],
     seed: int,
     unit: str = "group",
+    read: Mapping[str, Inputs] | None = None,
 ) -> list[Setting]:
-    """Fit the floors of each outer fold of a domain. splits: of its rows; unit: as in Setting."""
+    """Fit the floors of each outer fold of a domain. splits: of its rows; unit: as in Setting.
+
+    read: what each floor reads of its rows (`read_inputs`), where that is known already, as of another behaviour.
+    """
     behaviour, index = pooling.behaviour, np.flatnonzero(observations.domain == domain)
     group = observations.group[index]
     kept_together = index if unit == "row" else group
@@ -202,14 +206,19 @@ def prepare_settings(
     whole = behaviour.law[index]
     whole = whole if behaviour.is_value else whole / whole.sum(1, keepdims=True)
     law = torch.from_numpy(np.ascontiguousarray(whole.T[:, None]))
-    inputs = {name: block[index] for name, block in observations.floor_inputs.items()}
-    read = {name: Inputs.of(inputs, blocks_of(name, inputs)) for name in floors}  # once for all folds
+    read = read or {name: read_inputs(observations, domain, name) for name in floors}  # once for all folds
     ceiling = bits_of(entropy(law))
     out = []
     for fold, split in enumerate(splits):
-        fitted = {name: fit_floor(name, rows, law, kept_together, split, seed + fold) for name, rows in read.items()}
+        fitted = {name: fit_floor(name, read[name], law, kept_together, split, seed + fold) for name in floors}
         out.append(Setting(behaviour, pooling, domain, fold, index, group, split, law, ceiling, fitted, unit))
     return out
+
+
+def read_inputs(observations: Observations, domain: str, floor: str) -> Inputs:
+    """What the named floor reads of the rows of a domain, whatever the behaviour."""
+    inputs = {name: block[observations.domain == domain] for name, block in observations.floor_inputs.items()}
+    return Inputs.of(inputs, blocks_of(floor, inputs))
 
 
 def control_task(
@@ -281,10 +290,9 @@ def effective_fit_rows(setting: Setting, site: Site) -> float:
     if len(np.unique(group)) == len(group):
         return float(len(rows))
     law = setting.behaviour.law[rows].astype(np.float64)
-    weight = law.var(0)
-    behaviour = np.average([max(0.0, icc(column, group)) for column in law.T], weights=weight + 1e-12)
+    behaviour = np.average(np.maximum(0.0, iccs(law, group)), weights=law.var(0) + 1e-12)
     z = site.rows[0].z[:, :ICC_COORDINATES].double().cpu().numpy()
-    activation = np.mean([max(0.0, icc(column, group)) for column in z.T])
+    activation = np.mean(np.maximum(0.0, iccs(z, group)))
     return effective_rows(group, float(behaviour * activation))
 
 

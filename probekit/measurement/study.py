@@ -1,9 +1,9 @@
 """Study: what all cells of one set of observations share: what is asked, splits and floors, permutations, records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from probekit.hookpoint import HookPoint
 from probekit.inputs.given import Brought
 from probekit.levels import Hypothesis, check_stated
 from probekit.measurement.outcome import Coordinates, Figures
-from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings
+from probekit.measurement.setting import Pool, Pooling, Setting, control_task, prepare_settings, read_inputs
 from probekit.metrics.classes import splits_with_classes, unmeasurable_over, unseen
 from probekit.metrics.permutations import permutation_plan
 from probekit.metrics.ratios import Estimate
@@ -25,6 +25,7 @@ from probekit.records import Record
 from probekit.spec import ReadSpec, TransferSpec
 from probekit.task import Observations, constants, find_constant
 
+Made = TypeVar("Made")
 NOTHING_BESIDE = Figures()
 NULL_ROWS = 20_000  # test rows of whole groups that permutations are drawn on
 
@@ -76,6 +77,7 @@ class Study:
         self._why_not: dict[tuple[str, str], str] = {}
         self._plans: dict[tuple[str, str, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._frames = Frames()  # which behaviours of one hook point share
+        self._once: dict[tuple, Any] = {}
         # Several rules of positions are looked at together, by whoever takes them apart.
         look = constants if observations.rules else find_constant
         if transfer is not None:
@@ -212,9 +214,17 @@ class Study:
             else:
                 floors = self.read.floors if "strong" in self.read.floors else ("strong", *self.read.floors)
                 asked = ("strong",) if unit == "row" else floors
-                settings = prepare_settings(observations, known, domain, splits, asked, self.seeds.probe, unit)
+                read = {name: self.once(("reads", domain, name), partial(read_inputs, observations, domain, name))
+                        for name in asked}  # fmt: skip
+                settings = prepare_settings(observations, known, domain, splits, asked, self.seeds.probe, unit, read)
             self._pools[key] = Pool.of(settings, self.n_bootstrap, self.seeds.data)
         return self._pools[key]
+
+    def once(self, key: tuple, make: Callable[[], Made]) -> Made:
+        """What all sites, and behaviours where the key names none, have in common."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
 
     def setting(self, behaviour: str, domain: str, fold: int = 0, unit: str = "group") -> Setting:
         """One fold of a behaviour in a domain."""

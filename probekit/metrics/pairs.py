@@ -89,7 +89,8 @@ def counterexample_pairs(
     limits = [float(np.quantile(one, ALIKE)) + SAME * float(one.max()) for one in apart]
     usual = float(divergence(law, random).mean())
     # Of ties, such as rows that read exactly alike, a search gives some; random pairs give others.
-    pairs = np.unique(np.sort(np.concatenate([_neighbours(views, limits, group), random]), axis=1), axis=0)
+    low, high = np.sort(np.concatenate([_neighbours(views, limits, group), random]), axis=1).T
+    pairs = np.stack(np.divmod(np.unique(low * len(group) + high), len(group)), axis=1)
     pairs = pairs[np.all([_distance(view, pairs) <= limit for view, limit in zip(views, limits, strict=True)], axis=0)]
     bits, distance = divergence(law, pairs), _distance(views[0], pairs)
     shown = _clearest(pairs, bits, distance, group, usual, most)

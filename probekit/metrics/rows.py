@@ -90,16 +90,24 @@ def icc(values: NDArray, group: NDArray) -> float:
     values [n], group [n]; n0 is the mean group size for unequal groups (Donner 1986). Below 0 when rows of a group
     differ more than rows of different groups; 0 where it cannot be told: groups of one row, one group, no variance.
     """
+    return float(iccs(values[:, None], group)[0])
+
+
+def iccs(values: NDArray, group: NDArray) -> NDArray[np.float64]:
+    """`icc` of each column of values [n, m], of the same groups: [m]."""
     _, code, counts = np.unique(group, return_inverse=True, return_counts=True)
     n, n_groups = len(code), len(counts)
+    out = np.zeros(values.shape[1])
     if n_groups < 2 or n_groups == n:
-        return 0.0
-    mean = np.bincount(code, values) / counts
-    between = (counts * (mean - values.mean()) ** 2).sum() / (n_groups - 1)
-    within = ((values - mean[code]) ** 2).sum() / (n - n_groups)
+        return out
     n0 = (n - (counts**2).sum() / n) / (n_groups - 1)
-    total = between + (n0 - 1) * within
-    return float((between - within) / total) if total > 0 else 0.0
+    for i, column in enumerate(values.T.astype(np.float64)):
+        mean = np.bincount(code, column) / counts
+        between = (counts * (mean - column.mean()) ** 2).sum() / (n_groups - 1)
+        within = ((column - mean[code]) ** 2).sum() / (n - n_groups)
+        total = between + (n0 - 1) * within
+        out[i] = (between - within) / total if total > 0 else 0.0
+    return out
 
 
 def effective_rows(group: NDArray, correlation: float) -> float:

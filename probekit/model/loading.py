@@ -5,9 +5,11 @@ import importlib.util
 import io
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,21 +162,35 @@ def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _read_once() -> Iterator[None]:
-    """Parse a GGUF file once: the library does so for the config, the weights and the tokenizer, token by token."""
+    """Parse a GGUF file once: the library does so for the config, the weights and the tokenizer, token by token.
+
+    Names of tensors are told once as well, which it does for every module of the network anew.
+    """
     import gguf
 
-    reader, known = gguf.GGUFReader, dict[str, Any]()
+    class Plain(gguf.GGUFReader):
+        """Cuts tokens out of a plain array: each cut of a memory map is told of its file, at several times the cost."""
+
+        @property
+        def data(self) -> Any:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._bytes = mapped.view(np.ndarray)
+
+    known, before = dict[str, Any](), (gguf.GGUFReader, gguf.get_tensor_name_map)
 
     def read(path: Any, *args: Any) -> Any:
         if str(path) not in known:
-            known[str(path)] = reader(path, *args)
+            known[str(path)] = Plain(path, *args)
         return known[str(path)]
 
-    gguf.GGUFReader = read  # pyright: ignore[reportAttributeAccessIssue]
+    gguf.GGUFReader, gguf.get_tensor_name_map = read, cache(before[1])  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
 def _unpacked(hf: Any, dtype: torch.dtype) -> Any:
