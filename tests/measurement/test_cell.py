@@ -699,7 +699,7 @@ def test_behaviours_of_the_same_rows_share_the_frame_of_each_fold(monkeypatch):
     asked = {"groups": np.arange(400), "levels": ("linear",)} | QUICK | {"outer_folds": 3}
     alone = pk.measure({"h": x}, behaviour={"second": s[:, 1]}, **asked)
     fitted, calls = frame.frame_rows, []
-    monkeypatch.setattr(frame, "frame_rows", lambda *rows: calls.append(len(rows)) or fitted(*rows))
+    monkeypatch.setattr(frame, "frame_rows", lambda *rows, **more: calls.append(len(rows)) or fitted(*rows, **more))
     both = pk.measure({"h": x}, behaviour={"first": s[:, 0], "second": s[:, 1]}, **asked)
     assert len(calls) == 3
     assert one(both, behaviour="second")["bits"] == one(alone)["bits"]
