@@ -37,6 +37,15 @@ def test_memory_is_flat_and_what_the_page_concludes_follows_from_its_table():
         alike = [one for one in rows if one["width"] == width]
         assert max(one["rows"] for one in alike) >= 4 * min(one["rows"] for one in alike)
         assert max(one["peak_mb"] for one in alike) < 2 * min(one["peak_mb"] for one in alike) + 20
+    on_disk = [one for one in STORED["cells"] if "reader_rows" in one]
+    assert len(on_disk) >= 5 and max(one["reader_rows"] for one in on_disk) == 1_000_000
+    for one in on_disk:
+        # less than a quarter of the copies that a reader makes, but for what a dozen squares of the width take
+        squares = 12 * 8 * one["width"] ** 2 / 2**20
+        assert (
+            one["private_mb"] < one["left_mb"] and one["private_mb"] < squares + 0.25 * 3.3 * 2 * one["file_mb"] + 100
+        )
+        assert abs(one["gap"]) < 10 * one["width"] / one["reader_rows"] + 0.01
     of = Large()
     readers = reader_rule(READERS)(of.texts, of.width) * of.cells / of.cores
     forward = 2 * of.parameters * of.texts * of.length / (of.gpu * of.achieved)
