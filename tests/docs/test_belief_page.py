@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from probekit.cli import reference
-from probekit.proofs.studies.belief import EXACT, LOCAL, PLANTS, RECENT, BeliefFindings
+from probekit.proofs.studies.belief import BeliefFindings
 from probekit.proofs.studies.belief_page import by_place, names, tables, verdict
+from probekit.proofs.studies.belief_seen import EXACT, LOCAL, PLANTS, RECENT
 from probekit.testbeds.hmm import stored_names
 
 DOCS = Path(__file__).parents[2] / "docs"
