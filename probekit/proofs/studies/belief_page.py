@@ -27,7 +27,7 @@ TITLES = {
     "read": "Left when a layer is read, beside the floor",
     "set": "Left of the way to the other account's law once its account stands in the stream",
     "coordinates": "Each coordinate of the exact belief, read beside the floor; the same in networks never trained",
-    "silent": "How far the law moves when one coordinate is exchanged at one place, there (now) and behind the next token",
+    "silent": "How far the law moves when a coordinate is exchanged at one place: now, and behind the next token",
 }
 Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 
@@ -92,7 +92,7 @@ def tables(found: BeliefFindings) -> dict[str, pd.DataFrame]:
     ])  # fmt: skip
     made["silent"] = pd.DataFrame([
         {"networks": name, "layer": layer}
-        | {f"{which}, {when}": _cell(rows[name, "exchanged", layer, f"{which}, {when}"])
+        | {f"{which}, {when}": _cell(rows.get((name, "exchanged", layer, f"{which}, {when}")))
            for when in ("now", "then") for which in ("next", SILENT, ALL)}
         | {f"kept: {one}": _cell(rows[name, "kept", layer, one]) for one in (EXACT, NEXT_ALONE)}
         for name, layer in places if (name, "exchanged", layer, f"{SILENT}, now") in rows

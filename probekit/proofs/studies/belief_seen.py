@@ -1,4 +1,4 @@
-"""What the study of beliefs sees of one network: its stream and laws on sequences of its own, and what is read there."""
+"""What the study of beliefs sees of one network: its stream and laws on sequences of its own, and what is read."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace

@@ -235,6 +235,7 @@ def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
 
 
 def begun(width: int, height: int) -> list[str]:
+    """The first lines of an SVG: its size, its letters and its paper."""
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         "font-family=\"'Source Sans 3', 'Helvetica Neue', Arial, sans-serif\" font-size=\"14\">",
@@ -243,6 +244,7 @@ def begun(width: int, height: int) -> list[str]:
 
 
 def words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "start", size: int = 14) -> str:
+    """A line of text in an SVG; colour: of INK; anchor: start, middle or end."""
     return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK[colour]}" text-anchor="{anchor}" font-size="{size}">'
             f"{escape(said)}</text>")  # fmt: skip
 
