@@ -17,10 +17,10 @@ from torch import Tensor
 from probekit.fit.directions import random_directions
 from probekit.metrics.causal.replace import fbu_replace, kl_bits, random_donors
 from probekit.metrics.ratios import Ratio
-from probekit.proofs.studies.belief import EXACT, LOCAL, Decoded, Seen, Told
+from probekit.proofs.studies.belief_seen import EXACT, LOCAL, Decoded, Seen, Told
 
 NOTHING, RANDOM, READ = "nothing", "random directions", "directions that read exact"
-SILENT, NEXT_ALONE = "silent", "exact, next coin alone"
+ALL, SILENT, NEXT_ALONE = "all", "silent", "exact, next coin alone"
 
 
 class Pairs(NamedTuple):
@@ -89,12 +89,18 @@ def _laws(seen: Seen, layer: int, h: Float[Tensor, "m length d"]) -> NDArray[np.
     return seen.nets.after(h[None], layer)[0].double().softmax(-1).numpy()
 
 
+def _ends(seen: Seen, row: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+    """The floor's bits and the ceiling's, of test rows."""
+    test = {row: i for i, row in enumerate(seen.setting.split.test.tolist())}
+    at = [test[one] for one in row.tolist()]
+    floor, ceiling = (end[at] for end in seen.setting.ends())
+    return floor, ceiling
+
+
 def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pairs) -> Iterator[Told]:
     """FBU with each account of the row in donors' streams; nothing kept, random directions and those that read."""
     row, donor = pairs.both
-    test = {row: i for i, row in enumerate(seen.setting.split.test.tolist())}
-    at = [test[one] for one in pairs.row.tolist()]
-    floor, ceiling = (end[at] for end in seen.setting.ends())
+    floor, ceiling = _ends(seen, pairs.row)
     own = seen.at_place(seen.laws)[pairs.row]
     shifts = {name: lambda name=name: Embedded.of(seen, h, name).between(row, donor) for name in seen.accounts}
     if SILENT in seen.process.names:
@@ -125,9 +131,10 @@ def _set(seen: Seen, layer: int, h: Float[Tensor, "n length d"], row: NDArray[np
 
 
 def _exchanged(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pairs) -> Iterator[Told]:
-    """One coordinate of the belief exchanged at the place that is read alone: how much the law moves, there and next.
+    """One coordinate of the belief exchanged at the place that is read alone: how far the law moves, there and next.
 
-    Of what moves where all that is there is exchanged; at the next place the belief of the other coin is what counts.
+    In units of what the floor leaves there. At the next place the belief of the silent coin is what counts; `all`: the
+    whole stream of the place is the donor's.
     """
     row, donor = (torch.from_numpy(some) for some in (pairs.row, pairs.donor[:, 0].copy()))
     place, at = torch.from_numpy(seen.place)[row], torch.arange(len(row))
@@ -135,16 +142,16 @@ def _exchanged(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pa
     towards = moved.told[donor] - moved.told[row]
     whole = h[row].clone()
     whole[at, place] = h[donor, place]
-    laws = {"all": _laws(seen, layer, whole)}
+    laws = {ALL: _laws(seen, layer, whole)}
     for j, name in enumerate(seen.process.names):
         one = torch.zeros_like(towards)
         one[..., j] = towards[..., j]
         some = h[row].clone()
         some[at, place] += moved.shift(one)[at, place]
         laws[name] = _laws(seen, layer, some)
-    for later, when in ((0, "now"), (1, "next")):
+    floor, ceiling = _ends(seen, pairs.row)
+    for later, when in ((0, "now"), (1, "then")):
         behind = (at.numpy(), place.numpy() + later)
         clean = seen.laws[row.numpy()][behind]
-        moves = {name: kl_bits(clean, law[behind]) for name, law in laws.items()}
-        for name in seen.process.names:
-            yield "exchanged", layer, f"{name}, {when}", Ratio(moves[name], moves["all"], of_reader=False)
+        for name, law in laws.items():
+            yield "exchanged", layer, f"{name}, {when}", Ratio(kl_bits(clean, law[behind]), floor - ceiling)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from probekit.proofs.studies.belief import EXACT, LOCAL, PLANT, RECENT, UNTRAINED, BeliefFindings
-from probekit.proofs.studies.belief_edits import NEXT_ALONE, NOTHING, RANDOM, READ, SILENT
+from probekit.proofs.studies.belief import BeliefFindings
+from probekit.proofs.studies.belief_edits import ALL, NEXT_ALONE, NOTHING, RANDOM, READ, SILENT
+from probekit.proofs.studies.belief_seen import EXACT, LOCAL, PLANT, RECENT, UNTRAINED
 from probekit.proofs.studies.drawn import begun, words
 from probekit.results.looks import PALETTES
 from probekit.results.text import number
@@ -26,7 +27,7 @@ TITLES = {
     "read": "Left when a layer is read, beside the floor",
     "set": "Left of the way to the other account's law once its account stands in the stream",
     "coordinates": "Each coordinate of the exact belief, read beside the floor; the same in networks never trained",
-    "silent": "Of what exchanging all of one place does to the law, there and at the next: one coordinate alone",
+    "silent": "How far the law moves when a coordinate is exchanged at one place: now, and behind the next token",
 }
 Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 
@@ -91,9 +92,9 @@ def tables(found: BeliefFindings) -> dict[str, pd.DataFrame]:
     ])  # fmt: skip
     made["silent"] = pd.DataFrame([
         {"networks": name, "layer": layer}
-        | {f"{which}, {when}": _cell(rows[name, "exchanged", layer, f"{which}, {when}"])
-           for when in ("now", "next") for which in ("next", SILENT)}
-        | {NEXT_ALONE: _cell(rows[name, "kept", layer, NEXT_ALONE])}
+        | {f"{which}, {when}": _cell(rows.get((name, "exchanged", layer, f"{which}, {when}")))
+           for when in ("now", "then") for which in ("next", SILENT, ALL)}
+        | {f"kept: {one}": _cell(rows[name, "kept", layer, one]) for one in (EXACT, NEXT_ALONE)}
         for name, layer in places if (name, "exchanged", layer, f"{SILENT}, now") in rows
     ])  # fmt: skip
     return made

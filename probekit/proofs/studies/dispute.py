@@ -16,9 +16,10 @@ import pandas as pd
 
 from probekit.proofs.studies import compute_page, ladder, sizes, variants_page
 from probekit.proofs.studies.beds import OTHELLO
-from probekit.proofs.studies.belief import EXACT, BeliefFindings
+from probekit.proofs.studies.belief import BeliefFindings
 from probekit.proofs.studies.belief_edits import READ
 from probekit.proofs.studies.belief_page import by_place
+from probekit.proofs.studies.belief_seen import EXACT
 from probekit.proofs.studies.compute import ComputeFindings
 from probekit.proofs.studies.drawn import INK, begun, words
 from probekit.proofs.studies.foresight import BUDGET, OWN, ForesightFindings

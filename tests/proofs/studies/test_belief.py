@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from probekit.proofs.studies import belief
-from probekit.proofs.studies.belief import EXACT, FOUR, LOCAL, PLANT, RECENT, BeliefCell, BeliefFindings, BeliefSize
+from probekit.proofs.studies.belief import BeliefFindings
 from probekit.proofs.studies.belief_edits import NOTHING, READ
 from probekit.proofs.studies.belief_page import LEAVES, by_place, picture_of, tables, verdict
+from probekit.proofs.studies.belief_seen import EXACT, FOUR, LOCAL, PLANT, RECENT, BeliefCell, BeliefSize
 
 SMALL = BeliefSize(networks=2, rows=1600, scrubbed=60)
 
