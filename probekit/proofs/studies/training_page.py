@@ -167,7 +167,7 @@ def _orders(found: TrainingFindings) -> pd.DataFrame:
     for kind in kinds(found):
         for level in levels(found, kind):
             told = {order: ratios(found, kind, level, order) for order in ORDERS}
-            if level != BEHAVIOUR and any(told.values()):
+            if family(level) not in (BEHAVIOUR, RANDOM) and any(told.values()):
                 said = {order: "" if one is None else _steps(one, 2) for order, one in told.items()}
                 rows.append({"network": kind, "level": level} | said)
     return pd.DataFrame(rows)
