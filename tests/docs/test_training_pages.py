@@ -61,12 +61,11 @@ def test_what_the_page_of_training_claims_is_what_its_tables_say(training):
     for kind in ("plain", "narrow"):
         told = {order: training_page.ratios(training, kind, DIRECTIONS, order) for order in training_page.ORDERS}
         assert told["used / readable"].high < 1 and told["readable / right"].value < 1
-        assert told["transferable / readable"].high < told["used / readable"].low
         assert set(training_page.begun_of(training, kind, "read", "rule").values()) == {0.0}
         assert training_page.ratios(training, kind, "rule", "used / right").high > 1
         for margin in MARGINS:
-            later = [training_page.ratios(training, kind, DIRECTIONS, order, margin) for order in list(told)[:2]]
-            assert later[1].value < later[0].value and later[0].high < 1
+            for order in ("transferable / used", "used / readable"):
+                assert training_page.ratios(training, kind, DIRECTIONS, order, margin).high < 1, (kind, order, margin)
     assert training_page.ratios(training, "plain", DIRECTIONS, "readable / right").high < 1
     assert set(training_page.begun_of(training, "never", "read", DIRECTIONS).values()) == {None}
 

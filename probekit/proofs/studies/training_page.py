@@ -30,10 +30,10 @@ SHOWN = {"neurons": "red", "directions": "blue", "simple:quadratic": "orange", R
 # what comes first? (metric, level) over (metric, level); * is the row's own level
 ORDERS = {
     "used / readable": (("replace", "*"), ("read", "*")),
+    "transferable / used": (("transfer", "*"), ("replace", "*")),
     "transferable / readable": (("transfer", "*"), ("read", "*")),
     "readable / right": (("read", "*"), ("read", BEHAVIOUR)),
     "used / right": (("replace", "*"), ("read", BEHAVIOUR)),
-    "transferable / right": (("transfer", "*"), ("read", BEHAVIOUR)),
 }
 NEVER, START = "never", "from the start"
 
