@@ -151,8 +151,8 @@ def _played(folder: Path, task: Task, seen: Observations, step: int) -> Snapshot
     def said(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n n_moves"]:
         return logits[..., :n_moves].double().softmax(-1).float()  # what is behind them is padding
 
-    def keep(logits: Tensor, rows: Tensor) -> None:
-        law[rows] = said(logits.cpu())
+    def keep(logits: Tensor, rows: NDArray[np.int64]) -> None:
+        law[torch.from_numpy(rows)] = said(logits.cpu())
 
     def run(rows: NDArray[np.int64], x: Float[Tensor, "n m d"]) -> Float[Tensor, "n m outcome"]:
         out = torch.empty(*x.shape[:2], n_moves)
