@@ -9,8 +9,8 @@ from probekit.cli import reference
 from probekit.proofs.studies import compute_page, training_page
 from probekit.proofs.studies.beds import OTHELLO
 from probekit.proofs.studies.compute import ComputeFindings
-from probekit.proofs.studies.training import TrainingFindings
-from probekit.testbeds.variants.checkpoints import KINDS, load_course
+from probekit.proofs.studies.training import MARGINS, TrainingFindings
+from probekit.testbeds.variants.checkpoints import KINDS, load_checkpoints
 
 STUDIES = Path(__file__).parents[2] / "docs" / "studies"
 DIRECTIONS = "directions 8"
@@ -50,7 +50,7 @@ def test_each_interval_in_the_sentences_is_in_a_table(name, training, compute):
 def test_training_is_of_the_networks_that_are_bundled(training):
     for row in training.learned:
         if row["kind"] in KINDS and row["step"]:
-            course = load_course(row["kind"])
+            course = load_checkpoints(row["kind"])
             at = course.steps.index(row["step"])
             assert row["accuracy"] == pytest.approx(float(course.unseen[at, row["network"]]), abs=0.03)
 
@@ -60,10 +60,13 @@ def test_what_the_page_of_training_claims_is_what_its_tables_say(training):
     right; the stated rule is readable from the start and used no sooner than answers are right."""
     for kind in ("plain", "narrow"):
         told = {order: training_page.ratios(training, kind, DIRECTIONS, order) for order in training_page.ORDERS}
-        assert told["used / readable"].high < 1 and told["readable / right"].high < 1
-        assert told["transferable / readable"].high < told["used / readable"].low
+        assert told["used / readable"].high < 1 and told["readable / right"].value < 1
         assert set(training_page.begun_of(training, kind, "read", "rule").values()) == {0.0}
         assert training_page.ratios(training, kind, "rule", "used / right").high > 1
+        for margin in MARGINS:
+            for order in ("transferable / used", "used / readable"):
+                assert training_page.ratios(training, kind, DIRECTIONS, order, margin).high < 1, (kind, order, margin)
+    assert training_page.ratios(training, "plain", DIRECTIONS, "readable / right").high < 1
     assert set(training_page.begun_of(training, "never", "read", DIRECTIONS).values()) == {None}
 
 

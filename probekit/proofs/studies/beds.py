@@ -27,7 +27,7 @@ from probekit.task import Behaviour, Feature, Observations, Task
 from probekit.testbeds.othello import train as othello_training
 from probekit.testbeds.othello.rules import legal_uniform
 from probekit.testbeds.othello.task import SEEN, othello_task
-from probekit.testbeds.variants.checkpoints import KEPT, load_course
+from probekit.testbeds.variants.checkpoints import KEPT, load_checkpoints
 from probekit.testbeds.variants.networks import PRIME, Networks, Table
 
 OTHELLO, LAYER = "othello-6x6", 4  # activations behind this layer
@@ -54,7 +54,7 @@ def _all_outcomes(told: Behaviour) -> Pooling:
 
 def adder(kind: str, network: int, seed: int = 0, levels: Levels = READ) -> Course:
     """A bundled network that learns to add, on all pairs: tested on those that it was never trained on."""
-    course, table = load_course(kind), Table.make()
+    course, table = load_checkpoints(kind), Table.make()
     numbers, names = torch.stack([table.a, table.b], 1).numpy(), tuple(map(str, range(PRIME)))
     n, one_hot = len(numbers), np.eye(PRIME, dtype=np.float32)
     told = Behaviour(ANSWER, one_hot[table.sum.numpy()], names)
@@ -77,7 +77,7 @@ def adder(kind: str, network: int, seed: int = 0, levels: Levels = READ) -> Cour
 
 @torch.no_grad()
 def _added(kind: str, network: int, step: int) -> Snapshot:
-    net, table = load_course(kind).at(step).one(network), Table.make()
+    net, table = load_checkpoints(kind).at(step).one(network), Table.make()
     first, last = (one[0] for one in net.hidden(table.a, table.b))
     law = net.read_out(last[None])[0].double().softmax(-1).float().numpy()
     return Snapshot({"first": first, "last": last}, law, partial(_read_out, net))
@@ -151,8 +151,8 @@ def _played(folder: Path, task: Task, seen: Observations, step: int) -> Snapshot
     def said(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n n_moves"]:
         return logits[..., :n_moves].double().softmax(-1).float()  # what is behind them is padding
 
-    def keep(logits: Tensor, rows: Tensor) -> None:
-        law[rows] = said(logits.cpu())
+    def keep(logits: Tensor, rows: NDArray[np.int64]) -> None:
+        law[torch.from_numpy(rows)] = said(logits.cpu())
 
     def run(rows: NDArray[np.int64], x: Float[Tensor, "n m d"]) -> Float[Tensor, "n m outcome"]:
         out = torch.empty(*x.shape[:2], n_moves)

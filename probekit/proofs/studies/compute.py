@@ -24,7 +24,7 @@ from probekit.metrics.causal.training import compute_equivalent
 from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.beds import OTHELLO, Levels, adder, othello
-from probekit.proofs.studies.courses import Course, Stage
+from probekit.proofs.studies.courses import ANSWER, RANDOM, RULE, Course, Stage
 from probekit.proofs.studies.kept import write_json
 from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
@@ -115,7 +115,11 @@ def measure_cell(cell: ComputeCell) -> pd.DataFrame:
     course = cell.course()
     last = Stage(course, course.steps[-1], course.at(course.steps[-1]))
     lost = {name + MEAN * mean: last.loss(law) for mean in (True, False) for name, law in last.replaced(mean).items()}
-    if cell.kind != OTHELLO:
+    kept = dict(last.bases()).get(RULE)
+    if kept is not None:
+        for mean in (True, False):  # as many random directions as the decoders of the rule look along
+            lost[f"{RANDOM} {kept.shape[1]}" + MEAN * mean] = last.loss(last.alone(last.drawn(kept.shape[1]), mean))
+    else:
         for step in course.steps[:-1]:
             lost[f"{STEP} {step}"] = last.loss(course.at(step).law[last.test])
     place = {"kind": cell.kind, "network": cell.network, "last": course.steps[-1]}
@@ -141,7 +145,7 @@ def told_of(last: Stage, losses: dict[str, NDArray[np.float64]], seed: int) -> I
 def floors_of(last: Stage) -> dict[str, NDArray[np.float64]]:
     """Bits per test row [n_test] of each of FLOORS."""
     course = last.course
-    prior = course.seen.behaviours["answer"].law[course.setting.split.fit].mean(0).astype(np.float64)
+    prior = course.seen.behaviours[ANSWER].law[course.setting.split.fit].mean(0).astype(np.float64)
     return {
         "zero": last.loss(last.zeroed()), "prior": last.loss(np.tile(prior, (len(last.test), 1))),
         "input": course.setting.floor_bits(),

@@ -114,23 +114,25 @@ def _known(found: ComputeFindings) -> pd.DataFrame:
 # The picture ----------------------------------------------------------------------------------------------------------
 
 LEFT, WIDE, ROW, TOP = 250, 520, 30, 110
+NAMES = {**FLOORS, "compute": "share of training compute"}
 MARKS = {"zero": "red", "prior": "orange", "input": "blue", "compute": "ink"}
 DRAWN = (OTHELLO, "plain")
 
 
 def picture_of(found: ComputeFindings) -> str:
     """A row per description, a mark per scale: one and the same loss, recovered from three floors, and as compute."""
-    drawn = [(kind, level) for kind in DRAWN if kind in kinds(found) for level in levels(found, kind)]
+    drawn = [
+        (kind, level) for kind in DRAWN if kind in kinds(found) for level in levels(found, kind)
+        if (told(found, kind, level)["zero"]["value"] or 0) > 0
+    ]  # fmt: skip
     width, height = LEFT + WIDE + 40, TOP + ROW * (len(drawn) + 2) + 40
     parts = [
         *begun(width, height),
         words(20, 28, "One loss, three floors: how much of a network is recovered?", size=18),
-        words(20, 50, "Share recovered by a description that alone is kept; ring: share of training compute.", "soft"),
+        words(20, 50, "Share recovered with a description alone kept; what is below 0 is not drawn.", "soft"),
     ]
     for i, (scale, colour) in enumerate(MARKS.items()):
-        parts.append(
-            words(20 + 200 * i, 76, f"{'○' if scale == 'compute' else '●'} {FLOORS.get(scale, scale)}", colour)
-        )
+        parts.append(words(20 + 195 * i, 76, f"{'○' if scale == 'compute' else '●'} {NAMES[scale]}", colour))
     before, y = "", TOP
     for kind, level in drawn:
         if kind != before:
@@ -154,9 +156,9 @@ def _row(found: ComputeFindings, kind: str, level: str, y: float) -> list[str]:
 
 
 def _mark(scale: str, one: Mapping[str, Any], y: float) -> list[str]:
-    if one["value"] is None:
+    if one["value"] is None or one["value"] < 0:
         return []
-    x, low, high = (LEFT + WIDE * float(np.clip(one[end] if one[end] is not None else one["value"], -0.03, 1.03))
+    x, low, high = (LEFT + WIDE * float(np.clip(one[end] if one[end] is not None else one["value"], 0, 1.03))
                     for end in ("value", "low", "high"))  # fmt: skip
     look = f'fill="{INK["paper"]}" stroke-width="2"' if scale == "compute" else f'fill="{INK[MARKS[scale]]}"'
     return [

@@ -185,7 +185,7 @@ class Stage:
         Of RANDOM as many random directions as `directions` has; of RULE the donors that the rule says the same of, or
         what its decoders look at.
         """
-        said = {name: self._run(self._kept(basis, mean)) for name, basis in self.bases()}
+        said = {name: self.alone(basis, mean) for name, basis in self.bases()}
         if RULE in self.course.donors and not mean:
             x = self.snapshot.x[self.course.edited]
             said[RULE] = self._run(x[torch.from_numpy(self.course.donors[RULE])])
@@ -198,12 +198,20 @@ class Stage:
             if reader.directions is not None:
                 yield named(key), _orthonormal(reader.directions)
                 if key.level == "directions":
-                    drawn = np.random.default_rng([self.course.seed, 60]).standard_normal(reader.directions.shape)
-                    yield f"{RANDOM} {key.k}", _orthonormal(torch.from_numpy(drawn))
+                    yield f"{RANDOM} {key.k}", self.drawn(reader.directions.shape[1])
         if self.course.value is None:
             for mixture in one.mixtures.values():
                 found = [one.directions for one in mixture.decoders.values() if one is not None]
                 yield RULE, _orthonormal(torch.cat(found, 1))
+
+    def drawn(self, k: int) -> Float[Tensor, "d k"]:
+        """As many random directions at the edited site."""
+        shape = self.snapshot.x[self.course.edited].shape[1], k
+        return _orthonormal(torch.from_numpy(np.random.default_rng([self.course.seed, 60]).standard_normal(shape)))
+
+    def alone(self, basis: Float[Tensor, "d k"], mean: bool = False) -> NDArray[np.float64]:
+        """What the network says with what lies along the basis alone kept, as `replaced` has it."""
+        return self._run(self._kept(basis, mean))
 
     def _kept(self, basis: Float[Tensor, "d k"], mean: bool = False) -> Float[Tensor, "n m d"]:
         """Activations of test rows with all but what lies along the basis from donors, or as on average."""

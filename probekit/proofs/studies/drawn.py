@@ -28,7 +28,7 @@ def words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "sta
 
 
 @dataclass(frozen=True)
-class Panel:
+class StepPanel:
     """Shares from 0 to `most` over the logarithm of steps, 0 at the left edge. left, top: its corner in the picture."""
 
     left: float

@@ -34,6 +34,7 @@ from probekit.testbeds.variants.checkpoints import KINDS
 
 METRICS = ("read", "replace", "transfer")
 MARGIN = 0.2  # of what there is to explain, that a level has to explain for good to count as there
+MARGINS = (MARGIN, 0.35, 0.5)  # beside it, others that may have been chosen
 N_BOOTSTRAP = 2_000
 
 
@@ -70,7 +71,8 @@ class TrainingFindings:
 
     @property
     def begun(self) -> pd.DataFrame:
-        """A row per kind, network, metric and level: the step from which on it is there, none where it never is."""
+        """A row per kind, network, metric, level and margin: the step from which on it is there, none where it never
+        is."""
         return pd.DataFrame(self.onsets)
 
 
@@ -239,8 +241,10 @@ def _onsets(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for (kind, network, metric, level), part in rows.groupby(["kind", "network", "metric", "level"], sort=False):
         part = part.sort_values("step")
         values = np.array([_Sums.of(part.iloc[[i]]).value for i in range(len(part))])
-        found = onset(part["step"].to_numpy(), values)
-        yield {"kind": kind, "network": int(network), "metric": metric, "level": level, "onset": _round(found)}
+        for margin in MARGINS:
+            found = _round(onset(part["step"].to_numpy(), values, margin))
+            yield {"kind": kind, "network": int(network), "metric": metric, "level": level, "margin": margin,
+                   "onset": found}  # fmt: skip
 
 
 def onset(steps: NDArray, values: NDArray, margin: float = MARGIN) -> float | None:

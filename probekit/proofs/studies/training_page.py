@@ -12,8 +12,8 @@ import pandas as pd
 
 from probekit.proofs.studies.beds import OTHELLO
 from probekit.proofs.studies.courses import BEHAVIOUR, RANDOM, RULE
-from probekit.proofs.studies.drawn import Panel, begun, words
-from probekit.proofs.studies.training import MARGIN, METRICS, Mean, TrainingFindings, onset
+from probekit.proofs.studies.drawn import StepPanel, begun, words
+from probekit.proofs.studies.training import MARGIN, MARGINS, METRICS, Mean, TrainingFindings, onset
 from probekit.results.text import number
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -30,10 +30,10 @@ SHOWN = {"neurons": "red", "directions": "blue", "simple:quadratic": "orange", R
 # what comes first? (metric, level) over (metric, level); * is the row's own level
 ORDERS = {
     "used / readable": (("replace", "*"), ("read", "*")),
+    "transferable / used": (("transfer", "*"), ("replace", "*")),
     "transferable / readable": (("transfer", "*"), ("read", "*")),
     "readable / right": (("read", "*"), ("read", BEHAVIOUR)),
     "used / right": (("replace", "*"), ("read", BEHAVIOUR)),
-    "transferable / right": (("transfer", "*"), ("read", BEHAVIOUR)),
 }
 NEVER, START = "never", "from the start"
 
@@ -66,7 +66,7 @@ def tables(found: TrainingFindings) -> dict[str, pd.DataFrame]:
 
 def page_tables(found: TrainingFindings) -> dict[str, pd.DataFrame]:
     """The same, with all kinds, their intervals, and changes from step to step, for which a terminal has no room."""
-    made = tables(found)
+    made = tables(found) | {"margins": _margins(found)}
     for kind in kinds(found):
         made[kind] = _values(found, kind, "value")
         made[f"{kind} intervals"] = _values(found, kind, "interval")
@@ -110,10 +110,13 @@ def _interval(row: Mapping[str, Any], *names: str) -> str:
     return value if low == "NA" else f"{value} [{low}, {high}]"
 
 
-def begun_of(found: TrainingFindings, kind: str, metric: str, level: str) -> dict[int, float | None]:
+def begun_of(
+    found: TrainingFindings, kind: str, metric: str, level: str, margin: float = MARGIN
+) -> dict[int, float | None]:
     """Network -> the step from which on the level is there, None where it never is; empty where it is not measured."""
     rows = found.begun
     some = rows[(rows["kind"] == kind) & (rows["metric"] == metric) & (rows["level"] == level)]
+    some = some[some["margin"] == margin]
     return {int(row["network"]): None if pd.isna(row["onset"]) else row["onset"] for row in some.to_dict("records")}
 
 
@@ -153,10 +156,10 @@ def _steps(mean: Mean, digits: int) -> str:
     return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
 
-def ratios(found: TrainingFindings, kind: str, level: str, order: str) -> Mean | None:
+def ratios(found: TrainingFindings, kind: str, level: str, order: str, margin: float = MARGIN) -> Mean | None:
     """One of ORDERS of a level over the networks in which both begin, and not at once; None below two of them."""
     (first, second) = (
-        begun_of(found, kind, metric, level if which == "*" else which) for metric, which in ORDERS[order]
+        begun_of(found, kind, metric, level if which == "*" else which, margin) for metric, which in ORDERS[order]
     )
     both = [(first[i], second[i]) for i in first if first[i] and second.get(i)]
     return Mean.of(np.array([a / b for a, b in both])) if both else None
@@ -167,9 +170,21 @@ def _orders(found: TrainingFindings) -> pd.DataFrame:
     for kind in kinds(found):
         for level in levels(found, kind):
             told = {order: ratios(found, kind, level, order) for order in ORDERS}
-            if level != BEHAVIOUR and any(told.values()):
+            if family(level) not in (BEHAVIOUR, RANDOM) and any(told.values()):
                 said = {order: "" if one is None else _steps(one, 2) for order, one in told.items()}
                 rows.append({"network": kind, "level": level} | said)
+    return pd.DataFrame(rows)
+
+
+def _margins(found: TrainingFindings) -> pd.DataFrame:
+    rows = []
+    for kind in kinds(found):
+        for level in levels(found, kind):
+            for margin in MARGINS:
+                told = {order: ratios(found, kind, level, order, margin) for order in ORDERS}
+                if family(level) == "directions" and any(told.values()):
+                    said = {order: "" if one is None else _steps(one, 2) for order, one in told.items()}
+                    rows.append({"network": kind, "level": level, "explains": number(margin)} | said)
     return pd.DataFrame(rows)
 
 
@@ -199,7 +214,7 @@ def picture_of(found: TrainingFindings) -> str:
 def _drawn(found: TrainingFindings, kind: str, metric: str, left: float, top: float) -> Iterator[str]:
     frame, learned = found.frame, pd.DataFrame(found.learned)
     mine = frame[(frame["kind"] == kind) & (frame["metric"] == metric)]
-    panel = Panel(left, top, WIDE, HIGH, sorted(int(one) for one in mine["step"].unique()))
+    panel = StepPanel(left, top, WIDE, HIGH, sorted(int(one) for one in mine["step"].unique()))
     yield from panel.frame(f"{kind}: {SAID[metric]}")
     right = learned[learned["kind"] == kind].groupby("step")["accuracy"].mean()
     yield from panel.line(list(right.items()), "soft", "2 4", 2)

@@ -36,7 +36,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Course:
+class Checkpoints:
     """Networks of one kind as they learn, s side by side, at the steps [m] of their losses, 0 included.
 
     loss: mean bits of the pairs that each was not trained on; unseen, trained: share of these pairs, and of those it
@@ -64,16 +64,18 @@ class Course:
 
 
 @cache
-def load_course(name: str, file: Path = FILE) -> Course:
-    """The bundled course of a kind: `plain`, `narrow`, or `never`, which learns by heart alone. Raises BadInput.
+def load_checkpoints(name: str, file: Path = FILE) -> Checkpoints:
+    """The bundled networks of a kind: `plain`, `narrow`, or `never`, which learns by heart alone. Raises BadInput.
 
-    >>> from probekit.testbeds.variants.checkpoints import load_course
-    >>> course = load_course("plain")
+    >>> from probekit.testbeds.variants.checkpoints import load_checkpoints
+    >>> course = load_checkpoints("plain")
     >>> bool(course.unseen[0].max() < 0.1), bool(course.unseen[-1].min() > 0.99)
     (True, True)
     """
     if name not in KINDS:
-        raise BadInput(f"no course '{name}'. Did you mean '{nearest(name, KINDS)}'? There are {', '.join(KINDS)}.")
+        raise BadInput(
+            f"no checkpoints of '{name}'. Did you mean '{nearest(name, KINDS)}'? There are {', '.join(KINDS)}."
+        )
     parts = {key: part.float() for key, part in load_file(file).items() if key.split("/")[0].split("@")[0] == name}
     stored: dict[int, dict[str, Tensor]] = {step: {} for step in KEPT}
     for key, part in parts.items():
@@ -81,10 +83,10 @@ def load_course(name: str, file: Path = FILE) -> Course:
             place, weight = key.split("/")
             stored[int(place.split("@")[1])][weight] = part
     told = (parts[f"{name}/{one}"] for one in ("loss", "unseen", "trained"))
-    return Course(KINDS[name][0], (0, *LOOKED), *told, stored)
+    return Checkpoints(KINDS[name][0], (0, *LOOKED), *told, stored)
 
 
-def learn(variant: Variant, n: int) -> Course:
+def learn(variant: Variant, n: int) -> Checkpoints:
     """Train n networks to the last step of KEPT."""
     table, seeds = Table.make(), variant.seeds(n)
     rows = torch.stack([table.trained(variant.share, seed) for seed in seeds])
@@ -98,7 +100,7 @@ def learn(variant: Variant, n: int) -> Course:
         step: {name: by_step[step].networks.parameters[name] for name in by_step[step].networks.trained}
         for step in KEPT
     }
-    return Course(variant, (0, *LOOKED), loss, unseen, trained, stored)
+    return Checkpoints(variant, (0, *LOOKED), loss, unseen, trained, stored)
 
 
 @torch.no_grad()
@@ -115,7 +117,7 @@ def make(file: Path = FILE) -> None:
     )
 
 
-def _packed(name: str, course: Course) -> Iterator[tuple[str, Tensor]]:
+def _packed(name: str, course: Checkpoints) -> Iterator[tuple[str, Tensor]]:
     log.info("%s: %s of unseen pairs are right", name, [round(v, 4) for v in course.unseen[-1].tolist()])
     for step, weights in course.stored.items():
         for weight, part in weights.items():

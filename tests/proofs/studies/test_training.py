@@ -1,6 +1,7 @@
 """The study of training: planted courses, where what is read, used and carried on is known; steps paired over rows."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from probekit.measurement.setting import Pooling
 from probekit.metrics.bootstrap import Clusters, Differences
 from probekit.metrics.causal.training import TrainingCurve
 from probekit.metrics.splits import split_by_group
-from probekit.proofs.studies.beds import adder
+from probekit.proofs.studies.beds import adder, othello
 from probekit.proofs.studies.courses import ANSWER, BEHAVIOUR, RULE, Course, Snapshot
 from probekit.proofs.studies.training import Mean, TrainingFindings, _listed, judged, onset
 from probekit.proofs.studies.training_page import begun_of, page_tables, picture_of, ratios, tables
@@ -87,6 +88,20 @@ def test_of_a_network_that_adds_the_numbers_are_readable_before_any_training_and
     assert not set(course.donors["any"].ravel()) - set(range(len(course.seen)))
     told = course.seen.behaviours[ANSWER].law.argmax(1)
     assert (told[course.donors[RULE]] == told[course.setting.split.test][:, None]).all()
+
+
+def test_the_othello_network_says_what_it_said_with_its_own_activations_and_another_s_with_another_s():
+    """Laws are of the moves alone, and the last step is the bundled network."""
+    course = othello(Path(), 24, until=0)
+    last = course.at(course.steps[-1])
+    assert course.steps == (0, 6500)
+    rows = np.arange(8)
+    x = last.x[course.edited]
+    kept = last.run(rows, torch.stack([x[rows], x[rows + 8]], 1)).numpy()
+    assert np.allclose(kept[:, 0], last.law[rows], atol=1e-4)
+    assert np.abs(kept[:, 1] - last.law[rows]).max() > 0.1
+    legal = course.seen.behaviours[ANSWER].law > 0
+    assert (last.law * legal).sum(1).mean() > 0.95 and legal.sum(1).min() > 0
 
 
 @pytest.mark.parametrize(("values", "found"), [
