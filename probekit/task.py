@@ -7,6 +7,7 @@ over it (`capture`) gives Observations beside the activations. Arrays from anoth
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -375,12 +376,12 @@ class Task:
             rules={name: rows[read] for name, rows in self.rules.items() if name in places},
         )
 
-    @property
+    @cached_property
     def row_example(self) -> NDArray[np.int64]:
         """Example of each row: [n_rows]."""
         return np.repeat(np.arange(len(self.tokens)), [len(p) for p in self.positions])
 
-    @property
+    @cached_property
     def row_position(self) -> NDArray[np.int64]:
         """Token position of each row: [n_rows]."""
         return np.concatenate([np.asarray(p) for p in self.positions]) if len(self.positions) else np.zeros(0, int)

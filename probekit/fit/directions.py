@@ -124,7 +124,8 @@ def pick_neurons(
         at = _best_sets(picked, gained[:, None] + gain, BEAM if i < BEAM_K else 1)
         parent, new = at // own.shape[1], at % own.shape[1]
         rows = torch.arange(len(at), device=at.device)
-        left, own, taken = left[parent], own[parent], taken[parent]
+        if len(own) > 1 or len(at) > 1:  # a set that grows by itself needs no copy
+            left, own, taken = left[parent], own[parent], taken[parent]
         fresh = own[rows, new] > least[new]
         gained = gained[parent] + torch.where(fresh, gain[parent, new], 0.0)
         rest = spread[new].double()
@@ -142,6 +143,8 @@ def pick_neurons(
 
 def _best_sets(picked: Int[Tensor, "s i"], total: Float[Tensor, "s d"], width: int) -> Int[Tensor, " _"]:
     """The extensions, numbered set by set, of the largest totals, every set of coordinates once, best first."""
+    if width == 1 and len(total) == 1 and picked.shape[1] < total.shape[1]:
+        return total.argmax(1)  # the first of equal ones; what is picked stands below all else
     # A set is reached from at most as many others as it has members.
     flat, most = total.flatten(), width * (picked.shape[1] + 1)
     high = torch.nonzero(flat >= flat.topk(min(most, len(flat))).values[-1]).flatten()

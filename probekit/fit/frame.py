@@ -148,24 +148,64 @@ class Frames:
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[Frame, Tensor | None]] = {}
+        self._spans: dict[bytes, Span] = {}
 
     def of(
-        self, *parts: Float[Tensor, "_ d"], beside: Sequence[Float[Tensor, "_ d"]] = ()
-    ) -> tuple[Frame, Float[Tensor, "n r"]]:
-        """As `frame_rows`."""
+        self, *parts: Float[Tensor, "_ d"], beside: Sequence[Float[Tensor, "_ d"]] = (),
+        among: tuple[Float[Tensor, "m d"], Int[Tensor, " n"]] | None = None,
+    ) -> tuple[Frame, Float[Tensor, "n r"]]:  # fmt: skip
+        """As `frame_rows`. among: more rows, of which these are some, and which; others of them will be asked for too.
+
+        What few of them have in common is then made once, by `Span`.
+        """
         key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy().data) for part in parts)
         if key in self._known:
             frame, z = self._known[key]
             # A frame of its own for each caller: what it finds out on the way goes with the caller.
             frame = replace(frame, span=tuple(parts) if frame.span else ())
             return frame, _with_rows(frame, z, parts, beside)
-        frame, z = frame_rows(*parts, beside=beside)
+        if among is not None and len(among[0]) <= among[0].shape[1]:
+            frame, z = self._span(among[0]).frame(among[1], *parts)
+            z = _with_rows(frame, z, parts, beside)
+        else:
+            frame, z = frame_rows(*parts, beside=beside)
         # Without the rows of its span, which whoever asks again brings: a view of them would keep them all.
         bare = replace(frame, span=tuple(part.new_empty(0, part.shape[1]) for part in frame.span))
         self._known[key] = bare, z[: sum(map(len, parts))] if frame.span else None
         while sum(map(_n_bytes, self._known.values())) > KEPT_BYTES:
             del self._known[next(iter(self._known))]
         return frame, z
+
+    def _span(self, rows: Float[Tensor, "n d"]) -> "Span":
+        """Of the rows that were asked for last."""
+        key = xxhash.xxh3_128_digest(rows.contiguous().cpu().numpy().data)
+        if key not in self._spans:
+            self._spans = {key: Span.of(rows)}
+        return self._spans[key]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Products of few rows with each other, less their mean, which frames of any of them are made of: [n, n].
+
+    The rows of outer folds overlap: what takes time over all coordinates is done once, and each frame centres its own
+    part of the products anew, so that it knows nothing of the other rows.
+    """
+
+    products: Float[Tensor, "n n"]
+
+    @classmethod
+    def of(cls, *parts: Float[Tensor, "_ d"]) -> "Span":
+        """Of the rows of all parts. Raises FitError where they are not finite."""
+        return cls(_products(parts)[0])
+
+    def frame(self, at: Int[Tensor, " m"], *parts: Float[Tensor, "_ d"]) -> tuple[Frame, Float[Tensor, "m r"]]:
+        """The frame of some of the rows, fewer than coordinates, and themselves in it; parts: these rows."""
+        own = self.products[at][:, at]
+        beside = own.mean(0)
+        total = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0)
+        mean = (total / len(at)).float()
+        return _frame_of_products(own - beside - (beside - beside.mean())[:, None], mean, parts)
 
 
 def _n_bytes(kept: tuple[Frame, Tensor | None]) -> int:
@@ -175,6 +215,11 @@ def _n_bytes(kept: tuple[Frame, Tensor | None]) -> int:
 
 def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[Tensor, "n r"]]:
     """The frame of few rows: the eigenvectors of their covariance that are not 0 lie in the span of the rows."""
+    return _frame_of_products(*_products(parts), parts)
+
+
+def _products(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Float[Tensor, "n n"], Float[Tensor, " d"]]:
+    """Of all rows with each other, less their mean, in float64; and the mean."""
     n, d = sum(map(len, parts)), parts[0].shape[1]
     gram = torch.zeros(n, n, dtype=torch.float64, device=parts[0].device)
     mean = torch.empty(d, device=gram.device)
@@ -184,6 +229,13 @@ def _frame_of_span(parts: Sequence[Float[Tensor, "_ d"]]) -> tuple[Frame, Float[
     gram = gram.triu() + gram.triu(1).T
     if not bool(torch.isfinite(gram).all()):
         raise FitError(f"activations of {n} rows x {d} coordinates are not all finite.")
+    return gram, mean
+
+
+def _frame_of_products(
+    gram: Float[Tensor, "n n"], mean: Float[Tensor, " d"], parts: Sequence[Float[Tensor, "_ d"]]
+) -> tuple[Frame, Float[Tensor, "n r"]]:
+    n = len(gram)
     values, vectors = eigh(gram / n)
     values, vectors, unit = _kept(values, vectors)
     length = (n * values).sqrt().clamp_min(1e-30)

@@ -77,15 +77,19 @@ class Fold:
         alike = {STRONG: setting.training(x)}
         alike |= _alike(study, setting, alike[STRONG], moved)
         try:
-            sites = dict(zip(alike, study.prepare(setting, list(alike.values())), strict=True))
+            sites = dict(zip(alike, study.prepare(setting, x, list(alike.values())), strict=True))
         except FitError:
             # One of them has no readout, and must not cost the others: each is fitted when it is asked for.
-            sites = {STRONG: study.prepare(setting, [alike[STRONG]])[0]}
+            sites = {STRONG: study.prepare(setting, x, [alike[STRONG]])[0]}
         return cls(study, cell, setting, sites[STRONG], x, twin, moved, alike, sites)
 
     def site_of(self, name: str) -> Site:
         """The site of what is fitted on the same rows. Raises FitError."""
-        return self.beside[name] if name in self.beside else self.study.prepare(self.setting, [self.alike[name]])[0]
+        return (
+            self.beside[name]
+            if name in self.beside
+            else self.study.prepare(self.setting, self.x, [self.alike[name]])[0]
+        )
 
     def half(self) -> Site | None:
         """The site of half of the groups, None where these are too few. Raises FitError."""
@@ -93,7 +97,7 @@ class Fold:
             return self.site_of(HALF) if HALF in self.alike else None
         # A number has no mass that rows could be weighed by: it is fitted on the rows themselves.
         thin = _once(self.study, self.setting, _thinned)
-        return None if thin is None else self.study.prepare(thin, [thin.training(self.x)])[0]
+        return None if thin is None else self.study.prepare(thin, self.x, [thin.training(self.x)])[0]
 
     @property
     def without(self) -> Deletions:

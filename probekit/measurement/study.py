@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -232,12 +233,17 @@ class Study:
 
     def site(self, setting: Setting, x: Tensor) -> Site:
         """The activations of a setting ready for fitting. Raises FitError."""
-        return self.prepare(setting, [setting.training(x)])[0]
+        return self.prepare(setting, x, [setting.training(x)])[0]
 
-    def prepare(self, setting: Setting, training: Sequence[tuple[Side, Side, Side]]) -> list[Site]:
-        """Sides of the same rows of a setting, to fit, to select and to calibrate on, ready. Raises FitError."""
-        fit, select = (side.x for side in training[0][:2])
-        framed = self._frames.of(fit, select) if setting.inner else self._frames.of(fit, beside=[select])
+    def prepare(self, setting: Setting, x: Tensor, training: Sequence[tuple[Side, Side, Side]]) -> list[Site]:
+        """Sides of the same rows of x in a setting, to fit, to select and to calibrate on. Raises FitError."""
+        n = 2 if setting.inner else 1
+        framed, beside = ([side.x for side in training[0][some]] for some in (slice(n), slice(n, 2)))
+        among = None
+        if self.n_folds > 2 and len(setting.index) <= x.shape[1]:  # else less is done for each fold by itself
+            at = np.concatenate([setting.split.fit, setting.split.select][:n])
+            among = x[torch.from_numpy(setting.index)].float(), torch.from_numpy(at)
+        framed = self._frames.of(*framed, beside=beside, among=among)
         return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, framed)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,10 +1,10 @@
 """docs/text.md as it stands: its job through `probekit run`, its script, its tables, on a checkpoint made here."""
 
+import contextlib
+import io
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 import checkpoints
 import probekit as pk
-from probekit.cli import reference
+from probekit.cli import main, reference
 from probekit.jobs.job import Job
 from probekit.jobs.plan import forecast_of
 from probekit.proofs.studies import pronouns
@@ -32,10 +32,18 @@ WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.
 
 
 def run(folder, *arguments, fails=False):
-    done = subprocess.run([sys.executable, "-c", "from probekit.cli.main import main; main()", *arguments], cwd=folder,
-                          capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stderr
-    return done.stderr if fails else done.stdout
+    """What the command line prints, in this process: half a minute of imports would teach nothing."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with contextlib.chdir(folder), streams[0], streams[1], pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["probekit", *arguments])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert (code != 0) == fails, err.getvalue()
+    return err.getvalue() if fails else out.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from probekit.errors import FitError
 from probekit.fit import frame as frames
-from probekit.fit.frame import Frames, frame_rows
+from probekit.fit.frame import Frames, Span, frame_rows
 
 
 def parts(n, d, seed=0):
@@ -40,3 +41,27 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch):
     for seed in (0, 1, 1, 0):
         known.of(*parts(200, 60, seed))
     assert len(calls) == 3  # the second takes the room of the first
+
+
+def test_frames_of_overlapping_rows_share_their_products_and_nothing_else(monkeypatch):
+    (a, b), new = parts(90, 200), torch.randn(5, 200, generator=torch.Generator().manual_seed(1))
+    x, known, spans = torch.cat([a, b]) + 50, Frames(), []
+    of = Span.of
+    monkeypatch.setattr(Span, "of", lambda *rows: spans.append(1) or of(*rows))
+    for seed in range(3):
+        at = torch.randperm(90, generator=torch.Generator().manual_seed(seed))[:60]
+        sides = x[at[:40]], x[at[40:]]
+        frame, z = known.of(*sides, among=(x, at))
+        judge, rows = frame_rows(*sides)
+        assert torch.allclose(z, rows, atol=1e-5) and torch.allclose(frame.mean, judge.mean)
+        assert torch.allclose(frame.variance, judge.variance, rtol=1e-5)
+        assert torch.allclose(frame.apply(new), judge.apply(new), atol=1e-4)
+        # Rows that it is not of may be anything, up to rounding: centred on all rows it would follow them.
+        other = x.clone()
+        other[[i for i in range(90) if i not in at.tolist()]] -= 100
+        far = Span.of(other).frame(at, *sides)
+        assert torch.allclose(far[1], rows, atol=1e-5) and torch.allclose(far[0].variance, judge.variance, rtol=1e-5)
+    assert len(spans) == 4  # once for all frames, and once for each of the others
+    x[0, 0] = float("nan")
+    with pytest.raises(FitError, match="not all finite"):
+        Span.of(x)

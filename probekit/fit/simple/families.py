@@ -15,6 +15,7 @@ special. Families, stated once:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -103,6 +104,8 @@ class Contrasts:
 
 def _turned(matrix: Tensor, values: Tensor) -> Tensor:
     """A matrix along outcomes, the slower of the two axes that the last one of `values` holds."""
+    if matrix.shape == (1, 1):  # of a binary law, whose one contrast has no other to be mixed with
+        return matrix[0] * values
     return (matrix @ values.unflatten(-1, (matrix.shape[1], -1))).flatten(-2)
 
 
@@ -125,15 +128,20 @@ class Pack:
         free = (n_outcomes - 1) * t
         return cls(kind, shapes | {"out": (n_features(kind, k), free), "bias": (free,), "scale": (t,)})
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Numbers of each parameter."""
+        return [math.prod(shape) for shape in self.shapes.values()]
+
     def pack(self, parameters: Parameters) -> Float[Tensor, "s p"]:
         """One row of numbers per start."""
         return torch.cat([parameters[name].flatten(1) for name in self.shapes], 1)
 
     def unpack(self, points: Float[Tensor, "s p"]) -> Parameters:
         """The inverse of `pack`."""
-        sizes = [math.prod(shape) for shape in self.shapes.values()]
-        parts = zip(self.shapes.items(), points.split(sizes, 1), strict=True)
-        return {name: part.view(len(points), *shape) for (name, shape), part in parts}
+        starts = points.shape[0]
+        parts = zip(self.shapes.items(), points.split(self.sizes, 1), strict=True)
+        return {name: part.view(starts, *shape) for (name, shape), part in parts}
 
 
 @dataclass(frozen=True)
@@ -200,13 +208,13 @@ class FamilyLoss:
 
     def _logits(self, parameters: Parameters, weight: Tensor, features: Tensor) -> Float[Tensor, "s q t n"]:
         bias = _turned(self.turn, parameters["bias"])
-        logits = torch.baddbmm(bias[..., None], weight.mT, features).unflatten(1, (len(self.turn), -1))
+        logits = torch.baddbmm(bias[..., None], weight.mT, features).unflatten(1, (self.turn.shape[0], -1))
         return logits if self.beside is None else logits.addcmul_(parameters["scale"][:, None, :, None], self.beside)
 
     def _law(self, logits: Float[Tensor, "s q t n"]) -> tuple[Tensor, Tensor, Float[Tensor, " s"]]:
         """Laws of all outcomes but the last times their totals, these totals [s, t, n], and losses."""
         told = logits.flatten(1) @ self.free.flatten()
-        if len(self.turn) == 1:
+        if self.turn.shape[0] == 1:
             law, log_total = torch.sigmoid(logits), torch.nn.functional.softplus(logits[:, 0])
             total = torch.ones_like(log_total)
         else:
@@ -219,7 +227,7 @@ class FamilyLoss:
 
 def project(z: Float[Tensor, "n q"], directions: Float[Tensor, "s q k"]) -> Float[Tensor, "s k n"]:
     """Rows along every start's directions, in one product for all starts."""
-    return (directions.mT.flatten(0, 1) @ z.T).view(len(directions), -1, len(z))
+    return (directions.mT.flatten(0, 1) @ z.T).view(directions.shape[0], -1, z.shape[0])
 
 
 def unit(directions: Tensor) -> Tensor:

@@ -137,8 +137,9 @@ class Cases:
         pool = pool.some(np.arange(min(len(pool), POOL)))
         if len(rows) < 2 or len(pool) <= n_donors:
             raise BadInput(f"domain '{setting.domain}' has {len(pool)} rows to draw {n_donors} donors from.")
-        behind = [i for i in rows.table.reshape(-1) if task.row_position[i] > task.row_answer[i]]
-        if behind:
+        every = rows.table.reshape(-1)
+        behind = every[task.row_position[every] > task.row_answer[every]]
+        if len(behind):
             raise BadInput(
                 f"example {task.row_example[behind[0]] + 1} is edited at token {task.row_position[behind[0]]} and "
                 f"answers at token {task.row_answer[behind[0]]}: nothing behind an answer can change it."

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from torch import Tensor
 
+from probekit.fit.frame import Span
 from probekit.fit.readers import Reader, Side, Site, fit_level
 from probekit.fit.readout import cross_entropy
 from probekit.levels import DEFAULT, Level
@@ -90,7 +91,7 @@ def _ours(
 ) -> float:
     """Mean held-out bits of `linear` over all folds; every reader with its interval."""
     law = torch.nn.functional.one_hot(torch.from_numpy(label), 2).T[:, None].float().contiguous()
-    rows, bits = [], {}
+    rows, bits, span = [], {}, Span.of(x)
     for fold, split in enumerate(splits):
         prior = law[..., split.fit].mean(-1).log()
 
@@ -98,7 +99,9 @@ def _ours(
             return Side(x[at], law[..., at], prior[..., None].expand(-1, -1, len(at)))
 
         inner = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in _inner(split)]
-        site = Site.prepare([(side(split.fit), side(split.select), side(split.calibrate))], fold, RIDGES, inner)[0]
+        sides = side(split.fit), side(split.select), side(split.calibrate)
+        framed = span.frame(torch.from_numpy(np.concatenate([split.fit, split.select])), sides[0].x, sides[1].x)
+        site = Site.prepare([sides], fold, RIDGES, inner, framed)[0]
         test = side(split.test)
         rows.append(split.test)
         for reader in _readers(site, levels):
