@@ -239,12 +239,12 @@ def test_a_bundled_network_answers_as_its_card_says_and_its_words_are_the_worlds
     assert model.encoder.tokenizer.convert_tokens_to_ids(list(WORDS)) == list(range(len(WORDS)))
     assert model.tokenizer("where is anna ?")["input_ids"] == [TOKEN[word] for word in ("where", "is", "anna", "?")]
     told = stories(80, (3, 3))
-    right = []
-    for story in told:
-        at = np.array([asked.at for asked in story.questions])
-        guesses = []
-        model.read([np.array(story.words)], [], [at], on_logits=lambda logits, rows: guesses.extend(logits.argmax(-1)))
-        right += [int(guess) == TOKEN[asked.answer] for guess, asked in zip(guesses, story.questions, strict=True)]
+    asked = [one for story in told for one in story.questions]
+    guesses = np.zeros(len(asked), dtype=int)
+    model.read([np.array(story.words) for story in told], [],
+               [np.array([one.at for one in story.questions]) for story in told],
+               on_logits=lambda logits, rows: guesses.__setitem__(rows, logits.argmax(-1).numpy()))  # fmt: skip
+    right = guesses == [TOKEN[one.answer] for one in asked]
     assert np.mean(right) == pytest.approx(said["all"], abs=0.08)
     assert set(said) == {"all", *FAMILIES, "false belief", "rare"}
 
