@@ -22,7 +22,7 @@ def study(
             "model runs on when it says true or false (docs/causal.md). `equality`: networks made here and trained on "
             "hierarchical equality, on one processor. `flip`: discs turned inside the bundled Othello network. "
             "`metrics`: right and wrong accounts of small systems, and an outside score of them. `variants`: one sum, "
-            "learned by bundled networks that differ in one thing each. `sizes`: three bundled networks of one world, "
+            "learned by bundled networks that differ in one thing each. `sizes`: bundled networks of one world, "
             "and contrasts that nobody picked. These five take no model."
         ),
     ] = "truth",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMES = ("othello-6x6", "tiny-world-s", "tiny-world-m", "tiny-world-l")
+NAMES = ("othello-6x6", "tiny-world-s", "tiny-world-l")
 
 TINY_WORLD = "tiny-world-"
 

@@ -1,7 +1,7 @@
 """The study of sizes: does what an abstraction leaves unexplained grow with the network?
 
-Three networks learned the same small world. The same two abstractions of each, a stated rule and a small function on a
-few directions, are held against contrasts of next tokens that nobody picked, under read and replace.
+Networks of several sizes learned the same small world. The same abstractions of each, a stated rule and a small function
+on a direction, are held against contrasts of next tokens that nobody picked, under read and replace.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -23,7 +23,7 @@ from probekit.results.sampled import tail
 from probekit.results.text import number
 from probekit.spec import JobSpec
 
-SIZES = ("s", "m", "l")
+SIZES = ("s", "l")  # those that are bundled
 SITE = "blocks.2.hook_resid_post"  # of four blocks the third: behind the last one linear is the unembedding
 RULE = "hypothesis:thought"
 # What is compared: level, source and k of the records, by metric.
@@ -39,7 +39,7 @@ RULE_LESS_SIMPLE = {"read": ("rule", "simple"), "replace": ("rule, decoded", "di
 ARM = "single:random"
 _DRAWS = 2_000
 TITLES = {
-    "networks": "The three networks, on stories held out",
+    "networks": "The networks, on stories held out",
     "leaks": "Share unexplained of sampled contrasts: median, mean with its interval over contrasts, worst tenth",
     "grows": "The largest network less the smallest, over the contrasts that both were asked for",
     "worst": "The worst contrasts of the simple function, read",
