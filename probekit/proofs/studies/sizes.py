@@ -1,6 +1,6 @@
 """The study of sizes: does what an abstraction leaves unexplained grow with the network?
 
-Networks of several sizes learned the same small world. The same abstractions of each, a stated rule and a small function
+Networks of several sizes learned the same small world. The same abstractions of each, a rule and a small function
 on a direction, are held against contrasts of next tokens that nobody picked, under read and replace.
 """
 
