@@ -7,7 +7,7 @@ import pytest
 
 from probekit.cli import reference
 from probekit.inputs.folders import bundled_folder
-from probekit.proofs.studies.sizes import SIZES, SizesFindings, grows, tables
+from probekit.proofs.studies.sizes import SIZES, SizesFindings, tables
 from probekit.proofs.studies.truth import filled
 from probekit.testbeds.tinyworld.world import rare_holders, rare_places
 
@@ -48,10 +48,3 @@ def test_it_is_of_the_networks_that_are_bundled(found):
             folder / "checkpoints.json"
         ).read_text(encoding="utf-8")
     assert len(rare_places()) == len(rare_holders()) == 10 and "Ten pairs of an object" in PAGE
-
-
-def test_its_verdicts_are_those_of_its_rows(found):
-    told = {(row["metric"], row["what"]): row for row in grows(found)}
-    for row in told.values():
-        low, high = (float(part) for part in row["change"].split("[")[1].rstrip("]").split(", ") if part)
-        assert row["verdict"] == ("grows" if low > 0 else "falls" if high < 0 else "open") or 0.0 in (low, high)

@@ -58,8 +58,8 @@ class Recipe(training.Schedule):
 
 RECIPES = {
     "tiny-world-s": Recipe(d_model=64, steps=2_200, called=1_200),
-    "tiny-world-m": Recipe(d_model=96, steps=1_100, called=500),
-    "tiny-world-l": Recipe(d_model=128, steps=1_300, called=400),
+    "tiny-world-m": Recipe(d_model=96, steps=2_200, called=1_200),
+    "tiny-world-l": Recipe(d_model=128, steps=3_000, called=400),
 }
 
 
