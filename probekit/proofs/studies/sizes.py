@@ -51,7 +51,7 @@ TITLES = {
 class SizesSize:
     """contrasts: sampled behaviours of the smallest network, which all are asked for; stories of a task."""
 
-    contrasts: int = 20
+    contrasts: int = 40
     stories: int = 250
     rows: int = 64
 
