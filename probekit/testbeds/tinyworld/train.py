@@ -42,8 +42,8 @@ class Recipe(training.Schedule):
     """All that decides the trained weights.
 
     called: the first steps, whose stories are all roll calls, as they are in every second one later: who is where is
-    learned sooner from little text. arm: what else it is
-    trained for, nothing here; the name of an arm decides its data beside the seed.
+    learned sooner from little text. arm: what else it is trained for, nothing here; the name of an arm decides its data
+    beside the seed.
     """
 
     warmup: int = 50
