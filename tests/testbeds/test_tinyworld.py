@@ -183,7 +183,7 @@ def test_a_seed_is_a_task_and_its_description_needs_none():
 
 
 BUNDLED = [name for name in NAMES if name in lesson.RECIPES]
-TINY = lesson.Recipe(n_layers=1, n_heads=2, d_model=16, n_stories=4, steps=6, called=3, warmup=2)
+TINY = lesson.WorldRecipe(n_layers=1, n_heads=2, d_model=16, n_stories=4, steps=6, called=3, warmup=2)
 
 
 def test_training_resumes_to_the_same_bits_across_the_end_of_roll_calls(tmp_path, monkeypatch):
