@@ -209,7 +209,7 @@ class TaskSpec(_Strict):
     pair ([text.md](text.md))."""
 
     testbed: str | None = None
-    """A bundled task: `othello-6x6`, or `tiny-world-s`, `-m` and `-l`."""
+    """A bundled task: `othello-6x6`, or `tiny-world-s` or `tiny-world-l`."""
     file: str | None = None
     """CSV, TSV, JSON, JSONL or Parquet, relative to the spec file. One row is one example."""
     text: str | None = None

@@ -31,7 +31,7 @@ def study(
             "floors, and compute. `belief`: bundled transformers that read hidden Markov processes "
             "(docs/studies/belief.md). `foresight`: where the bundled Othello network will err, ranked before it is "
             "run. `ladder`: what it loses from rung to rung. `sizes`: behaviours drawn by chance, of bundled language "
-            "models of three sizes. Those from `equality` on take no model."
+            "networks of one tiny world. Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[

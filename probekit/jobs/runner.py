@@ -31,7 +31,7 @@ from probekit.jobs.workers import crew_of
 from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
-from probekit.records import Losses, Record, digest
+from probekit.records import SAMPLED, Losses, Record, digest
 from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
@@ -138,7 +138,8 @@ def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | N
 def _warn_of_answers(activations: Activations) -> None:
     """Before anything is read from the network: whether the answers asked for are what the model would say."""
     for behaviour in activations.observations.behaviours.values():
-        if behaviour.likeliest and behaviour.covered < HALF:
+        # What was sampled is no question that somebody has put.
+        if not behaviour.name.startswith(SAMPLED) and behaviour.likeliest and behaviour.covered < HALF:
             log.warning(
                 "behaviour '%s': its answers hold %.1f%% of the probability; most rows would go on with %r.",
                 behaviour.name, 100 * behaviour.covered, behaviour.likeliest,

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from probekit.errors import BadInput, nearest
+from probekit.inputs.folders import bundled_folder
 
 if TYPE_CHECKING:
     from probekit.levels import Hypothesis
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMES = ("othello-6x6", "tiny-world-s", "tiny-world-m", "tiny-world-l")
+NAMES = ("othello-6x6", *(f"tiny-world-{size}" for size in "sml" if bundled_folder(f"tiny-world-{size}")))
 
 TINY_WORLD = "tiny-world-"
 

@@ -1,5 +1,6 @@
 """The tiny world: every answer meets a second telling of the story from its words alone, and rare pairs stay rare."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import torch
 from safetensors.numpy import load_file
 
 from probekit.errors import BadInput, Interrupted
-from probekit.testbeds import described, load_testbed
+from probekit.inputs.folders import bundled_folder
+from probekit.model.loading import load_model
+from probekit.testbeds import NAMES, described, load_testbed
 from probekit.testbeds.tinyworld import train as lesson
 from probekit.testbeds.tinyworld.task import UNSEEN, says_belief, tinyworld_task
 from probekit.testbeds.tinyworld.world import (
@@ -179,7 +182,8 @@ def test_a_seed_is_a_task_and_its_description_needs_none():
         tinyworld_task("s", 5, 2, 0, ("holder",))
 
 
-TINY = lesson.Recipe(n_layers=1, n_heads=2, d_model=16, n_stories=4, steps=6, called=3, warmup=2)
+BUNDLED = [name for name in NAMES if name in lesson.RECIPES]
+TINY = lesson.WorldRecipe(n_layers=1, n_heads=2, d_model=16, n_stories=4, steps=6, called=3, warmup=2)
 
 
 def test_training_resumes_to_the_same_bits_across_the_end_of_roll_calls(tmp_path, monkeypatch):
@@ -222,3 +226,32 @@ def test_figures_count_right_answers_by_family():
     found = lesson.answer_figures(Oracle(told), told)
     assert found["person"]["right"] == found["object"]["right"] == found["true"]["right"] == 1
     assert found["false belief"]["right"] == 0 < found["thinks"]["right"] < 1
+
+
+def card_of(name):
+    """Share of questions answered rightly, by kind, as the card beside the weights says."""
+    text = (bundled_folder(name) / "CARD.md").read_text(encoding="utf-8")
+    return {k: float(v) for k, v in re.findall(r"^\| ([a-z ]+) \| \d+ \| ([\d.]+) \| [\d.]+ \|$", text, re.M)}
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_network_answers_as_its_card_says_and_its_words_are_the_worlds(name):
+    model, said = load_model(name), card_of(name)
+    assert model.encoder.tokenizer.convert_tokens_to_ids(list(WORDS)) == list(range(len(WORDS)))
+    assert model.tokenizer("where is anna ?")["input_ids"] == [TOKEN[word] for word in ("where", "is", "anna", "?")]
+    told = stories(80, (3, 3))
+    asked = [one for story in told for one in story.questions]
+    guesses = np.zeros(len(asked), dtype=int)
+    model.read([np.array(story.words) for story in told], [],
+               [np.array([one.at for one in story.questions]) for story in told],
+               on_logits=lambda logits, rows: guesses.__setitem__(rows, logits.argmax(-1).numpy()))  # fmt: skip
+    right = guesses == [TOKEN[one.answer] for one in asked]
+    assert np.mean(right) == pytest.approx(said["all"], abs=0.08)
+    assert set(said) == {"all", *FAMILIES, "false belief", "rare"}
+
+
+def test_what_is_bundled_is_small_and_says_how_it_was_made():
+    folders = [bundled_folder(name) for name in BUNDLED]
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) <= 4.5e6
+    for name, folder in zip(BUNDLED, folders, strict=True):
+        assert f"`probekit testbed train {name} --out FOLDER`" in (folder / "CARD.md").read_text(encoding="utf-8")

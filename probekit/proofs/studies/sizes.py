@@ -1,7 +1,7 @@
 """The study of sizes: does what an abstraction leaves unexplained grow with the network?
 
-Three networks learned the same small world. The same two abstractions of each, a stated rule and a small function on a
-few directions, are held against contrasts of next tokens that nobody picked, under read and replace.
+Networks of several sizes learned the same small world. The same abstractions of each, a rule and a small function
+on a direction, are held against contrasts of next tokens that nobody picked, under read and replace.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -22,8 +22,9 @@ from probekit.records import SAMPLED
 from probekit.results.sampled import tail
 from probekit.results.text import number
 from probekit.spec import JobSpec
+from probekit.testbeds import NAMES, TINY_WORLD
 
-SIZES = ("s", "m", "l")
+SIZES = tuple(name.removeprefix(TINY_WORLD) for name in NAMES if name.startswith(TINY_WORLD))
 SITE = "blocks.2.hook_resid_post"  # of four blocks the third: behind the last one linear is the unembedding
 RULE = "hypothesis:thought"
 # What is compared: level, source and k of the records, by metric.
@@ -39,7 +40,7 @@ RULE_LESS_SIMPLE = {"read": ("rule", "simple"), "replace": ("rule, decoded", "di
 ARM = "single:random"
 _DRAWS = 2_000
 TITLES = {
-    "networks": "The three networks, on stories held out",
+    "networks": "The networks, on stories held out",
     "leaks": "Share unexplained of sampled contrasts: median, mean with its interval over contrasts, worst tenth",
     "grows": "The largest network less the smallest, over the contrasts that both were asked for",
     "worst": "The worst contrasts of the simple function, read",
@@ -50,7 +51,7 @@ TITLES = {
 class SizesSize:
     """contrasts: sampled behaviours of the smallest network, which all are asked for; stories of a task."""
 
-    contrasts: int = 20
+    contrasts: int = 40
     stories: int = 250
     rows: int = 64
 
@@ -154,8 +155,8 @@ def tables(found: SizesFindings) -> dict[str, pd.DataFrame]:
         | {word: number(told[key]) for key, word in right.items() if key in told}
         for name, told in found.networks.items()
     ]
-    return {"networks": pd.DataFrame(networks), "leaks": _leaks(found), "grows": pd.DataFrame(grows(found)),
-            "worst": _worst(found)}  # fmt: skip
+    made = {"networks": pd.DataFrame(networks), "leaks": _leaks(found), "worst": _worst(found)}
+    return made | ({"grows": pd.DataFrame(grows(found))} if len(found.networks) > 1 else {})
 
 
 def _of_contrasts(found: SizesFindings) -> pd.DataFrame:
@@ -178,14 +179,14 @@ def _leaks(found: SizesFindings) -> pd.DataFrame:
 
 def grows(found: SizesFindings) -> list[dict[str, Any]]:
     """Of each abstraction, and of the rule less the simple function: the largest network less the smallest."""
-    frame, rows = _of_contrasts(found), []
+    frame, rows, sizes = _of_contrasts(found), [], list(found.networks)
     for metric, asked in (("read", READ), ("replace", REPLACED)):
         wide = frame[frame["metric"] == metric].pivot_table(index="behaviour", columns=["what", "size"], values="value")
         parts = {what: (what,) for what in asked} | {"rule less simple": RULE_LESS_SIMPLE[metric]}
         for label, names in parts.items():
-            if not all((name, size) in wide for name in names for size in (SIZES[0], SIZES[-1])):
+            if not all((name, size) in wide for name in names for size in (sizes[0], sizes[-1])):
                 continue
-            small, large = (_less(wide, names, size) for size in (SIZES[0], SIZES[-1]))
+            small, large = (_less(wide, names, size) for size in (sizes[0], sizes[-1]))
             change = (large - small).dropna().to_numpy(dtype=float)
             rows.append({"metric": metric, "what": label, "n": len(change)} | _grown(change))
     return rows

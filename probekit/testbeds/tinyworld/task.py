@@ -16,7 +16,7 @@ from probekit.testbeds.tinyworld.world import (
     PLACES,
     TOKEN,
     Question,
-    Story,
+    Tale,
     stories,
 )
 
@@ -58,7 +58,7 @@ def tinyworld_task(size: str, n_stories: int, n_positions: int, seed: int, famil
 
 def _asked(n: int, seed: tuple[int, ...], rare: bool, n_positions: int, families: Sequence[str]):
     """n stories that have such questions, each with the first of them."""
-    found: list[tuple[Story, list[Question]]] = []
+    found: list[tuple[Tale, list[Question]]] = []
     turn = 0
     while len(found) < n:
         for story in stories(n, (*seed, turn), rare):

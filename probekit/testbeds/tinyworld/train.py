@@ -23,7 +23,7 @@ from probekit.testbeds.tinyworld.world import (
     PLACES,
     TOKEN,
     WORDS,
-    Story,
+    Tale,
     padded,
     rare_holders,
     rare_places,
@@ -38,12 +38,12 @@ OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them n
 
 
 @dataclass(frozen=True)
-class Recipe(training.Schedule):
+class WorldRecipe(training.Schedule):
     """All that decides the trained weights.
 
     called: the first steps, whose stories are all roll calls, as they are in every second one later: who is where is
-    learned sooner from little text. arm: what else it is
-    trained for, nothing here; the name of an arm decides its data beside the seed.
+    learned sooner from little text. arm: what else it is trained for, nothing here; the name of an arm decides its data
+    beside the seed.
     """
 
     warmup: int = 50
@@ -57,20 +57,20 @@ class Recipe(training.Schedule):
 
 
 RECIPES = {
-    "tiny-world-s": Recipe(d_model=64, steps=2_200, called=1_200),
-    "tiny-world-m": Recipe(d_model=96, steps=1_700, called=900),
-    "tiny-world-l": Recipe(d_model=128, steps=1_400, called=700),
+    "tiny-world-s": WorldRecipe(d_model=64, steps=2_200, called=1_200),
+    "tiny-world-m": WorldRecipe(d_model=96, steps=2_200, called=1_200),
+    "tiny-world-l": WorldRecipe(d_model=128, steps=3_000, called=400),
 }
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str) -> WorldRecipe:
     """The recipe of a bundled model."""
     if name not in RECIPES:
         raise BadInput(f"no recipe '{name}': there are {', '.join(RECIPES)}.")
     return RECIPES[name]
 
 
-def build_model(recipe: Recipe, seed: int) -> "PreTrainedModel":
+def build_model(recipe: WorldRecipe, seed: int) -> "PreTrainedModel":
     """A randomly initialised Llama over the world's words.
 
     Its positions are rotary: who a place is said of stands at the same distance everywhere, which a table of positions
@@ -95,7 +95,7 @@ def build_model(recipe: Recipe, seed: int) -> "PreTrainedModel":
         return LlamaForCausalLM(config)
 
 
-def batch_loss(model: torch.nn.Module, recipe: Recipe, step: int, device: str, fast: bool) -> Tensor:
+def batch_loss(model: torch.nn.Module, recipe: WorldRecipe, step: int, device: str, fast: bool) -> Tensor:
     """Mean nats per word of the batch of a step, where an answer counts 1 and another word OTHERS."""
     tokens, answers = (torch.from_numpy(part).to(device) for part in padded(_told(recipe, step)))
     weight = torch.where(answers, 1.0, OTHERS) * (tokens != TOKEN[PAD])
@@ -103,7 +103,7 @@ def batch_loss(model: torch.nn.Module, recipe: Recipe, step: int, device: str, f
     return (lost * weight[:, 1:]).sum() / weight[:, 1:].sum()
 
 
-def _told(recipe: Recipe, step: int) -> list[Story]:
+def _told(recipe: WorldRecipe, step: int) -> list[Tale]:
     if step < recipe.called or step % 2:
         generator = np.random.default_rng([recipe.seed, step])
         return [roll_call(generator) for _ in range(recipe.n_stories)]
@@ -111,7 +111,7 @@ def _told(recipe: Recipe, step: int) -> list[Story]:
 
 
 @torch.inference_mode()
-def answer_figures(model: torch.nn.Module, told: Sequence[Story], device: str = "cpu") -> dict[str, dict[str, float]]:
+def answer_figures(model: torch.nn.Module, told: Sequence[Tale], device: str = "cpu") -> dict[str, dict[str, float]]:
     """Of questions by family, of `thinks` that are not so (`false belief`), of rare pairs and of all: n, share that is
     answered rightly by the likeliest word, and mean nats of the right word."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("all", *FAMILIES, "false belief", "rare")}
@@ -132,7 +132,9 @@ def answer_figures(model: torch.nn.Module, told: Sequence[Story], device: str = 
     }
 
 
-def evaluate(model: torch.nn.Module, recipe: Recipe, device: str = "cpu", n_stories: int = 500) -> dict[str, float]:
+def evaluate(
+    model: torch.nn.Module, recipe: WorldRecipe, device: str = "cpu", n_stories: int = 500
+) -> dict[str, float]:
     """On stories never trained on: loss of answers (bits each), and shares of questions that are answered rightly."""
     found = answer_figures(model, stories(n_stories, (recipe.seed, training.EVALUATION_SEED)), device)
     loss = {"loss_bits": found["all"]["nats"] / math.log(2)}
@@ -140,7 +142,7 @@ def evaluate(model: torch.nn.Module, recipe: Recipe, device: str = "cpu", n_stor
 
 
 def train(
-    recipe: Recipe, out: Path, device: str = "cpu", fast: bool = False, until: int | None = None
+    recipe: WorldRecipe, out: Path, device: str = "cpu", fast: bool = False, until: int | None = None
 ) -> Iterator[dict]:
     """As `training.train`; fast: bfloat16, which is no faster on a processor at these widths."""
     return training.train(sys.modules[__name__], recipe, out, device, fast, until)
@@ -151,7 +153,7 @@ def export(out: Path, folder: Path) -> Path:
 
     The card is made from metrics.jsonl and the weights as stored, so that every number in it comes from the run.
     """
-    recipe = Recipe(**training.read_head(out / "state.safetensors")[1])
+    recipe = WorldRecipe(**training.read_head(out / "state.safetensors")[1])
     step, stored = training.write_bundle(out, folder, recipe)
     write_tokenizer(folder)
     told = {rare: stories(4_000, (recipe.seed, training.EVALUATION_SEED + 1 + rare), rare) for rare in (False, True)}
@@ -175,11 +177,11 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=made, pad_token=PAD, unk_token=PAD).save_pretrained(folder)
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: WorldRecipe) -> str:
     return next((name for name, one in RECIPES.items() if one.d_model == recipe.d_model), "tiny-world")
 
 
-def _card(recipe: Recipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict]) -> str:
+def _card(recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict]) -> str:
     name, n_weights = _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
     families = "\n".join(f"| {k} | {v['n']} | {v['right']:.3f} | {v['nats'] / math.log(2):.3f} |"
                          for k, v in figures.items())  # fmt: skip

@@ -68,7 +68,7 @@ class Question:
 
 
 @dataclass
-class Story:
+class Tale:
     """A story while it is told. words: token ids. where [people]: their places; lies [objects]: places of objects.
 
     holder [objects]: who has each, or UNKNOWN; seen: (person, object) -> the place where that person last saw it.
@@ -252,12 +252,12 @@ class Story:
         self.say(answer, ".")
 
 
-def roll_call(generator: np.random.Generator) -> Story:
+def roll_call(generator: np.random.Generator) -> Tale:
     """A story in which nothing happens: five are each at a place of their own, and of all it is asked where they are.
 
     Networks are taught by these first: nothing but who a place was said of tells the answer.
     """
-    story = Story(generator.random(_DRAWS).tolist())
+    story = Tale(generator.random(_DRAWS).tolist())
     words = [*((PEOPLE[i], False) for i in story.some(N_PEOPLE, len(PEOPLE))),
              *((OBJECTS[i], True) for i in story.some(N_OBJECTS, len(OBJECTS)))]  # fmt: skip
     order, places = story.some(len(words), len(words)), story.some(len(words), len(PLACES))
@@ -277,7 +277,7 @@ def roll_call(generator: np.random.Generator) -> Story:
     return story
 
 
-def tell(generator: np.random.Generator, rare: bool = False) -> Story:
+def tell(generator: np.random.Generator, rare: bool = False) -> Tale:
     """One story of at most N_WORDS words. rare: also of pairs that training lacks, and at least one object has one.
 
     >>> import numpy as np
@@ -287,7 +287,7 @@ def tell(generator: np.random.Generator, rare: bool = False) -> Story:
     >>> WORDS[story.words[asked.at]], WORDS[story.words[asked.at + 1]] == asked.answer
     ('?', True)
     """
-    story = Story(generator.random(_DRAWS).tolist(), rare)
+    story = Tale(generator.random(_DRAWS).tolist(), rare)
     story.open()
     while True:
         n, n_asked = len(story.words), len(story.questions)
@@ -300,13 +300,13 @@ def tell(generator: np.random.Generator, rare: bool = False) -> Story:
             return story
 
 
-def stories(n: int, seed: Sequence[int], rare: bool = False) -> list[Story]:
+def stories(n: int, seed: Sequence[int], rare: bool = False) -> list[Tale]:
     """n stories, from one seed."""
     generator = np.random.default_rng(list(seed))
     return [tell(generator, rare) for _ in range(n)]
 
 
-def padded(told: Sequence[Story]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def padded(told: Sequence[Tale]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(tokens [n, longest], which of them are answers to questions); what is short is padded at its end."""
     tokens = np.full((len(told), max(len(story.words) for story in told)), TOKEN[PAD], dtype=np.int64)
     answers = np.zeros(tokens.shape, dtype=np.bool_)
