@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from leakboard import link, state
-from probekit.results import details, figures, looks, selection, story
+from probekit.results import details, figures, looks, selection, story, used
 from probekit.storage.runs import run_before
 
 NAMES = {"where": "Where", "why": "Why", "trust": "Trust", "since": "Since the last run"}
@@ -117,6 +117,7 @@ if on_stage == "stage":
 else:
     found = told(view)
     strip(found)
+    st.markdown(state.plain(used.used(view.frame, **view.chosen)))
     onwards()
     small(view, found)
     changes(found)
