@@ -143,12 +143,11 @@ def _before(read: pd.DataFrame, last: str, level: str) -> pd.Series | None:
     """
     if "select_bits" not in read:
         return None
-    known = read[
-        (read["level"] == level) & (read["hook"] != last) & read["value"].notna() & read["select_bits"].notna()
-    ]
-    if known.empty:
+    known = (read["level"] == level) & (read["hook"] != last) & read["value"].notna()
+    bits = read["select_bits"].where(known)
+    if bits.isna().all():
         return None
-    row = known.loc[known["select_bits"].idxmin()].copy()
+    row = read.loc[bits.idxmin()].copy()
     row["metric"] = "selected"
     return row
 

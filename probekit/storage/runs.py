@@ -126,9 +126,7 @@ class Run:
             table = self._lines[0]
         else:
             table = self._parquet(RECORDS)
-        return self._with_sites(self._framed(table))
-
-    def _with_sites(self, frame: pd.DataFrame) -> pd.DataFrame:
+        frame = self._framed(table)
         if SITES in self.tables:
             together = self.table(SITES).reindex(columns=["record", *TOGETHER]).rename(columns={"record": "id"})
             together = together.astype({"id": str} | dict.fromkeys(TOGETHER, "float64")).drop_duplicates("id")
@@ -155,7 +153,13 @@ class Run:
             table = table.filter(
                 pc.or_(pc.or_(chosen, whole), pc.is_in(table["id"], first["id_first"].combine_chunks()))
             )
-        return self._with_sites(self._framed(table))
+        frame = self._framed(table)
+        if SITES in self.tables:
+            told = self._parquet(f"tables/{SITES}.parquet")
+            if "select_bits" in told.column_names:
+                bits = dict(zip(told["record"].to_pylist(), told["select_bits"].to_pylist(), strict=True))
+                frame["select_bits"] = frame["id"].map(bits).astype("float64")
+        return frame
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)
