@@ -65,7 +65,8 @@ def small(view: state.View, found: story.Story) -> None:
 
 def _few(view: state.View) -> list[str]:
     levels = selection.levels(view.read)
-    return [name for name in ("linear", "nonlinear", "directions") if name in levels] or levels[-1:]
+    stated = [name for name in levels if name.startswith("hypothesis:")]
+    return [*(name for name in ("linear", "nonlinear", "directions") if name in levels), *stated] or levels[-1:]
 
 
 def stage(view: state.View) -> None:
