@@ -18,6 +18,7 @@ SIMPLE = ("one_threshold", "two_thresholds", "quadratic", "bilinear", "cubic", "
 NAMES = ("prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear")
 DEFAULT = ("prior", "baseline", "neurons", "direction", "directions", "simple:two_thresholds", "simple:quadratic",
            "simple:mlp16", "linear", "nonlinear")  # fmt: skip
+WHOLE = ("linear", "nonlinear")  # readers of all numbers of a site
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,10 @@ def measure(
     domains. What was captured at several rules of positions is measured at each apart, on the same groups; the column
     `position` says which.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
-    Three columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
+    Four columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
-    NaN where no permutation leaves the behaviour's groups what they are (whole groups, no two of one size). Rows of
-    metric `selected` are at the hook point that the selection rows prefer.
+    NaN where no permutation leaves the behaviour's groups what they are (whole groups, no two of one size); select_bits
+    is what the reader missed of the selection rows. Rows of metric `selected` are at the hook point that these prefer.
     Raises BadInput in one sentence for anything that cannot be measured. Formulas: docs/method.md.
 
     >>> import numpy as np
@@ -113,7 +113,7 @@ def measure(
     records = [record for outcome in kept.found.values() for record in outcome.records]
     records = [replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in records]
     frame = pd.DataFrame([record.row() for record in records])
-    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max"])
+    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max", "select_bits"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
 

@@ -21,7 +21,7 @@ from probekit.metrics.bands import band_of
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, Differences
 from probekit.results.comparable import alike_groups, comparability
 from probekit.results.examples import KeepsRows, examples
-from probekit.results.headline import leaves, level_words, preference
+from probekit.results.headline import finding, leaves, level_words, preference
 from probekit.results.selection import (
     at_domain,
     at_k,
@@ -136,6 +136,8 @@ def compare(
         at_last = cells[name].isin(unembedded) & (cells["level"] == "linear") & (cells["verdict"] != "NA")
         cells.loc[at_last, "reason"] = UNEMBEDDED
     first = _first(cells, unembedded)
+    if first is None and metric == "read":
+        first = _of_findings(cells, *(finding(run.records, **at | {"behaviour": behaviour}) for run in (a, b)))
     changed, why = _changed(a, b, first, behaviour, position, most)
     sentences = (_answer(a.name, b.name, first), _counts(cells, len(only)), _caution(told), _how(cells))
     sentences = tuple(filter(None, sentences))
@@ -394,6 +396,17 @@ def _first(cells: pd.DataFrame, unembedded: set[str]) -> pd.Series | None:
     return min((one for _, one in chosen.iterrows()), key=preference) if len(chosen) else None
 
 
+def _of_findings(cells: pd.DataFrame, a: pd.Series | None, b: pd.Series | None) -> pd.Series | None:
+    """The cell of what both runs found, where selection rows of both prefer one site before the unembedding's."""
+    if a is None or b is None or (a["hook"], a["level"]) != (b["hook"], b["level"]):
+        return None
+    same = (cells["metric"] == "read") & (cells["hook"] == a["hook"]) & (cells["level"] == a["level"])
+    found = next((one.copy() for _, one in cells[same & (cells["verdict"] != "NA")].iterrows()), None)
+    if found is not None:
+        found["chosen_a"] = found["chosen_b"] = a["hook"]
+    return found
+
+
 def _changed(
     a: Comparable, b: Comparable, first: pd.Series | None, behaviour: str, position: str | None, most: int
 ) -> tuple[pd.DataFrame, str]:
@@ -422,7 +435,10 @@ def _answer(a: str, b: str, row: pd.Series | None) -> str:
     verdict = f"{b} (B) {word} {a} (A)" if word else f"It cannot be told whether {b} (B) is better than {a} (A)"
     sites = [site_label(row[f"chosen_{side}"] or row["hook"]) for side in "ab"]
     where = sites[0] if sites[0] == sites[1] else f"{sites[0]} in A and {sites[1]} in B"
-    where += ", where selection rows prefer to read it," if row["metric"] == "selected" else ""
+    if row["metric"] == "selected":
+        where += ", where selection rows prefer to read it,"
+    elif row["chosen_a"] == row["hook"]:
+        where += ", where selection rows prefer to read it before the unembedding,"
     return (
         f"{verdict}: {who} at {where} {leaves(who)} {number(row['a'])} unexplained in A and {number(row['b'])} in B; "
         f"B - A is {gap_text(row)}."

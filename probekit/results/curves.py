@@ -39,6 +39,7 @@ from probekit.results.looks import (
     subtitle_of,
 )
 from probekit.results.reported import Reported, beside
+from probekit.results.selection import unembedding
 from probekit.results.text import number
 
 TOGETHER = "95 % of a whole curve at once"
@@ -290,6 +291,13 @@ def layer_curves(
     )
     site_axis(figure, places)
     add_gaps(figure, places, own, template)
+    last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
+    if last in places.hooks:  # where a curve falls to 0 and nothing is found
+        said = {"annotation_text": "unembedding", "annotation_position": "top left",
+                "annotation_font": {"size": 12, "color": ink["soft"]}}  # fmt: skip
+        figure.add_vline(
+            x=list(places.hooks).index(last), line={"color": ink["soft"], "width": 1, "dash": "dash"}, **said
+        )
     figure.update_layout(margin={"b": 170})
     label_ends(figure, ends)
     return figure

@@ -47,8 +47,8 @@ def read_against_replace(frame: pd.DataFrame, *, template: Template = "light", *
     shown = table[table["kept"].notna()] if len(table) else table
     if shown.empty:
         return empty_figure(
-            "Nothing was replaced at one site for this behaviour, so what the model runs on is not known.",
-            "a [replace] section in the spec, then probekit run SPEC",
+            "Nothing was replaced at one site alone, so that no site has a point.",
+            '[replace] arms = ["single:random"] in the spec, then probekit run SPEC',
             template,
         )
     ink = PALETTES[template]

@@ -2,6 +2,7 @@
 
 The site and level of the first sentence are those that selection rows prefer (records of metric `selected`), never the
 largest of the test values, and never the site that the unembedding reads: a linear reader there is the unembedding.
+Where they prefer that one, it is the site they like best of the others (`select_bits` of the run's table `sites`).
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from probekit.errors import printable
+from probekit.levels import WHOLE
 from probekit.metrics.bootstrap import FEW_CLUSTERS
 from probekit.results.selection import (
     at_domain,
@@ -128,17 +130,37 @@ def _preferred(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> tuple[pd.Se
     left = selected.drop(index=at_last.index)
     if len(at_last):  # principal components are fitted to no behaviour: what they leave is not what can be read there
         left = left[left["source"] != "pca"]
-    row = min((row for _, row in left.iterrows()), key=preference, default=None)
-    return row, True, "linear" in set(at_last["level"])
+    instead = [_before(read, last, level) for level in WHOLE if level in set(at_last["level"])]
+    known = [*(row for _, row in left.iterrows()), *(row for row in instead if row is not None)]
+    return min(known, key=preference, default=None), True, "linear" in set(at_last["level"])
+
+
+def _before(read: pd.DataFrame, last: str, level: str) -> pd.Series | None:
+    """The record of a level at the site that selection rows prefer of those before the unembedding's.
+
+    As a record of metric `selected`, which it is in all but name. With several folds the mean of what they miss
+    chooses. None where the run kept nothing of its selection rows, or read no other site.
+    """
+    if "select_bits" not in read:
+        return None
+    known = (read["level"] == level) & (read["hook"] != last) & read["value"].notna()
+    bits = read["select_bits"].where(known)
+    if bits.isna().all():
+        return None
+    row = read.loc[bits.idxmin()].copy()
+    row["metric"] = "selected"
+    return row
 
 
 def _chosen(rows: pd.DataFrame, read: pd.DataFrame, last: str, splits: pd.DataFrame) -> str:
     """What the level preferred by rule leaves at the site that selection rows prefer for it."""
     row, by_selection, at_last = _preferred(rows, read, last)
-    aside = "; for a linear reader they prefer the unembedding, which is no finding" if at_last else ""
+    instead = at_last and row is not None and row["level"] == "linear"  # the best of what is left
+    aside = "; for a linear reader they prefer the unembedding, which is no finding" if at_last and not instead else ""
     if row is None:
         return "no site was chosen on selection rows" + (" but the unembedding's, which is no finding" * at_last)
     preferred = ", the site that selection rows prefer," if by_selection else ""
+    preferred = ", the site before the unembedding's that selection rows prefer," if instead else preferred
     what = level_words(row["level"], row["source"], None if pd.isna(row["k"]) else int(row["k"]))
     scale = "0 explains all, 1 adds nothing to the input"
     at = f"{printable(site_label(row['hook']))}{preferred}"

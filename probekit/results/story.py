@@ -127,7 +127,11 @@ def _why(frame: pd.DataFrame, found: pd.Series | None, at: dict[str, Any]) -> Pa
 
 def _trust(checks: list[Check]) -> Panel:
     failed = [check for check in checks if check.state == "failed"]
-    said = f"Look at: {', '.join(check.name for check in failed)}." if failed else "Nothing that was checked failed."
+    said = (
+        f"Look at {', '.join(f'{check.name} ({check.about})' for check in failed)}."
+        if failed
+        else "Nothing that was checked failed."
+    )
     return Panel("trust", counted(checks), said)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from probekit.errors import printable
-from probekit.results.selection import at_domain, levels, na_words, pick, site_label, vocabulary
+from probekit.results.selection import at_domain, levels, na_words, pick, site_label, unembedding, vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 def selected_site(
     frame: pd.DataFrame, *, behaviour: str | None = None, domain: str | None = None, position: str | None = None
 ) -> str:
-    """One line on the hook point that selection rows prefer for the richest linear level read, and its p_max; or ''."""
+    """One line on the hook point that selection rows prefer for the richest linear level read, and its p_max; or ''.
+
+    Where that is the unembedding's, it says so, since it is no finding.
+    """
     from probekit.results.tables import layer_curves  # some of whose tables are told in words, too
 
     rows = at_domain(pick(frame, behaviour=behaviour, metric="selected", position=position), domain, seen=True)
@@ -32,6 +35,7 @@ def selected_site(
     row = rows[rows["level"] == ("linear" if "linear" in found else found[-1])].iloc[0]
     chosen = f"{site_label(row['hook'])}, {value_text(row)} unexplained"
     text = f"Chosen on selection rows for {vocabulary(row['level'])}: {chosen}."
+    text += " There the unembedding reads, which is no finding." * (row["hook"] == unembedding(frame, row["behaviour"]))
     curve = layer_curves(frame, behaviour=behaviour, domain=domain, position=position, level=row["level"], k="all")
     here = curve[(curve["control"] == "") & (curve["hook"] == row["hook"]) & (curve["source"] == row["source"])]
     here = here[here["k"].fillna(-1) == (-1 if pd.isna(row["k"]) else row["k"])]

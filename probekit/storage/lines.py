@@ -18,7 +18,7 @@ MANIFEST, RECORDS, LOSSES, CELLS = "manifest.json", "records.parquet", "losses.p
 ROWS, TESTED = "rows", "tested_rows"  # the folder of bits per row and reader; the table that says which rows they are
 OUTCOMES = "outcomes"  # the table of the names of what readers say
 LOCK = ".lock-"  # and the worker's name: held while it works
-SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max")  # of a curve over hook points
+SITES, TOGETHER = "sites", ("band_low", "band_high", "p_max", "select_bits")  # of a curve over hook points
 _INTEGERS = ("layer", "k", "parameters", "seed_probe", "seed_data", "seed_model", "n", "groups", "n_fit",
              "d_read")  # fmt: skip
 _FLOATS = ("value", "low", "high", "raw", "bits", "floor_bits", "ceiling_bits", "p99_bits", "worst_group",

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from probekit.errors import BadInput, RunError, nearest
+from probekit.levels import WHOLE
 from probekit.records import SCHEMA_VERSION, digest
 from probekit.storage.files import RUN_NAME, check_name, is_held, read_json, sha256_of
 from probekit.storage.lines import (
@@ -118,7 +119,8 @@ class Run:
     def records(self) -> pd.DataFrame:
         """One row per record: `id`, the fields of Record, `seed` (the probe's). Numbers missing are NaN or NA.
 
-        With the run's table `sites` also what is said of a record's whole curve: band_low, band_high, p_max.
+        With the run's table `sites` also what is said of a record's whole curve: band_low, band_high, p_max,
+        and of its selection rows: select_bits.
         """
         if self.manifest is None:
             table = self._lines[0]
@@ -134,8 +136,8 @@ class Run:
     def outline(self) -> pd.DataFrame:
         """The few records that a list of many runs needs of each, controls left out.
 
-        What was chosen on selection rows, and of each behaviour and site one value; all of `read` where nothing was
-        chosen.
+        What was chosen on selection rows, of each behaviour and site one value, and those of readers of all of it; all
+        of `read` where nothing was chosen.
         """
         wanted = pc.field("metric").isin(["read", "selected"]) & (pc.field("control") == "")
         if self.manifest is None:
@@ -147,8 +149,17 @@ class Run:
         if pc.any(chosen).as_py():
             valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
             first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
-            table = table.filter(pc.or_(chosen, pc.is_in(table["id"], first["id_first"].combine_chunks())))
-        return self._framed(table)
+            whole = pc.is_in(table["level"], pa.array(WHOLE))
+            table = table.filter(
+                pc.or_(pc.or_(chosen, whole), pc.is_in(table["id"], first["id_first"].combine_chunks()))
+            )
+        frame = self._framed(table)
+        if SITES in self.tables:
+            told = self._parquet(f"tables/{SITES}.parquet")
+            if "select_bits" in told.column_names:
+                bits = dict(zip(told["record"].to_pylist(), told["select_bits"].to_pylist(), strict=True))
+                frame["select_bits"] = frame["id"].map(bits).astype("float64")
+        return frame
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)

@@ -96,7 +96,10 @@ def test_the_story_has_its_sentences_its_strip_and_what_would_change_it(page, tm
     for field in ("Where", "Why", "Trust", "Since the last run", "the first run"):
         assert field in shown
     assert "floor" in shown and "-badge[" in shown
-    assert "at no one site" in said(page(shared_run().parent, "story"))
+    # Selection rows prefer the unembedding: the story is of the site that they like next, and says what is used.
+    shown = said(page(shared_run().parent, "story"))
+    assert "L4 resid_post, the site before the unembedding's that selection rows prefer" in shown
+    assert "Mostly used: kept alone (all sites, donors alike in it), 32 directions leave" in shown
 
 
 def chosen_in_the_middle(root: Path, name: str = "middle") -> Path:

@@ -97,6 +97,19 @@ def test_the_band_of_a_whole_curve_is_drawn_where_the_run_has_one(frame):
     assert all(t.name != curves.TOGETHER for t in without.data) and len(without.data) == len(made.data) - 1
 
 
+def test_a_curve_that_falls_to_nothing_at_the_unembedding_is_marked_there_and_one_of_a_label_is_not(frame):
+    made = curves.layer_curves(frame, level="linear")
+    (mark,) = [note for note in made.layout.annotations if note.text == "unembedding"]
+    sites = list(tables.layer_curves(frame, level="linear")["site"].unique())
+    assert mark.x == sites.index("L5 resid_post")
+    spec = {"task": {"behaviours": [{"name": BEHAVIOURS[0], "kind": "label"}]}}
+    told = frame.copy()
+    told.attrs = {**frame.attrs, "manifest": {"spec": spec}}
+    assert all(note.text != "unembedding" for note in curves.layer_curves(told, level="linear").layout.annotations)
+    kept = curves.layer_curves(frame, metric="replace")
+    assert all(note.text != "unembedding" for note in kept.layout.annotations)
+
+
 def test_values_far_outside_are_counted_not_hidden(frame):
     wild = frame.copy()
     wild.loc[wild["level"] == "neurons", ["value", "low", "high"]] = [7.0, 6.0, 8.0]

@@ -12,6 +12,7 @@ import probekit as pk
 import synthetic_run
 from probekit.errors import BadInput
 from probekit.records import Record
+from probekit.results.looks import PALETTES, contrast
 from probekit.results.report.card import card, card_page, cards
 from probekit.results.report.drawings import Curve, bar, curves
 from probekit.results.report.markup import Markup, el, table
@@ -217,3 +218,15 @@ def test_a_report_draws_boards_judges_claims_and_has_a_dark_scheme(tmp_path):
                       level="linear", source="behaviour")  # fmt: skip
     assert f"Predicts in distribution: {judged['verdict'].iloc[-1]}" in page.text
     assert "@media screen and (prefers-color-scheme: dark)" in text
+
+
+def test_in_the_dark_every_colour_of_a_figure_is_one_for_dark_paper():
+    """Whatever a drawing holds is told another colour, and one that can be read there; fills of shares stay."""
+    drawn = report(pk.open_run(synthetic_run.shared_run()))
+    dark = dict(re.findall(r'svg \[fill="(#\w+)"\] \{ fill: (#\w+)', drawn))
+    figures = re.findall(r"<figure><svg.*?</svg>", drawn, re.S)
+    texts = {colour for figure in figures for colour in re.findall(r'<text[^>]*?fill="(#\w+)"', figure)}
+    lines = {colour for figure in figures for colour in re.findall(r'<path[^>]*?stroke="(#\w+)"', figure)}
+    assert texts and lines and texts | lines <= set(dark)
+    assert all(contrast(dark[colour], PALETTES["dark"]["paper"]) >= 4.5 for colour in texts | lines)
+    assert min(contrast(colour, PALETTES["dark"]["paper"]) for colour in texts) < 4.5  # as it was drawn

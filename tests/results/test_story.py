@@ -64,7 +64,8 @@ def test_the_strip_says_where_why_trust_and_since():
 def test_since_the_last_run_is_a_comparison():
     run = pk.open_run(synthetic_run.shared_run())
     told = story(run, previous=run).strip[3]
-    assert "equal, number for number" in told.said and told.fill == "probekit compare synthetic synthetic"
+    assert "synthetic (B) equals synthetic (A): a linear reader at L4 resid_post" in told.said
+    assert told.fill == "probekit compare synthetic synthetic"
 
 
 def test_the_run_before_is_of_the_same_model_and_task(tmp_path, monkeypatch):

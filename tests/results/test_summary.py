@@ -12,7 +12,7 @@ import probekit as pk
 from probekit.errors import BadInput
 from probekit.records import Record
 from probekit.results import tables
-from probekit.results.headline import headline, level_words
+from probekit.results.headline import finding, headline, level_words
 from probekit.results.text import rendered
 from probekit.storage.runs import read_run
 from tests.synthetic_run import BEHAVIOURS, DOMAINS, shared_run
@@ -89,6 +89,18 @@ def test_the_unembedding_is_no_finding():
     assert "no site was chosen on selection rows but the unembedding's" in alone.sentences[0]
     assert ".00" not in str(alone) and "L2" not in str(alone)
     assert "L2 resid_post*" in str(pk.summary(found))
+
+
+def test_where_selection_rows_prefer_the_unembedding_the_site_they_like_next_is_told_and_not_the_best_tested():
+    made = [*curve(0.9, 0.5, 0.4, 0.0), selected(0.0, 3), selected(0.7, 1, "simple:quadratic", source="joint", k=4)]
+    found = frame(*made).assign(select_bits=[2.0, 1.2, 1.3, 0.1, None, None])  # L2 tested better than L1
+    told = headline(found).sentences[0]
+    expected = (
+        "a linear reader at L1 resid_post, the site before the unembedding's that selection rows prefer, leaves .50"
+    )
+    assert expected in told and "no finding" not in told and "L3" not in told
+    row = finding(found)
+    assert row is not None and (row["hook"], row["metric"], row["value"]) == (post(1), "selected", 0.5)
 
 
 @pytest.mark.parametrize("asked", [{"kind": "label"}, {"kind": "logprob"}, {"kind": "choice", "whole": True}])

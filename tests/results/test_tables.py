@@ -164,7 +164,7 @@ def test_csv_is_safe_for_spreadsheets(frame):
 def test_the_selected_site_is_told_with_its_p_max(frame):
     line = text_of.selected_site(frame, behaviour=BEHAVIOURS[0])
     assert line.startswith("Chosen on selection rows for linear: L5 resid_post, .")
-    assert "p_max 0.005" in line
+    assert "p_max 0.005" in line and "There the unembedding reads, which is no finding." in line
     assert "p_max" not in text_of.selected_site(frame.drop(columns="p_max"))
     assert text_of.selected_site(frame[frame["metric"] != "selected"]) == ""
 

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import link, state
-from probekit.results import causal, looks, tables, text
+from probekit.results import causal, looks, tables, text, used
 from probekit.results import selection as selection_of
 
 HEADS = {
@@ -40,6 +40,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
 
 def show(view: state.View) -> None:
     """Every direction set read and kept, one site in full, and what doses do."""
+    st.markdown(f"**{state.plain(used.used(view.frame, **view.chosen))}**")
     _frontier(view)
     state.chart(
         view,

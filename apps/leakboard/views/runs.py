@@ -53,7 +53,7 @@ def listed(found: list[Run], lines: Mapping[str, data.Line]) -> pd.DataFrame:
                 "state": said,
                 "cells": done / total if isinstance(done, int) and isinstance(total, int) and total else None,
                 "updated (UTC)": pd.to_datetime(str(run.status.get("updated")), errors="coerce"),
-                "why": run.reason or told.wrong,
+                "why": (run.reason or told.wrong).removeprefix(f"{run.path} is broken: "),  # its name is in the row
             }
         )
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from leakboard import link, state
-from probekit.results import details, figures, looks, selection, story
+from probekit.results import details, figures, looks, selection, story, used
 from probekit.storage.runs import run_before
 
 NAMES = {"where": "Where", "why": "Why", "trust": "Trust", "since": "Since the last run"}
@@ -65,7 +65,8 @@ def small(view: state.View, found: story.Story) -> None:
 
 def _few(view: state.View) -> list[str]:
     levels = selection.levels(view.read)
-    return [name for name in ("linear", "nonlinear", "directions") if name in levels] or levels[-1:]
+    stated = [name for name in levels if name.startswith("hypothesis:")]
+    return [*(name for name in ("linear", "nonlinear", "directions") if name in levels), *stated] or levels[-1:]
 
 
 def stage(view: state.View) -> None:
@@ -117,6 +118,7 @@ if on_stage == "stage":
 else:
     found = told(view)
     strip(found)
+    st.markdown(state.plain(used.used(view.frame, **view.chosen)))
     onwards()
     small(view, found)
     changes(found)

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from probekit.errors import printable
+from probekit.results.looks import PALETTES
 
 STYLE = Path(__file__).with_name("style.css")
 # Nothing is loaded and no script runs, whatever a name in the page says.
@@ -65,9 +66,21 @@ def document(title: str, *inside: object) -> str:
         el("meta", name="referrer", content="no-referrer"),
         el("link", rel="icon", href="data:,"),
         el("title", title),
-        el("style", Markup(STYLE.read_text(encoding="utf-8"))),
+        el("style", Markup(STYLE.read_text(encoding="utf-8") + in_the_dark())),
     )
     return "<!doctype html>\n" + el("html", head, el("body", el("main", *inside)), lang="en") + "\n"
+
+
+def in_the_dark() -> str:
+    """Rules by which a page's figures, drawn in the colours of light paper, take those of dark paper in a dark scheme.
+
+    The drawing itself stays as it is, so that one taken out of the page stands alone. Boards keep their light ground.
+    """
+    light, dark = PALETTES["light"], PALETTES["dark"]
+    pairs = {light[name]: dark[name] for name in light} | {"#fff": dark["paper"]}
+    rules = "".join(f"  figure:not(.board) svg [{what}=\"{one}\"] {{ {what}: {other}; }}\n"
+                    for one, other in pairs.items() for what in ("fill", "stroke"))  # fmt: skip
+    return f"@media screen and (prefers-color-scheme: dark) {{\n{rules}}}\n"
 
 
 def _text(value: object) -> str:
