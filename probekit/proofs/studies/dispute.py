@@ -94,7 +94,8 @@ def _variants(found: VariantsFindings) -> Claim:
             if v not in CONTROLS and (v, form) in told]  # fmt: skip
     shown = [("another seed, its directions", "plain", turned), ("another activation, its directions", "gelu", turned),
              ("another seed, the form", "plain", form), ("another activation, the form", "gelu", form),
-             ("half the width, the form", "narrow", form), ("a table by heart, the form", "memorised", form)]  # fmt: skip
+             ("half the width, the form", "narrow", form),
+             ("a table by heart, the form", "memorised", form)]  # fmt: skip
     part = said.count("stays") > len(said) / 2 and "lost" not in said
     return Claim("variants", "Change the parts, and the same high level is learned",
                  "lost from one network to another",
@@ -243,7 +244,7 @@ def _panel(one: Claim, left: float, top: float) -> Iterator[str]:
     bottom = top + HEAD - 16 + ROW * len(one.marks)
     for tick in dict.fromkeys((least, 0.0, 0.5, 1.0)):
         yield f'<path d="M{x(tick):.1f} {top + HEAD - 20}V{bottom}" stroke="{INK["grid"]}"/>'
-        yield words(x(tick), bottom + 15, number(tick, 1), "soft", "middle", 11)
+        yield words(x(tick), bottom + 15, f"{tick:g}", "soft", "middle", 11)
     for i, mark in enumerate(one.marks):
         y = top + HEAD + ROW * i
         low, high = (mark.value if end is None else end for end in (mark.low, mark.high))

@@ -155,7 +155,8 @@ class Described:
     @property
     def words(self) -> list[str]:
         """The moves as words."""
-        name = [Geometry(self.replayed.size).name(s) for s in Geometry(self.replayed.size).playable]
+        geo = Geometry(self.replayed.size)
+        name = [geo.name(square) for square in geo.playable.tolist()]
         return [" ".join(name[int(t)] for t in self.task.tokens[i][: at + 1])
                 for i, at in zip(self.task.row_example, self.task.row_position, strict=True)]  # fmt: skip
 

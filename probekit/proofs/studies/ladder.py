@@ -330,7 +330,7 @@ def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
     frame = found.frame.astype({"layer": "Int64"})
     site, seen = frame["from"] == SITE, frame["domain"] == SEEN
-    layers = sorted(frame["layer"].dropna().unique())
+    layers = [int(layer) for layer in sorted(frame["layer"].dropna().unique())]
     left = frame["what"] == "left"
     below = dict(zip(RUNGS[1:], RUNGS[:-1], strict=True))
     rows = [{"rung": name, "true rung below": _cell(frame[seen & left & (frame["from"] == below.get(name)) &
@@ -350,7 +350,10 @@ def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
         for d in DOMAINS for k in (best_layer(frame),) for to in RUNGS[1:]
     ])  # fmt: skip
     made["direct"] = _by_layer(frame[seen & (frame["what"] == "direct")], "to", layers)
-    made["replace"] = _by_layer(frame[frame["what"] == "replace"], "from", layers)
+    replaced = frame[frame["what"] == "replace"]
+    alike = replaced[replaced["layer"] == layers[0]].set_index("from")["eps"]
+    made["replace"] = _by_layer(replaced, "from", layers)
+    made["replace"].insert(1, "exactly alike", ["" if rung == "any" else number(alike[rung]) for rung in alike.index])
     return made
 
 

@@ -26,7 +26,7 @@ def legal_sets(n):
 
 
 def test_kinds_of_squares_by_hand():
-    names = [Geometry(6).name(square) for square in Geometry(6).playable]
+    names = [Geometry(6).name(square) for square in Geometry(6).playable.tolist()]
     told = dict(zip(names, np.array(KINDS)[kinds()], strict=True))
     assert told["a1"] == told["f6"] == "corner" and told["b2"] == told["a2"] == told["e6"] == "beside a corner"
     assert told["a3"] == told["d6"] == "edge" and told["c2"] == told["b3"] == "middle"
