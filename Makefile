@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup demo study test check docs browser real clean
+STUDIES := variants training compute belief foresight ladder sizes
+
+.PHONY: setup demo study studies test check docs browser real clean
 
 setup: $(STAMP)
 
@@ -28,6 +30,12 @@ demo: setup
 # What a small chat model knows about truth: docs/truth.md. KEEP=docs/truth.json writes the numbers of the page anew.
 study: setup real
 	@$(BIN)/probekit study --workers 2 $(if $(KEEP),--keep $(KEEP))
+
+# All pages of docs/studies and docs/dispute.md, from stored networks, one after the other. What is measured is kept below
+# runs/study, so that a stopped one goes on; STUDIES="belief ladder" asks some of them.
+studies: setup
+	@for name in $(STUDIES); do $(BIN)/probekit study $$name --keep docs/studies/$$name.json || exit $$?; done
+	@$(BIN)/python -m probekit.cli.reference docs
 
 # Tests in a browser skip where there is none.
 browser:

@@ -175,10 +175,14 @@ def truth_page(folder: Path) -> str:
 
 
 def studies_pages(folder: Path) -> dict[Path, str]:
-    """Pages of docs/studies with tables and pictures, as the numbers beside them have them."""
+    """docs/dispute.md and the pages of docs/studies, with tables and pictures as the numbers have them."""
+    from probekit.proofs.studies import dispute
     from probekit.proofs.studies.alone import ALONE, PAGES
+    from probekit.proofs.studies.truth import filled
 
-    made: dict[Path, str] = {}
+    page, claims = folder / "dispute.md", dispute.claims(folder / "studies")
+    made = {page: filled(page.read_text(encoding="utf-8"), dispute.tables(claims)),
+            page.with_suffix(".svg"): dispute.picture_of(claims)}  # fmt: skip
     for name in PAGES:
         made |= ALONE[name].pages(folder / "studies" / f"{name}.md")
     return made

@@ -1,4 +1,4 @@
-"""What docs/dispute.md shows: a claim each, the figures that bear on it, and a verdict by a rule that was stated before.
+"""What docs/dispute.md shows: a claim each, the figures that bear on it, and a verdict by a rule that is stated.
 
 Nothing is measured here: figures are those of docs/studies, which their own commands remake.
 """
