@@ -13,7 +13,7 @@ from probekit.testbeds.hmm import (
     FILE,
     LENGTH,
     PROCESSES,
-    Planted,
+    Plant,
     load_transformers,
     process_of,
     stored_names,
@@ -156,7 +156,7 @@ def test_networks_of_a_stack_are_what_each_would_be_alone_and_see_nothing_ahead(
 def test_a_plant_says_what_its_account_says():
     process, tokens = PROCESSES["triangle"], drawn("triangle", 50)
     assert process.local is not None
-    plant = Planted(process, process.local)
+    plant = Plant(process, process.local)
     law = plant.logits(torch.from_numpy(tokens))[0].exp().numpy()
     assert law == pytest.approx(process.law_of(process.local(tokens)), abs=1e-4)
     h = plant.upto(torch.from_numpy(tokens), 1)

@@ -17,20 +17,20 @@ from torch import Tensor
 from probekit.fit.directions import random_directions
 from probekit.metrics.causal.replace import fbu_replace, kl_bits, random_donors
 from probekit.metrics.ratios import Ratio
-from probekit.proofs.studies.belief_seen import EXACT, LOCAL, Decoded, Seen, Told
+from probekit.proofs.studies.belief_seen import EXACT, LOCAL, AccountRead, Seen, Told
 
 NOTHING, RANDOM, READ = "nothing", "random directions", "directions that read exact"
 ALL, SILENT, NEXT_ALONE = "all", "silent", "exact, next coin alone"
 
 
-class Pairs(NamedTuple):
+class RowDonors(NamedTuple):
     """Test rows [m], and donors [m, donors] of other contexts behind the same place."""
 
     row: NDArray[np.int64]
     donor: NDArray[np.int64]
 
     @classmethod
-    def of(cls, seen: Seen) -> "Pairs":
+    def of(cls, seen: Seen) -> "RowDonors":
         """Rows in order of their place; donors are test rows too."""
         split, group = seen.setting.split, seen.observations.group
         rows, donors = [], []
@@ -74,7 +74,7 @@ class Embedded(NamedTuple):
 
 def edited(seen: Seen) -> Iterator[Told]:
     """Every edit at every layer."""
-    pairs = Pairs.of(seen)
+    pairs = RowDonors.of(seen)
     for layer in seen.layers:
         h = seen.stream(layer)
         yield from _replaced(seen, layer, h, pairs)
@@ -97,7 +97,7 @@ def _ends(seen: Seen, row: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
     return floor, ceiling
 
 
-def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pairs) -> Iterator[Told]:
+def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: RowDonors) -> Iterator[Told]:
     """FBU with each account of the row in donors' streams; nothing kept, random directions and those that read."""
     row, donor = pairs.both
     floor, ceiling = _ends(seen, pairs.row)
@@ -105,7 +105,7 @@ def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pai
     shifts = {name: lambda name=name: Embedded.of(seen, h, name).between(row, donor) for name in seen.accounts}
     if SILENT in seen.process.names:
         shifts[NEXT_ALONE] = lambda: Embedded.of(seen, h, EXACT, 1).between(row, donor)
-    decoder = Decoded.fit(seen, h[torch.arange(seen.n), torch.from_numpy(seen.place)].contiguous(), EXACT)
+    decoder = AccountRead.fit(seen, h[torch.arange(seen.n), torch.from_numpy(seen.place)].contiguous(), EXACT)
     k = decoder.directions.shape[1]
     bases = {READ: decoder.directions, RANDOM: random_directions(h.shape[2], k, seen.seed), NOTHING: None}
     for name, basis in bases.items():
@@ -130,7 +130,7 @@ def _set(seen: Seen, layer: int, h: Float[Tensor, "n length d"], row: NDArray[np
         yield "set", layer, f"{here} to {there}", Ratio(kl_bits(wanted, laws), kl_bits(wanted, own), of_reader=False)
 
 
-def _exchanged(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Pairs) -> Iterator[Told]:
+def _exchanged(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: RowDonors) -> Iterator[Told]:
     """One coordinate of the belief exchanged at the place that is read alone: how far the law moves, there and next.
 
     In units of what the floor leaves there. At the next place the belief of the silent coin is what counts; `all`: the

@@ -21,7 +21,7 @@ from probekit.measurement.setting import Setting, bits_of
 from probekit.metrics.ratios import Ratio, fbu, transfer
 from probekit.records import digest
 from probekit.task import VALUE, Behaviour, Feature, Observations
-from probekit.testbeds.hmm import PROCESSES, Planted, Process, Transformers, load_transformers, process_of
+from probekit.testbeds.hmm import PROCESSES, Plant, Process, Transformers, load_transformers, process_of
 from probekit.testbeds.hmm.networks import untrained
 from probekit.testbeds.hmm.train import STACKS
 
@@ -80,7 +80,7 @@ class Seen:
     """
 
     process: Process
-    nets: Transformers | Planted
+    nets: Transformers | Plant
     twin: Transformers | None
     tokens: NDArray[np.int64]
     place: NDArray[np.int64]
@@ -98,7 +98,7 @@ class Seen:
         tokens, place = process.draw(cell.size.rows, rng), rng.choice(PLACES, size=cell.size.rows)
         if planted:
             account = PLANTS[cell.name]
-            nets = Planted(process, lambda some: _planted(process, some)[account], seed=seed)
+            nets = Plant(process, lambda some: _planted(process, some)[account], seed=seed)
             return cls(process, nets, None, tokens, place, accounts_of(process, tokens), cell.size, seed)
         twin = untrained(process, (STACKS[cell.name.split("@")[0]].first + cell.network,))
         nets = load_transformers(cell.name).one(cell.network)
@@ -106,6 +106,7 @@ class Seen:
 
     @property
     def n(self) -> int:
+        """Sequences."""
         return len(self.tokens)
 
     def at_place(self, per_place: NDArray, later: int = 0) -> NDArray:
@@ -198,7 +199,7 @@ def read(seen: Seen) -> Iterator[Told]:
         reader = next(iter(fit_level(site, Level.parse("linear"), (1,))))
         yield "read", layer, "linear", fbu(bits_of(reader.bits(setting.side(x, "test"))), *ends)
         for account in seen.accounts:
-            decoder = Decoded.fit(seen, x, account)
+            decoder = AccountRead.fit(seen, x, account)
             yield (
                 "read",
                 layer,
@@ -230,7 +231,7 @@ def _coordinates(seen: Seen, layer: int, x: Float[Tensor, "n d"], whose: str) ->
 
 
 @dataclass(frozen=True)
-class Decoded:
+class AccountRead:
     """An account as a line reads it off the stream, beside nothing: told [n, k] of all rows."""
 
     account: str
@@ -239,7 +240,7 @@ class Decoded:
     told: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, seen: Seen, x: Float[Tensor, "n d"], account: str, places: tuple[int, ...] = PLACES) -> "Decoded":
+    def fit(cls, seen: Seen, x: Float[Tensor, "n d"], account: str, places: tuple[int, ...] = PLACES) -> "AccountRead":
         """From fit rows behind some places; the ridge of each coordinate is chosen on such rows of the select side."""
         wanted = torch.from_numpy(seen.at_place(seen.accounts[account])).float()
         fit, select = (side[np.isin(seen.place[side], places)] for side in (seen.setting.split.fit,
@@ -264,7 +265,7 @@ class Decoded:
 
 def _longer(seen: Seen, x: Float[Tensor, "n d"], arm: str) -> Ratio:
     """T of the rule on decoded beliefs, from short contexts to long ones; refit: each coordinate scaled and shifted."""
-    direct, moved = (Decoded.fit(seen, x, EXACT, places).told for places in (LONG, SHORT))
+    direct, moved = (AccountRead.fit(seen, x, EXACT, places).told for places in (LONG, SHORT))
     if arm == "refit":
         fit = seen.setting.split.fit[np.isin(seen.place[seen.setting.split.fit], LONG)]
         wanted = seen.at_place(seen.accounts[EXACT])

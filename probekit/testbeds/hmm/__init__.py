@@ -11,10 +11,10 @@ from torch import Tensor
 
 from probekit.errors import BadInput, nearest
 from probekit.testbeds.hmm.networks import Transformers
-from probekit.testbeds.hmm.planted import Planted
+from probekit.testbeds.hmm.planted import Plant
 from probekit.testbeds.hmm.processes import LENGTH, PROCESSES, Process
 
-__all__ = ["FILE", "LENGTH", "PROCESSES", "Planted", "Process", "Transformers", "load_transformers", "process_of",
+__all__ = ["FILE", "LENGTH", "PROCESSES", "Plant", "Process", "Transformers", "load_transformers", "process_of",
            "stored_names"]  # fmt: skip
 FILE = Path(__file__).with_name("networks.safetensors")
 TAUGHT = "taught"  # networks of the triangle that were given the law of the cheaper account

@@ -14,7 +14,7 @@ from probekit.testbeds.hmm.processes import Process
 
 
 @dataclass(frozen=True)
-class Planted:
+class Plant:
     """One network with the face of `Transformers`, of one block: its stream is an affine map of an account, and noise.
 
     account: tokens [n, t] -> coordinates [n, t, k]; its law is the process's rule on what the stream holds of them.
@@ -28,7 +28,7 @@ class Planted:
     depth: int = 1
     n: int = 1
 
-    def one(self, i: int) -> "Planted":
+    def one(self, i: int) -> "Plant":
         """Itself."""
         return self
 
