@@ -148,7 +148,7 @@ def _played(folder: Path, task: Task, seen: Observations, step: int) -> Snapshot
     texts = [task.tokens[i][: at + 1] for i, at in zip(seen.example, seen.position, strict=True)]
     ends = [np.array([len(ids) - 1]) for ids in texts]
 
-    def said(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n n_moves"]:
+    def said(logits: Float[Tensor, "*n v"]) -> Float[Tensor, "*n n_moves"]:
         return logits[..., :n_moves].double().softmax(-1).float()  # what is behind them is padding
 
     def keep(logits: Tensor, rows: NDArray[np.int64]) -> None:
