@@ -42,7 +42,7 @@ def sampled(
 ) -> pd.DataFrame:
     """One row per hook point, level and k: FBU over all sampled behaviours, and the worst of them.
 
-    n: behaviours with a value; n_na: without. mean with its interval over behaviours (low, high: percentiles of a
+    n: behaviours with a value; n_na: without, or of which the level says nothing. mean with its interval over behaviours (low, high: percentiles of a
     bootstrap that draws behaviours, 95 %), q10 to q90, worst_decile: the mean of the worst tenth, rounded up; worst:
     names of the `most` worst, each with its value. Behaviours share rows, so that the interval says how another draw
     of behaviours would differ on the same text, and nothing of other texts.
@@ -57,16 +57,18 @@ def sampled(
     rows = at_domain(at_position(lowest_seeds(rows), position), domain, seen=True)
     rows = rows if arm is None else rows[rows["arm"] == arm]
     rows = rows if k in (None, "all") else rows[rows["k"].isna() | (rows["k"] == int(k))]
-    out = []
+    out, n_asked = [], rows["behaviour"].nunique()
     for key, group in rows.groupby(_KEYS, sort=False, dropna=False):
         values = group.dropna(subset="value").sort_values("value", ascending=False, kind="stable")
         told = _told(values["value"].to_numpy(dtype=float))
         worst = [f"{name.removeprefix(SAMPLED)} {number(value)}"
                  for name, value in zip(values["behaviour"][:most], values["value"][:most], strict=True)]  # fmt: skip
         out.append(dict(zip(_KEYS, key, strict=True)) | {"site": site_label(str(key[2])), "n": len(values)}
-                   | {"n_na": len(group) - len(values)} | told | {"worst": "; ".join(worst)})  # fmt: skip
+                   | {"n_na": n_asked - len(values)} | told | {"worst": "; ".join(worst)})  # fmt: skip
     columns = [*_KEYS, "site", "n", "n_na", "mean", "low", "high", *_QUANTILES, "worst_decile", "worst"]
-    return pd.DataFrame(out, columns=columns)
+    made = pd.DataFrame(out, columns=columns)
+    # What is NA for want of a fit has no source: it is counted beside those that have one.
+    return made[made["n"] > 0].reset_index(drop=True) if (made["n"] > 0).any() else made
 
 
 def tail(values: Sequence[float] | NDArray[np.float64]) -> float:

@@ -40,6 +40,7 @@ RULE_LESS_SIMPLE = {"read": ("rule", "simple"), "replace": ("rule, decoded", "di
 ARM = "single:random"
 _DRAWS = 2_000
 TITLES = {
+    "picked": "The answer, a behaviour that somebody picked: share unexplained, read",
     "networks": "The networks, on stories held out",
     "leaks": "Share unexplained of sampled contrasts: median, mean with its interval over contrasts, worst tenth",
     "grows": "The largest network less the smallest, over the contrasts that both were asked for",
@@ -155,13 +156,24 @@ def tables(found: SizesFindings) -> dict[str, pd.DataFrame]:
         | {word: number(told[key]) for key, word in right.items() if key in told}
         for name, told in found.networks.items()
     ]
-    made = {"networks": pd.DataFrame(networks), "leaks": _leaks(found), "worst": _worst(found)}
+    made = {"networks": pd.DataFrame(networks), "picked": _picked(found), "leaks": _leaks(found)}
+    made["worst"] = _worst(found)
     return made | ({"grows": pd.DataFrame(grows(found))} if len(found.networks) > 1 else {})
 
 
 def _of_contrasts(found: SizesFindings) -> pd.DataFrame:
     frame = found.frame
     return frame[frame["behaviour"].str.startswith(SAMPLED)].dropna(subset="value")
+
+
+def _picked(found: SizesFindings) -> pd.DataFrame:
+    """The behaviour that somebody would pick: the answer."""
+    frame = found.frame
+    frame = frame[(frame["behaviour"] == "answer") & (frame["metric"] == "read")].dropna(subset="value")
+    return pd.DataFrame([
+        {"network": row["size"], "what": row["what"], "unexplained": _interval(row["value"], row["low"], row["high"])}
+        for row in frame.to_dict("records")
+    ])  # fmt: skip
 
 
 def _leaks(found: SizesFindings) -> pd.DataFrame:

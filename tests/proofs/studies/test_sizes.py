@@ -53,7 +53,7 @@ def test_findings_come_back_from_their_file(tmp_path):
     found = planted(0.1, 0.1, n=3)
     found.write(tmp_path / "sizes.json")
     again = SizesFindings.read(tmp_path / "sizes.json")
-    assert again == found and set(tables(again)) == {"networks", "leaks", "grows", "worst"}
+    assert again == found and set(tables(again)) == {"networks", "picked", "leaks", "grows", "worst"}
 
 
 def test_a_job_samples_and_keeps_on_one_split():
