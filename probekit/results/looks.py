@@ -507,6 +507,11 @@ def add_gaps(figure: go.Figure, places: Places, shown: pd.DataFrame, template: T
     )  # fmt: skip
 
 
+NAMED = (
+    28  # letters of a name beside a curve: `directions (behaviour), k=4` and `hypothesis: rules (decoded)` are whole
+)
+
+
 def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> None:
     """A name at the right end of each curve in its colour, pushed apart where they would lie on each other.
 
@@ -522,10 +527,10 @@ def label_ends(figure: go.Figure, ends: Sequence[tuple[float, str, str]]) -> Non
         at = min(max(value, at), top + apart * i)
         figure.add_annotation(
             x=1, xref="paper", xanchor="left", xshift=4, y=at, yanchor="middle", showarrow=False,
-            text=escape(text_of.fitted(name, 26)), font={"size": 12, "color": colour}, name="end",
+            text=escape(text_of.fitted(name, NAMED)), font={"size": 12, "color": colour}, name="end",
         )  # fmt: skip
         at += apart
-    widest = max((len(text_of.fitted(name, 26)) for _, name, _ in named), default=0)
+    widest = max((len(text_of.fitted(name, NAMED)) for _, name, _ in named), default=0)
     figure.update_layout(margin={"r": 46 + 7 * widest})  # beside them stands the bar of tools
     told = {escape(name) for _, name, _ in named}
     figure.for_each_trace(lambda trace: trace.update(showlegend=False), lambda trace: trace.name in told)

@@ -35,7 +35,7 @@ def used(
     >>> import probekit as pk
     >>> from probekit.results.used import used
     >>> used(pk.open_run("runs/othello").records).split(":")[0]
-    'Used in part'
+    'Mostly used'
     """
     behaviour = behaviour or default_behaviour(frame)
     rows = pick(frame, behaviour=behaviour, metric="replace", position=position, control=None)

@@ -110,6 +110,13 @@ def test_a_curve_that_falls_to_nothing_at_the_unembedding_is_marked_there_and_on
     assert all(note.text != "unembedding" for note in kept.layout.annotations)
 
 
+def test_names_beside_curves_that_every_run_has_are_whole():
+    figure = go.Figure().update_layout(height=560, yaxis_range=[0, 1], margin={"t": 90, "b": 170})
+    usual = ["directions (behaviour), k=4", "hypothesis: rules (decoded)"]
+    looks.label_ends(figure, [(0.2 * i, name, "#000000") for i, name in enumerate(usual)])
+    assert [note.text for note in figure.layout.annotations] == usual
+
+
 def test_values_far_outside_are_counted_not_hidden(frame):
     wild = frame.copy()
     wild.loc[wild["level"] == "neurons", ["value", "low", "high"]] = [7.0, 6.0, 8.0]
