@@ -42,10 +42,10 @@ def sampled(
 ) -> pd.DataFrame:
     """One row per hook point, level and k: FBU over all sampled behaviours, and the worst of them.
 
-    n: behaviours with a value; n_na: without, or of which the level says nothing. mean with its interval over behaviours (low, high: percentiles of a
-    bootstrap that draws behaviours, 95 %), q10 to q90, worst_decile: the mean of the worst tenth, rounded up; worst:
-    names of the `most` worst, each with its value. Behaviours share rows, so that the interval says how another draw
-    of behaviours would differ on the same text, and nothing of other texts.
+    n: behaviours with a value; n_na: without, or of which the level says nothing. mean with its interval over
+    behaviours (low, high: percentiles of a bootstrap that draws behaviours, 95 %), q10 to q90, worst_decile: the mean
+    of the worst tenth, rounded up; worst: names of the `most` worst, each with its value. Behaviours share rows, so
+    that the interval says how another draw of behaviours would differ on the same text, and nothing of other texts.
 
     >>> import pandas as pd
     >>> from probekit.results.sampled import tail
