@@ -19,6 +19,12 @@ class Predictor:
     """A frozen reader of descriptions. kind: what was chosen; n_fit, n_bad: rows it was fitted on; digest: of them.
 
     It sees what a description says of an input, and never the model: `scores` can be made before the model is run.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> x = np.random.default_rng(0).normal(size=(300, 2))
+    >>> pk.Predictor.fit(x, x[:, 0] > 1, np.arange(300)).scores(x).shape
+    (300,)
     """
 
     kind: str
@@ -35,8 +41,9 @@ class Predictor:
         fitted on all rows. Raises BadInput with fewer than 8 bad rows, 8 good ones or 3 groups, or another length.
 
         >>> import numpy as np
+        >>> import probekit as pk
         >>> x = np.random.default_rng(0).normal(size=(300, 2))
-        >>> predictor = Predictor.fit(x, x[:, 0] > 1, np.arange(300))
+        >>> predictor = pk.Predictor.fit(x, x[:, 0] > 1, np.arange(300))
         >>> bool(predictor.scores(np.array([[2.0, 0.0]]))[0] > predictor.scores(np.array([[0.0, 2.0]]))[0])
         True
         """

@@ -21,6 +21,12 @@ class Rung:
     """One description. name; law: its true value of every row, as a law [n, n_targets, n_classes], one-hot where sure;
     told: from the law of the rung below [m, ...] to the law of this one [m, n_targets, n_classes], zeros where it rules
     nothing; None for the lowest, which is told from a site by `read`.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> law = np.eye(2)[[0, 1, 1]][:, None]
+    >>> pk.Rung("its opposite", law[..., ::-1], lambda below: below[..., ::-1]).told(law).shape
+    (3, 1, 2)
     """
 
     name: str
@@ -31,7 +37,17 @@ class Rung:
 @dataclass(frozen=True)
 class Ladder:
     """What climbing a stack leaves. names: rungs from the bottom, the first is the site where there is one; leaps: FBU
-    by (from, to); eps: how much of the floor each chain was mixed with."""
+    by (from, to); eps: how much of the floor each chain was mixed with.
+
+    >>> import numpy as np
+    >>> import probekit as pk
+    >>> from probekit.metrics.bootstrap import Clusters
+    >>> from probekit.metrics.ladder import leaps
+    >>> bits = {(0, 1): np.full(60, 0.5)}
+    >>> told = leaps(bits, {1: (np.ones(60), np.zeros(60))}, Clusters.of(np.arange(60), 200, 0))
+    >>> float(pk.Ladder(("site", "bit"), told).leaps.left[0, 1].value)
+    0.5
+    """
 
     names: tuple[str, ...]
     leaps: Leaps
@@ -81,11 +97,12 @@ def ladder(
     where there is none. Raises BadInput for laws that do not fit each other.
 
     >>> import numpy as np
+    >>> import probekit as pk
     >>> from probekit.metrics.splits import split_by_group
     >>> bit = np.random.default_rng(0).integers(0, 2, 400)
     >>> law = np.eye(2)[bit][:, None]
-    >>> stack = [Rung("bit", law), Rung("its opposite", law[..., ::-1], lambda below: below[..., ::-1])]
-    >>> found = ladder(stack, np.arange(400), split_by_group(np.arange(400), 0), n_bootstrap=200)
+    >>> stack = [pk.Rung("bit", law), pk.Rung("its opposite", law[..., ::-1], lambda below: below[..., ::-1])]
+    >>> found = pk.ladder(stack, np.arange(400), split_by_group(np.arange(400), 0), n_bootstrap=200)
     >>> found.leaps.left[0, 1].value < 0.05
     True
     """
