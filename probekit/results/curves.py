@@ -67,6 +67,7 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
     for label, part in table.groupby("label", sort=False):
         level = part["level"].iloc[0]
         colour, shape = fills.get(level, (ink["green"] if level.startswith("simple:") else ink["orange"], "-"))
+        fill = faded(colour, 0.82 if level != "absent" else 0.25)  # of the ground too: hatching alone is of the paper
         part = places.spread(part)
         figure.add_trace(
             go.Bar(
@@ -75,9 +76,15 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
                 name=str(label),
                 width=0.86,
                 marker={
-                    "color": faded(colour, 0.82 if level != "absent" else 0.25),
+                    "color": fill,
                     "line": {"width": 0},
-                    "pattern": {"shape": shape, "fgcolor": faded(ink["paper"], 0.75), "size": 7, "solidity": 0.25},
+                    "pattern": {
+                        "shape": shape,
+                        "bgcolor": fill,
+                        "fgcolor": faded(ink["paper"], 0.75),
+                        "size": 7,
+                        "solidity": 0.25,
+                    },
                 },
                 **row_hover(part),
             )

@@ -117,6 +117,12 @@ def test_names_beside_curves_that_every_run_has_are_whole():
     assert [note.text for note in figure.layout.annotations] == usual
 
 
+def test_every_class_of_the_decomposition_can_be_seen_through_its_hatching(frame):
+    made = figures.figure("decomposition", frame)
+    hatched = [bar.marker for bar in made.data if bar.type == "bar" and bar.marker.pattern.shape]
+    assert len(hatched) >= 4 and all(marker.pattern.bgcolor == marker.color for marker in hatched)
+
+
 def test_values_far_outside_are_counted_not_hidden(frame):
     wild = frame.copy()
     wild.loc[wild["level"] == "neurons", ["value", "low", "high"]] = [7.0, 6.0, 8.0]
