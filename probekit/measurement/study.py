@@ -239,11 +239,7 @@ class Study:
         """Sides of the same rows of x in a setting, to fit, to select and to calibrate on. Raises FitError."""
         n = 2 if setting.inner else 1
         framed, beside = ([side.x for side in training[0][some]] for some in (slice(n), slice(n, 2)))
-        among = None
-        if self.n_folds > 2 and len(setting.index) <= x.shape[1]:  # else less is done for each fold by itself
-            at = np.concatenate([setting.split.fit, setting.split.select][:n])
-            among = x[torch.from_numpy(setting.index)].float(), torch.from_numpy(at)
-        framed = self._frames.of(*framed, beside=beside, among=among)
+        framed = self._frames.of(*framed, beside=beside, among=_among(setting, x, n) if self.n_folds > 2 else None)
         return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, framed)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -291,6 +287,14 @@ class Study:
             falls=beside.falls, falls_low=beside.falls_low, falls_high=beside.falls_high,
             auroc=beside.auroc, accuracy=beside.accuracy, r2=beside.r2,
         )  # fmt: skip
+
+
+def _among(setting: Setting, x: Tensor, sides: int) -> tuple[Tensor, Tensor] | None:
+    """All rows of a setting, and which of them its first sides are; None of many: each fold does less by itself."""
+    if len(setting.index) > x.shape[1]:
+        return None
+    at = np.concatenate([setting.split.fit, setting.split.select][:sides])
+    return x[torch.from_numpy(setting.index)].float(), torch.from_numpy(at)
 
 
 def whole_groups(group: NDArray, most: int, seed: int) -> NDArray[np.int64]:

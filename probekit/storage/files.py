@@ -349,13 +349,21 @@ def _of_group(root: Path) -> int | None:
     """Of the control group and all that it lies in; files that it holds are the system's to drop."""
     left = []
     try:
-        name = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        name = next(
+            line[3:]
+            for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+            if line.startswith("0::")
+        )
         folder = root / name.strip("/")
         for at in (folder, *folder.parents):
             most = at / "memory.max"
-            if most.exists() and (limit := most.read_text().strip()) != "max":
-                held = dict(line.split() for line in (at / "memory.stat").read_text().splitlines())
-                left.append(int(limit) - int((at / "memory.current").read_text()) + int(held.get("inactive_file", 0)))
+            if most.exists() and (limit := most.read_text(encoding="ascii").strip()) != "max":
+                held = dict(line.split() for line in (at / "memory.stat").read_text(encoding="ascii").splitlines())
+                left.append(
+                    int(limit)
+                    - int((at / "memory.current").read_text(encoding="ascii"))
+                    + int(held.get("inactive_file", 0))
+                )
             if at == root:
                 break
     except (OSError, StopIteration, ValueError):

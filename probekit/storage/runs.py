@@ -153,13 +153,8 @@ class Run:
             table = table.filter(
                 pc.or_(pc.or_(chosen, whole), pc.is_in(table["id"], first["id_first"].combine_chunks()))
             )
-        frame = self._framed(table)
-        if SITES in self.tables:
-            told = self._parquet(f"tables/{SITES}.parquet")
-            if "select_bits" in told.column_names:
-                bits = dict(zip(told["record"].to_pylist(), told["select_bits"].to_pylist(), strict=True))
-                frame["select_bits"] = frame["id"].map(bits).astype("float64")
-        return frame
+        told = self._parquet(f"tables/{SITES}.parquet") if SITES in self.tables else None
+        return _with_selection(self._framed(table), told)
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)
@@ -316,6 +311,14 @@ class Run:
                     f"{path} does not match its manifest's digest; remove the folder and run its spec again."
                 )
         return data
+
+
+def _with_selection(frame: pd.DataFrame, sites: pa.Table | None) -> pd.DataFrame:
+    """The same with the bits of selection rows, from the table `sites` of a run that has them there."""
+    if sites is None or "select_bits" not in sites.column_names:
+        return frame
+    bits = dict(zip(sites["record"].to_pylist(), sites["select_bits"].to_pylist(), strict=True))
+    return frame.assign(select_bits=frame["id"].map(bits).astype("float64"))
 
 
 def open_run(path: Path | str, *, partial: bool = False) -> Run:

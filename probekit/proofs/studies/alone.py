@@ -31,7 +31,7 @@ Measured = Callable[[Path, float, Progress], Any]  # (folder that parts are kept
 
 
 @dataclass(frozen=True)
-class Alone:
+class BundledStudy:
     """measure: the study; page: the module of its TITLES and `tables`; read: findings from their JSON file.
 
     beside: what JSON output says next to the rows, by the names that findings have for it. pictures: by what follows
@@ -89,45 +89,45 @@ def _belief(share: float) -> belief.BeliefSize:
 
 
 # What is measured is looked up when it is asked for, so that a test may put something in its place.
-ALONE: dict[str, Alone] = {
-    "equality": Alone(
+ALONE: dict[str, BundledStudy] = {
+    "equality": BundledStudy(
         lambda root, share, say: equality.measure_equality(root, _equality(share), progress=say),
         equality, equality.EqualityFindings.read, ("networks", "right"),
     ),
-    "flip": Alone(
+    "flip": BundledStudy(
         lambda _, share, say: flip.measure_flip(flip.FlipSize().of(share), progress=say),
         flip, flip.FlipFindings.read, ("cases", "games", "changed"),
     ),
-    "metrics": Alone(
+    "metrics": BundledStudy(
         lambda _, share, say: metrics.measure_metrics(_metrics(share), progress=say),
         metrics, metrics.MetricsFindings.read, ("seeds",),
     ),
-    "variants": Alone(
+    "variants": BundledStudy(
         lambda root, share, say: variants.measure_variants(root, _variants(share), progress=say),
         variants_page, variants.VariantsFindings.read, ("pairs", "learned"),
         {"": variants_page.map_of, "-spread": variants_page.scatter_of},
     ),
-    "training": Alone(
+    "training": BundledStudy(
         lambda root, share, say: training.measure_training(root, _training(share), progress=say),
         training_page, training.TrainingFindings.read, ("onsets", "learned"), {"": training_page.picture_of},
     ),
-    "compute": Alone(
+    "compute": BundledStudy(
         lambda root, share, say: compute.measure_compute(root, _compute(share), progress=say),
         compute_page, compute.ComputeFindings.read, (), {"": compute_page.picture_of},
     ),
-    "belief": Alone(
+    "belief": BundledStudy(
         lambda root, share, say: belief.measure_belief(root, _belief(share), progress=say),
         belief_page, belief.BeliefFindings.read, ("networks",), {"": belief_page.picture_of},
     ),
-    "foresight": Alone(
+    "foresight": BundledStudy(
         lambda root, share, say: foresight.measure_foresight(root, foresight.ForesightSize().of(share), progress=say),
         foresight, foresight.ForesightFindings.read, ("learned",), {"": foresight.picture_of},
     ),
-    "ladder": Alone(
+    "ladder": BundledStudy(
         lambda _, share, say: ladder.measure_ladder(ladder.LadderSize().of(share), progress=say),
         ladder, ladder.LadderFindings.read, ("weights",),
     ),
-    "sizes": Alone(
+    "sizes": BundledStudy(
         lambda root, share, say: sizes.measure_sizes(root, sizes.SizesSize().of(share), progress=say),
         sizes, sizes.SizesFindings.read, ("networks",),
     ),

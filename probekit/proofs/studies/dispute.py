@@ -54,7 +54,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Disputed:
     """study: the page it is of; scale: what the figures are shares of; rule: when it holds; verdict: what came out."""
 
     study: str
@@ -65,7 +65,7 @@ class Claim:
     marks: tuple[Mark, ...]
 
 
-def claims(folder: Path) -> list[Claim]:
+def claims(folder: Path) -> list[Disputed]:
     """All claims, from the numbers in docs/studies."""
 
     def read(findings: Any, name: str) -> Any:
@@ -87,7 +87,7 @@ def _judged(holds: bool, fails: bool) -> str:
     return HOLDS if holds else FAILS if fails else OPEN
 
 
-def _variants(found: VariantsFindings) -> Claim:
+def _variants(found: VariantsFindings) -> Disputed:
     told = variants_page.cells(found)
     form, turned = "form, fitted again", "directions, any affine map"
     said = [variants_page.verdict(told[v, form]) for v in VARIANTS
@@ -97,63 +97,64 @@ def _variants(found: VariantsFindings) -> Claim:
              ("half the width, the form", "narrow", form),
              ("a table by heart, the form", "memorised", form)]  # fmt: skip
     part = said.count("stays") > len(said) / 2 and "lost" not in said
-    return Claim("variants", "Change the parts, and the same high level is learned",
+    return Disputed("variants", "Change the parts, and the same high level is learned",
                  "lost from one network to another",
                  f"in all variants at most {number(LITTLE)} is lost; in part: in most, and in none for sure more",
                  HOLDS if set(said) == {"stays"} else PART if part else FAILS,
                  tuple(Mark.of(label, told[v, name]) for label, v, name in shown))  # fmt: skip
 
 
-def _spread(found: VariantsFindings) -> Claim:
+def _spread(found: VariantsFindings) -> Disputed:
     rows = []
     for row in variants_page.correlations(found):
         if row["of"] == "left in the network" and row["rho"] != "NA":
             low, high = (float(one) for one in row["interval"].strip("[]").split(","))
             rows.append(Mark(f"{row['level']}, rank correlation", float(row["rho"]), low, high))
-    return Claim("variants", "Networks that generalise leak less", "rank correlation with unseen pairs added rightly",
+    return Disputed("variants", "Networks that generalise leak less", "rank correlation with unseen pairs done rightly",
                  "all correlations are below 0", _judged(all(one.high < 0 for one in rows),
                                                           all(one.low > 0 for one in rows)), tuple(rows))  # fmt: skip
 
 
-def _sizes(found: sizes.SizesFindings) -> Claim:
+def _sizes(found: sizes.SizesFindings) -> Disputed:
     frame = found.frame
     some = frame[frame["behaviour"].str.startswith(SAMPLED) & (frame["metric"] == "read")].dropna(subset="value")
     marks = []
     for what, said in (("simple", "a simple function"), ("rule", "the stated rule")):
-        for size, words_ in ((sizes.SIZES[0], "small"), (sizes.SIZES[-1], "large")):
+        for size in dict.fromkeys(some["size"]):
             values = some[(some["what"] == what) & (some["size"] == size)]["value"].to_numpy(dtype=float)
-            marks.append(Mark(f"{said}, {words_} network", *sizes.over_contrasts(values)))
+            width = int(found.networks[size]["width"])
+            marks.append(Mark(f"{said}, width {width}", *sizes.over_contrasts(values)))
     grown = {(row["metric"], row["what"]): row["verdict"] for row in sizes.grows(found)}
-    said = grown["read", "simple"]
-    return Claim("sizes", "The larger the network, the more directions and simple functions leak", "left unexplained",
-                 "a simple function of one direction leaves more in the largest than in the smallest network",
-                 _judged(said == "grows", said == "falls"), tuple(marks))  # fmt: skip
+    said = grown.get(("read", "simple"), OPEN)  # of one size alone nothing is said
+    return Disputed("sizes", "The larger the network, the more directions and simple functions leak",
+                    "left unexplained", "a simple function of one direction leaves more in the largest than in the "
+                    "smallest network", _judged(said == "grows", said == "falls"), tuple(marks))  # fmt: skip
 
 
-def _ladder(found: ladder.LadderFindings) -> Claim:
+def _ladder(found: ladder.LadderFindings) -> Disputed:
     frame = found.frame
     k = ladder.best_layer(frame)
     at = frame[(frame["domain"] == ladder.SEEN) & (frame["from"] == ladder.SITE) & (frame["layer"] == k)]
     marks = tuple(Mark.of(f"{to}, from directions", at[(at["what"] == "left") & (at["to"] == to)].iloc[0])
                   for to in ladder.RUNGS)  # fmt: skip
-    return Claim("ladder", "Descriptions stacked on descriptions lose until nothing is left", "left unexplained",
+    return Disputed("ladder", "Descriptions stacked on descriptions lose until nothing is left", "left unexplained",
                  f"more than {number(MUCH)} of the last rung is left; not: less than {number(HALF)}",
                  _judged(marks[-1].low > MUCH, marks[-1].high < HALF), marks)  # fmt: skip
 
 
-def _compute(found: ComputeFindings) -> Claim:
+def _compute(found: ComputeFindings) -> Disputed:
     told = compute_page.told(found, OTHELLO, "rule")
     names = {"zero": "loss recovered, from zero", "prior": "from what is likely anyhow",
              "input": "from the input alone", "compute": "share of the training compute"}  # fmt: skip
     marks = tuple(Mark.of(said, told[scale]) for scale, said in names.items())
-    return Claim("compute", "What recovers nearly all of the loss explains little of the training compute",
+    return Disputed("compute", "What recovers nearly all of the loss explains little of the training compute",
                  "of Othello, with its decoded board kept",
                  f"from zero more than {number(MUCH)} is recovered, and compute is below {number(LITTLE)}",
                  _judged(marks[0].low > MUCH and marks[3].high < LITTLE,
                          marks[3].low > LITTLE), marks)  # fmt: skip
 
 
-def _belief(found: BeliefFindings) -> Claim:
+def _belief(found: BeliefFindings) -> Disputed:
     rows, last = by_place(found), 3
     marks, verdicts = [], []
     for name in ("turns", "triangle"):
@@ -162,12 +163,12 @@ def _belief(found: BeliefFindings) -> Claim:
         marks += [read, along, Mark.of(f"{name}, kept as computed", rows[name, "kept", last, EXACT])]
         verdicts.append(_judged(along.high < 2 * LITTLE, along.low > 2 * LITTLE))
     verdict = verdicts[0] if len(set(verdicts)) == 1 else OPEN
-    return Claim("belief", "What a line reads is what the network runs on", "of the network's law lost",
+    return Disputed("belief", "What a line reads is what the network runs on", "of the network's law lost",
                  f"with the read directions alone kept, at most {number(2 * LITTLE)} of the law is lost",
                  verdict, tuple(marks))  # fmt: skip
 
 
-def _training(found: TrainingFindings) -> Claim:
+def _training(found: TrainingFindings) -> Disputed:
     frame = pd.DataFrame(found.rows)
     level = next(one for one in frame["level"].unique() if one.startswith("directions 8"))
     plain = frame[(frame["kind"] == "plain") & (frame["level"] == level)]
@@ -182,12 +183,12 @@ def _training(found: TrainingFindings) -> Claim:
         index="network", columns="metric", values="onset"
     )
     later = (mine["read"] > mine["replace"]).to_numpy()
-    return Claim("training", "A network runs on directions before they can be read",
+    return Disputed("training", "A network runs on directions before they can be read",
                  "left unexplained (read, used) or lost (transfer)", "in all networks they are used first",
                  _judged(bool(later.all()), bool((~later).all())), tuple(marks))  # fmt: skip
 
 
-def _foresight(found: ForesightFindings) -> Claim:
+def _foresight(found: ForesightFindings) -> Disputed:
     frame = found.frame
     at = frame[(frame["domain"] == "impossible_boards") & (frame["bad"] == "loose") & (frame["budget"] == BUDGET)]
     recall = at[(at["measure"] == "recall") & (at["less"] == "")].set_index("ranking")
@@ -195,7 +196,7 @@ def _foresight(found: ForesightFindings) -> Claim:
              "confidence": "its own confidence, once run"}  # fmt: skip
     marks = tuple(Mark.of(said, recall.loc[name]) for name, said in names.items())
     less = at[(at["measure"] == "recall") & (at["ranking"] == OWN) & (at["less"] == "moves")].iloc[0]
-    return Claim("foresight", "What is left of a network in its description says where it will err, unseen and unrun",
+    return Disputed("foresight", "A description says where the network will err, on boards unseen and before it runs",
                  f"of bad positions on impossible boards among the first {BUDGET:.0%}",
                  "the description finds more than a classifier of the moves",
                  _judged(less["low"] > 0, less["high"] < 0), marks)  # fmt: skip
@@ -204,7 +205,7 @@ def _foresight(found: ForesightFindings) -> Claim:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def tables(found: Sequence[Claim]) -> dict[str, pd.DataFrame]:
+def tables(found: Sequence[Disputed]) -> dict[str, pd.DataFrame]:
     """Of docs/dispute.md: a row per claim, with its rule and its figures."""
     return {
         "verdicts": pd.DataFrame([
@@ -221,7 +222,7 @@ WIDE, SIDE, SCALE, ROW, HEAD, COLUMNS = 560, 250, 230, 20, 64, 2
 COLOURS = {HOLDS: "blue", FAILS: "red", PART: "orange", OPEN: "soft"}
 
 
-def picture_of(found: Sequence[Claim]) -> str:
+def picture_of(found: Sequence[Disputed]) -> str:
     """A panel per claim: its figures with their intervals from 0 to 1, and the verdict."""
     height = max(HEAD + ROW * len(one.marks) + 40 for one in found)
     rows = -(-len(found) // COLUMNS)
@@ -231,7 +232,7 @@ def picture_of(found: Sequence[Claim]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _panel(one: Claim, left: float, top: float) -> Iterator[str]:
+def _panel(one: Disputed, left: float, top: float) -> Iterator[str]:
     least = -1.0 if any((mark.low or mark.value) < -0.25 for mark in one.marks) else 0.0
     colour, at = INK[COLOURS[one.verdict]], left + SIDE
 

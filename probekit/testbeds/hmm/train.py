@@ -26,7 +26,7 @@ FILE = Path(__file__).with_name("networks.safetensors")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class HmmLesson:
     """What one training gives. first: the first seed; local: whether the law of the cheaper account is taught."""
 
     name: str
@@ -44,10 +44,10 @@ class Lesson:
 STACKS = {
     one.name: one
     for one in (
-        Lesson("mess3", "mess3", 100),
-        Lesson("turns", "turns", 200),
-        Lesson("triangle", "triangle", 300, early=EARLY),
-        Lesson("taught", "triangle", 400, local=True),
+        HmmLesson("mess3", "mess3", 100),
+        HmmLesson("turns", "turns", 200),
+        HmmLesson("triangle", "triangle", 300, early=EARLY),
+        HmmLesson("taught", "triangle", 400, local=True),
     )
 }
 
@@ -59,7 +59,7 @@ def target(process: Process, tokens: NDArray[np.int64], local: bool) -> NDArray[
     return process.law(process.beliefs(tokens))
 
 
-def train(stack: Lesson, steps: int = STEPS) -> dict[str, Transformers]:
+def train(stack: HmmLesson, steps: int = STEPS) -> dict[str, Transformers]:
     """Trained networks by name, with `@step` of those on their way."""
     process, rng = PROCESSES[stack.process], np.random.default_rng([stack.first, 61])
     free = {name: part.requires_grad_() for name, part in untrained(process, stack.seeds).parameters.items()}

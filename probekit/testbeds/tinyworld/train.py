@@ -59,7 +59,7 @@ class WorldRecipe(training.Schedule):
 RECIPES = {
     "tiny-world-s": WorldRecipe(d_model=64, steps=2_200, called=1_200),
     "tiny-world-m": WorldRecipe(d_model=96, steps=2_200, called=1_200),
-    "tiny-world-l": WorldRecipe(d_model=128, steps=3_000, called=400),
+    "tiny-world-l": WorldRecipe(d_model=128, steps=2_200, called=1_200),
 }
 
 
