@@ -119,7 +119,7 @@ class Tale:
     def may_be(self, thing: int, place: int) -> bool:
         return self.rare or (thing, place) not in _RARE_AT
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Say who and what is where."""
         people, things, places = (
             self.some(n, of) for n, of in ((N_PEOPLE, len(PEOPLE)), (N_OBJECTS, len(OBJECTS)), (N_PLACES, len(PLACES)))
@@ -288,7 +288,7 @@ def tell(generator: np.random.Generator, rare: bool = False) -> Tale:
     ('?', True)
     """
     story = Tale(generator.random(_DRAWS).tolist(), rare)
-    story.open()
+    story.begin()
     while True:
         n, n_asked = len(story.words), len(story.questions)
         if n_asked:
