@@ -28,7 +28,8 @@ def test_its_tables_are_those_of_the_study(found):
 
 def test_a_table_that_is_not_of_the_study_is_found(found):
     made = tables(found)
-    cell = next(cell for cell in made["leaks"].to_numpy().ravel() if str(cell).endswith("]"))
+    cells = map(str, made["worst"].to_numpy().ravel())
+    cell = next(cell for cell in cells if cell.endswith("]") and PAGE.count(cell) == 1)
     assert filled(PAGE.replace(cell, "9.99 [9.99, 9.99]"), made) == PAGE != PAGE.replace(cell, "9.99 [9.99, 9.99]")
 
 
