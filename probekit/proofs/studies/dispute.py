@@ -193,13 +193,13 @@ def _foresight(found: ForesightFindings) -> Disputed:
     at = frame[(frame["domain"] == "impossible_boards") & (frame["bad"] == "loose") & (frame["budget"] == BUDGET)]
     recall = at[(at["measure"] == "recall") & (at["less"] == "")].set_index("ranking")
     names = {OWN: "the description", "moves": "a classifier of the moves", "text": "a classifier of the text",
-             "confidence": "its own confidence, once run"}  # fmt: skip
+             "confidence": "its own confidence, once run", "confidence, learned": "the same, learned, once run"}  # fmt: skip
     marks = tuple(Mark.of(said, recall.loc[name]) for name, said in names.items())
     less = at[(at["measure"] == "recall") & (at["ranking"] == OWN) & (at["less"] == "moves")].iloc[0]
     return Disputed("foresight", "A description says where the network will err, on boards unseen and before it runs",
                  f"of bad positions on impossible boards among the first {BUDGET:.0%}",
                  "the description finds more than a classifier of the moves",
-                 _judged(less["low"] > 0, less["high"] < 0), marks)  # fmt: skip
+                 _judged(bool(less["low"] > 0), bool(less["high"] < 0)), marks)  # fmt: skip
 
 
 # The page -------------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def _panel(one: Disputed, left: float, top: float) -> Iterator[str]:
     def x(value: float) -> float:
         return at + SCALE * (min(1.0, max(least, value)) - least) / (1 - least)
 
-    yield words(left, top + 14, one.claim, size=14 if len(one.claim) < 70 else 12)
+    yield words(left, top + 14, one.claim, size=14 if len(one.claim) < 85 else 12)
     yield words(left, top + 34, one.verdict, COLOURS[one.verdict], size=13)
     yield words(left + 110, top + 34, one.scale, "soft", size=12)
     bottom = top + HEAD - 16 + ROW * len(one.marks)
