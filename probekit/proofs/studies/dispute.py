@@ -193,7 +193,8 @@ def _foresight(found: ForesightFindings) -> Disputed:
     at = frame[(frame["domain"] == "impossible_boards") & (frame["bad"] == "loose") & (frame["budget"] == BUDGET)]
     recall = at[(at["measure"] == "recall") & (at["less"] == "")].set_index("ranking")
     names = {OWN: "the description", "moves": "a classifier of the moves", "text": "a classifier of the text",
-             "confidence": "its own confidence, once run", "confidence, learned": "the same, learned, once run"}  # fmt: skip
+             "confidence": "its own confidence, once run",
+             "confidence, learned": "the same, learned, once run"}  # fmt: skip
     marks = tuple(Mark.of(said, recall.loc[name]) for name, said in names.items())
     less = at[(at["measure"] == "recall") & (at["ranking"] == OWN) & (at["less"] == "moves")].iloc[0]
     return Disputed("foresight", "A description says where the network will err, on boards unseen and before it runs",
