@@ -82,7 +82,7 @@ def _candidates(seed: int) -> dict[str, Any]:
     }
     return linear | {
         "boosted trees": lambda: HistGradientBoostingClassifier(
-            max_iter=150, learning_rate=0.06, max_leaf_nodes=15, l2_regularization=1.0, early_stopping=False,
+            max_iter=150, learning_rate=0.06, max_leaf_nodes=15, l2_regularization=1.0, early_stopping=False,  # pyright: ignore[reportArgumentType]
             random_state=seed,
         )
     }  # fmt: skip

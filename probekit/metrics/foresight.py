@@ -72,10 +72,11 @@ def foresight(
     found: dict[str, tuple[Drawn, Drawn, Drawn]] = {}
     for name, score in scores.items():
         rank = np.unique(-np.asarray(score, dtype=np.float64), return_inverse=True)[1]
-        found[name] = tuple(
+        whole, drawn, left_out = (
             _measured(rank, bad, clusters.code, weights, budget)
             for weights in (every, clusters.weights, every - np.eye(groups))
-        )  # pyright: ignore[reportArgumentType]
+        )
+        found[name] = whole, drawn, left_out
     names = list(scores)
     return Foresight(
         budget, n, n_bad, groups,

@@ -96,9 +96,10 @@ def narrowed(hypotheses: Sequence[Hypothesis], task: Task) -> tuple[Hypothesis, 
     made = []
     for stated in hypotheses:
         whole = laws.get(stated.behaviour)
-        for one in task.behaviours if whole is not None else ():
-            if one.name.startswith(SAMPLED) and one.tokens and set(one.tokens) <= set(whole.tokens or ()):
-                at = [list(whole.tokens or ()).index(token) for token in one.tokens]
+        known = list((whole.tokens if whole is not None else None) or ())
+        for one in task.behaviours if known else ():
+            if one.name.startswith(SAMPLED) and one.tokens and set(one.tokens) <= set(known):
+                at = [known.index(token) for token in one.tokens]
                 made.append(replace(stated, behaviour=one.name, rule=_Narrowed(stated.rule, tuple(at))))
     return (*hypotheses, *made)
 

@@ -58,8 +58,10 @@ def sampled(
     rows = rows if arm is None else rows[rows["arm"] == arm]
     rows = rows if k in (None, "all") else rows[rows["k"].isna() | (rows["k"] == int(k))]
     out, n_asked = [], rows["behaviour"].nunique()
-    for key, group in rows.groupby(_KEYS, sort=False, dropna=False):
-        values = group.dropna(subset="value").sort_values("value", ascending=False, kind="stable")
+    for found, group in rows.groupby(_KEYS, sort=False, dropna=False):
+        key = tuple(found)  # pyright: ignore[reportArgumentType]
+        known: pd.DataFrame = group[group["value"].notna()]  # pyright: ignore[reportAssignmentType]
+        values = known.sort_values("value", ascending=False, kind="stable")
         told = _told(values["value"].to_numpy(dtype=float))
         worst = [f"{name.removeprefix(SAMPLED)} {number(value)}"
                  for name, value in zip(values["behaviour"][:most], values["value"][:most], strict=True)]  # fmt: skip

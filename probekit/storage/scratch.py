@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,7 +21,7 @@ SHARE = 16  # an array that takes more than one of so many parts of free memory 
 LEAST = 2**24  # bytes below which none does, whatever is free
 
 
-def empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[np.generic]:
+def empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     """An array of this shape whose values are not set, in a file of the system's temporary folder where it is large.
 
     Raises BadInput where neither memory nor that folder has room for it.

@@ -148,7 +148,8 @@ def _fitted(x: NDArray, label: NDArray[np.int64], splits: Sequence[Split], scori
         folds = [tuple(np.searchsorted(both, rows) for rows in pair) for pair in split.inner]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of defaults that will change, and of steps at small penalties
-            probe = make_pipeline(StandardScaler(), LogisticRegressionCV(cv=folds, max_iter=1_000, scoring=scoring))
+            chosen = LogisticRegressionCV(cv=folds, max_iter=1_000, scoring=scoring)  # pyright: ignore[reportArgumentType]
+            probe = make_pipeline(StandardScaler(), chosen)
             probe.fit(x[both], label[both])
         odds.append(probe.decision_function(x[split.test]))
         told.append(label[split.test])

@@ -65,7 +65,8 @@ def adder(kind: str, network: int, seed: int = 0, levels: Levels = READ) -> Cour
     )  # fmt: skip
     known = np.flatnonzero(table.trained(course.variant.share, course.seeds[network]).numpy())
     part = split_by_group(seen.group[known], seed, TRAINING_SIDES)
-    split = Split(*(known[rows] for rows in (part.fit, part.select, part.calibrate)), np.setdiff1d(np.arange(n), known))
+    unseen = np.setdiff1d(np.arange(n), known)
+    split = Split(known[part.fit], known[part.select], known[part.calibrate], unseen)
     rule = Hypothesis.of("adds", ("numbers",), adds)
     asked = {"first": Asked((), (), (rule,), RIDGES, seed), "last": Asked(_parsed(levels), (), (), RIDGES, seed)}
     curve = TrainingCurve.of(np.array(course.steps), course.loss[:, network].numpy())
@@ -115,7 +116,9 @@ def othello(
     example = np.repeat(np.arange(len(task.tokens)), [len(at) for at in task.positions])[kept]
     board = task.features["mine_yours"]
     board = Feature(board.name, board.labels[kept], board.classes, board.targets)
-    told = Behaviour(ANSWER, legal_moves_even({board.name: board.labels}), task.behaviours[0].outcomes)
+    moves = task.behaviours[0].outcomes
+    assert moves is not None and task.floor_inputs is not None  # of every Othello task
+    told = Behaviour(ANSWER, legal_moves_even({board.name: board.labels}), moves)
     seen = Observations(
         example, np.concatenate(task.positions)[kept], task.group[example], np.full(len(kept), SEEN), {ANSWER: told},
         {board.name: board}, {name: block[kept] for name, block in task.floor_inputs.items()}, model=OTHELLO,

@@ -5,8 +5,8 @@ donor), with A by least squares from beliefs to the stream, at every place of a 
 donor's. If the network runs on that account there, its law is that of the row.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,7 +102,9 @@ def _replaced(seen: Seen, layer: int, h: Float[Tensor, "n length d"], pairs: Row
     row, donor = pairs.both
     floor, ceiling = _ends(seen, pairs.row)
     own = seen.at_place(seen.laws)[pairs.row]
-    shifts = {name: lambda name=name: Embedded.of(seen, h, name).between(row, donor) for name in seen.accounts}
+    shifts: dict[str, Callable[[], Any]] = {
+        name: lambda name=name: Embedded.of(seen, h, name).between(row, donor) for name in seen.accounts
+    }
     if SILENT in seen.process.names:
         shifts[NEXT_ALONE] = lambda: Embedded.of(seen, h, EXACT, 1).between(row, donor)
     decoder = AccountRead.fit(seen, h[torch.arange(seen.n), torch.from_numpy(seen.place)].contiguous(), EXACT)

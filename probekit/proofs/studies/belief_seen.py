@@ -184,7 +184,7 @@ def outputs(seen: Seen) -> Iterator[Told]:
 
 def _ruled(seen: Seen, law: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bits of test rows under a stated law [n, token], mixed with the floor as any hypothesis is."""
-    stated = Hypothesis("belief", (ROW,), lambda features: law[features[ROW][:, 0]])
+    stated = Hypothesis("belief", (ROW,), lambda features: law[features[ROW][:, 0]])  # pyright: ignore[reportArgumentType]
     nowhere = torch.empty(seen.n, 0)
     return Mixture.fit(stated, {ROW: None}, seen.observations, seen.setting, nowhere).bits(seen.setting, nowhere)
 

@@ -3,7 +3,7 @@
 Nothing is measured here: figures are those of docs/studies, which their own commands remake.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportOptionalOperand=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def _spread(found: VariantsFindings) -> Disputed:
 
 def _sizes(found: sizes.SizesFindings) -> Disputed:
     frame = found.frame
-    some = frame[frame["behaviour"].str.startswith(SAMPLED) & (frame["metric"] == "read")].dropna(subset="value")
+    some = frame[frame["behaviour"].str.startswith(SAMPLED) & (frame["metric"] == "read") & frame["value"].notna()]
     marks = []
     for what, said in (("simple", "a simple function"), ("rule", "the stated rule")):
         for size in dict.fromkeys(some["size"]):

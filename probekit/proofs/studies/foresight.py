@@ -289,7 +289,7 @@ class _Answers:
     def law(self) -> NDArray[np.float32]:
         """[n, n_moves + 1]."""
         acts = capture(self.model, self.part.task, [HOOK], store=None)
-        return acts.observations.behaviours["next_move_law"].law
+        return acts.observations.behaviours["next_move_law"].law.astype(np.float32, copy=False)
 
     def bad(self, kind: str) -> NDArray[np.bool_]:
         """Rows that are bad in one way."""
@@ -406,7 +406,7 @@ def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
     made["budgets"] = pd.DataFrame([
         {"domain": domain, "bad": kind}
         | {f"{budget:.0%}": _cell(some[some["budget"] == budget].to_dict("records")[0]) for budget in BUDGETS}
-        for (domain, kind), some in own.groupby(["domain", "bad"], sort=False)
+        for (domain, kind), some in own.groupby(["domain", "bad"], sort=False)  # pyright: ignore[reportGeneralTypeIssues]
     ])  # fmt: skip
     made["sealed"] = pd.DataFrame([
         {"domain": row["domain"], "bad": row["bad"], "SHA-256": f"{row['digest'][:16]}...",

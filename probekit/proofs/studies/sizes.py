@@ -4,7 +4,7 @@ Networks of several sizes learned the same small world. The same abstractions of
 on a direction, are held against contrasts of next tokens that nobody picked, under read and replace.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json

@@ -5,7 +5,7 @@ of the right answer, what the network itself says with a description alone kept,
 this step is taken, frozen, to the last one. Neighbouring steps are compared over rows that they share.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json

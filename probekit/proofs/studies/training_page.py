@@ -161,7 +161,7 @@ def ratios(found: TrainingFindings, kind: str, level: str, order: str, margin: f
     (first, second) = (
         begun_of(found, kind, metric, level if which == "*" else which, margin) for metric, which in ORDERS[order]
     )
-    both = [(first[i], second[i]) for i in first if first[i] and second.get(i)]
+    both = [(a, b) for a, b in ((first[i], second.get(i)) for i in first) if a and b]
     return Mean.of(np.array([a / b for a, b in both])) if both else None
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def train(
     recipe: Recipe, out: Path, device: str = "cpu", fast: bool = True, until: int | None = None
 ) -> Iterator[dict]:
     """As `training.train`."""
-    return training.train(sys.modules[__name__], recipe, out, device, fast, until)
+    return training.train(cast(training.Lesson, sys.modules[__name__]), recipe, out, device, fast, until)
 
 
 def export(out: Path, folder: Path) -> Path:

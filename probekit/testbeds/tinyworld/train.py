@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ def train(
     recipe: WorldRecipe, out: Path, device: str = "cpu", fast: bool = False, until: int | None = None
 ) -> Iterator[dict]:
     """As `training.train`; fast: bfloat16, which is no faster on a processor at these widths."""
-    return training.train(sys.modules[__name__], recipe, out, device, fast, until)
+    return training.train(cast(training.Lesson, sys.modules[__name__]), recipe, out, device, fast, until)
 
 
 def export(out: Path, folder: Path) -> Path:

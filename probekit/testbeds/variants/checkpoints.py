@@ -82,8 +82,8 @@ def load_checkpoints(name: str, file: Path = FILE) -> Checkpoints:
         if "@" in key:
             place, weight = key.split("/")
             stored[int(place.split("@")[1])][weight] = part
-    told = (parts[f"{name}/{one}"] for one in ("loss", "unseen", "trained"))
-    return Checkpoints(KINDS[name][0], (0, *LOOKED), *told, stored)
+    loss, unseen, trained = (parts[f"{name}/{one}"] for one in ("loss", "unseen", "trained"))
+    return Checkpoints(KINDS[name][0], (0, *LOOKED), loss, unseen, trained, stored)
 
 
 def learn(variant: Variant, n: int) -> Checkpoints:
