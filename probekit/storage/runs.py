@@ -318,7 +318,7 @@ def _with_selection(frame: pd.DataFrame, sites: pa.Table | None) -> pd.DataFrame
     if sites is None or "select_bits" not in sites.column_names:
         return frame
     bits = dict(zip(sites["record"].to_pylist(), sites["select_bits"].to_pylist(), strict=True))
-    return frame.assign(select_bits=[bits.get(one, math.nan) for one in frame["id"]])
+    return frame.assign(select_bits=[bits.get(one, float("nan")) for one in frame["id"]])
 
 
 def open_run(path: Path | str, *, partial: bool = False) -> Run:
