@@ -14,6 +14,7 @@ from probekit.proofs.studies.belief_seen import EXACT, LOCAL, PLANT, RECENT, UNT
 from probekit.proofs.studies.drawn import begun, words
 from probekit.results.looks import PALETTES
 from probekit.results.text import number
+from probekit.testbeds.hmm import TAUGHT
 
 # Of what there is to explain: an account that leaves less, its interval included, is run on. An edit is allowed more
 # than a rule, since that a belief moves the stream along lines is itself a claim.
@@ -137,6 +138,7 @@ def picture_of(found: BeliefFindings) -> str:
     """Share lost or left by layer, a panel for each kind of network, as an SVG."""
     rows = by_place(found)
     shown = [name for name in names(found) if "@" not in name and not name.startswith(PLANT)]
+    shown.sort(key=lambda name: name == TAUGHT)  # a control, behind those that it is one of
     width, height = LEFT + len(shown) * (PANEL + GAP), TOP + PANEL + 60
     asked = "Which account of the past, put into another sequence's stream, carries the law?"
     parts = [*begun(width, height), words(20, 28, asked, size=18)]
@@ -146,7 +148,8 @@ def picture_of(found: BeliefFindings) -> str:
         parts.append(words(x + 30, 60, said, "soft"))
     for j, name in enumerate(shown):
         parts += _panel(rows, name, layers(found, name), LEFT + j * (PANEL + GAP))
-    return "\n".join([*parts, words(LEFT, height - 12, "blocks behind which the stream is edited or read", "soft"),
+    return "\n".join([*parts, words(LEFT, height - 12, "Up: share of the law lost (kept) or left (read), 0 to 1. Across: blocks that "
+                      f"are behind. Bars: 95 % over {found.networks} networks.", "soft"),
                       "</svg>\n"])  # fmt: skip
 
 
