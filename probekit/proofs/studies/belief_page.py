@@ -148,9 +148,11 @@ def picture_of(found: BeliefFindings) -> str:
         parts.append(words(x + 30, 60, said, "soft"))
     for j, name in enumerate(shown):
         parts += _panel(rows, name, layers(found, name), LEFT + j * (PANEL + GAP))
-    return "\n".join([*parts, words(LEFT, height - 12, "Up: share of the law lost (kept) or left (read), 0 to 1. Across: blocks that "
-                      f"are behind. Bars: 95 % over {found.networks} networks.", "soft"),
-                      "</svg>\n"])  # fmt: skip
+    below = (
+        "Up: share of the law lost (kept) or left (read), 0 to 1. Across: blocks that are behind. "
+        f"Bars: 95 % over {found.networks} networks."
+    )
+    return "\n".join([*parts, words(LEFT, height - 12, below, "soft"), "</svg>\n"])
 
 
 def _panel(rows: Rows, name: str, at: list[int], left: float) -> Iterator[str]:
