@@ -48,6 +48,10 @@ class BundledStudy:
         """Those that a terminal has room for."""
         return self.page.tables(found)
 
+    def page_tables(self, found: Any) -> dict[str, pd.DataFrame]:
+        """Those of its page in docs, where there is room for more."""
+        return getattr(self.page, "page_tables", self.page.tables)(found)
+
     def drawn(self, found: Any, file: Path) -> dict[Path, str]:
         """Its pictures, which lie beside the file of its numbers."""
         return {file.with_name(f"{file.stem}{name}.svg"): draw(found) for name, draw in self.pictures.items()}
@@ -55,8 +59,8 @@ class BundledStudy:
     def pages(self, page: Path) -> dict[Path, str]:
         """A page with its tables and its pictures, as the numbers beside it have them."""
         found = self.read(page.with_suffix(".json"))
-        told = getattr(self.page, "page_tables", self.page.tables)(found)
-        return {page: filled(page.read_text(encoding="utf-8"), told), **self.drawn(found, page)}
+        text = filled(page.read_text(encoding="utf-8"), self.page_tables(found))
+        return {page: text, **self.drawn(found, page)}
 
 
 def _some(n: int, share: float, least: int = 2) -> int:
