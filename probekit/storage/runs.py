@@ -145,16 +145,8 @@ class Run:
         else:
             with self._as_parquet(self.path / RECORDS):
                 table = pq.read_table(pa.BufferReader(self._checked(self.path / RECORDS)), filters=wanted)
-        chosen = pc.equal(table["metric"], "selected")
-        if pc.any(chosen).as_py():
-            valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
-            first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
-            whole = pc.is_in(table["level"], pa.array(WHOLE))
-            table = table.filter(
-                pc.or_(pc.or_(chosen, whole), pc.is_in(table["id"], first["id_first"].combine_chunks()))
-            )
         told = self._parquet(f"tables/{SITES}.parquet") if SITES in self.tables else None
-        return _with_selection(self._framed(table), told)
+        return _with_selection(self._framed(_outlined(table)), told)
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)
@@ -311,6 +303,17 @@ class Run:
                     f"{path} does not match its manifest's digest; remove the folder and run its spec again."
                 )
         return data
+
+
+def _outlined(table: pa.Table) -> pa.Table:
+    """Of records that were read or chosen those that a list needs (`Run.outline`)."""
+    chosen = pc.equal(table["metric"], "selected")
+    if not pc.any(chosen).as_py():
+        return table
+    valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
+    first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
+    shown = pc.is_in(table["id"], first["id_first"].combine_chunks())
+    return table.filter(pc.or_(pc.or_(chosen, pc.is_in(table["level"], pa.array(WHOLE))), shown))
 
 
 def _with_selection(frame: pd.DataFrame, sites: pa.Table | None) -> pd.DataFrame:
