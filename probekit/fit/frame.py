@@ -93,9 +93,13 @@ class Frame:
 
     def along(self, x: Float[Tensor, "n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
         """Rows along raw directions `back(v)` as `apply(x) @ v` would have them, without rotating every row."""
-        # Centred block by block: a copy of all rows costs more than the product.
+        # Centred block by block: a copy of all rows costs more than the product. Written in place: what a block leaves
+        # behind would keep the room of the centred rows from being used again.
         across = directions.T.contiguous()
-        return torch.cat([across @ (rows.float() - self.mean).T for rows in x.split(CENTRED)], 1).T.contiguous()
+        out = self.mean.new_empty(len(x), directions.shape[1])
+        for rows, part in zip(x.split(CENTRED), out.split(CENTRED), strict=True):
+            part.copy_((across @ (rows.float() - self.mean).T).T)
+        return out
 
 
 def fit_frame(*parts: Float[Tensor, "_ d"]) -> Frame:
