@@ -14,7 +14,7 @@ from probekit.cli import dashboard, reading
 from probekit.errors import BadInput, ProbekitError
 from probekit.records import Record
 from probekit.results import claims
-from probekit.results.tables import TOGETHER
+from probekit.storage.lines import TOGETHER
 from probekit.storage.runs import read_run
 from probekit.storage.runwriter import RunWriter
 from tests.synthetic_run import BEHAVIOURS, CAUSAL_HOOKS, shared_run, write_causal_run, write_run

@@ -638,11 +638,11 @@ def test_what_is_fitted_together_is_what_each_is_alone(monkeypatch, outer, inner
     together = pk.measure(x, behaviour=label, **arguments)
     known, asked = Study.prepare, []
 
-    def alone(self, setting, training):
+    def alone(self, setting, x, training):
         asked.append(len(training))
         if len(training) > 1:
             raise FitError("did not converge.")
-        return known(self, setting, training)
+        return known(self, setting, x, training)
 
     monkeypatch.setattr(Study, "prepare", alone)
     apart = pk.measure(x, behaviour=label, **arguments)

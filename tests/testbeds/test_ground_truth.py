@@ -228,7 +228,7 @@ def test_the_unseen_domain_differs_where_nothing_is_planted():
 
 def test_draws_refuse_what_is_not_planted():
     with pytest.raises(BadInput, match="Did you mean 'P2'"):
-        draw("P2b", 10)
+        draw("P2x", 10)
     with pytest.raises(BadInput, match="at least that, found 2"):
         draw("P3", 10, d=2)
 

@@ -18,6 +18,7 @@ MOST = 0.6  # of the squared displacement. A bit and its copy, one of which is m
 FAR = 0.99  # quantile of natural rows beyond which an edited row is far
 OFTEN = 0.1  # of edited rows, of which 1 % are far by chance
 GAP = 0.1  # of accuracy, between the pairs that a subspace was fitted on and those held out
+ROUNDING = 1e-12  # of the natural variance: a displacement whose square is less is what single precision leaves
 RANK = 1e-6  # of the largest singular value: less does not count as a direction
 
 
@@ -84,8 +85,10 @@ def _dormant(natural: NDArray, moved: NDArray) -> float:
     """Share of the squared displacement that lies along principal axes with (nearly) no natural variance."""
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(natural.T)))
     energy = ((moved @ axes) ** 2).mean(0)
-    total = energy.sum()
-    return float(energy[variance < DORMANT * energy].sum() / total) if total > 0 else 0.0
+    total = float(energy.sum())
+    if total <= ROUNDING * float(np.abs(variance).sum()):
+        return 0.0  # nothing of the edit can be noticed
+    return float(energy[variance < DORMANT * energy].sum() / total)
 
 
 def _far(natural: NDArray, edited: NDArray) -> float:
