@@ -26,8 +26,11 @@ def empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
 
     Raises BadInput where neither memory nor that folder has room for it.
     """
-    n_bytes, free = math.prod(shape) * np.dtype(dtype).itemsize, free_memory()
-    if free is None or n_bytes <= max(LEAST, free / SHARE):
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes <= LEAST:  # without a look at what is free, which takes longer than most small arrays
+        return np.empty(shape, dtype)
+    free = free_memory()
+    if free is None or n_bytes <= free / SHARE:
         return np.empty(shape, dtype)
     folder = tempfile.gettempdir()
     with tempfile.TemporaryFile(dir=folder, prefix="probekit-") as file:
