@@ -7,7 +7,6 @@ inside blocks are trained by Muon, all else by AdamW.
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -94,9 +93,14 @@ def _write_state(
         for index, state in optimiser.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimiser.{i}.{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    write_atomically(path, tensors, {"step": str(step), "recipe": json.dumps(asdict(recipe))})
+
+
+def write_atomically(path: Path, parts: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A file of tensors that is there whole or not at all."""
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"step": str(step), "recipe": json.dumps(asdict(recipe))})
-    os.replace(part, path)
+    save_file(parts, part, metadata=metadata)
+    part.replace(path)
 
 
 def _read_state(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, dict]:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from probekit.testbeds.hmm.networks import Transformers, untrained
 from probekit.testbeds.hmm.processes import PROCESSES, Process
+from probekit.testbeds.training import write_atomically
 
 log = logging.getLogger(__name__)
 SEEDS, STEPS, BATCH, RATE, WARM, COOL = 6, 2000, 64, 4e-3, 100, 0.4
@@ -91,17 +92,10 @@ def make(folder: Path, file: Path = FILE, steps: int = STEPS) -> None:
         path = folder / f"{stack.name}.safetensors"
         if not path.is_file():
             found = train(stack, steps)
-            _write(path, {f"{name}/{key}": part.half().contiguous() for name, nets in found.items()
+            write_atomically(path, {f"{name}/{key}": part.half().contiguous() for name, nets in found.items()
                           for key, part in nets.parameters.items()})  # fmt: skip
         parts |= load_file(path)
-    _write(file, parts)
-
-
-def _write(path: Path, parts: dict[str, Tensor]) -> None:
-    """A file that is there whole or not at all."""
-    part = path.with_suffix(".part")
-    save_file(parts, part)
-    part.replace(path)
+    write_atomically(file, parts)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from probekit.errors import BadInput, nearest
+from probekit.testbeds.training import write_atomically
 from probekit.testbeds.variants.networks import VARIANTS, Networks, Table, Variant, untrained
-from probekit.testbeds.variants.train import held_out_of, nats_of, train, write_atomically
+from probekit.testbeds.variants.train import held_out_of, nats_of, train
 
 log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("checkpoints.safetensors")

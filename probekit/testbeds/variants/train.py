@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from probekit.testbeds.training import write_atomically
 from probekit.testbeds.variants.networks import NOT_TRAINED, PARTIAL, VARIANTS, Networks, Table, Variant, untrained
 
 log = logging.getLogger(__name__)
@@ -176,13 +177,6 @@ def make(folder: Path, file: Path = FILE) -> None:
             write_atomically(path, {key: part for name, one in found.items() for key, part in _packed(name, one)})
         parts |= load_file(path)
     write_atomically(file, parts)
-
-
-def write_atomically(path: Path, parts: dict[str, Tensor]) -> None:
-    """A file that is there whole or not at all."""
-    part = path.with_suffix(".part")
-    save_file(parts, part)
-    part.replace(path)
 
 
 def _packed(name: str, made: Trained) -> Iterator[tuple[str, Tensor]]:
