@@ -4,7 +4,7 @@ There the Hessian of a readout's loss is nearly diagonal, so that quasi-Newton w
 whatever the spectrum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -156,11 +156,12 @@ class Frames:
 
     def of(
         self, *parts: Float[Tensor, "_ d"], beside: Sequence[Float[Tensor, "_ d"]] = (),
-        among: tuple[Float[Tensor, "m d"], Int[Tensor, " n"]] | None = None,
+        among: Callable[[], tuple[Float[Tensor, "m d"], Int[Tensor, " n"]]] | None = None,
     ) -> tuple[Frame, Float[Tensor, "n r"]]:  # fmt: skip
-        """As `frame_rows`. among: more rows, of which these are some, and which; others of them will be asked for too.
+        """As `frame_rows`. among: gives no more rows than coordinates, of which these are some, and which; others of
+        them will be asked for too. It is called where the frame is not known.
 
-        What few of them have in common is then made once, by `Span`.
+        What they have in common is then made once, by `Span`.
         """
         key = b"".join(xxhash.xxh3_128_digest(part.contiguous().cpu().numpy().data) for part in parts)
         if key in self._known:
@@ -168,8 +169,9 @@ class Frames:
             # A frame of its own for each caller: what it finds out on the way goes with the caller.
             frame = replace(frame, span=tuple(parts) if frame.span else ())
             return frame, _with_rows(frame, z, parts, beside)
-        if among is not None and len(among[0]) <= among[0].shape[1]:
-            frame, z = self._span(among[0]).frame(among[1], *parts)
+        if among is not None:
+            rows, at = among()
+            frame, z = self._span(rows).frame(at, *parts)
             z = _with_rows(frame, z, parts, beside)
         else:
             frame, z = frame_rows(*parts, beside=beside)

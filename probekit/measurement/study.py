@@ -239,7 +239,9 @@ class Study:
         """Sides of the same rows of x in a setting, to fit, to select and to calibrate on. Raises FitError."""
         n = 2 if setting.inner else 1
         framed, beside = ([side.x for side in training[0][some]] for some in (slice(n), slice(n, 2)))
-        framed = self._frames.of(*framed, beside=beside, among=_among(setting, x, n) if self.n_folds > 2 else None)
+        few = self.n_folds > 2 and len(setting.index) <= x.shape[1]  # of many rows each fold does less by itself
+        among = partial(_among, setting, x, n) if few else None
+        framed = self._frames.of(*framed, beside=beside, among=among)
         return Site.prepare(training, self.seeds.probe, self.read.lambdas, setting.inner, framed)
 
     def plan(self, setting: Setting) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -289,10 +291,8 @@ class Study:
         )  # fmt: skip
 
 
-def _among(setting: Setting, x: Tensor, sides: int) -> tuple[Tensor, Tensor] | None:
-    """All rows of a setting, and which of them its first sides are; None of many: each fold does less by itself."""
-    if len(setting.index) > x.shape[1]:
-        return None
+def _among(setting: Setting, x: Tensor, sides: int) -> tuple[Tensor, Tensor]:
+    """All rows of a setting, and which of them its first sides are."""
     at = np.concatenate([setting.split.fit, setting.split.select][:sides])
     return x[torch.from_numpy(setting.index)].float(), torch.from_numpy(at)
 
