@@ -32,31 +32,46 @@ def seed_blocks(seeds: int, size: int) -> list[tuple[int, ...]]:
 
 def block_study(
     kind: str, spec: Mapping[str, Any], planned: Sequence[Block], measure: Callable[[Any], pd.DataFrame],
-    judged: Callable[[pd.DataFrame], pd.DataFrame], *, root: Path | str, n_workers: int, progress: Progress | None,
+    judged: Callable[[pd.DataFrame], pd.DataFrame] | None = None, *, root: Path | str, n_workers: int = 1,
+    progress: Progress | None,
 ) -> tuple[Run, pd.DataFrame]:  # fmt: skip
-    """Measure every block that the folder of this spec lacks; returns the run and what is `judged` of all rows.
+    """Measure every block that the folder of this spec lacks; returns the run and what is `judged` of all rows, or all.
 
     kind: name of the table, and the start of the folder's. measure: found by its name, since processes start afresh.
     Raises Interrupted on Ctrl-C, and the same call resumes.
     """
+
+    def close(writer: RunWriter) -> pd.DataFrame:
+        run = open_run(writer.path, partial=True)
+        rows = pd.concat([run.table(unit.id) for unit in planned], ignore_index=True)
+        return rows if judged is None else judged(rows)
+
+    place = {"root": root, "n_workers": n_workers, "progress": progress}
+    return unit_study(kind, spec, planned, partial(_station, measure), close, **place)
+
+
+def unit_study(
+    kind: str, spec: Mapping[str, Any], planned: Sequence[Block], station: Callable[[RunWriter], Station],
+    close: Callable[[RunWriter], pd.DataFrame], *, root: Path | str, n_workers: int, progress: Progress | None,
+) -> tuple[Run, pd.DataFrame]:  # fmt: skip
+    """The same of units that keep what they found as `station` writes it, with the table that `close` makes of it."""
     name, wanted = f"{kind}-{digest(spec, 8)}", {unit.id: unit for unit in planned}
     writer = RunWriter.open(Path(root), name, dict(spec), len(wanted))
     if not writer.complete:
-        begin = partial(_begin, Path(root), name, dict(spec), len(wanted), measure)
+        begin = partial(_begin, Path(root), name, dict(spec), len(wanted), station)
         with stopping(writer), crew_of(n_workers=n_workers) as crew:
-            work_off([wanted], _station(writer, measure), crew=crew, begin=begin, progress=progress)
-        rows = pd.concat([open_run(writer.path, partial=True).table(unit.id) for unit in planned], ignore_index=True)
-        writer.write_table(kind, judged(rows))
+            work_off([wanted], station(writer), crew=crew, begin=begin, progress=progress)
+        writer.write_table(kind, close(writer))
         writer.finish({kind: dict(spec)})
     run = open_run(writer.path)
     return run, run.table(kind)
 
 
-def _begin(root: Path, name: str, spec: dict, n_cells: int, measure: Callable, number: int) -> Station:
-    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)), measure)
+def _begin(root: Path, name: str, spec: dict, n_cells: int, station: Callable, number: int) -> Station:
+    return station(RunWriter.open(root, name, spec, n_cells, worker=str(number)))
 
 
-def _station(writer: RunWriter, measure: Callable[[Any], pd.DataFrame]) -> Station:
+def _station(measure: Callable[[Any], pd.DataFrame], writer: RunWriter) -> Station:
     def write(writer: RunWriter, key: str, unit: Block, rows: pd.DataFrame) -> tuple[list[Record], list[Losses]]:
         writer.write_table(key, rows)  # before the line that says it is there
         return [], []

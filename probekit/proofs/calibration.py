@@ -11,9 +11,8 @@ import pandas as pd
 from probekit.errors import BadInput
 from probekit.fit.directions import random_directions
 from probekit.hookpoint import HookPoint
-from probekit.jobs.engines import Folder, Progress, Station, stopping, work_off
+from probekit.jobs.engines import Folder, Progress, Station
 from probekit.jobs.measure import measure
-from probekit.jobs.workers import crew_of
 from probekit.measurement.across import PREFIX
 from probekit.measurement.cell import Measurement
 from probekit.metrics.bootstrap import Clusters
@@ -23,12 +22,13 @@ from probekit.metrics.ratios import Ratio, estimates
 from probekit.model.interventions import Abstraction
 from probekit.model.model import Model
 from probekit.proofs.across import paired, record_of
+from probekit.proofs.blocks import unit_study
 from probekit.proofs.foresight import foreseen
 from probekit.proofs.judging import judge
 from probekit.proofs.units import LARGE, SMALL, VERSION, Unit, is_heavy, units, width_of
-from probekit.records import Losses, Record, digest
+from probekit.records import Losses, Record
 from probekit.spec import ComposeSpec, ReadSpec, ReplaceSpec
-from probekit.storage.runs import Run, open_run
+from probekit.storage.runs import Run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task
 from probekit.testbeds.ground_truth import CASES, SEEN, UNSEEN, Case, Planted, Truth, draw
@@ -64,25 +64,15 @@ def calibrate(
         raise BadInput(f"nothing of {', '.join(only)} is measured yet: it waits for its metric (docs/calibration.md).")
     cases = list(dict.fromkeys(unit.case for unit in planned))
     spec = {"calibration": VERSION, "cases": cases, "seeds": seeds, "sizes": list(sizes)}
-    name, wanted = f"calibration-{digest(spec, 8)}", {unit.id: unit for unit in planned}
-    begin = partial(_begin, Path(root), name, spec, len(wanted), estimator or estimate)
-    writer = RunWriter.open(Path(root), name, spec, len(wanted))
-    if not writer.complete:
-        with stopping(writer), crew_of(n_workers=n_workers) as crew:
-            work_off([wanted], _station(writer, estimator or estimate), crew=crew, begin=begin,
-                     progress=progress)  # fmt: skip
-        rows = judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
-        writer.write_table("calibration", rows)
-        writer.finish({"calibration": spec})
-    run = open_run(writer.path)
-    return run, run.table("calibration")
+
+    def close(writer: RunWriter) -> pd.DataFrame:
+        return judge(planned, {cell: records for cell, (records, _) in writer.finished().items()})
+
+    told = {"root": root, "n_workers": n_workers, "progress": progress}
+    return unit_study("calibration", spec, planned, partial(_station, estimator or estimate), close, **told)
 
 
-def _begin(root: Path, name: str, spec: dict, n_cells: int, estimator: Estimator, number: int) -> Station:
-    return _station(RunWriter.open(root, name, spec, n_cells, worker=str(number)), estimator)
-
-
-def _station(writer: RunWriter, estimator: Estimator) -> Station:
+def _station(estimator: Estimator, writer: RunWriter) -> Station:
     def write(writer: RunWriter, key: str, unit: Unit, records: list[Record]) -> tuple[list[Record], list[Losses]]:
         return records, []
 

@@ -1,7 +1,6 @@
 """What a model adds to the text: the floor, a linear reader and its FBU on the tasks whose texts are shortest."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Sequence
 from dataclasses import dataclass

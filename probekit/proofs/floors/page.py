@@ -1,7 +1,6 @@
 """What docs/floors.md shows, made from its results file: facts in words, a table, a picture."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from html import escape
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probekit.results.looks import PALETTES
+from probekit.proofs.studies.drawn import INK, begun, words
 from probekit.results.text import markdown
 
 NEAR = 0.02  # of AUC: as good as, for whoever reports two figures
@@ -117,17 +116,12 @@ def _percent(share: float) -> str:
 
 def scatter(rows: pd.DataFrame) -> str:
     """All tasks as points, the floor across and layer 20 up, as SVG on the light ground of the figures."""
-    ink = PALETTES["light"]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        "font-family=\"'Source Sans 3', 'Helvetica Neue', Arial, sans-serif\" font-size=\"14\">",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{ink["paper"]}"/>',
-        _words(LEFT, 28, f"{len(rows)} probing tasks: the text alone, and layer 20 of Gemma-2-9B", ink["ink"], size=19),
-        _words(
-            LEFT, 49, "test AUC. On the line, and below it, the probe finds no more than the text says.", ink["soft"]
-        ),
-        *_axes(ink),
-        *_points(rows, ink),
+        *begun(WIDTH, HEIGHT),
+        words(LEFT, 28, f"{len(rows)} probing tasks: the text alone, and layer 20 of Gemma-2-9B", size=19),
+        words(LEFT, 49, "test AUC. On the line, and below it, the probe finds no more than the text says.", "soft"),
+        *_axes(),
+        *_points(rows),
     ]
     return "\n".join([*parts, "</svg>\n"])
 
@@ -137,65 +131,52 @@ def _at(across: float, up: float) -> tuple[float, float]:
     return LEFT + (max(across, LEAST) - LEAST) * scale, TOP + SIDE - (max(up, LEAST) - LEAST) * scale
 
 
-def _words(
-    x: float, y: float, said: str, colour: str, anchor: str = "start", size: int = 14, turned: bool = False
-) -> str:
-    turn = f' transform="rotate(-90 {x:.0f} {y:.0f})"' if turned else ""
-    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" font-size="{size}"{turn}>'
-            f"{escape(said)}</text>")  # fmt: skip
-
-
-def _axes(ink: dict[str, str]) -> list[str]:
+def _axes() -> list[str]:
     parts = []
     for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         (x, bottom), (left, y) = _at(tick, LEAST), _at(LEAST, tick)
         parts += [
-            f'<path d="M{x:.1f} {TOP}V{bottom:.1f}M{left:.1f} {y:.1f}H{LEFT + SIDE}" stroke="{ink["grid"]}"/>',
-            _words(x, bottom + 20, f"{tick:.1f}", ink["soft"], "middle"),
-            _words(left - 10, y + 5, f"{tick:.1f}", ink["soft"], "end"),
+            f'<path d="M{x:.1f} {TOP}V{bottom:.1f}M{left:.1f} {y:.1f}H{LEFT + SIDE}" stroke="{INK["grid"]}"/>',
+            words(x, bottom + 20, f"{tick:.1f}", "soft", "middle"),
+            words(left - 10, y + 5, f"{tick:.1f}", "soft", "end"),
         ]
+    below = "AUC of the text floor, mean of five splits; bars: one sd between splits"
     (x, y), (right, top), near = _at(LEAST, LEAST), _at(1, 1), NEAR * SIDE / (1 - LEAST)
     parts += [
-        f'<path d="M{x:.1f} {y:.1f}V{y - near:.1f}L{right - near:.1f} {top:.1f}H{right:.1f}Z" fill="{ink["band"]}" '
+        f'<path d="M{x:.1f} {y:.1f}V{y - near:.1f}L{right - near:.1f} {top:.1f}H{right:.1f}Z" fill="{INK["band"]}" '
         'fill-opacity="0.16"/>',
-        f'<path d="M{x:.1f} {y:.1f}L{right:.1f} {top:.1f}" stroke="{ink["soft"]}" stroke-dasharray="5 4"/>',
-        _words(
-            LEFT + SIDE / 2,
-            TOP + SIDE + 46,
-            "AUC of the text floor, mean of five splits; bars: one sd between splits",
-            ink["ink"],
-            "middle",
-        ),
-        _words(22, TOP + SIDE / 2, "published AUC of a probe at layer 20", ink["ink"], "middle", turned=True),
+        f'<path d="M{x:.1f} {y:.1f}L{right:.1f} {top:.1f}" stroke="{INK["soft"]}" stroke-dasharray="5 4"/>',
+        words(LEFT + SIDE / 2, TOP + SIDE + 46, below, anchor="middle"),
+        words(22, TOP + SIDE / 2, "published AUC of a probe at layer 20", anchor="middle", turned=True),
     ]
     return parts
 
 
-def _points(rows: pd.DataFrame, ink: dict[str, str]) -> list[str]:
+def _points(rows: pd.DataFrame) -> list[str]:
     parts, names = [], []
     for row in rows.to_dict("records"):
         x, y = _at(row["floor"], row["layer_20"])
         spread = row["sd"] if row["sd"] == row["sd"] else 0.0
         (low, _), (high, _) = _at(row["floor"] - spread, 1), _at(min(1.0, row["floor"] + spread), 1)
         near = row["layer_20"] - row["floor"] <= NEAR
-        fill = f'fill="{ink["red"]}" fill-opacity="0.55"' if near else f'fill="{ink["blue"]}" fill-opacity="0.55"'
+        fill = f'fill="{INK["red"]}" fill-opacity="0.55"' if near else f'fill="{INK["blue"]}" fill-opacity="0.55"'
         title = f"{row['task']}: text {row['floor']:.3f}, layer 20 {row['layer_20']:.3f}"
-        parts.append(f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{ink["band"]}" stroke-opacity="0.5"/>')
+        parts.append(f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{INK["band"]}" stroke-opacity="0.5"/>')
         mark = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {fill}>' if not near else
                 f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6Z" {fill}>')  # fmt: skip
         parts.append(f"{mark}<title>{escape(title)}</title></{'path' if near else 'circle'}>")
         if row["task"] in NAMED:
             right, below = NAMED[row["task"]]
             said = row["task"].partition("_")[2].replace("_", " ")
-            names.append(_words(x + (9 if right else -9), y + (15 if below else 4), said, ink["soft"],
+            names.append(words(x + (9 if right else -9), y + (15 if below else 4), said, "soft",
                                 "start" if right else "end", 12))  # fmt: skip
     n_near = int((rows["layer_20"] - rows["floor"] <= NEAR).sum())
     key_x, key_y = _at(0.69, 0.53)
     parts += [
-        f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{ink["red"]}" fill-opacity="0.55"/>',
-        _words(key_x + 14, key_y + 5, f"within .02 of the text, or below it: {n_near}", ink["ink"]),
-        f'<circle cx="{key_x:.1f}" cy="{key_y + 24:.1f}" r="5" fill="{ink["blue"]}" fill-opacity="0.55"/>',
-        _words(key_x + 14, key_y + 29, f"the probe finds more: {len(rows) - n_near}", ink["ink"]),
+        f'<path d="M{key_x:.1f} {key_y - 6:.1f}l6 6l-6 6l-6 -6Z" fill="{INK["red"]}" fill-opacity="0.55"/>',
+        words(key_x + 14, key_y + 5, f"within .02 of the text, or below it: {n_near}"),
+        f'<circle cx="{key_x:.1f}" cy="{key_y + 24:.1f}" r="5" fill="{INK["blue"]}" fill-opacity="0.55"/>',
+        words(key_x + 14, key_y + 29, f"the probe finds more: {len(rows) - n_near}"),
     ]
     return [*parts, *names]
 

@@ -4,7 +4,6 @@ A unit is a task with all of its splits; its rows go into a run folder, so that 
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,9 +7,7 @@ stream. The same is asked of cheaper accounts, and of plants whose answer is kno
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,32 +33,20 @@ from probekit.proofs.studies.belief_seen import (
     outputs,
     read,
 )
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, listed
 from probekit.testbeds.hmm import PROCESSES, stored_names
 
 
 @dataclass(frozen=True)
-class BeliefFindings:
-    """What the page speaks of. rows: `frame`; ladder: bits that readers of the last k tokens lose, by process."""
+class BeliefFindings(Kept):
+    """What the page speaks of. ladder: bits that readers of the last k tokens lose, by process.
+
+    rows: one per name of networks, measure (what), layer and arm, with value, an interval over networks, and bits.
+    """
 
     networks: int
     rows: tuple[dict[str, Any], ...]
     ladder: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "BeliefFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["networks"], tuple(told["rows"]), tuple(told["ladder"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows", "ladder"))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per name of networks, measure (what), layer and arm: its value, an interval over networks, and bits."""
-        return pd.DataFrame(self.rows)
 
 
 def measure_belief(
@@ -73,9 +59,8 @@ def measure_belief(
     size = size or BeliefSize()
     cells = [BeliefCell(name, i, size, seed) for name in (*stored_names(), *PLANTS) for i in range(size.networks)]
     spec = {"belief": 1, "size": asdict(size), "seed": seed}
-    _, frame = block_study("belief", spec, cells, measure_cell, pooled, root=root, n_workers=1, progress=progress)
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return BeliefFindings(size.networks, tuple(rows), tuple(ladder(seed)))
+    _, frame = block_study("belief", spec, cells, measure_cell, pooled, root=root, progress=progress)
+    return BeliefFindings(size.networks, listed(frame), tuple(ladder(seed)))
 
 
 def measure_cell(cell: BeliefCell) -> pd.DataFrame:

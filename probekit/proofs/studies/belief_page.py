@@ -1,7 +1,6 @@
 """What docs/studies/belief.md shows, made from its findings: tables, verdicts, a picture."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +10,8 @@ import pandas as pd
 from probekit.proofs.studies.belief import BeliefFindings
 from probekit.proofs.studies.belief_edits import ALL, NEXT_ALONE, NOTHING, RANDOM, READ, SILENT
 from probekit.proofs.studies.belief_seen import EXACT, LOCAL, PLANT, RECENT, UNTRAINED
-from probekit.proofs.studies.drawn import begun, words
-from probekit.results.looks import PALETTES
+from probekit.proofs.studies.drawn import INK, begun, words
+from probekit.proofs.studies.kept import interval
 from probekit.results.text import number
 from probekit.testbeds.hmm import TAUGHT
 
@@ -117,17 +116,11 @@ def _bits(value: float | None) -> str:
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    if row["value"] is None:
-        return "NA"
-    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return "" if row is None else "NA" if row["value"] is None else interval(row)
 
 
 # Picture ------------------------------------------------------------------------------------------------------------
 
-INK = PALETTES["light"]
 PANEL, GAP, TOP, LEFT = 190, 50, 110, 60
 LINES = {("kept", EXACT): ("blue", ""), ("kept", LOCAL): ("orange", ""), ("kept", RECENT): ("soft", ""),
          ("read", f"rule on decoded {EXACT}"): ("blue", "4 4")}  # fmt: skip

@@ -6,9 +6,7 @@ was as good as it is then. Among the descriptions are the network's own earlier 
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.beds import OTHELLO, Levels, adder, othello
 from probekit.proofs.studies.courses import ANSWER, RANDOM, RULE, Course, Stage
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, listed
 from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -47,25 +45,14 @@ class ComputeSize:
 
 
 @dataclass(frozen=True)
-class ComputeFindings:
-    """What the page speaks of: `frame`, a row per kind, network and description."""
+class ComputeFindings(Kept):
+    """What the page speaks of, a row per kind, network and description.
+
+    `loss` under replacement and the network's own in bits; under each of FLOORS its loss (`zero_bits`) and what is
+    recovered (`zero`, `zero_low`, `zero_high`); `compute` alike, with why there is none in `compute_na`.
+    """
 
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "ComputeFindings":
-        """From a JSON file."""
-        return cls(tuple(json.loads(path.read_text(encoding="utf-8"))["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """`loss` under replacement and the network's own in bits; under each of FLOORS its loss (`zero_bits`) and what
-        is recovered (`zero`, `zero_low`, `zero_high`); `compute` alike, with why there is none in `compute_na`."""
-        return pd.DataFrame(self.rows)
 
 
 @dataclass(frozen=True)
@@ -104,10 +91,8 @@ def measure_compute(
     plan += [(OTHELLO, 0)] if size.games else []
     cells = [ComputeCell(kind, i, size.games if kind == OTHELLO else 0, seed) for kind, i in plan]
     spec = {"compute": 1, "size": asdict(size), "seed": seed}
-    _, frame = block_study(
-        "compute", spec, cells, measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
-    )
-    return ComputeFindings(tuple(frame.astype(object).where(frame.notna(), None).to_dict("records")))
+    _, frame = block_study("compute", spec, cells, measure_cell, root=root, progress=progress)
+    return ComputeFindings(listed(frame))
 
 
 def measure_cell(cell: ComputeCell) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """What docs/studies/compute.md shows, made from its findings: one loss on four scales, known steps, one picture."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping
 from typing import Any

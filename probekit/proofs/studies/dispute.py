@@ -4,7 +4,6 @@ Nothing is measured here: figures are those of docs/studies, which their own com
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportOptionalOperand=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -21,9 +21,12 @@ def begun(width: int, height: int) -> list[str]:
     ]
 
 
-def words(x: float, y: float, said: str, colour: str = "ink", anchor: str = "start", size: int = 14) -> str:
-    """A line of text; colour: of INK."""
-    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK[colour]}" text-anchor="{anchor}" font-size="{size}">'
+def words(
+    x: float, y: float, said: str, colour: str = "ink", anchor: str = "start", size: int = 14, turned: bool = False
+) -> str:
+    """A line of text; colour: of INK; turned: upwards."""
+    turn = f' transform="rotate(-90 {x:.0f} {y:.0f})"' if turned else ""
+    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{INK[colour]}" text-anchor="{anchor}" font-size="{size}"{turn}>'
             f"{escape(said)}</text>")  # fmt: skip
 
 

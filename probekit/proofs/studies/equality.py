@@ -7,9 +7,7 @@ comes from another input that agrees on it. Their second map, which may bend a l
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -33,8 +31,9 @@ from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.bending import RANDOM_MAP, RANDOM_NET, TRAINED, BendingSize, Bent, bend
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, figures, interval, listed
 from probekit.records import digest
+from probekit.results.text import number
 from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
 
 RANK = WIDTH // 2
@@ -52,6 +51,7 @@ WHERE = (TRAINED, RANDOM_MAP, RANDOM_NET)
 PUBLISHED_BENT = {TRAINED: (0.998, 0.999, 0.999), RANDOM_NET: (0.567, 0.506, 0.495)}
 ROTATION, REVNET = "rotation", "revnet"
 FINE = 7  # digits of bits, since a random network has few
+DIGITS = 3  # that are shown, as many as were published
 TITLES = {
     "accuracy": "Hierarchical equality: interchange accuracy of learned subspaces, of all pairs",
     "leak": "Hierarchical equality: share of the behaviour lost when each part comes from an input that agrees on it",
@@ -78,30 +78,16 @@ class EqualitySize:
 
 
 @dataclass(frozen=True)
-class EqualityFindings:
-    """What the page speaks of. right: accuracy of each trained network; rows: see `frame`."""
+class EqualityFindings(Kept):
+    """What the page speaks of. right: accuracy of each trained network.
+
+    rows: one per map, variable, layer, measure and one of WHERE, with a value and its interval. measure: `iia`, `fbu`;
+    of a map that bends also `bits` that are lost, `available` bits, and `far` (`Bent`).
+    """
 
     networks: int
     right: tuple[float, ...]
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "EqualityFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["networks"], tuple(told["right"]), tuple(told["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per map, variable, layer, measure and one of WHERE, with a value and its interval.
-
-        measure: `iia`, `fbu`; of a map that bends also `bits` that are lost, `available` bits, and `far` (`Bent`).
-        """
-        return pd.DataFrame(self.rows)
 
 
 @dataclass(frozen=True)
@@ -146,12 +132,9 @@ def measure_equality(
     cells = [MapCell(ROTATION, variable, layer, size, seed) for variable in get_args(Variable) for layer in layers]
     cells += [MapCell(REVNET, "left", layer, size, seed) for layer in layers]
     spec = {"equality": 2, "size": asdict(size), "seed": seed}
-    _, frame = block_study(
-        "equality", spec, cells, _measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
-    )
+    _, frame = block_study("equality", spec, cells, _measure_cell, root=root, progress=progress)
     _, right = _networks(size.networks, size.train_steps, seed)
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return EqualityFindings(size.networks, tuple(round(float(a), 4) for a in right), tuple(rows))
+    return EqualityFindings(size.networks, tuple(round(float(a), 4) for a in right), listed(frame))
 
 
 @cache
@@ -270,9 +253,7 @@ def _pooled(found: Sequence[_Measured | Bent]) -> dict[str, Estimate]:
 
 
 def _figures(told: Estimate, digits: int) -> dict[str, Any]:
-    figures = {name: getattr(told, name) for name in ("value", "low", "high")}
-    rounded = {name: None if value is None else round(value, digits) for name, value in figures.items()}
-    return rounded | {"n": told.n, "networks": told.groups, "na_reason": told.na_reason}
+    return figures(told, digits) | {"n": told.n, "networks": told.groups}
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -287,8 +268,8 @@ def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
         place = {"variable": NAMES[variable], "layer": layer}
         iia, lost = ([rotated.cell(variable, layer, where, measure) for where in WHERE] for measure in ("iia", "fbu"))
         accuracies.append({
-            **place, "published": _digits(PUBLISHED[variable][layer - 1]), "found": iia[0], "random subspace": iia[1],
-            "random networks": iia[2], "verdict": rotated.verdict(variable, layer),
+            **place, "published": number(PUBLISHED[variable][layer - 1], DIGITS), "found": iia[0],
+            "random subspace": iia[1], "random networks": iia[2], "verdict": rotated.verdict(variable, layer),
         })  # fmt: skip
         leaks.append(place | dict(zip(("found", "random subspace", "random networks"), lost, strict=True)))
     return {"accuracy": pd.DataFrame(accuracies), "leak": pd.DataFrame(leaks), **_bent_tables(bent)}
@@ -297,7 +278,7 @@ def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
 def _bent_tables(told: "_Told") -> dict[str, pd.DataFrame]:
     accuracies, leaks = [], []
     for layer in range(1, LAYERS + 1):
-        published = {where: _digits(of[layer - 1]) for where, of in PUBLISHED_BENT.items()}
+        published = {where: number(of[layer - 1], DIGITS) for where, of in PUBLISHED_BENT.items()}
         iia, lost, far = (
             [told.cell("left", layer, where, measure) for where in WHERE] for measure in ("iia", "fbu", "far")
         )
@@ -322,20 +303,8 @@ class _Told:
         self.rows = {tuple(row[name] for name in by): row for row in frame.to_dict("records")}
 
     def cell(self, *place: Any) -> str:
-        return _cell(self.rows[place])
+        return interval(self.rows[place], DIGITS)
 
     def verdict(self, variable: str, layer: int) -> str:
         ours, theirs = (self.rows[variable, layer, where, "iia"]["value"] for where in (TRAINED, RANDOM_NET))
         return "stands" if ours - theirs > VACUOUS else "vacuous"
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["value"] is None or pd.isna(row["value"]):
-        return f"NA ({row['na_reason']})"
-    value, low, high = (_digits(row[name]) for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def _digits(value: float) -> str:
-    """Three digits, as many as were published."""
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

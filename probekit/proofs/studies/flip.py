@@ -6,12 +6,9 @@ legal moves of the board with that disc turned. Beside their count of errors sta
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,7 +28,7 @@ from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.model.branching import At, Edit, EditedTexts, Trunk
 from probekit.model.loading import load_model
 from probekit.model.model import Model
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, figures, interval
 from probekit.testbeds.othello.game import Games, Geometry, generate, legal_moves, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS
 
@@ -74,32 +71,13 @@ class FlipSize:
 
 
 @dataclass(frozen=True)
-class FlipFindings:
+class FlipFindings(Kept):
     """What the page speaks of. cases: flips that are tested; changed: share whose legal moves change; rows: `frame`."""
 
     cases: int
     games: int
     changed: float
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "FlipFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["cases"], told["games"], told["changed"], tuple(told["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per way, span, layer, control (`` or `random`) and measure, with a value and its interval.
-
-        measure: `errors` per case; `errors_changed`, over cases whose legal moves change; `fbu`. way is also
-        `unedited`, and `own_board`: the unedited network and the board that it saw.
-        """
-        return pd.DataFrame(self.rows)
 
 
 @dataclass(frozen=True)
@@ -362,9 +340,8 @@ class _Told:
 
 
 def _figures(told: Estimate) -> dict[str, Any]:
-    figures = {name: getattr(told, name) for name in ("value", "low", "high", "bits")}
-    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
-    return rounded | {"n": told.n, "games": told.groups, "na_reason": told.na_reason}
+    bits = None if told.bits is None else round(told.bits, 4)
+    return figures(told) | {"bits": bits, "n": told.n, "games": told.groups}
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -380,22 +357,15 @@ def tables(found: FlipFindings) -> dict[str, pd.DataFrame]:
             here = frame[(frame["measure"] == measure) & (frame["span"] == span)]
             for layer in sorted(here["layer"].unique()):
                 told = {(r["way"], r["control"]): r for r in here[here["layer"] == layer].to_dict("records")}
-                cells = {name: _cell(told[way, ""]) for way, name in WAYS.items()}
+                cells = {name: interval(told[way, ""]) for way, name in WAYS.items()}
                 rows.append({"edited": SPANS[span], "layer": int(layer), **cells,
-                             "random, as long as the last": _cell(told["written", "random"])})  # fmt: skip
+                             "random, as long as the last": interval(told["written", "random"])})  # fmt: skip
         made[title] = pd.DataFrame(rows)
     names = {"unedited": "unedited, the turned board", "own_board": "unedited, the board it saw"}
-    beside = {(r["way"], r["measure"]): _cell(r) for r in frame[frame["span"] == ""].to_dict("records")}
+    beside = {(r["way"], r["measure"]): interval(r) for r in frame[frame["span"] == ""].to_dict("records")}
     made["beside"] = pd.DataFrame([
         {"network": name, "errors": beside[way, "errors"],
          "errors where moves change": beside[way, "errors_changed"], "leak": beside[way, "fbu"]}
         for way, name in names.items()
     ])  # fmt: skip
     return made
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["value"] is None or pd.isna(row["value"]):
-        return f"NA ({row['na_reason']})"
-    value, low, high = (f"{row[name]:.2f}".removeprefix("0") for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"

@@ -7,11 +7,10 @@ its run.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ from probekit.jobs.engines import Progress
 from probekit.jobs.foresight import Ranking, foresee
 from probekit.measurement.hypotheses import Decoder
 from probekit.metrics.foresight import FEW, MEASURES, Foresight
-from probekit.metrics.ratios import Estimate
 from probekit.metrics.splits import split_by_group
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.proofs.studies.drawn import INK, begun, words
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, figures, interval
 from probekit.results.text import number
 from probekit.task import Task
 from probekit.testbeds.othello.describe import Replayed, described, replay
@@ -81,28 +79,15 @@ class ForesightSize:
 
 
 @dataclass(frozen=True)
-class ForesightFindings:
-    """What the page speaks of. rows: `frame`; sealed: a row per ranking file; learned: rows that were learned from,
-    and the bad ones among them."""
+class ForesightFindings(Kept):
+    """What the page speaks of. sealed: a row per ranking file; learned: rows learned from, and bad ones of them.
+
+    rows: one per domain, kind of bad, budget, ranking, `less` (a ranking that was subtracted, or none) and measure.
+    """
 
     learned: dict[str, int]
     rows: tuple[dict[str, Any], ...]
     sealed: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "ForesightFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["learned"], tuple(told["rows"]), tuple(told["sealed"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows", "sealed"))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per domain, kind of bad, budget, ranking, `less` (a ranking that was subtracted, or none), measure."""
-        return pd.DataFrame(self.rows)
 
 
 # Descriptions ---------------------------------------------------------------------------------------------------------
@@ -377,14 +362,8 @@ def _told(told: Foresight, every: bool) -> list[dict[str, Any]]:
     named = [(name, "", one) for name, one in told.rankings.items()]
     if every:
         named += [(name, less, one) for (name, less), one in told.less.items() if name == OWN]
-    return rows + [{"ranking": name, "less": less, "measure": m} | _figures(one[m]) for name, less, one in named
+    return rows + [{"ranking": name, "less": less, "measure": m} | figures(one[m]) for name, less, one in named
                    for m in measures]  # fmt: skip
-
-
-def _figures(told: Estimate) -> dict[str, Any]:
-    figures = {name: getattr(told, name) for name in ("value", "low", "high")}
-    rounded = {name: None if value is None else round(value, 4) + 0.0 for name, value in figures.items()}
-    return rounded | {"na_reason": told.na_reason}
 
 
 def _sealed(ranking: Ranking, domain: str, kind: str) -> dict[str, Any]:
@@ -405,7 +384,7 @@ def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
     own = frame[(frame["ranking"] == OWN) & (frame["less"] == "") & (frame["measure"] == "recall")]
     made["budgets"] = pd.DataFrame([
         {"domain": domain, "bad": kind}
-        | {f"{budget:.0%}": _cell(some[some["budget"] == budget].to_dict("records")[0]) for budget in BUDGETS}
+        | {f"{budget:.0%}": interval(some[some["budget"] == budget].to_dict("records")[0]) for budget in BUDGETS}
         for (domain, kind), some in own.groupby(["domain", "bad"], sort=False)  # pyright: ignore[reportGeneralTypeIssues]
     ])  # fmt: skip
     made["sealed"] = pd.DataFrame([
@@ -418,21 +397,12 @@ def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
 def _by_ranking(frame: pd.DataFrame, measure: str, column: str = "ranking") -> pd.DataFrame:
     rows = frame[frame["measure"] == measure].to_dict("records")
     places = dict.fromkeys((row["domain"], row["bad"]) for row in rows)
-    told = {(row[column], row["domain"], row["bad"]): _cell(row) for row in rows}
+    told = {(row[column], row["domain"], row["bad"]): interval(row) for row in rows}
     return pd.DataFrame([
         {"ranking" if column == "ranking" else "less": name}
         | {f"{domain}, {kind}": told[name, domain, kind] for domain, kind in places}
         for name in dict.fromkeys(row[column] for row in rows)
     ])  # fmt: skip
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["value"] is None or pd.isna(row["value"]):
-        return f"NA ({row['na_reason']})"
-    value = number(row["value"])
-    if row["low"] is None or pd.isna(row["low"]):
-        return value
-    return f"{value} [{number(row['low'])}, {number(row['high'])}]"
 
 
 # The picture ----------------------------------------------------------------------------------------------------------
@@ -475,4 +445,4 @@ def _panel(found: ForesightFindings, domain: str, kind: str, left: float, names:
         y, ink = TOP + LINE * (i + 0.5), INK["soft"] if name in REFERENCES else INK["blue"]
         low, at, high = (left + PANEL * row[part] for part in ("low", "value", "high"))
         yield f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{ink}" stroke-width="3"/>'
-        yield f'<circle cx="{at:.1f}" cy="{y}" r="5" fill="{ink}"><title>{name}: {_cell(row)}</title></circle>'
+        yield f'<circle cx="{at:.1f}" cy="{y}" r="5" fill="{ink}"><title>{name}: {interval(row)}</title></circle>'

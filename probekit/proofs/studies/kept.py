@@ -3,15 +3,66 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import pandas as pd
 
 from probekit.hookpoint import HookPoint, spread
 from probekit.jobs.runner import run_job
+from probekit.metrics.ratios import Estimate
 from probekit.model.loading import load_model
 from probekit.model.model import Model
+from probekit.results.text import number
 from probekit.spec import JobSpec
 from probekit.storage.runs import Run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Findings of a study: the numbers that its page speaks of. Tuples of rows are lists in its file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """From a JSON file."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+
+    def write(self, path: Path) -> None:
+        """One row per line, so that a change can be read."""
+        told = asdict(self)
+        rows = [name for name, value in told.items() if isinstance(value, tuple) and all(map(_is_row, value))]
+        write_json(path, told, rows)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The member `rows`."""
+        return pd.DataFrame(vars(self)["rows"])
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def listed(frame: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    """The rows of a frame, with None for what is missing."""
+    return tuple(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+
+
+def figures(told: Estimate, digits: int = 4) -> dict[str, Any]:
+    """Value, limits and why there is none, as they are kept: rounded, without a minus before 0."""
+    found = {name: getattr(told, name) for name in ("value", "low", "high")}
+    rounded = {name: None if value is None else round(value, digits) + 0.0 for name, value in found.items()}
+    return rounded | {"na_reason": told.na_reason}
+
+
+def interval(row: Mapping[str, Any] | pd.Series, digits: int = 2) -> str:
+    """`value [low, high]` of a row; the value alone where it has no limits, NA with its reason where there is none."""
+    if row["value"] is None or pd.isna(row["value"]):
+        return f"NA ({row['na_reason']})" if row.get("na_reason") else "NA"
+    value, low, high = (number(row[name], digits) for name in ("value", "low", "high"))
+    return value if low == "NA" else f"{value} [{low}, {high}]"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:

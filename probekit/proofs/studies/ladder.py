@@ -6,13 +6,10 @@ and over several, from the true value of a rung and from what is read of it.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +30,12 @@ from probekit.jobs.engines import Progress
 from probekit.measurement.ladder import Ladder, Rung, ladder
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.replace import kl_bits
-from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
+from probekit.metrics.ratios import Ratio, estimates, fbu
 from probekit.metrics.splits import Split, folds_by_group, split_by_group
 from probekit.model.branching import At, EditedTexts
 from probekit.model.loading import load_model
 from probekit.model.model import Model
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, figures, interval
 from probekit.results.text import number
 from probekit.task import Observations, Task
 from probekit.testbeds.othello.game import Geometry
@@ -73,27 +70,15 @@ class LadderSize:
 
 
 @dataclass(frozen=True)
-class LadderFindings:
-    """What the page speaks of. weights: of each kind of square, as fitted; rows: `frame`."""
+class LadderFindings(Kept):
+    """What the page speaks of. weights: of each kind of square, as fitted.
+
+    rows: one per domain, layer (none: true rungs alone), rungs from and to, and what: `left`, `compounded`, `excess`,
+    `direct`, or `replace`, with a value and its interval.
+    """
 
     weights: dict[str, float]
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "LadderFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["weights"], tuple(told["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per domain, layer (none: true rungs alone), rungs from and to, and what: `left`, `compounded`,
-        `excess`, `direct`, or `replace`, with a value and its interval."""
-        return pd.DataFrame(self.rows)
 
 
 # Rungs ----------------------------------------------------------------------------------------------------------------
@@ -249,7 +234,7 @@ def _rows(found: Ladder, domain: str, layer: int) -> list[dict[str, Any]]:
                 name = SITE if i == 0 else found.names[i]
                 at = {"domain": domain, "layer": layer if i == 0 else None, "from": name, "to": found.names[j]}
                 eps = round(found.eps[i, j], 4) if what == "left" else None
-                out.append(at | {"what": what} | _figures(one) | {"eps": eps})
+                out.append(at | {"what": what} | figures(one) | {"eps": eps})
     return out
 
 
@@ -264,7 +249,7 @@ def _direct(
                 for law in (direct[rung.name], floors[rung.name], rung.law)]  # fmt: skip
         one = estimates([fbu(*bits)], clusters)[0]
         at_place = {"domain": domain, "layer": layer, "from": SITE, "to": rung.name, "what": "direct"}
-        out.append(at_place | _figures(one) | {"eps": None})
+        out.append(at_place | figures(one) | {"eps": None})
     return out
 
 
@@ -299,7 +284,7 @@ def _replaced(
         kl = kl_bits(truth, np.maximum(said[:, i], 1e-30))
         one = estimates([Ratio(kl, ends[0] - ends[1])], clusters)[0]
         out.append({"domain": SEEN, "layer": layer, "from": name, "to": "next move", "what": "replace"}
-                   | _figures(one) | {"eps": round(float((apart < 1e-6).mean()), 4)})  # fmt: skip
+                   | figures(one) | {"eps": round(float((apart < 1e-6).mean()), 4)})  # fmt: skip
     return out
 
 
@@ -315,12 +300,6 @@ def _nearest(
         at = int((far + noise).argmin())
         best[i], apart[i] = pool[at], far[at]
     return best, apart
-
-
-def _figures(told: Estimate) -> dict[str, Any]:
-    figures = {name: getattr(told, name) for name in ("value", "low", "high")}
-    rounded = {name: None if value is None else round(value, 4) + 0.0 for name, value in figures.items()}
-    return rounded | {"na_reason": told.na_reason}
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -373,9 +352,4 @@ def _by_layer(frame: pd.DataFrame, column: str, layers: list[int]) -> pd.DataFra
 
 def _cell(rows: pd.DataFrame) -> str:
     """The first of the rows; empty where there is none."""
-    if rows.empty:
-        return ""
-    row = rows.iloc[0]
-    if pd.isna(row["value"]):
-        return f"NA ({row['na_reason']})"
-    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+    return "" if rows.empty else interval(rows.iloc[0])

@@ -5,12 +5,9 @@ a right account and wrong ones. Ours count every state (`accounts`); their score
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.studies.accounts import dormant, erased, follows, kept
 from probekit.proofs.studies.cae import cae
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, interval
 from probekit.results.text import number
 from probekit.testbeds.ground_truth.systems import SYSTEMS, Proposal, System, plants
 
@@ -45,30 +42,16 @@ class MetricsSize:
 
 
 @dataclass(frozen=True)
-class MetricsFindings:
-    """What the page speaks of. seeds: how many; rows: see `frame`."""
+class MetricsFindings(Kept):
+    """What the page speaks of. seeds: how many.
+
+    rows: one per system, account, measure and what it is told beside, with a value and its interval over seeds.
+    measure: `kept`, `apart`, `erased`, `follows`, `dormant` (`accounts`), and the four scores of `cae`. beside: empty,
+    or RIGHT for the value less that of the right account of the same seed. of: `systems` or `plants`.
+    """
 
     seeds: int
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "MetricsFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["seeds"], tuple(told["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per system, account, measure and what it is told beside, with a value and its interval over seeds.
-
-        measure: `kept`, `apart`, `erased`, `follows`, `dormant` (`accounts`), and the four scores of `cae`. beside:
-        empty, or RIGHT for the value less that of the right account of the same seed. of: `systems` or `plants`.
-        """
-        return pd.DataFrame(self.rows)
 
 
 def measure_metrics(size: MetricsSize | None = None, progress: Progress | None = None) -> MetricsFindings:
@@ -162,4 +145,4 @@ def separates(told: dict[tuple, dict[str, Any]], system: str, account: str, meas
 def _cell(row: dict[str, Any]) -> str:
     if row["low"] == row["high"]:
         return number(row["value"])
-    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+    return interval(row)

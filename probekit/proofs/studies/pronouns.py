@@ -5,7 +5,6 @@ are kept beside it as JSON.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from pathlib import Path
 

@@ -5,10 +5,9 @@ on a direction, are held against contrasts of next tokens that nobody picked, un
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pandas as pd
 
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept
 from probekit.records import SAMPLED
 from probekit.results.sampled import tail
 from probekit.results.text import number
@@ -62,26 +61,14 @@ class SizesSize:
 
 
 @dataclass(frozen=True)
-class SizesFindings:
-    """What the page speaks of. networks: weights and right answers of each size; rows: `frame`."""
+class SizesFindings(Kept):
+    """What the page speaks of. networks: weights and right answers of each size.
+
+    rows: one per size, behaviour, metric and what is compared (`what`), with value, low, high and na_reason.
+    """
 
     networks: dict[str, dict[str, float]]
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "SizesFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["networks"], tuple(told["rows"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows",))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per size, behaviour, metric and what is compared (`what`), with value, low, high and na_reason."""
-        return pd.DataFrame(self.rows)
 
 
 def measure_sizes(

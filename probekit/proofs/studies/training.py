@@ -6,9 +6,7 @@ this step is taken, frozen, to the last one. Neighbouring steps are compared ove
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +26,7 @@ from probekit.metrics.ratios import Ratio, too_little
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.beds import OTHELLO, UNTIL, adder, othello, train_othello
 from probekit.proofs.studies.courses import Course
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, listed
 from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -47,27 +45,15 @@ class TrainingSize:
 
 
 @dataclass(frozen=True)
-class TrainingFindings:
-    """What the page speaks of. rows: `frame`; onsets: `begun`; learned: a row per kind, network and step."""
+class TrainingFindings(Kept):
+    """What the page speaks of. onsets: `begun`; learned: a row per kind, network and step.
+
+    rows: one per kind, metric, level and step, with its value, an interval, and the change since the step before.
+    """
 
     rows: tuple[dict[str, Any], ...]
     onsets: tuple[dict[str, Any], ...]
     learned: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "TrainingFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(*(tuple(told[name]) for name in ("rows", "onsets", "learned")))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows", "onsets", "learned"))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per kind, metric, level and step: value, its interval, and the change since the step before."""
-        return pd.DataFrame(self.rows)
 
     @property
     def begun(self) -> pd.DataFrame:
@@ -117,18 +103,16 @@ def measure_training(
     plan += [(kind, i) for kind, (_, n) in KINDS.items() for i in range(min(n, size.networks or n))]
     cells = [TrainingCell(kind, i, size.games if kind == OTHELLO else 0, seed, root) for kind, i in plan]
     spec = {"training": 1, "size": asdict(size), "until": UNTIL, "seed": seed}
-    _, frame = block_study(
-        "training", spec, cells, measure_cell, partial(judged, seed=seed), root=root, n_workers=1, progress=progress
-    )
+    by_kind = partial(judged, seed=seed)
+    _, frame = block_study("training", spec, cells, measure_cell, by_kind, root=root, progress=progress)
     rows, onsets, learned = (_listed(frame[frame["table"] == name]) for name in ("rows", "onsets", "learned"))
-    return TrainingFindings(tuple(rows), tuple(onsets), tuple(learned))
+    return TrainingFindings(rows, onsets, learned)
 
 
-def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _listed(frame: pd.DataFrame) -> tuple[dict[str, Any], ...]:
     kept = frame.dropna(axis="columns", how="all").drop(columns="table")
     counts = [name for name in ("step", "network", "networks") if name in kept]  # which stand beside tables without
-    kept = kept.astype(dict.fromkeys(counts, int))
-    return kept.astype(object).where(kept.notna(), None).to_dict("records")
+    return listed(kept.astype(dict.fromkeys(counts, int)))
 
 
 # One network ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What docs/studies/training.md shows, made from its findings: when each level is there, in what order, one picture."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise

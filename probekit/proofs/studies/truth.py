@@ -5,13 +5,11 @@ speaks of, kept beside it as JSON; its tables are made from them, and a test hol
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from probekit.jobs.engines import Progress
 from probekit.jobs.job import Job
 from probekit.metrics.auroc import auroc_interval
 from probekit.metrics.bootstrap import Bootstrap, Clusters
-from probekit.proofs.studies.kept import run_study, write_json
+from probekit.proofs.studies.kept import Kept, interval, run_study
 from probekit.proofs.studies.statements import FAMILIES, write_statements
 from probekit.results.selection import hooks, site_label
 from probekit.results.text import markdown, number
@@ -57,7 +55,7 @@ _FIGURES = ["value", "low", "high", "n", "groups", "na_reason"]
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Kept):
     """What the page speaks of. records: rows of the run's records; answers: of the model's own answer, per family.
 
     Of answers: auroc of its probability of True for the truth, right: share of rows where the likelier answer is right,
@@ -76,16 +74,6 @@ class Findings:
         rounded = [{name: None if pd.isna(v) else round(v, 4) if isinstance(v, float) else v
                     for name, v in row.items()} for row in rows]  # fmt: skip
         return cls(model, n, tuple(rounded), tuple(answers))
-
-    @classmethod
-    def read(cls, path: Path) -> "Findings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**told | {"records": tuple(told["records"]), "answers": tuple(told["answers"])})
-
-    def write(self, path: Path) -> None:
-        """One record per line, so that a change can be read."""
-        write_json(path, asdict(self), ("records", "answers"))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -216,8 +204,7 @@ def interval_of(rows: pd.DataFrame) -> str:
     """`value [low, high]` of the first of some records, NA where there is none."""
     if rows.empty or pd.isna(rows["value"].iloc[0]):
         return "NA"
-    row = rows.iloc[0]
-    return _interval((row["value"], row["low"], row["high"]))
+    return interval(rows.iloc[0])
 
 
 def _area(rows: pd.DataFrame) -> str:

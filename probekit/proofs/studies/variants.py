@@ -6,9 +6,7 @@ reason to compute them alike, so that what carries over to them as well is force
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -25,9 +23,9 @@ from probekit.levels import Hypothesis, Level
 from probekit.measurement.across import Asked, Carried, Pair, SharedRows, Subject, estimate_over, measure_pair
 from probekit.measurement.outcome import ReaderName
 from probekit.measurement.setting import bits_of
-from probekit.metrics.ratios import Estimate, fbu
+from probekit.metrics.ratios import fbu
 from probekit.proofs.blocks import block_study
-from probekit.proofs.studies.kept import write_json
+from probekit.proofs.studies.kept import Kept, figures, listed
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
 from probekit.testbeds.variants import NOT_TRAINED, PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
@@ -67,28 +65,16 @@ class VariantsSize:
 
 
 @dataclass(frozen=True)
-class VariantsFindings:
-    """What the page speaks of. learned: accuracy on held-out pairs by name; rows: `frame`; spread: `scattered`."""
+class VariantsFindings(Kept):
+    """What the page speaks of. learned: accuracy on held-out pairs by name; spread: `scattered`.
+
+    rows: one per variant, site, level and what of it was moved (arm), with T, its interval over pairs and CKA.
+    """
 
     pairs: int
     learned: dict[str, list[float]]
     rows: tuple[dict[str, Any], ...]
     spread: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "VariantsFindings":
-        """From a JSON file."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["pairs"], told["learned"], tuple(told["rows"]), tuple(told["spread"]))
-
-    def write(self, path: Path) -> None:
-        """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows", "spread"))
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """A row per variant, site, level and what of it was moved (arm), with T, its interval over pairs and CKA."""
-        return pd.DataFrame(self.rows)
 
     @property
     def scattered(self) -> pd.DataFrame:
@@ -129,23 +115,16 @@ def measure_variants(
     if size.spread:
         cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
     spec = {"variants": 1, "size": asdict(size), "seed": seed}
-    _, frame = block_study(
-        "variants", spec, cells, measure_cell, lambda rows: rows, root=root, n_workers=1, progress=progress
-    )
+    _, frame = block_study("variants", spec, cells, measure_cell, root=root, progress=progress)
     of_spread = frame["accuracy"].notna() if "accuracy" in frame else pd.Series(False, index=frame.index)
-    rows, spread = (_listed(frame[mask]) for mask in (~of_spread, of_spread))
+    rows, spread = (listed(frame[mask].dropna(axis="columns", how="all")) for mask in (~of_spread, of_spread))
     learned = {name: [round(float(v), 4) for v in load_variants(name).held_out] for name in stored_names()}
-    return VariantsFindings(size.pairs, learned, tuple(rows), tuple(spread))
+    return VariantsFindings(size.pairs, learned, rows, spread)
 
 
 def spread_names() -> list[str]:
     """Networks that are right about more or fewer of the pairs that they were not trained on."""
     return [PLAIN, *(name for name in stored_names() if "@" in name), *PARTIAL]
-
-
-def _listed(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    kept = frame.dropna(axis="columns", how="all")
-    return kept.astype(object).where(kept.notna(), None).to_dict("records")
 
 
 def adds(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -250,15 +229,9 @@ def measure_cell(cell: VariantCell) -> pd.DataFrame:
         name: round(float(np.mean([pair.told.get(name, np.nan) for pair in pairs])), 3) for name in ("cka", "affine")
     }
     return pd.DataFrame([
-        place | {"level": moved.name.level, "arm": moved.arm} | _figures(found) | {"pairs": len(pairs)} | told
+        place | {"level": moved.name.level, "arm": moved.arm} | figures(found) | {"pairs": len(pairs)} | told
         for moved, found, _ in estimate_over(pairs, cell.seed)
     ])  # fmt: skip
-
-
-def _figures(found: Estimate) -> dict[str, Any]:
-    figures = {name: getattr(found, name) for name in ("value", "low", "high")}
-    rounded = {name: None if value is None else round(value, 4) + 0.0 for name, value in figures.items()}
-    return rounded | {"na_reason": found.na_reason}
 
 
 def _scatter(cell: VariantCell) -> Iterator[dict[str, Any]]:

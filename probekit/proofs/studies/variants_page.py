@@ -1,7 +1,6 @@
 """What docs/studies/variants.md shows, made from its findings: tables, verdicts, correlations, two pictures."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -12,6 +11,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from probekit.proofs.studies.drawn import INK, begun, words
+from probekit.proofs.studies.kept import interval
 from probekit.proofs.studies.variants import (
     BEHAVIOUR,
     COMPARED,
@@ -99,10 +99,7 @@ def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    if verdict(row) in ("NA", ABSENT):
-        return _cell_text(row)
-    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return _cell_text(row) if verdict(row) in ("NA", ABSENT) else interval(row)
 
 
 def _cell_text(row: dict[str, Any] | None) -> str:
@@ -220,8 +217,7 @@ def _cell(x: float, y: float, row: dict[str, Any] | None) -> list[str]:
     depth = float(np.clip(row["value"], 0, 1))
     rgb = (round(a + (b - a) * depth) for a, b in zip((253, 240, 200), (30, 45, 90), strict=True))
     shade = "#" + "".join(f"{one:02x}" for one in rgb)
-    value, low, high = (number(row[part]) for part in ("value", "low", "high"))
-    title = f"{row['variant']}, {row['level']}, {row['arm']}: {value} [{low}, {high}]"
+    title = f"{row['variant']}, {row['level']}, {row['arm']}: {interval(row)}"
     parts = [
         f'<rect x="{x}" y="{y}" width="{CELL_W - 2}" height="{CELL_H - 2}" fill="{shade}">'
         f"<title>{escape(title)}</title></rect>",
