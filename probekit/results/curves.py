@@ -1,7 +1,6 @@
 """Figures with a line or bar per level: curves over layers, frontier, decomposition, ontology, calibration."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,40 +68,15 @@ def decomposition(frame: pd.DataFrame, *, template: Template = "light", **select
         colour, shape = fills.get(level, (ink["green"] if level.startswith("simple:") else ink["orange"], "-"))
         fill = faded(colour, 0.82 if level != "absent" else 0.25)  # of the ground too: hatching alone is of the paper
         part = places.spread(part)
-        figure.add_trace(
-            go.Bar(
-                x=part["x"],
-                y=part["value"],
-                name=str(label),
-                width=0.86,
-                marker={
-                    "color": fill,
-                    "line": {"width": 0},
-                    "pattern": {
-                        "shape": shape,
-                        "bgcolor": fill,
-                        "fgcolor": faded(ink["paper"], 0.75),
-                        "size": 7,
-                        "solidity": 0.25,
-                    },
-                },
-                **row_hover(part),
-            )
-        )
+        hatched = {"shape": shape, "bgcolor": fill, "fgcolor": faded(ink["paper"], 0.75), "size": 7, "solidity": 0.25}
+        marker = {"color": fill, "line": {"width": 0}, "pattern": hatched}
+        shown = {"name": str(label), "width": 0.86, "marker": marker} | row_hover(part)
+        figure.add_trace(go.Bar(x=part["x"], y=part["value"], **shown))
     order = "linear classes first" if table["arm"].iloc[0] == "linear_first" else "simple functions first"
     note = "a share is clearly below 0: see the table" if table["flag"].any() else ""
-    dress(
-        figure,
-        template,
-        "Which class of description carries the bits?",
-        subtitle_of(table, order),
-        height=500,
-        note=note,
-        about=about(table),
-    )
-    site_axis(figure, places)
     figure.update_yaxes(title_text="share of the explainable bits", range=[min(0.0, float(table["value"].min())), 1.0])
-    add_gaps(figure, places, table[table["value"].notna()], template)
+    _dressed(figure, table, table[table["value"].notna()], template, "Which class of description carries the bits?",
+             subtitle_of(table, order), height=500, note=note)  # fmt: skip
     figure.update_layout(barmode="relative", hovermode="closest", legend_traceorder="normal")
     return figure
 
@@ -200,19 +174,8 @@ def _add_vocabulary(
     colour, marker = look
     thin = read[(read["level"] == level) & (read["source"] == source) & read["k"].notna()]
     if len(thin) > 1:
-        figure.add_trace(
-            go.Scatter(
-                x=thin["at"],
-                y=thin["value"],
-                mode="lines",
-                line={"color": colour, "width": 1},
-                opacity=0.65,
-                name=f"{name}, read",
-                legendgroup=name,
-                showlegend=False,
-                **row_hover(thin, "read"),
-            )
-        )
+        of = {"x": thin["at"], "legendgroup": name, "showlegend": False, "opacity": 0.65}
+        figure.add_trace(_trace(thin, f"{name}, read", "lines", (colour, 1, "solid"), "read", **of))
     for situation, dash in (("seen", "solid"), ("unseen", "dash")):
         part = rows[rows["situation"] == situation]
         if part.empty:
@@ -220,21 +183,11 @@ def _add_vocabulary(
         if level.startswith("hypothesis:") or part["k"].isna().all():
             _stated(figure, part, name, situation, colour, marker, top)
             continue
-        inside = colour if situation == "seen" else PALETTES[template]["paper"]
-        figure.add_trace(
-            go.Scatter(
-                x=part["at"],
-                y=part["value"],
-                name=name,
-                legendgroup=name,
-                showlegend=situation == "seen",
-                mode="lines+markers",
-                line={"color": colour, "width": 2.4, "dash": dash},
-                marker={"symbol": marker, "size": 8, "color": inside, "line": {"color": colour, "width": 1.6}},
-                error_y=error_bars(part, colour) if situation == "seen" else None,
-                **row_hover(part, situation),
-            )
-        )
+        seen = situation == "seen"
+        inside = colour if seen else PALETTES[template]["paper"]
+        mark = {"symbol": marker, "size": 8, "color": inside, "line": {"color": colour, "width": 1.6}}
+        of = {"x": part["at"], "showlegend": seen, "error_y": error_bars(part, colour) if seen else None}
+        figure.add_trace(_trace(part, name, "lines+markers", (colour, 2.4, dash), situation, marker=mark, **of))
 
 
 def _add_key(figure: go.Figure, ink: Mapping[str, str]) -> None:
@@ -257,6 +210,34 @@ def row_hover(rows: pd.DataFrame, *words: str) -> dict[str, Any]:
         ],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
+
+
+def _trace(
+    part: pd.DataFrame, name: str, mode: str, line: tuple[str, float, str], *words: str, x: Any = None, **more: Any
+) -> go.Scatter:
+    """Values of rows by x, or by their column `x`, in one group with their interval. line: colour, width and dash.
+
+    words: for the pointer; more: of the trace, in place of these too.
+    """
+    of = {"legendgroup": name, "line": dict(zip(("color", "width", "dash"), line, strict=True))} | more
+    at = part["x"] if x is None else x
+    return go.Scatter(x=at, y=part["value"], name=name, mode=mode, **of, **row_hover(part, *words))
+
+
+def _dressed(
+    figure: go.Figure,
+    table: pd.DataFrame,
+    shown: pd.DataFrame,
+    template: Template,
+    title: str,
+    subtitle: str,
+    **more: Any,
+) -> Places:
+    """The house look of a figure along the network, with hatching where `shown` has no value. more: of `dress`."""
+    places = Places.of(table)
+    dress(figure, template, title, subtitle, about=about(table), **more)
+    site_axis(figure, places)
+    add_gaps(figure, places, shown, template)
 
 
 def layer_curves(
@@ -285,20 +266,11 @@ def layer_curves(
     at = {name: i for i, name in enumerate(places.names)}
     _add_reported(figure, frame, table, reported, at, ink["ink"])
     figure.add_hline(y=1, line={"color": ink["soft"], "width": 1.2, "dash": "dot"})
-    dress(
-        figure,
-        template,
-        "At which layer does the behaviour become readable?"
-        if table["metric"].iloc[0] == "read"
-        else "At which layer does the model run on it?",
-        subtitle_of(table),
-        height=560,
-        note=fbu_axis(figure, own["value"]),
-        about=about(table),
-    )
-    site_axis(figure, places)
-    add_gaps(figure, places, own, template)
-    last = unembedding(frame, table["behaviour"].iloc[0]) if table["metric"].iloc[0] == "read" else ""
+    read = table["metric"].iloc[0] == "read"
+    asked = "does the behaviour become readable" if read else "does the model run on it"
+    note = fbu_axis(figure, own["value"])
+    _dressed(figure, table, own, template, f"At which layer {asked}?", subtitle_of(table), height=560, note=note)
+    last = unembedding(frame, table["behaviour"].iloc[0]) if read else ""
     if last in places.hooks:  # where a curve falls to 0 and nothing is found
         said = {"annotation_text": "unembedding", "annotation_position": "top left",
                 "annotation_font": {"size": 12, "color": ink["soft"]}}  # fmt: skip
@@ -342,18 +314,9 @@ def _add_curve(figure: go.Figure, part: pd.DataFrame, label: str, look: _Look, *
     together = part.assign(low=part["band_low"], high=part["band_high"])
     add_ribbon(figure, part["x"], together, look.colour, TOGETHER, 0.08, TOGETHER)
     add_ribbon(figure, part["x"], part, look.colour, label)
-    figure.add_trace(
-        go.Scatter(
-            x=part["x"],
-            y=part["value"],
-            name=label,
-            legendgroup=label,
-            mode="lines+markers",  # a site between two without a value is a point and no line
-            line={"color": look.colour, "width": 2.2, "dash": look.dash},
-            marker={"symbol": look.marker, "size": 8 if few else 4, "line": {"color": look.colour, "width": 1}},
-            **row_hover(part),
-        )
-    )
+    mark = {"symbol": look.marker, "size": 8 if few else 4, "line": {"color": look.colour, "width": 1}}
+    # with markers: a site between two without a value is a point and no line
+    figure.add_trace(_trace(part, label, "lines+markers", (look.colour, 2.2, look.dash), marker=mark))
 
 
 def _add_reported(
@@ -384,18 +347,11 @@ def _add_reported(
 def _add_thin(figure: go.Figure, controls: pd.DataFrame, places: Places, colour: str) -> None:
     """Controls as thin lines over sites."""
     for control, rows in controls.groupby("control", sort=False):
+        words, line = control_words(str(control)), (colour, 1.3, CONTROL_DASH.get(str(control), "4px,2px"))
         for label, part in rows.groupby("label", sort=False):
-            part = places.spread(part)
-            figure.add_trace(
-                go.Scatter(
-                    x=part["x"],
-                    y=part["value"],
-                    mode="lines",
-                    name=f"{control_words(str(control)).split(' (')[0]}: {label}",
-                    line={"color": colour, "width": 1.3, "dash": CONTROL_DASH.get(str(control), "4px,2px")},
-                    **row_hover(part, f"control: {control_words(str(control))}"),
-                )
-            )
+            name = f"{words.split(' (')[0]}: {label}"
+            told = _trace(places.spread(part), name, "lines", line, f"control: {words}", legendgroup=None)
+            figure.add_trace(told)
 
 
 def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
@@ -427,30 +383,13 @@ def ontology(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         part = places.spread(part)
         if not control:
             add_ribbon(figure, part["x"], part, colour, name)
-        figure.add_trace(
-            go.Scatter(
-                x=part["x"],
-                y=part["value"],
-                name=name,
-                legendgroup=name,
-                mode="lines+markers" if len(places) <= 24 and not control else "lines",
-                line={"color": colour, "width": 1.4 if control else 2.2, "dash": dash},
-                marker={"symbol": marker if level == "linear" else f"{marker}-open", "size": 8, "color": colour},
-                **row_hover(part),
-            )
-        )
-    dress(
-        figure,
-        template,
-        "Is the feature linear, or only in the right words?",
-        ", ".join(f.replace("_", " / ") for f in features) + f" ({shown['fit_domain'].iloc[0]})",
-        height=500,
-        about=about(table),
-    )
+        mode = "lines+markers" if len(places) <= 24 and not control else "lines"
+        mark = {"symbol": marker if level == "linear" else f"{marker}-open", "size": 8, "color": colour}
+        figure.add_trace(_trace(part, name, mode, (colour, 1.4 if control else 2.2, dash), marker=mark))
     low = min(0.5, float(shown["value"].min()))
     figure.update_yaxes(title_text="accuracy on held-out groups", range=[low - 0.02, 1.015], tickformat=".0%")
-    site_axis(figure, places)
-    add_gaps(figure, places, shown, template)
+    said = ", ".join(f.replace("_", " / ") for f in features) + f" ({shown['fit_domain'].iloc[0]})"
+    _dressed(figure, table, shown, template, "Is the feature linear, or only in the right words?", said, height=500)
     figure.update_layout(margin={"b": 150})
     return figure
 
@@ -500,29 +439,10 @@ def _one_reader(
         colour, marker, dash, name = looks[str(value)]
         part = places.spread(part)
         add_ribbon(figure, part["x"], part, colour, name)
-        figure.add_trace(
-            go.Scatter(
-                x=part["x"],
-                y=part["value"],
-                name=name,
-                legendgroup=name,
-                mode="lines+markers" if len(places) <= 24 else "lines",
-                line={"color": colour, "width": 2.2, "dash": dash},
-                marker={"symbol": marker, "size": 8},
-                **row_hover(part, f"{column}: {value}"),
-            )
-        )
-    dress(
-        figure,
-        template,
-        title,
-        subtitle_of(table, str(table["label"].iloc[0])),
-        height=440,
-        note=fbu_axis(figure, shown["value"]),
-        about=about(table),
-    )
-    site_axis(figure, places)
-    add_gaps(figure, places, shown, template)
+        mode, mark = "lines+markers" if len(places) <= 24 else "lines", {"symbol": marker, "size": 8}
+        figure.add_trace(_trace(part, name, mode, (colour, 2.2, dash), f"{column}: {value}", marker=mark))
+    said, note = subtitle_of(table, str(table["label"].iloc[0])), fbu_axis(figure, shown["value"])
+    _dressed(figure, table, shown, template, title, said, height=440, note=note)
     return figure
 
 
@@ -587,37 +507,16 @@ def _stated(
     figure: go.Figure, part: pd.DataFrame, name: str, situation: str, colour: str, marker: str, top: int
 ) -> None:
     """A hypothesis is one point at its k; without a k, a level line, since it claims no complexity."""
-    hover = row_hover(part, situation)
-    shared = {"name": name, "legendgroup": name, "showlegend": situation == "seen"}
+    seen = situation == "seen"
     if part["k"].isna().all():
-        figure.add_trace(
-            go.Scatter(
-                x=[0, place_of_k(top)],
-                y=[part["value"].iloc[0]] * 2,
-                mode="lines",
-                line={"color": colour, "width": 1.6, "dash": "dashdot" if situation == "seen" else "dot"},
-                **shared,
-                **(hover | {"customdata": hover["customdata"][:1] * 2}),
-            )
-        )
+        both, line = part.iloc[[0, 0]], (colour, 1.6, "dashdot" if seen else "dot")
+        of = {"x": [0, place_of_k(top)], "showlegend": seen}
+        figure.add_trace(_trace(both, name, "lines", line, situation, **of))
         return
-    hollow = situation == "unseen" and not marker.endswith("-open")
-    figure.add_trace(
-        go.Scatter(
-            x=part["at"],
-            y=part["value"],
-            mode="markers",
-            error_y=error_bars(part, colour),
-            marker={
-                "symbol": f"{marker}-open" if hollow else marker,
-                "size": 15,
-                "color": colour,
-                "line": {"width": 1.6, "color": colour},
-            },
-            **shared,
-            **hover,
-        )
-    )
+    symbol = marker if seen or marker.endswith("-open") else f"{marker}-open"
+    mark = {"symbol": symbol, "size": 15, "color": colour, "line": {"width": 1.6, "color": colour}}
+    of = {"x": part["at"], "showlegend": seen, "error_y": error_bars(part, colour), "marker": mark}
+    figure.add_trace(_trace(part, name, "markers", (colour, 1.6, "solid"), situation, **of))
 
 
 def _band(figure: go.Figure, rows: pd.DataFrame, colour: str, name: str, dash: str = "dot") -> None:

@@ -1,9 +1,8 @@
 """Figures with a coloured cell per number: the leak map and the transfer matrix."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -83,19 +82,20 @@ def leak_map(
 def _add_colours(figure: go.Figure, table: pd.DataFrame, n_sites: int, n_labels: int, row: float) -> None:
     """The heat map itself. row: height of a cell in pixels."""
     values = table.pivot(index="y", columns="x", values="value").reindex(index=range(n_sites), columns=range(n_labels))
-    figure.add_trace(
-        go.Heatmap(
-            z=values.to_numpy(dtype=float),
-            zmin=SCALE[0],
-            zmax=SCALE[1],
-            colorscale=COLOURS,
-            xgap=1.5,
-            ygap=1.5 if row > 12 else 0.4,
-            hoverinfo="skip",
-            name="unexplained",
-            colorbar=_colour_bar("unexplained", "0 explains all", "1 adds nothing"),
-        )
-    )
+    bar = _colour_bar("unexplained", "0 explains all", "1 adds nothing")
+    gaps = {"xgap": 1.5, "ygap": 1.5 if row > 12 else 0.4}
+    figure.add_trace(_heat(values, bar, name="unexplained", hoverinfo="skip", **gaps))
+
+
+def _heat(values: pd.DataFrame, colour_bar: Mapping[str, Any], **more: Any) -> go.Heatmap:
+    """Values on the scale of all maps."""
+    scale = {"zmin": SCALE[0], "zmax": SCALE[1], "colorscale": COLOURS, "colorbar": colour_bar}
+    return go.Heatmap(z=values.to_numpy(dtype=float), **scale, **more)
+
+
+def _marks(x: Any, y: Any, name: str, marker: Mapping[str, Any], **more: Any) -> go.Scatter:
+    """Markers in cells, which a click elsewhere does not fade."""
+    return go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, unselected={"marker": {"opacity": 1}}, **more)
 
 
 def _add_click_layer(figure: go.Figure, table: pd.DataFrame, row: float, colour: str) -> None:
@@ -152,52 +152,22 @@ def _add_missing(
         return
     x, y, why = zip(*points, strict=True)
     stroke = {"symbol": "line-ne", "size": max(6, min(row * 0.7, 22)), "line": {"width": 1.5, "color": colour}}
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            mode="markers",
-            name="NA: " + ", ".join(dict.fromkeys(why)),
-            marker=stroke,
-            unselected={"marker": {"opacity": 1}},
-            hovertext=[f"<b>{escape(site_label(places.hooks[int(at)]))}</b>: {escape(reason)}"
-                       for at, reason in zip(y, why, strict=True)],
-            hoverinfo="text",
-            showlegend=True,
-        )
-    )  # fmt: skip
+    hover = [f"<b>{escape(site_label(places.hooks[int(at)]))}</b>: {escape(reason)}"
+             for at, reason in zip(y, why, strict=True)]  # fmt: skip
+    told = {"hovertext": hover, "hoverinfo": "text", "showlegend": True}
+    figure.add_trace(_marks(x, y, "NA: " + ", ".join(dict.fromkeys(why)), stroke, **told))
 
 
 def _add_like_control(figure: go.Figure, cells: pd.DataFrame, row: float, colour: str) -> None:
     """A dot in the corner of every cell whose interval reaches that of its control; in the legend in the page's ink."""
     if cells.empty:
         return
-    mark = {"symbol": "circle", "size": 7, "color": colour}
-    figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            name="no better than its control",
-            legendgroup="control-key",
-            marker=mark,
-            unselected={"marker": {"opacity": 1}},
-        )
-    )
+    name, key = "no better than its control", {"symbol": "circle", "size": 7, "color": colour}
+    figure.add_trace(_marks([None], [None], name, key, legendgroup="control-key"))
+    quiet = {"legendgroup": "control", "showlegend": False, "hoverinfo": "skip"}
     for ink, part in cells.groupby(cells["value"].map(ink_on)):
-        figure.add_trace(
-            go.Scatter(
-                x=part["x"] + 0.36,
-                y=part["y"] + (0.3 if row >= 17 else 0),
-                mode="markers",
-                name="no better than its control",
-                legendgroup="control",
-                showlegend=False,
-                marker={"symbol": "circle", "size": 5, "color": ink, "line": {"width": 1, "color": "#808080"}},
-                unselected={"marker": {"opacity": 1}},
-                hoverinfo="skip",
-            )
-        )
+        dot = {"symbol": "circle", "size": 5, "color": ink, "line": {"width": 1, "color": "#808080"}}
+        figure.add_trace(_marks(part["x"] + 0.36, part["y"] + (0.3 if row >= 17 else 0), name, dot, **quiet))
 
 
 def outlined(figure: go.Figure, chosen: tuple[str, str], template: Template = "light") -> go.Figure:
@@ -326,36 +296,18 @@ def transfer_matrix(frame: pd.DataFrame, *, template: Template = "light", **sele
 
 
 def _add_pairs(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names: list[str]) -> None:
-    values = grid.to_numpy(dtype=float)
-    text = [["" if pd.isna(v) else text_of.number(v) for v in line] for line in values]
+    text = [["" if pd.isna(v) else text_of.number(v) for v in line] for line in grid.to_numpy(dtype=float)]
     hover = {
         (r["fit_domain"], r["test_domain"]): hover_text(
             r, f"fitted on {r['fit_domain']}, applied to {r['test_domain']}"
         )
         for _, r in table.iterrows()
     }
-    figure.add_trace(
-        go.Heatmap(
-            z=values,
-            zmin=SCALE[0],
-            zmax=SCALE[1],
-            colorscale=COLOURS,
-            xgap=2,
-            ygap=2,
-            text=text,
-            texttemplate="%{text}" if len(names) <= 20 else None,
-            hoverongaps=True,
-            customdata=[
-                [
-                    hover.get((a, b), "0 by definition: fitted where it is applied" if a == b else "not measured")
-                    for b in names
-                ]
-                for a in names
-            ],
-            hovertemplate="%{customdata}<extra></extra>",
-            colorbar=_colour_bar("T", "0 carries over", "1 is lost"),
-        )
-    )
+    same, none = "0 by definition: fitted where it is applied", "not measured"
+    told = [[hover.get((a, b), same if a == b else none) for b in names] for a in names]
+    shown = {"text": text, "texttemplate": "%{text}" if len(names) <= 20 else None, "hoverongaps": True,
+             "customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}  # fmt: skip
+    figure.add_trace(_heat(grid, _colour_bar("T", "0 carries over", "1 is lost"), xgap=2, ygap=2, **shown))
 
 
 def _add_gaps(figure: go.Figure, table: pd.DataFrame, grid: pd.DataFrame, names: Sequence[str], colour: str) -> None:
