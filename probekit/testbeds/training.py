@@ -9,8 +9,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probekit.errors import BadInput, Interrupted
+from probekit.errors import BadInput, Interrupted, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,6 +102,36 @@ def write_atomically(path: Path, parts: dict[str, Tensor], metadata: dict[str, s
     part = path.with_suffix(".part")
     save_file(parts, part, metadata=metadata)
     part.replace(path)
+
+
+@cache
+def _stored(file: Path) -> dict[str, Tensor]:
+    return load_file(file)
+
+
+def names_in(file: Path) -> list[str]:
+    """Names of the networks that a file has parts of, `name/part` each, in their order."""
+    return list(dict.fromkeys(key.split("/")[0] for key in _stored(file)))
+
+
+def parts_of(name: str, file: Path) -> dict[str, Tensor]:
+    """The parts of networks by name, in single precision. Raises BadInput for another one, naming the nearest."""
+    known = names_in(file)
+    if name not in known:
+        raise BadInput(f"no networks '{name}'. Did you mean '{nearest(name, known)}'? There are {', '.join(known)}.")
+    return {key.split("/")[1]: part.float() for key, part in _stored(file).items() if key.split("/")[0] == name}
+
+
+def gathered(folder: Path, file: Path, stacks: Mapping[str, Callable[[], dict[str, Tensor]]]) -> None:
+    """Train what `folder` lacks of the stacks, a file for each by its name, and put all of them into one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Tensor] = {}
+    for name, train in stacks.items():
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            write_atomically(path, train())
+        parts |= load_file(path)
+    write_atomically(file, parts)
 
 
 def _read_state(path: Path, model: torch.nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, dict]:

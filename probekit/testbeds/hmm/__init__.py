@@ -3,16 +3,12 @@
 CARD.md beside the weights says how they were trained and how near they come to the exact law.
 """
 
-from functools import cache
 from pathlib import Path
 
-from safetensors.torch import load_file
-from torch import Tensor
-
-from probekit.errors import BadInput, nearest
 from probekit.testbeds.hmm.networks import Transformers
 from probekit.testbeds.hmm.planted import Plant
 from probekit.testbeds.hmm.processes import LENGTH, PROCESSES, Process
+from probekit.testbeds.training import names_in, parts_of
 
 __all__ = ["FILE", "LENGTH", "PROCESSES", "Plant", "Process", "Transformers", "load_transformers", "process_of",
            "stored_names"]  # fmt: skip
@@ -20,14 +16,9 @@ FILE = Path(__file__).with_name("networks.safetensors")
 TAUGHT = "taught"  # networks of the triangle that were given the law of the cheaper account
 
 
-@cache
-def _parts(file: Path) -> dict[str, Tensor]:
-    return load_file(file)
-
-
 def stored_names(file: Path = FILE) -> list[str]:
     """Names of what is stored: processes, `taught`, and `triangle@60` for networks on their way at a step."""
-    return list(dict.fromkeys(key.split("/")[0] for key in _parts(file)))
+    return names_in(file)
 
 
 def process_of(name: str) -> Process:
@@ -45,8 +36,4 @@ def load_transformers(name: str, file: Path = FILE) -> Transformers:
     >>> said[:, 0, -1].argmax(-1).unique().tolist()
     [0]
     """
-    known = stored_names(file)
-    if name not in known:
-        raise BadInput(f"no networks '{name}'. Did you mean '{nearest(name, known)}'? There are {', '.join(known)}.")
-    mine = {key.split("/")[1]: part.float() for key, part in _parts(file).items() if key.split("/")[0] == name}
-    return Transformers(mine)
+    return Transformers(parts_of(name, file))

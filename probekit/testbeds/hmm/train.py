@@ -8,17 +8,17 @@ in expectation, with less variance; networks of `taught` are given the law of th
 import logging
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from probekit.testbeds.hmm.networks import Transformers, untrained
 from probekit.testbeds.hmm.processes import PROCESSES, Process
-from probekit.testbeds.training import write_atomically
+from probekit.testbeds.training import gathered
 
 log = logging.getLogger(__name__)
 SEEDS, STEPS, BATCH, RATE, WARM, COOL = 6, 2000, 64, 4e-3, 100, 0.4
@@ -86,16 +86,12 @@ def train(stack: HmmLesson, steps: int = STEPS) -> dict[str, Transformers]:
 
 def make(folder: Path, file: Path = FILE, steps: int = STEPS) -> None:
     """Train what `folder` lacks, a file for each stack, and put all of them into one, in half precision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, Tensor] = {}
-    for stack in STACKS.values():
-        path = folder / f"{stack.name}.safetensors"
-        if not path.is_file():
-            found = train(stack, steps)
-            write_atomically(path, {f"{name}/{key}": part.half().contiguous() for name, nets in found.items()
-                          for key, part in nets.parameters.items()})  # fmt: skip
-        parts |= load_file(path)
-    write_atomically(file, parts)
+    gathered(folder, file, {name: partial(_packed, stack, steps) for name, stack in STACKS.items()})
+
+
+def _packed(stack: HmmLesson, steps: int) -> dict[str, Tensor]:
+    return {f"{name}/{key}": part.half().contiguous() for name, nets in train(stack, steps).items()
+            for key, part in nets.parameters.items()}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ CARD.md beside the weights says how they were trained and how well they do.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
-from probekit.errors import BadInput, nearest
+from probekit.testbeds.training import names_in, parts_of
 from probekit.testbeds.variants.networks import (
     CONTROLS,
     NOT_TRAINED,
@@ -48,14 +46,9 @@ class Bundle:
         return torch.nonzero(self.held_out >= ENOUGH).flatten().tolist()
 
 
-@cache
-def _parts(file: Path) -> dict[str, Tensor]:
-    return load_file(file)
-
-
 def stored_names(file: Path = FILE) -> list[str]:
     """Names of what is stored: of VARIANTS, of PARTIAL, and `plain@200` for networks on their way at a step."""
-    return list(dict.fromkeys(key.split("/")[0] for key in _parts(file)))
+    return names_in(file)
 
 
 def load_variants(name: str, file: Path = FILE) -> Bundle:
@@ -67,11 +60,8 @@ def load_variants(name: str, file: Path = FILE) -> Bundle:
     >>> bool((right.float().mean(1) > 0.99).all())
     True
     """
-    known = stored_names(file)
-    if name not in known:
-        raise BadInput(f"no networks '{name}'. Did you mean '{nearest(name, known)}'? There are {', '.join(known)}.")
+    mine = parts_of(name, file)
     variant = (VARIANTS | PARTIAL)[name.split("@")[0]]
-    mine = {key.split("/")[1]: part.float() for key, part in _parts(file).items() if key.split("/")[0] == name}
     fitted, held_out = mine.pop("fitted"), mine.pop("held_out")
     start = untrained(variant, variant.seeds(len(fitted)))
     return Bundle(Networks(variant, {**start.parameters, **mine}, start.fixed), fitted, held_out)

@@ -8,14 +8,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
-from probekit.testbeds.training import write_atomically
+from probekit.testbeds.training import gathered
 from probekit.testbeds.variants.networks import NOT_TRAINED, PARTIAL, VARIANTS, Networks, Table, Variant, untrained
 
 log = logging.getLogger(__name__)
@@ -166,21 +166,16 @@ def stacks() -> list[Stack]:
 
 def make(folder: Path, file: Path = FILE) -> None:
     """Train what `folder` lacks, a file for each stack, and put all of them into one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, Tensor] = {}
-    for stack in stacks():
-        path = folder / f"{stack.variant.name}.safetensors"
-        if not path.is_file():
-            found = stack.run()
-            for name, one in found.items():
-                log.info("%s: %s of rows held out are right", name, [round(v, 4) for v in one.held_out.tolist()])
-            write_atomically(path, {key: part for name, one in found.items() for key, part in _packed(name, one)})
-        parts |= load_file(path)
-    write_atomically(file, parts)
+    gathered(folder, file, {stack.variant.name: partial(_trained, stack) for stack in stacks()})
+
+
+def _trained(stack: Stack) -> dict[str, Tensor]:
+    return {key: part for name, one in stack.run().items() for key, part in _packed(name, one)}
 
 
 def _packed(name: str, made: Trained) -> Iterator[tuple[str, Tensor]]:
     """Weights in half precision, under `name/weight`; what is drawn from a seed is drawn again."""
+    log.info("%s: %s of rows held out are right", name, [round(v, 4) for v in made.held_out.tolist()])
     n = ON_THE_WAY if "@" in name else len(made.held_out)
     for weight in made.networks.trained:
         yield f"{name}/{weight}", made.networks.parameters[weight][:n].half().contiguous()
