@@ -110,6 +110,8 @@ class ModelSpec(_Strict):
     backend: Literal["auto", "bridge", "hf"] = "auto"
     """Which forward activations come from: TransformerLens (`bridge`), Hugging Face's own (`hf`), or the second where
     both agree on a sample of the texts. Cost: `bridge` is the slower one."""
+    seed: NonNegativeInt = Field(default=0, exclude_if=lambda n: n == 0)  # digests of before are as they were
+    """What it was trained from, where several networks differ in that alone: `seed_model` of its records."""
     twin: bool = True
     """Also capture a randomly initialised network of the same architecture, for the control `random_twin`. Cost: a
     second capture, in time and in disk."""
@@ -640,6 +642,11 @@ class JobSpec(_Strict):
     def id(self) -> str:
         """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""
         return digest(self.model_dump(mode="json"))
+
+    @property
+    def seeds(self) -> tuple[int, int, int]:
+        """Of fits, of draws of rows, and of the model: `seed_probe`, `seed_data`, `seed_model` of records."""
+        return self.seed_probe, self.seed_data, self.model.seed if self.model else 0
 
     @property
     def wants_twin(self) -> bool:

@@ -127,7 +127,7 @@ def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | N
         deleted[span] = capture_without(job.model, job.task, span, activations, **told)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
     texts = {span: found.observations for span, found in deleted.items()}
-    asked = spec.read, transfer, job.hypotheses, (spec.seed_probe, spec.seed_data, 0), spec.n_bootstrap
+    asked = spec.read, transfer, job.hypotheses, spec.seeds, spec.n_bootstrap
     measurements = measurements_of(activations.observations, texts, *asked, keeps_examples=True, given=job.given)
     # Not before it is known that something can be measured: what a refused run captured may go.
     for found in filter(None, (activations, twin, *deleted.values())):

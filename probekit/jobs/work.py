@@ -111,7 +111,8 @@ class Work:
             spec = self.job.spec
             lean = {"controls": (), "decomposition": False, "extrapolate": False, "falls": False, "online_orders": 0,
                     "n_permutations": 0, "delete": ()}  # fmt: skip
-            read, seeds = spec.read.model_copy(update=lean), (spec.seed_probe, spec.seed_data + split, 0)
+            probe, data, of_model = spec.seeds
+            read, seeds = spec.read.model_copy(update=lean), (probe, data + split, of_model)
             self._other = (
                 split,
                 measurements_of(self.activations.observations, {}, read, seeds=seeds, n_bootstrap=spec.n_bootstrap),

@@ -70,7 +70,14 @@ def test_the_id_depends_on_every_choice_and_on_no_order_of_keys(tmp_path):
     assert read(tmp_path, FULL).id == spec.id
     assert read(tmp_path, FULL.replace('[model]\nname = "othello-6x6"\n', "").replace(
         "[task]", '[model]\nname = "othello-6x6"\n\n[task]')).id == spec.id  # fmt: skip
-    for old, new in [("ks = [1, 4]", "ks = [1, 8]"), ("n_examples = 100", "n_examples = 101"), ('"demo"', '"demo2"')]:
+    model = 'name = "othello-6x6"\n'
+    assert read(tmp_path, FULL.replace(model, model + "seed = 0\n")).id == spec.id, "specs of before keep their id"
+    for old, new in [
+        (model, model + "seed = 1\n"),
+        ("ks = [1, 4]", "ks = [1, 8]"),
+        ("n_examples = 100", "n_examples = 101"),
+        ('"demo"', '"demo2"'),
+    ]:
         assert read(tmp_path, FULL.replace(old, new)).id != spec.id
 
 

@@ -325,10 +325,11 @@ def test_repeats_are_the_same_job_under_other_seeds_of_the_data(small, tmp_path)
     """Their values are those of jobs that ask for the seed alone; all that is shown of one split is of the first."""
     lean = {"name": "repeated", "read": READ.replace('"linear"', '"linear", "baseline"'), "label": True, "rows": 200}
     path = write_job(tmp_path, small, **lean, hooks='"blocks.[01].hook_resid_post"')
-    path.write_text("repeats = 3\n" + path.read_text())
+    path.write_text("repeats = 3\n" + path.read_text().replace("[task]", "seed = 7\n[task]", 1))
     run = go(path, tmp_path)
     found = run.records.query("metric == 'read' and control == ''")
     assert set(found["seed_data"]) == {0, 1, 2} and run.records["id"].is_unique
+    assert set(run.records["seed_model"]) == {7}, "what the spec says of its model, in every record of every split"
     path.write_text(path.read_text().replace("repeats = 3", "seed_data = 2"))
     alone = go(path, tmp_path).records.query("metric == 'read' and control == ''")
     ours = found[found["seed_data"] == 2]
