@@ -1,14 +1,18 @@
 """The command `probekit bench`: speed as ratios within one run; its rows have the same keys in every bench."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting
 from probekit.errors import BadInput
+
+if TYPE_CHECKING:
+    from probekit.proofs.bench import Row
 
 bench = typer.Typer(help="Compare with peers side by side, in ratios measured within one run.", no_args_is_help=True)
 CACHE = Path.home() / ".cache" / "probekit" / "bench"
@@ -39,26 +43,20 @@ def fit(
     as_json: JsonOption = False,
 ) -> None:
     """The fit engine beside scikit-learn, Adam, TransformerLens and the namesake on the package index."""
-    with reporting("bench fit", as_json):
+    skipped: list[str] = []
+
+    def say(text: str) -> None:
+        if text not in skipped:
+            skipped.append(text)
+            typer.echo(text, err=True)
+
+    with _benched("fit", as_json, None, threads, skipped=skipped) as (_, found):
         from probekit.proofs.bench.fit import CASES, FULL, QUICK, fit_bench
 
-        if case not in (*CASES, "all"):
-            raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or all.")
-        cases = CASES if case == "all" else (case,)
-        skipped: list[str] = []
-
-        def say(text: str) -> None:
-            if text not in skipped:
-                skipped.append(text)
-                typer.echo(text, err=True)
-
-        found = []
-        with _threads(threads):
-            for row in fit_bench(QUICK if quick else FULL, cache, install, say, cases):
-                found.append(row.row())
-                figures = " ".join(f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float))
-                typer.echo(f"{row.case}: {row.peer}: {figures}", err=True)
-        _tell("bench fit", found, as_json, skipped=skipped, threads=threads)
+        for row in fit_bench(QUICK if quick else FULL, cache, install, say, _asked(case, CASES, "all")):
+            found.append(row)
+            figures = " ".join(f"{key} {value:.4g}" for key, value in row.row().items() if isinstance(value, float))
+            typer.echo(f"{row.case}: {row.peer}: {figures}", err=True)
 
 
 @bench.command("store")
@@ -68,14 +66,10 @@ def store(
     as_json: JsonOption = False,
 ) -> None:
     """The store beside raw reads and writes of the same numbers; bound_ratio is our time over theirs."""
-    with reporting("bench store", as_json):
-        import tempfile
-
+    with _benched("store", as_json, folder) as (own, found):
         from probekit.proofs.bench.store import FULL, QUICK, store_bench
 
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            found = [row.row() for row in store_bench(QUICK if quick else FULL, Path(own) / "bench")]
-        _tell("bench store", found, as_json)
+        found += store_bench(QUICK if quick else FULL, own / "bench")
 
 
 @bench.command("capture")
@@ -93,26 +87,20 @@ def capture(
     as_json: JsonOption = False,
 ) -> None:
     """Capture to disk beside the bare forward and TransformerLens; bound_ratio is our time over the bare forward's."""
-    with reporting("bench capture", as_json):
-        import tempfile
+    beside: dict[str, list[dict]] = {"peaks": [], "blocks": []}
+
+    def note(kind: str, one: dict) -> None:
+        _noting(beside[kind])(one)
+
+    with _benched("capture", as_json, folder, threads, **beside) as (own, found):
         from dataclasses import replace
 
         from probekit.proofs.bench.capture import CASES, FULL, QUICK, capture_bench
 
         size = QUICK if quick else FULL
         runs = {name: (sequences or n, tokens or length) for name, (n, length) in size.runs.items()}
-        size = replace(size, runs=runs, rounds=rounds)
-        found: list[dict] = []
-        beside: dict[str, list[dict]] = {"peaks": [], "blocks": []}
-
-        def note(kind: str, one: dict) -> None:
-            _noting(beside[kind])(one)
-
-        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
-            for one in CASES if case == "each" else (case,):
-                for row in capture_bench(size, Path(own), one, note):
-                    found.append(row.row())
-        _tell("bench capture", found, as_json, **beside, threads=threads)
+        for one in CASES if case == "each" else (case,):
+            found += capture_bench(replace(size, runs=runs, rounds=rounds), own, one, note)
 
 
 @bench.command("job")
@@ -124,15 +112,10 @@ def job(
     as_json: JsonOption = False,
 ) -> None:
     """A whole job on a real model beside its forward passes and the usual script; bound_ratio is over the forwards."""
-    with reporting("bench job", as_json):
-        import tempfile
-
+    with _benched("job", as_json, folder, threads) as (own, found):
         from probekit.proofs.bench.job import FULL, QUICK, job_bench
 
-        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
-            size, say = QUICK if quick else FULL, lambda text: typer.echo(text, err=True)
-            found = [row.row() for row in job_bench(model, size, Path(own), say)]
-        _tell("bench job", found, as_json, threads=threads)
+        found += job_bench(model, QUICK if quick else FULL, own, lambda text: typer.echo(text, err=True))
 
 
 @bench.command("sweep")
@@ -148,18 +131,12 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Simulated cells through each engine beside the synced lines that they leave; bound_ratio is ours over theirs."""
-    with reporting("bench sweep", as_json):
-        import tempfile
-
+    cells: list[dict] = []
+    with _benched("sweep", as_json, folder, cells=cells) as (own, found):
         from probekit.proofs.bench.sweep import CASES, FULL, QUICK, sweep_bench
 
-        if case not in (*CASES, "each"):
-            raise BadInput(f"no case '{case}' in this bench: {', '.join(CASES)}, or each.")
-        cells: list[dict] = []
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            asked = CASES if case == "each" else (case,)
-            found = [row.row() for row in sweep_bench(QUICK if quick else FULL, Path(own), asked, _noting(cells))]
-        _tell("bench sweep", found, as_json, cells=cells)
+        asked = _asked(case, CASES, "each")
+        found += sweep_bench(QUICK if quick else FULL, own, asked, _noting(cells))
 
 
 @bench.command("replace")
@@ -173,17 +150,39 @@ def replace(
     as_json: JsonOption = False,
 ) -> None:
     """Interchange beside whole texts with hooks, pyvene and TransformerLens; bound_ratio counts blocks that are run."""
-    with reporting("bench replace", as_json):
-        import tempfile
-
+    blocks: list[dict] = []
+    with _benched("replace", as_json, folder, threads, blocks=blocks) as (own, found):
         from probekit.proofs.bench.replace import CASES, FULL, QUICK, replace_bench
 
-        found: list[dict] = []
-        blocks: list[dict] = []
-        with tempfile.TemporaryDirectory(dir=folder) as own, _threads(threads):
-            for one in CASES if case == "each" else (case,):
-                found += [row.row() for row in replace_bench(QUICK if quick else FULL, Path(own), one, _noting(blocks))]
-        _tell("bench replace", found, as_json, blocks=blocks, threads=threads)
+        for one in CASES if case == "each" else (case,):
+            found += replace_bench(QUICK if quick else FULL, own, one, _noting(blocks))
+
+
+@contextmanager
+def _benched(
+    name: str, as_json: bool, folder: Path | None = None, threads: int | None = None, **beside: Any
+) -> "Iterator[tuple[Path, list[Row]]]":
+    """A folder that is removed afterwards, and a list for the rows of a bench, which are printed at the end.
+
+    threads: of all that is timed, if they are asked for. beside: what is told next to the rows.
+    """
+    with reporting(f"bench {name}", as_json):
+        found: list[Row] = []
+        with TemporaryDirectory(dir=folder) as own, _threads(threads) if threads else nullcontext():
+            yield Path(own), found
+        told = [row.row() for row in found]
+        if as_json:
+            print_json(f"bench {name}", True, told, **beside, **({"threads": threads} if threads else {}))
+            return
+        _print(told)
+        for peak in beside.get("peaks", ()):
+            console().print(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
+
+
+def _asked(case: str, cases: tuple[str, ...], every: str) -> tuple[str, ...]:
+    if case not in (*cases, every):
+        raise BadInput(f"no case '{case}' in this bench: {', '.join(cases)}, or {every}.")
+    return cases if case == every else (case,)
 
 
 @contextmanager
@@ -199,15 +198,6 @@ def _threads(n: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _tell(command: str, found: list[dict], as_json: bool, **beside: Any) -> None:
-    if as_json:
-        print_json(command, True, found, **beside)
-        return
-    _print(found)
-    for peak in beside.get("peaks", ()):
-        console().print(", ".join(f"{what} {_short(value)}" for what, value in peak.items()))
 
 
 def _noting(kept: list[dict]) -> Callable[[dict], None]:

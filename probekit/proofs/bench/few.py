@@ -3,8 +3,9 @@
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from probekit.levels import DEFAULT, Level
 from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import estimates, fbu
 from probekit.metrics.splits import Split, splits_by_group
-from probekit.proofs.bench import Row
+from probekit.proofs.bench import Row, timed
 
 OUTER, INNER, ROWS_PER_GROUP = 5, 3, 4
 RIDGES = tuple(10.0**power for power in range(0, -6, -1))  # beside the two that few rows add: eight
 KS, SIMPLE_KS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8)
+
+
+spent = partial(timed, clock=time.process_time)
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,17 @@ def few_bench(size: FewSize) -> Iterator[Row]:
     for seed in range(size.timed):
         x, label, group = plant(size, seed)
         splits = splits_by_group(group, seed, OUTER, INNER)
-        mine, seconds = _timed(lambda x=x, label=label, group=group, splits=splits: _ours(
-            x, label, group, splits, ("linear",), size.bootstrap))  # fmt: skip
+        mine, seconds = spent(_ours, x, label, group, splits, ("linear",), size.bootstrap)
         alone.append(seconds)
-        judge, seconds = _timed(lambda x=x, label=label, splits=splits: _scikit_learn(x, label, splits))
+        judge, seconds = spent(_scikit_learn, x, label, splits)
         theirs.append(seconds)
         gaps.append(abs(mine - judge))
-        every.append(_timed(lambda x=x, label=label, group=group, splits=splits: _ours(
-            x, label, group, splits, DEFAULT, size.bootstrap))[1])  # fmt: skip
+        every.append(spent(_ours, x, label, group, splits, DEFAULT, size.bootstrap)[1])
     case = f"few rows: {size.sites} sites x 1 binary target, n {size.n}, d {size.d}, {OUTER} x {INNER} folds"
     linear, peer, levels = (size.sites * statistics.median(seconds) for seconds in (alone, theirs, every))
     bound = size.sites * OUTER * _products(size)
-    yield Row(case, "scikit-learn, StandardScaler, LogisticRegressionCV", linear, peer, peer / linear, max(gaps),
-              linear / bound)  # fmt: skip
-    yield Row(f"{case}, all default levels", "linear alone", levels, linear, linear / levels, 0.0, levels / bound)
+    yield Row.of(case, "scikit-learn, StandardScaler, LogisticRegressionCV", linear, peer, max(gaps), bound)
+    yield Row.of(f"{case}, all default levels", "linear alone", levels, linear, 0.0, bound)
 
 
 def plant(size: FewSize, seed: int) -> tuple[Float[Tensor, "n d"], NDArray[np.int64], NDArray[np.int64]]:
@@ -78,12 +79,6 @@ def plant(size: FewSize, seed: int) -> tuple[Float[Tensor, "n d"], NDArray[np.in
     # A cosine transform turns all coordinates into each other; a drawn rotation would cost more than the bench.
     x = dct(hidden * spread * rng.choice([-1, 1], size.d), norm="ortho", axis=1)
     return torch.from_numpy(x).float(), label, np.arange(size.n) // ROWS_PER_GROUP
-
-
-def _timed(work: Callable[[], float]) -> tuple[float, float]:
-    """What it gives, and seconds of the processor, which other programs do not stretch."""
-    started = time.process_time()
-    return work(), time.process_time() - started
 
 
 def _ours(
@@ -153,4 +148,4 @@ def _scikit_learn(x: Tensor, label: NDArray, splits: list[Split]) -> float:
 def _products(size: FewSize) -> float:
     """Seconds of the processor that the rows' products with each other cost in single precision, best of three."""
     rows = torch.randn(size.n, size.d)
-    return min(_timed(lambda: float((rows @ rows.T)[0, 0]))[1] for _ in range(3)) or 1e-9
+    return min(spent(torch.mm, rows, rows.T)[1] for _ in range(3)) or 1e-9

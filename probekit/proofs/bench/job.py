@@ -7,10 +7,10 @@ and a second time by bits, as the job does: where little can be read the two ran
 """
 
 import gc
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from probekit.metrics.splits import Split, splits_by_group
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.model.reading import batches, most_tokens, pad_right
-from probekit.proofs.bench import Row
+from probekit.proofs.bench import Row, timed
 from probekit.proofs.studies.statements import write_statements
 from probekit.results.tables import layers
 from probekit.spec import JobSpec
@@ -64,7 +64,7 @@ def job_bench(model: Path, size: JobSize, folder: Path, say: Say) -> Iterator[Ro
     loaded = load_model(model)
     task = read_file_task(job.task, folder, loaded.encoder)
     hooks = [hook.name for hook in loaded.hooks(size.hooks)]
-    _, forwards = _timed(_forwards, loaded, task)
+    _, forwards = timed(_forwards, loaded, task)
     say(f"forwards alone: {forwards:.1f} s for {len(task.tokens):,} texts")
     splits = splits_by_group(task.group, job.seed_data, *job.read.folds_of(len(task.tokens)))
     script = _script(loaded, task, hooks, splits, say)
@@ -72,17 +72,17 @@ def job_bench(model: Path, size: JobSize, folder: Path, say: Say) -> Iterator[Ro
     gc.collect()
     for twin in (False, True):
         spec = JobSpec.check(_asked(model, size, file, twin), "bench")
-        run, mine = _timed(run_job, spec, root=folder / "runs", store=folder / f"store-{twin}")
+        run, mine = timed(partial(run_job, spec, root=folder / "runs", store=folder / f"store-{twin}"))
         timings = run.manifest["provenance"]["timings"]
         say(f"job, twin {twin}: {mine:.1f} s ({', '.join(f'{name} {s:.1f}' for name, s in timings.items())})")
         what = f"{len(hooks)} sites, one label and one choice, twin {'on' if twin else 'off'}"
-        yield Row(what, "forwards alone, hf", mine, forwards, forwards / mine, 0.0, mine / forwards)
+        yield Row.of(what, "forwards alone, hf", mine, forwards, 0.0, forwards)
         told = layers(run.records, behaviour="truth").set_index("hook")["auroc"]
         ours = np.array([told[hook] for hook in hooks], dtype=np.float64)
         for criterion, (theirs, found) in script.items():
             gap = float(np.abs(ours - [found[hook] for hook in hooks]).max())
             peer = f"run_with_cache and LogisticRegressionCV by {criterion}, two labels"
-            yield Row(what, peer, mine, theirs, theirs / mine, gap, mine / forwards)
+            yield Row.of(what, peer, mine, theirs, gap, forwards)
         aurocs = zip(hooks, ours, *([found[hook] for hook in hooks] for _, found in script.values()), strict=True)
         say("AUROC of the job, of the script by " + " and by ".join(script) + ": "
             + ", ".join(f"{hook} {' '.join(f'{one:.3f}' for one in all_of)}" for hook, *all_of in aurocs))  # fmt: skip
@@ -113,13 +113,13 @@ def _script(
     model: Model, task: Task, hooks: Sequence[str], splits: Sequence[Split], say: Say
 ) -> dict[str, tuple[float, dict[str, float]]]:
     """By each of CRITERIA: (seconds for two labels, AUROC of the first by layer)."""
-    rows, cached = _timed(_cached, model, task, hooks)
+    rows, cached = timed(_cached, model, task, hooks)
     say(f"run_with_cache: {cached:.1f} s")
     label, out = task.labels["truth"].law[:, 1].astype(np.int64), {}
     for criterion, scoring in CRITERIA.items():
         seconds, found = cached, {}
         for hook in hooks:
-            found[hook], once = _timed(_fitted, rows[hook], label, splits, scoring)
+            found[hook], once = timed(_fitted, rows[hook], label, splits, scoring)
             seconds += 2 * once  # the choice costs what the label does
         out[criterion] = seconds, found
     return out
@@ -154,9 +154,3 @@ def _fitted(x: NDArray, label: NDArray[np.int64], splits: Sequence[Split], scori
         odds.append(probe.decision_function(x[split.test]))
         told.append(label[split.test])
     return auroc(np.concatenate(odds), np.concatenate(told))
-
-
-def _timed(work: Callable[..., Any], *given: Any, **named: Any) -> tuple[Any, float]:
-    """(what it returns, seconds)."""
-    began = time.perf_counter()
-    return work(*given, **named), time.perf_counter() - began

@@ -53,8 +53,7 @@ def level_rows(problem: Problem, n_sets: int) -> Iterator[Row]:
             alone = sorted(_timed(x, labels, ["linear"], (), folds) for _ in range(3))[1]
             peers = {"linear level" if folds == 1 else f"linear level, {folds} inner folds": alone}
             for peer, (theirs, their_bits) in (peers if folds == 1 else peers | by_hand).items():
-                yield Row(f"{name}, {case}", peer, seconds, theirs, theirs / seconds, abs(bits - their_bits),
-                          seconds / theirs)  # fmt: skip
+                yield Row.of(f"{name}, {case}", peer, seconds, theirs, abs(bits - their_bits), theirs)
 
 
 def _timed(
