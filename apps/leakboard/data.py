@@ -5,7 +5,6 @@ All runs are known by a light handle and one line; frames are kept of the few th
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,7 +5,6 @@ otherwise be fetched by the viewer's browser.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import argparse
 import re
 import sys

@@ -6,7 +6,6 @@ another one, or the same place behind pads that were attended to.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Padding: rows that an engine computed behind pads which it let the model attend to, as a mask would not have."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Mapping, Sequence
 

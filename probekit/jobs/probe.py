@@ -1,7 +1,6 @@
 """`probe`: a model and a file of texts in, what each layer knows of a column out. The same run as a job in TOML."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Sequence
 from dataclasses import dataclass

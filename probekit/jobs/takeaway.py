@@ -1,7 +1,6 @@
 """Takeaway: a reader that a run found, written as a file that is applied without the kit."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping
 from importlib import metadata

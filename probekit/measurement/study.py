@@ -284,10 +284,7 @@ class Study:
             parameters=at.parameters, floor=at.floor, control=at.control,
             value=value, low=low, high=high, raw=raw, bits=estimate.bits, floor_bits=estimate.floor_bits,
             ceiling_bits=estimate.ceiling_bits, p99_bits=estimate.p99_bits, worst_group=estimate.worst_group,
-            n=estimate.n, groups=estimate.groups, na_reason=estimate.na_reason,
-            note=note, n_fit=beside.n_fit, n_fit_effective=beside.n_fit_effective, d_read=beside.d_read,
-            falls=beside.falls, falls_low=beside.falls_low, falls_high=beside.falls_high,
-            auroc=beside.auroc, accuracy=beside.accuracy, r2=beside.r2,
+            n=estimate.n, groups=estimate.groups, na_reason=estimate.na_reason, note=note, **vars(beside),
         )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Boards: features with a target for each square of a grid, drawn as they are and as they were decoded at a site."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import re
 from collections.abc import Sequence

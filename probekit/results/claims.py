@@ -5,7 +5,6 @@ them (docs/method.md section 5): a measure that a claim needs and that is NA mak
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """The compact map: a row per site and as many levels as a width holds, in short names. Text for terminals, and HTML."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,6 @@
 """Comparable: what two runs have to share before a difference means anything, as far as their manifests tell."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Callable, Mapping
 from typing import Any

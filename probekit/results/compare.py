@@ -6,7 +6,6 @@ drawn once for both, so that what makes a group hard cancels; else each run is d
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,6 @@
 """Figures of one thing in detail: a site by k, missed bits of single rows, how sure a reader is."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Figures of what a model runs on: read against kept, doses of a direction, sites kept one after another."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,6 @@
 """Examples: the rows behind a run's numbers, picked from its folder as frames."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable

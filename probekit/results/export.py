@@ -1,7 +1,6 @@
 """Export: runs in the files that other tools open, through those tools' own libraries, which then send nothing."""
 
 # pyright: reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import os
 import re

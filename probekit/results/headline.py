@@ -6,7 +6,6 @@ Where they prefer that one, it is the site they like best of the others (`select
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from dataclasses import dataclass, field
 

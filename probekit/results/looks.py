@@ -1,7 +1,6 @@
 """What all figures share: templates, colours, marks, axes, hover texts, escaped names."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -8,7 +8,6 @@ metric = "auroc"                      # fbu (what is unexplained), auroc or accu
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import tomllib
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
 """Rows and pairs of a run in words, for somebody who sees such a table for the first time."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher

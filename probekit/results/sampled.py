@@ -5,7 +5,6 @@ contrast, of the worst tenth, and which those are, is told without choosing any.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import math
 from collections.abc import Sequence

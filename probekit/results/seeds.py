@@ -1,7 +1,6 @@
 """Seeds: jobs of a sweep that differ in nothing but their seed, as one line with the spread over seeds."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportIndexIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import re
 from collections.abc import Sequence

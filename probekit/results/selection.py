@@ -6,7 +6,6 @@ is: that would be selecting on the test set.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,6 @@
 """Figures of runs side by side: two and their difference by site, more of them on one axis or a field each."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportOperatorIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import re
 from collections.abc import Sequence

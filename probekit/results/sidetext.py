@@ -1,7 +1,6 @@
 """A comparison in words: for terminals from 80 columns on, and as HTML."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING

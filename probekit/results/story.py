@@ -1,7 +1,6 @@
 """Story: a run as three sentences, where, why, how far to trust it, what is new, and which choices would change it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator
 from dataclasses import dataclass

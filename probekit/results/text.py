@@ -1,7 +1,6 @@
 """Numbers, tables and findings in words, for terminals and files."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import io
 import shutil

@@ -5,7 +5,6 @@ made, the lines of a spec or the command that make it.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
 from collections.abc import Callable, Iterator, Mapping

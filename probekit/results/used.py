@@ -1,7 +1,6 @@
 """Does the model use it? One sentence from what was replaced, beside random directions of the same number."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import pandas as pd
 

@@ -1,7 +1,6 @@
 """The causal view: what can be read against what the model runs on, one site in full, and what a dose does."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import pandas as pd
 import streamlit as st
 

@@ -1,7 +1,6 @@
 """The map itself, read and replace side by side, and everything behind one of its cells."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,6 @@
 """Layer curves: a line per level with its interval and controls; one level at every rule of positions."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
 
 from leakboard import link, state

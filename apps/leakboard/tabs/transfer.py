@@ -1,7 +1,6 @@
 """Transfer: does what was fitted on one domain hold on another?"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import streamlit as st
 
 from leakboard import link, state

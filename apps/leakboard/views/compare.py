@@ -1,7 +1,6 @@
 """Is B better than A? What they share first, then every site, then the examples that changed."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,6 @@
 """On which examples? The worst of one reader first, how missed bits are shared out, pairs that are read alike."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false, reportAssignmentType=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 from typing import Any
 
 import pandas as pd

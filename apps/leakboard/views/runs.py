@@ -1,7 +1,6 @@
 """Home: the runs under the folder, what each found, how far it is; a click opens one, two ticks compare."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,7 +1,6 @@
 """A run's home: what it found in three sentences, where, why, how far to trust it, and what would change it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import plotly.graph_objects as go
 import streamlit as st
 

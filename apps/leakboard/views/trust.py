@@ -1,7 +1,6 @@
 """Trust: what was checked and what was not, what may be claimed, which choices decide it, where it comes from."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 import json
 
 import pandas as pd

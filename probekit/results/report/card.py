@@ -1,7 +1,6 @@
 """The abstraction card: what is known of how one behaviour of one model can be described, as JSON and as a page."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,6 @@
 """Drawings: figures of a report as SVG that stands alone, each with what it shows in its own title."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

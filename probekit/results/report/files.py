@@ -1,7 +1,6 @@
 """Files: a table as CSV, Parquet or LaTeX."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """A run as one page: story, map, the chosen cell, examples, another run beside it, trust, provenance."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,6 @@
 """Site: several runs as a folder of pages, to be put beside a paper: an index, a report and cards of each run."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
 from collections.abc import Iterator, Sequence
