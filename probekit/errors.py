@@ -152,6 +152,12 @@ class FitError(ProbekitError):
     """
 
 
+def unknown(what: str, name: str, known: Iterable[str], there: str = "There is") -> BadInput:
+    """For a name that is none of those known: the nearest of them, and all. there: what leads to these."""
+    names = list(known)
+    return BadInput(f"no {what} '{name}'. Did you mean '{nearest(name, names)}'? {there} {', '.join(names)}.")
+
+
 def printable(name: str) -> str:
     """A name of the user's on one line: what no terminal shows, or what would move its cursor, becomes a `?`."""
     return "".join(c if c.isprintable() else "?" for c in name)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, unknown
 
 SIMPLE = ("one_threshold", "two_thresholds", "quadratic", "bilinear", "cubic", "mlp16")
 NAMES = ("prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear")
@@ -48,8 +48,7 @@ class Level:
         if not member and family in NAMES:
             return cls(family)
         known = [*NAMES, *(f"simple:{name}" for name in SIMPLE), "hypothesis:<name>"]
-        near = nearest(text, known)
-        raise BadInput(f"no level '{text}'. Did you mean '{near}'? Levels: {', '.join(known)}.")
+        raise unknown("level", text, known, "Levels:")
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import svd
 from scipy.optimize import linear_sum_assignment
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, unknown
 
 AlignmentName = Literal["identity", "permutation", "procrustes", "affine"]
 ALIGNMENTS: tuple[AlignmentName, ...] = get_args(AlignmentName)
@@ -43,8 +43,7 @@ class Alignment:
 def check_alignment(name: str) -> None:
     """Raise BadInput for another class, naming the nearest."""
     if name not in ALIGNMENTS:
-        near = nearest(name, ALIGNMENTS)
-        raise BadInput(f"no alignment '{name}'. Did you mean '{near}'? Alignments: {', '.join(ALIGNMENTS)}.")
+        raise unknown("alignment", name, ALIGNMENTS, "Alignments:")
 
 
 def fit_alignment(name: str, x: NDArray[np.floating], to: NDArray[np.floating]) -> Alignment:

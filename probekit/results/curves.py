@@ -175,7 +175,7 @@ def _add_vocabulary(
     thin = read[(read["level"] == level) & (read["source"] == source) & read["k"].notna()]
     if len(thin) > 1:
         of = {"x": thin["at"], "legendgroup": name, "showlegend": False, "opacity": 0.65}
-        figure.add_trace(_trace(thin, f"{name}, read", "lines", (colour, 1, "solid"), "read", **of))
+        figure.add_trace(_trace(thin, f"{name}, read", "lines", (colour, 1.0, "solid"), "read", **of))
     for situation, dash in (("seen", "solid"), ("unseen", "dash")):
         part = rows[rows["situation"] == situation]
         if part.empty:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from probekit.errors import BadInput, MissingExtra, nearest
+from probekit.errors import BadInput, MissingExtra, unknown
 from probekit.results.curves import by_position, decomposition, floor_switch, frontier, layer_curves, ontology
 from probekit.results.effects import read_against_replace, roll_out, steering
 from probekit.results.looks import CONFIG, PALETTES, enlarged, on_paper
@@ -49,8 +49,7 @@ def figure(
     'Figure'
     """
     if kind not in KINDS:
-        near = nearest(kind, KINDS)
-        raise BadInput(f"no figure '{kind}'. Did you mean '{near}'? There is {', '.join(KINDS)}.")
+        raise unknown("figure", kind, KINDS)
     if template not in PALETTES:
         raise BadInput(f"a figure's template is light or dark; found '{template}'.")
     if reported and kind != "layer_curves":

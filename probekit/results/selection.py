@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, nearest, unknown
 from probekit.hookpoint import HookPoint
 from probekit.records import ARMS, LEVELS
 
@@ -175,9 +175,7 @@ def check_selection(kind: str, function: Callable[..., object], selection: Mappi
 
 def check_known(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = nearest(name, known)
-        hint = f"Did you mean '{near}'? There is {', '.join(known)}." if near else "There is none of that kind here."
-        raise BadInput(f"no {what} '{name}'. {hint}")
+        raise unknown(what, name, known) if known else BadInput(f"no {what} '{name}'. There is none of that kind here.")
 
 
 def check_one_run(frame: pd.DataFrame) -> None:

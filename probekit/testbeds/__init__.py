@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, unknown
 from probekit.inputs.folders import bundled_folder
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class Bundled:
 def check_name(name: str) -> None:
     """Raise BadInput, naming the nearest, for a testbed that is not bundled."""
     if name not in NAMES:
-        near = nearest(name, NAMES)
-        raise BadInput(f"no testbed '{name}'. Did you mean '{near}'? Bundled: {', '.join(NAMES)}.")
+        raise unknown("testbed", name, NAMES, "Bundled:")
 
 
 def load_testbed(name: str, n_examples: int | None = None, n_positions: int | None = None, seed: int = 0) -> Bundled:

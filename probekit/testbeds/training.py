@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probekit.errors import BadInput, Interrupted, nearest
+from probekit.errors import BadInput, Interrupted, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,7 +118,7 @@ def parts_of(name: str, file: Path) -> dict[str, Tensor]:
     """The parts of networks by name, in single precision. Raises BadInput for another one, naming the nearest."""
     known = names_in(file)
     if name not in known:
-        raise BadInput(f"no networks '{name}'. Did you mean '{nearest(name, known)}'? There are {', '.join(known)}.")
+        raise unknown("networks", name, known, "There are")
     return {key.split("/")[1]: part.float() for key, part in _stored(file).items() if key.split("/")[0] == name}
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,13 +18,15 @@ from probekit.results.text import number
 from probekit.spec import JobSpec
 from probekit.storage.runs import Run
 
+Found = TypeVar("Found", bound="Kept")
+
 
 @dataclass(frozen=True)
 class Kept:
     """Findings of a study: the numbers that its page speaks of. Tuples of rows are lists in its file."""
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls: type[Found], path: Path) -> Found:
         """From a JSON file."""
         told = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, unknown
 from probekit.testbeds.ground_truth.case import SEEN, SOFT_NOISE, UNSEEN, Case, Parameters, Planted, Truth
 from probekit.testbeds.ground_truth.circuits import NETWORKS, PLANTED, Network
 from probekit.testbeds.ground_truth.foreseen import FORESEEN
@@ -47,8 +47,7 @@ CASES = {
 def find_case(name: str) -> Case:
     """A case by name; BadInput names the nearest."""
     if name not in CASES:
-        near = nearest(name, CASES)
-        raise BadInput(f"no planted case '{name}'. Did you mean '{near}'? Cases: {', '.join(CASES)}.")
+        raise unknown("planted case", name, CASES, "Cases:")
     return CASES[name]
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from probekit.errors import BadInput, nearest
+from probekit.errors import BadInput, unknown
 from probekit.testbeds.training import write_atomically
 from probekit.testbeds.variants.networks import VARIANTS, Networks, Table, Variant, untrained
 from probekit.testbeds.variants.train import held_out_of, nats_of, train
@@ -74,9 +74,7 @@ def load_checkpoints(name: str, file: Path = FILE) -> Checkpoints:
     (True, True)
     """
     if name not in KINDS:
-        raise BadInput(
-            f"no checkpoints of '{name}'. Did you mean '{nearest(name, KINDS)}'? There are {', '.join(KINDS)}."
-        )
+        raise unknown("checkpoints of", name, KINDS, "There are")
     parts = {key: part.float() for key, part in load_file(file).items() if key.split("/")[0].split("@")[0] == name}
     stored: dict[int, dict[str, Tensor]] = {step: {} for step in KEPT}
     for key, part in parts.items():
