@@ -7,8 +7,6 @@ from scipy.special import ndtri
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Bootstrap, Clusters
 
-# -------------------------------------------------------------------------------------------------------------- AUROC
-
 
 def auroc_interval(
     score: NDArray, label: NDArray, clusters: Clusters, level: float = 0.95

@@ -7,8 +7,6 @@ from scipy.special import ndtr, stdtrit
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import FEW_REPLICATES, SAME, acceleration_of, ratio_interval, ratios_of, sums_left_out
 
-# ------------------------------------------------------------------------------------------------------- many sites
-
 
 def simultaneous_band(
     numerator: NDArray, denominator: NDArray, weights: NDArray, level: float = 0.95

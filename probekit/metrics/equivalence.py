@@ -9,8 +9,6 @@ from scipy.special import ndtr, ndtri, stdtrit
 from probekit.errors import BadInput
 from probekit.metrics.bootstrap import Bootstrap
 
-# -------------------------------------------------------------------------------------------------------- equivalence
-
 
 @dataclass(frozen=True)
 class Equivalence:

@@ -102,9 +102,6 @@ def _rare(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(seed for seed in seeds if seed % RARELY == 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- measuring
-
-
 def _measure_unit(unit: FewUnit) -> pd.DataFrame:
     return pd.DataFrame([row for seed in unit.seeds for row in read_few(unit.case, unit.n, unit.d, seed)])
 
@@ -161,9 +158,6 @@ def _drawn(case: str, n: int, d: int, seed: int) -> tuple[Any, Any, Any, dict[tu
         assert limit is not None
         limits[level, k] = float(limit)
     return planted.activations, planted.law, planted.group, limits
-
-
-# ------------------------------------------------------------------------------------------------------------ judging
 
 
 def judge_few(rows: pd.DataFrame) -> pd.DataFrame:

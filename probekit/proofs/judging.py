@@ -17,9 +17,6 @@ SAME = 1e-3  # an interval covers a truth that lies this near to it: sure behavi
 NAIVE = 0.2  # a naive method is off by at least this
 
 
-# ------------------------------------------------------------------------------------------------------------ judging
-
-
 COLUMNS = (
     "case", "metric", "level", "k", "arm", "source", "control", "domains", "keep", "kind", "truth", "estimate", "low",
     "high", "coverage", "bias", "se", "naive_method", "naive_value", "naive_error", "seeds", "passed", "why",

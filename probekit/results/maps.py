@@ -33,9 +33,6 @@ TURNED = 7  # labels of columns above which they stand slanted, each on one line
 _SVG_CELLS = 3000  # beyond it the click layer is drawn by WebGL
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
-
-
 def leak_map(
     frame: pd.DataFrame, *, template: Template = "light", chosen: tuple[str, str] | None = None, **selection: Any
 ) -> go.Figure:

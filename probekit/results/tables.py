@@ -52,9 +52,6 @@ TOGETHER = ("band_low", "band_high", "p_max")  # of a level's curve over all hoo
 _WHERE = ["behaviour", "fit_domain", "test_domain", "hook", "layer", "site", "level", "source", "k", "label"]
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
-
-
 def leak(
     frame: pd.DataFrame,
     *,

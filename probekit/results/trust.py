@@ -100,9 +100,6 @@ def counted(checks: list[Check]) -> str:
     )
 
 
-# -------------------------------------------------------------------------------------------------- was it all measured
-
-
 def _whole(asked: _Asked) -> Iterator[Check]:
     cells = asked.manifest.get("cells") or {}
     if asked.problem:
@@ -124,9 +121,6 @@ def _whole(asked: _Asked) -> Iterator[Check]:
         why = ", ".join(f"{n} {reason}" for reason, n in empty["na_reason"].map(na_words).value_counts().items())
         said = f"{len(empty)} of {len(asked.plain)} values are NA: {why}." if len(empty) else "Every cell has a value."
         yield Check("run", "values", "failed" if len(empty) else "passed", said)
-
-
-# ------------------------------------------------------------------------------------------------- audit of activations
 
 
 def _audit(asked: _Asked) -> Iterator[Check]:
@@ -177,9 +171,6 @@ def _texts(asked: _Asked) -> Iterator[Check]:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- controls
-
-
 _CONTROLS = {
     "random_twin": ("random twin", "random_twin", "the same read off an untrained network leaves"),
     "random_directions": ("random directions", "random_directions", "random directions leave"),
@@ -227,9 +218,6 @@ def _nearness(asked: _Asked, mine: pd.Series) -> tuple:
     """The finding's own level before `linear`, that before others."""
     level = None if asked.found is None else asked.found["level"]
     return mine["level"] != level, mine["level"] != "linear", mine["level"]
-
-
-# ---------------------------------------------------------------------------------------------- rows, selection, floors
 
 
 def _rows(asked: _Asked) -> Iterator[Check]:

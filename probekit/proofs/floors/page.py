@@ -111,9 +111,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-# ------------------------------------------------------------------------------------------------------------ picture
-
-
 def scatter(rows: pd.DataFrame) -> str:
     """All tasks as points, the floor across and layer 20 up, as SVG on the light ground of the figures."""
     parts = [

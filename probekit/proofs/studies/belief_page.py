@@ -119,8 +119,6 @@ def _cell(row: dict[str, Any] | None) -> str:
     return "" if row is None else "NA" if row["value"] is None else interval(row)
 
 
-# Picture ------------------------------------------------------------------------------------------------------------
-
 PANEL, GAP, TOP, LEFT = 190, 50, 110, 60
 LINES = {("kept", EXACT): ("blue", ""), ("kept", LOCAL): ("orange", ""), ("kept", RECENT): ("soft", ""),
          ("read", f"rule on decoded {EXACT}"): ("blue", "4 4")}  # fmt: skip

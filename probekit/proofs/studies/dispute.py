@@ -202,9 +202,6 @@ def _foresight(found: ForesightFindings) -> Disputed:
                  _judged(bool(less["low"] > 0), bool(less["high"] < 0)), marks)  # fmt: skip
 
 
-# The page -------------------------------------------------------------------------------------------------------------
-
-
 def tables(found: Sequence[Disputed]) -> dict[str, pd.DataFrame]:
     """Of docs/dispute.md: a row per claim, with its rule and its figures."""
     return {

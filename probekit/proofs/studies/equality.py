@@ -256,9 +256,6 @@ def _figures(told: Estimate, digits: int) -> dict[str, Any]:
     return figures(told, digits) | {"n": told.n, "networks": told.groups}
 
 
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
 def tables(found: EqualityFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text: a row per variable and layer."""
     frame = found.frame

@@ -250,9 +250,6 @@ def score(logits: Float[Tensor, "n m d_vocab"], legal: Bool[Tensor, "n n_moves"]
     return Scored(errors, ((cross - count.double().log()[:, None]) / np.log(2)).float())
 
 
-# The study ------------------------------------------------------------------------------------------------------------
-
-
 def measure_flip(size: FlipSize | None = None, seed: int = 0, progress: Progress | None = None) -> FlipFindings:
     """Every way at every layer, alone and with all above, the amount chosen on games of its own; intervals are over
     games."""
@@ -342,9 +339,6 @@ class _Told:
 def _figures(told: Estimate) -> dict[str, Any]:
     bits = None if told.bits is None else round(told.bits, 4)
     return figures(told) | {"bits": bits, "n": told.n, "games": told.groups}
-
-
-# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def tables(found: FlipFindings) -> dict[str, pd.DataFrame]:

@@ -109,9 +109,6 @@ def _figures(told: Estimate) -> dict[str, Any]:
     return {name: round(getattr(told, name), 4) + 0.0 for name in ("value", "low", "high")}  # no -0
 
 
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
 def tables(found: MetricsFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text: the right account of each system, and below it the wrong ones."""
     frame = found.frame

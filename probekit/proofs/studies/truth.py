@@ -140,9 +140,6 @@ def _spoken_of(records: pd.DataFrame) -> pd.DataFrame:
     return records[read | along]
 
 
-# -------------------------------------------------------------------------------------------------------------- told
-
-
 def chosen_site(records: pd.DataFrame) -> str:
     """The hook point that selection rows prefer for the linear reader of truth."""
     rows = records[(records["metric"] == "selected") & (records["level"] == "linear")]

@@ -175,8 +175,6 @@ def _correlated(rows: pd.DataFrame, what: str) -> dict[str, Any]:
             "interval": f"[{number(low)}, {number(high)}]"}  # fmt: skip
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
-
 CELL_W, CELL_H, SIDE, TOP = 46, 30, 240, 150
 
 

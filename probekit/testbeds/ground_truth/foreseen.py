@@ -61,9 +61,6 @@ def passing_plant(p: Parameters, generator: np.random.Generator, n: int, n_domai
     return _plant(p, generator, s, described, domain)
 
 
-# Naive methods -------------------------------------------------------------------------------------------------------
-
-
 def _leak(score: Array, bad: NDArray[np.bool_]) -> float:
     told = foresight({"naive": score}, bad, Clusters.of(np.arange(len(bad)), 2, 0), BUDGET)
     return float(told.rankings["naive"]["leak"].value or 0.0)
@@ -96,9 +93,6 @@ def held_out_where_seen(planted: Planted) -> tuple[str, float]:
     x, bad = planted.activations[seen], planted.law[seen, 1] > 0.5
     chances = cross_val_predict(LogisticRegression(max_iter=5_000), x, bad, cv=5, method="predict_proba")
     return "held-out rows where seen", _leak(np.asarray(chances, dtype=np.float64)[:, 1], bad)
-
-
-# Cases ---------------------------------------------------------------------------------------------------------------
 
 
 def _truth(value: float, kind, domain: str = UNSEEN) -> Truth:

@@ -51,9 +51,6 @@ def _domains(n: int, n_domains: int) -> NDArray[np.str_]:
     return np.repeat([SEEN, UNSEEN][:n_domains], n)
 
 
-# Naive methods -----------------------------------------------------------------------------------------------------
-
-
 def raw_transfer(planted: Planted) -> tuple[str, float]:
     """P13a: the direction of one model asked of the other as it is."""
     from sklearn.metrics import roc_auc_score
@@ -67,8 +64,6 @@ def alignment(planted: Planted) -> tuple[str, float]:
     """P13b, P13c: what kernel alignment leaves."""
     return "1 - CKA", 1 - linear_cka(planted.activations, planted.extra["second"])
 
-
-# Cases --------------------------------------------------------------------------------------------------------------
 
 OTHER = f"label:{INTERMEDIATE}"
 CLONED = Truth("transfer", "direction", lambda p: 0.0, "zero", 1, "models:procrustes")

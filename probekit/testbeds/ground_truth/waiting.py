@@ -54,9 +54,6 @@ def contrast_plant(p: Parameters, generator: np.random.Generator, n: int, n_doma
     return Planted(**{**one.__dict__, "extra": {"negated": negated, "distractor": p.rotation[1]}})
 
 
-# Naive methods -----------------------------------------------------------------------------------------------------
-
-
 def clean_auroc(planted: Planted) -> tuple[str, float]:
     """P12: how well the probe separates what nobody has attacked."""
     from sklearn.metrics import roc_auc_score
@@ -74,8 +71,6 @@ def ccs_loss(planted: Planted) -> tuple[str, float]:
     up, down = expit(4 * (x @ direction)), expit(4 * (negated @ direction))
     return "CCS loss", float(((up - (1 - down)) ** 2 + np.minimum(up, down) ** 2).mean())
 
-
-# Cases --------------------------------------------------------------------------------------------------------------
 
 ATTACKED = Truth("attack", "direction", lambda p: 2.0, "positive", 1, "auroc")
 DISTRACTED = Truth("read", "direction", lambda p: 1.0, "one", 1, "auroc", source="random")
