@@ -232,7 +232,7 @@ def _dressed(
     title: str,
     subtitle: str,
     **more: Any,
-) -> Places:
+) -> None:
     """The house look of a figure along the network, with hatching where `shown` has no value. more: of `dress`."""
     places = Places.of(table)
     dress(figure, template, title, subtitle, about=about(table), **more)
