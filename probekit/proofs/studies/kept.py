@@ -1,5 +1,7 @@
 """Kept: what studies share. Texts as a CSV file, a job of their own run on them, and findings as JSON."""
 
+# pyright: reportGeneralTypeIssues=false
+
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
