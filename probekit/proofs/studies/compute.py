@@ -11,6 +11,7 @@ was as good as it is then. Among the descriptions are the network's own earlier 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class ComputeFindings:
         """One row per line, so that a change can be read."""
         write_json(path, asdict(self), ("rows",))
 
-    @property
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """`loss` under replacement and the network's own in bits; under each of FLOORS its loss (`zero_bits`) and what
         is recovered (`zero`, `zero_low`, `zero_high`); `compute` alike, with why there is none in `compute_na`."""
