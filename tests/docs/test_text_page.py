@@ -22,6 +22,8 @@ from probekit.proofs.studies.truth import Findings, figures_of
 from probekit.results import tables
 from probekit.storage import cache
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "text.md").read_text(encoding="utf-8")
 ROWS, JOB, SCRIPT = (re.findall(rf"```{kind}\n(.*?)```", PAGE, re.S) for kind in ("json", "toml", "python"))

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from probekit.proofs.studies.variants import COMPARED, HIGH, VariantsFindings
-from probekit.proofs.studies.variants_page import cells, claim_holds, claims, verdict
+from probekit.proofs.studies.variants_page import _spearman, cells, claim_holds, claims, verdict
 from probekit.testbeds.variants import CONTROLS, load_variants
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,3 +45,18 @@ def test_what_the_page_claims_is_what_its_tables_say(found):
     for control in CONTROLS:
         assert verdict(told[control, "behaviour"]) == "stays"
         assert verdict(told[control, "form, fitted again"]) == "lost"
+
+
+def test_rank_correlations_of_draws_are_those_of_scipy():
+    """Rows with ties that come several times or not at all; the correlation of plain values is another number."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, 40).astype(float)
+    y = np.exp(x + rng.normal(scale=4, size=40).round())
+    times = rng.integers(0, 4, (30, 40))
+    theirs = [spearmanr(np.repeat(x, n), np.repeat(y, n)).statistic for n in times]
+    assert _spearman(x, y, times) == pytest.approx(theirs, abs=1e-12)
+    plain = [np.corrcoef(np.repeat(x, n), np.repeat(y, n))[0, 1] for n in times]
+    assert np.abs(np.subtract(plain, theirs)).max() > 0.1
+    alone = np.zeros((1, 40))
+    alone[0, 3] = 5
+    assert np.isnan(_spearman(x, y, alone)).all()

@@ -33,7 +33,9 @@ def fitted(device: torch.device) -> dict[str, float]:
         assert bits.device.type == device.type, f"{name} left the device"
         out[name] = float(bits.double().mean().to("cpu"))
 
-    for n_class, folds in ((2, 0), (4, 4)):
+    # Of functions, one direction where outcomes are two and two where they are four: more of them run the same lines, and
+    # their joint fits are four of five operations here, each of which the pretended device makes in Python.
+    for n_class, folds, few in ((2, 0, (1,)), (4, 4, (2,))):
         x, law = problem(n_class)
         parts = torch.randperm(800, generator=torch.Generator().manual_seed(folds)).chunk(max(folds, 1))
         inner = [(torch.cat([*parts[:i], *parts[i + 1 :]]), parts[i]) for i in range(folds)]
@@ -42,7 +44,8 @@ def fitted(device: torch.device) -> dict[str, float]:
             for at in SIDES
         )
         site = Site.prepare([(fit, select, calibrate)], 0, inner=inner)[0]
-        readers = [reader for name in LEVELS for reader in fit_level(site, Level.parse(name), (1, 2, 4))]
+        levels = {name: few if name.startswith("simple:") else (1, 2, 4) for name in LEVELS}
+        readers = [reader for name, ks in levels.items() for reader in fit_level(site, Level.parse(name), ks)]
         for i, reader in enumerate([*readers, *random_readers(site, (1, 3), 0)]):
             told(f"{n_class}/{reader.level}/{reader.source}/{reader.k}/{i}", reader.bits(test))
     return out
@@ -73,7 +76,7 @@ def test_nothing_is_left_on_the_processor():
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["refused"] == ["mixed", "numpy"], "a device that forgives everything shows nothing"
     expected = fitted(torch.device("cpu"))
-    assert list(found["bits"]) == list(expected) and len(expected) > 60
+    assert list(found["bits"]) == list(expected) and len(expected) > 40
     assert found["bits"] == pytest.approx(expected, abs=1e-4)
 
 

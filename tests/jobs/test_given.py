@@ -12,6 +12,8 @@ from probekit.jobs.runner import run_job
 from probekit.spec import JobSpec
 from rowfiles import write
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 FIRST, LAST = "blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"
 ARMS = ["single:random", "single:matched", "necessity:resample", "necessity:mean", "iia", "chain:random"]
 WORDS = ("capital", "sentence", "france", "spain", "red", "blue", "car", "bicycle", "old", "one", "two", "three")

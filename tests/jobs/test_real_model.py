@@ -41,11 +41,17 @@ def short(table, tmp_path, n=16):
 
 
 def states(hf, texts):
-    """Hidden states of each text alone, at its last token: [n, n_layers + 1, d]."""
+    """Hidden states of each text at its last token, texts of one length together, so that nothing is padded:
+    [n, n_layers + 1, d]."""
     model, tokenizer = hf
-    with torch.inference_mode():
-        found = [model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True) for text in texts]
-    return torch.stack([torch.stack([state[0, -1] for state in one.hidden_states]) for one in found])
+    tokens = [tokenizer(text)["input_ids"] for text in texts]
+    found = {}
+    for length in {len(ids) for ids in tokens}:
+        at = [i for i, ids in enumerate(tokens) if len(ids) == length]
+        with torch.inference_mode():
+            told = model.model(torch.tensor([tokens[i] for i in at]), output_hidden_states=True).hidden_states
+        found |= zip(at, torch.stack([state[:, -1] for state in told], 1), strict=True)
+    return torch.stack([found[i] for i in range(len(texts))])
 
 
 def test_activations_are_the_hidden_states_of_hugging_face(real, hf, table, tmp_path):

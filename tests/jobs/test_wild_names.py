@@ -20,6 +20,8 @@ from probekit.jobs.work import tensor_name
 from probekit.results import text as text_of
 from probekit.storage.files import RUN_NAME
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
 NAMES = [
     "the model says that the statement is true, and not that it is false", "x" * 300, "véracité", "真実", "p[/yes]",

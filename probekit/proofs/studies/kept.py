@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ class Kept:
         rows = [name for name, value in told.items() if isinstance(value, tuple) and all(map(_is_row, value))]
         write_json(path, told, rows)
 
-    @property
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """The member `rows`."""
         return pd.DataFrame(vars(self)["rows"])

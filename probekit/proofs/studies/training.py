@@ -9,7 +9,7 @@ this step is taken, frozen, to the last one. Neighbouring steps are compared ove
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,14 @@ class TrainingFindings(Kept):
     onsets: tuple[dict[str, Any], ...]
     learned: tuple[dict[str, Any], ...]
 
-    @property
-    def begun(self) -> pd.DataFrame:
-        """A row per kind, network, metric, level and margin: the step from which on it is there, none where it never
-        is."""
-        return pd.DataFrame(self.onsets)
+    @cached_property
+    def begun(self) -> dict[tuple[str, str, str, float], dict[int, float | None]]:
+        """(kind, metric, level, margin) -> network -> the step from which on it is there, None where it never is."""
+        out: dict[tuple[str, str, str, float], dict[int, float | None]] = {}
+        for row in self.onsets:
+            at, step = (row["kind"], row["metric"], row["level"], row["margin"]), row["onset"]
+            out.setdefault(at, {})[int(row["network"])] = None if step is None or np.isnan(step) else float(step)
+        return out
 
 
 @dataclass(frozen=True)

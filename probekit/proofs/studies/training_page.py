@@ -113,10 +113,7 @@ def begun_of(
     found: TrainingFindings, kind: str, metric: str, level: str, margin: float = MARGIN
 ) -> dict[int, float | None]:
     """Network -> the step from which on the level is there, None where it never is; empty where it is not measured."""
-    rows = found.begun
-    some = rows[(rows["kind"] == kind) & (rows["metric"] == metric) & (rows["level"] == level)]
-    some = some[some["margin"] == margin]
-    return {int(row["network"]): None if pd.isna(row["onset"]) else row["onset"] for row in some.to_dict("records")}
+    return found.begun.get((kind, metric, level, margin), {})
 
 
 def _onsets(found: TrainingFindings) -> pd.DataFrame:

@@ -75,15 +75,20 @@ def orders(n_bits: int) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(found))
 
 
+@cache
+def _slabs(n_bits: int, n_thresholds: int) -> tuple[NDArray[np.int64], ...]:
+    """The cells that each such cut makes of the states, each once: many orders of the states share one."""
+    n, made = 2**n_bits, {}
+    for order in orders(n_bits):
+        for cuts in itertools.combinations(range(1, n), n_thresholds):
+            cells = np.digitize(np.array(order), cuts)
+            made.setdefault(cells.tobytes(), cells)
+    return tuple(made.values())
+
+
 def threshold_fbu(law: NDArray[np.float64], n_thresholds: int) -> float:
     """Least FBU of one direction cut by `n_thresholds` parallel planes, one law per cell."""
-    n = len(law)
-    least = np.inf
-    for order in orders(int(np.log2(n))):
-        rank = np.array(order)
-        for cuts in itertools.combinations(range(1, n), n_thresholds):
-            least = min(least, cell_bits(law, np.digitize(rank, cuts)))
-    return fbu(least, law)
+    return fbu(min(cell_bits(law, cells) for cells in _slabs(int(np.log2(len(law))), n_thresholds)), law)
 
 
 def softmax_fbu(
