@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 SAMPLED = "sampled:"  # how behaviours begin that nobody picked
 METRICS = (
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
-    "steer",  # a direction added at a site; of arm `effect` bits of log-odds, of `wrong` a share, of `unrelated` bits
+    "steer",  # a direction added at a site: `effect` and `unrelated` are bits, `share` and `wrong` shares
     "selected",  # read at the site of each fold that its selection rows prefer
     "extrapolated",  # read in the limit of many fit rows
     "code_length",  # online code beside the floor
@@ -51,7 +51,7 @@ ARMS = (
     "cross_talk",  # compose: how far other readouts move when one part is set
 )  # fmt: skip
 # Of `steer`, ending in the dose in standard deviations of the readout: `effect:+2`.
-ARM_PREFIXES = ("effect:", "wrong:", "unrelated:")
+ARM_PREFIXES = ("effect:", "share:", "wrong:", "unrelated:")
 LEVELS = (
     "prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear",
     "absent",  # decomposition only: what no level finds at this site

@@ -413,6 +413,9 @@ class ReadSpec(_Strict):
         return tuple(known) if self.features is None else self.features
 
 
+GENERATION = "generation"
+
+
 def shown_of(kinds: Mapping[str, str], asked: tuple[str, ...], table: str) -> tuple[str, ...]:
     """Behaviours (name -> kind) that one forward pass shows, or those `asked`. Raises BadInput for another."""
     shown = tuple(name for name, kind in kinds.items() if kind not in ("label", "generation", "value", "logprob"))
@@ -542,12 +545,29 @@ class ComposeSpec(_Strict):
 class SteerSpec(_Strict):
     """A direction added where `[replace]` edits, in several doses: those of the behaviour, of labels and learned ones.
 
-    Left out, nothing is steered. It takes hooks, behaviours, labels and rows from `[replace]`, which it needs. Cost:
-    two runs of the edited token per row, dose and direction.
+    Left out, nothing is steered. It takes hooks, labels and rows from `[replace]`, which it needs. Cost: two runs of
+    the edited token per row, dose and direction; of a behaviour of kind `generation` as many texts are written.
     """
 
     doses: tuple[float, ...] = Field(default=(-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), min_length=1)
     """In standard deviations of the direction's readout over fit rows."""
+    behaviours: tuple[str, ...] = ()
+    """Those of `[replace]`, and all of kind `generation`, when empty."""
+    written: bool = True
+    """Of kind `generation`: the dose is at every token from the first edited one on, those that the model writes
+    included. Otherwise at the edited ones alone."""
+
+    def behaviours_of(self, kinds: Mapping[str, str], replaced: tuple[str, ...]) -> tuple[str, ...]:
+        """The behaviours that are steered, of the task's (name -> kind). Raises BadInput for one that cannot be."""
+        written = tuple(name for name, kind in kinds.items() if kind == GENERATION)
+        shown = (*shown_of(kinds, (), "steer"), *written)
+        for name in self.behaviours:
+            if name not in shown:
+                raise BadInput(
+                    f"steer.behaviours has '{name}', which no model says or writes; those of this task that one does: "
+                    f"{', '.join(shown) or 'none'}."
+                )
+        return self.behaviours or (*replaced, *written)
 
 
 class TransferSpec(_Strict):
@@ -640,6 +660,12 @@ class JobSpec(_Strict):
     def id(self) -> str:
         """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""
         return digest(self.model_dump(mode="json"))
+
+    def edited_of(self, kinds: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Behaviours that are replaced and that are steered, of the task's (name -> kind). Raises BadInput."""
+        replaced = self.replace.behaviours_of(kinds) if self.replace else ()
+        steered = self.steer.behaviours_of(kinds, replaced) if self.steer else ()
+        return {"replace": replaced, "steer": steered}
 
     @property
     def wants_twin(self) -> bool:

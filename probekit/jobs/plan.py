@@ -105,9 +105,9 @@ def _replace_rows(
     kept = ", ".join([*found, *brought, "principal components", "random directions"])
     return [
         {"kind": kind, "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers), "levels": kept}
-        for kind in ("replace", *(["steer"] if spec.steer else []))
+        for kind, behaviours in spec.edited_of(kinds).items()
         for pattern in spec.replace.hooks or after_blocks(spec.read.hooks)
-        for behaviour in spec.replace.behaviours_of(kinds)
+        for behaviour in behaviours
     ]
 
 

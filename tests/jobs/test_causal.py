@@ -187,8 +187,8 @@ def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, mo
         return whole(self, layers)
 
     def count_branch(self, edits, n_branches=1):
-        if len(edits) == 1 and len(self.texts) <= 24 and self.texts.lengths.max() < 8:  # no chain, no other texts
-            runs[doing[0]] += len(self.texts) * n_branches
+        if len(self.texts) <= 24 and self.texts.lengths.max() < 8:  # no other texts
+            runs["chain" if len(edits) > 1 else doing[0]] += len(self.texts) * n_branches
         return branch(self, edits, n_branches)
 
     def steer(self, cell):
@@ -208,7 +208,10 @@ def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, mo
         assert 0.6 * one.runs <= runs[kind] <= one.runs, (
             kind
         )  # at most: LEACE may find nothing, a direction may be still
-        assert one.passes == 2 * 24 <= passes[kind]  # the chain, and texts of something else, come on top
+        # texts of something else come on top; those of the chain are counted with the single sites'
+        assert one.passes == {"chain": 24}.get(kind, 48) and (kind == "chain" or one.passes <= passes[kind])
+    assert set(told) == {"replace", "chain", "steer"} and told["chain"].places == 1
+    assert told["chain"].blocks == 3 * 24 + 3 * told["chain"].runs
     # edits before the first of three blocks run all of them, those of what the last one ends with none
     n = told["steer"].runs // 2
     assert told["steer"].blocks == 3 * 2 * 24 + n * (3 + 0)
@@ -245,6 +248,9 @@ def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
     # two answers that this network gives about as often, so that both have rows enough
     spec = job(folder, ("she", "six"), arms=["single:random", "roll_out"])
     spec = spec.model_copy(update={"steer": SteerSpec(doses=(-2.0, 2.0))})
+    priced = {one.kind: one for one in forecast_of(spec, folder[0]).edited}
+    # at the first of two sites, then at both; either way from the first of three blocks on
+    assert priced["roll_out"].places == 2 and priced["roll_out"].blocks == 2 * 3 * 24 + 3 * priced["roll_out"].runs
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
     shown = tables.table("steering", run.records, hook=FIRST)
     assert {"behaviour", "label:truth"} <= set(shown["source"]) and set(shown["dose"]) == {-2.0, 2.0}
@@ -256,6 +262,31 @@ def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
     assert points.loc[points["source"] == "label:truth", "fitted_to"].tolist() == ["truth"]
     assert tables.table("roll_out", run.records).groupby("label")["n_sites"].apply(list)["PCA, k=1"] == [1, 2]
     assert "raises " in steering_text(shown, 80)
+
+
+def test_a_job_steers_what_the_model_writes(folder, tmp_path):
+    said = "^(the|a|of|in|is|one|two|three|four|five|six|she|he|red|blue|paris|madrid)\\b"
+    spec = job(folder, ("she", "six"), hooks=[FIRST], arms=["single:random"])
+    task = spec.task.model_dump(exclude_none=True)
+    task["behaviours"] += ({"name": "writes", "kind": "generation", "n_tokens": 2, "match": {"common": said}},)
+    told = spec.model_dump(exclude_none=True, exclude={"task"}) | {"task": task, "steer": {"doses": [-2.0, 2.0]}}
+    spec = JobSpec.check(told, "job")
+    priced = {one.kind: one for one in forecast_of(spec, folder[0]).edited}["steer while writes is written"]
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    shown = tables.table("steering", run.records, behaviour="writes", hook=FIRST)
+    assert set(shown["dose"]) == {-2.0, 2.0} and "label:truth" in set(shown["source"])
+    assert shown["effect"].isna().all() and shown[["share", "random_share", "wrong"]].notna().all(axis=None)
+    n = len(shown) // 2  # directions
+    assert priced.runs == 24 * 2 * 2 * n and priced.blocks == 3 * 2 * priced.runs
+    told = steering_text(shown, 80)
+    assert max(map(len, told.splitlines())) <= 80 and "share" in told.splitlines()[4], told
+    assert not tables.table("steering", run.records, behaviour="says", hook=FIRST).empty
+    with pytest.raises(BadInput, match="steer.behaviours has 'truth', which no model says"):
+        JobSpec.check(told_with(spec, steer={"behaviours": ["truth"]}), "job").edited_of({"truth": "label"})
+
+
+def told_with(spec, **keys):
+    return spec.model_dump(exclude_none=True) | keys
 
 
 def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):

@@ -31,17 +31,17 @@ OTHER = 101  # seeds between the random directions of an exchange and those of i
 class InTwin(Replacement):
     """The same cases in a randomly initialised network, whose own answers they then have."""
 
-    _said: tuple[Cases, Cases] | None = None
-
     def _cases(self, setting: Setting) -> Cases:
         cases = super()._cases(setting)
-        if self._said is None or self._said[0] is not cases:
+
+        def said() -> Cases:
             own = self.activations.observations.behaviours[setting.behaviour.name].law
             if own.shape[1] != len(setting.pooling.place):
                 raise FitError("the random network's law has other outcomes")
             law = setting.pooling.law(own.astype(np.float64))
-            self._said = cases, replace(cases, law=law[cases.rows.last], pool_law=law[cases.pool.last])
-        return self._said[1]
+            return replace(cases, law=law[cases.rows.last], pool_law=law[cases.pool.last])
+
+        return self.lately("said", cases, said)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def beside_learned(
         except FitError as error:
             out.outcome.records += unlearned(replacement, behaviour, domain, hook, INTERCHANGED, str(error), control)
             continue
+        place.lately.forget("pairs")
         found = [replace(one, control=control) for one in found]
         if place is replacement:
             out.abstractions.extend(found)

@@ -9,13 +9,14 @@ itself. A search for a subspace (DAS) is held against its own forward and backwa
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -163,6 +164,22 @@ def replace_bench(size: ReplaceSize, folder: Path, case: str, note: Note) -> Ite
         case_name = f"{lengths} x {size.n_layers} layers, {case} edited"
         middle = statistics.median(mine), statistics.median(seconds)
         yield Row(case_name, name, *middle, ratio, gaps[name], share / least)
+
+
+def tables(told: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The table of the page, as text, from what `probekit bench replace --json` printed."""
+    blocks = {one["edited"]: one for one in told["blocks"]}
+    rows = []
+    for row in told["rows"]:
+        what, _, edited = row["case"].rpartition(", ")
+        counted = blocks.get(edited.removesuffix(" edited"))
+        rows.append({
+            "edited": edited.removesuffix(" edited") if counted else "a search, " + what.partition(", ")[0],
+            "beside": row["peer"], "ours, s": f"{row['ours_seconds']:.3g}", "theirs, s": f"{row['peer_seconds']:.3g}",
+            "theirs / ours": f"{row['ratio']:.2f}", "largest gap": f"{row['gap']:.0e}" if counted else "",
+            "blocks of whole texts": f"{counted['share']:.3f}" if counted else "",
+        })  # fmt: skip
+    return {"edited": pd.DataFrame(rows)}
 
 
 def timed(solve: Solver, problem: Interchanges) -> tuple[Tensor, float]:
