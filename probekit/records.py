@@ -33,6 +33,7 @@ ARMS = (
     "positions",  # a bit kept at one of several places that spell it, the others from one donor
     "iia", "iia:odds",  # replace at one site: its part from a donor of another answer, which is to follow; or its odds
     "iia:illusion",  # accuracy of that exchange less that of what of the subspace is read there
+    "iia:gap",  # accuracy of that exchange on the pairs that a subspace was learned from, less that on test rows
     "iia:dormant", "iia:far",  # how far that exchange leads off support: shares of the displacement, of edited rows
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     # replace: the share of its training compute after which the model was as good as with one donor's rest

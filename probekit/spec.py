@@ -341,7 +341,7 @@ class DirectionsEntry(_Strict):
     point, or one of them with `hook`; or a reader that `save_reader` wrote. `file.py:function`: your code, which
     running a job runs; it returns {hook: [k, d]}, and its source is hashed into the run."""
     hook: str | None = None
-    """Where they are, for a file that does not say."""
+    """Where they are, for a file that does not say; a pattern, for all that are read of it."""
     tensor: str | None = None
     """With `hook`: the tensor of a `.safetensors` file that holds several, such as an SAE's decoder."""
     rows: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)

@@ -187,7 +187,9 @@ def _given(spec: JobSpec, base: Path, model: Model) -> tuple[Brought, ...]:
     for entry in spec.directions:
         found = read_given(entry, base)
         assert found is not None
+        read = [hook.name for hook in model.hooks(spec.read.hooks)]
+        found = found.spelt(read)
         for hook in found.directions:
             found.check(model.hooks(hook)[0].name, model.widths[hook])
-        out.append(found.among(hook.name for hook in model.hooks(spec.read.hooks)))
+        out.append(found.among(read))
     return tuple(out)

@@ -36,6 +36,7 @@ COLUMNS = {
 BESIDE = {
     "in_twin": ("iia", "random_twin"), "shuffled": ("iia", "shuffled_counterfactuals"), "placebo": ("iia", "placebo"),
     "illusion": ("iia:illusion", ""), "dormant": ("iia:dormant", ""), "far": ("iia:far", ""),
+    "gap": ("iia:gap", ""),
 }  # fmt: skip
 ROLL_OUT = "roll_out"
 STEERED = ("effect", "share", "wrong", "unrelated")

@@ -289,6 +289,7 @@ _BESIDE = {
     "in_twin": "{} by the same search in a random network", "shuffled": "{} by one for shuffled answers",
     "placebo": "{} moved as far in random directions", "illusion": "illusion gap {}",
     "dormant": "{} of the move along what hardly varies", "far": "{} of edited rows beyond natural ones",
+    "gap": "{} more right on the pairs that it was learned from",
 }  # fmt: skip
 
 

@@ -146,7 +146,11 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
     hooks = {"hooks": (FIRST, MLP)}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"twin": True}),
                                    "read": spec.read.model_copy(update=hooks)})  # fmt: skip
+    of_work, made = Work._made, []
+    monkeypatch.setattr(Work, "_made", lambda self, *asked: made.append(asked[1:]) or of_work(self, *asked))
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    # in either network those that are exchanged and those that are learned from, and not for each search and hook point
+    assert len(made) == 4
     learned = run.records[(run.records["metric"] == "replace") & (run.records["source"] == "das")]
     rows = learned.set_index(["hook", "arm", "control"])
     for hook in (FIRST, MLP):
@@ -155,6 +159,9 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
         assert told["random_twin"] == iia(rows.loc[(hook, "iia", ""), "note"].replace("an IIA of", "IIA"))
         assert told["placebo"] < told["random_twin"]  # where nothing says where to, as large a move brings less
         assert all(0 <= rows.loc[(hook, f"iia:{name}", ""), "value"] <= 1 for name in ("dormant", "far"))
+        # on the pairs that it was learned from it cannot be right more often than always
+        gap, own = rows.loc[(hook, "iia:gap", ""), "value"], rows.loc[(hook, "iia", ""), "note"]
+        assert -1 <= gap <= 1 - iia(own.replace("an IIA of", "IIA")) + 5e-4
     # behind the nonlinearity all of the site brings few answers, and there is nothing to divide by in the first place
     assert [rows.loc[(hook, "iia", ""), "na_reason"] for hook in (FIRST, MLP)] == ["vacuous", "small_denominator"]
     assert rows.loc[(FIRST, "iia", "random_twin"), "value"] < rows.loc[(FIRST, "iia", "placebo"), "value"]
@@ -165,7 +172,7 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
 
     shown = tables.table("causal", run.records, hook=FIRST).set_index("label")
     one = shown[shown["source"] == "das"].iloc[0]
-    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far"} <= set(shown.columns)
+    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far", "gap"} <= set(shown.columns)
     assert one["placebo"] == rows.loc[(FIRST, "iia", "placebo"), "value"]
     said = causal_text(tables.table("causal", run.records, hook=FIRST), "says", 80)
     assert max(map(len, said.splitlines())) <= 80
@@ -266,11 +273,13 @@ def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
 
 def test_a_job_steers_what_the_model_writes(folder, tmp_path):
     said = "^(the|a|of|in|is|one|two|three|four|five|six|she|he|red|blue|paris|madrid)\\b"
-    spec = job(folder, ("she", "six"), hooks=[FIRST], arms=["single:random"])
-    task = spec.task.model_dump(exclude_none=True)
-    task["behaviours"] += ({"name": "writes", "kind": "generation", "n_tokens": 2, "match": {"common": said}},)
-    told = spec.model_dump(exclude_none=True, exclude={"task"}) | {"task": task, "steer": {"doses": [-2.0, 2.0]}}
-    spec = JobSpec.check(told, "job")
+    told = job(folder, ("she", "six"), hooks=[FIRST], arms=["single:random"]).model_dump(
+        mode="json", exclude_unset=True
+    )
+    told["task"]["behaviours"].append(
+        {"name": "writes", "kind": "generation", "n_tokens": 2, "match": {"common": said}}
+    )
+    spec = JobSpec.check(told | {"steer": {"doses": [-2.0, 2.0]}}, "job")
     priced = {one.kind: one for one in forecast_of(spec, folder[0]).edited}["steer while writes is written"]
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
     shown = tables.table("steering", run.records, behaviour="writes", hook=FIRST)
@@ -278,15 +287,11 @@ def test_a_job_steers_what_the_model_writes(folder, tmp_path):
     assert shown["effect"].isna().all() and shown[["share", "random_share", "wrong"]].notna().all(axis=None)
     n = len(shown) // 2  # directions
     assert priced.runs == 24 * 2 * 2 * n and priced.blocks == 3 * 2 * priced.runs
-    told = steering_text(shown, 80)
-    assert max(map(len, told.splitlines())) <= 80 and "share" in told.splitlines()[4], told
+    printed = steering_text(shown, 80)
+    assert max(map(len, printed.splitlines())) <= 80 and "share" in printed
     assert not tables.table("steering", run.records, behaviour="says", hook=FIRST).empty
     with pytest.raises(BadInput, match="steer.behaviours has 'truth', which no model says"):
-        JobSpec.check(told_with(spec, steer={"behaviours": ["truth"]}), "job").edited_of({"truth": "label"})
-
-
-def told_with(spec, **keys):
-    return spec.model_dump(exclude_none=True) | keys
+        plan_rows(JobSpec.check(told | {"steer": {"behaviours": ["truth"]}}, "job"), folder[0])
 
 
 def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):

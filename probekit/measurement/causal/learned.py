@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.das import Das, fit_das
+from probekit.fit.das import Das, fit_das, interchanged_laws
 from probekit.measurement.causal.cases import CaseRows, Cases, Donors, texts_of
 from probekit.measurement.causal.replacement import Replacement
 from probekit.metrics.causal.replace import random_donors
@@ -72,10 +72,12 @@ class Pairs:
         order = np.argsort(np.concatenate(places))
         return torch.cat(out)[torch.from_numpy(order)].clamp_min(TINY).log()
 
-    def fit(self, site: Callable[[str], Tensor], k: int, seed: int, steps: int, shuffled: bool = False) -> Das:
-        """The subspace of rank k. site: activations of the cases' own rows. shuffled: of what is wanted, among pairs.
+    def fit(
+        self, site: Callable[[str], Tensor], k: int, seed: int, steps: int, shuffled: bool = False
+    ) -> tuple[Das, float]:
+        """(the subspace of rank k, the share of the pairs it was fitted on whose answer it brings).
 
-        Raises FitError for too few pairs.
+        site: activations of the cases' own rows. shuffled: of what is wanted, among pairs. Raises FitError for too few.
         """
         groups = np.unique(self.rows.group)
         kept = np.random.default_rng([seed, 33]).permutation(groups)[: max(1, len(groups) // 4)]
@@ -90,10 +92,13 @@ class Pairs:
         wanted = torch.from_numpy(self.donors.law[self.donors.index[:, 0]]).float()
         if shuffled:
             wanted = wanted[torch.from_numpy(np.random.default_rng([seed, 36]).permutation(len(wanted)))]
-        return fit_das(
+        found = fit_das(
             self.run, base, source, wanted, select=torch.from_numpy(select), k=k, seed=seed, steps=steps, batch=BATCH,
             n_starts=STARTS, patience=PATIENCE,
         )  # fmt: skip
+        others = torch.from_numpy(np.setdiff1d(np.arange(len(base)), select))
+        laws = interchanged_laws(self.run, found.basis, base, source, others, BATCH)
+        return found, float((laws.argmax(1) == wanted[others].argmax(1)).float().mean())
 
 
 def answering_otherwise(law: NDArray[np.float64], donors: Donors, seed: int) -> tuple[NDArray[np.int64], Donors]:
@@ -130,7 +135,9 @@ def learn(
     seed = replacement.study.seeds.data
     pairs = replacement.lately("pairs", (behaviour, domain, hook), lambda: _pairs(replacement, behaviour, domain, hook))
     found = [pairs.fit(site, k, seed, spec.das_steps, shuffled) for k in asked]
-    return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
+    if not shuffled:
+        replacement.fitted = {one.k: share for one, share in found}
+    return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one, _ in found]
 
 
 def _pairs(replacement: Replacement, behaviour: str, domain: str, hook: str) -> Pairs:

@@ -84,6 +84,7 @@ class Replacement:
         self.study, self.spec, self.made, self.curves = study, spec, made, curves or {}
         self.site = RowsAt(activations)
         self.lately = Lately()
+        self.fitted: Mapping[int, float] = {}  # of each rank that was learned last: accuracy on the pairs learned from
         self.exchanges: Mapping[tuple[str, int, str], Interchanged] = {}  # of the last cell: source, k, control
 
     def cell(
