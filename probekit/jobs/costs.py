@@ -113,9 +113,15 @@ def _replace_runs(spec: JobSpec, replaced: ReplaceSpec, size: ModelSize | None, 
     tokens = _written(spec)
     for name in (name for name in edited["steer"] if name not in told):
         runs = rows * len(entries) * _steered(spec.steer, sets[name])
-        blocks = None if size is None else runs * size.layers * tokens[name]
-        seconds = None if size is None else 2 * size.block * (blocks + runs * size.layers * size.tokens) / _speed()
-        yield EditedRuns(f"steer while {name} is written", len(entries), 0, runs, blocks, seconds)
+        yield _written_runs(f"steer while {name} is written", len(entries), runs, tokens[name], size)
+
+
+def _written_runs(kind: str, places: int, runs: int, tokens: int, size: ModelSize | None) -> EditedRuns:
+    """runs: of all places, a text and `tokens` behind it each."""
+    if size is None:
+        return EditedRuns(kind, places, 0, runs, None, None)
+    done = 2 * size.block * runs * size.layers * (size.tokens + tokens)
+    return EditedRuns(kind, places, 0, runs, runs * size.layers * tokens, done / _speed())
 
 
 def _written(spec: JobSpec) -> dict[str, int]:
