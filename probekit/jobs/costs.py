@@ -97,19 +97,21 @@ def _replace_runs(spec: JobSpec, replaced: ReplaceSpec, size: ModelSize | None, 
     sets = {name: found + [("random", k, False) for k in sorted({k for _, k, _ in found})]
             for name, found in sets.items()}  # fmt: skip
     shown = [sets[name] for name in edited["replace"]]
-    yield _priced("replace", entries, rows, len(shown), sum(_replaced(replaced, one) for one in shown), size)
-    if len(entries) > 1:
+    if shown:
+        yield _priced("replace", entries, rows, len(shown), sum(_replaced(replaced, one) for one in shown), size)
+    if shown and len(entries) > 1:
         domains = asked.domains if spec.transfer else 1
         runs = sum(_chained(replaced, one) for one in shown)
         yield _priced("chain", [min(entries)] * domains, rows, len(shown), runs, size)
-    if ROLL_OUT in replaced.arms:
+    if shown and entries and ROLL_OUT in replaced.arms:
         runs = sum(replaced.donors * len(_without_das(one)) for one in shown)
         yield _priced(ROLL_OUT, [min(entries)] * len(entries), rows, len(shown), runs, size)
     if spec.steer is None:
         return
     told = [name for name in edited["steer"] if asked.kinds[name] != GENERATION]
     runs = sum(_steered(spec.steer, sets[name]) for name in told)
-    yield _priced("steer", entries, rows, len(told), runs, size)
+    if told:
+        yield _priced("steer", entries, rows, len(told), runs, size)
     tokens = _written(spec)
     for name in (name for name in edited["steer"] if name not in told):
         runs = rows * len(entries) * _steered(spec.steer, sets[name])
