@@ -286,7 +286,7 @@ def test_a_job_steers_what_the_model_writes(folder, tmp_path):
     assert set(shown["dose"]) == {-2.0, 2.0} and "label:truth" in set(shown["source"])
     assert shown["effect"].isna().all() and shown[["share", "random_share", "wrong"]].notna().all(axis=None)
     n = len(shown) // 2  # directions
-    assert priced.runs == 24 * 2 * 2 * n and priced.blocks == 3 * 2 * priced.runs
+    assert priced.runs == 24 * 2 * 2 * n and priced.blocks == 3 * 2 * 4 * priced.runs
     printed = steering_text(shown, 80)
     assert max(map(len, printed.splitlines())) <= 80 and "share" in printed
     assert not tables.table("steering", run.records, behaviour="says", hook=FIRST).empty
