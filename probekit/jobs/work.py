@@ -225,7 +225,7 @@ class Work:
         """What is kept, erased and exchanged in a cell."""
         kept = {name: self._kept(name, cell) for name in (cell.what, *spec.labels_of(self.job.kinds, cell.what))}
         missing = [hook for hook in cell.hooks if kept[cell.what][hook].is_empty]
-        if missing:
+        if missing and cell.kind != "steer":  # what is written may be steered by directions of something else
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}
