@@ -69,7 +69,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PricedTask:
     """What decides how much is run beside the spec. kinds: of the behaviours; ranks: of their readouts, as far as they
     are known; domains: of the file; positions: rules of them that are measured apart."""
 
@@ -79,7 +79,7 @@ class Asked:
     positions: int = 1
 
 
-def edited_runs(spec: JobSpec, size: ModelSize | None, asked: Asked) -> Iterator[EditedRuns]:
+def edited_runs(spec: JobSpec, size: ModelSize | None, asked: PricedTask) -> Iterator[EditedRuns]:
     """Of replace, chains, roll-out, steer and compose, as far as they are asked for."""
     if spec.replace is not None:
         yield from _replace_runs(spec, spec.replace, size, asked)
@@ -90,7 +90,9 @@ def edited_runs(spec: JobSpec, size: ModelSize | None, asked: Asked) -> Iterator
         yield _priced("compose", entries, rows, len(named), len(named) * _composed(spec.compose), size)
 
 
-def _replace_runs(spec: JobSpec, replaced: ReplaceSpec, size: ModelSize | None, asked: Asked) -> Iterator[EditedRuns]:
+def _replace_runs(
+    spec: JobSpec, replaced: ReplaceSpec, size: ModelSize | None, asked: PricedTask
+) -> Iterator[EditedRuns]:
     entries = _entries(replaced.hooks or after_blocks(spec.read.hooks), size)
     rows, edited = replaced.rows * asked.positions, spec.edited_of(asked.kinds)
     sets = {name: _sets(spec, replaced, name, asked) for name in (*edited["replace"], *edited["steer"])}
@@ -175,7 +177,7 @@ def _layers(pattern: str, n_layers: int) -> list[int]:
             for name in matching([HookPoint.within(i, part).name for i in range(n_layers)], pattern)]  # fmt: skip
 
 
-def _sets(spec: JobSpec, replaced: ReplaceSpec, behaviour: str, asked: Asked) -> list[Kept]:
+def _sets(spec: JobSpec, replaced: ReplaceSpec, behaviour: str, asked: PricedTask) -> list[Kept]:
     """Every direction set that is kept, but for random ones."""
     out = []
     for name in (behaviour, *replaced.labels_of(asked.kinds, behaviour)):
