@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 SAMPLED = "sampled:"  # how behaviours begin that nobody picked
 METRICS = (
     "read", "replace", "transfer", "decomposition", "crossing", "accuracy",
-    "steer",  # a direction added at a site; of arm `effect` bits of log-odds, of `wrong` a share, of `unrelated` bits
+    "steer",  # a direction added at a site: `effect` and `unrelated` are bits, `share` and `wrong` shares
     "selected",  # read at the site of each fold that its selection rows prefer
     "extrapolated",  # read in the limit of many fit rows
     "code_length",  # online code beside the floor
@@ -33,6 +33,7 @@ ARMS = (
     "positions",  # a bit kept at one of several places that spell it, the others from one donor
     "iia", "iia:odds",  # replace at one site: its part from a donor of another answer, which is to follow; or its odds
     "iia:illusion",  # accuracy of that exchange less that of what of the subspace is read there
+    "iia:gap",  # accuracy of that exchange on the pairs that a subspace was learned from, less that on test rows
     "iia:dormant", "iia:far",  # how far that exchange leads off support: shares of the displacement, of edited rows
     "single:random:pair", "single:matched:pair", "chain:random:pair", "chain:matched:pair",  # mean KL per donor
     # replace: the share of its training compute after which the model was as good as with one donor's rest
@@ -51,7 +52,7 @@ ARMS = (
     "cross_talk",  # compose: how far other readouts move when one part is set
 )  # fmt: skip
 # Of `steer`, ending in the dose in standard deviations of the readout: `effect:+2`.
-ARM_PREFIXES = ("effect:", "wrong:", "unrelated:")
+ARM_PREFIXES = ("effect:", "share:", "wrong:", "unrelated:")
 LEVELS = (
     "prior", "baseline", "neurons", "direction", "directions", "linear", "nonlinear",
     "absent",  # decomposition only: what no level finds at this site

@@ -343,7 +343,7 @@ class DirectionsEntry(_Strict):
     point, or one of them with `hook`; or a reader that `save_reader` wrote. `file.py:function`: your code, which
     running a job runs; it returns {hook: [k, d]}, and its source is hashed into the run."""
     hook: str | None = None
-    """Where they are, for a file that does not say."""
+    """Where they are, for a file that does not say; a pattern, for all that are read of it."""
     tensor: str | None = None
     """With `hook`: the tensor of a `.safetensors` file that holds several, such as an SAE's decoder."""
     rows: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
@@ -413,6 +413,9 @@ class ReadSpec(_Strict):
             if name not in known:
                 raise BadInput(f"read.features names '{name}'; the task's features are: {', '.join(known) or 'none'}.")
         return tuple(known) if self.features is None else self.features
+
+
+GENERATION = "generation"
 
 
 def shown_of(kinds: Mapping[str, str], asked: tuple[str, ...], table: str) -> tuple[str, ...]:
@@ -544,12 +547,29 @@ class ComposeSpec(_Strict):
 class SteerSpec(_Strict):
     """A direction added where `[replace]` edits, in several doses: those of the behaviour, of labels and learned ones.
 
-    Left out, nothing is steered. It takes hooks, behaviours, labels and rows from `[replace]`, which it needs. Cost:
-    two runs of the edited token per row, dose and direction.
+    Left out, nothing is steered. It takes hooks, labels and rows from `[replace]`, which it needs. Cost: two runs of
+    the edited token per row, dose and direction; of a behaviour of kind `generation` as many texts are written.
     """
 
     doses: tuple[float, ...] = Field(default=(-4.0, -2.0, -1.0, 1.0, 2.0, 4.0), min_length=1)
     """In standard deviations of the direction's readout over fit rows."""
+    behaviours: tuple[str, ...] = ()
+    """Those of `[replace]`, and all of kind `generation`, when empty."""
+    written: bool = True
+    """Of kind `generation`: the dose is at every token from the first edited one on, those that the model writes
+    included. Otherwise at the edited ones alone."""
+
+    def behaviours_of(self, kinds: Mapping[str, str], replaced: tuple[str, ...]) -> tuple[str, ...]:
+        """The behaviours that are steered, of the task's (name -> kind). Raises BadInput for one that cannot be."""
+        written = tuple(name for name, kind in kinds.items() if kind == GENERATION)
+        shown = (*shown_of(kinds, (), "steer"), *written)
+        for name in self.behaviours:
+            if name not in shown:
+                raise BadInput(
+                    f"steer.behaviours has '{name}', which no model says or writes; those of this task that one does: "
+                    f"{', '.join(shown) or 'none'}."
+                )
+        return self.behaviours or (*replaced, *written)
 
 
 class TransferSpec(_Strict):
@@ -642,6 +662,12 @@ class JobSpec(_Strict):
     def id(self) -> str:
         """Digest of the spec. Data, model and hypothesis sources are hashed beside it where they are read."""
         return digest(self.model_dump(mode="json"))
+
+    def edited_of(self, kinds: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Behaviours that are replaced and that are steered, of the task's (name -> kind). Raises BadInput."""
+        replaced = self.replace.behaviours_of(kinds) if self.replace else ()
+        steered = self.steer.behaviours_of(kinds, replaced) if self.steer else ()
+        return {"replace": replaced, "steer": steered}
 
     @property
     def seeds(self) -> tuple[int, int, int]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.activations.keys import places_of_answers
-from probekit.errors import BadInput
-from probekit.model.generation import generate, manner
+from probekit.errors import BadInput, FitError
+from probekit.model.generation import WhileWriting, generate, manner
 from probekit.model.model import Model
 from probekit.model.reading import batches, halving
 from probekit.records import digest
@@ -56,7 +56,7 @@ def continuation(
     if name not in store.names(key):
         group = store.group(key, dict(description), {name: shape}, row_ranges(len(rows), {name: shape}, SHARD_ROWS))
         for start, stop in group.missing():
-            law = _count(model, task, made, np.arange(start, stop), batch_tokens, backend)
+            law = written_law(model, task, made, np.arange(start, stop), batch_tokens, backend)
             with group.shard(start, stop) as stream:
                 stream.put(start, {name: torch.from_numpy(law)}, rows[start:stop])
             if progress:
@@ -65,13 +65,20 @@ def continuation(
     return Behaviour(spec.name, store.read(key, name).numpy(), made.outcomes)
 
 
-def _count(
-    model: Model, task: Task, made: Generation, rows: NDArray[np.int64], batch_tokens: int, backend: str
-) -> NDArray[np.float32]:
+def written_law(
+    model: Model, task: Task, made: Generation, rows: NDArray[np.int64], batch_tokens: int = 4096,
+    backend: str = "bridge", edited: Callable[[NDArray[np.int64]], WhileWriting] | None = None,
+    hooks: Sequence[str] = (),
+) -> NDArray[np.float32]:  # fmt: skip
+    """The share of what is written behind the answer of each of these rows that counts as each outcome: [n, outcome].
+
+    edited: of places in `rows` that are written together what is done meanwhile, at `hooks`. A row has the draws of its
+    number, edited or not. Raises BadInput, or FitError of an edited text, where a single one does not fit in memory.
+    """
     example, position = task.row_example[rows], task.row_answer[rows]
     law = np.zeros((len(rows), len(made.outcomes)), np.float32)
     # Without padding rows of one length go together, the longest first.
-    length = np.zeros_like(position) if manner(model, backend).padded else position
+    length = np.zeros_like(position) if manner(model, backend, hooks).padded else position
     alike = [np.flatnonzero(length == at) for at in np.unique(length)[::-1]]
     size = (position + 1 + made.n_tokens) * max(1, made.samples)
     waiting = [part[i].tolist() for part in alike for i in batches(size[part], batch_tokens)]
@@ -81,13 +88,14 @@ def _count(
         # A generator per row: what is drawn does not depend on the rows beside it.
         draws = [np.random.default_rng([made.seed, int(rows[i])]).random((made.samples, made.n_tokens)) for i in batch]
         given = torch.from_numpy(np.stack(draws)) if made.samples else None
-        return generate(model, tokens, made.n_tokens, given, made.temperature, backend)
+        while_writing = None if edited is None else edited(np.array(batch, dtype=np.int64))
+        return generate(model, tokens, made.n_tokens, given, made.temperature, backend, while_writing)
 
     def alone(i: int) -> str:
         return (f"writing after one example of {int(position[i]) + 1} tokens, {max(1, made.samples)} times at once: "
                 "shorten it, or ask for fewer samples.")  # fmt: skip
 
-    for batch, written in halving(waiting, run, alone):
+    for batch, written in halving(waiting, run, alone, BadInput if edited is None else FitError):
         for i, samples in zip(batch, written.tolist(), strict=True):
             for ids in samples:
                 text = model.tokenizer.decode(ids, skip_special_tokens=True)

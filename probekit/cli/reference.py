@@ -217,12 +217,22 @@ def scale_page(folder: Path) -> str:
     return filled((folder / "scale.md").read_text(encoding="utf-8"), tables(read_json(folder / "scale.json")))
 
 
+def benchmarks_page(folder: Path) -> str:
+    """docs/benchmarks.md with the table of edited texts as the run of the bench beside it has it."""
+    from probekit.proofs.bench.replace import tables
+    from probekit.proofs.studies.truth import filled
+    from probekit.storage.files import read_json
+
+    return filled((folder / "benchmarks.md").read_text(encoding="utf-8"), tables(read_json(folder / "replace.json")))
+
+
 def write(folder: Path) -> list[Path]:
     """Write the pages below `folder`, where all but spec.md are to be filled; returns them."""
     commands = with_options((folder / "cli.md").read_text(encoding="utf-8"))
     pages = {folder / "spec.md": spec_page(), folder / "cli.md": commands, folder / "truth.md": truth_page(folder),
              folder / "text.md": text_page(folder), folder / "causal.md": causal_page(folder),
-             folder / "scale.md": scale_page(folder), **studies_pages(folder)}  # fmt: skip
+             folder / "scale.md": scale_page(folder), folder / "benchmarks.md": benchmarks_page(folder),
+             **studies_pages(folder)}  # fmt: skip
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)

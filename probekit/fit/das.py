@@ -65,13 +65,15 @@ def fit_das(
     lr: float = 0.15,
     batch: int = 256,
     n_starts: int = 3,
+    patience: int = PATIENCE,
 ) -> Das:
     """The subspace of rank k whose swap from `source` into `base` brings the wanted law, as select pairs find.
 
     base, source: activations of each pair at one site; wanted: the law that the source's value is to bring. select,
     test: pairs, by number, of other groups than the rest, which it is fitted on. run: gets the numbers of the pairs
     beside their edited activations, and may use any state of its own; gradients are asked of the activations alone.
-    lr: radians by which a step turns each direction at the start, falling to 0 over the steps. Starts run side by side,
+    lr: radians by which a step turns each direction at the start, falling to 0 over the steps. patience: looks (every
+    20 steps) without a gain after which it stops. Starts run side by side,
     n_starts * batch pairs in a call, and the one of lowest loss on select pairs at any look is returned. On the device
     of the activations, and the same for the same seed. Raises BadInput for what does not fit together.
     """
@@ -90,7 +92,7 @@ def fit_das(
         bases = torch.stack(
             [_mean_difference(pairs, fit, k), *(_random(pairs.base, k, generator) for _ in range(n_starts - 1))]
         )
-        kept, lowest, at = _search(pairs, bases, fit, select.to(base.device), steps, lr, generator)
+        kept, lowest, at = _search(pairs, bases, fit, select.to(base.device), steps, lr, patience, generator)
         best = int(lowest.argmin())
         loss = {
             name: float(pairs.bits(kept[best], rows.to(base.device)).mean())
@@ -157,7 +159,7 @@ def _swapped(
 
 def _search(
     pairs: _Pairs, bases: Float[Tensor, "s d k"], fit: Tensor, select: Tensor, steps: int, lr: float,
-    generator: torch.Generator,
+    patience: int, generator: torch.Generator,
 ) -> tuple[Float[Tensor, "s d k"], Float[Tensor, " s"], Int[Tensor, " s"]]:  # fmt: skip
     """Of each start the subspace of lowest loss on select pairs, that loss, and the step after which it was found."""
     kept, lowest = bases, pairs.many_bits(bases, select).mean(1)
@@ -183,7 +185,7 @@ def _search(
             at = torch.where(better, i + 1, at)
             idle = 0 if float(lowest.min()) < (1 - GAIN) * best else idle + 1
             best = float(lowest.min()) if idle == 0 else best
-            if idle == PATIENCE:
+            if idle == patience:
                 break
     return kept, lowest, at
 

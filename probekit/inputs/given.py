@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from os.path import isfile  # which says no to a name that no path can have
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ class Brought:
                 f"{_what(self.name, hook)} are {k} of width {d}, and activations there have width {width}: a row is a "
                 f"direction, [k, {width}]{turned}."
             )
+
+    def spelt(self, hooks: Iterable[str]) -> "Brought":
+        """The same with a pattern of hook points spelt out as those of `hooks` that it matches.
+
+        >>> brought = Brought.of("mine", {"blocks.*.hook_resid_post": [[1.0, 0.0]]})
+        >>> list(brought.spelt(["blocks.0.hook_resid_post", "blocks.0.hook_resid_pre"]).directions)
+        ['blocks.0.hook_resid_post']
+        """
+        known = list(hooks)
+        found = {name: basis for hook, basis in self.directions.items()
+                 for name in ([one for one in known if fnmatchcase(one, hook)] if "*" in hook else [hook])}  # fmt: skip
+        return Brought(self.name, found or self.directions, self.digest)
 
     def among(self, hooks: Iterable[str]) -> "Brought":
         """What there is of it at hook points that are read. Raises BadInput where there is nothing."""

@@ -16,7 +16,7 @@ from probekit.inputs.labels import classes_of
 from probekit.inputs.positions import parse_places
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
-from probekit.jobs.costs import EditedRuns, ModelSize, bytes_of, edited_runs, seconds_of
+from probekit.jobs.costs import EditedRuns, ModelSize, PricedTask, bytes_of, edited_runs, seconds_of
 from probekit.metrics.classes import pool_rare, pooled, splits_with_classes, unmeasurable_over
 from probekit.metrics.splits import Split
 from probekit.records import SAMPLED
@@ -101,11 +101,12 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     passes = (n_drawn > 0) + spec.wants_twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
     whole = len(columns) if tokens is None else tokens
     rows = sum(whole if "all" in (place.kind, place.which) else len(columns) for place in parse_places(task.position))
+    asked = PricedTask(kinds, _ranks(task, laws), len(set(domain.tolist())), max(1, len(parse_places(task.position))))
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
         {name: Counter(classes) for name, classes in labels.items()}, tokens,
         passes, folds, fit_rows, tuple(notes),
-        tuple(told_of(task, columns)), tuple(edited_runs(spec, size, kinds, _ranks(task, laws))),
+        tuple(told_of(task, columns)), tuple(edited_runs(spec, size, asked)),
         None if tokens is None else seconds_of(size, passes * len(columns)),
         bytes_of(spec, config, rows, 1 + spec.wants_twin + len(spec.read.delete)),
     )  # fmt: skip

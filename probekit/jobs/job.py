@@ -166,11 +166,13 @@ class Job:
             if feature not in self.spec.read.features_of(list(self.task.features)):
                 raise BadInput(f"replace.features has '{feature}', which is not read: name a feature of the task.")
         spec.labels_of(self.kinds, "")
-        for behaviour in spec.behaviours_of(self.kinds):
+        replaced, steered = self.spec.edited_of(self.kinds).values()
+        for behaviour in dict.fromkeys((*replaced, *steered)):
             for place in self.task.rules or [ALL]:
-                out += [Cell("replace", behaviour, (hook,), domains[0], place) for hook in chain]
-                if self.spec.steer:
-                    out += [Cell("steer", behaviour, (hook,), domains[0], place) for hook in chain]
+                alone = ("replace",) * (behaviour in replaced) + ("steer",) * (behaviour in steered)
+                out += [Cell(kind, behaviour, (hook,), domains[0], place) for kind in alone for hook in chain]
+                if behaviour not in replaced:
+                    continue
                 if len(chain) > 1:
                     out += [Cell("replace", behaviour, chain, domain, place) for domain in moved]
                 if "roll_out" in spec.arms:
@@ -185,7 +187,9 @@ def _given(spec: JobSpec, base: Path, model: Model) -> tuple[Brought, ...]:
     for entry in spec.directions:
         found = read_given(entry, base)
         assert found is not None
+        read = [hook.name for hook in model.hooks(spec.read.hooks)]
+        found = found.spelt(read)
         for hook in found.directions:
             found.check(model.hooks(hook)[0].name, model.widths[hook])
-        out.append(found.among(hook.name for hook in model.hooks(spec.read.hooks)))
+        out.append(found.among(read))
     return tuple(out)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import BadInput
-from probekit.hookpoint import HookPoint, after_blocks, check_pattern, n_matches
+from probekit.hookpoint import after_blocks, check_pattern, n_matches
 from probekit.inputs.columns import check_columns, read_curve
 from probekit.inputs.filetask import asked_columns, check_bos
 from probekit.inputs.folders import adapter_base, adapter_folder, beside, is_gguf, model_folder, n_layers_of, width_of
@@ -105,9 +105,9 @@ def _replace_rows(
     kept = ", ".join([*found, *brought, "principal components", "random directions"])
     return [
         {"kind": kind, "what": behaviour, "hooks": pattern, "sites": _n_sites(pattern, n_layers), "levels": kept}
-        for kind in ("replace", *(["steer"] if spec.steer else []))
+        for kind, behaviours in spec.edited_of(kinds).items()
         for pattern in spec.replace.hooks or after_blocks(spec.read.hooks)
-        for behaviour in spec.replace.behaviours_of(kinds)
+        for behaviour in behaviours
     ]
 
 
@@ -211,14 +211,15 @@ def _check_given(spec: JobSpec, base: Path, model: str, config: Mapping[str, Any
             continue
         for hook in found.directions:
             check_pattern(hook, n_layers, model)
-            if width is not None and HookPoint.parse(hook).part in _STREAM:
+            if width is not None and hook.rpartition(".")[2] in _STREAM:
                 found.check(hook, width)
         _check_read(found, spec.read.hooks)
     return out
 
 
 def _check_read(given: Brought, patterns: Sequence[str]) -> None:
-    given.among([hook for hook in given.directions if any(fnmatchcase(hook, p) for p in patterns)] or patterns)
+    here = [hook for hook in given.directions if any(fnmatchcase(hook, p) or fnmatchcase(p, hook) for p in patterns)]
+    given.among(here or patterns)
 
 
 def _n_sites(pattern: str, n_layers: int | None) -> int | None:

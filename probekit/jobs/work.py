@@ -150,6 +150,7 @@ class Work:
         except FitError as error:
             why = str(error)
         beside = self._beside(replacement, learned, cell) if learned else Beside()
+        replacement.lately.forget("pairs")  # texts as far as the hook point, for every layer behind it
         asked = [*self._abstractions(cell, spec, learned), *beside.abstractions]
         outcome = replacement.cell(cell.what, cell.domain, cell.hooks, name, asked, arms, beside.twin)
         outcome.records += beside.outcome.records
@@ -191,7 +192,8 @@ class Work:
         learned = [Abstraction(name.level, name.source, name.k or 0, {hook: torch.from_numpy(basis)})
                    for name, basis in kept.items()]  # fmt: skip
         asked = list(self._abstractions(cell, spec, learned))
-        return Steering(self._replacement(cell.place), steer.doses).cell(cell.what, cell.domain, hook, asked)
+        steering = Steering(self._replacement(cell.place), steer.doses, steer.written)
+        return steering.cell(cell.what, cell.domain, hook, asked)
 
     def _replacement(self, place: str) -> Replacement:
         if place not in self._replacements:
@@ -213,7 +215,8 @@ class Work:
         """Activations of texts that differ from an example in the field that is swapped, read where it is."""
         task = self.job.swapped(pairs)
         task = task.at(place) if task.rules else task
-        asked = replace(task, behaviours=[b for b in self.activations.behaviours if b.kind != "label"])
+        shown = self.job.spec.edited_of(self.job.kinds)["replace"]  # nothing is exchanged of what is written or scored
+        asked = replace(task, behaviours=[b for b in self.activations.behaviours if b.name in shown])
         backend = self.activations.audit["backend"]
         return capture(model or self.job.model, asked, replaced_alone(self.job), store=None, backend=backend)
 
@@ -223,7 +226,7 @@ class Work:
         """What is kept, erased and exchanged in a cell."""
         kept = {name: self._kept(name, cell) for name in (cell.what, *spec.labels_of(self.job.kinds, cell.what))}
         missing = [hook for hook in cell.hooks if kept[cell.what][hook].is_empty]
-        if missing:
+        if missing and cell.kind != "steer":  # what is written may be steered by directions of something else
             raise FitError(f"no directions were fitted at {missing[0]}, so nothing can be kept there.")
         frames = {hook: self._principal(hook, cell.what, cell.place) for hook in cell.hooks}
         widths = {hook: frames[hook].shape[0] for hook in cell.hooks}

@@ -74,12 +74,13 @@ def writer_of(model: "Model", hooks: Sequence[str]) -> str:
     return "hf" if alike and _manner(model, "hf", hooks) is not None else "bridge"
 
 
-def manner(model: "Model", backend: str) -> Manner:
+def manner(model: "Model", backend: str, hooks: Sequence[str] = ()) -> Manner:
     """Found by trial on first use: the cheapest manner whose logits are those of each row run alone.
 
     Only the library's plain forward (`hf`) is padded: the bridge's attention has been silently wrong on such rows.
+    hooks: those that are edited meanwhile.
     """
-    return _manner(model, backend) or Manner(False, False)
+    return _manner(model, backend, hooks) or Manner(False, False)
 
 
 def _manner(model: "Model", backend: str, hooks: Sequence[str] = ()) -> Manner | None:

@@ -35,9 +35,10 @@ COLUMNS = {
 BESIDE = {
     "in_twin": ("iia", "random_twin"), "shuffled": ("iia", "shuffled_counterfactuals"), "placebo": ("iia", "placebo"),
     "illusion": ("iia:illusion", ""), "dormant": ("iia:dormant", ""), "far": ("iia:far", ""),
+    "gap": ("iia:gap", ""),
 }  # fmt: skip
 ROLL_OUT = "roll_out"
-STEERED = ("effect", "wrong", "unrelated")
+STEERED = ("effect", "share", "wrong", "unrelated")
 _CONTROLS = ("", "random_directions")
 
 
@@ -174,9 +175,10 @@ def steering(
 ) -> pd.DataFrame:  # fmt: skip
     """A row per site, direction and dose, in standard deviations of the readout; beside each random ones as long.
 
-    effect: bits by which the log-odds of the outcome rise that `note` names; wrong: share of examples that move against
-    the dose; unrelated: KL in bits of the next token of texts of something else. Each with `_low` and `_high`, and
-    `random_` of random directions. hook: one site.
+    effect: bits by which the log-odds of the outcome rise that `note` names; share: of what the model writes, by how
+    much the share of that outcome does; wrong: share of examples that move against the dose; unrelated: KL in bits of
+    the next token of texts of something else. Each with `_low` and `_high`, and `random_` of random directions. hook:
+    one site.
     """
     rows = pick(frame, behaviour=behaviour, metric="steer", position=position, control=_CONTROLS)
     rows = at_domain(rows, domain, seen=True)

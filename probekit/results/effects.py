@@ -196,7 +196,7 @@ def steering(frame: pd.DataFrame, *, template: Template = "light", **selection: 
             "Nothing was steered for this behaviour.", "a [steer] section in the spec, then probekit run SPEC", template
         )
     ink = PALETTES[template]
-    panels = {"effect": "log-odds, bits", "wrong": "wrong way", "unrelated": "KL elsewhere"}
+    panels = {"effect": "log-odds, bits", "share": "share of texts", "wrong": "wrong way", "unrelated": "KL elsewhere"}
     panels = {what: words for what, words in panels.items() if table[what].notna().any()}
     figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.1, subplot_titles=list(panels.values()))
     figure.update_annotations(font={"size": 13, "color": ink["soft"]})
@@ -215,7 +215,7 @@ def steering(frame: pd.DataFrame, *, template: Template = "light", **selection: 
     middle = {"text": "dose, standard deviations", "font": {"size": 13, "color": ink["soft"]}, "standoff": 10}
     figure.update_xaxes(title=middle, row=1, col=(len(panels) + 1) // 2)
     for column, what in enumerate(panels, 1):
-        figure.update_yaxes(tickformat=".0%" if what == "wrong" else "", row=1, col=column)
+        figure.update_yaxes(tickformat=".0%" if what in ("wrong", "share") else "", row=1, col=column)
     return figure
 
 

@@ -288,6 +288,7 @@ _BESIDE = {
     "in_twin": "{} by the same search in a random network", "shuffled": "{} by one for shuffled answers",
     "placebo": "{} moved as far in random directions", "illusion": "illusion gap {}",
     "dormant": "{} of the move along what hardly varies", "far": "{} of edited rows beyond natural ones",
+    "gap": "{} more right on the pairs that it was learned from",
 }  # fmt: skip
 
 
@@ -302,11 +303,13 @@ def _beside_learned(row: Mapping[str, Any]) -> str:
 
 
 STEERING_LEGEND = (
-    "effect: bits by which the log-odds of the named outcome rise, with its 95 % interval. wrong: share of texts that "
-    "move against the dose. unrelated: bits of KL of the next token after texts of something else. random: the same of "
-    "random directions of equal length; as large as it is, an effect is one of length alone."
+    "effect: bits by which the log-odds of the named outcome rise, with its 95 % interval. share: by how much its "
+    "share of what is written does. wrong: share of texts that move against the dose. unrelated: bits of KL of the "
+    "next token after texts of something else. random: the same of random directions of equal length; as large as it "
+    "is, an effect is one of length alone."
 )
-_STEERING_HEADS = (("dose", "dose"), ("effect", "effect"), ("random_effect", "random"), ("wrong", "wrong"),
+_STEERING_HEADS = (("dose", "dose"), ("effect", "effect"), ("random_effect", "random"), ("share", "share"),
+                   ("random_share", "random"), ("wrong", "wrong"),
                    ("random_wrong", "random"), ("unrelated", "unrelated"), ("random_unrelated", "random"))  # fmt: skip
 
 
@@ -330,7 +333,7 @@ def _lines(parts: Iterable[object]) -> str:
 def _in_columns(rows: pd.DataFrame, width: int) -> list[str]:
     """Doses under headings; without intervals where these do not fit."""
     shown = [(name, head) for name, head in _STEERING_HEADS if name == "dose" or rows[name].notna().any()]
-    for told in (("effect", "random_effect"), ("effect",), ()):
+    for told in (("effect", "random_effect", "share", "random_share"), ("effect", "share"), ()):
         columns = [[head, *(_dosed(row, name, name in told) for row in rows.to_dict("records"))]
                    for name, head in shown]  # fmt: skip
         widths = [max(map(len, cells)) for cells in columns]

@@ -60,6 +60,27 @@ def test_the_sign_of_an_exclusive_or_is_found_that_no_mean_difference_shows(seed
     assert abs(found.overfit or 0) < 0.01
 
 
+def test_a_search_that_finds_nothing_is_over_before_its_last_step_and_one_that_finds_is_as_good():
+    """Shuffled answers are given up; the true ones are found as with all the patience in the world."""
+    case, calls = ExclusiveOr(20), []
+
+    def counted(h, rows):
+        calls.append(h.requires_grad)
+        return case.run(h, rows)
+
+    def search(wanted, patience):
+        calls.clear()
+        found = fit_das(counted, case.base, case.source, wanted, **PARTS, k=1, steps=300, seed=2, patience=patience)
+        return found, sum(calls)
+
+    long, steps = search(case.wanted, 100)
+    short, fewer = search(case.wanted, 3)
+    assert steps == 300 and fewer <= 300 and short.test_loss == pytest.approx(long.test_loss, abs=0.01)
+    shuffled = case.wanted[torch.randperm(N, generator=torch.Generator().manual_seed(1))]
+    _, given_up = search(shuffled, 3)
+    assert given_up <= 160
+
+
 def test_a_plane_is_found_as_a_plane():
     """Both signs are wanted from the source: the subspace is told, its axes are not."""
     case = ExclusiveOr(5)

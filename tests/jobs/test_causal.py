@@ -146,7 +146,11 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
     hooks = {"hooks": (FIRST, MLP)}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"twin": True}),
                                    "read": spec.read.model_copy(update=hooks)})  # fmt: skip
+    of_work, made = Work._made, []
+    monkeypatch.setattr(Work, "_made", lambda self, *asked: made.append(asked[1:]) or of_work(self, *asked))
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    # in either network those that are exchanged and those that are learned from, and not for each search and hook point
+    assert len(made) == 4
     learned = run.records[(run.records["metric"] == "replace") & (run.records["source"] == "das")]
     rows = learned.set_index(["hook", "arm", "control"])
     for hook in (FIRST, MLP):
@@ -155,6 +159,9 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
         assert told["random_twin"] == iia(rows.loc[(hook, "iia", ""), "note"].replace("an IIA of", "IIA"))
         assert told["placebo"] < told["random_twin"]  # where nothing says where to, as large a move brings less
         assert all(0 <= rows.loc[(hook, f"iia:{name}", ""), "value"] <= 1 for name in ("dormant", "far"))
+        # on the pairs that it was learned from it cannot be right more often than always
+        gap, own = rows.loc[(hook, "iia:gap", ""), "value"], rows.loc[(hook, "iia", ""), "note"]
+        assert -1 <= gap <= 1 - iia(own.replace("an IIA of", "IIA")) + 5e-4
     # behind the nonlinearity all of the site brings few answers, and there is nothing to divide by in the first place
     assert [rows.loc[(hook, "iia", ""), "na_reason"] for hook in (FIRST, MLP)] == ["vacuous", "small_denominator"]
     assert rows.loc[(FIRST, "iia", "random_twin"), "value"] < rows.loc[(FIRST, "iia", "placebo"), "value"]
@@ -165,7 +172,7 @@ def test_beside_what_was_learned_stands_what_the_search_does_elsewhere(folder, t
 
     shown = tables.table("causal", run.records, hook=FIRST).set_index("label")
     one = shown[shown["source"] == "das"].iloc[0]
-    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far"} <= set(shown.columns)
+    assert {"in_twin", "shuffled", "placebo", "illusion", "dormant", "far", "gap"} <= set(shown.columns)
     assert one["placebo"] == rows.loc[(FIRST, "iia", "placebo"), "value"]
     said = causal_text(tables.table("causal", run.records, hook=FIRST), "says", 80)
     assert max(map(len, said.splitlines())) <= 80
@@ -187,8 +194,8 @@ def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, mo
         return whole(self, layers)
 
     def count_branch(self, edits, n_branches=1):
-        if len(edits) == 1 and len(self.texts) <= 24 and self.texts.lengths.max() < 8:  # no chain, no other texts
-            runs[doing[0]] += len(self.texts) * n_branches
+        if len(self.texts) <= 24 and self.texts.lengths.max() < 8:  # no other texts
+            runs["chain" if len(edits) > 1 else doing[0]] += len(self.texts) * n_branches
         return branch(self, edits, n_branches)
 
     def steer(self, cell):
@@ -208,7 +215,10 @@ def test_a_plan_tells_how_often_the_model_is_run_with_edits(folder, tmp_path, mo
         assert 0.6 * one.runs <= runs[kind] <= one.runs, (
             kind
         )  # at most: LEACE may find nothing, a direction may be still
-        assert one.passes == 2 * 24 <= passes[kind]  # the chain, and texts of something else, come on top
+        # texts of something else come on top; those of the chain are counted with the single sites'
+        assert one.passes == {"chain": 24}.get(kind, 48) and (kind == "chain" or one.passes <= passes[kind])
+    assert set(told) == {"replace", "chain", "steer"} and told["chain"].places == 1
+    assert told["chain"].blocks == 3 * 24 + 3 * told["chain"].runs
     # edits before the first of three blocks run all of them, those of what the last one ends with none
     n = told["steer"].runs // 2
     assert told["steer"].blocks == 3 * 2 * 24 + n * (3 + 0)
@@ -245,6 +255,9 @@ def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
     # two answers that this network gives about as often, so that both have rows enough
     spec = job(folder, ("she", "six"), arms=["single:random", "roll_out"])
     spec = spec.model_copy(update={"steer": SteerSpec(doses=(-2.0, 2.0))})
+    priced = {one.kind: one for one in forecast_of(spec, folder[0]).edited}
+    # at the first of two sites, then at both; either way from the first of three blocks on
+    assert priced["roll_out"].places == 2 and priced["roll_out"].blocks == 2 * 3 * 24 + 3 * priced["roll_out"].runs
     run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
     shown = tables.table("steering", run.records, hook=FIRST)
     assert {"behaviour", "label:truth"} <= set(shown["source"]) and set(shown["dose"]) == {-2.0, 2.0}
@@ -256,6 +269,27 @@ def test_a_run_that_steers_and_rolls_out_fills_its_tables(folder, tmp_path):
     assert points.loc[points["source"] == "label:truth", "fitted_to"].tolist() == ["truth"]
     assert tables.table("roll_out", run.records).groupby("label")["n_sites"].apply(list)["PCA, k=1"] == [1, 2]
     assert "raises " in steering_text(shown, 80)
+
+
+def test_a_job_steers_what_the_model_writes(folder, tmp_path):
+    told = job(folder, ("she", "six"), hooks=[FIRST], arms=["single:random"]).model_dump(
+        mode="json", exclude_unset=True
+    )
+    drawn = {"n_tokens": 2, "samples": 4, "temperature": 1000.0}  # its likeliest word is the same one everywhere
+    told["task"]["behaviours"].append({"name": "writes", "kind": "generation", "match": {"with e": "e"}} | drawn)
+    spec = JobSpec.check(told | {"steer": {"doses": [-2.0, 2.0]}}, "job")
+    priced = {one.kind: one for one in forecast_of(spec, folder[0]).edited}["steer while writes is written"]
+    run = run_job(spec, root=tmp_path / "runs", store=tmp_path / "store")
+    shown = tables.table("steering", run.records, behaviour="writes", hook=FIRST)
+    assert set(shown["dose"]) == {-2.0, 2.0} and "label:truth" in set(shown["source"])
+    assert shown["effect"].isna().all() and shown[["share", "random_share", "wrong"]].notna().all(axis=None)
+    n = len(shown) // 2  # directions
+    assert priced.runs == 24 * 2 * 2 * n and priced.blocks == 3 * 2 * 4 * priced.runs
+    printed = steering_text(shown, 80)
+    assert max(map(len, printed.splitlines())) <= 80 and "share" in printed
+    assert not tables.table("steering", run.records, behaviour="says", hook=FIRST).empty
+    with pytest.raises(BadInput, match="steer.behaviours has 'truth', which no model says"):
+        plan_rows(JobSpec.check(told | {"steer": {"behaviours": ["truth"]}}, "job"), folder[0])
 
 
 def test_what_cannot_be_swapped_or_kept_is_told_before_anything_runs(folder):

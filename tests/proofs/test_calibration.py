@@ -13,13 +13,16 @@ from probekit.cli.main import app
 from probekit.errors import BadInput, Interrupted
 from probekit.fit import readers
 from probekit.fit.readout import take
+from probekit.metrics.causal.replace import kl_bits
 from probekit.proofs import judging
 from probekit.proofs import noise as noise_study
 from probekit.proofs.calibration import calibrate, estimate
 from probekit.proofs.judging import judge
 from probekit.proofs.noise import false_positives
 from probekit.proofs.units import units
-from probekit.testbeds.ground_truth import CASES, noise_sites
+from probekit.records import Record
+from probekit.testbeds.ground_truth import CASES, SEEN, noise_sites
+from probekit.testbeds.ground_truth.circuits import SITE
 
 QUICK = {"seeds": 2, "sizes": (2_000,)}
 
@@ -208,3 +211,42 @@ def test_the_command_prints_rows_and_its_exit_code_is_the_verdict(tmp_path):
     assert (tmp_path / "calibration").is_dir()
     table = CliRunner().invoke(app, asked[:-1])
     assert "accepted" in table.stdout
+
+
+def necessity_of_1(low):
+    """Ten seeds of P8's necessity by the mean, each .003 above `low`."""
+    asked = [unit for unit in units(("P8",), seeds=10, sizes=(20_000,)) if unit.tier == 2]
+    told = {unit.id: [record_of("replace", "necessity:mean", low + 0.003, low, low + 0.006)] for unit in asked}
+    rows = judge(asked, told)
+    return rows[rows["arm"] == "necessity:mean"].iloc[0]
+
+
+def record_of(metric, arm, value, low, high):
+    return Record(
+        behaviour="answer", fit_domain=SEEN, test_domain=SEEN, metric=metric, arm=arm, level="directions",
+        source="features", k=1, position="a", value=value, low=low, high=high,
+    )  # fmt: skip
+
+
+def test_a_necessity_of_1_is_judged_as_a_loss_of_0_is():
+    """An interval that lies just below 1, as that of a loss lies just above 0, is right; one that is far is not."""
+    near, far = necessity_of_1(0.990), necessity_of_1(0.97)
+    assert near["passed"] and near["kind"] == "one" and near["coverage"] == 0
+    assert not far["passed"] and far["why"] == "lower limit within 0.02 in 0%"
+
+
+def test_what_the_mean_of_some_rows_costs_falls_as_one_over_their_number():
+    """So that P8's necessity by the mean is below 1 at any number of rows, and 1 with the plant's own mean."""
+    network = CASES["P8"].network(1)
+    basis, mean = network.keeps["a"][SITE], network.site.mean(0)
+    length = float(np.abs(network.site @ basis).mean())
+
+    def lost(off):
+        moved = mean + off * length * basis[:, 0]
+        law = network.run(network.site + (moved - network.site) @ basis @ basis.T)
+        p, q = (np.stack([1 - one, one], 1) for one in (network.law, law))
+        return float(kl_bits(p, q).mean())
+
+    assert lost(0) < 1e-9
+    at = [lost(1 / np.sqrt(n)) for n in (2_000, 8_000, 32_000)]
+    assert at[0] > 0 and at[0] / at[1] == pytest.approx(4, rel=0.2) and at[1] / at[2] == pytest.approx(4, rel=0.2)

@@ -6,6 +6,7 @@ themselves that is one row; where they are read elsewhere (`Task.answer`) it is 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from probekit.model.branching import At, EditedTexts
 from probekit.model.reading import batches, halving
 from probekit.task import Task
 
+T = TypeVar("T")
 ROUNDING = 1e-5  # of the activations' norm
 POOL = 2_000  # donors are drawn from at most this many cases of the fit side
 AT_ONCE = 2_048  # tokens of the texts that are run together
@@ -79,6 +81,29 @@ class CaseRows:
 Sites = Callable[[str], Float[Tensor, "n d"]]
 
 
+class Lately:
+    """What was made last, by its kind; it is made again only for another key.
+
+    >>> lately = Lately()
+    >>> lately("square", 3, lambda: 9), lately("square", 3, lambda: 0), lately("square", 4, lambda: 16)
+    (9, 9, 16)
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, object]] = {}
+
+    def __call__(self, kind: str, key: object, make: Callable[[], T]) -> T:
+        """What `make` gives, or gave for this key if no other of the kind was asked for since."""
+        if kind not in self._made or self._made[kind][0] != key:
+            self.forget(kind)  # before there are two of them
+            self._made[kind] = key, make()
+        return cast(T, self._made[kind][1])
+
+    def forget(self, kind: str) -> None:
+        """Let go of it."""
+        self._made.pop(kind, None)
+
+
 class RowsAt:
     """Activations of all rows at a hook point, as float32; read when first asked for, and kept."""
 
@@ -108,7 +133,7 @@ class Donors:
         return self.index.shape[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cases:
     """The test cases that are run in one domain, what becomes of them unedited, and the pool that donors come from.
 

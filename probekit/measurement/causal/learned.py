@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.errors import FitError
-from probekit.fit.das import Das, fit_das
-from probekit.measurement.causal.cases import CaseRows, Donors, texts_of
+from probekit.fit.das import Das, fit_das, interchanged_laws
+from probekit.measurement.causal.cases import CaseRows, Cases, Donors, texts_of
 from probekit.measurement.causal.replacement import Replacement
 from probekit.metrics.causal.replace import random_donors
 from probekit.model.branching import Edit, Trunk
@@ -21,6 +21,7 @@ from probekit.task import Task
 
 LEARNED_ON = 256  # cases of the fit side
 BATCH, STARTS = 64, 2  # pairs of a step, and searches side by side
+PATIENCE = 3  # looks at the select pairs without a gain; a search that finds nothing is over long before its last step
 AT_ONCE = 64  # texts whose keys and values are found together
 TINY = 1e-12
 Law = Callable[[Tensor, NDArray[np.int64]], Tensor]
@@ -71,10 +72,12 @@ class Pairs:
         order = np.argsort(np.concatenate(places))
         return torch.cat(out)[torch.from_numpy(order)].clamp_min(TINY).log()
 
-    def fit(self, site: Callable[[str], Tensor], k: int, seed: int, steps: int, shuffled: bool = False) -> Das:
-        """The subspace of rank k. site: activations of the cases' own rows. shuffled: of what is wanted, among pairs.
+    def fit(
+        self, site: Callable[[str], Tensor], k: int, seed: int, steps: int, shuffled: bool = False
+    ) -> tuple[Das, float]:
+        """(the subspace of rank k, the share of the pairs it was fitted on whose answer it brings).
 
-        Raises FitError for too few pairs.
+        site: activations of the cases' own rows. shuffled: of what is wanted, among pairs. Raises FitError for too few.
         """
         groups = np.unique(self.rows.group)
         kept = np.random.default_rng([seed, 33]).permutation(groups)[: max(1, len(groups) // 4)]
@@ -89,10 +92,13 @@ class Pairs:
         wanted = torch.from_numpy(self.donors.law[self.donors.index[:, 0]]).float()
         if shuffled:
             wanted = wanted[torch.from_numpy(np.random.default_rng([seed, 36]).permutation(len(wanted)))]
-        return fit_das(
+        found = fit_das(
             self.run, base, source, wanted, select=torch.from_numpy(select), k=k, seed=seed, steps=steps, batch=BATCH,
-            n_starts=STARTS,
+            n_starts=STARTS, patience=PATIENCE,
         )  # fmt: skip
+        others = torch.from_numpy(np.setdiff1d(np.arange(len(base)), select))
+        laws = interchanged_laws(self.run, found.basis, base, source, others, BATCH)
+        return found, float((laws.argmax(1) == wanted[others].argmax(1)).float().mean())
 
 
 def answering_otherwise(law: NDArray[np.float64], donors: Donors, seed: int) -> tuple[NDArray[np.int64], Donors]:
@@ -126,14 +132,18 @@ def learn(
     asked = [k for k in spec.das_ks if k < site(hook).shape[1]]
     if not asked or replacement.study.unmeasurable(behaviour, domain):
         return []
+    seed = replacement.study.seeds.data
+    pairs = replacement.lately("pairs", (behaviour, domain, hook), lambda: _pairs(replacement, behaviour, domain, hook))
+    found = [pairs.fit(site, k, seed, spec.das_steps, shuffled) for k in asked]
+    if not shuffled:
+        replacement.fitted = {one.k: share for one, share in found}
+    return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one, _ in found]
+
+
+def _pairs(replacement: Replacement, behaviour: str, domain: str, hook: str) -> Pairs:
+    """What every search at a hook point is given: the pairs, and their texts as far as the hook point."""
     setting, cases = replacement.cases(behaviour, domain)
-    bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), replacement.study.seeds.data
-    drawn = random_donors(bases.group, cases.pool.group, spec.swaps, seed + 2)
-    others = (
-        Donors(drawn, cases.pool, cases.pool_law, site) if replacement.made is None
-        else replacement.made_of(behaviour, bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
-    )  # fmt: skip
-    at, donors = answering_otherwise(cases.pool_law[: len(bases)], others, seed)
+    rows, donors = replacement.lately("learnable", cases, lambda: _learnable(replacement, behaviour, cases))
     own, place = replacement.activations.laws[behaviour], torch.from_numpy(setting.pooling.place)
 
     def soft(logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -143,9 +153,19 @@ def learn(
         return law.new_zeros(len(law), donors.law.shape[1]).index_add(1, place, law) if setting.pooling.n else law
 
     tokens = replacement.answers(behaviour)
-    pairs = Pairs(replacement.model, replacement.task, bases.some(at), donors, hook, soft, tokens)
-    found = [pairs.fit(site, k, seed, spec.das_steps, shuffled) for k in asked]
-    return [Abstraction("directions", "das", one.k, {hook: one.basis.float().cpu()}) for one in found]
+    return Pairs(replacement.model, replacement.task, rows, donors, hook, soft, tokens)
+
+
+def _learnable(replacement: Replacement, behaviour: str, cases: Cases) -> tuple[CaseRows, Donors]:
+    """Cases of the fit side, each with a donor of another answer, at any hook point: texts made for it are run once."""
+    bases, seed = cases.pool.some(np.arange(min(len(cases.pool), LEARNED_ON))), replacement.study.seeds.data
+    drawn = random_donors(bases.group, cases.pool.group, replacement.spec.swaps, seed + 2)
+    others = (
+        Donors(drawn, cases.pool, cases.pool_law, replacement.site) if replacement.made is None
+        else replacement.made_of(behaviour, bases, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+    )  # fmt: skip
+    at, donors = answering_otherwise(cases.pool_law[: len(bases)], others, seed)
+    return bases.some(at), donors
 
 
 def unlearned(

@@ -21,7 +21,7 @@ from probekit.activations.laws import AMONG_ANSWERS
 from probekit.errors import BadInput
 from probekit.fit.moments import Eraser, Moments
 from probekit.measurement.causal.abstractions import nothing
-from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors, RowsAt
+from probekit.measurement.causal.cases import ROUNDING, CaseRows, Cases, Donors, Lately, RowsAt
 from probekit.measurement.outcome import Coordinates, Outcome
 from probekit.measurement.setting import Setting
 from probekit.measurement.study import Study
@@ -83,9 +83,8 @@ class Replacement:
         self.model, self.task, self.activations = model, task, activations
         self.study, self.spec, self.made, self.curves = study, spec, made, curves or {}
         self.site = RowsAt(activations)
-        self._drawn: tuple[tuple[str, str], Cases] | None = None
-        self._donors: tuple[Cases, Donors] | None = None
-        self._counterfactual: tuple[Cases, Donors] | None = None
+        self.lately = Lately()
+        self.fitted: Mapping[int, float] = {}  # of each rank that was learned last: accuracy on the pairs learned from
         self.exchanges: Mapping[tuple[str, int, str], Interchanged] = {}  # of the last cell: source, k, control
 
     def cell(
@@ -153,10 +152,8 @@ class Replacement:
         return setting, self._cases(setting)
 
     def _cases(self, setting: Setting) -> Cases:
-        key = setting.behaviour.name, setting.domain
-        if self._drawn is None or self._drawn[0] != key:
-            self._drawn = key, Cases.of(self.task, self.study, setting, self.spec.rows, self.spec.donors)
-        return self._drawn[1]
+        made = partial(Cases.of, self.task, self.study, setting, self.spec.rows, self.spec.donors)
+        return self.lately("cases", (setting.behaviour.name, setting.domain), made)
 
     # What is done -------------------------------------------------------------------------------------------------
 
@@ -207,21 +204,18 @@ class Replacement:
 
     def _random(self, cases: Cases) -> Donors:
         """The same donors for every abstraction, so that they are compared on the same pairs."""
-        if self._donors is None or self._donors[0] is not cases:
-            self._donors = cases, cases.random(self.spec.donors, self._seed, self.site)
-        return self._donors[1]
+        return self.lately("donors", cases, lambda: cases.random(self.spec.donors, self._seed, self.site))
 
     def counterfactuals(self, behaviour: str, cases: Cases) -> Donors:
         """Who an answer is interchanged with: texts made for each case, or any donor."""
         if self.made is None:
             return self._random(cases)
-        if self._counterfactual is None or self._counterfactual[0] is not cases:
+
+        def made() -> Donors:
             drawn = cases.random(self.spec.swaps, self._seed + 1, self.site).index
-            self._counterfactual = (
-                cases,
-                self.made_of(behaviour, cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape),
-            )
-        return self._counterfactual[1]
+            return self.made_of(behaviour, cases.rows, cases.pool.some(drawn.reshape(-1)), drawn.shape)
+
+        return self.lately("counterfactuals", cases, made)
 
     def made_of(self, behaviour: str, rows: CaseRows, other: CaseRows, shape: tuple[int, ...]) -> Donors:
         """Texts of cases, each with the field of another one: other has as many for each case as `shape` says."""

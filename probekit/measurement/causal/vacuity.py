@@ -31,17 +31,17 @@ OTHER = 101  # seeds between the random directions of an exchange and those of i
 class InTwin(Replacement):
     """The same cases in a randomly initialised network, whose own answers they then have."""
 
-    _said: tuple[Cases, Cases] | None = None
-
     def _cases(self, setting: Setting) -> Cases:
         cases = super()._cases(setting)
-        if self._said is None or self._said[0] is not cases:
+
+        def said() -> Cases:
             own = self.activations.observations.behaviours[setting.behaviour.name].law
             if own.shape[1] != len(setting.pooling.place):
                 raise FitError("the random network's law has other outcomes")
             law = setting.pooling.law(own.astype(np.float64))
-            self._said = cases, replace(cases, law=law[cases.rows.last], pool_law=law[cases.pool.last])
-        return self._said[1]
+            return replace(cases, law=law[cases.rows.last], pool_law=law[cases.pool.last])
+
+        return self.lately("said", cases, said)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def beside_learned(
         except FitError as error:
             out.outcome.records += unlearned(replacement, behaviour, domain, hook, INTERCHANGED, str(error), control)
             continue
+        place.lately.forget("pairs")
         found = [replace(one, control=control) for one in found]
         if place is replacement:
             out.abstractions.extend(found)
@@ -97,16 +98,20 @@ def beside_learned(
 
 
 def off_support(replacement: Replacement, one: Abstraction, behaviour: str, domain: str, hook: str) -> list[Record]:
-    """How far exchanging a subspace leads from where activations of fit rows lie; no forward pass is needed."""
+    """How far exchanging a subspace leads from where activations of fit rows lie, and how much less it brings than on
+    the pairs that it was learned from, in a cell that was just measured; no forward pass is needed."""
     _, cases = replacement.cases(behaviour, domain)
     donors, site, basis = replacement.counterfactuals(behaviour, cases), replacement.site(hook), one.bases[hook]
     base = site[torch.from_numpy(np.repeat(cases.rows.last, donors.n))]
     given = donors.site(hook)[torch.from_numpy(donors.rows.last[donors.index].reshape(-1))]
     reads = None if replacement.model.plain is None else replacement.model.plain.read_in(hook)
     natural = site[torch.from_numpy(cases.pool.last)]
+    fitted, here = replacement.fitted.get(one.k), replacement.exchanges.get((one.source, one.k, ""))
+    gap = None if fitted is None or here is None or not len(here.at) else fitted - here.accuracy
     found = support(natural.numpy(), base.numpy(), exchanged(base, basis, given).numpy(),
-                    None if reads is None else reads.float().cpu().numpy())  # fmt: skip
-    return [_told(replacement, one, behaviour, domain, hook, found, name, cases) for name in ("dormant", "far")]
+                    None if reads is None else reads.float().cpu().numpy(), gap)  # fmt: skip
+    return [_told(replacement, one, behaviour, domain, hook, found, name, cases) for name in ("dormant", "far", "gap")
+            if getattr(found, name) is not None]  # fmt: skip
 
 
 def _told(

@@ -31,6 +31,11 @@ def moved(law: NDArray, steered: NDArray, target: int) -> NDArray[np.float64]:
     return log_odds(steered, target) - log_odds(law, target)[:, None]
 
 
+def moved_share(law: NDArray, steered: NDArray, target: int) -> NDArray[np.float64]:
+    """By how much the share of the target rises: law [n, outcome], steered [n, dose, outcome] -> [n, dose]."""
+    return steered[..., target].astype(np.float64) - law[:, None, target].astype(np.float64)
+
+
 def wrong_way(effect: NDArray, doses: NDArray) -> NDArray[np.float64]:
     """1 where an example moved against its dose by more than STILL: effect [n, dose], doses [dose] -> [n, dose]."""
     return (effect * np.sign(doses) < -STILL).astype(np.float64)

@@ -9,13 +9,14 @@ itself. A search for a subspace (DAS) is held against its own forward and backwa
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -163,6 +164,45 @@ def replace_bench(size: ReplaceSize, folder: Path, case: str, note: Note) -> Ite
         case_name = f"{lengths} x {size.n_layers} layers, {case} edited"
         middle = statistics.median(mine), statistics.median(seconds)
         yield Row(case_name, name, *middle, ratio, gaps[name], share / least)
+
+
+def tables(told: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The table of the page, as text, from what `probekit bench replace --json` printed."""
+    blocks = {one["edited"]: one for one in told["blocks"]}
+    rows = []
+    for row in told["rows"]:
+        what, _, edited = row["case"].removesuffix(" edited").rpartition(", ")
+        counted = blocks.get(edited)
+        search = f"a search ({what.partition(', ')[0].removeprefix('das: ')})"
+        rows.append({
+            "edited": edited if counted else search, "beside": row["peer"], "ours, s": f"{row['ours_seconds']:.3g}",
+            "theirs, s": f"{row['peer_seconds']:.3g}", "theirs / ours": f"{row['ratio']:.2f}",
+            "largest gap": f"{row['gap']:.0e}" if counted else "",
+            "blocks of whole texts": f"{counted['share']:.3f}" if counted else "",
+        })  # fmt: skip
+    return {"edited": pd.DataFrame(rows), "targets": _targets(told)}
+
+
+def _targets(told: Mapping[str, Any]) -> pd.DataFrame:
+    """What was asked of it, and whether the run says so."""
+    of_all = next(one for one in told["blocks"] if one["edited"] == "all")
+    edits = [row for row in told["rows"] if not row["case"].startswith("das")]
+    faster = min(row["ratio"] for row in edits if "hooks of torch" not in row["peer"])
+    search = next(row["bound_ratio"] for row in told["rows"] if row["case"].startswith("das"))
+    least = of_all["all tokens, at least"]
+    asked = [
+        (
+            "blocks of whole texts, all tokens: within 10 % of (L + 1) / 2L",
+            of_all["share"],
+            of_all["share"] <= 1.1 * least,
+        ),
+        ("slowest beside pyvene and TransformerLens: at least 1.5 x as fast", faster, faster >= 1.5),
+        ("a search beside its forward and backward passes alone: at most 1.2 x", search, search <= 1.2),
+    ]
+    return pd.DataFrame([
+        {"asked": what, "found": f"{figure:.3g}", "verdict": "holds" if holds else "does not hold"}
+        for what, figure, holds in asked
+    ])  # fmt: skip
 
 
 def timed(solve: Solver, problem: Interchanges) -> tuple[Tensor, float]:
