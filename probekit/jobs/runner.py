@@ -33,6 +33,7 @@ from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
 from probekit.records import SAMPLED, Losses, Record, digest
 from probekit.results.headline import HALF
+from probekit.results.listing import keep_line, line_of
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
 from probekit.storage.files import free_bytes, free_memory
@@ -104,7 +105,9 @@ def run_job(
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
         _finish(work, cells, timings)
-    return open_run(writer.path)
+    run = open_run(writer.path)
+    keep_line(run, line_of(run))
+    return run
 
 
 def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
