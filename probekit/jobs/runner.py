@@ -203,7 +203,7 @@ def _finish(work: Work, planned: Mapping[str, Cell], timings: dict[str, float]) 
     cells = list(planned.values())
     scores = scores_of(cells, work.kept, work.measurements)
     work.writer.write_table("scores", scores)
-    examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
+    examples = Examples(work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"}, work.job)
     worst = worst_of(scores, work.job.task, work.measurements)
     told = [examples.text(int(one), int(at)) for one, at in zip(worst["example"], worst["position"], strict=True)]
     work.writer.write_table("worst_examples", worst.assign(text=told))

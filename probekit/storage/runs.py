@@ -219,7 +219,7 @@ class Run:
         if not parts:
             said = ", ".join(f"{name} {value}" for name, value in asked.items()) or "any reader"
             raise BadInput(
-                f"{self.path} keeps no bits per row of {said}: `run.records` lists what was read; a run that was made "
+                f"{self.name} keeps no bits per row of {said}: `run.records` lists what was read; a run that was made "
                 "before rows were kept has none, and its spec can be run again."
             )
         frame = pa.concat_tables(parts).to_pandas()
