@@ -166,7 +166,7 @@ def place_of_k(k: int) -> float:
 
 
 def _apart(first: Sequence[int], others: Sequence[int]) -> list[int]:
-    """Values of k that have a name on the axis: `first`, and of the others those that are not too near one to be read."""
+    """Values of k that have a name on the axis: `first`, and of the others those that stand apart."""
     kept: list[int] = []
     for k in (*first, *others):
         if all(abs(place_of_k(k) - place_of_k(one)) >= NEAR for one in kept):
