@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from probekit.results.listing import Line, keep_line, kept_line, line_of
+from probekit.storage.listing import Line, keep_line, kept_line, line_of
 from probekit.storage.runs import Run, is_being_measured, is_run_folder, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept

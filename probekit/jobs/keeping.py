@@ -15,8 +15,8 @@ from probekit.jobs.manifest import answers_of, versions
 from probekit.jobs.work import tensor_name
 from probekit.measurement.outcome import Kept, Outcome
 from probekit.measurement.sites import SITE_COLUMNS, SiteRow
-from probekit.results.listing import keep_line, line_of
 from probekit.storage.lines import MANIFEST, OUTCOMES, TESTED
+from probekit.storage.listing import keep_line, line_of
 from probekit.storage.runs import open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Observations

@@ -33,10 +33,10 @@ from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
 from probekit.records import SAMPLED, Losses, Record, digest
 from probekit.results.headline import HALF
-from probekit.results.listing import keep_line, line_of
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
 from probekit.storage.files import free_bytes, free_memory
+from probekit.storage.listing import keep_line, line_of
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant

@@ -6,7 +6,7 @@ import pytest
 import probekit as pk
 from probekit.errors import BadInput
 from probekit.results.examples import added_bits, examples
-from probekit.results.listing import kept_line
+from probekit.storage.listing import kept_line
 
 QUICK = {"levels": ("linear",), "n_bootstrap": 200, "n_permutations": 0, "controls": (), "extrapolate": False,
          "decomposition": False}  # fmt: skip

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from probekit.results.headline import finding
-from probekit.results.listing import LISTED, Line, keep_line, kept_line, line_of
+from probekit.storage.listing import LISTED, Line, keep_line, kept_line, line_of
 from probekit.storage.runs import Run, open_run
 from tests.synthetic_run import write_run
 
@@ -67,6 +67,6 @@ def test_a_folder_that_refuses_a_file_is_listed_all_the_same(run, monkeypatch):
     def full(*given: object) -> None:
         raise OSError(28, "no space")
 
-    monkeypatch.setattr("probekit.results.listing.put", full)
+    monkeypatch.setattr("probekit.storage.listing.put", full)
     keep_line(run, Line("model"))
     assert kept_line(run) is None
