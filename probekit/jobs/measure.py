@@ -83,8 +83,6 @@ def measure(
     >>> bool(records.query("floor == 'strong'")["value"].iloc[0] < 0.1)
     True
     """
-    import pandas as pd
-
     from probekit.inputs.arrays import as_activations, without_missing
 
     if keep is not None:
@@ -117,15 +115,19 @@ def measure(
     kept = _Kept()
     bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
     work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
-    for outcome, _ in kept.found.values():
-        outcome.records = [
-            replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in outcome.records
-        ]
+    kept.say(bench.told)
     if keep is not None:
         told = {"read": spec.model_dump(mode="json"), "n_bootstrap": n_bootstrap}
         keep_run(Path(keep), told, observations, measurements, kept.found, bench.table)
+    return _framed(kept, bench.table)
+
+
+def _framed(kept: "_Kept", table: Sequence[SiteRow]) -> "pd.DataFrame":
+    """All records, with what is said of whole curves."""
+    import pandas as pd
+
     frame = pd.DataFrame([record.row() for outcome, _ in kept.found.values() for record in outcome.records])
-    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max", "select_bits"])
+    together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max", "select_bits"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
 
@@ -266,6 +268,13 @@ class _Kept:
     def keep(self, key: str, unit: Cell, found: Outcome, seconds: float) -> None:
         self.done.add(key)
         self.found[unit] = found, seconds
+
+    def say(self, told: Mapping[str, str]) -> None:
+        """Write what is told of hook points into the notes of their records."""
+        for outcome, _ in self.found.values():
+            outcome.records = [
+                replace(one, note="; ".join(filter(None, (one.note, told.get(one.hook))))) for one in outcome.records
+            ]
 
     def fail(self, key: str, unit: Cell, error: Exception) -> str:
         raise error

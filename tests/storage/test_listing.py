@@ -38,7 +38,7 @@ def test_the_outline_gives_the_finding_of_all_records(run):
 
 @pytest.mark.parametrize("told", ["", "[]", "{}", '{"of": 1, "line": 2}', '{"of": [1], "line": {"evil": 1}}'])
 def test_what_nobody_wrote_is_not_believed(run, told):
-    (run.path / LISTED).write_text(told)
+    (run.path / LISTED).write_text(told, encoding="utf-8")
     assert kept_line(run) is None
 
 
@@ -49,9 +49,9 @@ def test_a_line_of_other_records_is_made_again(run):
     assert kept_line(open_run(run.path)) is None
     os.utime(run.path / "records.parquet", ns=(before, before))
     assert kept_line(open_run(run.path)) is not None
-    told = json.loads((run.path / LISTED).read_text())
+    told = json.loads((run.path / LISTED).read_text(encoding="utf-8"))
     told["of"][1] = "of another manifest"
-    (run.path / LISTED).write_text(json.dumps(told))
+    (run.path / LISTED).write_text(json.dumps(told), encoding="utf-8")
     assert kept_line(open_run(run.path)) is None
 
 
