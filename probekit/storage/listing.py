@@ -4,6 +4,9 @@ A list of hundreds of runs then opens no table of any. What is kept is no part o
 and the table of records that it was made of, and is made again when either is another.
 """
 
+# pyright: reportArgumentType=false
+# (what indexing a frame gives back depends on values, which pandas does not express in types)
+
 import json
 from collections.abc import Mapping
 from contextlib import suppress
