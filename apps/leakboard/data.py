@@ -6,35 +6,18 @@ All runs are known by a light handle and one line; frames are kept of the few th
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from probekit.errors import ProbekitError
-from probekit.results.headline import finding
-from probekit.results.selection import default_behaviour, site_label, vocabulary
-from probekit.results.text import value_text
+from probekit.storage.listing import Line, keep_line, kept_line, line_of
 from probekit.storage.runs import Run, is_being_measured, is_run_folder, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept
 AT_LEAST = 12  # lines of a first look, however slow
 FEW = 4  # runs whose frames are kept
-
-
-@dataclass(frozen=True)
-class Line:
-    """What the list says of a run: the finding of its first behaviour, or why there is none."""
-
-    model: str = ""
-    behaviour: str = ""
-    value: str = ""
-    where: str = ""
-    groups: int = 0
-    wrong: str = ""
 
 
 def runs(root: Path) -> list[Run]:
@@ -102,31 +85,14 @@ def _opened(path: str, signature: tuple, held: bool) -> Run:
 
 
 def _line(known: Run) -> Line:
-    run = open_run(known.path, partial=True)  # whose frames are not kept, as those of a handle would be
-    model = model_of(run.spec)
-    try:
-        frame = run.outline()
-        behaviour = default_behaviour(frame)
-        row = finding(frame, behaviour=behaviour or None) if behaviour else None
-    except ProbekitError as error:
-        return Line(model=model, wrong=str(error))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a manifest that no job has written
-        return Line(model=model, wrong=f"it cannot be listed ({type(error).__name__}: {error})")
-    if row is None:
-        return Line(model=model, behaviour=behaviour, where="only the unembedding was chosen" if behaviour else "")
-    where = f"{vocabulary(row['level'])} at {site_label(row['hook'])}"
-    return Line(str(row["model"]) or model, behaviour, value_text(row), where, int(row["groups"]))
-
-
-def model_of(spec: Mapping[str, Any]) -> str:
-    """The model that a spec names, whatever shape the spec has: it is a file that anybody may have written."""
-    model, task = spec.get("model"), spec.get("task")
-    if isinstance(model, str):
-        return model
-    for part, key in ((model, "name"), (task, "testbed")):
-        if isinstance(part, Mapping) and isinstance(part.get(key), str):
-            return part[key]
-    return ""
+    """What a run keeps of itself, or what its records say, which it then keeps."""
+    if known.manifest is None:
+        return line_of(open_run(known.path, partial=True))  # whose frames are not kept, as those of a handle would be
+    line = kept_line(known)
+    if line is None:
+        line = line_of(known)
+        keep_line(known, line)
+    return line
 
 
 def _signature(folder: Path) -> tuple:

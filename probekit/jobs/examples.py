@@ -38,12 +38,59 @@ def rows_by_reader(cell: Cell, rows: RowBits) -> Iterator[Mapping[str, Any]]:
 
 
 @dataclass
-class Examples:
-    """A job's rows in words, and the tables made of them. kept: what the run folder keeps of each read cell."""
+class Tested:
+    """The rows behind the cells of a run. kept: what it keeps of each read cell."""
 
-    job: Job
     places: Places
     kept: Mapping[Cell, Kept]
+
+    def tested_rows(self) -> pd.DataFrame:
+        """The test rows of each behaviour and place: which they are, what the model did, and what floor and ceiling
+        leave at them, in bits.
+        """
+        parts = []
+        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
+            measurement = self.places[place]
+            home = measurement.home
+            if behaviour in measurement.constant or measurement.unmeasurable(behaviour, home):
+                continue
+            try:
+                settings = measurement.pool(behaviour, home).settings
+            except FitError:  # no floor: every cell of it has failed, and says so
+                continue
+            for setting in settings:
+                at = setting.rows("test")
+                floor, ceiling = (bits.astype(np.float32) for bits in setting.ends())
+                did = zip(*(_did(measurement, behaviour, row)[:2] for row in at.tolist()), strict=True)
+                told = dict(zip(("outcome", "probability"), did, strict=True))
+                parts.append(pd.DataFrame(
+                    {"behaviour": behaviour, "rule": place, "row": at.astype(np.int32), **self._where(measurement, at),
+                     "fold": setting.fold, **told, "floor_bits": floor, "ceiling_bits": ceiling}))  # fmt: skip
+        return _table(parts, _TESTED)
+
+    def outcomes(self) -> pd.DataFrame:
+        """The names of what readers of each behaviour say, by number."""
+        parts = [pd.DataFrame({name: [] for name in _OUTCOMES})]
+        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
+            if self.places[place].observations.behaviours[behaviour].is_value:
+                continue
+            names = list(self.places[place].pooling(behaviour).behaviour.outcomes)
+            parts.append(
+                pd.DataFrame({"at": range(len(names)), "outcome": names}).assign(behaviour=behaviour, rule=place)
+            )
+        return _table(parts, _OUTCOMES)
+
+    def _where(self, measurement: Measurement, rows: np.ndarray) -> dict[str, np.ndarray]:
+        seen = measurement.observations
+        return {"example": seen.example[rows], "position": seen.position[rows],
+                "group": seen.group[rows].astype(str), "domain": seen.domain[rows].astype(str)}  # fmt: skip
+
+
+@dataclass
+class Examples(Tested):
+    """A job's rows in words, and the tables made of them."""
+
+    job: Job
     _texts: dict[tuple[int, int], str] = field(default_factory=dict, repr=False)
 
     def text(self, example: int, position: int) -> str:
@@ -87,30 +134,6 @@ class Examples:
         columns = {"example": [key[0] for key in keys], "position": [key[1] for key in keys]}
         return pd.DataFrame(columns | {"text": [self._texts[key] for key in keys]})
 
-    def tested_rows(self) -> pd.DataFrame:
-        """The test rows of each behaviour and place: which they are, what the model did, and what floor and ceiling
-        leave at them, in bits.
-        """
-        parts = []
-        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
-            measurement = self.places[place]
-            home = measurement.home
-            if behaviour in measurement.constant or measurement.unmeasurable(behaviour, home):
-                continue
-            try:
-                settings = measurement.pool(behaviour, home).settings
-            except FitError:  # no floor: every cell of it has failed, and says so
-                continue
-            for setting in settings:
-                at = setting.rows("test")
-                floor, ceiling = (bits.astype(np.float32) for bits in setting.ends())
-                did = zip(*(_did(measurement, behaviour, row)[:2] for row in at.tolist()), strict=True)
-                told = dict(zip(("outcome", "probability"), did, strict=True))
-                parts.append(pd.DataFrame(
-                    {"behaviour": behaviour, "rule": place, "row": at.astype(np.int32), **self._where(measurement, at),
-                     "fold": setting.fold, **told, "floor_bits": floor, "ceiling_bits": ceiling}))  # fmt: skip
-        return _table(parts, _TESTED)
-
     def counterexamples(self) -> pd.DataFrame:
         """Pairs of test rows that a reader cannot tell apart and the model treats differently, the clearest first."""
         parts = []
@@ -129,18 +152,6 @@ class Examples:
                 {"rank": np.arange(1, len(pairs.first) + 1)} | figures | sides | {"outcomes": outcomes}
             ).assign(**where))  # fmt: skip
         return _table(parts, _COUNTEREXAMPLES)
-
-    def outcomes(self) -> pd.DataFrame:
-        """The names of what readers of each behaviour say, by number."""
-        parts = [pd.DataFrame({name: [] for name in _OUTCOMES})]
-        for behaviour, place in dict.fromkeys((cell.what, cell.place) for cell in self.kept):
-            if self.places[place].observations.behaviours[behaviour].is_value:
-                continue
-            names = list(self.places[place].pooling(behaviour).behaviour.outcomes)
-            parts.append(
-                pd.DataFrame({"at": range(len(names)), "outcome": names}).assign(behaviour=behaviour, rule=place)
-            )
-        return _table(parts, _OUTCOMES)
 
     def features(self) -> pd.DataFrame:
         """What each feature of a hypothesis is at test rows and was decoded to at each site: a class of each target.
@@ -214,11 +225,6 @@ class Examples:
     def _told(self, measurement: Measurement, rows: np.ndarray) -> list[str]:
         seen = measurement.observations
         return [self.text(int(seen.example[row]), int(seen.position[row])) for row in rows]
-
-    def _where(self, measurement: Measurement, rows: np.ndarray) -> dict[str, np.ndarray]:
-        seen = measurement.observations
-        return {"example": seen.example[rows], "position": seen.position[rows],
-                "group": seen.group[rows].astype(str), "domain": seen.domain[rows].astype(str)}  # fmt: skip
 
 
 def _did(measurement: Measurement, behaviour: str, row: int) -> tuple[str, float, list[float]]:

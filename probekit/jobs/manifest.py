@@ -62,7 +62,7 @@ def manifest_of(
         "selected": selected,
         "cell_version": CELL_VERSION,
         "seeds": {"probe": measurement.seeds[0], "data": measurement.seeds[1], "model": measurement.seeds[2]},
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": versions(),
         "audit": activations.audit | _asked_of_text(job),
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
     }
@@ -123,6 +123,11 @@ _PACKAGES = (
     "pandas",
     "safetensors",
 )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what numbers depend on."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

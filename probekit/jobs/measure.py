@@ -1,7 +1,8 @@
-"""`measure`: activations and observations in, a frame of records out, without a run folder."""
+"""`measure`: activations and observations in, a frame of records out, and a run folder where one is asked for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from probekit.inputs.given import Brought, brought_directions
 from probekit.inputs.precision import Narrowing
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Ended, Station, work_off
+from probekit.jobs.keeping import check_free, keep_run
 from probekit.levels import Hypothesis
 from probekit.measurement.cell import Measurement, measurements_of, read_at, to_tensor
 from probekit.measurement.outcome import Outcome
@@ -46,6 +48,7 @@ def measure(
     seed_data: int = 0,
     n_bootstrap: int = 2_000,
     progress: Callable[[str], None] | None = None,
+    keep: str | Path | None = None,
     **read: Any,
 ) -> "pd.DataFrame":
     """FBU of every level at every site: one record per row.
@@ -62,6 +65,8 @@ def measure(
     [k, d] or [d], {hook: array}, or the path of a .npy, .safetensors or saved reader}. transfer: levels moved between
     domains. What was captured at several rules of positions is measured at each apart, on the same groups; the column
     `position` says which.
+    keep: a folder to write, such as "runs/mine", which `open_run`, `probekit dashboard runs`, reports and comparisons
+    take as that of a job; one that holds a finished run is refused. Texts of rows are known from floor={"text": ...}.
     read: any key of a spec's [read] table (levels, ks, controls, outer_folds, inner_folds, lambdas, floors ...).
     Four columns speak of all sites together: band_low and band_high hold the curve of a level over all hook points
     with 95 % probability at once; p_max is the chance, under permutation, of a gain this large at any of them,
@@ -78,10 +83,10 @@ def measure(
     >>> bool(records.query("floor == 'strong'")["value"].iloc[0] < 0.1)
     True
     """
-    import pandas as pd
-
     from probekit.inputs.arrays import as_activations, without_missing
 
+    if keep is not None:
+        check_free(Path(keep))
     given, dropped = without_missing(
         missing, activations=activations, behaviour=behaviour, floor=floor, groups=groups, domains=domains,
         features=features, types=types, twin=twin,
@@ -110,10 +115,19 @@ def measure(
     kept = _Kept()
     bench = _Bench(sites, twins, without, observations, measurements, kept, progress)
     work_off([{cell.id(""): cell for cell in phase} for phase in (cells, last)], Station(bench.measure, kept))
-    records = [record for outcome in kept.found.values() for record in outcome.records]
-    records = [replace(one, note="; ".join(filter(None, (one.note, bench.told.get(one.hook))))) for one in records]
-    frame = pd.DataFrame([record.row() for record in records])
-    together = pd.DataFrame(bench.table, columns=["record", "band_low", "band_high", "p_max", "select_bits"])
+    kept.say(bench.told)
+    if keep is not None:
+        told = {"read": spec.model_dump(mode="json"), "n_bootstrap": n_bootstrap}
+        keep_run(Path(keep), told, observations, measurements, kept.found, bench.table)
+    return _framed(kept, bench.table)
+
+
+def _framed(kept: "_Kept", table: Sequence[SiteRow]) -> "pd.DataFrame":
+    """All records, with what is said of whole curves."""
+    import pandas as pd
+
+    frame = pd.DataFrame([record.row() for outcome, _ in kept.found.values() for record in outcome.records])
+    together = pd.DataFrame(table, columns=["record", "band_low", "band_high", "p_max", "select_bits"])
     return frame.merge(together.rename(columns={"record": "id"}), how="left", on="id")
 
 
@@ -246,14 +260,21 @@ def _narrowed(what: str, x: Any, *others: Any) -> tuple[list[Tensor], str]:
 
 @dataclass
 class _Kept:
-    """What was measured, in memory."""
+    """What was measured, in memory: of each cell its outcome and its seconds."""
 
-    found: dict[Cell, Outcome] = field(default_factory=dict)
+    found: dict[Cell, tuple[Outcome, float]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
 
     def keep(self, key: str, unit: Cell, found: Outcome, seconds: float) -> None:
         self.done.add(key)
-        self.found[unit] = found
+        self.found[unit] = found, seconds
+
+    def say(self, told: Mapping[str, str]) -> None:
+        """Write what is told of hook points into the notes of their records."""
+        for outcome, _ in self.found.values():
+            outcome.records = [
+                replace(one, note="; ".join(filter(None, (one.note, told.get(one.hook))))) for one in outcome.records
+            ]
 
     def fail(self, key: str, unit: Cell, error: Exception) -> str:
         raise error
@@ -263,4 +284,4 @@ class _Kept:
 
     def read(self, cell: Cell) -> dict[str, Outcome]:
         """The read cells behind a `selected` one."""
-        return {hook: self.found[Cell("read", cell.what, (hook,), place=cell.place)] for hook in cell.hooks}
+        return {hook: self.found[Cell("read", cell.what, (hook,), place=cell.place)][0] for hook in cell.hooks}

@@ -36,6 +36,7 @@ from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
 from probekit.storage.files import free_bytes, free_memory
+from probekit.storage.listing import keep_line, line_of
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
 from probekit.task import Task, find_constant
@@ -104,7 +105,9 @@ def run_job(
         timings |= {cells[key].label: seconds for key, seconds in sink.seconds.items()}
         timings["all"] = time.monotonic() - begun
         _finish(work, cells, timings)
-    return open_run(writer.path)
+    run = open_run(writer.path)
+    keep_line(run, line_of(run))
+    return run
 
 
 def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
@@ -200,7 +203,7 @@ def _finish(work: Work, planned: Mapping[str, Cell], timings: dict[str, float]) 
     cells = list(planned.values())
     scores = scores_of(cells, work.kept, work.measurements)
     work.writer.write_table("scores", scores)
-    examples = Examples(work.job, work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"})
+    examples = Examples(work.measurements, {cell: work.shown(cell) for cell in cells if cell.kind == "read"}, work.job)
     worst = worst_of(scores, work.job.task, work.measurements)
     told = [examples.text(int(one), int(at)) for one, at in zip(worst["example"], worst["position"], strict=True)]
     work.writer.write_table("worst_examples", worst.assign(text=told))

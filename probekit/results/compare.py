@@ -16,11 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probekit.errors import BadInput, RunError, printable
+from probekit.levels import WHOLE
 from probekit.metrics.bands import band_of
 from probekit.metrics.bootstrap import FEW_CLUSTERS, Clusters, Differences
 from probekit.results.comparable import alike_groups, comparability
 from probekit.results.examples import KeepsRows, examples
-from probekit.results.headline import finding, leaves, level_words, preference
+from probekit.results.headline import before, leaves, level_words, preference
 from probekit.results.selection import (
     at_domain,
     at_k,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 N_BOOTSTRAP = 2_000
 MOST_CHANGED = 10
 SELECTED = "chosen site"  # on selection rows, which may be another one in each run
+BEFORE = "chosen site before the unembedding"  # where they prefer the unembedding: the site they like next
 UNEMBEDDED = "the unembedding"  # no finding, whatever it says
 VERDICTS = ("better", "worse", "equal", "cannot tell", "NA")
 CELLS = ("site", "label", "metric", "arm", "hook", "level", "source", "k", "a", "a_low", "a_high", "b", "b_low",
@@ -135,10 +137,9 @@ def compare(
         at_last = cells[name].isin(unembedded) & (cells["level"] == "linear") & (cells["verdict"] != "NA")
         cells.loc[at_last, "reason"] = UNEMBEDDED
     first = _first(cells, unembedded)
-    if first is None and metric == "read":
-        first = _of_findings(cells, *(finding(run.records, **at | {"behaviour": behaviour}) for run in (a, b)))
     changed, why = _changed(a, b, first, behaviour, position, most)
-    sentences = (_answer(a.name, b.name, first), _counts(cells, len(only)), _caution(told), _how(cells))
+    answer = " ".join(filter(None, (_answer(a.name, b.name, first), _at_each(cells, first))))
+    sentences = (answer, _counts(cells, len(only)), _caution(told), _how(cells))
     sentences = tuple(filter(None, sentences))
     return Comparison(a.name, b.name, sentences, told, cells, only, changed, why, first)
 
@@ -234,11 +235,13 @@ def _matched(
     first: pd.DataFrame, second: pd.DataFrame, at: Mapping[str, Any], metric: str, arm: str | None, k: int | str | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(cells of both runs, one row each with the figures of A and of B; cells of one run alone)."""
-    sides = {}
+    sides, at_last = {}, set()
+    if metric == "read":
+        at_last = _of_seen(first, at)[3] | _of_seen(second, at)[3]
     for side, frame in (("a", first), ("b", second)):
         rows = leak(frame, **at, metric=metric, arm=arm)
         rows = rows[~rows["level"].isin(["prior", "baseline"])]
-        chosen = _chosen(frame, at) if metric == "read" else rows.head(0)
+        chosen = _chosen(frame, at, at_last) if metric == "read" else rows.head(0)
         parts = [part for part in (chosen, rows) if len(part)]
         sides[side] = (pd.concat(parts) if parts else rows).drop_duplicates(["metric", *_KEYS])
     keys = ["metric", *_KEYS]
@@ -256,16 +259,33 @@ def _matched(
     return both.reset_index(drop=True), pd.concat([part for part in alone if len(part)] or alone[:1], ignore_index=True)
 
 
-def _chosen(frame: pd.DataFrame, at: Mapping[str, Any]) -> pd.DataFrame:
-    """What is read at the site that selection rows prefer, which may be another in each run; rows as of `leak`."""
-    rows = pick(frame, behaviour=at["behaviour"], metric="selected", position=at["position"])
+def _of_seen(frame: pd.DataFrame, at: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame, str, set[str]]:
+    """(what was read, what was chosen, the unembedding's site, levels that selection rows prefer to read there)."""
+    rows = pick(frame, behaviour=at["behaviour"], metric=("read", "selected"), position=at["position"])
     rows = at_domain(rows, at["domain"], seen=True)
+    read, chosen = rows[(rows["metric"] == "read") & (rows["hook"] != "")], rows[rows["metric"] == "selected"]
+    last = unembedding(frame, at["behaviour"])
+    return read, chosen, last, set(chosen.loc[(chosen["hook"] == last) & (last != ""), "level"])
+
+
+def _chosen(frame: pd.DataFrame, at: Mapping[str, Any], at_last: set[str]) -> pd.DataFrame:
+    """What is read at the site that selection rows prefer, which may be another in each run; rows as of `leak`.
+
+    Of the levels `at_last`, for which one of the runs prefers the unembedding, also what is read at the site that is
+    liked best of the others, as of an arm `before`.
+    """
+    read, rows, last, _ = _of_seen(frame, at)
     if rows.empty:
         return rows
     several = {level for level, part in rows.groupby("level") if part["source"].nunique() > 1}
+    following = [one for level in WHOLE if level in at_last and (one := before(read, last, level)) is not None]
+    parts = [rows.assign(site=SELECTED, arm="")]
+    if following:
+        parts.append(pd.DataFrame(following).astype(read.dtypes).assign(site=BEFORE, arm="before")[parts[0].columns])
+    rows = pd.concat(parts)
     label = [vocabulary(level, source if level in several else "")
              for level, source in zip(rows["level"], rows["source"], strict=True)]  # fmt: skip
-    return rows.assign(site=SELECTED, label=label, chosen=rows["hook"], hook="", arm="")
+    return rows.assign(label=label, chosen=rows["hook"], hook="")
 
 
 # -------------------------------------------------------------------------------------------------------- what differs
@@ -301,7 +321,7 @@ def _differences(
 
 
 def _sums(run: Comparable, ids: pd.Series) -> dict[str, pd.DataFrame]:
-    losses = run.losses_of(*ids) if len(ids) else pd.DataFrame({"record": []})
+    losses = run.losses_of(*ids.unique()) if len(ids) else pd.DataFrame({"record": []})
     return {str(record): rows.set_index("group") for record, rows in losses.groupby("record")}
 
 
@@ -395,17 +415,6 @@ def _first(cells: pd.DataFrame, unembedded: set[str]) -> pd.Series | None:
     return min((one for _, one in chosen.iterrows()), key=preference) if len(chosen) else None
 
 
-def _of_findings(cells: pd.DataFrame, a: pd.Series | None, b: pd.Series | None) -> pd.Series | None:
-    """The cell of what both runs found, where selection rows of both prefer one site before the unembedding's."""
-    if a is None or b is None or (a["hook"], a["level"]) != (b["hook"], b["level"]):
-        return None
-    same = (cells["metric"] == "read") & (cells["hook"] == a["hook"]) & (cells["level"] == a["level"])
-    found = next((one.copy() for _, one in cells[same & (cells["verdict"] != "NA")].iterrows()), None)
-    if found is not None:
-        found["chosen_a"] = found["chosen_b"] = a["hook"]
-    return found
-
-
 def _changed(
     a: Comparable, b: Comparable, first: pd.Series | None, behaviour: str, position: str | None, most: int
 ) -> tuple[pd.DataFrame, str]:
@@ -435,13 +444,25 @@ def _answer(a: str, b: str, row: pd.Series | None) -> str:
     sites = [site_label(row[f"chosen_{side}"] or row["hook"]) for side in "ab"]
     where = sites[0] if sites[0] == sites[1] else f"{sites[0]} in A and {sites[1]} in B"
     if row["metric"] == "selected":
-        where += ", where selection rows prefer to read it,"
-    elif row["chosen_a"] == row["hook"]:
-        where += ", where selection rows prefer to read it before the unembedding,"
+        where += ", where selection rows prefer to read it" + " before the unembedding" * (row["site"] == BEFORE) + ","
     return (
         f"{verdict}: {who} at {where} {leaves(who)} {number(row['a'])} unexplained in A and {number(row['b'])} in B; "
         f"B - A is {gap_text(row)}."
     )
+
+
+def _at_each(cells: pd.DataFrame, row: pd.Series | None) -> str:
+    """Where the runs prefer different sites, what differs at each of the two."""
+    if row is None or row["chosen_a"] == row["chosen_b"]:
+        return ""
+    same = (cells["metric"] == "read") & (cells["level"] == row["level"]) & (cells["source"] == row["source"])
+    same &= cells["k"].fillna(-1) == (-1 if pd.isna(row["k"]) else row["k"])
+    said = []
+    for hook in (row["chosen_a"], row["chosen_b"]):
+        here = cells[same & (cells["hook"] == hook) & cells["difference"].notna()]
+        site = site_label(hook)
+        said.append(f"at {site} {gap_text(here.iloc[0])}" if len(here) else f"{site} has no value in both")
+    return f"At one site in both: {', '.join(said)}."
 
 
 def _counts(cells: pd.DataFrame, n_only: int) -> str:

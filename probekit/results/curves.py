@@ -42,6 +42,7 @@ from probekit.results.selection import unembedding
 from probekit.results.text import number
 
 TOGETHER = "95 % of a whole curve at once"
+NEAR = 0.4  # doublings of k, below which two names on an axis would lie on each other
 
 
 def decomposition(frame: pd.DataFrame, *, template: Template = "light", **selection: Any) -> go.Figure:
@@ -118,7 +119,7 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
         note=fbu_axis(figure, own["value"], most=3.0),
         about=about(table[table["metric"] == "replace"]),
     )
-    ticks = sorted({int(k) for k in [*replace["k"].dropna(), *several]}) or [1]
+    ticks = _apart(sorted({int(k) for k in several}), sorted({int(k) for k in replace["k"].dropna()})) or [1]
     figure.update_xaxes(
         title_text="complexity k (directions, neurons or named features kept; doublings are equally far apart)",
         tickvals=[place_of_k(int(k)) for k in ticks],
@@ -136,6 +137,15 @@ def frontier(frame: pd.DataFrame, *, template: Template = "light", **selection: 
 def place_of_k(k: int) -> float:
     """Where a k stands on the axis: doublings are equally far apart, and 0, nothing kept, has a place one before 1."""
     return float(np.log2(k)) if k >= 1 else -1.0
+
+
+def _apart(first: Sequence[int], others: Sequence[int]) -> list[int]:
+    """Values of k that have a name on the axis: `first`, and of the others those that stand apart."""
+    kept: list[int] = []
+    for k in (*first, *others):
+        if all(abs(place_of_k(k) - place_of_k(one)) >= NEAR for one in kept):
+            kept.append(k)
+    return sorted(kept)
 
 
 def _add_controls(figure: go.Figure, replace: pd.DataFrame, read: pd.DataFrame, colour: str) -> None:

@@ -73,6 +73,20 @@ def examples(
     return found
 
 
+def added_bits(rows: pd.DataFrame) -> pd.Series:
+    """What a reader adds at each row to the input alone, in bits: `floor_bits` less `bits`; below 0 it misleads there.
+
+    rows: as `Run.rows` or `examples` gives them. Over all test rows their sum is 1 less the unexplained share, times
+    the sum of what the floor leaves (`floor_bits` less `ceiling_bits`): so an example's sum, or a token's, is its part
+    of what the reader explains (docs/method.md section 1).
+
+    >>> rows = pd.DataFrame({"floor_bits": [1.0, 0.5], "bits": [0.25, 0.75], "ceiling_bits": [0.0, 0.0]})
+    >>> added_bits(rows).tolist()
+    [0.75, -0.25]
+    """
+    return rows["floor_bits"].astype(float) - rows["bits"].astype(float)
+
+
 def reliability(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> pd.DataFrame:
     """How often a reader is right when it is so sure: rows in bins of equal width of its confidence, lowest first.
 

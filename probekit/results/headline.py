@@ -129,12 +129,12 @@ def _preferred(rows: pd.DataFrame, read: pd.DataFrame, last: str) -> tuple[pd.Se
     left = selected.drop(index=at_last.index)
     if len(at_last):  # principal components are fitted to no behaviour: what they leave is not what can be read there
         left = left[left["source"] != "pca"]
-    instead = [_before(read, last, level) for level in WHOLE if level in set(at_last["level"])]
+    instead = [before(read, last, level) for level in WHOLE if level in set(at_last["level"])]
     known = [*(row for _, row in left.iterrows()), *(row for row in instead if row is not None)]
     return min(known, key=preference, default=None), True, "linear" in set(at_last["level"])
 
 
-def _before(read: pd.DataFrame, last: str, level: str) -> pd.Series | None:
+def before(read: pd.DataFrame, last: str, level: str) -> pd.Series | None:
     """The record of a level at the site that selection rows prefer of those before the unembedding's.
 
     As a record of metric `selected`, which it is in all but name. With several folds the mean of what they miss

@@ -202,7 +202,7 @@ def frontier(
 
     Unseen is the plain mean over the other domains, with the outermost limits as its interval. For a single-site arm
     `hook` defaults to the middle site in forward order. The read rows are those of the same hook, seen domain
-    only, the random twin's beside them.
+    only, the random twin's beside them; of a chain those of the last site before the unembedding's.
     """
     rows = pick(frame, behaviour=behaviour, metric=("replace", "read"), floor=floor, position=position, control=None)
     replace = rows[rows["metric"] == "replace"]
@@ -210,7 +210,9 @@ def frontier(
     replace = replace[replace["arm"] == arm]
     sites = hooks(replace, "replace")
     if arm.startswith("chain"):
-        read_hook = hook or (hooks(rows, "read") or [None])[-1]
+        named = behaviour or default_behaviour(frame)
+        known = [one for one in hooks(rows, "read") if one != unembedding(frame, named)] or hooks(rows, "read")
+        read_hook = hook or (known or [None])[-1]
     else:
         if hook is not None:
             check_known("hook", hook, sites or hooks(rows, "read"))

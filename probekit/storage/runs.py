@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from glob import glob, has_magic
 from os.path import isdir  # which says no to a name that no path can have
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from probekit.errors import BadInput, RunError, nearest
 from probekit.levels import WHOLE
-from probekit.records import SCHEMA_VERSION, digest
+from probekit.records import SCHEMA_VERSION, Record, digest
 from probekit.storage.files import RUN_NAME, check_name, is_held, read_json, sha256_of
 from probekit.storage.lines import (
     CELLS,
@@ -44,6 +44,15 @@ from probekit.storage.lines import (
 # damaged: not what its manifest says, or no run folder.
 SWEEP = "sweep.json"  # in the folder of a sweep's runs
 State = Literal["complete", "running", "stopped", "failed", "damaged"]
+
+_TEXT = ("model", "behaviour", "metric", "control", "floor", "arm", "level", "source", "hook", "position", "fit_domain",
+         "test_domain", "na_reason")  # fmt: skip
+_NUMBERS = ("k", "value", "low", "high", "groups", "seed_model", "seed_data", "seed_probe")
+_BY_DEFAULT = {f.name: f.default for f in fields(Record)}
+# Columns of `Run.outline`: their type, and what stands where a file is older than the column.
+OUTLINE: dict[str, tuple[type, Any]] = {"id": (object, "")}
+OUTLINE |= {name: (object, _BY_DEFAULT[name]) for name in _TEXT}
+OUTLINE |= {name: (float, _BY_DEFAULT[name]) for name in _NUMBERS}
 
 
 class Sealed(dict):
@@ -134,19 +143,19 @@ class Run:
         return frame
 
     def outline(self) -> pd.DataFrame:
-        """The few records that a list of many runs needs of each, controls left out.
+        """The few records that a list of many runs needs of each, controls left out, and of each the columns OUTLINE.
 
         What was chosen on selection rows, of each behaviour and site one value, and those of readers of all of it; all
         of `read` where nothing was chosen.
         """
-        wanted = pc.field("metric").isin(["read", "selected"]) & (pc.field("control") == "")
         if self.manifest is None:
-            table = self._lines[0].filter(wanted)
+            table = self._lines[0]
         else:
             with self._as_parquet(self.path / RECORDS):
-                table = pq.read_table(pa.BufferReader(self._checked(self.path / RECORDS)), filters=wanted)
+                file = pq.ParquetFile(pa.BufferReader(self._checked(self.path / RECORDS)))
+                table = file.read([name for name in OUTLINE if name in file.schema_arrow.names], use_threads=False)
         told = self._parquet(f"tables/{SITES}.parquet") if SITES in self.tables else None
-        return _with_selection(self._framed(_outlined(table)), told)
+        return self._marked(_outlined(table, told).assign(run=self.name))
 
     def _framed(self, table: pa.Table) -> pd.DataFrame:
         frame = record_frame(table)
@@ -210,7 +219,7 @@ class Run:
         if not parts:
             said = ", ".join(f"{name} {value}" for name, value in asked.items()) or "any reader"
             raise BadInput(
-                f"{self.path} keeps no bits per row of {said}: `run.records` lists what was read; a run that was made "
+                f"{self.name} keeps no bits per row of {said}: `run.records` lists what was read; a run that was made "
                 "before rows were kept has none, and its spec can be run again."
             )
         frame = pa.concat_tables(parts).to_pandas()
@@ -305,23 +314,27 @@ class Run:
         return data
 
 
-def _outlined(table: pa.Table) -> pa.Table:
-    """Of records that were read or chosen those that a list needs (`Run.outline`)."""
+def _outlined(table: pa.Table, sites: pa.Table | None) -> pd.DataFrame:
+    """Of records those that a list needs (`Run.outline`), with the bits of selection rows where `sites` has them.
+
+    Text is kept as plain objects: of so few rows pandas takes longest over types of its own.
+    """
+    table = table.filter(pc.field("metric").isin(["read", "selected"]) & (pc.field("control") == ""))
     chosen = pc.equal(table["metric"], "selected")
-    if not pc.any(chosen).as_py():
-        return table
-    valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
-    first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
-    shown = pc.is_in(table["id"], first["id_first"].combine_chunks())
-    return table.filter(pc.or_(pc.or_(chosen, pc.is_in(table["level"], pa.array(WHOLE))), shown))
-
-
-def _with_selection(frame: pd.DataFrame, sites: pa.Table | None) -> pd.DataFrame:
-    """The same with the bits of selection rows, from the table `sites` of a run that has them there."""
-    if sites is None or "select_bits" not in sites.column_names:
-        return frame
-    bits = dict(zip(sites["record"].to_pylist(), sites["select_bits"].to_pylist(), strict=True))
-    return frame.assign(select_bits=[bits.get(one, float("nan")) for one in frame["id"]])
+    if pc.any(chosen).as_py():
+        valued = table.filter(pc.and_(pc.is_valid(table["value"]), pc.invert(chosen)))
+        first = valued.group_by(["behaviour", "hook"], use_threads=False).aggregate([("id", "first")])
+        shown = pc.is_in(table["id"], first["id_first"].combine_chunks())
+        table = table.filter(pc.or_(pc.or_(chosen, pc.is_in(table["level"], pa.array(WHOLE))), shown))
+    known = set(table.column_names)
+    columns = {
+        name: pd.Series(table[name].to_pylist() if name in known else [default] * len(table), dtype=kind)
+        for name, (kind, default) in OUTLINE.items()
+    }
+    if sites is not None and "select_bits" in sites.column_names:
+        bits = dict(zip(sites["record"].to_pylist(), sites["select_bits"].to_pylist(), strict=True))
+        columns["select_bits"] = pd.Series([bits.get(one) for one in columns["id"]], dtype=float)
+    return pd.DataFrame(columns)
 
 
 def open_run(path: Path | str, *, partial: bool = False) -> Run:

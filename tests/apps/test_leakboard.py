@@ -208,6 +208,10 @@ def test_an_example_shows_what_both_say_its_stretches_and_its_board(page, tmp_pa
     # Two tokens of each text are read, and a bracket in a text closes no colour.
     assert ":gray-background[text 19 [a]] :small[3.70]  :orange-background[ends] :small[3.80]" in shown
     assert "mine_yours: as it is, and as decoded at L0 resid_post, 1 of 4 wrong" in shown
+    # What the reader adds to the input alone: 1 - 3.8 and 1 - 3.9 bits, so that it misleads at both.
+    assert "over its 2 tokens the reader adds -5.70 bits" in shown.replace("\\", "")
+    box(test, "row-colour").set_value("added").run()
+    assert ":red-background[text 19 [a]] :small[-2.80]  :red-background[ends] :small[-2.90]" in said(test)
     assert "full is mine, a ring is yours" in shown and "surer than it should be" in shown
     plain = said(page(write_old(tmp_path / "old"), "examples"))
     assert "the reader:" not in plain and "surer" not in plain and "one token of each example" in plain

@@ -12,6 +12,7 @@ import probekit as pk
 from checkpoints import sharpen
 from probekit.errors import BadInput, Interrupted, RunError
 from probekit.jobs import job as job_of
+from probekit.results.examples import added_bits
 from probekit.storage.runwriter import RunWriter
 
 WORDS = sorted({word for sentence in checkpoints.SENTENCES for word in sentence.split()})
@@ -94,6 +95,8 @@ def test_the_rows_of_a_record_make_its_figures(places):
         if not record["na_reason"]:
             value = missed.sum() / (rows["floor_bits"] - rows["ceiling_bits"]).sum()
             assert value == pytest.approx(record["value"], abs=1e-3)
+            explained = added_bits(rows).sum() / (rows["floor_bits"] - rows["ceiling_bits"]).sum()
+            assert explained == pytest.approx(1 - record["value"], abs=1e-3)  # tokens' parts make the whole
 
 
 def test_rows_are_those_of_the_file(places):

@@ -197,3 +197,39 @@ def test_it_fits_eighty_columns_and_names_are_text():
     found = compare(folder("a", texts=texts), folder(name, 0.3, texts=texts))
     assert max(map(len, rendered(found, 80).splitlines())) <= 80
     assert "<script>" not in found._repr_html_() and "<b>bold" not in found._repr_html_()
+
+
+def deep(name, best, gap=0.0):
+    """Three layers: the linear reader is liked best at the last, which the unembedding reads, then at `best`."""
+    hooks = [f"blocks.{i}.hook_resid_post" for i in range(3)]
+    told = MANIFEST["provenance"] | {"model": MANIFEST["provenance"]["model"] | {"n_layers": 3}}
+    run = Folder(name, {hook: sums(i, gap * (i == best)) for i, hook in enumerate(hooks)},
+                 manifest=MANIFEST | {"provenance": told})  # fmt: skip
+    frame = run.records.assign(select_bits=[0.1 if i == 2 else 0.2 if i == best else 0.3 for i in range(3)])
+    last = Record(behaviour="answer", fit_domain="home", test_domain="home", metric="selected", hook=hooks[2],
+                  level="linear", model="small", value=0.6, low=0.5, high=0.7, n=240, groups=60)  # fmt: skip
+    run.ids[last.id] = hooks[2]
+    run.records = pd.concat([frame, pd.DataFrame([last.row()])], ignore_index=True).astype({"k": "Int64"})
+    run.records.attrs["manifest"] = run.manifest
+    return run
+
+
+def test_runs_that_prefer_different_sites_before_the_unembedding_are_compared_at_their_own_and_at_each():
+    """A likes layer 0 next, B layer 1: each at its own, paired, and what differs at either site in both."""
+    found = compare(deep("a", 0), deep("b", 1, gap=0.3))
+    first = found.first
+    assert first is not None and (first["chosen_a"], first["chosen_b"]) == tuple(
+        f"blocks.{i}.hook_resid_post" for i in range(2)
+    )
+    assert first["how"] == "paired" and first["verdict"] == "better" and first["high"] < 0
+    said = found.sentences[0]
+    assert said.startswith("b (B) is better than a (A): a linear reader at L0 resid_post in A and L1 resid_post in B")
+    assert "where selection rows prefer to read it before the unembedding, leaves" in said
+    assert "At one site in both: at L0 resid_post .00 [.00, .00], at L1 resid_post -." in said
+
+
+def test_runs_that_agree_on_the_site_before_the_unembedding_are_compared_there_alone():
+    found = compare(deep("a", 1), deep("b", 1, gap=0.3))
+    at = found.cells[(found.cells["metric"] == "read") & (found.cells["hook"] == "blocks.1.hook_resid_post")].iloc[0]
+    assert found.first is not None and found.first["difference"] == at["difference"] < 0
+    assert "At one site" not in found.sentences[0] and "L1 resid_post, where selection rows" in found.sentences[0]

@@ -17,6 +17,8 @@ NUMBERED = 12  # stretches of a text, up to which each has its bits behind it
 STRETCHES = 60  # of a text, each with a colour of its own
 RELIABLE = "On the line the reader is right as often as it is sure; below it, it is surer than it should be."
 SHADES = ("green", "gray", "orange", "red")  # by how much more is missed than on average
+ADDED = ("red", "gray", "blue", "green")  # by what is added to the input alone, of what that leaves on average
+COLOURS = {"missed": "bits missed", "added": "what the reader adds"}
 
 
 def reader(view: state.View) -> dict[str, Any]:
@@ -69,13 +71,14 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
         st.text("No test row is left by these filters.")
         return
     shown, mean = rows.head(MOST), every.attrs["missed"]
-    if every["example"].duplicated().any():
-        st.caption(
-            "A stretch of text is coloured by what the reader misses at the token that ends it, where that one is "
-            f"read, and followed by these bits: {legend()}"
-        )
+    several, by, unit = bool(every["example"].duplicated().any()), "missed", mean
+    if several:
+        by = link.choose("Stretches show", list(COLOURS), "row-colour", show=lambda one: COLOURS[one], width=220)
+        unit = mean if by == "missed" else every.attrs["floor_missed"]
+        st.caption(legend(by))
     else:
-        st.caption("The run reads one token of each example: no other has bits of its own to be coloured by.")
+        st.caption("The run reads one token of each example: no other has bits of its own to be coloured by. A rule of "
+                   "positions that reads several gives each its own.")  # fmt: skip
     features = state.table_of(view.run, "features")
     if features is not None and any(boards.grid(list(names)) for names in features["targets"].iloc[:1]):
         classes = sorted({*features["classes"].iloc[0]} - {"empty", "none"})
@@ -88,8 +91,13 @@ def worst(view: state.View, rows: pd.DataFrame, every: pd.DataFrame) -> None:
             with left:
                 st.markdown(f":{shade(row['missed_bits'], mean)}-badge[{number(row['missed_bits'])} bits missed] "
                             f"{state.plain(laws(row))}")  # fmt: skip
-                st.markdown(coloured(row, every[every["example"] == row["example"]], mean))
+                same = every[every["example"] == row["example"]]
+                st.markdown(coloured(row, same, by, unit))
                 place = f"example {int(row['example'])}, token {int(row['position'])}, {row['domain']}"
+                if several:
+                    place += (
+                        f"; over its {len(same)} tokens the reader adds {number(examples.added_bits(same).sum())} bits"
+                    )
                 st.caption(state.plain(f"group {row['group']}, {place}"))
             if drawn is not None and right is not None:
                 with right:
@@ -102,35 +110,52 @@ def shade(missed: float, mean: float) -> str:
     return SHADES[min(3, int(max(0.0, missed) / max(mean, 1e-9)))]
 
 
-def legend() -> str:
-    """What the shades mean, in their own colours."""
-    words = ("less than average", "up to twice", "up to three times", "more")
-    return " ".join(f":{name}-background[{word}]" for name, word in zip(SHADES, words, strict=True))
+def shade_added(bits: float, left: float) -> str:
+    """The colour of so many bits that a reader adds, beside what the input alone leaves on average."""
+    part = bits / max(left, 1e-9)
+    return ADDED[0 if part < -0.1 else 1 if part < 0.1 else 2 if part < 1 else 3]
 
 
-def coloured(row: pd.Series, same: pd.DataFrame, mean: float) -> str:
-    """The text of a row as markdown: each stretch in the shade of the bits missed at the token that ends it.
+def legend(by: str) -> str:
+    """What the shades of stretches mean, in their own colours."""
+    if by == "missed":
+        said = "A stretch of text is coloured by what the reader misses at the token that ends it, where it is read, "
+        words = dict(zip(SHADES, ("less than average", "up to twice", "up to three times", "more"), strict=True))
+    else:
+        said = ("A stretch of text is coloured by what the reader adds to the input alone at the token that ends it. "
+                "Over all test rows these bits add up to the share that it explains; a stretch is ")  # fmt: skip
+        words = dict(zip(ADDED, ("misled", "hardly helped", "helped", "helped by more than the average leaves"),
+                         strict=True))  # fmt: skip
+    shown = " ".join(f":{name}-background[{word}]" for name, word in words.items())
+    return f"{said}{'and ' * (by == 'missed')}followed by these bits: {shown}"
 
-    same: all rows of the example. The text of an earlier token is the beginning of that of a later one, unless the run
-    cut it; then, and where no other token is read, nothing is coloured.
+
+def coloured(row: pd.Series, same: pd.DataFrame, by: str, unit: float) -> str:
+    """The text of a row as markdown: each stretch in the shade of what is told of the token that ends it.
+
+    same: all rows of the example. by: `missed` bits or what is `added` to the input alone; unit: their mean, or what
+    that leaves. The text of an earlier token is the beginning of that of a later one, unless the run cut it; then, and
+    where no other token is read, nothing is coloured.
     """
     text = row["text"]
-    before = same[(same["position"] <= row["position"]) & same["text"].notna()].sort_values("position")
+    told = same["missed_bits"] if by == "missed" else examples.added_bits(same)
+    before = same.assign(told=told)[(same["position"] <= row["position"]) & same["text"].notna()]
     parts: list[tuple[str, float]] = []
     at = 0
-    for _, one in before.iterrows():
+    for _, one in before.sort_values("position").iterrows():
         if not isinstance(text, str) or not text.startswith(one["text"]):
             return state.plain(clipped(text))
-        parts.append((text[at : len(one["text"])], float(one["missed_bits"])))
+        parts.append((text[at : len(one["text"])], float(one["told"])))
         at = len(one["text"])
     if len(parts) < 2 or at < len(str(text)):
         return state.plain(clipped(text))
     keep = parts[-STRETCHES:]
     said = ["… "] * (len(keep) < len(parts))
-    for words, missed in keep:
+    for words, value in keep:
         inner, blank = words.strip(), " " * words.startswith(" ")
-        bits = f" :small[{number(missed)}]" if len(keep) <= NUMBERED else ""
-        said.append(f"{blank}:{shade(missed, mean)}-background[{state.plain(inner)}]{bits} " if inner else " ")
+        bits = f" :small[{number(value)}]" if len(keep) <= NUMBERED else ""
+        colour = shade(value, unit) if by == "missed" else shade_added(value, unit)
+        said.append(f"{blank}:{colour}-background[{state.plain(inner)}]{bits} " if inner else " ")
     return "".join(said)
 
 

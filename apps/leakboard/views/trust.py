@@ -24,6 +24,7 @@ def checked(view: state.View) -> None:
     """One list: failed first, then what was not measured, then what passed; each with what fills it."""
     found = trust.trust(view.frame, **view.chosen, problem=view.run.problem)
     st.markdown(f"**{state.plain(trust.counted(found))}**")
+    st.caption("Checks of how it was measured. What the numbers then allow to be claimed, and what not, is below them.")
     for name, (mark, colour) in STATES.items():
         some = [check for check in found if check.state == name]
         if not some:
