@@ -1,6 +1,7 @@
 """What `run` and `plan` do with a file of many jobs, and `probekit schema`, for editors that complete one."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":
 
 def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
-    from probekit.jobs.budget import line_of, needs_of, together
+    from probekit.jobs.budget import line_of, needs_from, together
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.jobs.sweep import but_for_seeds, model_key
     from probekit.storage.runs import list_runs
@@ -134,10 +135,7 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
                    probe=[{"job": name, **asdict(one)} for name, one in trials.items()])  # fmt: skip
         return
     screen = console()
-    cells = [
-        [row["job"], row["state"], *("?" if row[key] is None else f"{row[key]:,}" for key in ("sites", "tokens"))]
-        for row in rows
-    ]
+    cells = _by_seeds(sweep, rows)
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
     counts = [row["tokens"] for row in rows if row["tokens"] is not None]
     shared = f"at most {sum(counts):,} tokens to run: jobs that differ in seeds share them"
@@ -145,14 +143,36 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
         shared if len(counts) == len(rows) else "how many tokens is known where models and their tokenizers are local"
     )
     screen.print(f"{len(firsts)} model{'s' * (len(firsts) > 1)}; {told}.")
+    if sweep.across:
+        screen.print("then models are compared, task by task and seed by seed: [across].")
+    needs = together([(job, needs_from(known[but_for_seeds(job)][1])) for job in sweep.jobs])
     if sweep.budget.minutes or sweep.budget.gigabytes:
-        needs = together([(job, needs_of(job, base)) for job in sweep.jobs])
         screen.print(line_of(needs, sweep.budget, several=True))
+    elif needs.capture is not None:
+        screen.print(f"needs {needs.said()}, readers not counted.")
     for name, one in trials.items():
         for line in one.lines():
             screen.print(f"{name}: {line}")
     for note, names in _noted(rows).items():
         screen.print(f"note: {note} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})")
+
+
+def _by_seeds(sweep: "Sweep", rows: "Sequence[dict]") -> list[list[str]]:
+    """A line for each job, or for all of them that differ in their seeds alone: `capitals-s0..4`, `2 done, 3 to do`."""
+    from probekit.jobs.sweep import but_for_seeds
+
+    lines: dict[str, list[dict]] = {}
+    for job, row in zip(sweep.jobs, rows, strict=True):
+        lines.setdefault(but_for_seeds(job), []).append(row)
+    out = []
+    for several in lines.values():
+        first, last = several[0], several[-1]
+        counts = Counter(row["state"] for row in several)
+        state = first["state"] if len(counts) == 1 else ", ".join(f"{n} {name}" for name, n in counts.items())
+        name = first["job"] if len(several) == 1 else f"{first['job']}..{last['job'].rpartition('-s')[2]}"
+        costs = ("?" if first[key] is None else f"{first[key]:,}" for key in ("sites", "tokens"))
+        out.append([name, state, *costs])
+    return out
 
 
 def _noted(rows: list[dict]) -> dict[str, list[str]]:
