@@ -591,8 +591,8 @@ def test_models_are_compared_task_by_task_as_by_hand(place, swept, tmp_path, mon
     ours = told[(told["behaviour"] == "colour") & (told["seed_data"] == 1)].reset_index(drop=True)
     columns = ["fit_domain", "test_domain", "arm", "level", "value", "low", "high", "n", "na_reason", "note"]
     pd.testing.assert_frame_equal(ours[columns], hand[columns], check_dtype=False)
-    # tiny untrained networks hold nothing that words do not: what is compared is how far rows are aligned, and the reason
-    assert len(ours) == 6 and ours["note"].str.contains("CKA 0.").all() and set(ours["na_reason"]) < set(NA_REASONS)
+    # untrained networks hold nothing that words do not: compared are how far rows are aligned, and the reason
+    assert len(ours) == 6 and ours["note"].str.contains("CKA ").all() and set(ours["na_reason"]) < set(NA_REASONS)
     assert set(zip(ours["fit_domain"], ours["fit_hook"], strict=True)) == set(zip(x, hooks, strict=True))
     monkeypatch.setattr("probekit.jobs.carried.transfer_across", never)
     assert [o.state for o in pk.run_sweep(sweep, place, **asked)] == ["done"] * 12
