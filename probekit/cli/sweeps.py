@@ -62,7 +62,7 @@ def run_many(
 
     def told(outcome: "SweptJob") -> None:
         why = f": {outcome.error}" if outcome.error else ""
-        screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
+        screen.print(f"{_called(outcome)}: {outcome.state}{why}", soft_wrap=True)
 
     with staff.crew(device) as crew, progress() as say:
         found = run_sweep(sweep, base, root=runs, store=store, device=device, engine=crew or "serial", shard=(i, n),
@@ -71,7 +71,7 @@ def run_many(
     folder = runs / sweep.folder
     ending.run, ending.state = folder, "failed cells" if bad else "complete"
     if as_json:
-        listed = [{"job": o.job, "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
+        listed = [{"job": _called(o), "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
         print_json("run", not bad, listed, sweep=str(folder))
     else:
         _print_outcomes(found, folder)
@@ -79,15 +79,23 @@ def run_many(
         raise typer.Exit(1)
 
 
+def _called(outcome: "SweptJob") -> str:
+    return f"across models, {outcome.job}" if outcome.across else outcome.job
+
+
 def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
     screen = console()
-    counts = {state: sum(o.state == state for o in found) for state in ("done", "failed cells", "failed", "elsewhere")}
-    said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    screen.print(f"{len(found)} jobs in {folder}: {said}")
+    jobs, compared = ([o for o in found if o.across is across] for across in (False, True))
+    for what, some in ((f"{len(jobs)} jobs in {folder}", jobs), (f"{len(compared)} comparisons of models", compared)):
+        if some:
+            counts = Counter(o.state for o in some)
+            told = (f"{counts[s]} {s}" for s in ("done", "failed cells", "failed", "elsewhere") if counts[s])
+            screen.print(f"{what}: {', '.join(told)}")
     for outcome in found:
         if outcome.state != "done":
-            screen.print(f"  {outcome.job}: {outcome.error or outcome.state}")
-    for look in (f"probekit compare {folder}", f"probekit dashboard {folder}", f'pk.read_runs("{folder}")'):
+            screen.print(f"  {_called(outcome)}: {outcome.error or outcome.state}")
+    looks = [f"probekit compare {folder}", f"probekit dashboard {folder}", f'pk.read_runs("{folder}")']
+    for look in looks + ([f'pk.read_across("{folder}")'] if compared else []):
         typer.echo(f"  {look}")  # a path stays in one piece, to be copied
 
 

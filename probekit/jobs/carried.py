@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,19 +63,19 @@ def carry_over(sweep: Sweep, base: Path, folder: Path, store: Path | str, device
             jobs = {label: jobs[at] for label, jobs in several.items()}
             first = next(iter(jobs.values()))
             key = digest([sweep.across.model_dump(mode="json"), *(runs[job.name] for job in jobs.values())])
-            path, name = folder / ACROSS / f"{key}.parquet", f"across models, {first.name}"
+            path, told = folder / ACROSS / f"{key}.parquet", partial(SweptJob, first.name, across=True)
             if path.exists():
-                yield SweptJob(name, "done")
+                yield told("done")
                 continue
             try:
                 seen = seen or {label: _Seen.of(job, sweep.across, base, store, device) for label, job in jobs.items()}
                 found = _carried(seen, first, sweep.across)
             except ProbekitError as error:
-                yield SweptJob(name, "failed", error=str(error))
+                yield told("failed", error=str(error))
                 continue
             path.parent.mkdir(exist_ok=True)
             put(path, _bytes_of(found), RunError)
-            yield SweptJob(name, "done")
+            yield told("done")
 
 
 def _tasks(sweep: Sweep) -> list[dict[str, list[JobSpec]]]:

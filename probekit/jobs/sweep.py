@@ -93,12 +93,16 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SweptJob:
-    """What became of a job: its run folder's name where there is one, and why there is none."""
+    """What became of a job: its run folder's name where there is one, and why there is none.
+
+    across: of a comparison of models, which has no run folder; `job` is then the first one of those compared.
+    """
 
     job: str
     state: State
     run: str = ""
     error: str = ""
+    across: bool = False
 
 
 def is_sweep(raw: Mapping[str, Any]) -> bool:
