@@ -177,7 +177,7 @@ def captured_by(
 
 
 def _begin_passes(home: Home, minutes: float | None, number: int) -> Station:
-    return Station(partial(_pass, home, TimeLimit(minutes).watching(lambda *told: None)), Passed())
+    return Station(partial(_pass, home, TimeLimit(minutes).watching(None)), Passed())
 
 
 def _pass(home: Home, progress: Progress | None, unit: Pass) -> None:

@@ -137,7 +137,7 @@ def _carried(seen: Mapping[str, _Seen], spec: JobSpec, asked: AcrossSpec) -> pd.
                 "position that each text has once, such as last."
             )
         group = first.observations.group[rows]
-        shared = {
+        shared: dict[str, Any] = {
             "anchors": anchors_of(group, asked.anchors, spec.seed_data), "groups": group, "seed": spec.seed_data,
             "floor": {name: block[rows] for name, block in first.observations.floor_inputs.items()},
             "levels": asked.levels, "ks": asked.ks, "alignments": asked.alignments,
