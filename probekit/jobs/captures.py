@@ -180,8 +180,12 @@ def _begin_passes(home: Home, minutes: float | None, number: int) -> Station:
     return Station(partial(_pass, home, TimeLimit(minutes).watching(None)), Passed())
 
 
+# What one job asks beside its captures, and others of the same captures do not, is no reason for these to be without.
+_BESIDE = {"replace": None, "compose": None, "steer": None, "hypotheses": (), "directions": ()}
+
+
 def _pass(home: Home, progress: Progress | None, unit: Pass) -> None:
-    spec = unit.spec
+    spec = unit.spec.model_copy(update=_BESIDE)
     try:
         job = Job.load(spec, home.base, home.device, model_of(spec, home.base, home.device))
         check_labels(job)
