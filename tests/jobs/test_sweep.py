@@ -540,7 +540,7 @@ def test_a_ray_cluster_that_loses_a_node_makes_what_one_process_makes(place, tmp
     monkeypatch.setattr("probekit.model.model.Model.stream", never)
     for job in map(partial(Job.load, base=place), sweep.jobs):  # of the first process and of actors, to 1e-5
         one, other = (captures_of(job, tmp_path / name)[0].sites for name in ("store", "other store"))
-        assert len(one) > 3 and all(torch.allclose(other[hook], one[hook], rtol=0, atol=1e-5) for hook in one)
+        assert len(one) > 2 and all(torch.allclose(other[hook], one[hook], rtol=0, atol=1e-5) for hook in one)
 
 
 def never(*given, **how):
