@@ -149,7 +149,7 @@ def _carried(seen: Mapping[str, _Seen], spec: JobSpec, asked: AcrossSpec) -> pd.
                 hooks = {label: one.sites[depth][0] for label, one in seen.items()}
                 out.append(found.assign(
                     task=first.observations.task, behaviour=name, position=rule, depth=depth,
-                    fit_hook=found["fit_domain"].map(hooks), test_hook=found["test_domain"].map(hooks),
+                    fit_hook=[hooks[label] for label in found["fit_domain"]], test_hook=[hooks[label] for label in found["test_domain"]],
                 ))  # fmt: skip
     if not out:
         raise BadInput(f"{spec.name}: no behaviour has the same outcomes in all models: compare labels of the task.")
