@@ -146,11 +146,12 @@ def _carried(seen: Mapping[str, _Seen], spec: JobSpec, asked: AcrossSpec) -> pd.
             for depth in asked.depths:
                 x = {label: one.sites[depth][1][one.parts[rule]] for label, one in seen.items()}
                 found = transfer_across(x, behaviour=behaviour, **shared)
-                hooks = {label: one.sites[depth][0] for label, one in seen.items()}
-                out.append(found.assign(
-                    task=first.observations.task, behaviour=name, position=rule, depth=depth,
-                    fit_hook=[hooks[label] for label in found["fit_domain"]], test_hook=[hooks[label] for label in found["test_domain"]],
-                ))  # fmt: skip
+                hooks = {
+                    f"{side}_hook": [seen[label].sites[depth][0] for label in found[f"{side}_domain"]]
+                    for side in ("fit", "test")
+                }
+                told = {"task": first.observations.task, "behaviour": name, "position": rule, "depth": depth}
+                out.append(found.assign(**told, **hooks))
     if not out:
         raise BadInput(f"{spec.name}: no behaviour has the same outcomes in all models: compare labels of the task.")
     return pd.concat(out, ignore_index=True)
