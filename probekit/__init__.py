@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from probekit.inputs.saved import SavedReader, load_reader
     from probekit.inputs.spans import delete_span
     from probekit.jobs.across import transfer_across
+    from probekit.jobs.carried import read_across
     from probekit.jobs.foresight import Ranking, foresee
     from probekit.jobs.measure import measure
     from probekit.jobs.probe import probe
@@ -106,6 +107,7 @@ __all__ = [
     "measure",
     "open_run",
     "probe",
+    "read_across",
     "read_requests",
     "read_run",
     "read_runs",
@@ -170,6 +172,7 @@ _HOME = {
     "measure": "jobs.measure",
     "open_run": "storage.runs",
     "probe": "jobs.probe",
+    "read_across": "jobs.carried",
     "read_requests": "inputs.requests",
     "read_run": "storage.runs",
     "read_runs": "storage.runs",

@@ -594,6 +594,24 @@ class BudgetSpec(_Strict):
     """Of activations, 10^9 bytes each, that the store is to hold for it."""
 
 
+class AcrossSpec(_Strict):
+    """Of a sweep over models: what was fitted on one of them, asked of another one on the same rows, task by task and
+    seed by seed (`pk.transfer_across`, docs/method.md)."""
+
+    depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.5, 1.0), min_length=1)
+    """Where each model is read: behind this share of its blocks, at least one. 1 is behind the last one."""
+    anchors: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the groups whose rows align two models, and are measured by nothing."""
+    levels: tuple[Literal["neurons", "direction", "directions", "linear"], ...] = Field(
+        default=("direction", "linear"), min_length=1
+    )
+    """Levels whose readers are carried over."""
+    ks: tuple[PositiveInt, ...] = Field(default=(1, 4), min_length=1)
+    """Of levels that have a k."""
+    alignments: tuple[Literal["identity", "permutation", "procrustes", "affine"], ...] = ("procrustes", "affine")
+    """Classes of maps from one model's rows to another's. `identity` and `permutation` ask for equal widths."""
+
+
 class JobSpec(_Strict):
     """A batch job, as a TOML file says it.
 

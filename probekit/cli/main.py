@@ -1,7 +1,6 @@
 """Commands that make run folders (`run`, `plan`, `demo`, `testbed`), and the entry point: errors become exit codes."""
 
 import io
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from probekit.cli.cache import cache
 from probekit.cli.calibrate import calibrate
 from probekit.cli.floors import floors
 from probekit.cli.notify import notifying
-from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, rows
+from probekit.cli.out import JsonOption, console, plain_table, print_json, reporting, resume_command, rows
 from probekit.cli.reading import register
 from probekit.cli.steer import steer
 from probekit.cli.study import study
@@ -74,7 +73,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as error:
-        typer.echo(f"probekit: {error}\nresume: {shlex.join(['probekit', *sys.argv[1:]])}", err=True)
+        typer.echo(f"probekit: {error}\nresume: {resume_command()}", err=True)
         raise SystemExit(error.exit_code) from None
     except ProbekitError as error:
         typer.echo(f"probekit: {error}", err=True)

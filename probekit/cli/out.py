@@ -1,6 +1,8 @@
 """What every command prints with: tables, JSON in one shape, and one sentence for an error."""
 
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.errors import ProbekitError
+from probekit.errors import Interrupted, ProbekitError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,13 +69,20 @@ def rows(frame: "pd.DataFrame") -> list[dict]:
     return plain_json(frame.to_dict("records"), printed=True)
 
 
+def resume_command() -> str:
+    """The command line of this process, to be copied."""
+    return shlex.join(["probekit", *sys.argv[1:]])
+
+
 @contextmanager
 def reporting(command: str, as_json: bool) -> Iterator[None]:
-    """With --json, a ProbekitError becomes `ok: false` with its sentence and exit code; without, it passes through."""
+    """With --json, a ProbekitError becomes `ok: false` with its sentence and exit code, and with the command that goes
+    on where something was stopped; without, it passes through."""
     try:
         yield
     except ProbekitError as error:
         if not as_json:
             raise
-        print_json(command, False, [], error=str(error), kind=type(error).__name__)
+        goes_on = {"resume": resume_command()} if isinstance(error, Interrupted) else {}
+        print_json(command, False, [], error=str(error), kind=type(error).__name__, **goes_on)
         raise typer.Exit(error.exit_code) from None

@@ -41,6 +41,7 @@ TABLES = {
     "[steer]": spec.SteerSpec,
     "[transfer]": spec.TransferSpec,
     "[budget]": spec.BudgetSpec,
+    "[across]": spec.AcrossSpec,
     "[[hypotheses]]": spec.HypothesisEntry,
     "[[directions]]": spec.DirectionsEntry,
 }

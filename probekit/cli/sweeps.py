@@ -1,6 +1,7 @@
 """What `run` and `plan` do with a file of many jobs, and `probekit schema`, for editors that complete one."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def run_many(
 
     def told(outcome: "SweptJob") -> None:
         why = f": {outcome.error}" if outcome.error else ""
-        screen.print(f"{outcome.job}: {outcome.state}{why}", soft_wrap=True)
+        screen.print(f"{_called(outcome)}: {outcome.state}{why}", soft_wrap=True)
 
     with staff.crew(device) as crew, progress() as say:
         found = run_sweep(sweep, base, root=runs, store=store, device=device, engine=crew or "serial", shard=(i, n),
@@ -70,7 +71,7 @@ def run_many(
     folder = runs / sweep.folder
     ending.run, ending.state = folder, "failed cells" if bad else "complete"
     if as_json:
-        listed = [{"job": o.job, "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
+        listed = [{"job": _called(o), "state": o.state, "run": o.run or None, "error": o.error or None} for o in found]
         print_json("run", not bad, listed, sweep=str(folder))
     else:
         _print_outcomes(found, folder)
@@ -78,15 +79,23 @@ def run_many(
         raise typer.Exit(1)
 
 
+def _called(outcome: "SweptJob") -> str:
+    return f"across models, {outcome.job}" if outcome.across else outcome.job
+
+
 def _print_outcomes(found: "list[SweptJob]", folder: Path) -> None:
     screen = console()
-    counts = {state: sum(o.state == state for o in found) for state in ("done", "failed cells", "failed", "elsewhere")}
-    said = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    screen.print(f"{len(found)} jobs in {folder}: {said}")
+    jobs, compared = ([o for o in found if o.across is across] for across in (False, True))
+    for what, some in ((f"{len(jobs)} jobs in {folder}", jobs), (f"{len(compared)} comparisons of models", compared)):
+        if some:
+            counts = Counter(o.state for o in some)
+            told = (f"{counts[s]} {s}" for s in ("done", "failed cells", "failed", "elsewhere") if counts[s])
+            screen.print(f"{what}: {', '.join(told)}")
     for outcome in found:
         if outcome.state != "done":
-            screen.print(f"  {outcome.job}: {outcome.error or outcome.state}")
-    for look in (f"probekit compare {folder}", f"probekit dashboard {folder}", f'pk.read_runs("{folder}")'):
+            screen.print(f"  {_called(outcome)}: {outcome.error or outcome.state}")
+    looks = [f"probekit compare {folder}", f"probekit dashboard {folder}", f'pk.read_runs("{folder}")']
+    for look in looks + ([f'pk.read_across("{folder}")'] if compared else []):
         typer.echo(f"  {look}")  # a path stays in one piece, to be copied
 
 
@@ -106,7 +115,7 @@ def tried(jobs: "Sequence[JobSpec]", base: Path, device: str) -> "list[Trial]":
 
 def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_json: bool) -> None:
     """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
-    from probekit.jobs.budget import line_of, needs_of, together
+    from probekit.jobs.budget import line_of, needs_from, together
     from probekit.jobs.plan import forecast_of, plan_rows
     from probekit.jobs.sweep import but_for_seeds, model_key
     from probekit.storage.runs import list_runs
@@ -134,10 +143,7 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
                    probe=[{"job": name, **asdict(one)} for name, one in trials.items()])  # fmt: skip
         return
     screen = console()
-    cells = [
-        [row["job"], row["state"], *("?" if row[key] is None else f"{row[key]:,}" for key in ("sites", "tokens"))]
-        for row in rows
-    ]
+    cells = _by_seeds(sweep, rows)
     screen.print(plain_table(["job", "state", "sites", "tokens"], cells, f"{sweep.name}: {len(rows)} jobs in {folder}"))
     counts = [row["tokens"] for row in rows if row["tokens"] is not None]
     shared = f"at most {sum(counts):,} tokens to run: jobs that differ in seeds share them"
@@ -145,14 +151,36 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
         shared if len(counts) == len(rows) else "how many tokens is known where models and their tokenizers are local"
     )
     screen.print(f"{len(firsts)} model{'s' * (len(firsts) > 1)}; {told}.")
+    if sweep.across:
+        screen.print("then models are compared, task by task and seed by seed: [across].")
+    needs = together([(job, needs_from(known[but_for_seeds(job)][1])) for job in sweep.jobs])
     if sweep.budget.minutes or sweep.budget.gigabytes:
-        needs = together([(job, needs_of(job, base)) for job in sweep.jobs])
         screen.print(line_of(needs, sweep.budget, several=True))
+    elif needs.capture is not None:
+        screen.print(f"needs {needs.said()}, readers not counted.")
     for name, one in trials.items():
         for line in one.lines():
             screen.print(f"{name}: {line}")
     for note, names in _noted(rows).items():
         screen.print(f"note: {note} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})")
+
+
+def _by_seeds(sweep: "Sweep", rows: "Sequence[dict]") -> list[list[str]]:
+    """A line for each job, or for all of them that differ in their seeds alone: `capitals-s0..4`, `2 done, 3 to do`."""
+    from probekit.jobs.sweep import but_for_seeds
+
+    lines: dict[str, list[dict]] = {}
+    for job, row in zip(sweep.jobs, rows, strict=True):
+        lines.setdefault(but_for_seeds(job), []).append(row)
+    out = []
+    for several in lines.values():
+        first, last = several[0], several[-1]
+        counts = Counter(row["state"] for row in several)
+        state = first["state"] if len(counts) == 1 else ", ".join(f"{n} {name}" for name, n in counts.items())
+        name = first["job"] if len(several) == 1 else f"{first['job']}..{last['job'].rpartition('-s')[2]}"
+        costs = ("?" if first[key] is None else f"{first[key]:,}" for key in ("sites", "tokens"))
+        out.append([name, state, *costs])
+    return out
 
 
 def _noted(rows: list[dict]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from probekit.spec import BudgetSpec, JobSpec
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Progress
+    from probekit.jobs.forecast import Forecast
     from probekit.model.model import Model
     from probekit.task import Task
 
@@ -47,7 +48,11 @@ class Needs:
 
 def needs_of(spec: JobSpec, base: Path) -> Needs:
     """Of a job on a file, whose model's config is at hand; nothing is known of others."""
-    found = forecast_of(spec, base)
+    return needs_from(forecast_of(spec, base))
+
+
+def needs_from(found: "Forecast | None") -> Needs:
+    """The same of a job that was forecast already."""
     if found is None:
         return Needs()
     edited = [one.seconds for one in found.edited]
@@ -66,8 +71,12 @@ def together(needs: Sequence[tuple[JobSpec, Needs]]) -> Needs:
 
 def capture_key(job: JobSpec) -> str:
     """Equal for jobs that read the same rows of the store."""
-    asked = job.model_dump(mode="json", include={"model", "task", "seed_probe"})  # the twin is drawn by the last
-    return digest([asked, job.read.hooks, "random_twin" in job.read.controls, job.read.delete])
+    asked = job.model_dump(
+        mode="json", include={"model", "task", "backend", "seed_probe"}
+    )  # the twin is drawn by the last
+    read = job.read.model_dump(mode="json", include={"hooks", "delete", "filler"})
+    drawn = job.seed_data if job.task.testbed else None  # which examples a testbed gives
+    return digest([asked, read, "random_twin" in job.read.controls, drawn])
 
 
 def check_budget(spec: JobSpec, base: Path, *, captured: bool) -> None:

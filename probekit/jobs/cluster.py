@@ -28,6 +28,8 @@ class RayWorkers:
     address: of a cluster that runs; None: one is started, with room for `size` of them.
     """
 
+    elsewhere = True
+
     def __init__(self, size: int, threads: int, n_gpus: int, address: str | None) -> None:
         self._set = _set_for(address)
         try:

@@ -6,7 +6,7 @@ Every unit that the sink lacks is measured and kept. Workers each have a sink of
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,7 +100,12 @@ Answer = Ready | Ended | Lost | Exception
 
 @runtime_checkable
 class Workers(Protocol):
-    """Workers beside this process, whatever machine they are on, known by their numbers."""
+    """Workers beside this process, whatever machine they are on, known by their numbers.
+
+    elsewhere: whether they may be on other machines, so that a model is better run there than in this process.
+    """
+
+    elsewhere: bool
 
     def hire(self, worker: int) -> None:
         """Start a worker of a number that no other one had, which will tell that it is `Ready`."""
@@ -133,13 +138,14 @@ class Workers(Protocol):
 
 def work_off(
     phases: Sequence[Units], here: Station, *, crew: "Crew | None" = None, begin: Begin | None = None,
-    progress: Progress | None = None, pace: Clock | None = None,
+    progress: Progress | None = None, pace: Clock | None = None, patient: bool = True,
 ) -> None:  # fmt: skip
     """Measure every unit that the sink lacks, one phase after another: units of a phase may run side by side.
 
     here: this process's station, which measures when it is alone, and else only takes note. crew: who else measures.
     begin: makes their stations; it is found by its name and its arguments are sent, since processes start afresh.
-    Raises Interrupted after a Ctrl-C, when what was being measured is kept.
+    Raises KeyboardInterrupt after a Ctrl-C, when what was being measured is kept. patient: whether a crew's units are
+    waited for then, as those are that leave nothing when they are ended.
     """
     say = progress or (lambda what, done, total, left=None: None)
     kept, total = here.sink.done, sum(map(len, phases))
@@ -149,7 +155,8 @@ def work_off(
     with heeding() as stop, shared as shares:
         for units in lacking:
             ended = partial(_tell, pace, units)
-            for unit, n_ended in shares.each(units, ended, stop) if shares else _each(units, here, ended, stop):
+            turns = shares.each(units, ended, stop, patient) if shares else _each(units, here, ended, stop)
+            for unit, n_ended in turns:
                 say(unit.label, n_done + n_ended, total, pace.left() if pace else None)
             n_done += len(units)
     say("done", total, total)
@@ -254,6 +261,7 @@ class Crew:
         self.size, self.workers = size, workers
         self.hired, self.free = set[int](), set[int]()  # free: those that are ready and have no station
         self.late = set[int]()  # those whose station of an earlier job is not ready yet
+        self.captured = set[Hashable]()  # what it has brought into a store
         self._n_hired = 0
 
     def hire(self) -> None:
@@ -299,7 +307,9 @@ class _Shares:
         self.preparing, self.ready, self.busy = set[int](), list[int](), dict[int, str]()
         self._deaths, self._in_row = Counter[str](), 0
 
-    def each(self, units: Units, told: Callable[[Ended], None], stop: Stop) -> Iterator[tuple[Labelled, int]]:
+    def each(
+        self, units: Units, told: Callable[[Ended], None], stop: Stop, patient: bool
+    ) -> Iterator[tuple[Labelled, int]]:
         """Every unit as it is handed out, and how many have ended; ends when all of them have."""
         waiting, n_ended = deque(units), 0
         while waiting or self.busy:
@@ -314,6 +324,8 @@ class _Shares:
                     told(ended)
                     n_ended += 1
             if stop.asked:
+                if not patient:
+                    stop.check()
                 waiting.clear()  # what is being measured is kept before this ends
         stop.check()
 

@@ -156,8 +156,9 @@ def foresee(
     """Seal a ranking of inputs by how bad the model is expected to be there, before it is run on them.
 
     rows: what each input is called; scores [n], the worst highest, or several by name; by: what made each, such as the
-    digest of a frozen `Predictor`. The files are published whole, and never over others. Raises BadInput for scores
-    that are not one finite number per row, rows that share a name, or a folder that holds a ranking.
+    digest of a frozen `Predictor`. The files are published whole, and never over others; a call that was killed before
+    the digest was there is taken up by the same call. Raises BadInput for scores that are not one finite number per
+    row, rows that share a name, or a folder that holds a ranking.
 
     >>> import tempfile
     >>> import numpy as np
@@ -182,6 +183,16 @@ def foresee(
             "by": dict(by or {}), "written": datetime.now(UTC).isoformat()}  # fmt: skip
     text = to_json(told, "a ranking").encode()
     if not publish(folder, folder / RANKING, text, BadInput):
-        raise BadInput(f"{folder} holds a ranking already, which is never overwritten: give another folder.")
+        text = _unsealed(folder, text)
     publish(folder, folder / DIGEST, f"{sha256(text).hexdigest()}  {RANKING}\n".encode("ascii"), BadInput)
     return Ranking.open(folder)
+
+
+def _unsealed(folder: Path, asked: bytes) -> bytes:
+    """The ranking that a call which was killed before it sealed it has left, where it is the one that is asked for."""
+    if (folder / DIGEST).exists():
+        raise BadInput(f"{folder} holds a ranking already, which is never overwritten: give another folder.")
+    left = (folder / RANKING).read_bytes()
+    if json.loads(left) | {"written": ""} != json.loads(asked) | {"written": ""}:
+        raise BadInput(f"{folder} holds another ranking, which was never sealed: give another folder, or remove it.")
+    return left

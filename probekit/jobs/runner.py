@@ -1,45 +1,38 @@
 """`run_job`: the cells of a job measured into a run folder. Stops and resumes between cells."""
 
 import logging
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from probekit.activations.activations import Activations
-from probekit.activations.capture import DEFAULT_STORE, capture, capture_without
+from probekit.activations.capture import DEFAULT_STORE
 from probekit.activations.keys import has_rows
-from probekit.activations.passes import Step
-from probekit.errors import BadInput, StoreError
+from probekit.errors import FitError, StoreError
 from probekit.hookpoint import HookPoint
 from probekit.jobs.between import angles_between
 from probekit.jobs.budget import TimeLimit, check_budget, check_room
+from probekit.jobs.captures import Home, captured_by, captures_of, check_labels, check_memory, model_of
 from probekit.jobs.cells import Cell
 from probekit.jobs.engines import Crew, Folder, Progress, Station, stopping, work_off
 from probekit.jobs.examples import Examples, rows_by_reader, scores_of, worst_of
-from probekit.jobs.job import Job, load_model_of
+from probekit.jobs.job import Job
 from probekit.jobs.manifest import manifest_of
-from probekit.jobs.progress import Pace, beating, told_bytes
-from probekit.jobs.sweep import model_key
+from probekit.jobs.progress import Pace, beating
 from probekit.jobs.work import Work, tensor_name
-from probekit.jobs.workers import crew_of
+from probekit.jobs.workers import crew_of, device_here
 from probekit.measurement.cell import measurements_of
 from probekit.measurement.outcome import Kept, Outcome, to_tensors
 from probekit.model.model import Model
-from probekit.records import SAMPLED, Losses, Record, digest
+from probekit.records import SAMPLED, Losses, Record
 from probekit.results.headline import HALF
 from probekit.spec import JobSpec
 from probekit.storage.cache import pin
-from probekit.storage.files import free_bytes, free_memory
 from probekit.storage.listing import keep_line, line_of
 from probekit.storage.runs import Run, open_run
 from probekit.storage.runwriter import RunWriter
-from probekit.task import Task, find_constant
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +55,11 @@ def run_job(
     that activations are kept in. model: the one that the spec names, where it is loaded already. progress(what, done,
     total) is called as cells finish. n_workers: processes that measure cells side by side, each with its own copy of
     the model, `cores // n_workers` threads and one site's activations in memory; they read what this process has
-    captured. A number may differ in its last bits between numbers of threads, never between engines or numbers of
-    workers with the same (OMP_NUM_THREADS=1). engine: `serial`, `local` or `ray`, or a crew from `pk.crew_of`, whose
-    workers are there already. Raises BadInput for anything wrong with the request, Interrupted on Ctrl-C and when the
-    minutes of its budget are spent, with every finished cell kept.
+    captured, or an actor of a Ray cluster. A number may differ in its last bits between numbers of threads, never
+    between engines or numbers of workers with the same (OMP_NUM_THREADS=1). engine: `serial`, `local` or `ray`, or a
+    crew from `pk.crew_of`, whose workers are there already. Raises BadInput for anything wrong with the request,
+    FitError where an actor could not capture what it reads, Interrupted on Ctrl-C and when the minutes of its budget
+    are spent, with every finished cell kept.
 
     >>> import probekit as pk
     >>> asked = {"name": "bad", "task": {"testbed": "othello-6x6"}, "model": {"name": "./nowhere"}}
@@ -79,9 +73,9 @@ def run_job(
     base, limit = base or Path(), TimeLimit(spec.budget.minutes)
     progress = limit.watching(progress)
     staff = nullcontext(engine) if isinstance(engine, Crew) else crew_of(engine, n_workers, device=device)
-    job = Job.load(spec, base, device, model)
+    job = Job.load(spec, base, device_here(engine, device), model)
     cells = {cell.id(job.inputs): cell for cell in job.cells()}
-    _check_labels(job)
+    check_labels(job)
     for said in job.task.audit.get("told", ()):
         log.warning("%s: %s", job.task.name, said)
     if spec.budget.minutes is not None and not (Path(root) / job.run).exists():
@@ -91,8 +85,10 @@ def run_job(
     if writer.complete:
         return open_run(writer.path)
     with stopping(writer), staff as crew, beating(writer, progress) as say:
-        begun = time.monotonic()
-        _check_room(job, crew.size if crew else 1)
+        begun, home = time.monotonic(), Home(base, Path(store), device)
+        check_memory(job, crew.size if crew else 1)
+        if crew and crew.workers.elsewhere and (lost := captured_by(crew, [spec], home, say, limit.left)):
+            raise FitError(next(iter(lost.values())))
         work = _work(job, writer, store, say)
         _warn_of_answers(work.activations)
         timings = {"capture": time.monotonic() - begun}
@@ -112,22 +108,8 @@ def run_job(
 
 def _work(job: Job, writer: RunWriter, store: Path | str, progress: Progress | None) -> Work:
     """Everything that cells need, captured where the store lacks it."""
-    spec, say = job.spec, progress or (lambda what, done, total, left=None: None)
-
-    def telling(what: str) -> Callable[[Step], None]:
-        return lambda step: say(f"{what}, {step.tokens_per_second:,.0f} tokens/s", step.tokens, step.n_tokens)
-
-    def captured(model: Model, task: Task, what: str) -> Activations:
-        return capture(model, task, spec.read.hooks, store=store, progress=telling(what), backend=spec.backend)
-
-    activations = captured(job.model, job.task, "capture")
-    # The twin's activations are read for what the trained network does: nobody asks what the twin does.
-    unasked = replace(job.task, behaviours=())
-    twin = captured(job.model.random_twin(spec.seed_probe), unasked, "capture random twin") if spec.wants_twin else None
-    deleted = {}
-    for span in job.deleted:
-        told = {"filler": spec.read.filler, "store": store, "progress": telling(f"capture without {span}")}
-        deleted[span] = capture_without(job.model, job.task, span, activations, **told)
+    spec = job.spec
+    activations, twin, deleted = captures_of(job, store, progress)
     transfer = spec.transfer if len(activations.observations.domains) > 1 else None
     texts = {span: found.observations for span, found in deleted.items()}
     asked = spec.read, transfer, job.hypotheses, spec.seeds, spec.n_bootstrap
@@ -153,19 +135,8 @@ def _begin(spec: JobSpec, base: Path, device: str, store: Path, path: Path, n_ce
     """What a worker measures with: the job loaded again, what the first process captured read from the store."""
     asked = spec.model_dump(mode="json")
     writer = RunWriter.open(path.parent, path.name, asked, n_cells, worker=str(number))
-    work = _work(Job.load(spec, base, device, _model_of(spec, base, device)), writer, store, None)
+    work = _work(Job.load(spec, base, device, model_of(spec, base, device)), writer, store, None)
     return Station(work.measure, Folder(writer, _write, lost=partial(_lost, work)))
-
-
-_LAST: dict[str, Model] = {}  # of a worker: jobs that follow each other often run one model
-
-
-def _model_of(spec: JobSpec, base: Path, device: str) -> Model:
-    key = digest([model_key(spec), str(base), device])
-    if key not in _LAST:
-        _LAST.clear()  # let go of one before the next is loaded
-        _LAST[key] = load_model_of(spec, base, device)
-    return _LAST[key]
 
 
 def _phases(cells: Mapping[str, Cell]) -> list[dict[str, Cell]]:
@@ -214,33 +185,6 @@ def _finish(work: Work, planned: Mapping[str, Cell], timings: dict[str, float]) 
         work.writer.write_table("angles", angles)
     made = manifest_of(work.job, work.activations, work.measurements, timings, work.selected(cells))
     work.writer.finish(made, [key for phase in _phases(planned) for key in phase])
-
-
-def _check_labels(job: Job) -> None:
-    """Refuse, before anything is captured, a job whose behaviours are known already and leave nothing to explain."""
-    task = job.task
-    labels = {b.name: task.labels[b.column or b.name] for b in task.behaviours if b.kind == "label"}
-    if len(labels) == len(task.behaviours):
-        domain = np.asarray(task.domain)[task.row_example]
-        domains = list(dict.fromkeys(task.domain.tolist()))
-        find_constant(labels, domain, domains if job.spec.transfer else domains[:1])
-
-
-ROOM = 3.3  # times a site's rows in float32: what reading it takes at its peak, measured at two sizes (docs/scale.md)
-
-
-def _check_room(job: Job, n_workers: int) -> None:
-    """Refuse, before anything is captured, a job whose sites neither memory nor scratch files have room for."""
-    n, memory, folder = sum(map(len, job.task.positions)), free_memory(), Path(tempfile.gettempdir())
-    free = None if memory is None else memory + free_bytes(folder)
-    width = max((job.model.widths[hook] for cell in job.cells() for hook in cell.hooks), default=0)
-    needed = ROOM * n * width * 4 * n_workers
-    if free is not None and needed > free:
-        by = f" by {n_workers} workers, each of which holds one," if n_workers > 1 else ""
-        raise BadInput(
-            f"reading sites of {n:,} rows x {width:,}{by} takes {told_bytes(needed)}, and memory and {folder} have "
-            f"{told_bytes(free)}: let TMPDIR name a folder on a larger disk, or take fewer rows or workers."
-        )
 
 
 def pin_for_run(store: Path, key: str, run: str) -> None:

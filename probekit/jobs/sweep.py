@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from probekit.errors import BadInput, Interrupted, OutOfTime, OverBudget, ProbekitError, RunError, RunHeld, nearest
 from probekit.jobs.budget import SPENT, TimeLimit, check_together
 from probekit.records import digest
-from probekit.spec import BudgetSpec, JobSpec, read_table
+from probekit.spec import AcrossSpec, BudgetSpec, JobSpec, ModelSpec, read_table, validate
 from probekit.storage.files import put, to_json
-from probekit.storage.runs import SWEEP
+from probekit.storage.runs import SWEEP, list_runs
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Crew, Progress
     from probekit.model.model import Model
 
-KEYS = ("models", "tasks", "seeds", "grid", "combine")
+KEYS = ("models", "tasks", "seeds", "grid", "combine", "across")
 LISTS = {"revisions": "revision", "adapters": "adapter"}  # of a model of a sweep: a list in place of one
 State = Literal["done", "failed cells", "failed", "elsewhere"]
 
@@ -34,7 +34,7 @@ class Sweep:
     `models` and `tasks` are lists of what `[model]` and `[task]` are, `seeds` a list of `seed_data`, `[grid]` maps keys
     such as `"read.ks"` to lists of values. A model may have `revisions` and `adapters`, lists, and is then one model
     for each. combine: `all`, every combination, or `zip`, the values of the grid one by one. All other keys are those
-    of a job, and every job has them. budget: of all jobs together.
+    of a job, and every job has them. budget: of all jobs together. across: what is compared between the models, if so.
 
     >>> import probekit as pk
     >>> asked = {"name": "sizes", "models": [{"name": "a"}, {"name": "b"}], "task": {"file": "x.csv", "text": "t"}}
@@ -46,6 +46,7 @@ class Sweep:
     name: str
     jobs: tuple[JobSpec, ...]
     budget: BudgetSpec = field(default_factory=BudgetSpec)
+    across: AcrossSpec | None = None
 
     @classmethod
     def read_toml(cls, path: Path) -> "Sweep":
@@ -69,7 +70,10 @@ class Sweep:
             raise BadInput(
                 f"{where}: two jobs would be named {twice}: give tasks that share a file a name of their own."
             )
-        return cls(str(raw.get("name")), tuple(jobs), jobs[0].budget)
+        across = None if raw.get("across") is None else validate(AcrossSpec, raw["across"], f"{where}: across")
+        if across and len({model_label(job.model) for job in jobs}) < 2:
+            raise BadInput(f"{where}: [across] compares models, and there is one: give two or more [[models]].")
+        return cls(str(raw.get("name")), tuple(jobs), jobs[0].budget, across)
 
     @cached_property
     def id(self) -> str:
@@ -89,12 +93,16 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SweptJob:
-    """What became of a job: its run folder's name where there is one, and why there is none."""
+    """What became of a job: its run folder's name where there is one, and why there is none.
+
+    across: of a comparison of models, which has no run folder; `job` is then the first one of those compared.
+    """
 
     job: str
     state: State
     run: str = ""
     error: str = ""
+    across: bool = False
 
 
 def is_sweep(raw: Mapping[str, Any]) -> bool:
@@ -129,7 +137,8 @@ def run_sweep(
     shard: (i, n), the i-th of n parts, for several machines on one folder. A job that fails is noted with
     its error in `failed-<job>.json` of the folder and the rest go on; one that another process is measuring is left to
     it. The same call resumes: finished cells stay as they are, what failed is tried again. told: called after each job.
-    engine: as for `run_job`; its workers stay from one job to the next, and keep the model that they have loaded.
+    engine: as for `run_job`; its workers stay from one job to the next, and keep the model that they have loaded. They
+    first capture what the jobs read, several models and files side by side.
     Raises BadInput for a shard that there is not and for jobs that need more room than the budget has, Interrupted on
     Ctrl-C and when its minutes are spent or too few for the next job, with every finished cell kept.
 
@@ -152,20 +161,55 @@ def run_sweep(
     put(folder / SWEEP, to_json(listed, SWEEP).encode(), RunError)
     out: list[SweptJob] = []
     loaded: tuple[str, Model] | None = None
-    with staff as crew:
+    with staff as crew, _stopped(len(mine)):
         asked = {"root": folder, "store": store, "base": base, "device": device, "engine": crew or "serial"}
+        lost = _captured_ahead(crew, mine, asked, limit, progress) if crew else {}
         for i, job in enumerate(mine):
             begun = f"job {i + 1} of {len(mine)}, {job.name}"
             if progress:
                 progress(begun, i, len(mine))
             if limit.left == 0:
                 raise OutOfTime(f"stopped, since {SPENT}; {i} of {len(mine)} jobs are over; the same command resumes.")
-            loaded, outcome = _one(job, limit.left, loaded, asked | {"progress": _within(begun, progress)})
+            if why := lost.get(job.name):
+                outcome = SweptJob(job.name, "failed", error=why)
+            else:
+                loaded, outcome = _one(job, limit.left, loaded, asked | {"progress": _within(begun, progress)})
             _note(outcome, folder)
             out.append(outcome)
             if told:
                 told(outcome)
+        if sweep.across:
+            from probekit.jobs.carried import carry_over
+
+            for outcome in carry_over(sweep, base, folder, store, device):
+                out.append(outcome)
+                if told:
+                    told(outcome)
     return out
+
+
+def _captured_ahead(
+    crew: "Crew", jobs: Sequence[JobSpec], asked: Mapping[str, Any], limit: TimeLimit, progress: "Progress | None"
+) -> dict[str, str]:
+    """What jobs that are not finished read, captured by a crew side by side: name of a job -> why it could not be."""
+    from probekit.jobs.captures import Home, captured_by, lost_of
+
+    finished = {run.name.rpartition("-")[0] for run in list_runs(asked["root"]) if run.state == "complete"}
+    todo = [job for job in jobs if job.name not in finished]
+    home = Home(asked["base"], Path(asked["store"]), asked["device"])
+    lost = captured_by(crew, todo, home, _within(f"captures for {len(todo)} jobs", progress), limit.left)
+    return {job.name: why for job in todo if (why := lost_of(job, lost))}
+
+
+@contextmanager
+def _stopped(n: int) -> Iterator[None]:
+    """Ctrl-C outside of a job, too, says that what is finished is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped between the {n} jobs; what is finished is kept; the same command resumes."
+        ) from None
 
 
 def _note(outcome: SweptJob, folder: Path) -> None:
@@ -183,12 +227,13 @@ def _one(
     """Measure one job, within the minutes that are left, with the model that is loaded if it is that one."""
     from probekit.jobs.job import load_model_of
     from probekit.jobs.runner import run_job
+    from probekit.jobs.workers import device_here
 
     key = model_key(job)
     try:
         if loaded is None or loaded[0] != key:
             loaded = None  # let go of one before the next is loaded
-            loaded = key, load_model_of(job, asked["base"], asked["device"])
+            loaded = key, load_model_of(job, asked["base"], device_here(asked["engine"], asked["device"]))
         budget = job.budget.model_copy(update={"minutes": minutes})
         run = run_job(job.model_copy(update={"budget": budget}), model=loaded[1], **asked)
     except Interrupted:
@@ -240,13 +285,20 @@ def _jobs_of(raw: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             job["seed_data"] = seed
         own = [str(raw.get("name"))]
         if len(models) > 1:
-            own += [_short(str(model.get("name"))), *([str(model["revision"])] if model.get("revision") else [])]
-            own += [_short(str(model["adapter"]))] if model.get("adapter", "none") != "none" else []
+            own.append(model_label(model))
         if len(tasks) > 1:
             own.append(_short(str(task.get("name") or task.get("file") or task.get("testbed"))))
         own += [f"{key.split('.')[-1]}-{_said(value)}" for key, value in cell.items()]
         out.append(job | {"name": _name([*own, f"s{seed}"] if len(seeds) > 1 else own)})
     return out
+
+
+def model_label(model: Mapping[str, Any] | ModelSpec | None) -> str:
+    """What a model is called within the name of its jobs: its name, revision and adapter."""
+    told = model.model_dump() if isinstance(model, ModelSpec) else model or {}
+    parts = [_short(str(told.get("name"))), *([str(told["revision"])] if told.get("revision") else [])]
+    parts += [_short(str(told["adapter"]))] if (told.get("adapter") or "none") != "none" else []
+    return "-".join(parts)
 
 
 def _tables(raw: Mapping[str, Any], one: str, several: str, where: str) -> list[dict[str, Any]]:
@@ -345,6 +397,7 @@ def json_schema() -> dict[str, Any]:
         parts[several] = {"type": "array", "items": table, "description": what}
     parts["seeds"] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "seed_data of each."}
     parts["grid"] = {"type": "object", "description": 'Keys, as `"read.ks"`, and the values that each takes.'}
+    parts["across"] = AcrossSpec.model_json_schema()
     parts["combine"] = {"enum": ["all", "zip"], "default": "all", "description": "How lists of the grid are combined."}
     found["required"] = ["name"]
     return found

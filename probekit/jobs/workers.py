@@ -50,11 +50,24 @@ def crew_of(
             f"the engine serial is one process; found {n_workers} workers: leave them out, or say local or ray."
         )
     if engine == "ray":
+        if device == "auto":
+            raise BadInput("the device auto is all GPUs of one machine, and an actor has one of its own: say cuda.")
         from probekit.jobs.cluster import RayWorkers
 
         n_gpus = 1 if device.startswith("cuda") else 0
         return Crew(n_workers, RayWorkers(n_workers, threads_of(n_workers), n_gpus, address))
     return Crew(n_workers, LocalWorkers(threads_of(n_workers))) if n_workers > 1 else nullcontext()
+
+
+def device_here(engine: str | Crew, device: str) -> str:
+    """Where the process that watches holds a model: on no GPU where it runs nothing, since it may be a machine without.
+
+    >>> from probekit.jobs.workers import device_here
+    >>> device_here("ray", "cuda"), device_here("local", "cuda")
+    ('cpu', 'cuda')
+    """
+    elsewhere = engine.workers.elsewhere if isinstance(engine, Crew) else engine == "ray"
+    return "cpu" if elsewhere else device
 
 
 def threads_of(n_workers: int) -> int:
@@ -96,6 +109,8 @@ class Desk:
 
 class LocalWorkers:
     """Processes of this machine, spawned, each on so many threads."""
+
+    elsewhere = False
 
     def __init__(self, threads: int) -> None:
         self._threads, self._context = threads, get_context("spawn")

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from probekit.cli.out import console, plain_table
+from probekit.cli.out import console, plain_table, reporting
+from probekit.errors import BadInput, OutOfTime
 from probekit.jobs.progress import Phase, progress, time_left
 from probekit.results.text import rendered
 
@@ -90,3 +92,13 @@ def test_a_terminal_without_the_letters_of_a_name_stops_nothing(tmp_path, encodi
         told[bool(more)] = done.stdout.decode(encoding)
     assert json.loads(told[True])["rows"][0]["what"] == name
     assert name.encode(encoding, errors="replace").decode(encoding) in told[False]
+
+
+@pytest.mark.parametrize(("error", "resumes"), [(OutOfTime("stopped."), True), (BadInput("no."), False)])
+def test_json_of_what_was_stopped_has_the_command_that_goes_on(error, resumes, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["anything", "run", "my sweep.toml", "--json"])
+    with pytest.raises(typer.Exit), reporting("run", True):
+        raise error
+    told = json.loads(capsys.readouterr().out)
+    assert told.get("resume") == ("probekit run 'my sweep.toml' --json" if resumes else None)
+    assert told["error"] == str(error) and told["ok"] is False

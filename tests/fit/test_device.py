@@ -33,8 +33,8 @@ def fitted(device: torch.device) -> dict[str, float]:
         assert bits.device.type == device.type, f"{name} left the device"
         out[name] = float(bits.double().mean().to("cpu"))
 
-    # Of functions, one direction where outcomes are two and two where they are four: more of them run the same lines, and
-    # their joint fits are four of five operations here, each of which the pretended device makes in Python.
+    # Of functions, one direction where outcomes are two and two where they are four: more of them run the same lines,
+    # and their joint fits are four of five operations here, each of which the pretended device makes in Python.
     for n_class, folds, few in ((2, 0, (1,)), (4, 4, (2,))):
         x, law = problem(n_class)
         parts = torch.randperm(800, generator=torch.Generator().manual_seed(folds)).chunk(max(folds, 1))

@@ -143,6 +143,8 @@ def test_mistakes_about_engines_are_one_sentence(asked, told):
         crew_of(*asked)
     with pytest.raises(BadInput, match="came with the engine local"):
         crew_of("local", 2, address="auto")
+    with pytest.raises(BadInput, match="an actor has one of its own: say cuda"):
+        crew_of("ray", 2, device="auto")
 
 
 def test_a_ray_cluster_of_our_own_replaces_what_dies_and_makes_what_one_process_makes(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -85,3 +86,25 @@ def test_a_folder_holds_one_ranking_and_rows_have_names(tmp_path):
         pk.foresee(tmp_path / "b", ROWS, SCORES[:5])
     with pytest.raises(BadInput, match="holds no sealed ranking"):
         pk.Ranking.open(tmp_path / "nothing")
+
+
+def test_a_ranking_killed_before_it_was_sealed_is_taken_up_by_the_same_call_alone(tmp_path):
+    """Killed between its two files: the child ends where the digest would be written."""
+    lines = [
+        "import os, sys, numpy as np",
+        "import probekit.jobs.foresight as foresight",
+        "first = foresight.publish",
+        "foresight.publish = lambda folder, final, *more: "
+        "os._exit(9) if final.name == foresight.DIGEST else first(folder, final, *more)",
+        "foresight.foresee(sys.argv[1], [f'row {i}' for i in range(100)], np.linspace(0, 1, 100), by={'scores': 'it'})",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines), str(tmp_path)], check=False)
+    assert done.returncode == 9 and not (tmp_path / "ranking.sha256").exists()
+    left = (tmp_path / "ranking.json").read_bytes()
+    with pytest.raises(BadInput, match="holds another ranking, which was never sealed"):
+        pk.foresee(tmp_path, ROWS, -SCORES, by={"scores": "it"})
+    sealed = pk.foresee(tmp_path, ROWS, SCORES, by={"scores": "it"})
+    assert (tmp_path / "ranking.json").read_bytes() == left
+    assert np.array_equal(sealed.run(lambda: BAD), BAD) and sealed.bad.sum() == 10
+    with pytest.raises(BadInput, match="never overwritten"):
+        pk.foresee(tmp_path, ROWS, SCORES, by={"scores": "it"})

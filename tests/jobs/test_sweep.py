@@ -13,10 +13,13 @@ import tomllib
 import warnings
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import checkpoints
 import probekit as pk
@@ -24,7 +27,10 @@ from checkpoints import sharpen
 from probekit.cli.main import main
 from probekit.errors import OutOfTime
 from probekit.jobs.budget import TimeLimit, check_budget
+from probekit.jobs.captures import captures_of
+from probekit.jobs.job import Job
 from probekit.jobs.sweep import SweptJob, json_schema, read_spec
+from probekit.records import NA_REASONS
 from probekit.spec import BudgetSpec, JobSpec, ModelSpec
 
 SWEEP = """
@@ -361,7 +367,7 @@ def command(monkeypatch, capsys, *given):
 def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
     spec, runs, store = place / "sweep.toml", ("--runs", place / "runs"), ("--store", place / "store")
     code, told = command(monkeypatch, capsys, "plan", spec, *runs)
-    assert code == 0 and told.out.count("complete") == 8 and "2 models" in told.out
+    assert code == 0 and told.out.count("complete") == 4 and "2 models" in told.out
     assert max(map(len, told.out.splitlines())) <= 80
     code, told = command(monkeypatch, capsys, "plan", spec, "--runs", place / "none", "--json")
     listed = json.loads(told.out)["rows"]
@@ -377,8 +383,8 @@ def test_commands_plan_and_run(place, swept, monkeypatch, capsys):
 
 
 def test_sites_that_memory_has_no_room_for_are_refused_before_the_capture(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("probekit.jobs.runner.free_memory", lambda: 50_000)
-    monkeypatch.setattr("probekit.jobs.runner.free_bytes", lambda folder: 10_000)
+    monkeypatch.setattr("probekit.jobs.captures.free_memory", lambda: 50_000)
+    monkeypatch.setattr("probekit.jobs.captures.free_bytes", lambda folder: 10_000)
     job, asked = pk.Sweep.read_toml(place / "sweep.toml").jobs[0], {"base": place, "store": tmp_path / "store"}
     with pytest.raises(
         pk.BadInput, match=r"240 rows x 8 by 3 workers, .* takes 76 KB, and memory and .* have 60 KB: let TMPDIR"
@@ -429,7 +435,7 @@ def test_the_schema_knows_every_key(monkeypatch, capsys):
     code, told = command(monkeypatch, capsys, "schema")
     found = json.loads(told.out)
     assert code == 0 and found == json_schema()
-    assert set(found["properties"]) == {*JobSpec.model_fields, "models", "tasks", "seeds", "grid", "combine"}
+    assert set(found["properties"]) == {*JobSpec.model_fields, "models", "tasks", "seeds", "grid", "combine", "across"}
     assert found["additionalProperties"] is False
     model = found["properties"]["models"]["items"]
     assert set(model["properties"]) == {*ModelSpec.model_fields, "revisions", "adapters"}
@@ -490,33 +496,117 @@ from pathlib import Path
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
 from ray.cluster_utils import Cluster
 import probekit as pk
+from probekit.model.model import Model
 
 cluster, place = Cluster(), Path(sys.argv[1])
 cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000)
 doomed = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000)]
 
+def never(*given, **how):
+    raise AssertionError("the driver ran a model")
+
+Model.stream, at_once = never, 0
+
 def watch(what, done, total, left=None):
-    if doomed and len(crew.workers._at_work) == 2:  # one is there, and has begun
+    global at_once
+    if "captures" in what:
+        at_once = max(at_once, len(crew.workers._at_work))
+    if doomed and sys.argv[5] in what and len(crew.workers._at_work) == 2:  # one is there, and has begun
         cluster.remove_node(doomed.pop(), allow_graceful=False)
 
 with pk.crew_of("ray", 2, address=cluster.address) as crew:
     found = pk.run_sweep(pk.Sweep.read_toml(place / sys.argv[2]), place, root=sys.argv[3], store=sys.argv[4],
                          engine=crew, progress=watch)
 cluster.shutdown()
-sys.exit(bool(doomed) or [o.state for o in found] != ["done"] * len(found))
+sys.exit(bool(doomed) or at_once < 2 or [o.state for o in found] != ["done"] * len(found))
 """
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node_in_mid_job_makes_what_one_process_makes(place, tmp_path):
+@pytest.mark.parametrize("phase", ["captures", "job "])
+def test_a_ray_cluster_that_loses_a_node_makes_what_one_process_makes(place, tmp_path, monkeypatch, phase):
+    """While actors run the models, two at once and never the driver, or while they measure."""
     text = SWEEP.replace("blocks.0.hook_resid_post", "blocks.*.hook_resid_*").replace("seeds = [0, 1]", "")
     (place / "sites.toml").write_text(text)
     sweep = pk.Sweep.read_toml(place / "sites.toml")
     pk.run_sweep(sweep, place, root=tmp_path / "alone", store=tmp_path / "store")
-    asked = [str(at) for at in (place, "sites.toml", tmp_path / "runs", tmp_path / "other store")]
+    asked = [str(at) for at in (place, "sites.toml", tmp_path / "runs", tmp_path / "other store", phase)]
     done = subprocess.run([sys.executable, "-c", TWO_NODES, *asked], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "died by itself or with its node" in done.stderr
     for alone in sorted((tmp_path / "alone" / sweep.folder).glob("*/records.parquet")):
         found = tmp_path / "runs" / sweep.folder / alone.parent.name / alone.name
         assert found.read_bytes() == alone.read_bytes()
+    monkeypatch.setattr("probekit.model.model.Model.stream", never)
+    for job in map(partial(Job.load, base=place), sweep.jobs):  # of the first process and of actors, to 1e-5
+        one, other = (captures_of(job, tmp_path / name)[0].sites for name in ("store", "other store"))
+        assert len(one) > 2 and all(torch.allclose(other[hook], one[hook], rtol=0, atol=1e-5) for hook in one)
+
+
+def never(*given, **how):
+    raise AssertionError("this process ran a model")
+
+
+def test_what_jobs_read_is_captured_by_workers_side_by_side(place, swept, tmp_path, monkeypatch):
+    """Not by the process that watches; a model that is not there costs its own jobs, with its usual sentence."""
+    (place / "three.toml").write_text(SWEEP.replace("[[tasks]]", '[[models]]\nname = "./nowhere"\n[[tasks]]', 1))
+    sweep, told = pk.Sweep.read_toml(place / "three.toml"), []
+    monkeypatch.setattr("probekit.model.model.Model.stream", never)
+    found = pk.run_sweep(
+        sweep, place, root=tmp_path, store=tmp_path / "store", n_workers=2, progress=lambda *each: told.append(each)
+    )
+    assert [o.state for o in found] == ["done"] * 8 + ["failed"] * 4
+    assert all("no model folder" in o.error and "nowhere" in o.error for o in found[8:])
+    passes = [(what, done, total) for what, done, total, *_ in told if "captures for 12 jobs: capture" in what]
+    assert len(passes) == 6 and [done for _, done, _ in passes[:2]] == [0, 0]  # two at once, of two models
+    assert {total for *_, total in passes} == {6} and "small-first-word" in passes[0][0]
+    ours, theirs = pk.read_runs(f"{tmp_path / sweep.folder}/*"), pk.read_runs(f"{swept[1]}/*")
+    pd.testing.assert_frame_equal(values(ours), values(theirs))
+    again = pk.run_sweep(sweep, place, root=tmp_path, store=tmp_path / "store", n_workers=2)  # reads what is there
+    assert [o.state for o in again] == [o.state for o in found]
+
+
+def test_models_are_compared_task_by_task_as_by_hand(place, swept, tmp_path, monkeypatch):
+    """Beside the runs of a sweep that is measured already, which stay; what is there is not computed again."""
+    (place / "across.toml").write_text(f"{SWEEP}[across]\ndepths = [1.0]\nlevels = ['linear']\n")
+    sweep, folder = pk.Sweep.read_toml(place / "across.toml"), tmp_path / swept[1].name
+    shutil.copytree(swept[1], folder)
+    asked = {"root": tmp_path, "store": place / "store"}
+    found = pk.run_sweep(sweep, place, **asked)
+    assert [o.job for o in found if o.across] == NAMES[:4]
+    assert {o.state for o in found} == {"done"}
+    told = pk.read_across(folder)
+    jobs = [Job.load(sweep.jobs[i], place) for i in (3, 7)]  # colours, the second seed, by each model
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    seen = [pk.capture(job.model, job.task, hook, store=None) for job, hook in zip(jobs, hooks, strict=True)]
+    rows = pd.read_csv(place / "rows.csv")
+    group = seen[0].observations.group
+    anchors = np.isin(group, np.random.default_rng(1).permutation(24)[:6])
+    x = {name: one.sites[hook].numpy() for name, one, hook in zip(("first", "second"), seen, hooks, strict=True)}
+    hand = pk.transfer_across(
+        x, behaviour=rows["colour"], anchors=anchors, groups=group, floor=dict(seen[0].observations.floor_inputs),
+        levels=["linear"], ks=(1, 4), alignments=["procrustes", "affine"], seed=1,
+    )  # fmt: skip
+    ours = told[(told["behaviour"] == "colour") & (told["seed_data"] == 1)].reset_index(drop=True)
+    columns = ["fit_domain", "test_domain", "arm", "level", "value", "low", "high", "n", "na_reason", "note"]
+    pd.testing.assert_frame_equal(ours[columns], hand[columns], check_dtype=False)
+    # untrained networks hold nothing that words do not: compared are how far rows are aligned, and the reason
+    assert len(ours) == 6 and ours["note"].str.contains("CKA ").all() and set(ours["na_reason"]) < set(NA_REASONS)
+    assert set(zip(ours["fit_domain"], ours["fit_hook"], strict=True)) == set(zip(x, hooks, strict=True))
+    monkeypatch.setattr("probekit.jobs.carried.transfer_across", never)
+    assert [o.state for o in pk.run_sweep(sweep, place, **asked)] == ["done"] * 12
+    pd.testing.assert_frame_equal(pk.read_across(folder), told)
+
+
+@pytest.mark.parametrize(
+    ("models", "across", "told"),
+    [
+        (["a"], {}, "compares models, and there is one"),
+        (["a", "b"], {"anchor": 0.2}, "anchors"),
+        (["a", "b"], {"depths": [0.0]}, "depths"),
+    ],
+)
+def test_mistakes_about_across_are_told_before_anything_is_measured(models, across, told):
+    asked = {"name": "x", "models": [{"name": name} for name in models], "task": {"file": "x.csv", "text": "t"}}
+    with pytest.raises(pk.BadInput, match=told):
+        pk.Sweep.check(asked | {"across": across}, "here")

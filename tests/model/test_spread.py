@@ -7,15 +7,18 @@ import torch
 from probekit.errors import BadInput
 
 
-def test_a_model_over_several_stages_reads_what_it_reads_on_one_device(checkpoint, tiny):
-    """Two stages on one processor: what hands activations from one to the next is there, and changes nothing."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_model_over_several_stages_reads_what_it_reads_on_one_device(checkpoint, tiny, dtype):
+    """Stages on one processor: what hands activations from one to the next is there, and changes nothing."""
     from accelerate import dispatch_model
     from transformers import AutoModelForCausalLM
 
+    from probekit.model.loading import load_model
     from probekit.model.model import Model
 
-    folder, plain = checkpoint("gpt2"), tiny("gpt2")
-    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    folder, exact = checkpoint("gpt2"), tiny("gpt2")
+    plain = exact if dtype == torch.float32 else load_model(folder, dtype="bfloat16")
+    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
     parts = ["wte", "wpe", "drop", *(f"h.{i}" for i in range(plain.n_layers)), "ln_f"]
     where = dict.fromkeys([*(f"transformer.{part}" for part in parts), "lm_head"], "cpu")
     hf = dispatch_model(hf, where, main_device="cpu", force_hooks=True)
@@ -27,7 +30,9 @@ def test_a_model_over_several_stages_reads_what_it_reads_on_one_device(checkpoin
     for backend in ("bridge", "hf"):
         found = staged.read(tokens, names, places, backend=backend)
         for name, expected in plain.read(tokens, names, places, backend=backend).items():
-            assert torch.equal(found[name], expected), (backend, name)
+            assert found[name].dtype == dtype and torch.equal(found[name], expected), (backend, name)
+        for name, expected in exact.read(tokens, names, places, backend=backend).items():  # eight bits of each number
+            assert (found[name].float() - expected).abs().max() < 0.03 * expected.abs().max(), (backend, name)
     assert staged.random_twin(3).fingerprint == plain.random_twin(3).fingerprint
 
 
