@@ -17,6 +17,7 @@ from probekit.proofs.studies import (
     equality,
     flip,
     foresight,
+    foresight_words,
     ladder,
     metrics,
     sizes,
@@ -35,7 +36,7 @@ class BundledStudy:
     """measure: the study; page: the module of its TITLES and `tables`; read: findings from their JSON file.
 
     beside: what JSON output says next to the rows, by the names that findings have for it. pictures: by what follows
-    the name of the page in theirs.
+    the name of the page in theirs. beside_model: the study with a chat model measured beside its own, where it has one.
     """
 
     measure: Measured
@@ -43,6 +44,7 @@ class BundledStudy:
     read: Callable[[Path], Any]
     beside: Sequence[str] = ()
     pictures: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
+    beside_model: Callable[[Path, float, Progress, str], Any] | None = None
 
     def tables(self, found: Any) -> dict[str, pd.DataFrame]:
         """Those that a terminal has room for."""
@@ -124,8 +126,8 @@ ALONE: dict[str, BundledStudy] = {
         belief_page, belief.BeliefFindings.read, ("networks",), {"": belief_page.picture_of},
     ),
     "foresight": BundledStudy(
-        lambda root, share, say: foresight.measure_foresight(root, foresight.ForesightSize().of(share), progress=say),
-        foresight, foresight.ForesightFindings.read, ("learned",), {"": foresight.picture_of},
+        lambda root, share, say: foresight_words.measure_both(root, foresight.ForesightSize().of(share), progress=say),
+        foresight_words, foresight.ForesightFindings.read, ("learned",), {"": foresight.picture_of},
     ),
     "ladder": BundledStudy(
         lambda _, share, say: ladder.measure_ladder(ladder.LadderSize().of(share), progress=say),
@@ -134,6 +136,9 @@ ALONE: dict[str, BundledStudy] = {
     "sizes": BundledStudy(
         lambda root, share, say: sizes.measure_sizes(root, sizes.SizesSize().of(share), progress=say),
         sizes, sizes.SizesFindings.read, ("networks",),
+        beside_model=lambda root, share, say, model: sizes.measure_sizes(
+            root, sizes.SizesSize().of(share), progress=say, model=model
+        ),
     ),
 }  # fmt: skip
 PAGES = ("variants", "training", "compute", "belief", "foresight", "ladder", "sizes")  # in docs/studies

@@ -28,12 +28,14 @@ from probekit.testbeds.tinyworld.world import (
     rare_holders,
     rare_places,
     roll_call,
+    short_call,
     stories,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SHORT = 4  # as many short calls stand in for a whole one
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
 
@@ -42,8 +44,9 @@ class WorldRecipe(training.Schedule):
     """All that decides the trained weights.
 
     called: the first steps, whose stories are all roll calls, as they are in every second one later: who is where is
-    learned sooner from little text. arm: what else it is trained for, nothing here; the name of an arm decides its data
-    beside the seed.
+    learned sooner from little text. rising: so many of these call two and ask for one, as many then call three; a
+    wide network does not see among five that names matter. arm: what else it is trained for, nothing here; the name of
+    an arm decides its data beside the seed.
     """
 
     warmup: int = 50
@@ -53,13 +56,19 @@ class WorldRecipe(training.Schedule):
     d_model: int = 128
     n_stories: int = 16
     called: int = 700
+    rising: int = 0
     arm: str = ""
 
 
 RECIPES = {
     "tiny-world-s": WorldRecipe(d_model=64, steps=2_200, called=1_200),
-    "tiny-world-m": WorldRecipe(d_model=96, steps=2_200, called=1_200),
-    "tiny-world-l": WorldRecipe(d_model=128, steps=2_200, called=1_200),
+    # Rates fall with the root of the width, and heads are as wide as in the smallest.
+    "tiny-world-m": WorldRecipe(
+        d_model=96, n_heads=6, muon_lr=4.9e-3, adam_lr=2.4e-3, steps=1_600, called=800, rising=200
+    ),
+    "tiny-world-l": WorldRecipe(
+        d_model=128, n_heads=8, muon_lr=4.2e-3, adam_lr=2e-3, steps=1_600, called=800, rising=200
+    ),
 }
 
 
@@ -106,6 +115,8 @@ def batch_loss(model: torch.nn.Module, recipe: WorldRecipe, step: int, device: s
 def _told(recipe: WorldRecipe, step: int) -> list[Tale]:
     if step < recipe.called or step % 2:
         generator = np.random.default_rng([recipe.seed, step])
+        if step < 2 * recipe.rising:
+            return [short_call(generator, 2 + step // recipe.rising) for _ in range(SHORT * recipe.n_stories)]
         return [roll_call(generator) for _ in range(recipe.n_stories)]
     return stories(recipe.n_stories, (recipe.seed, step))
 
