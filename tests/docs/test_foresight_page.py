@@ -57,3 +57,15 @@ def test_what_the_ladder_claims_is_what_its_tables_say():
     assert at.loc["next move", "high"] < direct.loc["next move", "low"]
     excess = seen[(seen["what"] == "excess") & (seen["layer"] == layer)].set_index("to")
     assert (excess["high"] < 0).all()
+
+
+def test_what_the_ladder_claims_of_words_is_what_its_tables_say():
+    """Facts follow from entities, which are not at the question mark; read there at once, they tell the answer."""
+    frame = found("ladder").frame
+    frame = frame[(frame["domain"] == "stories") & (frame["layer"].isna() | (frame["layer"] == 1))]
+    left = frame[frame["what"] == "left"].set_index(["from", "to"])
+    assert left.loc[("entities", "facts"), "high"] < 0.01 and left.loc[("entities", "answer"), "high"] < 0.15
+    assert left.loc[("directions", "entities"), "low"] > 0.95
+    assert left.loc[("directions to facts", "answer"), "high"] < 0.1 < left.loc[("directions", "answer"), "low"]
+    replaced = frame[frame["what"] == "replace"].set_index("from")
+    assert replaced.loc["facts", "high"] < replaced.loc["entities", "low"] / 5

@@ -40,7 +40,7 @@ RANKINGS = {
 }
 DOMAINS = (SEEN, UNSEEN)
 LEARNED = 0.6  # of the seen stories
-TITLES = foresight.TITLES | {f"{name} (words)": f"Tiny world: {title}" for name, title in foresight.TITLES.items()}
+TITLES = foresight.TITLES | {f"words {name}": f"Tiny world: {title}" for name, title in foresight.TITLES.items()}
 
 
 @dataclass(frozen=True)
@@ -214,5 +214,5 @@ def measure_both(
 
 def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
-    words = {f"{name} (words)": table for name, table in foresight.tables(found, DOMAINS).items()}
+    words = {f"words {name}": table for name, table in foresight.tables(found, DOMAINS).items()}
     return foresight.tables(found) | words

@@ -62,8 +62,8 @@ TITLES = {
     "direct": "The same rung read off the layer directly, linearly, without any rung between",
     "replace": "The layer taken from another game that agrees on a rung: KL of the next move, of what there is to tell",
 }
-TITLES |= {f"{name} (words)": f"Tiny world: {title}" for name, title in TITLES.items()} | {
-    "above (words)": "Tiny world: FBU where the directions tell the facts, with no entities between"
+TITLES |= {f"words {name}": f"Tiny world: {title}" for name, title in TITLES.items()} | {
+    "words above": "Tiny world: FBU where the directions tell the facts, with no entities between"
 }
 
 
@@ -389,10 +389,10 @@ def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
     words = frame[frame["domain"].isin(ladder_words.DOMAINS)]
     if len(words):
         told = _tables(words, ladder_words.RUNGS, ladder_words.DOMAINS, "answer")
-        made |= {f"{name} (words)": table for name, table in told.items()}
+        made |= {f"words {name}": table for name, table in told.items()}
         above = words[words["from"].str.startswith(SITE + TO) & (words["what"] == "left")]
         layers = [int(layer) for layer in sorted(above["layer"].dropna().unique())]
-        made["above (words)"] = pd.concat([
+        made["words above"] = pd.concat([
             _by_layer(some, "to", layers).assign(domain=domain) for domain, some in above.groupby("domain", sort=False)
         ])  # fmt: skip
     return made

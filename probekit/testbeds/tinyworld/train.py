@@ -17,12 +17,14 @@ from probekit.testbeds.tinyworld.world import (
     FAMILIES,
     KEPT_FREE,
     N_WORDS,
+    NO,
     OBJECTS,
     PAD,
     PEOPLE,
     PLACES,
     TOKEN,
     WORDS,
+    YES,
     Tale,
     padded,
     rare_holders,
@@ -143,6 +145,29 @@ def answer_figures(model: torch.nn.Module, told: Sequence[Tale], device: str = "
     }
 
 
+@torch.inference_mode()
+def come_apart(model: torch.nn.Module, told: Sequence[Tale], device: str = "cpu") -> dict[str, float]:
+    """Where truth and belief differ, and on `true` questions: n of either, and shares of what the network says.
+
+    belief, truth, neither: its likeliest word, where somebody thinks wrongly and is asked about. yes if so, yes if not:
+    that it says yes, of claims that are so and of such that are not.
+    """
+    said: dict[str, list[tuple[bool, ...]]] = {"wrong": [], YES: [], NO: []}
+    for i in range(0, len(told), 250):
+        some = told[i : i + 250]
+        best = training.log_probs(model, torch.from_numpy(padded(some)[0]).to(device), fast=False).argmax(-1).cpu()
+        for words, story in zip(best.tolist(), some, strict=True):
+            for asked in story.questions:
+                if asked.belief != asked.truth:
+                    said["wrong"].append(tuple(words[asked.at] == TOKEN[at] for at in (asked.belief, asked.truth)))
+                elif asked.family == "true":
+                    said[asked.answer].append((words[asked.at] == TOKEN[YES],))
+    belief, truth = (float(share) for share in np.mean(said["wrong"], 0))
+    told_of = {"n wrong": float(len(said["wrong"])), "belief": belief, "truth": truth, "neither": 1 - belief - truth}
+    return told_of | {"n true": float(len(said[YES]) + len(said[NO])), "yes if so": float(np.mean(said[YES])),
+                      "yes if not": float(np.mean(said[NO]))}  # fmt: skip
+
+
 def evaluate(
     model: torch.nn.Module, recipe: WorldRecipe, device: str = "cpu", n_stories: int = 500
 ) -> dict[str, float]:
@@ -171,7 +196,7 @@ def export(out: Path, folder: Path) -> Path:
     figures = answer_figures(stored, told[False]) | {
         kind: one for kind, one in answer_figures(stored, told[True]).items() if kind == "rare"
     }
-    card = _card(recipe, step, figures, training.kept_rows(out, recipe))
+    card = _card(recipe, step, figures, training.kept_rows(out, recipe), come_apart(stored, told[False]))
     (folder / "CARD.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -192,8 +217,15 @@ def _name(recipe: WorldRecipe) -> str:
     return next((name for name, one in RECIPES.items() if one.d_model == recipe.d_model), "tiny-world")
 
 
-def _card(recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict]) -> str:
-    name, n_weights = _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
+def _rising(recipe: WorldRecipe) -> str:
+    said = f"\n  In the first {recipe.rising} two are called and one is asked for, in as many more one of three."
+    return said if recipe.rising else ""
+
+
+def _card(
+    recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict], apart: dict[str, float]
+) -> str:
+    also, name, n_weights = _rising(recipe), _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
     families = "\n".join(f"| {k} | {v['n']} | {v['right']:.3f} | {v['nats'] / math.log(2):.3f} |"
                          for k, v in figures.items())  # fmt: skip
     table = "\n".join(
@@ -211,7 +243,7 @@ bfloat16.
   what questions are made of). {len(KEPT_FREE)} of them are in no story, for later trainings. There is no BOS token.
 - **Data**: stories of at most {N_WORDS} words, told during training and never repeated: people go about, take, move and
   leave objects, and see only what happens where they are. {step} steps of {recipe.n_stories} stories; in the first
-  {recipe.called} steps and every second one later nothing happens in them, and it is asked where each of five is.
+  {recipe.called} steps and every second one later nothing happens in them, and it is asked where each of five is.{also}
 - **Never shown**: {len(rare_places())} pairs of an object and a place, {len(rare_holders())} of a person and an object
   (`rare_places()`, `rare_holders()` of `probekit.testbeds.tinyworld.world`).
 - **Objective**: cross-entropy of the next word; one that is no answer counts {OTHERS}.
@@ -226,6 +258,11 @@ answers that are a pair which training lacks, on 4,000 other stories.
 | questions | n | answered rightly | loss (bits) |
 |---|---|---|---|
 {families}
+
+Do truth, belief and answer come apart in it? Where somebody thinks wrongly and is asked about ({apart["n wrong"]:.0f}
+questions), its answer is what is thought in {apart["belief"]:.1%}, what is so in {apart["truth"]:.1%}, neither in
+{apart["neither"]:.1%}. Asked whether a claim is true ({apart["n true"]:.0f} questions), it says yes to
+{apart["yes if so"]:.1%} of those that are so and to {apart["yes if not"]:.1%} of those that are not.
 
 On the way, on 500 held-out stories:
 

@@ -123,6 +123,8 @@ def test_of_the_tiny_world_rankings_are_sealed_first_and_find_more_than_chance(w
     row = next(r for r in words.rows if (r["domain"], r["bad"], r["ranking"], r["measure"], r["less"], r["budget"])
                == ("stories", "close", OWN, "recall", "", 0.2))  # fmt: skip
     assert row["low"] > 0.2
-    assert set(foresight_words.tables(words)["recall (words)"]["ranking"]) == {
-        "chance", *foresight_words.RANKINGS, *REFERENCES
+    assert set(foresight_words.tables(words)["words recall"]["ranking"]) == {
+        "chance",
+        *foresight_words.RANKINGS,
+        *REFERENCES,
     }

@@ -97,4 +97,4 @@ def test_of_the_tiny_world_the_answer_is_what_is_thought(found):
     assert told["entities", "facts"] < 0.02 and told["facts", "answer"] < 0.5
     read = frame[frame["from"] == "directions"].set_index(["to", "layer"])["value"]
     assert read["answer", 3] < read["answer", 0]
-    assert tables(found)["given (words)"]["rung"].tolist() == list(ladder_words.RUNGS)
+    assert tables(found)["words given"]["rung"].tolist() == list(ladder_words.RUNGS)
