@@ -82,12 +82,16 @@ def _variants(share: float) -> variants.VariantsSize:
 
 
 def _training(share: float) -> training.TrainingSize:
-    return training.TrainingSize() if share == 1 else training.TrainingSize(_some(5, share, 1), games=0)
+    return training.TrainingSize() if share == 1 else training.TrainingSize(_some(5, share, 1), games=0, stories=0)
 
 
 def _compute(share: float) -> compute.ComputeSize:
     whole = compute.ComputeSize()
-    return whole if share == 1 else compute.ComputeSize(_some(5, share, 1), round(share * whole.games))
+    return (
+        whole
+        if share == 1
+        else compute.ComputeSize(_some(5, share, 1), round(share * whole.games), round(share * whole.stories))
+    )
 
 
 def _belief(share: float) -> belief.BeliefSize:

@@ -37,6 +37,7 @@ from probekit.testbeds.tinyworld.world import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+STEPS = (128, 328, 839, 1_342)  # of the smallest, bundled beside its last one
 SHORT = 4  # as many short calls stand in for a whole one
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
@@ -192,6 +193,8 @@ def export(out: Path, folder: Path) -> Path:
     recipe = WorldRecipe(**training.read_head(out / "state.safetensors")[1])
     step, stored = training.write_bundle(out, folder, recipe)
     write_tokenizer(folder)
+    for early in STEPS if _name(recipe) == "tiny-world-s" else ():
+        training.write_weights(out / f"model-{early}", folder / f"step-{early}")
     told = {rare: stories(4_000, (recipe.seed, training.EVALUATION_SEED + 1 + rare), rare) for rare in (False, True)}
     figures = answer_figures(stored, told[False]) | {
         kind: one for kind, one in answer_figures(stored, told[True]).items() if kind == "rare"

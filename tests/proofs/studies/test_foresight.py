@@ -92,8 +92,8 @@ def _sorted(made):
 
 
 def test_what_the_world_says_of_a_question_by_hand():
-    words = ["in", "the", "attic", "is", "anna", ".", "to", "the", "barn", "goes", "anna", ".", "where", "is", "anna", "?", "barn", ".", "where", "is", "anna", "?"]
-    ids = np.array([TOKEN[word] for word in words])
+    words = "in the attic is anna . to the barn goes anna . where is anna ? barn . where is anna ?"
+    ids = np.array([TOKEN[word] for word in words.split()])
     where = (1, *[-1] * 19)
     q = Question("person", len(ids) - 1, "anna", "", "barn", "barn", "barn", False, where, (-1,) * 10, False)
     told = dict(zip(range(14), foresight_words.described(ids, q), strict=True))
