@@ -46,7 +46,7 @@ class ComputeSize:
 
     networks: int = 0
     games: int = 1_600
-    stories: int = 800
+    stories: int = 400
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ class SizesSize:
     contrasts: int = 40
     stories: int = 250
     rows: int = 64
-    pairs: int = 100
-    chat_contrasts: int = 24
-    chat_rows: int = 24
+    pairs: int = 80
+    chat_contrasts: int = 16
+    chat_rows: int = 16
 
     def of(self, share: float) -> "SizesSize":
         """A share of the contrasts and of the stories."""

@@ -45,7 +45,7 @@ class TrainingSize:
 
     networks: int = 0
     games: int = 1_600
-    stories: int = 800
+    stories: int = 400
 
 
 @dataclass(frozen=True)
