@@ -27,7 +27,7 @@ from probekit.task import Task
 from probekit.testbeds.tinyworld.task import SEEN, UNSEEN, WHERE, questions_of, tinyworld_task
 from probekit.testbeds.tinyworld.world import PLACES, TOKEN, UNKNOWN, WORDS, Question
 
-WORLD, POSITIONS = "s", 6
+WORLD, POSITIONS = "s", 3
 HOOK = "blocks.0.hook_resid_post"  # a capture needs one; nothing is read there
 BAD = {"false": "the likeliest place is not the right one", "close": "the two likeliest places are less than .2 apart"}
 CLOSE = 0.2
