@@ -74,7 +74,7 @@ def test_what_the_ladder_claims_of_words_is_what_its_tables_say():
 
 
 def test_what_foresight_claims_of_questions_is_what_its_tables_say():
-    """False answers are found in advance, of rare pairs too; where stories are like the seen ones better than by words."""
+    """False answers are found in advance, of rare pairs too; among stories like the seen ones better than by words."""
     frame = found("foresight").frame
     here = frame[(frame["budget"] == foresight.BUDGET) & (frame["ranking"] == OWN) & (frame["bad"] == "false")]
     recall = here[here["measure"] == "recall"].set_index(["domain", "less"])
