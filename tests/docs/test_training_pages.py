@@ -47,6 +47,14 @@ def test_what_the_page_of_training_claims_is_what_its_tables_say(training):
     assert set(training_page.begun_of(training, "never", "read", DIRECTIONS).values()) == {None}
 
 
+def test_of_the_tiny_world_directions_settle_then_are_used_then_readable_then_right(training):
+    found = [
+        training_page.begun_of(training, WORLD, metric, DIRECTIONS)[0] for metric in ("transfer", "replace", "read")
+    ]
+    found.append(training_page.begun_of(training, WORLD, "read", "behaviour")[0])
+    assert found == sorted(found) and found[-1] > 1.5 * found[-2]
+
+
 def test_what_the_page_of_compute_claims_is_what_its_tables_say(compute):
     """Each earlier step is found where it is; zero recovers more than the input does, and compute says the least."""
     frame = compute.frame
