@@ -37,7 +37,7 @@ from probekit.testbeds.tinyworld.world import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-STEPS = (128, 328, 839, 1_342)  # of the smallest, bundled beside its last one
+STEPS_OF, STEPS = "tiny-world-s", (128, 328, 839, 1_342)  # bundled beside its last one
 SHORT = 4  # as many short calls stand in for a whole one
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
@@ -193,7 +193,7 @@ def export(out: Path, folder: Path) -> Path:
     recipe = WorldRecipe(**training.read_head(out / "state.safetensors")[1])
     step, stored = training.write_bundle(out, folder, recipe)
     write_tokenizer(folder)
-    for early in STEPS if _name(recipe) == "tiny-world-s" else ():
+    for early in STEPS if _name(recipe) == STEPS_OF else ():
         training.write_weights(out / f"model-{early}", folder / f"step-{early}")
     told = {rare: stories(4_000, (recipe.seed, training.EVALUATION_SEED + 1 + rare), rare) for rare in (False, True)}
     figures = answer_figures(stored, told[False]) | {
@@ -228,6 +228,8 @@ def _rising(recipe: WorldRecipe) -> str:
 def _card(
     recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict], apart: dict[str, float]
 ) -> str:
+    beside = f"\n- **Earlier steps** {', '.join(map(str, STEPS))} stand beside it, as `step-N`."
+    early = beside if _name(recipe) == STEPS_OF else ""
     also, name, n_weights = _rising(recipe), _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
     families = "\n".join(f"| {k} | {v['n']} | {v['right']:.3f} | {v['nats'] / math.log(2):.3f} |"
                          for k, v in figures.items())  # fmt: skip
@@ -253,7 +255,7 @@ bfloat16.
 - **Optimiser**: Muon ({recipe.muon_lr}) for the matrices of the blocks, AdamW ({recipe.adam_lr}) for the rest, no
   weight decay; linear warm-up over {recipe.warmup} steps, constant, linear cool-down over the last
   {recipe.cooldown:.0%} of steps. Seed {recipe.seed}.
-- **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.
+- **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.{early}
 
 Answers on 4,000 held-out stories, weights as stored; `false belief`: questions on what somebody wrongly thinks; `rare`:
 answers that are a pair which training lacks, on 4,000 other stories.
