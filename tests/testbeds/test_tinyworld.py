@@ -32,7 +32,6 @@ from probekit.testbeds.tinyworld.world import (
     rare_holders,
     rare_places,
     roll_call,
-    short_call,
     stories,
 )
 
@@ -249,21 +248,6 @@ def test_a_bundled_network_answers_as_its_card_says_and_its_words_are_the_worlds
     right = guesses == [TOKEN[one.answer] for one in asked]
     assert np.mean(right) == pytest.approx(said["all"], abs=0.08)
     assert set(said) == {"all", *FAMILIES, "false belief", "rare"}
-
-
-def test_a_short_call_can_only_be_answered_by_the_name():
-    """Who is asked for is of the kind of all who are called, and the last one called no oftener than another."""
-    last = []
-    for i in range(600):
-        story = short_call(np.random.default_rng(i), 3)
-        (asked,) = story.questions
-        words = [WORDS[token] for token in story.words]
-        assert len(set(words) & {*PEOPLE}) in (0, 3) and len(set(words) & {*OBJECTS}) in (0, 3)
-        assert (asked.subject, asked.answer) not in set(rare_places()) and words[asked.at + 1] == asked.answer
-        places = [word for word in words[: asked.at] if word in PLACES]
-        assert words[words.index(asked.answer) + 2 : words.index(asked.answer) + 4].count(asked.subject) == 1
-        last.append(places[-1] == asked.answer)
-    assert abs(np.mean(last) - 1 / 3) < 0.07
 
 
 def test_a_network_that_always_says_yes_is_told_to_say_neither_truth_nor_belief():

@@ -30,7 +30,6 @@ from probekit.testbeds.tinyworld.world import (
     rare_holders,
     rare_places,
     roll_call,
-    short_call,
     stories,
 )
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STEPS_OF, STEPS = "tiny-world-s", (128, 328, 839, 1_342)  # bundled beside its last one
-SHORT = 4  # as many short calls stand in for a whole one
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
 
@@ -47,9 +45,8 @@ class WorldRecipe(training.Schedule):
     """All that decides the trained weights.
 
     called: the first steps, whose stories are all roll calls, as they are in every second one later: who is where is
-    learned sooner from little text. rising: so many of these call two and ask for one, as many then call three; a
-    wide network does not see among five that names matter. arm: what else it is trained for, nothing here; the name of
-    an arm decides its data beside the seed.
+    learned sooner from little text. arm: what else it is trained for, nothing here; the name of an arm decides its data
+    beside the seed.
     """
 
     warmup: int = 50
@@ -59,19 +56,13 @@ class WorldRecipe(training.Schedule):
     d_model: int = 128
     n_stories: int = 16
     called: int = 700
-    rising: int = 0
     arm: str = ""
 
 
 RECIPES = {
     "tiny-world-s": WorldRecipe(d_model=64, steps=2_200, called=1_200),
-    # Rates fall with the root of the width, and heads are as wide as in the smallest.
-    "tiny-world-m": WorldRecipe(
-        d_model=96, n_heads=6, muon_lr=4.9e-3, adam_lr=2.4e-3, steps=1_600, called=800, rising=200
-    ),
-    "tiny-world-l": WorldRecipe(
-        d_model=128, n_heads=8, muon_lr=4.2e-3, adam_lr=2e-3, steps=1_600, called=800, rising=200
-    ),
+    "tiny-world-m": WorldRecipe(d_model=96, steps=2_200, called=1_200),
+    "tiny-world-l": WorldRecipe(d_model=128, steps=2_200, called=1_200),
 }
 
 
@@ -118,8 +109,6 @@ def batch_loss(model: torch.nn.Module, recipe: WorldRecipe, step: int, device: s
 def _told(recipe: WorldRecipe, step: int) -> list[Tale]:
     if step < recipe.called or step % 2:
         generator = np.random.default_rng([recipe.seed, step])
-        if step < 2 * recipe.rising:
-            return [short_call(generator, 2 + step // recipe.rising) for _ in range(SHORT * recipe.n_stories)]
         return [roll_call(generator) for _ in range(recipe.n_stories)]
     return stories(recipe.n_stories, (recipe.seed, step))
 
@@ -193,7 +182,7 @@ def export(out: Path, folder: Path) -> Path:
     recipe = WorldRecipe(**training.read_head(out / "state.safetensors")[1])
     step, stored = training.write_bundle(out, folder, recipe)
     write_tokenizer(folder)
-    for early in STEPS if _name(recipe) == STEPS_OF else ():
+    for early in STEPS if _name(recipe) == STEPS_OF and step == recipe.steps else ():
         training.write_weights(out / f"model-{early}", folder / f"step-{early}")
     told = {rare: stories(4_000, (recipe.seed, training.EVALUATION_SEED + 1 + rare), rare) for rare in (False, True)}
     figures = answer_figures(stored, told[False]) | {
@@ -220,17 +209,12 @@ def _name(recipe: WorldRecipe) -> str:
     return next((name for name, one in RECIPES.items() if one.d_model == recipe.d_model), "tiny-world")
 
 
-def _rising(recipe: WorldRecipe) -> str:
-    said = f"\n  In the first {recipe.rising} two are called and one is asked for, in as many more one of three."
-    return said if recipe.rising else ""
-
-
 def _card(
     recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict], apart: dict[str, float]
 ) -> str:
     beside = f"\n- **Earlier steps** {', '.join(map(str, STEPS))} stand beside it, as `step-N`."
     early = beside if _name(recipe) == STEPS_OF else ""
-    also, name, n_weights = _rising(recipe), _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
+    name, n_weights = _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
     families = "\n".join(f"| {k} | {v['n']} | {v['right']:.3f} | {v['nats'] / math.log(2):.3f} |"
                          for k, v in figures.items())  # fmt: skip
     table = "\n".join(
@@ -248,7 +232,7 @@ bfloat16.
   what questions are made of). {len(KEPT_FREE)} of them are in no story, for later trainings. There is no BOS token.
 - **Data**: stories of at most {N_WORDS} words, told during training and never repeated: people go about, take, move and
   leave objects, and see only what happens where they are. {step} steps of {recipe.n_stories} stories; in the first
-  {recipe.called} steps and every second one later nothing happens in them, and it is asked where each of five is.{also}
+  {recipe.called} steps and every second one later nothing happens in them, and it is asked where each of five is.
 - **Never shown**: {len(rare_places())} pairs of an object and a place, {len(rare_holders())} of a person and an object
   (`rare_places()`, `rare_holders()` of `probekit.testbeds.tinyworld.world`).
 - **Objective**: cross-entropy of the next word; one that is no answer counts {OTHERS}.

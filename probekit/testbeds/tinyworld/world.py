@@ -289,33 +289,6 @@ def roll_call(generator: np.random.Generator) -> Tale:
     return story
 
 
-def short_call(generator: np.random.Generator, n: int) -> Tale:
-    """A roll call of n people, or of n objects, with one question.
-
-    Among five of both kinds a network finds first that people and objects differ, and that who was asked for is not
-    asked for again. Here neither helps.
-
-    >>> import numpy as np
-    >>> from probekit.testbeds.tinyworld.world import WORDS, short_call
-    >>> " ".join(WORDS[i] for i in short_call(np.random.default_rng(0), 2).words)
-    """
-    story = Tale(generator.random(_DRAWS).tolist())
-    thing = story.draw(2) == 1
-    words, places = story.some(n, len(OBJECTS) if thing else len(PEOPLE)), list[int]()
-    for word in words:
-        free = [at for at in range(len(PLACES)) if at not in places and not (thing and (word, at) in _RARE_AT)]
-        places.append(story.choose(free))
-    named = [(OBJECTS if thing else PEOPLE)[i] for i in words]
-    for word, at in zip(named, places, strict=True):
-        story.say("in", "the", PLACES[at], "is", *["the"] * thing, word, ".")
-    i = story.draw(n)
-    place, family = PLACES[places[i]], FAMILIES[int(thing)]
-    story.say("where", "is", *["the"] * thing, named[i], "?")
-    story.questions.append(Question(family, len(story.words) - 1, named[i], "", place, place, place, False))
-    story.say(place, ".")
-    return story
-
-
 def tell(generator: np.random.Generator, rare: bool = False) -> Tale:
     """One story of at most N_WORDS words. rare: also of pairs that training lacks, and at least one object has one.
 
