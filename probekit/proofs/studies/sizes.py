@@ -61,14 +61,14 @@ class SizesSize:
     contrasts: int = 40
     stories: int = 250
     rows: int = 64
-    pairs: int = 80
-    chat_contrasts: int = 16
-    chat_rows: int = 16
+    pairs: int = 40
+    chat_contrasts: int = 8
+    chat_rows: int = 12
 
     def of(self, share: float) -> "SizesSize":
         """A share of the contrasts and of the stories."""
         return replace(self, contrasts=max(4, round(share * self.contrasts)),
-                       stories=max(60, round(share * self.stories)), pairs=max(40, round(share * self.pairs)),
+                       stories=max(60, round(share * self.stories)), pairs=max(20, round(share * self.pairs)),
                        chat_contrasts=max(2, round(share * self.chat_contrasts)))  # fmt: skip
 
 

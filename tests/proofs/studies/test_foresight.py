@@ -98,7 +98,7 @@ def test_what_the_world_says_of_a_question_by_hand():
     q = Question("person", len(ids) - 1, "anna", "", "barn", "barn", "barn", False, where, (-1,) * 10, False)
     told = dict(zip(range(14), foresight_words.described(ids, q), strict=True))
     assert [told[i] for i in range(3)] == [1, 0, 0] and told[3] == len(ids) - 1 and told[4] == 2
-    assert told[5] == 5 and told[6] == 11 and told[7] == 2  # the barn: named twice, first and last so many words ago
+    assert told[5] == 5 and told[6] == 13 and told[7] == 2  # the barn: named twice, first and last so many words ago
     assert told[8] == 7 and told[9] == 3 and told[10] == 0  # anna; no other place was named since
     assert told[11] == 1 and told[12] == told[13] == 0
 
