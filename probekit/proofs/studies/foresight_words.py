@@ -102,11 +102,12 @@ def described(words: NDArray[np.int64], q: Question) -> list[float]:
     of_place, of_subject = ages(place), ages(subject)
     others = {int(w) for w in words[end - min(of_place, default=end) : start]} & {TOKEN[p] for p in PLACES}
     here = sum(at == PLACES.index(q.answer) for at in q.where if at != UNKNOWN)
-    return [
-        *(float(q.family == name) for name in WHERE), end, int((words == TOKEN["?"]).sum()),
+    told = [
+        *(q.family == name for name in WHERE), end, int((words == TOKEN["?"]).sum()),
         min(of_place, default=end), max(of_place, default=end), len(of_place), min(of_subject, default=end),
-        len(of_subject), len(others - {place}), here, float(q.belief != q.truth), float(q.had),
+        len(of_subject), len(others - {place}), here, q.belief != q.truth, q.had,
     ]  # fmt: skip
+    return [float(one) for one in told]
 
 
 def judged(law: NDArray, right: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:

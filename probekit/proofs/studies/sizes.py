@@ -63,7 +63,7 @@ class SizesSize:
     rows: int = 64
     pairs: int = 40
     chat_contrasts: int = 8
-    chat_rows: int = 12
+    chat_rows: int = 16
 
     def of(self, share: float) -> "SizesSize":
         """A share of the contrasts and of the stories."""
