@@ -44,14 +44,14 @@ TITLES = foresight.TITLES | {f"words {name}": f"Tiny world: {title}" for name, t
 
 
 @dataclass(frozen=True)
-class Told:
+class AskedRows:
     """Questions of some stories as they are known before the network runs."""
 
     task: Task
     asked: tuple[Question, ...]
 
     @classmethod
-    def of(cls, task: Task, asked: Sequence[Question], kept: NDArray[np.bool_]) -> "Told":
+    def of(cls, task: Task, asked: Sequence[Question], kept: NDArray[np.bool_]) -> "AskedRows":
         """The stories of a task that are `kept`; asked: the question of each row of the whole task."""
         rows = kept[task.row_example]
         return cls(foresight.part_of(task, kept), tuple(one for one, keep in zip(asked, rows, strict=True) if keep))
@@ -118,7 +118,7 @@ def judged(law: NDArray, right: NDArray[np.int64]) -> dict[str, NDArray[np.bool_
 
 
 @dataclass(frozen=True)
-class Frozen:
+class LearnedWords:
     """All that was learned on seen stories. predictors: by kind of BAD and ranking; own: of the network's own law."""
 
     middle: NDArray[np.float64]
@@ -127,7 +127,7 @@ class Frozen:
     own: Mapping[str, Predictor]
 
     @classmethod
-    def learn(cls, seen: Told, law: NDArray, seed: int) -> "Frozen":
+    def learn(cls, seen: AskedRows, law: NDArray, seed: int) -> "LearnedWords":
         """law [n, outcome]: what the network says of the seen questions."""
         fitted: dict[tuple[str, str], Any] = {}
         own = {}
@@ -138,7 +138,7 @@ class Frozen:
             own[kind] = Predictor.fit(foresight.sureness(law, seen.task.row_position), bad, seen.group, seed)
         return cls(seen.world.mean(0), seen.world.std(0) + 1e-9, fitted, own)
 
-    def scores(self, part: Told, seen: Told) -> dict[str, dict[str, NDArray[np.float64]]]:
+    def scores(self, part: AskedRows, seen: AskedRows) -> dict[str, dict[str, NDArray[np.float64]]]:
         """kind of BAD -> every ranking of RANKINGS, before the network runs."""
         out = {}
         for kind in BAD:
@@ -158,7 +158,7 @@ class Frozen:
         return {f"{kind}: {name}": one.digest for (kind, name), one in self.predictors.items() if name != "text"}
 
 
-def tokens_of(part: Told, seen: Told) -> NDArray[np.float64]:
+def tokens_of(part: AskedRows, seen: AskedRows) -> NDArray[np.float64]:
     """Columns of the bare words, as of the seen stories: [n, columns]."""
     blocks = surface_features(part.task, len(WORDS), like=seen.task)
     return np.concatenate(list(blocks.values()), 1).astype(np.float64)
@@ -175,11 +175,11 @@ def measure_words(
     asked, domain = questions_of(*given), np.asarray(task.domain)
     chosen = (np.random.default_rng([seed, 73]).random(len(domain)) < LEARNED) & (domain == SEEN)
     say("seen stories", 0, 2)
-    seen = Told.of(task, asked, chosen)
+    seen = AskedRows.of(task, asked, chosen)
     law = _law(model, seen)
-    frozen = Frozen.learn(seen, law, seed)
+    frozen = LearnedWords.learn(seen, law, seed)
     folder = foresight.new_folder(root)
-    parts = {name: Told.of(task, asked, (domain == name) & ~chosen) for name in DOMAINS}
+    parts = {name: AskedRows.of(task, asked, (domain == name) & ~chosen) for name in DOMAINS}
     sealed = {(name, kind): foresee(folder / f"{name}-{kind}", part.names, scores, by=frozen.by)
               for name, part in parts.items() for kind, scores in frozen.scores(part, seen).items()}  # fmt: skip
     say("the network", 1, 2)
@@ -187,7 +187,7 @@ def measure_words(
     for (name, kind), ranking in sealed.items():
         part = parts[name]
 
-        def answers(name: str = name, kind: str = kind, part: Told = part) -> NDArray[np.bool_]:
+        def answers(name: str = name, kind: str = kind, part: AskedRows = part) -> NDArray[np.bool_]:
             laws[name] = laws[name] if name in laws else _law(model, part)
             return judged(laws[name], part.right)[kind]
 
@@ -199,7 +199,7 @@ def measure_words(
     return ForesightFindings({"questions": len(law), "stories": int(chosen.sum())} | bad, tuple(rows), tuple(told))
 
 
-def _law(model: Model, part: Told) -> NDArray[np.float32]:
+def _law(model: Model, part: AskedRows) -> NDArray[np.float32]:
     acts = capture(model, part.task, [HOOK], store=None)
     return acts.observations.behaviours["answer"].law.astype(np.float32, copy=False)
 
