@@ -31,8 +31,7 @@ def study(
             "floors, and compute. `belief`: bundled transformers that read hidden Markov processes "
             "(docs/studies/belief.md). `foresight`: where the bundled Othello network will err, ranked before it is "
             "run. `ladder`: what it loses from rung to rung. `sizes`: behaviours drawn by chance, of bundled language "
-            "networks of one tiny world, and of the chat model beside them where one is given. Those from `equality` "
-            "on need no model."
+            "networks of one tiny world. Those from `equality` on take no model."
         ),
     ] = "truth",
     model: Annotated[
@@ -53,7 +52,7 @@ def study(
     """What a model says, what can be read off it meanwhile, and what it runs on: the studies that the docs tell of."""
     with reporting("study", as_json):
         if name not in OF_A_MODEL:
-            _alone(name, runs / FOLDER, share, keep, as_json, model)
+            _alone(name, runs / FOLDER, share, keep, as_json)
             return
         from probekit.proofs.studies import pronouns, truth, used
 
@@ -80,15 +79,13 @@ def study(
             console().print(sentence)
 
 
-def _alone(name: str, root: Path, share: float, keep: Path | None, as_json: bool, model: str) -> None:
-    """A study that needs no model: measured, kept with its pictures, told."""
+def _alone(name: str, root: Path, share: float, keep: Path | None, as_json: bool) -> None:
+    """A study that takes no model: measured, kept with its pictures, told."""
     from probekit.proofs.studies.alone import ALONE
 
     one = ALONE[name]
     with progress() as say:
-        found = (
-            one.beside_model(root, share, say, model) if model and one.beside_model else one.measure(root, share, say)
-        )
+        found = one.measure(root, share, say)
     if keep is not None:
         found.write(keep)
         for path, picture in one.drawn(found, keep).items():

@@ -36,7 +36,7 @@ class BundledStudy:
     """measure: the study; page: the module of its TITLES and `tables`; read: findings from their JSON file.
 
     beside: what JSON output says next to the rows, by the names that findings have for it. pictures: by what follows
-    the name of the page in theirs. beside_model: the study with a chat model measured beside its own, where it has one.
+    the name of the page in theirs.
     """
 
     measure: Measured
@@ -44,7 +44,6 @@ class BundledStudy:
     read: Callable[[Path], Any]
     beside: Sequence[str] = ()
     pictures: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
-    beside_model: Callable[[Path, float, Progress, str], Any] | None = None
 
     def tables(self, found: Any) -> dict[str, pd.DataFrame]:
         """Those that a terminal has room for."""
@@ -140,9 +139,6 @@ ALONE: dict[str, BundledStudy] = {
     "sizes": BundledStudy(
         lambda root, share, say: sizes.measure_sizes(root, sizes.SizesSize().of(share), progress=say),
         sizes, sizes.SizesFindings.read, ("networks",),
-        beside_model=lambda root, share, say, model: sizes.measure_sizes(
-            root, sizes.SizesSize().of(share), progress=say, model=model
-        ),
     ),
 }  # fmt: skip
 PAGES = ("variants", "training", "compute", "belief", "foresight", "ladder", "sizes")  # in docs/studies

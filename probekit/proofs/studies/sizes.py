@@ -1,32 +1,28 @@
 """The study of sizes: does what an abstraction leaves unexplained grow with the network?
 
 Networks of several sizes learned the same small world. The same abstractions of each, a rule and a small function
-on a direction, are held against contrasts of next tokens that nobody picked, under read and replace. Where a chat model
-is given, what small functions leave of its contrasts is told beside, on beginnings of English sentences.
+on a direction, are held against contrasts of next tokens that nobody picked, under read and replace.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
 # (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probekit.hookpoint import HookPoint
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
-from probekit.model.loading import load_model
 from probekit.proofs.studies.kept import write_json
 from probekit.records import SAMPLED
 from probekit.results.sampled import tail
 from probekit.results.text import number
 from probekit.spec import JobSpec
 from probekit.testbeds import NAMES, TINY_WORLD
-from probekit.testbeds.pairs import write_pairs
 
 SIZES = tuple(name.removeprefix(TINY_WORLD) for name in NAMES if name.startswith(TINY_WORLD))
 SITE = "blocks.2.hook_resid_post"  # of four blocks the third: behind the last one linear is the unembedding
@@ -48,48 +44,39 @@ TITLES = {
     "networks": "The networks, on stories held out",
     "leaks": "Share unexplained of sampled contrasts: median, mean with its interval over contrasts, worst tenth",
     "grows": "The largest network less the smallest, over the contrasts that both were asked for",
-    "chat": "A chat model: share unexplained of contrasts behind beginnings of sentences, less the largest network's",
     "worst": "The worst contrasts of the simple function, read",
 }
 
 
 @dataclass(frozen=True)
 class SizesSize:
-    """contrasts: sampled behaviours of the smallest network, which all are asked for; stories of a task; rows that are
-    replaced. pairs: of each phenomenon, that a chat model reads; its contrasts, and rows of them that are replaced."""
+    """contrasts: sampled behaviours of the smallest network, which all are asked for; stories of a task."""
 
     contrasts: int = 40
     stories: int = 250
     rows: int = 64
-    pairs: int = 40
-    chat_contrasts: int = 8
-    chat_rows: int = 16
 
     def of(self, share: float) -> "SizesSize":
         """A share of the contrasts and of the stories."""
-        return replace(self, contrasts=max(4, round(share * self.contrasts)),
-                       stories=max(60, round(share * self.stories)), pairs=max(20, round(share * self.pairs)),
-                       chat_contrasts=max(2, round(share * self.chat_contrasts)))  # fmt: skip
+        return SizesSize(max(4, round(share * self.contrasts)), max(60, round(share * self.stories)), self.rows)
 
 
 @dataclass(frozen=True)
 class SizesFindings:
-    """What the page speaks of. networks: weights and right answers of each size; rows: `frame`; chat: rows alike of a
-    chat model, where one was given."""
+    """What the page speaks of. networks: weights and right answers of each size; rows: `frame`."""
 
     networks: dict[str, dict[str, float]]
     rows: tuple[dict[str, Any], ...]
-    chat: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "SizesFindings":
         """From a JSON file."""
         told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(told["networks"], tuple(told["rows"]), tuple(told.get("chat", ())))
+        return cls(told["networks"], tuple(told["rows"]))
 
     def write(self, path: Path) -> None:
         """One row per line, so that a change can be read."""
-        write_json(path, asdict(self), ("rows", "chat"))
+        write_json(path, asdict(self), ("rows",))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -98,60 +85,30 @@ class SizesFindings:
 
 
 def measure_sizes(
-    root: Path, size: SizesSize | None = None, seed: int = 0, progress: Progress | None = None, model: str = ""
+    root: Path, size: SizesSize | None = None, seed: int = 0, progress: Progress | None = None
 ) -> SizesFindings:
-    """Run a job on every network, all below `root`: Interrupted on Ctrl-C, and the same call goes on.
-
-    model: a chat model's folder, measured beside them.
-    """
+    """Run a job on every network, all below `root`: Interrupted on Ctrl-C, and the same call goes on."""
     size = size or SizesSize()
     networks, rows = {}, []
     for name in SIZES:
         run = run_job(job_of(name, size, seed), root=root, store=root / "activations", progress=progress)
         agrees = (run.manifest or {})["provenance"]["behaviours"]["answer"]["agrees"]
         networks[name] = _card(name) | {f"as_{label}": round(float(share), 4) for label, share in agrees.items()}
-        rows += list(_listed(run.records, name, SITE))
-    chat = _chat(Path(model), root, size, seed, progress) if model else []
-    return SizesFindings(networks, tuple(rows), tuple(chat))
-
-
-def _chat(model: Path, root: Path, size: SizesSize, seed: int, progress: Progress | None) -> list[dict[str, Any]]:
-    """Contrasts of a chat model, sampled and of minimal pairs, both behind the same beginnings of sentences."""
-    loaded = load_model(model)
-    root.mkdir(parents=True, exist_ok=True)
-    write_pairs(root / "pairs.csv", size.pairs, seed)
-    site = HookPoint.within(3 * loaded.n_layers // 4 - 1, "hook_resid_post").name
-    run = run_job(chat_job(model, site, size, seed), base=root, root=root, store=root / "activations", model=loaded,
-                  progress=progress)  # fmt: skip
-    return _listed(run.records, model.resolve().name, site)
-
-
-def chat_job(model: Path, site: str, size: SizesSize, seed: int) -> JobSpec:
-    """The job of a chat model: as lean as that of a network, without a rule, since none is stated of all of English."""
-    grammar = {"name": "grammar", "kind": "logit_diff", "correct": "right", "wrong": "wrong", "whole": True}
-    task = {"file": "pairs.csv", "text": "beginning", "group": "group", "behaviours": [grammar],
-            "sampled": {"n": size.chat_contrasts, "seed": seed}}  # fmt: skip
-    read, kept = _lean(site, [], size.chat_rows)
-    asked = {"name": "sizes-chat", "model": {"name": str(model.resolve()), "twin": False}, "task": task, "read": read,
-             "replace": kept | {"donors": 4}, "seed_data": seed}  # fmt: skip
-    return JobSpec.check(asked, "study")
-
-
-def _lean(site: str, features: list[str], rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is read and what is replaced, at one site."""
-    read = {
-        "hooks": [site], "levels": ["baseline", "directions", "simple:quadratic", "linear"], "ks": [1],
-        "simple_ks": [1], "controls": [], "floors": ["strong"], "outer_folds": 1, "inner_folds": 1,
-        "n_permutations": 0, "extrapolate": False, "falls": False, "decomposition": False, "features": features,
-    }  # fmt: skip
-    kept = {"levels": ["directions"], "ks": [1], "labels": [], "arms": [ARM], "rows": rows, "donors": 8}
-    return read, kept
+        rows += list(_listed(run.records, name))
+    return SizesFindings(networks, tuple(rows))
 
 
 def job_of(name: str, size: SizesSize, seed: int) -> JobSpec:
     """The job of one network: lean, since each of many behaviours is measured."""
     sampled = {"n": size.contrasts, "seed": seed}
-    read, kept = _lean(SITE, ["belief", "truth"], size.rows)
+    read = {
+        "hooks": [SITE], "levels": ["baseline", "directions", "simple:quadratic", "linear"], "ks": [1],
+        "simple_ks": [1], "controls": [], "floors": ["strong"], "outer_folds": 1, "inner_folds": 1,
+        "n_permutations": 0, "extrapolate": False, "falls": False, "decomposition": False,
+        "features": ["belief", "truth"],
+    }  # fmt: skip
+    kept = {"levels": ["directions"], "ks": [1], "labels": [], "arms": [ARM], "rows": size.rows,
+            "donors": 8}  # fmt: skip
     task = {"testbed": f"tiny-world-{name}", "n_examples": size.stories, "sampled": sampled}
     asked = {"name": f"sizes-{name}", "task": task, "read": read, "replace": kept, "seed_data": seed}
     return JobSpec.check(asked, "study")
@@ -168,9 +125,9 @@ def _card(name: str) -> dict[str, float]:
     return {"width": float(told["recipe"]["d_model"]), **last}
 
 
-def _listed(records: pd.DataFrame, name: str, site: str) -> list[dict[str, Any]]:
+def _listed(records: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     """Records of what is compared, a row each."""
-    plain = records[(records["control"] == "") & (records["floor"] == "strong") & (records["hook"] == site)]
+    plain = records[(records["control"] == "") & (records["floor"] == "strong") & (records["hook"] == SITE)]
     out = []
     for metric, asked, arm in (("read", READ, ""), ("replace", REPLACED, ARM)):
         mine = plain[(plain["metric"] == metric) & (plain["arm"] == arm)]
@@ -201,8 +158,6 @@ def tables(found: SizesFindings) -> dict[str, pd.DataFrame]:
     ]
     made = {"networks": pd.DataFrame(networks), "picked": _picked(found), "leaks": _leaks(found)}
     made["worst"] = _worst(found)
-    if found.chat:
-        made["chat"] = chat_table(found)
     return made | ({"grows": pd.DataFrame(grows(found))} if len(found.networks) > 1 else {})
 
 
@@ -273,39 +228,6 @@ def over_contrasts(values: np.ndarray) -> tuple[float, float, float]:
     drawn = np.random.default_rng([len(values), 61]).integers(len(values), size=(_DRAWS, len(values)))
     low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
-
-
-def chat_table(found: SizesFindings) -> pd.DataFrame:
-    """Of a chat model: sampled contrasts and how they differ from those of the largest network, and the grammar."""
-    frame, own = pd.DataFrame(found.chat).dropna(subset="value"), _of_contrasts(found)
-    last = list(found.networks)[-1]
-    rows = []
-    for (metric, what), group in frame.groupby(["metric", "what"], sort=False):
-        sampled = group["behaviour"].str.startswith(SAMPLED)
-        values = group["value"][sampled].to_numpy(dtype=float)
-        here = own[(own["metric"] == metric) & (own["what"] == what) & (own["size"] == last)]["value"].to_numpy(float)
-        row = {"metric": metric, "what": what, "n": len(values)}
-        if len(values) > 1 and len(here) > 1:
-            row |= {"median": number(np.median(values)), "mean": _interval(*over_contrasts(values)),
-                    "worst tenth": number(tail(values)), f"less {last}": _interval(*apart(values, here))}  # fmt: skip
-        picked = group[~sampled]
-        row["grammar"] = "" if picked.empty else _interval(*picked.iloc[0][["value", "low", "high"]])
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def apart(values: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
-    """Mean of some contrasts less that of others, which are not the same ones: 95 %, each drawn for itself.
-
-    >>> import numpy as np
-    >>> from probekit.proofs.studies.sizes import apart
-    >>> apart(np.array([0.5, 0.5]), np.array([0.25, 0.25]))
-    (0.25, 0.25, 0.25)
-    """
-    generator = np.random.default_rng([len(values), len(others), 62])
-    drawn = [some[generator.integers(len(some), size=(_DRAWS, len(some)))].mean(1) for some in (values, others)]
-    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
-    return float(values.mean() - others.mean()), float(low), float(high)
 
 
 def _interval(value: float, low: float, high: float) -> str:
