@@ -19,6 +19,7 @@ from probekit.fit.badness import Predictor
 from probekit.inputs.surface import surface_features
 from probekit.jobs.engines import Progress
 from probekit.jobs.foresight import foresee
+from probekit.metrics.foresight import FEW
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.proofs.studies import foresight
@@ -132,6 +133,8 @@ class LearnedWords:
         fitted: dict[tuple[str, str], Any] = {}
         own = {}
         for kind, bad in judged(law, seen.right).items():
+            if bad.sum() < FEW:  # of fewer nothing is learned
+                continue
             fitted[kind, OWN] = Predictor.fit(seen.world, bad, seen.group, seed)
             fitted[kind, "tokens"] = Predictor.fit(tokens_of(seen, seen), bad, seen.group, seed)
             fitted[kind, "text"] = foresight.text_classifier().fit(seen.words, bad)
@@ -141,7 +144,7 @@ class LearnedWords:
     def scores(self, part: AskedRows, seen: AskedRows) -> dict[str, dict[str, NDArray[np.float64]]]:
         """kind of BAD -> every ranking of RANKINGS, before the network runs."""
         out = {}
-        for kind in BAD:
+        for kind in self.own:
             said = {
                 OWN: self.predictors[kind, OWN].scores(part.world),
                 "long ago": part.world[:, len(WHERE) + 2],
