@@ -247,13 +247,20 @@ def kept_rows(out: Path, recipe: Schedule) -> list[dict]:
     return [rows[step] for step in recipe.kept_steps() if step in rows]
 
 
+def write_weights(checkpoint: Path, folder: Path) -> None:
+    """A kept checkpoint in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+
+
 def write_bundle(out: Path, folder: Path, recipe: Schedule) -> tuple[int, "PreTrainedModel"]:
     """Write the last kept checkpoint of a training folder in bfloat16 with the figures of all; (step, as stored)."""
     from transformers import AutoModelForCausalLM
 
     step = max(int(p.name.split("-")[1]) for p in out.glob("model-*"))
-    AutoModelForCausalLM.from_pretrained(out / f"model-{step}", dtype=torch.bfloat16).save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_weights(out / f"model-{step}", folder)
     told = {"recipe": asdict(recipe), "checkpoints": kept_rows(out, recipe)}
     (folder / "checkpoints.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     return step, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -250,8 +250,23 @@ def test_a_bundled_network_answers_as_its_card_says_and_its_words_are_the_worlds
     assert set(said) == {"all", *FAMILIES, "false belief", "rare"}
 
 
+def test_a_network_that_always_says_yes_is_told_to_say_neither_truth_nor_belief():
+    """A made one that always says yes answers neither."""
+    told = stories(60, (7,))
+
+    class Always(torch.nn.Module):
+        def forward(self, input_ids, **_):
+            logits = torch.zeros(*input_ids.shape, len(WORDS))
+            logits[..., TOKEN["yes"]] = 1
+            return SimpleNamespace(logits=logits)
+
+    found = lesson.come_apart(Always(), told)
+    assert found["yes if so"] == found["yes if not"] == found["neither"] == 1 and found["n wrong"] > 5
+
+
 def test_what_is_bundled_is_small_and_says_how_it_was_made():
     folders = [bundled_folder(name) for name in BUNDLED]
-    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) <= 4.5e6
+    assert sum(file.stat().st_size for folder in folders for file in folder.rglob("*")) <= 4.5e6
+    assert {f"step-{step}" for step in lesson.STEPS} <= {path.name for path in folders[0].iterdir()}
     for name, folder in zip(BUNDLED, folders, strict=True):
         assert f"`probekit testbed train {name} --out FOLDER`" in (folder / "CARD.md").read_text(encoding="utf-8")

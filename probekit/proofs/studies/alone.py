@@ -17,6 +17,7 @@ from probekit.proofs.studies import (
     equality,
     flip,
     foresight,
+    foresight_words,
     ladder,
     metrics,
     sizes,
@@ -80,12 +81,16 @@ def _variants(share: float) -> variants.VariantsSize:
 
 
 def _training(share: float) -> training.TrainingSize:
-    return training.TrainingSize() if share == 1 else training.TrainingSize(_some(5, share, 1), games=0)
+    return training.TrainingSize() if share == 1 else training.TrainingSize(_some(5, share, 1), games=0, stories=0)
 
 
 def _compute(share: float) -> compute.ComputeSize:
     whole = compute.ComputeSize()
-    return whole if share == 1 else compute.ComputeSize(_some(5, share, 1), round(share * whole.games))
+    return (
+        whole
+        if share == 1
+        else compute.ComputeSize(_some(5, share, 1), round(share * whole.games), round(share * whole.stories))
+    )
 
 
 def _belief(share: float) -> belief.BeliefSize:
@@ -124,8 +129,8 @@ ALONE: dict[str, BundledStudy] = {
         belief_page, belief.BeliefFindings.read, ("networks",), {"": belief_page.picture_of},
     ),
     "foresight": BundledStudy(
-        lambda root, share, say: foresight.measure_foresight(root, foresight.ForesightSize().of(share), progress=say),
-        foresight, foresight.ForesightFindings.read, ("learned",), {"": foresight.picture_of},
+        lambda root, share, say: foresight_words.measure_both(root, foresight.ForesightSize().of(share), progress=say),
+        foresight_words, foresight.ForesightFindings.read, ("learned",), {"": foresight.picture_of},
     ),
     "ladder": BundledStudy(
         lambda _, share, say: ladder.measure_ladder(ladder.LadderSize().of(share), progress=say),

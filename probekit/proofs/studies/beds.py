@@ -1,9 +1,10 @@
-"""Beds: the courses that there are. Networks that add, bundled at steps of their training, and the Othello network,
-whose first steps are trained again here. Another bed is another function that gives a `Course`.
+"""Beds: the courses that there are. Networks that add and one that answers questions, bundled at steps of their
+training, and the Othello network, whose first steps are trained again here. Another bed is another function that gives
+a `Course`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probekit.hookpoint import HookPoint
+from probekit.inputs.folders import bundled_folder
+from probekit.inputs.surface import surface_features
 from probekit.levels import Hypothesis, Level
 from probekit.measurement.across import Asked, SharedRows
 from probekit.measurement.setting import Pooling
@@ -21,17 +24,22 @@ from probekit.metrics.causal.training import TrainingCurve
 from probekit.metrics.splits import Split, split_by_group
 from probekit.model.branching import EditedTexts
 from probekit.model.loading import load_model
+from probekit.model.model import Model
 from probekit.proofs.studies.courses import ANSWER, Course, Snapshot
 from probekit.proofs.studies.variants import adds
 from probekit.task import Behaviour, Feature, Observations, Task
 from probekit.testbeds.othello import train as othello_training
 from probekit.testbeds.othello.rules import legal_uniform
 from probekit.testbeds.othello.task import SEEN, othello_task
+from probekit.testbeds.tinyworld import task as world_task
+from probekit.testbeds.tinyworld import train as world_training
+from probekit.testbeds.tinyworld.world import PLACES, TOKEN, WORDS
 from probekit.testbeds.variants.checkpoints import KEPT, load_checkpoints
 from probekit.testbeds.variants.networks import PRIME, Networks, Table
 
 OTHELLO, LAYER = "othello-6x6", 4  # activations behind this layer
 UNTIL = 328  # steps of it that are trained again
+WORLD, WORLD_LAYER = "tiny-world-s", 2
 SITE = "stream"
 RIDGES = (1e-1, 1e-2, 1e-3)
 TRAINING_SIDES = (0.7, 0.15, 0.15, 0.0)
@@ -142,23 +150,26 @@ def _curve() -> TrainingCurve:
 
 def _played(folder: Path, task: Task, seen: Observations, step: int) -> Snapshot:
     last = step == othello_training.recipe(OTHELLO).steps
-    model, hook = (
-        load_model(OTHELLO if last else folder / f"model-{step}"),
-        HookPoint.within(LAYER, "hook_resid_post").name,
-    )
-    n_moves = len(seen.behaviours[ANSWER].outcomes)
-    law = torch.empty(len(seen), n_moves)
+    model = load_model(OTHELLO if last else folder / f"model-{step}")
+    n_moves = len(seen.behaviours[ANSWER].outcomes)  # what is behind them is padding
+    return _said(model, LAYER, range(n_moves), task, seen)
+
+
+def _said(model: Model, layer: int, tokens: Sequence[int], task: Task, seen: Observations) -> Snapshot:
+    """What a network says over some tokens at every row, and with the stream behind a layer replaced."""
+    hook, kept = HookPoint.within(layer, "hook_resid_post").name, list(tokens)
+    law = torch.empty(len(seen), len(kept))
     texts = [task.tokens[i][: at + 1] for i, at in zip(seen.example, seen.position, strict=True)]
     ends = [np.array([len(ids) - 1]) for ids in texts]
 
-    def said(logits: Float[Tensor, "*n v"]) -> Float[Tensor, "*n n_moves"]:
-        return logits[..., :n_moves].double().softmax(-1).float()  # what is behind them is padding
+    def said(logits: Float[Tensor, "*n v"]) -> Float[Tensor, "*n n_tokens"]:
+        return logits[..., kept].double().softmax(-1).float()
 
     def keep(logits: Tensor, rows: NDArray[np.int64]) -> None:
         law[torch.from_numpy(rows)] = said(logits.cpu())
 
     def run(rows: NDArray[np.int64], x: Float[Tensor, "n m d"]) -> Float[Tensor, "n m outcome"]:
-        out = torch.empty(*x.shape[:2], n_moves)
+        out = torch.empty(*x.shape[:2], len(kept))
         for start in range(0, len(rows), 500):
             some = rows[start : start + 500]
             cut = [texts[i] for i in some]
@@ -173,3 +184,50 @@ def _played(folder: Path, task: Task, seen: Observations, step: int) -> Snapshot
 
     x = model.read(texts, [hook], ends, on_logits=keep)[hook].float()
     return Snapshot({SITE: x}, law.numpy(), run)
+
+
+# The tiny world -------------------------------------------------------------------------------------------------------
+
+
+def thought(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    """What is thought is what is answered: [n, places]."""
+    return world_task.says_belief(features)[:, :-1]
+
+
+def tiny_world(n_stories: int, seed: int = 0, levels: Levels = READ, n_positions: int = 3) -> Course:
+    """The network that answers questions, at the steps that are bundled and untrained; its curve is of these steps, on
+    the rows that are tested."""
+    task = world_task.tinyworld_task(WORLD.rsplit("-", 1)[1], n_stories // 2, n_positions, seed)
+    kept = np.flatnonzero(np.repeat(task.domain == world_task.SEEN, [len(at) for at in task.positions]))
+    example = task.row_example[kept]
+    belief = task.features["belief"]
+    belief = Feature(belief.name, belief.labels[kept], belief.classes, belief.targets)
+    told = Behaviour(ANSWER, np.eye(len(PLACES), dtype=np.float32)[belief.labels[:, 0]], PLACES)
+    inputs = {name: block[kept] for name, block in surface_features(task, len(WORDS)).items()}
+    seen = Observations(
+        example, task.row_position[kept], task.group[example], np.full(len(kept), world_task.SEEN), {ANSWER: told},
+        {belief.name: belief}, inputs, model=WORLD,
+    )  # fmt: skip
+    rule = Hypothesis.of("thought", (belief.name,), thought)
+    asked = Asked(_parsed(levels), (), (rule,), RIDGES, seed)
+    rows = SharedRows(split_by_group(seen.group, seed), _all_outcomes(told))
+    steps = (0, *world_training.STEPS, world_training.recipe(WORLD).steps)
+    at = partial(_asked, task, seen)
+    right = told.law[rows.split.test]
+    losses = [-np.log2(np.maximum((at(step).law[rows.split.test] * right).sum(1), 1e-12)).mean() for step in steps]
+    curve = TrainingCurve.of(np.array(steps), np.array(losses))
+    return Course(WORLD, 0, steps, curve, seen, rows, {SITE: asked}, SITE, belief.labels.astype(np.float64), at)
+
+
+def _asked(task: Task, seen: Observations, step: int) -> Snapshot:
+    return _said(world_model(step), WORLD_LAYER, [TOKEN[place] for place in PLACES], task, seen)
+
+
+def world_model(step: int) -> Model:
+    """The network of the tiny world at a step: 0 untrained, the last one as it is bundled."""
+    recipe, folder = world_training.recipe(WORLD), bundled_folder(WORLD)
+    assert folder is not None
+    if step == 0:
+        untrained = world_training.build_model(recipe, recipe.seed).eval()
+        return Model(untrained, name=f"{WORLD}, untrained", source=WORLD, tokenizer=None)
+    return load_model(WORLD if step == recipe.steps else folder / f"step-{step}")

@@ -21,7 +21,7 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.causal.training import compute_equivalent
 from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.blocks import block_study
-from probekit.proofs.studies.beds import OTHELLO, Levels, adder, othello
+from probekit.proofs.studies.beds import OTHELLO, WORLD, Levels, adder, othello, tiny_world
 from probekit.proofs.studies.courses import ANSWER, RANDOM, RULE, Course, Stage
 from probekit.proofs.studies.kept import Kept, listed
 from probekit.records import digest
@@ -30,6 +30,7 @@ from probekit.testbeds.variants.checkpoints import KINDS
 FLOORS = {"zero": "the activation is zero", "prior": "what is likely anyhow", "input": "the input alone, read"}
 ADDERS: Levels = {"neurons": (16,), "directions": (4, 8, 16), "simple:quadratic": (4,)}
 BOARDS: Levels = {"neurons": (64,), "directions": (16, 31), "simple:quadratic": (4,)}  # 32 squares have 31 directions
+STORIES: Levels = {"neurons": (16,), "directions": (4, 8), "simple:quadratic": (4,)}
 MEAN = ", mean"  # what is kept with all else as it is on average, and not another input's
 STEP = "step"  # what an earlier step of the network is named by
 GENERAL = tuple(kind for kind in KINDS if kind != "never")  # a network that never generalises has nothing to recover
@@ -38,10 +39,12 @@ N_BOOTSTRAP = 2_000
 
 @dataclass(frozen=True)
 class ComputeSize:
-    """networks: of each kind that adds, all when 0. games: that the Othello network is read on, none when 0."""
+    """networks: of each kind that adds, all when 0. games: that the Othello network is read on, and stories of the tiny
+    world, none when 0."""
 
     networks: int = 0
     games: int = 1_600
+    stories: int = 400
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class ComputeFindings(Kept):
 
 @dataclass(frozen=True)
 class ComputeCell:
-    """One network at the end of its training."""
+    """One network at the end of its training. games: or stories."""
 
     kind: str
     network: int
@@ -78,6 +81,8 @@ class ComputeCell:
         """The network as it learned; of Othello the last step alone is there."""
         if self.kind == OTHELLO:
             return othello(Path(), self.games, self.seed, BOARDS, until=0)
+        if self.kind == WORLD:
+            return tiny_world(self.games, self.seed, STORIES)
         return adder(self.kind, self.network, self.seed, ADDERS)
 
 
@@ -88,8 +93,9 @@ def measure_compute(
     on."""
     size = size or ComputeSize()
     plan = [(kind, i) for kind in GENERAL for i in range(min(KINDS[kind][1], size.networks or KINDS[kind][1]))]
-    plan += [(OTHELLO, 0)] if size.games else []
-    cells = [ComputeCell(kind, i, size.games if kind == OTHELLO else 0, seed) for kind, i in plan]
+    texts = {kind: n for kind, n in ((OTHELLO, size.games), (WORLD, size.stories)) if n}
+    plan += [(kind, 0) for kind in texts]
+    cells = [ComputeCell(kind, i, texts.get(kind, 0), seed) for kind, i in plan]
     spec = {"compute": 1, "size": asdict(size), "seed": seed}
     _, frame = block_study("compute", spec, cells, measure_cell, root=root, progress=progress)
     return ComputeFindings(listed(frame))

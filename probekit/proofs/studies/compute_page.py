@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from probekit.measurement.across import LEAST_SEEDS
-from probekit.proofs.studies.beds import OTHELLO
+from probekit.proofs.studies.beds import OTHELLO, WORLD
 from probekit.proofs.studies.compute import FLOORS, GENERAL, STEP, ComputeFindings
 from probekit.proofs.studies.drawn import INK, begun, words
 from probekit.proofs.studies.training import Mean
@@ -27,7 +27,7 @@ SCALES = (*FLOORS, "compute")
 
 def kinds(found: ComputeFindings) -> list[str]:
     """Those that were measured, in order."""
-    return [kind for kind in (*GENERAL, OTHELLO) if kind in set(found.frame["kind"])]
+    return [kind for kind in (*GENERAL, OTHELLO, WORLD) if kind in set(found.frame["kind"])]
 
 
 def told(found: ComputeFindings, kind: str, level: str) -> dict[str, dict[str, float | None]]:

@@ -93,6 +93,21 @@ class ForesightFindings(Kept):
 # Descriptions ---------------------------------------------------------------------------------------------------------
 
 
+def part_of(task: Task, kept: NDArray[np.bool_]) -> Task:
+    """The examples of a task that are `kept`, of a task without labels."""
+    rows, at = kept[task.row_example], np.flatnonzero(kept)
+    return replace(
+        task,
+        tokens=[task.tokens[i] for i in at],
+        positions=[task.positions[i] for i in at],
+        group=np.asarray(task.group)[at],
+        domain=np.asarray(task.domain)[at],
+        features={name: replace(one, labels=one.labels[rows]) for name, one in task.features.items()},
+        floor_inputs={name: block[rows] for name, block in (task.floor_inputs or {}).items()},
+        fingerprint=f"{task.fingerprint}:{at[0]}:{len(at)}",
+    )
+
+
 @dataclass(frozen=True)
 class Described:
     """Rows of some games as they are known before the network runs. names: of each row."""
@@ -103,17 +118,7 @@ class Described:
     @classmethod
     def of(cls, task: Task, kept: NDArray[np.bool_]) -> "Described":
         """The examples of a task that are `kept`."""
-        rows, at = kept[task.row_example], np.flatnonzero(kept)
-        part = replace(
-            task,
-            tokens=[task.tokens[i] for i in at],
-            positions=[task.positions[i] for i in at],
-            group=np.asarray(task.group)[at],
-            domain=np.asarray(task.domain)[at],
-            features={name: replace(one, labels=one.labels[rows]) for name, one in task.features.items()},
-            floor_inputs={name: block[rows] for name, block in (task.floor_inputs or {}).items()},
-            fingerprint=f"{task.fingerprint}:{at[0]}:{len(at)}",
-        )
+        part = part_of(task, kept)
         games, moves = part.group[part.row_example], part.row_position + 1
         return cls(part, tuple(f"game {g} move {m}" for g, m in zip(games, moves, strict=True)))
 
@@ -203,7 +208,7 @@ class Frozen:
         for kind, rows in bad.items():
             for name in (OWN, "rules", "moves"):
                 fitted[kind, name] = Predictor.fit(known[name], rows, seen.group, seed)
-            fitted[kind, "text"] = _text().fit(seen.words, rows)
+            fitted[kind, "text"] = text_classifier().fit(seen.words, rows)
         by = {f"{kind}: {name}": one.digest for (kind, name), one in fitted.items() if name != "text"}
         return replace(found, predictors=fitted, by=by | {"discs": reader.digest})
 
@@ -235,7 +240,7 @@ class Frozen:
         return out
 
 
-def _text() -> Any:
+def text_classifier() -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -297,7 +302,7 @@ def measure_foresight(
     say("seen games", 0, 3)
     frozen, own, learned = _learned(model, seen, seed)
     say("rankings", 1, 3)
-    folder, parts = _new(root), {name: Described.of(task, (domain == name) & ~(chosen & (domain == SEEN)))
+    folder, parts = new_folder(root), {name: Described.of(task, (domain == name) & ~(chosen & (domain == SEEN)))
                                  for name in DOMAINS}  # fmt: skip
     sealed = {
         (name, kind): foresee(folder / f"{name}-{kind}", part.names, scores, by=frozen.by)
@@ -308,9 +313,9 @@ def measure_foresight(
     for (name, kind), ranking in sealed.items():
         answers = asked.setdefault(name, _Answers(model, parts[name]))
         ranking.run(lambda a=answers, k=kind: a.bad(k))
-        beside = _beside(answers.law, parts[name], own[kind])
-        rows += _rows(ranking, parts[name], beside, name, kind, seed)
-        told.append(_sealed(ranking, name, kind))
+        own_law = beside(answers.law, parts[name].task, own[kind])
+        rows += rows_of(ranking, parts[name].group, own_law, name, kind, seed)
+        told.append(sealed_row(ranking, name, kind))
     return ForesightFindings(learned, tuple(rows), tuple(told))
 
 
@@ -332,24 +337,26 @@ def _learned(model: Model, seen: Described, seed: int) -> tuple[Frozen, dict[str
     return frozen, own, {"rows": n, "games": len(cut)} | {kind: int(rows.sum()) for kind, rows in every.items()}
 
 
-def _beside(law: NDArray, part: Described, own: Predictor) -> dict[str, NDArray[np.float64]]:
-    sure = sureness(law, part.task.row_position)
+def beside(law: NDArray, task: Task, own: Predictor) -> dict[str, NDArray[np.float64]]:
+    """Each of REFERENCES on the rows of a task, from the network's law there and what was learned of it."""
+    sure = sureness(law, task.row_position)
     return dict(zip(REFERENCES, (-sure[:, 0], own.scores(sure)), strict=True))
 
 
-def _new(root: Path) -> Path:
+def new_folder(root: Path) -> Path:
     """A folder that holds nothing: rankings are never written over."""
     root.mkdir(parents=True, exist_ok=True)
     return root / f"foresight-{sum(1 for one in root.iterdir() if one.name.startswith('foresight-'))}"
 
 
-def _rows(
-    ranking: Ranking, part: Described, beside: Mapping[str, NDArray], domain: str, kind: str, seed: int
+def rows_of(
+    ranking: Ranking, group: NDArray, beside: Mapping[str, NDArray], domain: str, kind: str, seed: int
 ) -> list[dict[str, Any]]:
+    """Every measure of a ranking that was answered, beside rankings that take a run; intervals over groups [n]."""
     out = []
     for budget in BUDGETS:
         only = () if budget == BUDGET else (OWN,)
-        told = ranking.judge(part.group, budget, beside=beside, only=only, n_bootstrap=1_000, seed=seed)
+        told = ranking.judge(group, budget, beside=beside, only=only, n_bootstrap=1_000, seed=seed)
         at = {"domain": domain, "bad": kind, "budget": budget, "n": told.n, "n_bad": told.n_bad, "games": told.groups}
         out += [at | one for one in _told(told, every=budget == BUDGET)]
     return out
@@ -366,7 +373,8 @@ def _told(told: Foresight, every: bool) -> list[dict[str, Any]]:
                    for m in measures]  # fmt: skip
 
 
-def _sealed(ranking: Ranking, domain: str, kind: str) -> dict[str, Any]:
+def sealed_row(ranking: Ranking, domain: str, kind: str) -> dict[str, Any]:
+    """When it was sealed and when the network began to answer."""
     began = json.loads((ranking.folder / "answers.json").read_text(encoding="utf-8"))["began"]
     return {"domain": domain, "bad": kind, "digest": ranking.digest, "written": ranking.written.isoformat(),
             "began": began}  # fmt: skip
@@ -375,9 +383,10 @@ def _sealed(ranking: Ranking, domain: str, kind: str) -> dict[str, Any]:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
-    """The tables of the page, as text."""
+def tables(found: ForesightFindings, domains: tuple[str, ...] = DOMAINS) -> dict[str, pd.DataFrame]:
+    """The tables of the page, as text, of some domains."""
     frame = found.frame
+    frame = frame[frame["domain"].isin(domains)]
     here = frame[frame["budget"] == BUDGET]
     made = {measure: _by_ranking(here[here["less"] == ""], measure) for measure in ("recall", "precision")}
     made["less"] = _by_ranking(here[(here["ranking"] == OWN) & (here["less"] != "")], "recall", "less")
@@ -389,7 +398,8 @@ def tables(found: ForesightFindings) -> dict[str, pd.DataFrame]:
     ])  # fmt: skip
     made["sealed"] = pd.DataFrame([
         {"domain": row["domain"], "bad": row["bad"], "SHA-256": f"{row['digest'][:16]}...",
-         "sealed": row["written"][11:23], "first answer": row["began"][11:23]} for row in found.sealed
+         "sealed": row["written"][11:23], "first answer": row["began"][11:23]}
+        for row in found.sealed if row["domain"] in domains
     ])  # fmt: skip
     return made
 

@@ -2,7 +2,8 @@
 
 Directions of a layer tell the squares; the squares, by the rules, the legal set; the legal set, with one weight for
 each kind of square, the law of the next move; that law, whether the move goes to the edge. What is lost at each leap
-and over several, from the true value of a rung and from what is read of it.
+and over several, from the true value of a rung and from what is read of it. A second stack, of a network that answers
+questions on a small world, has words for rungs (`ladder_words`).
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -35,17 +36,21 @@ from probekit.metrics.splits import Split, folds_by_group, split_by_group
 from probekit.model.branching import At, EditedTexts
 from probekit.model.loading import load_model
 from probekit.model.model import Model
+from probekit.proofs.studies import ladder_words
 from probekit.proofs.studies.kept import Kept, figures, interval
 from probekit.results.text import number
-from probekit.task import Observations, Task
+from probekit.task import TEXT, Observations, Task
 from probekit.testbeds.othello.game import Geometry
 from probekit.testbeds.othello.rules import legal_uniform
 from probekit.testbeds.othello.task import SEEN, UNSEEN, othello_task
+from probekit.testbeds.tinyworld.task import questions_of, tinyworld_task
 
 RUNGS = ("squares", "legal set", "next move", "edge")
 SITE, SIZE = "directions", 6
+TO = " to "  # between the site and a rung that it tells without those below
 DOMAINS = (SEEN, *UNSEEN)
 RIDGES, FOLDS = (1e-1, 1e-2, 1e-3), 3
+WORLD, STORY_POSITIONS = "s", 3  # the network of the tiny world, and questions of a story
 EVEN, KINDS = 60, ("corner", "beside a corner", "edge", "middle")  # rounds until weights of kinds stand still
 TITLES = {
     "given": "FBU of a rung, given the true rung below, and given what the directions of a layer tell of it",
@@ -54,11 +59,15 @@ TITLES = {
     "direct": "The same rung read off the layer directly, linearly, without any rung between",
     "replace": "The layer taken from another game that agrees on a rung: KL of the next move, of what there is to tell",
 }
+TITLES |= {f"words {name}": f"Tiny world: {title}" for name, title in TITLES.items()} | {
+    "words above": "Tiny world: FBU where the directions tell the facts, with no entities between"
+}
 
 
 @dataclass(frozen=True)
 class LadderSize:
-    """games: of each unseen domain, twice as many seen; positions: of each; pairs: rows that are replaced."""
+    """games: of each unseen domain, twice as many seen, and half as many stories; positions: of each game; pairs: rows
+    that are replaced."""
 
     games: int = 1_500
     positions: int = 4
@@ -162,8 +171,9 @@ def floors_of(rungs: list[Rung], seen: Observations, split: Split, seed: int) ->
 
     The strong floor where there is one target; a linear reader of the same columns of all squares or moves at once.
     """
-    n = int((seen.domain == SEEN).sum())  # the seen rows come first, so that a split of them is one of all rows
-    columns = torch.from_numpy(np.concatenate(list(map(np.asarray, seen.floor_inputs.values())), 1)).float()
+    n = int((seen.domain == seen.domain[0]).sum())  # seen rows come first, so that a split of them is one of all rows
+    blocks = [np.asarray(block) for name, block in seen.floor_inputs.items() if name != TEXT]
+    columns = torch.from_numpy(np.concatenate(blocks, 1)).float()
     home, away = ({name: np.asarray(block)[side] for name, block in seen.floor_inputs.items()}
                   for side in (slice(n), slice(n, None)))  # fmt: skip
     out = {}
@@ -196,42 +206,89 @@ def _honest(x: Tensor, law: NDArray, split: Split, group: NDArray, seed: int) ->
 # The study ------------------------------------------------------------------------------------------------------------
 
 
-def measure_ladder(size: LadderSize | None = None, seed: int = 0, progress: Progress | None = None) -> LadderFindings:
-    """Every rung from every lower one, and from every layer, where seen and frozen where not; intervals over games."""
-    size, model = size or LadderSize(), load_model("othello-6x6")
-    task = othello_task(SIZE, size.games, size.positions, seed + 5)
+@dataclass(frozen=True)
+class Stacked:
+    """A network's activations behind each layer, and the stack that is told of them. domains: the seen one first;
+    behaviour: by its name, and said: as the rung that it is; starts: rungs that the directions tell, each with those
+    above it."""
+
+    model: Model
+    task: Task
+    acts: Activations
+    rungs: list[Rung]
+    split: Split
+    domains: tuple[str, ...]
+    behaviour: str
+    said: str
+    starts: tuple[int, ...] = (0,)
+
+    def measure(self, pairs: int, seed: int, progress: Progress | None) -> list[dict[str, Any]]:
+        """Every rung from every lower one and from every layer, where seen and frozen where not."""
+        seen, rungs, rows = self.acts.observations, self.rungs, []
+        logits = floors_of(rungs, seen, self.split, seed)
+        floors = {name: _back(one) for name, one in logits.items()}
+        hooks = list(self.acts.sites)
+        for layer, hook in enumerate(hooks):
+            if progress:
+                progress("layers", layer, len(hooks))
+            x = self.acts.sites[hook].float()
+            read = {start: read_law(x, rungs[start].law, self.split) for start in self.starts}
+            direct = {rung.name: read_law(x, rung.law, self.split, logits[rung.name]) for rung in rungs[1:]}
+            for domain in self.domains:
+                at = self.split.test if domain == self.domains[0] else np.flatnonzero(seen.domain == domain)
+                for start, law in read.items():
+                    found = ladder(rungs[start:], seen.group, self.split, read=law, floors=floors, test=at,
+                                   n_bootstrap=1_000, seed=seed)  # fmt: skip
+                    rows += _rows(found, domain, layer, "" if start == 0 else f"{SITE}{TO}{rungs[start].name}")
+                rows += _direct(rungs, direct, floors, seen.group, at, domain, layer)
+            rows += _replaced(self, hook, floors, pairs, layer, seed)
+        return rows
+
+
+def _captured(model: Model, task: Task, seed: int) -> tuple[Activations, Split]:
+    """Behind every layer, and a split of the rows of the first domain."""
     hooks = [HookPoint.within(layer, "hook_resid_post").name for layer in range(model.n_layers)]
     acts = capture(model, task, hooks, store=None)
     seen = acts.observations
-    split = split_by_group(seen.group[seen.domain == SEEN], seed)
-    legal = stack_of(seen)[1].law[..., 0] > 0
-    weight = weights_of(legal[split.fit], seen.behaviours["next_move_law"].law[split.fit])
-    rungs = stack_of(seen, weight)
-    logits = floors_of(rungs, seen, split, seed)
-    floors = {name: _back(one) for name, one in logits.items()}
-    rows: list[dict[str, Any]] = []
-    for layer, hook in enumerate(hooks):
-        if progress:
-            progress("layers", layer, len(hooks))
-        x = acts.sites[hook].float()
-        read = read_law(x, rungs[0].law, split)
-        direct = {rung.name: read_law(x, rung.law, split, logits[rung.name]) for rung in rungs[1:]}
-        for domain in DOMAINS:
-            at = split.test if domain == SEEN else np.flatnonzero(seen.domain == domain)
-            found = ladder(rungs, seen.group, split, read=read, floors=floors, test=at, n_bootstrap=1_000, seed=seed)
-            rows += _rows(found, domain, layer)
-            rows += _direct(rungs, direct, floors, seen.group, at, domain, layer)
-        rows += _replaced(model, task, acts, hook, rungs, floors, split, size.pairs, layer, seed)
+    return acts, split_by_group(seen.group[seen.domain == seen.domain[0]], seed)
+
+
+def measure_ladder(size: LadderSize | None = None, seed: int = 0, progress: Progress | None = None) -> LadderFindings:
+    """Every rung from every lower one, and from every layer, where seen and frozen where not; intervals over games."""
+    size = size or LadderSize()
+    weight, boards = _boards(size, seed)
+    rows = boards.measure(size.pairs, seed, progress)
+    rows += words_of(size, seed).measure(size.pairs, seed, progress)
     return LadderFindings({k: round(float(w), 4) for k, w in zip(KINDS, weight, strict=True)}, tuple(rows))
 
 
-def _rows(found: Ladder, domain: str, layer: int) -> list[dict[str, Any]]:
-    """True rungs have no layer, and are told once."""
+def _boards(size: LadderSize, seed: int) -> tuple[NDArray[np.float64], Stacked]:
+    """The network that plays Othello, and the weights of kinds of square."""
+    model, task = load_model("othello-6x6"), othello_task(SIZE, size.games, size.positions, seed + 5)
+    acts, split = _captured(model, task, seed)
+    law = acts.observations.behaviours["next_move_law"].law
+    legal = stack_of(acts.observations)[1].law[..., 0] > 0
+    weight = weights_of(legal[split.fit], law[split.fit])
+    rungs = stack_of(acts.observations, weight)
+    return weight, Stacked(model, task, acts, rungs, split, DOMAINS, "next_move_law", "next move")
+
+
+def words_of(size: LadderSize, seed: int = 0) -> Stacked:
+    """The network that answers questions on the tiny world."""
+    asked = (size.games // 2, STORY_POSITIONS, seed + 5)
+    model, task = load_model(f"tiny-world-{WORLD}"), tinyworld_task(WORLD, *asked)
+    acts, split = _captured(model, task, seed)
+    rungs = ladder_words.words_stack(questions_of(*asked), acts.observations)
+    return Stacked(model, task, acts, rungs, split, ladder_words.DOMAINS, "answer", "answer", (0, 1))
+
+
+def _rows(found: Ladder, domain: str, layer: int, above: str = "") -> list[dict[str, Any]]:
+    """True rungs have no layer, and are told once. above: what a site that tells a higher rung is named by."""
     out = []
     for what in ("left", "compounded", "excess"):
         for (i, j), one in getattr(found.leaps, what).items():
-            if i == 0 or layer == 0:
-                name = SITE if i == 0 else found.names[i]
+            if i == 0 or (layer == 0 and not above):
+                name = (above or SITE) if i == 0 else found.names[i]
                 at = {"domain": domain, "layer": layer if i == 0 else None, "from": name, "to": found.names[j]}
                 eps = round(found.eps[i, j], 4) if what == "left" else None
                 out.append(at | {"what": what} | figures(one) | {"eps": eps})
@@ -254,10 +311,10 @@ def _direct(
 
 
 def _replaced(
-    model: Model, task: Task, acts: Activations, hook: str, rungs: list[Rung], floors: Mapping[str, NDArray],
-    split: Split, n_pairs: int, layer: int, seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The site of test rows taken from the nearest donor of another game by each rung, and from any: KL of the law."""
+    of: Stacked, hook: str, floors: Mapping[str, NDArray], n_pairs: int, layer: int, seed: int
+) -> list[dict[str, Any]]:
+    """The site of test rows taken from the nearest donor of another text by each rung, and from any: KL of the law."""
+    acts, rungs, split, task = of.acts, of.rungs, of.split, of.task
     seen, generator = acts.observations, np.random.default_rng([seed, 81])
     base = np.sort(generator.permutation(split.test)[:n_pairs])
     pool = np.concatenate([split.fit, split.select])
@@ -267,23 +324,22 @@ def _replaced(
     values = torch.stack([x[torch.from_numpy(at)] for at, _ in donors.values()], 1)  # [n, donors, d]
     texts = [task.tokens[i][: at + 1] for i, at in zip(seen.example[base], seen.position[base], strict=True)]
     last = [np.array([len(ids) - 1]) for ids in texts]
-    trunk = model.trunk(EditedTexts(texts, last, np.concatenate(last)), [hook])
+    trunk = of.model.trunk(EditedTexts(texts, last, np.concatenate(last)), [hook])
 
     def edit(act: Tensor, at: At) -> Tensor:
         return values[at.text, at.branch].to(act.dtype)
 
     logits = trunk.logits({hook: edit}, values.shape[1])
-    law = seen.behaviours["next_move_law"].law[base]
-    full = torch.softmax(logits.double(), 2).numpy()
-    moves = full[..., : law.shape[1] - 1]
+    tokens = next(spec.tokens for spec in task.behaviours if spec.name == of.behaviour)
+    moves = torch.softmax(logits.double(), 2).numpy()[..., list(tokens or ())]
     said = np.concatenate([moves, 1 - moves.sum(2, keepdims=True)], 2)
-    truth = law.astype(np.float64)
-    ends = [-(truth * np.log2(np.maximum(q, 1e-30))).sum(1) for q in (floors["next move"][base][:, 0], truth)]
+    truth = seen.behaviours[of.behaviour].law[base].astype(np.float64)
+    ends = [-(truth * np.log2(np.maximum(q, 1e-30))).sum(1) for q in (floors[of.said][base][:, 0], truth)]
     clusters, out = Clusters.of(seen.group[base], 1_000, seed), []
     for i, (name, (_, apart)) in enumerate(donors.items()):
         kl = kl_bits(truth, np.maximum(said[:, i], 1e-30))
         one = estimates([Ratio(kl, ends[0] - ends[1])], clusters)[0]
-        out.append({"domain": SEEN, "layer": layer, "from": name, "to": "next move", "what": "replace"}
+        out.append({"domain": of.domains[0], "layer": layer, "from": name, "to": of.said, "what": "replace"}
                    | figures(one) | {"eps": round(float((apart < 1e-6).mean()), 4)})  # fmt: skip
     return out
 
@@ -306,27 +362,43 @@ def _nearest(
 
 
 def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
-    """The tables of the page, as text."""
+    """The tables of the page, as text: of the boards, and of the tiny world where it was measured."""
     frame = found.frame.astype({"layer": "Int64"})
-    site, seen = frame["from"] == SITE, frame["domain"] == SEEN
+    made = _tables(frame[frame["domain"].isin(DOMAINS)], RUNGS, DOMAINS, "next move")
+    words = frame[frame["domain"].isin(ladder_words.DOMAINS)]
+    if len(words):
+        told = _tables(words, ladder_words.RUNGS, ladder_words.DOMAINS, "answer")
+        made |= {f"words {name}": table for name, table in told.items()}
+        above = words[words["from"].str.startswith(SITE + TO) & (words["what"] == "left")]
+        layers = [int(layer) for layer in sorted(above["layer"].dropna().unique())]
+        made["words above"] = pd.concat([
+            _by_layer(some, "to", layers).assign(domain=domain) for domain, some in above.groupby("domain", sort=False)
+        ])  # fmt: skip
+    return made
+
+
+def _tables(
+    frame: pd.DataFrame, rungs: tuple[str, ...], domains: tuple[str, ...], said: str
+) -> dict[str, pd.DataFrame]:
+    site, seen = frame["from"] == SITE, frame["domain"] == domains[0]
     layers = [int(layer) for layer in sorted(frame["layer"].dropna().unique())]
     left = frame["what"] == "left"
-    below = dict(zip(RUNGS[1:], RUNGS[:-1], strict=True))
+    below = dict(zip(rungs[1:], rungs[:-1], strict=True))
     rows = [{"rung": name, "true rung below": _cell(frame[seen & left & (frame["from"] == below.get(name)) &
                                                           (frame["to"] == name)])}
             | {f"layer {k}": _cell(frame[seen & left & site & (frame["to"] == name) & (frame["layer"] == k)])
-               for k in layers} for name in RUNGS]  # fmt: skip
+               for k in layers} for name in rungs]  # fmt: skip
     made = {"given": pd.DataFrame(rows)}
     made["leaps"] = pd.DataFrame([
         {"told": to, "from": start} | {d: _cell(frame[left & (frame["domain"] == d) & (frame["from"] == start)
-                                                      & (frame["to"] == to)]) for d in DOMAINS}
-        for j, to in enumerate(RUNGS) for start in RUNGS[:j]
+                                                      & (frame["to"] == to)]) for d in domains}
+        for j, to in enumerate(rungs) for start in rungs[:j]
     ])  # fmt: skip
     made["compound"] = pd.DataFrame([
-        {"domain": d, "layer": int(k), "leaps": RUNGS.index(to) + 1, "to": to}
+        {"domain": d, "layer": int(k), "leaps": rungs.index(to) + 1, "to": to}
         | {what: _cell(frame[site & (frame["domain"] == d) & (frame["what"] == what) & (frame["to"] == to)
                              & (frame["layer"] == k)]) for what in ("left", "compounded", "excess")}
-        for d in DOMAINS for k in (best_layer(frame),) for to in RUNGS[1:]
+        for d in domains for k in (best_layer(frame, domains[0], said),) for to in rungs[1:]
     ])  # fmt: skip
     made["direct"] = _by_layer(frame[seen & (frame["what"] == "direct")], "to", layers)
     replaced = frame[frame["what"] == "replace"]
@@ -336,10 +408,10 @@ def tables(found: LadderFindings) -> dict[str, pd.DataFrame]:
     return made
 
 
-def best_layer(frame: pd.DataFrame) -> int:
-    """The layer whose directions leave least of the next move over all leaps, where seen."""
-    some = frame[(frame["from"] == SITE) & (frame["what"] == "left") & (frame["to"] == "next move")]
-    some = some[(some["domain"] == SEEN) & some["value"].notna()]
+def best_layer(frame: pd.DataFrame, seen: str = SEEN, said: str = "next move") -> int:
+    """The layer whose directions leave least of what the network says over all leaps, where seen."""
+    some = frame[(frame["from"] == SITE) & (frame["what"] == "left") & (frame["to"] == said)]
+    some = some[(some["domain"] == seen) & some["value"].notna()]
     return int(some.sort_values("value")["layer"].iloc[0])
 
 

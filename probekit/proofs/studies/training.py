@@ -24,7 +24,7 @@ from probekit.metrics.bootstrap import Clusters, Crossed, Differences, ratio_int
 from probekit.metrics.causal.training import TrainingCurve
 from probekit.metrics.ratios import Ratio, too_little
 from probekit.proofs.blocks import block_study
-from probekit.proofs.studies.beds import OTHELLO, UNTIL, adder, othello, train_othello
+from probekit.proofs.studies.beds import OTHELLO, UNTIL, WORLD, adder, othello, tiny_world, train_othello
 from probekit.proofs.studies.courses import Course
 from probekit.proofs.studies.kept import Kept, listed
 from probekit.records import digest
@@ -38,10 +38,12 @@ N_BOOTSTRAP = 2_000
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """networks: of each kind that adds, all when 0. games: that the Othello network is read on, none when 0."""
+    """networks: of each kind that adds, all when 0. games: that the Othello network is read on, and stories of the tiny
+    world, none when 0."""
 
     networks: int = 0
     games: int = 1_600
+    stories: int = 400
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TrainingFindings(Kept):
 
 @dataclass(frozen=True)
 class TrainingCell:
-    """One network of a kind at all of its steps. root: where the first steps of Othello are."""
+    """One network of a kind at all of its steps. games: or stories; root: where the first steps of Othello are."""
 
     kind: str
     network: int
@@ -89,6 +91,8 @@ class TrainingCell:
         """The network as it learns."""
         if self.kind == OTHELLO:
             return othello(self.root / OTHELLO, self.games, self.seed)
+        if self.kind == WORLD:
+            return tiny_world(self.games, self.seed)
         return adder(self.kind, self.network, self.seed)
 
 
@@ -102,9 +106,10 @@ def measure_training(
     size = size or TrainingSize()
     if size.games:
         train_othello(root / OTHELLO)
-    plan = [(OTHELLO, 0)] if size.games else []
+    texts = {kind: n for kind, n in ((OTHELLO, size.games), (WORLD, size.stories)) if n}
+    plan = [(kind, 0) for kind in texts]
     plan += [(kind, i) for kind, (_, n) in KINDS.items() for i in range(min(n, size.networks or n))]
-    cells = [TrainingCell(kind, i, size.games if kind == OTHELLO else 0, seed, root) for kind, i in plan]
+    cells = [TrainingCell(kind, i, texts.get(kind, 0), seed, root) for kind, i in plan]
     spec = {"training": 1, "size": asdict(size), "until": UNTIL, "seed": seed}
     by_kind = partial(judged, seed=seed)
     _, frame = block_study("training", spec, cells, measure_cell, by_kind, root=root, progress=progress)

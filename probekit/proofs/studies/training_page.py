@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probekit.proofs.studies.beds import OTHELLO
+from probekit.proofs.studies.beds import OTHELLO, WORLD
 from probekit.proofs.studies.courses import BEHAVIOUR, RANDOM, RULE
 from probekit.proofs.studies.drawn import StepPanel, begun, words
 from probekit.proofs.studies.training import MARGIN, MARGINS, METRICS, Mean, TrainingFindings, onset
@@ -22,6 +22,7 @@ TITLES = {
     "order": "Order, as a ratio of steps (below 1: earlier), a network each",
     "plain": "Share left unexplained or lost, plain networks",
     OTHELLO: "The same in the Othello network",
+    WORLD: "The same in the network of the tiny world",
 }
 SAID = {"read": "readable", "replace": "used", "transfer": "transferable"}
 SHOWN = {"neurons": "red", "directions": "blue", "simple:quadratic": "orange", RULE: "purple", BEHAVIOUR: "ink",
@@ -45,7 +46,7 @@ def family(level: str) -> str:
 def kinds(found: TrainingFindings) -> list[str]:
     """Those that were measured, in order."""
     measured = set(found.frame["kind"])
-    return [kind for kind in (*KINDS, OTHELLO) if kind in measured]
+    return [kind for kind in (*KINDS, OTHELLO, WORLD) if kind in measured]
 
 
 def levels(found: TrainingFindings, kind: str) -> list[str]:
@@ -60,7 +61,7 @@ def levels(found: TrainingFindings, kind: str) -> list[str]:
 def tables(found: TrainingFindings) -> dict[str, pd.DataFrame]:
     """The tables of the page, as text."""
     made = {"learned": _learned(found), "onsets": _onsets(found), "order": _orders(found)}
-    return made | {kind: _values(found, kind, "value") for kind in ("plain", OTHELLO) if kind in kinds(found)}
+    return made | {kind: _values(found, kind, "value") for kind in ("plain", OTHELLO, WORLD) if kind in kinds(found)}
 
 
 def page_tables(found: TrainingFindings) -> dict[str, pd.DataFrame]:

@@ -36,7 +36,7 @@ TITLES = {
     "families": "Families: what it says, what the words say, and what can be read where selection rows prefer",
     "transfer": "Transfer: AUROC of the difference of class means of one family in another",
 }
-BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- table: ([a-z0-9 -]+) -->\n).*?(<!-- end -->)", re.S)
 _KEPT = [
     "behaviour",
     "position",

@@ -34,13 +34,7 @@ def tinyworld_task(size: str, n_stories: int, n_positions: int, seed: int, famil
     family, and what is asked about. In `rare_pairs` every answer is a pair that training lacks. Raises BadInput for a
     family that no place answers.
     """
-    if not families or set(families) - set(WHERE):
-        raise BadInput(f"families are of {', '.join(WHERE)}, which a place answers; found {', '.join(families)}.")
-    asked = [
-        (domain, story, questions)
-        for domain, n in ((SEEN, 2 * n_stories), (UNSEEN, n_stories))
-        for story, questions in _asked(n, (seed, _SEEDS[domain]), domain == UNSEEN, n_positions, families)
-    ]
+    asked = _every(n_stories, n_positions, seed, families)
     rows = [one for *_, questions in asked for one in questions]
     told = {"task": "tiny world", "stories": n_stories, "positions": n_positions, "seed": seed}
     return Task(
@@ -54,6 +48,28 @@ def tinyworld_task(size: str, n_stories: int, n_positions: int, seed: int, famil
         labels={name: _one_hot(name, [getattr(one, name) for one in rows]) for name in ("truth", "belief")},
         fingerprint=digest(told | {"families": list(families)}),
     )
+
+
+def questions_of(n_stories: int, n_positions: int, seed: int, families: Sequence[str] = WHERE) -> list[Question]:
+    """The question of each row of `tinyworld_task`, with the state of its world. Raises BadInput as that does.
+
+    >>> from probekit.testbeds.tinyworld.task import questions_of, tinyworld_task
+    >>> rows, task = questions_of(5, 2, 0), tinyworld_task("s", 5, 2, 0)
+    >>> [one.at for one in rows] == [at for positions in task.positions for at in positions]
+    True
+    """
+    return [one for *_, questions in _every(n_stories, n_positions, seed, families) for one in questions]
+
+
+def _every(n_stories: int, n_positions: int, seed: int, families: Sequence[str]):
+    """(domain, story, its questions), in the order of the task."""
+    if not families or set(families) - set(WHERE):
+        raise BadInput(f"families are of {', '.join(WHERE)}, which a place answers; found {', '.join(families)}.")
+    return [
+        (domain, story, questions)
+        for domain, n in ((SEEN, 2 * n_stories), (UNSEEN, n_stories))
+        for story, questions in _asked(n, (seed, _SEEDS[domain]), domain == UNSEEN, n_positions, families)
+    ]
 
 
 def _asked(n: int, seed: tuple[int, ...], rare: bool, n_positions: int, families: Sequence[str]):

@@ -17,12 +17,14 @@ from probekit.testbeds.tinyworld.world import (
     FAMILIES,
     KEPT_FREE,
     N_WORDS,
+    NO,
     OBJECTS,
     PAD,
     PEOPLE,
     PLACES,
     TOKEN,
     WORDS,
+    YES,
     Tale,
     padded,
     rare_holders,
@@ -34,6 +36,7 @@ from probekit.testbeds.tinyworld.world import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+STEPS_OF, STEPS = "tiny-world-s", (128, 328, 839, 1_342)  # bundled beside its last one
 OTHERS = 0.1  # what a word that is no answer counts in the loss: most of them no one could foretell
 
 
@@ -132,6 +135,29 @@ def answer_figures(model: torch.nn.Module, told: Sequence[Tale], device: str = "
     }
 
 
+@torch.inference_mode()
+def come_apart(model: torch.nn.Module, told: Sequence[Tale], device: str = "cpu") -> dict[str, float]:
+    """Where truth and belief differ, and on `true` questions: n of either, and shares of what the network says.
+
+    belief, truth, neither: its likeliest word, where somebody thinks wrongly and is asked about. yes if so, yes if not:
+    that it says yes, of claims that are so and of such that are not.
+    """
+    said: dict[str, list[tuple[bool, ...]]] = {"wrong": [], YES: [], NO: []}
+    for i in range(0, len(told), 250):
+        some = told[i : i + 250]
+        best = training.log_probs(model, torch.from_numpy(padded(some)[0]).to(device), fast=False).argmax(-1).cpu()
+        for words, story in zip(best.tolist(), some, strict=True):
+            for asked in story.questions:
+                if asked.belief != asked.truth:
+                    said["wrong"].append(tuple(words[asked.at] == TOKEN[at] for at in (asked.belief, asked.truth)))
+                elif asked.family == "true":
+                    said[asked.answer].append((words[asked.at] == TOKEN[YES],))
+    belief, truth = (float(share) for share in np.mean(said["wrong"], 0))
+    told_of = {"n wrong": float(len(said["wrong"])), "belief": belief, "truth": truth, "neither": 1 - belief - truth}
+    return told_of | {"n true": float(len(said[YES]) + len(said[NO])), "yes if so": float(np.mean(said[YES])),
+                      "yes if not": float(np.mean(said[NO]))}  # fmt: skip
+
+
 def evaluate(
     model: torch.nn.Module, recipe: WorldRecipe, device: str = "cpu", n_stories: int = 500
 ) -> dict[str, float]:
@@ -156,11 +182,13 @@ def export(out: Path, folder: Path) -> Path:
     recipe = WorldRecipe(**training.read_head(out / "state.safetensors")[1])
     step, stored = training.write_bundle(out, folder, recipe)
     write_tokenizer(folder)
+    for early in STEPS if _name(recipe) == STEPS_OF and step == recipe.steps else ():
+        training.write_weights(out / f"model-{early}", folder / f"step-{early}")
     told = {rare: stories(4_000, (recipe.seed, training.EVALUATION_SEED + 1 + rare), rare) for rare in (False, True)}
     figures = answer_figures(stored, told[False]) | {
         kind: one for kind, one in answer_figures(stored, told[True]).items() if kind == "rare"
     }
-    card = _card(recipe, step, figures, training.kept_rows(out, recipe))
+    card = _card(recipe, step, figures, training.kept_rows(out, recipe), come_apart(stored, told[False]))
     (folder / "CARD.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -181,7 +209,11 @@ def _name(recipe: WorldRecipe) -> str:
     return next((name for name, one in RECIPES.items() if one.d_model == recipe.d_model), "tiny-world")
 
 
-def _card(recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict]) -> str:
+def _card(
+    recipe: WorldRecipe, step: int, figures: dict[str, dict[str, float]], kept: list[dict], apart: dict[str, float]
+) -> str:
+    beside = f"\n- **Earlier steps** {', '.join(map(str, STEPS))} stand beside it, as `step-N`."
+    early = beside if _name(recipe) == STEPS_OF else ""
     name, n_weights = _name(recipe), 12 * recipe.n_layers * recipe.d_model**2
     families = "\n".join(f"| {k} | {v['n']} | {v['right']:.3f} | {v['nats'] / math.log(2):.3f} |"
                          for k, v in figures.items())  # fmt: skip
@@ -207,7 +239,7 @@ bfloat16.
 - **Optimiser**: Muon ({recipe.muon_lr}) for the matrices of the blocks, AdamW ({recipe.adam_lr}) for the rest, no
   weight decay; linear warm-up over {recipe.warmup} steps, constant, linear cool-down over the last
   {recipe.cooldown:.0%} of steps. Seed {recipe.seed}.
-- **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.
+- **Made by** `probekit testbed train {name} --out FOLDER`, then `probekit testbed export FOLDER`.{early}
 
 Answers on 4,000 held-out stories, weights as stored; `false belief`: questions on what somebody wrongly thinks; `rare`:
 answers that are a pair which training lacks, on 4,000 other stories.
@@ -215,6 +247,11 @@ answers that are a pair which training lacks, on 4,000 other stories.
 | questions | n | answered rightly | loss (bits) |
 |---|---|---|---|
 {families}
+
+Do truth, belief and answer come apart in it? Where somebody thinks wrongly and is asked about ({apart["n wrong"]:.0f}
+questions), its answer is what is thought in {apart["belief"]:.1%}, what is so in {apart["truth"]:.1%}, neither in
+{apart["neither"]:.1%}. Asked whether a claim is true ({apart["n true"]:.0f} questions), it says yes to
+{apart["yes if so"]:.1%} of those that are so and to {apart["yes if not"]:.1%} of those that are not.
 
 On the way, on 500 held-out stories:
 

@@ -55,6 +55,8 @@ class Question:
     subject: who or what is asked about, a word; thinker: who is asked to think so, or "". truth: place where the
     subject is. belief: place where the thinker thinks it is; of a question without one, as `truth`, since the story
     itself is asked, which knows all. answer: the right word. rare: whether the answer is a pair that training lacks.
+    where: place of each of PEOPLE, then of OBJECTS; last_seen: where the thinker last saw each of OBJECTS; UNKNOWN of
+    what is not in the story, and where nobody is asked to think. had: whether somebody has the subject.
     """
 
     family: str
@@ -65,6 +67,9 @@ class Question:
     belief: str
     answer: str
     rare: bool
+    where: tuple[int, ...] = ()
+    last_seen: tuple[int, ...] = ()
+    had: bool = False
 
 
 @dataclass
@@ -211,6 +216,12 @@ class Tale:
         told = (PEOPLE[person], self.choose(MOVE), *moved) if moved else (self.choose(GO), PEOPLE[person])
         self.say("to", "the", PLACES[there], *told, ".")
 
+    def state(self, thinker: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """`where` and `last_seen` of a question that is asked now."""
+        where = [self.where.get(i, UNKNOWN) for i in range(len(PEOPLE))]
+        where += [self.lies.get(i, UNKNOWN) for i in range(len(OBJECTS))]
+        return tuple(where), tuple(self.seen.get((thinker, i), UNKNOWN) for i in range(len(OBJECTS)))
+
     def ask(self) -> None:
         """One question of a family drawn evenly, with its answer; none where its answer is not known."""
         person, thing = self.choose(list(self.where)), self.choose(list(self.lies))
@@ -248,7 +259,8 @@ class Tale:
             named = (subject,) if of_person else ("the", subject)
             self.say("is", "it", "true", "that", *named, "is", "in", "the", PLACES[claim], "?")
         said = (family, len(self.words) - 1, subject, thinker, PLACES[truth], PLACES[belief], answer, rare)
-        self.questions.append(Question(*said))
+        self.questions.append(Question(*said, *self.state(person if thinker else UNKNOWN), not of_person and
+                                       self.holder[thing] != UNKNOWN))  # fmt: skip
         self.say(answer, ".")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probekit.jobs.foresight import Ranking
-from probekit.proofs.studies import foresight
+from probekit.proofs.studies import foresight, foresight_words
 from probekit.proofs.studies.foresight import (
     BAD,
     OWN,
@@ -20,6 +20,7 @@ from probekit.proofs.studies.foresight import (
     tables,
 )
 from probekit.testbeds.othello.task import SEEN, UNSEEN, othello_task
+from probekit.testbeds.tinyworld.world import TOKEN, Question
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,42 @@ def test_tables_say_what_is_stored_and_findings_round_trip(told, tmp_path):
 
 def _sorted(made):
     return [name for name in made["recall"]["ranking"] if name in RANKINGS]
+
+
+def test_what_the_world_says_of_a_question_by_hand():
+    words = "in the attic is anna . to the barn goes anna . where is anna ? barn . where is anna ?"
+    ids = np.array([TOKEN[word] for word in words.split()])
+    where = (1, *[-1] * 19)
+    q = Question("person", len(ids) - 1, "anna", "", "barn", "barn", "barn", False, where, (-1,) * 10, False)
+    told = dict(zip(range(14), foresight_words.described(ids, q), strict=True))
+    assert [told[i] for i in range(3)] == [1, 0, 0] and told[3] == len(ids) - 1 and told[4] == 2
+    assert told[5] == 5 and told[6] == 13 and told[7] == 2  # the barn: named twice, first and last so many words ago
+    assert told[8] == 7 and told[9] == 3 and told[10] == 0  # anna; no other place was named since
+    assert told[11] == 1 and told[12] == told[13] == 0
+
+
+def test_a_false_and_a_close_answer_by_hand():
+    law = np.zeros((3, 11))
+    law[0, :2], law[1, :2], law[2, :2] = (0.9, 0.1), (0.9, 0.1), (0.55, 0.45)
+    found = foresight_words.judged(law, np.array([0, 1, 0]))
+    assert found["false"].tolist() == [False, True, False] and found["close"].tolist() == [False, False, True]
+    assert set(found) == set(foresight_words.BAD)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return foresight_words.measure_words(tmp_path_factory.mktemp("words"), ForesightSize(games=350), seed=1)
+
+
+def test_of_the_tiny_world_rankings_are_sealed_first_and_find_more_than_chance(words):
+    places = {(domain, kind) for domain in foresight_words.DOMAINS for kind in foresight_words.BAD}
+    assert {(row["domain"], row["bad"]) for row in words.sealed} <= places  # of few bad rows nothing is learned
+    assert all(row["written"] < row["began"] for row in words.sealed)
+    row = next(r for r in words.rows if (r["domain"], r["bad"], r["ranking"], r["measure"], r["less"], r["budget"])
+               == ("rare_pairs", "false", OWN, "recall", "", 0.2))  # fmt: skip
+    assert row["value"] > 0.3
+    assert set(foresight_words.tables(words)["words recall"]["ranking"]) == {
+        "chance",
+        *foresight_words.RANKINGS,
+        *REFERENCES,
+    }

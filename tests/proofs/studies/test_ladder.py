@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from probekit.proofs.studies import ladder_words
 from probekit.proofs.studies.ladder import (
     KINDS,
     RUNGS,
@@ -18,6 +19,8 @@ from probekit.proofs.studies.ladder import (
 )
 from probekit.testbeds.othello.game import Geometry, generate, unpack
 from probekit.testbeds.othello.task import SEEN, othello_task
+from probekit.testbeds.tinyworld.task import questions_of
+from probekit.testbeds.tinyworld.world import PLACES
 
 
 def legal_sets(n):
@@ -72,3 +75,26 @@ def test_a_layer_from_a_like_board_changes_less_than_from_any(found):
     frame = found.frame[found.frame["what"] == "replace"]
     top = frame[frame["layer"] == frame["layer"].max()].set_index("from")["value"]
     assert top["next move"] < 0.5 * top["any"] and top["next move"] < top["squares"] + 0.3
+
+
+def test_the_facts_of_the_tiny_world_are_told_by_its_entities_exactly():
+    asked = questions_of(100, 3, 0)
+    entities = ladder_words.entities_of(asked)
+    assert (entities.sum(2) == 1).all()
+    facts = ladder_words.facts_of(entities)
+    assert [PLACES[i] for i in facts[:, 0].argmax(1)] == [q.truth for q in asked]
+    assert [PLACES[i] for i in facts[:, 1].argmax(1)] == [q.belief for q in asked]
+    assert np.allclose(facts.sum(2), 1) and any(q.truth != q.belief for q in asked)
+    assert ladder_words.answer_of(facts).shape == (len(asked), 1, len(PLACES) + 1)
+    unnamed = entities.copy()
+    unnamed[:, 30:] = np.eye(11)[10]  # nobody is named: nothing is told
+    assert (ladder_words.facts_of(unnamed) == 0).all()
+
+
+def test_of_the_tiny_world_the_answer_is_what_is_thought(found):
+    frame = found.frame[(found.frame["domain"] == "stories") & (found.frame["what"] == "left")]
+    told = {(r["from"], r["to"]): r["value"] for r in frame[frame["layer"].isna()].to_dict("records")}
+    assert told["entities", "facts"] < 0.02 and told["facts", "answer"] < 0.5
+    read = frame[frame["from"] == "directions"].set_index(["to", "layer"])["value"]
+    assert read["answer", 3] < read["answer", 0]
+    assert tables(found)["words given"]["rung"].tolist() == list(ladder_words.RUNGS)

@@ -14,7 +14,7 @@ from probekit.measurement.setting import Pooling
 from probekit.metrics.bootstrap import Clusters, Differences
 from probekit.metrics.causal.training import TrainingCurve
 from probekit.metrics.splits import split_by_group
-from probekit.proofs.studies.beds import adder, othello
+from probekit.proofs.studies.beds import adder, othello, tiny_world
 from probekit.proofs.studies.courses import ANSWER, BEHAVIOUR, RULE, Course, Snapshot
 from probekit.proofs.studies.training import Mean, TrainingFindings, _listed, judged, onset
 from probekit.proofs.studies.training_page import begun_of, page_tables, picture_of, ratios, tables
@@ -102,6 +102,21 @@ def test_the_othello_network_says_what_it_said_with_its_own_activations_and_anot
     assert np.abs(kept[:, 1] - last.law[rows]).max() > 0.1
     legal = course.seen.behaviours[ANSWER].law > 0
     assert (last.law * legal).sum(1).mean() > 0.95 and legal.sum(1).min() > 0
+
+
+def test_the_network_of_the_tiny_world_learns_and_answers_with_a_donor_that_thinks_the_same():
+    course = tiny_world(60)
+    assert course.steps == (0, 128, 328, 839, 1342, 2200)
+    assert course.curve.envelope[0] > 3 > 0.3 > course.curve.envelope[-1]  # ten places are 3.3 bits
+    first, last = course.at(0), course.at(2200)
+    assert np.allclose(first.law.max(1), 0.1, atol=0.05)
+    test = course.setting.split.test
+    right = course.seen.behaviours[ANSWER].law[test].argmax(1)
+    assert (last.law[test].argmax(1) == right).mean() > 0.9
+    said = {name: last.run(test, last.x[course.edited][torch.from_numpy(course.donors[name])]).numpy() for name in
+            ("any", RULE)}  # fmt: skip
+    kept = {name: (law.argmax(2) == right[:, None]).mean() for name, law in said.items()}
+    assert kept[RULE] > 0.9 > 0.3 > kept["any"]
 
 
 @pytest.mark.parametrize(("values", "found"), [
