@@ -31,7 +31,7 @@ TITLES = {
     "carried": "T from a plain network to a variant (0: all carries over, 1: nothing does)",
     "first": "The same one layer on, where not every variant has the sum (absent: next to none of it is there)",
     "equal": "The same of networks that say whether two pairs of vectors are alike",
-    "equal_claims": "What stays of these",
+    "equalstays": "What stays of these",
     "claims": f"What stays: variants whose T is at most {number(STAYS, 1)}, is more, or cannot be told",
     "learned": "Rows that were not trained on, answered rightly",
     "spread": "Rank correlation with the share of unseen pairs that are added rightly, a network each",
@@ -85,7 +85,7 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     made["claims"] = claims(found)
     equal = cells(found, family=EQUALITY)
     if equal:
-        made |= {"equal": _by_variant(equal, list(ROWS), EQUALITY), "equal_claims": claims(found, EQUALITY)}
+        made |= {"equal": _by_variant(equal, list(ROWS), EQUALITY), "equalstays": claims(found, EQUALITY)}
     made["learned"] = pd.DataFrame([
         {"networks": name, "changed": one.changed, "trained": len(found.learned[name]),
          "able": sum(v >= ENOUGH for v in found.learned[name]), "least": number(min(found.learned[name]), 3),
@@ -100,7 +100,7 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
 def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     """The same, and the intervals that a terminal has no room for."""
     made = tables(found)
-    for table, family in (("intervals", VARIANTS), ("equal_intervals", EQUALITY)):
+    for table, family in (("intervals", VARIANTS), ("equalintervals", EQUALITY)):
         told, rows = cells(found, family=family), []
         for variant in family:
             mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
