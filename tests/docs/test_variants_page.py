@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from probekit.proofs.studies.variants import COMPARED, HIGH, VariantsFindings
 from probekit.proofs.studies.variants_page import _spearman, cells, claim_holds, claims, verdict
-from probekit.testbeds.variants import CONTROLS, load_variants
+from probekit.testbeds.variants import CONTROLS, EQUALITY, load_variants
 
 DOCS = Path(__file__).parents[2] / "docs"
 STUDY = DOCS / "studies" / "variants.json"
@@ -40,7 +40,7 @@ def test_what_the_page_claims_is_what_its_tables_say(found):
     for name in HIGH:
         assert not {verdict(told[variant, name]) for variant in able} & {"lost"}, name
     assert claim_holds(found) == {"high": False, "low": True, "beyond": True}
-    assert counted.loc["form, fitted again", ["stays", "open"]].tolist() == [9, 2]
+    assert counted.loc["form, fitted again", ["stays", "open"]].tolist() == [10, 2]
     assert counted.loc["neurons", "lost"] == len(able) == counted.loc["directions, turned", "lost"]
     for control in CONTROLS:
         assert verdict(told[control, "behaviour"]) == "stays"
@@ -60,3 +60,10 @@ def test_rank_correlations_of_draws_are_those_of_scipy():
     alone = np.zeros((1, 40))
     alone[0, 3] = 5
     assert np.isnan(_spearman(x, y, alone)).all()
+
+
+def test_of_the_other_task_the_direction_stays_but_not_in_rows_by_heart(found):
+    counted = claims(found, EQUALITY).set_index("level")
+    row = counted.loc["directions, any affine map"]
+    assert (row["stays"], row["memorised"]) == (13, "lost")
+    assert counted.loc["form, fitted again", "stays"] == 13

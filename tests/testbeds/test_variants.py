@@ -9,11 +9,13 @@ from probekit.errors import BadInput
 from probekit.testbeds.variants import (
     CONTROLS,
     ENOUGH,
+    EQUALITY,
     FILE,
     NOT_TRAINED,
     PARTIAL,
     VARIANTS,
     load_variants,
+    rows_of,
     stored_names,
 )
 from probekit.testbeds.variants.networks import KNOTS, PRIME, REACH, Networks, Table, interpolated, untrained
@@ -30,12 +32,14 @@ def test_the_table_has_every_pair_once_and_both_orders_are_trained_on_together()
     assert TABLE.trained(1.0, 0).all() and not torch.equal(rows, TABLE.trained(0.7, 4).view(PRIME, PRIME))
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *PARTIAL])
+@pytest.mark.parametrize("name", [*VARIANTS, *PARTIAL, *EQUALITY])
 def test_a_variant_differs_from_plain_in_one_thing(name):
-    variant, plain = (VARIANTS | PARTIAL)[name], VARIANTS["plain"]
+    variant = (VARIANTS | PARTIAL | EQUALITY)[name]
+    plain = EQUALITY["equal-plain"] if name in EQUALITY else VARIANTS["plain"]
     differ = {k for k in vars(plain) if getattr(variant, k) != getattr(plain, k)} - {"name", "changed", "first"}
     allowed = {"shallow": {"depth", "width"}, "memorised": {"share", "decay"},
-               "unlearned": {"share", "decay", "width", "depth", "free"}}  # fmt: skip
+               "unlearned": {"share", "decay", "width", "depth", "free"},
+               "equal-shallow": {"depth", "width"}, "equal-unlearned": {"share", "width", "depth", "free"}}  # fmt: skip
     assert differ == allowed.get(name, differ) and len(differ) == len(allowed.get(name, {0} if differ else {}))
 
 
@@ -67,6 +71,23 @@ def test_a_lookup_goes_through_its_knots_straight_and_stays_at_its_ends():
     assert torch.allclose(interpolated(9 * torch.ones(2, 1, 3), table)[:, 0], table[..., -1])
 
 
+def test_vectors_are_alike_by_their_rule_and_every_kind_of_pair_is_drawn():
+    """The answer and the variables are those of the numbers themselves, compared anew."""
+    told = rows_of("equality")
+    four = told.x.unflatten(1, (4, 4))
+    left, right = ((four[:, i] == four[:, i + 1]).all(-1) for i in (0, 2))
+    assert torch.equal(torch.stack([left, right], 1), told.same)
+    assert torch.equal(told.answer, (left == right).long())
+    assert told.same.long().mul(torch.tensor([2, 1])).sum(1).bincount(minlength=4).min() > 600
+    assert not told.trained(0.0, 1).any() and told.trained(1.0, 1).all()
+
+
+def test_fresh_rows_are_learned_and_the_rows_asked_about_are_none_of_them():
+    """A few hundred steps are better than chance on rows that no step has shown."""
+    made, _ = train(replace(EQUALITY["equal-plain"], width=16), (0,), steps=400)
+    assert float(made.held_out[0]) > 0.6 and torch.equal(made.fitted, made.held_out)
+
+
 def test_only_the_last_layer_of_an_unlearned_network_is_trained():
     nets = untrained(VARIANTS["unlearned"], (0, 1))
     assert nets.trained == ("out",)
@@ -95,16 +116,17 @@ def test_half_precision_changes_no_answer_and_the_file_says_what_its_networks_do
     for name in stored_names():
         found = load_variants(name)
         nets: Networks = found.networks
-        right = (nets.logits(TABLE.a, TABLE.b).argmax(-1) == TABLE.sum).float()
+        table = rows_of(nets.variant.problem)
+        right = (nets.logits(*table.inputs).argmax(-1) == table.answer).float()
         for i in range(len(found.held_out)):
-            rows = TABLE.trained(nets.variant.share, nets.variant.first + i)
+            rows = table.trained(nets.variant.share, nets.variant.first + i)
             out = right[i, ~rows] if not rows.all() else right[i]
             assert abs(float(out.mean() - found.held_out[i])) < 0.006, (name, i)
 
 
 def test_the_bundled_file_is_small_and_whole():
-    assert FILE.stat().st_size < 4_000_000
-    assert {*VARIANTS, *PARTIAL, *(f"plain@{at}" for at in EARLY)} - {*NOT_TRAINED} == set(stored_names())
+    assert FILE.stat().st_size < 4_500_000
+    assert {*VARIANTS, *PARTIAL, *EQUALITY, *(f"plain@{at}" for at in EARLY)} - {*NOT_TRAINED} == set(stored_names())
     assert len(load_variants("plain").able) >= 10
     with pytest.raises(BadInput, match="Did you mean 'gelu'"):
         load_variants("gelus")
@@ -113,9 +135,9 @@ def test_the_bundled_file_is_small_and_whole():
 def test_enough_networks_add_to_be_compared():
     """At least five seeds of each, or the card says that it was not trained."""
     card = FILE.with_name("CARD.md").read_text()
-    for name, variant in VARIANTS.items():
+    for name, variant in (VARIANTS | EQUALITY).items():
         if name in NOT_TRAINED:
-            assert name not in stored_names() and f"`{name}`" in card.split("Not trained")[1]
+            assert name not in stored_names() and f"`{name}`" in card.partition("Not trained")[2]
             continue
         able = load_variants(name).able
         assert len(able) >= 5, (name, load_variants(name).held_out)

@@ -26,7 +26,7 @@ from probekit.proofs.studies.training import TrainingFindings
 from probekit.proofs.studies.variants import VariantsFindings
 from probekit.records import SAMPLED
 from probekit.results.text import number
-from probekit.testbeds.variants import CONTROLS, VARIANTS
+from probekit.testbeds.variants import CONTROLS, EQUALITY
 
 HOLDS, FAILS, PART, OPEN = "holds", "does not hold", "holds in part", "open"
 LITTLE, MUCH, HALF = 0.1, 0.9, 0.5
@@ -87,20 +87,22 @@ def _judged(holds: bool, fails: bool) -> str:
 
 
 def _variants(found: VariantsFindings) -> Disputed:
-    told = variants_page.cells(found)
+    told = variants_page.cells(found) | variants_page.cells(found, family=EQUALITY)
     form, turned = "form, fitted again", "directions, any affine map"
-    said = [variants_page.verdict(told[v, form]) for v in VARIANTS
-            if v not in CONTROLS and (v, form) in told]  # fmt: skip
+    said = [variants_page.verdict(row) for (v, name), row in told.items()
+            if name == form and variants_page.short(v) not in CONTROLS]  # fmt: skip
     shown = [("another seed, its directions", "plain", turned), ("another activation, its directions", "gelu", turned),
              ("another seed, the form", "plain", form), ("another activation, the form", "gelu", form),
              ("half the width, the form", "narrow", form),
-             ("a table by heart, the form", "memorised", form)]  # fmt: skip
+             ("a table by heart, the form", "memorised", form),
+             ("another task: another seed, its directions", "equal-plain", turned),
+             ("the same, rows by heart", "equal-memorised", turned)]  # fmt: skip
     part = said.count("stays") > len(said) / 2 and "lost" not in said
     return Disputed("variants", "Change the parts, and the same high level is learned",
                  "lost from one network to another",
                  f"in all variants at most {number(LITTLE)} is lost; in part: in most, and in none for sure more",
                  HOLDS if set(said) == {"stays"} else PART if part else FAILS,
-                 tuple(Mark.of(label, told[v, name]) for label, v, name in shown))  # fmt: skip
+                 tuple(Mark.of(label, told[v, name]) for label, v, name in shown if (v, name) in told))  # fmt: skip
 
 
 def _spread(found: VariantsFindings) -> Disputed:

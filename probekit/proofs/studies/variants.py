@@ -1,8 +1,9 @@
-"""The study of variants: one sum, learned by networks that differ in one thing each. What of one holds in the other?
+"""The study of variants: one task, learned by networks that differ in one thing each. What of one holds in the other?
 
 A plain network is described at several levels, from single neurons to the rule that it follows; each description is
-frozen and taken to a variant of it that ran on the same pairs of numbers. Controls give the same answers and have no
-reason to compute them alike, so that what carries over to them as well is forced by the task.
+frozen and taken to a variant of it that ran on the same inputs. The task is a sum, or hierarchical equality. Controls
+give the same answers and have no reason to compute them alike, so that what carries over to them as well is forced by
+the task.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -28,16 +29,29 @@ from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.kept import Kept, figures, listed
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
-from probekit.testbeds.variants import NOT_TRAINED, PARTIAL, PRIME, VARIANTS, Table, load_variants, stored_names
+from probekit.testbeds.variants import (
+    EQUALITY,
+    NOT_TRAINED,
+    PARTIAL,
+    PRIME,
+    VARIANTS,
+    Table,
+    load_variants,
+    rows_of,
+    stored_names,
+    variant_of,
+)
 
 SITES = {"first": 0, "last": -1}  # layers, by their place in the network
 PLAIN = "plain"
+PLAINS = {"sum": PLAIN, "equality": "equal-plain"}  # of each problem
 READ = {"neurons": 16, "directions": 8, "simple:quadratic": 4}  # levels and their k
 RULE = "hypothesis:adds"
 BEHAVIOUR = "behaviour"
-LAW = "sum"
+LAW = "answer"
 RIDGES = (1e-1, 1e-2, 1e-3)
 COMPARED = tuple(name for name in VARIANTS if name not in NOT_TRAINED)
+EQUAL = tuple(name for name in EQUALITY if name not in NOT_TRAINED)
 ANCHORED = 0.25  # of the pairs, which align and do nothing else
 STAYS = 0.1  # of what there is to explain: a description that loses less has carried over
 # A row of the page's figure: what it is called, the site, the level of a reader, and what of it is moved. The rule
@@ -111,7 +125,7 @@ def measure_variants(
     What is done lies in a folder below `root`: Interrupted on Ctrl-C, and the same call goes on.
     """
     size = size or VariantsSize()
-    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in COMPARED]
+    cells = [VariantCell("pairs", name, site, size, seed) for site in SITES for name in (*COMPARED, *EQUAL)]
     if size.spread:
         cells += [VariantCell("spread", name, "first", size, seed) for name in spread_names()]
     spec = {"variants": 1, "size": asdict(size), "seed": seed}
@@ -132,10 +146,21 @@ def adds(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
     return np.eye(PRIME, dtype=np.float32)[features["numbers"].sum(1) % PRIME]
 
 
-def asked_of(site: str, seed: int) -> Asked:
-    """What is fitted on every network at a site: the rule where the two numbers are, more readers where the sum is."""
+def alike(features: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    """The rule of the other task: yes where both pairs are equal, or neither."""
+    return np.eye(2, dtype=np.float32)[(features["equal"][:, 0] == features["equal"][:, 1]).astype(np.int64)]
+
+
+RULES = {
+    "sum": Hypothesis.of("adds", ("numbers",), adds),
+    "equality": Hypothesis.of("alike", ("equal",), alike),
+}
+
+
+def asked_of(problem: str, site: str, seed: int) -> Asked:
+    """What is fitted on every network at a site: the rule where its features are, more readers where the answer is."""
     levels = tuple((Level.parse(name), (k,)) for name, k in READ.items() if site == "last" or name == "directions")
-    rules = (Hypothesis.of("adds", ("numbers",), adds),) if site == "first" else ()
+    rules = (RULES[problem],) if site == "first" else ()
     return Asked(levels, hypotheses=rules, lambdas=RIDGES, seed=seed)
 
 
@@ -143,58 +168,73 @@ def asked_of(site: str, seed: int) -> Asked:
 
 
 @cache
-def _anchors(seed: int) -> NDArray[np.bool_]:
-    pair = Table.make().pair.numpy()
+def _anchors(problem: str, seed: int) -> NDArray[np.bool_]:
+    pair = rows_of(problem).pair.numpy()
     names = np.unique(pair)
     return np.isin(pair, np.random.default_rng([seed, 52]).permutation(names)[: round(ANCHORED * len(names))])
 
 
 @dataclass(frozen=True)
 class _Network:
-    """One network: what a layer of it gives [n, d] and its law [n, PRIME], on all pairs."""
+    """One network: what a layer of it gives [n, d] and its law [n, answers], on all rows."""
 
     x: torch.Tensor
     seen: Observations
 
     @classmethod
     def of(cls, name: str, i: int, site: str) -> "_Network":
-        table, found = Table.make(), load_variants(name)
+        problem, found = variant_of(name).problem, load_variants(name)
+        table = rows_of(problem)
         with torch.no_grad():
             net = found.networks.one(i)
-            x = net.hidden(table.a, table.b)[SITES[site]][0]
-            law = net.logits(table.a, table.b)[0].double().softmax(-1)
-        n, numbers = len(x), torch.stack([table.a, table.b], 1).numpy()
-        names = tuple(map(str, range(PRIME)))
+            x = net.hidden(*table.inputs)[SITES[site]][0]
+            law = net.logits(*table.inputs)[0].double().softmax(-1).float().numpy()
+        n = len(x)
         seen = Observations(
             np.arange(n), np.zeros(n, dtype=np.int64), table.pair.numpy(), np.full(n, "all"),
-            {LAW: Behaviour(LAW, law.float().numpy(), names)},
-            {"numbers": Feature("numbers", numbers, names, ("a", "b"))}, model=name,
+            {LAW: Behaviour(LAW, law, tuple(map(str, range(law.shape[1]))))}, {one.name: one for one in _told(problem)},
+            model=name,
         )  # fmt: skip
         return cls(x, seen)
+
+
+def _told(problem: str) -> Iterator[Feature]:
+    """What the rule of a problem is of."""
+    table = rows_of(problem)
+    if isinstance(table, Table):
+        numbers = torch.stack([table.a, table.b], 1).numpy()
+        yield Feature("numbers", numbers, tuple(map(str, range(PRIME))), ("a", "b"))
+    else:
+        yield Feature("equal", table.same.long().numpy(), ("no", "yes"), ("left", "right"))
 
 
 @cache
 def _fitted(name: str, i: int, site: str, home: int, seed: int) -> Subject:
     """A network with all that is fitted on it, on the split of the plain network `home`; each made once."""
-    one, kept = _Network.of(name, i, site), ~_anchors(seed)
+    problem = variant_of(name).problem
+    one, kept = _Network.of(name, i, site), ~_anchors(problem, seed)
     found = Subject.of(
-        one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(home, site, seed), asked_of(site, seed)
-    )
+        one.x[torch.from_numpy(kept)], one.seen.rows(kept), LAW, _rows(problem, home, site, seed),
+        asked_of(problem, site, seed),
+    )  # fmt: skip
     return replace(found, readers={key: reader for key, reader in found.readers.items() if key.source != "pca"})
 
 
 @cache
-def _rows(home: int, site: str, seed: int) -> SharedRows:
-    found = SharedRows.of(_Network.of(PLAIN, home, site).seen.rows(~_anchors(seed)), LAW, seed)
+def _rows(problem: str, home: int, site: str, seed: int) -> SharedRows:
+    seen = _Network.of(PLAINS[problem], home, site).seen
+    found = SharedRows.of(seen.rows(~_anchors(problem, seed)), LAW, seed)
     return replace(found, split=replace(found.split, inner=()))  # ridges chosen on one side: folds say the same
 
 
 def _pair(name: str, i: int, home: int, site: str, seed: int) -> Pair:
     """The plain network `home`, taken to the i-th network of a name."""
-    first, second = _fitted(PLAIN, home, site, home, seed), _fitted(name, i, site, home, seed)
-    at = torch.from_numpy(_anchors(seed))
-    anchors = tuple(_Network.of(who, which, site).x[at] for who, which in ((PLAIN, home), (name, i)))
-    found = measure_pair(first, second, anchors, asked_of(site, seed))
+    problem = variant_of(name).problem
+    plain = PLAINS[problem]
+    first, second = _fitted(plain, home, site, home, seed), _fitted(name, i, site, home, seed)
+    at = torch.from_numpy(_anchors(problem, seed))
+    anchors = tuple(_Network.of(who, which, site).x[at] for who, which in ((plain, home), (name, i)))
+    found = measure_pair(first, second, anchors, asked_of(problem, site, seed))
     return replace(found, moved=[*found.moved, _of_behaviour(first, second)])
 
 
@@ -211,8 +251,8 @@ def _of_behaviour(first: Subject, second: Subject) -> Carried:
 
 def homes_of(name: str, n: int) -> list[tuple[int, int]]:
     """(plain network, network of a name) pairs; no network is in two, and all add rightly."""
-    plain, able = load_variants(PLAIN).able, load_variants(name).able
-    if name == PLAIN:
+    plain, able = load_variants(PLAINS[variant_of(name).problem]).able, load_variants(name).able
+    if name in PLAINS.values():
         return list(zip(plain[:n], plain[n : 2 * n], strict=False))
     return list(zip(plain[:n], able[:n], strict=False))
 

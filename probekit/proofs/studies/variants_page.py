@@ -2,7 +2,7 @@
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,24 +14,26 @@ from probekit.proofs.studies.drawn import INK, begun, words
 from probekit.proofs.studies.kept import interval
 from probekit.proofs.studies.variants import (
     BEHAVIOUR,
-    COMPARED,
     GONE,
     HIGH,
     LOW,
     READ,
     ROWS,
     RULE,
+    RULES,
     STAYS,
     VariantsFindings,
 )
 from probekit.results.text import number
-from probekit.testbeds.variants import CONTROLS, ENOUGH, VARIANTS
+from probekit.testbeds.variants import CONTROLS, ENOUGH, EQUALITY, VARIANTS, Variant
 
 TITLES = {
     "carried": "T from a plain network to a variant (0: all carries over, 1: nothing does)",
     "first": "The same one layer on, where not every variant has the sum (absent: next to none of it is there)",
+    "equal": "The same of networks that say whether two pairs of vectors are alike",
+    "equalstays": "What stays of these",
     "claims": f"What stays: variants whose T is at most {number(STAYS, 1)}, is more, or cannot be told",
-    "learned": "Pairs of numbers that were not trained on, added rightly",
+    "learned": "Rows that were not trained on, answered rightly",
     "spread": "Rank correlation with the share of unseen pairs that are added rightly, a network each",
 }
 SHORT = dict(zip(ROWS, ("neurons", "turned", "affine", "simple", "function", "form", "rule", "behav."), strict=True))
@@ -41,15 +43,18 @@ ABSENT = "absent"
 Told = dict[tuple[str, str], dict[str, Any]]
 
 
-def cells(found: VariantsFindings, site: str = "") -> Told:
+def cells(found: VariantsFindings, site: str = "", family: Mapping[str, Variant] = VARIANTS) -> Told:
     """(variant, name of ROWS) -> its row of the frame; at one site, or each where ROWS says when empty.
+
+    family: VARIANTS, or EQUALITY, whose rule is another one.
 
     `absent` of a row: the form of directions explains next to nothing there, so that T is of next to nothing.
     """
     by_place = {(row["variant"], row["site"], row["level"], row["arm"]): row for row in found.frame.to_dict("records")}
     out: Told = {}
-    for variant in VARIANTS:
+    for variant, made_of in family.items():
         for name, (where, level, arm) in ROWS.items():
+            level = f"hypothesis:{RULES[made_of.problem].name}" if level == RULE else level
             row = by_place.get((variant, site or where, level, arm))
             form = by_place.get((variant, site or where, "directions", "refit"))
             if row is not None:
@@ -78,10 +83,14 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
         "first": _by_variant(cells(found, "first"), [n for n, (_, level, _) in ROWS.items() if level == "directions"]),
     }
     made["claims"] = claims(found)
+    equal = cells(found, family=EQUALITY)
+    if equal:
+        made |= {"equal": _by_variant(equal, list(ROWS), EQUALITY), "equalstays": claims(found, EQUALITY)}
     made["learned"] = pd.DataFrame([
-        {"networks": name, "changed": VARIANTS[name].changed, "trained": len(found.learned[name]),
+        {"networks": name, "changed": one.changed, "trained": len(found.learned[name]),
          "able": sum(v >= ENOUGH for v in found.learned[name]), "least": number(min(found.learned[name]), 3),
-         "most": number(max(found.learned[name]), 3)} for name in COMPARED
+         "most": number(max(found.learned[name]), 3)}
+        for name, one in (VARIANTS | EQUALITY).items() if name in found.learned
     ])  # fmt: skip
     if found.spread:
         made["spread"] = pd.DataFrame(list(correlations(found)))
@@ -90,12 +99,21 @@ def tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
 
 def page_tables(found: VariantsFindings) -> dict[str, pd.DataFrame]:
     """The same, and the intervals that a terminal has no room for."""
-    told, rows = cells(found), []
-    for variant in VARIANTS:
-        mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
-        if mine:
-            rows.append({"variant": variant} | {name: _interval(row) for name, row in mine.items()})
-    return tables(found) | {"intervals": pd.DataFrame(rows)}
+    made = tables(found)
+    for table, family in (("intervals", VARIANTS), ("equalintervals", EQUALITY)):
+        told, rows = cells(found, family=family), []
+        for variant in family:
+            mine = {name: told[variant, name] for name in ROWS if (variant, name) in told}
+            if mine:
+                rows.append({"variant": short(variant)} | {name: _interval(row) for name, row in mine.items()})
+        if rows:
+            made[table] = pd.DataFrame(rows)
+    return made
+
+
+def short(variant: str) -> str:
+    """What networks of either task are called beside others of the same."""
+    return variant.removeprefix("equal-")
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -106,21 +124,22 @@ def _cell_text(row: dict[str, Any] | None) -> str:
     return "NA" if row is None else ABSENT if row[ABSENT] else number(row["value"])
 
 
-def _by_variant(told: Told, names: Sequence[str]) -> pd.DataFrame:
+def _by_variant(told: Told, names: Sequence[str], family: Mapping[str, Variant] = VARIANTS) -> pd.DataFrame:
     rows = []
-    for variant in VARIANTS:
+    for variant in family:
         some = [told[variant, name] for name in names if (variant, name) in told]
         if some:
-            rows.append({"variant": variant} | {SHORT[name]: _cell_text(told.get((variant, name))) for name in names}
-                        | {"CKA": number(some[0]["cka"]), "n": int(some[0]["pairs"])})  # fmt: skip
+            texts = {SHORT[name]: _cell_text(told.get((variant, name))) for name in names}
+            rows.append({"variant": short(variant)} | texts | {"CKA": number(some[0]["cka"]),
+                                                               "n": int(some[0]["pairs"])})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def claims(found: VariantsFindings) -> pd.DataFrame:
+def claims(found: VariantsFindings, family: Mapping[str, Variant] = VARIANTS) -> pd.DataFrame:
     """Of each level how many variants keep it, lose it, or do neither for sure; and what it is to the controls."""
-    told, rows = cells(found), []
+    told, rows = {(short(v), name): row for (v, name), row in cells(found, family=family).items()}, []
     for name in ROWS:
-        said = {v: verdict(told[v, name]) for v in VARIANTS if (v, name) in told}
+        said = {v: verdict(row) for (v, level), row in told.items() if level == name}
         words = [said[v] for v in said if v not in CONTROLS]
         values = [told[v, name]["value"] for v in said if v not in CONTROLS and said[v] not in ("NA", ABSENT)]
         count = {word: words.count(word) for word in ("stays", "lost", "open")}

@@ -1,4 +1,4 @@
-"""Variants: many small networks that add modulo a prime, alike but for one thing each, and controls with equal answers.
+"""Variants: many small networks of two tasks, alike but for one thing each, and controls with equal answers.
 
 CARD.md beside the weights says how they were trained and how well they do.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit.testbeds.training import names_in, parts_of
 from probekit.testbeds.variants.networks import (
     CONTROLS,
+    EQUALITY,
     NOT_TRAINED,
     PARTIAL,
     PRIME,
@@ -20,13 +21,16 @@ from probekit.testbeds.variants.networks import (
     Networks,
     Table,
     Variant,
+    Vectors,
+    rows_of,
     untrained,
 )
 
-__all__ = ["CONTROLS", "ENOUGH", "FILE", "NOT_TRAINED", "PARTIAL", "PRIME", "VARIANTS", "Bundle", "Networks", "Table",
-           "Variant", "load_variants", "stored_names"]  # fmt: skip
+__all__ = ["CONTROLS", "ENOUGH", "EQUALITY", "FILE", "NOT_TRAINED", "PARTIAL", "PRIME", "VARIANTS", "Bundle",
+           "Networks", "Table", "Variant", "Vectors", "load_variants", "rows_of", "stored_names",
+           "variant_of"]  # fmt: skip
 FILE = Path(__file__).with_name("networks.safetensors")
-ENOUGH = 0.995  # of the pairs that a network was not trained on, below which it has not learned to add
+ENOUGH = 0.995  # of the rows that a network was not trained on, below which it has not learned its task
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,13 @@ class Bundle:
 
 
 def stored_names(file: Path = FILE) -> list[str]:
-    """Names of what is stored: of VARIANTS, of PARTIAL, and `plain@200` for networks on their way at a step."""
+    """Names of what is stored: of VARIANTS, PARTIAL, EQUALITY, and `plain@200` for networks on their way at a step."""
     return names_in(file)
+
+
+def variant_of(name: str) -> Variant:
+    """What the networks of a stored name are made of."""
+    return (VARIANTS | PARTIAL | EQUALITY)[name.split("@")[0]]
 
 
 def load_variants(name: str, file: Path = FILE) -> Bundle:
@@ -60,8 +69,7 @@ def load_variants(name: str, file: Path = FILE) -> Bundle:
     >>> bool((right.float().mean(1) > 0.99).all())
     True
     """
-    mine = parts_of(name, file)
-    variant = (VARIANTS | PARTIAL)[name.split("@")[0]]
+    mine, variant = parts_of(name, file), variant_of(name)
     fitted, held_out = mine.pop("fitted"), mine.pop("held_out")
     start = untrained(variant, variant.seeds(len(fitted)))
     return Bundle(Networks(variant, {**start.parameters, **mine}, start.fixed), fitted, held_out)

@@ -16,17 +16,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probekit.testbeds.training import gathered
-from probekit.testbeds.variants.networks import NOT_TRAINED, PARTIAL, VARIANTS, Networks, Table, Variant, untrained
+from probekit.testbeds.variants.networks import (
+    EQUAL,
+    EQUALITY,
+    NOT_TRAINED,
+    PARTIAL,
+    VARIANTS,
+    Networks,
+    Table,
+    Variant,
+    Vectors,
+    rows_of,
+    untrained,
+)
 
 log = logging.getLogger(__name__)
 BATCH = 512  # rows of a step
-RATE, BETAS, STEPS, LOOK = 0.01, (0.9, 0.98), 3000, 50
+RATE, BETAS, STEPS, LOOK = {"sum": 0.01, "equality": 0.003}, (0.9, 0.98), 3000, 50
 ENOUGH, LONGER = 0.996, 300  # of rows held out, and the steps after which a stack stops once all of it has them
 FIXED_STEPS = 1200  # of networks that are trained on few rows, which may never get there
 EARLY = (300, 500)  # steps at which plain networks are kept on their way
 SEEDS, NEEDED = 6, 5  # networks of a stack, and how many have to be right for it to stop
 PLAIN_SEEDS, PLAIN_NEEDED = 12, 10
+EQUAL_SEEDS = 11  # one more may fail
 HARD, HARD_SEEDS, HARD_NEEDED = ("sparse",), 8, 6  # where a right network need not stay one
+SLOW = {"hashed": 6000}  # steps of what takes longer than STEPS
 PARTIAL_SEEDS = 5
 ON_THE_WAY = 6  # plain networks that are kept as they learn
 FILE = Path(__file__).with_name("networks.safetensors")
@@ -59,11 +73,11 @@ def train(
 
     needed: networks that have to be right before the stack stops, all when 0. early: steps at which copies are kept.
     """
-    table, start = Table.make(), untrained(variant, seeds)
+    table, start = rows_of(variant.problem), untrained(variant, seeds)
     rows = torch.stack([table.trained(variant.share, seed) for seed in seeds])
     free = {name: start.parameters[name].clone().requires_grad_() for name in start.trained}
     nets = Networks(variant, {**start.parameters, **free}, start.fixed)
-    optimizer = torch.optim.AdamW(free.values(), lr=RATE, weight_decay=variant.decay, betas=BETAS)
+    optimizer = torch.optim.AdamW(free.values(), lr=RATE[variant.problem], weight_decay=variant.decay, betas=BETAS)
     kept, best, losses, on_the_way = {}, torch.full((len(seeds),), torch.inf), [], {}
     ends, needed = steps, needed or len(seeds)
     generator = torch.Generator().manual_seed(seeds[0])
@@ -71,10 +85,14 @@ def train(
     own = torch.stack([torch.nonzero(mine).flatten()[torch.randperm(int(mine.sum()), generator=generator)[:least]]
                        for mine in rows])  # fmt: skip
     for step in range(1, steps + 1):
-        # Some of its own rows for each network, drawn with replacement.
-        at = own.gather(1, torch.randint(0, own.shape[1], (len(seeds), BATCH), generator=generator))
-        logits = nets.logits(table.a[at], table.b[at])
-        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), table.sum[at].flatten())
+        if variant.share:  # some of its own rows for each network, drawn with replacement
+            at = own.gather(1, torch.randint(0, own.shape[1], (len(seeds), BATCH), generator=generator))
+            inputs, answer = [part[at] for part in table.inputs], table.answer[at]
+        else:
+            fresh = Vectors.draw(len(seeds), BATCH, generator=generator)
+            inputs, answer = fresh.inputs, fresh.answer
+        logits = nets.logits(*inputs)
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), answer.flatten())
         loss = nats * len(seeds)  # each network has a gradient of its own
         optimizer.zero_grad()
         loss.backward()
@@ -103,11 +121,11 @@ def train(
 
 
 @torch.no_grad()
-def nats_of(nets: Networks, table: Table) -> Float[Tensor, "s n"]:
+def nats_of(nets: Networks, table: Table | Vectors) -> Float[Tensor, "s n"]:
     """Loss of every network at every row of the table."""
-    logits = nets.logits(table.a, table.b)
+    logits = nets.logits(*table.inputs)
     return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), table.sum.repeat(len(logits)), reduction="none"
+        logits.flatten(0, 1), table.answer.repeat(len(logits)), reduction="none"
     ).view(len(logits), -1)
 
 
@@ -121,11 +139,12 @@ def _copy(nets: Networks) -> Networks:
     return Networks(nets.variant, {name: part.detach().clone() for name, part in nets.parameters.items()}, nets.fixed)
 
 
-def _measured(nets: Networks, table: Table, rows: Tensor, losses: list[Tensor]) -> Trained:
+def _measured(nets: Networks, table: Table | Vectors, rows: Tensor, losses: list[Tensor]) -> Trained:
     with torch.no_grad():
-        right = (nets.logits(table.a, table.b).argmax(-1) == table.sum).float()
+        right = (nets.logits(*table.inputs).argmax(-1) == table.answer).float()
     told = torch.stack(losses) if losses else torch.empty(0, len(rows))
-    return Trained(nets, (right * rows).sum(1) / rows.sum(1), held_out_of(right, rows), told)
+    seen = rows if bool(rows.any()) else ~rows  # of fresh rows each is as good as another
+    return Trained(nets, (right * seen).sum(1) / seen.sum(1), held_out_of(right, rows), told)
 
 
 # The bundled file -----------------------------------------------------------------------------------------------------
@@ -157,11 +176,16 @@ def stacks() -> list[Stack]:
     """All that is trained."""
     plain = Stack(VARIANTS["plain"], PLAIN_SEEDS, PLAIN_NEEDED, STEPS, EARLY)
     others = [
-        Stack(one, HARD_SEEDS, HARD_NEEDED) if name in HARD else Stack(one)
+        Stack(one, HARD_SEEDS, HARD_NEEDED) if name in HARD else Stack(one, steps=SLOW.get(name, STEPS))
         for name, one in VARIANTS.items()
         if name != "plain" and name not in NOT_TRAINED
     ]
-    return [plain, *others, *(Stack(one, PARTIAL_SEEDS) for one in PARTIAL.values())]
+    equal = [
+        Stack(one, EQUAL_SEEDS if name == EQUAL.name else SEEDS)
+        for name, one in EQUALITY.items()
+        if name not in NOT_TRAINED
+    ]
+    return [plain, *others, *(Stack(one, PARTIAL_SEEDS) for one in PARTIAL.values()), *equal]
 
 
 def make(folder: Path, file: Path = FILE) -> None:

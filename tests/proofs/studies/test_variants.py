@@ -114,3 +114,20 @@ def test_tables_and_pictures_say_what_is_stored_and_findings_round_trip(tmp_path
     assert picture.count("<rect") == 1 + len(COMPARED) * len(ROWS)
     assert picture.count("<circle") == sum(row["high"] <= variants.STAYS for row in found.rows)
     assert scatter_of(again).count("<circle") >= 3 * 40
+
+
+@pytest.mark.parametrize("site", list(variants.SITES))
+def test_a_network_of_the_other_task_is_its_own_twin(site):
+    """Its one direction and its rule carry over to itself whole."""
+    pair = variants._pair("equal-plain", 0, 0, site, 0)
+    told = {(one.name.level, one.arm): one.ratio for one in pair.moved}
+    asked = ("hypothesis:alike", "function") if site == "first" else ("directions", "affine")
+    ratio = told[asked]
+    assert ratio is not None and abs(ratio.missed.sum() / ratio.available.sum()) < 0.02
+    assert pair.told["cka"] == pytest.approx(1)
+
+
+def test_the_other_rule_is_of_both_equalities():
+    """Yes where both are, or neither: a rule of the left pair alone would be wrong about half of the rows."""
+    equal = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert variants.alike({"equal": equal}).argmax(1).tolist() == [1, 0, 0, 1]
