@@ -33,12 +33,12 @@ from probekit.proofs.studies.belief_seen import (
     outputs,
     read,
 )
-from probekit.proofs.studies.kept import Kept, listed
+from probekit.proofs.studies.kept import Stored, listed
 from probekit.testbeds.hmm import PROCESSES, stored_names
 
 
 @dataclass(frozen=True)
-class BeliefFindings(Kept):
+class BeliefFindings(Stored):
     """What the page speaks of. ladder: bits that readers of the last k tokens lose, by process.
 
     rows: one per name of networks, measure (what), layer and arm, with value, an interval over networks, and bits.

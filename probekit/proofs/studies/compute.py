@@ -23,7 +23,7 @@ from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.beds import OTHELLO, WORLD, Levels, adder, othello, tiny_world
 from probekit.proofs.studies.courses import ANSWER, RANDOM, RULE, Course, Stage
-from probekit.proofs.studies.kept import Kept, listed
+from probekit.proofs.studies.kept import Stored, listed
 from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -48,7 +48,7 @@ class ComputeSize:
 
 
 @dataclass(frozen=True)
-class ComputeFindings(Kept):
+class ComputeFindings(Stored):
     """What the page speaks of, a row per kind, network and description.
 
     `loss` under replacement and the network's own in bits; under each of FLOORS its loss (`zero_bits`) and what is

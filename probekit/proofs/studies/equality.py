@@ -31,7 +31,7 @@ from probekit.metrics.causal.replace import fbu_replace, kl_bits
 from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.bending import RANDOM_MAP, RANDOM_NET, TRAINED, BendingSize, Bent, bend
-from probekit.proofs.studies.kept import Kept, figures, interval, listed
+from probekit.proofs.studies.kept import Stored, figures, interval, listed
 from probekit.records import digest
 from probekit.results.text import number
 from probekit.testbeds.equality import LAYERS, WIDTH, EqualityNets, Variable, draw_donors, draw_swaps, train, untrained
@@ -78,7 +78,7 @@ class EqualitySize:
 
 
 @dataclass(frozen=True)
-class EqualityFindings(Kept):
+class EqualityFindings(Stored):
     """What the page speaks of. right: accuracy of each trained network.
 
     rows: one per map, variable, layer, measure and one of WHERE, with a value and its interval. measure: `iia`, `fbu`;

@@ -28,7 +28,7 @@ from probekit.metrics.ratios import Estimate, Ratio, estimates, fbu
 from probekit.model.branching import At, Edit, EditedTexts, Trunk
 from probekit.model.loading import load_model
 from probekit.model.model import Model
-from probekit.proofs.studies.kept import Kept, figures, interval
+from probekit.proofs.studies.kept import Stored, figures, interval
 from probekit.testbeds.othello.game import Games, Geometry, generate, legal_moves, unpack
 from probekit.testbeds.othello.rules import EMPTY, MINE, YOURS
 
@@ -71,7 +71,7 @@ class FlipSize:
 
 
 @dataclass(frozen=True)
-class FlipFindings(Kept):
+class FlipFindings(Stored):
     """What the page speaks of. cases: flips that are tested; changed: share whose legal moves change; rows: `frame`."""
 
     cases: int

@@ -29,7 +29,7 @@ from probekit.metrics.splits import split_by_group
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.proofs.studies.drawn import INK, begun, words
-from probekit.proofs.studies.kept import Kept, figures, interval
+from probekit.proofs.studies.kept import Stored, figures, interval
 from probekit.results.text import number
 from probekit.task import Task
 from probekit.testbeds.othello.describe import Replayed, described, replay
@@ -79,7 +79,7 @@ class ForesightSize:
 
 
 @dataclass(frozen=True)
-class ForesightFindings(Kept):
+class ForesightFindings(Stored):
     """What the page speaks of. sealed: a row per ranking file; learned: rows learned from, and bad ones of them.
 
     rows: one per domain, kind of bad, budget, ranking, `less` (a ranking that was subtracted, or none) and measure.

@@ -21,11 +21,11 @@ from probekit.results.text import number
 from probekit.spec import JobSpec
 from probekit.storage.runs import Run
 
-Found = TypeVar("Found", bound="Kept")
+Found = TypeVar("Found", bound="Stored")
 
 
 @dataclass(frozen=True)
-class Kept:
+class Stored:
     """Findings of a study: the numbers that its page speaks of. Tuples of rows are lists in its file."""
 
     @classmethod

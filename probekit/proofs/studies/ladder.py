@@ -37,7 +37,7 @@ from probekit.model.branching import At, EditedTexts
 from probekit.model.loading import load_model
 from probekit.model.model import Model
 from probekit.proofs.studies import ladder_words
-from probekit.proofs.studies.kept import Kept, figures, interval
+from probekit.proofs.studies.kept import Stored, figures, interval
 from probekit.results.text import number
 from probekit.task import TEXT, Observations, Task
 from probekit.testbeds.othello.game import Geometry
@@ -79,7 +79,7 @@ class LadderSize:
 
 
 @dataclass(frozen=True)
-class LadderFindings(Kept):
+class LadderFindings(Stored):
     """What the page speaks of. weights: of each kind of square, as fitted.
 
     rows: one per domain, layer (none: true rungs alone), rungs from and to, and what: `left`, `compounded`, `excess`,

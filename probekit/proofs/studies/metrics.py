@@ -19,7 +19,7 @@ from probekit.metrics.bootstrap import Clusters
 from probekit.metrics.ratios import Estimate, Ratio, estimates
 from probekit.proofs.studies.accounts import dormant, erased, follows, kept
 from probekit.proofs.studies.cae import cae
-from probekit.proofs.studies.kept import Kept, interval
+from probekit.proofs.studies.kept import Stored, interval
 from probekit.results.text import number
 from probekit.testbeds.ground_truth.systems import SYSTEMS, Proposal, System, plants
 
@@ -42,7 +42,7 @@ class MetricsSize:
 
 
 @dataclass(frozen=True)
-class MetricsFindings(Kept):
+class MetricsFindings(Stored):
     """What the page speaks of. seeds: how many.
 
     rows: one per system, account, measure and what it is told beside, with a value and its interval over seeds.

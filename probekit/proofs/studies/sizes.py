@@ -16,7 +16,7 @@ import pandas as pd
 
 from probekit.jobs.engines import Progress
 from probekit.jobs.runner import run_job
-from probekit.proofs.studies.kept import Kept
+from probekit.proofs.studies.kept import Stored
 from probekit.records import SAMPLED
 from probekit.results.sampled import tail
 from probekit.results.text import number
@@ -61,7 +61,7 @@ class SizesSize:
 
 
 @dataclass(frozen=True)
-class SizesFindings(Kept):
+class SizesFindings(Stored):
     """What the page speaks of. networks: weights and right answers of each size.
 
     rows: one per size, behaviour, metric and what is compared (`what`), with value, low, high and na_reason.

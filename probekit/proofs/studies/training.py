@@ -26,7 +26,7 @@ from probekit.metrics.ratios import Ratio, too_little
 from probekit.proofs.blocks import block_study
 from probekit.proofs.studies.beds import OTHELLO, UNTIL, WORLD, adder, othello, tiny_world, train_othello
 from probekit.proofs.studies.courses import Course
-from probekit.proofs.studies.kept import Kept, listed
+from probekit.proofs.studies.kept import Stored, listed
 from probekit.records import digest
 from probekit.testbeds.variants.checkpoints import KINDS
 
@@ -47,7 +47,7 @@ class TrainingSize:
 
 
 @dataclass(frozen=True)
-class TrainingFindings(Kept):
+class TrainingFindings(Stored):
     """What the page speaks of. onsets: `begun`; learned: a row per kind, network and step.
 
     rows: one per kind, metric, level and step, with its value, an interval, and the change since the step before.

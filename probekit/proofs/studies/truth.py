@@ -24,7 +24,7 @@ from probekit.jobs.engines import Progress
 from probekit.jobs.job import Job
 from probekit.metrics.auroc import auroc_interval
 from probekit.metrics.bootstrap import Bootstrap, Clusters
-from probekit.proofs.studies.kept import Kept, interval, run_study
+from probekit.proofs.studies.kept import Stored, interval, run_study
 from probekit.proofs.studies.statements import FAMILIES, write_statements
 from probekit.results.selection import hooks, site_label
 from probekit.results.text import markdown, number
@@ -55,7 +55,7 @@ _FIGURES = ["value", "low", "high", "n", "groups", "na_reason"]
 
 
 @dataclass(frozen=True)
-class Findings(Kept):
+class Findings(Stored):
     """What the page speaks of. records: rows of the run's records; answers: of the model's own answer, per family.
 
     Of answers: auroc of its probability of True for the truth, right: share of rows where the likelier answer is right,

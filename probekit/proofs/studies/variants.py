@@ -26,7 +26,7 @@ from probekit.measurement.outcome import ReaderName
 from probekit.measurement.setting import bits_of
 from probekit.metrics.ratios import fbu
 from probekit.proofs.blocks import block_study
-from probekit.proofs.studies.kept import Kept, figures, listed
+from probekit.proofs.studies.kept import Stored, figures, listed
 from probekit.records import digest
 from probekit.task import Behaviour, Feature, Observations
 from probekit.testbeds.variants import (
@@ -79,7 +79,7 @@ class VariantsSize:
 
 
 @dataclass(frozen=True)
-class VariantsFindings(Kept):
+class VariantsFindings(Stored):
     """What the page speaks of. learned: accuracy on held-out pairs by name; spread: `scattered`.
 
     rows: one per variant, site, level and what of it was moved (arm), with T, its interval over pairs and CKA.
