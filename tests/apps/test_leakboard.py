@@ -227,11 +227,13 @@ def test_the_folder_of_many_jobs_opens_and_its_runs_stand_on_one_axis(page, tmp_
     folder = tmp_path / "steps-0a1b"
     for step in (0, 500, 1000, 1500, 3000):
         write_run(folder, f"steps-{step}", 3, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
+    write_run(folder, "other-task", 3, domains=DOMAINS[:1], behaviours=BEHAVIOURS[1:2])
     test = page(tmp_path, "runs")
-    assert test.selectbox(key="choice:folder").options == ["runs of single jobs", "steps-0a1b (5 runs)"]
+    assert test.selectbox(key="choice:folder").options == ["runs of single jobs", "steps-0a1b (6 runs)"]
     test = page(tmp_path, "compare", folder="steps-0a1b", run="steps-3000", against="steps-0")
     assert not test.error and not test.warning
     picked = test.multiselect(key="choice:more")
+    assert "other-task" in picked.options  # it has no answer to what is asked of the others
     assert set(picked.value) == {"steps-500", "steps-1000", "steps-1500"}
     assert "One site in every run" in said(test) and "A field per run" in said(test)
 

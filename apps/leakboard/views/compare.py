@@ -89,7 +89,9 @@ def more(view: state.View, runs: list[Run], against: Run, metric: str) -> None:
     if not names:
         return
     st.subheader("More runs on one axis")
-    first = names[: MOST - 2] if state.folder() else []
+    # Jobs of a sweep ask of other files, too, what the run looked at does not.
+    alike = {name for name, line in data.lines(runs, 0.5).items() if line.behaviour == view.behaviour}
+    first = [name for name in names if name in alike][: MOST - 2] if state.folder() else []
     picked = link.choose_several("Runs beside A and B", names, "more", default=first)
     if not picked:
         return
