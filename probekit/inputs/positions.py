@@ -2,12 +2,13 @@
 
     last                                the last token
     all                                 every token
+    sample:<n>                          n tokens of each example, drawn evenly; all of a shorter one
     column:<name>                       a column with an index, or a list of them
     mask:<name>                         a column with a 0 or 1 for each token
     field:<name> role:<name> span:<name>   the last token of a template's field, a chat turn's content, a named span
 
-The last three may end in `:first`, `:last` or `:all`, and have a number (`role:user[0]`, `[-1]`) where a name stands
-for several stretches; without one every stretch is read. A word alone is the name of a column.
+Marks of the last line may end in `:first`, `:last` or `:all`, and have a number (`role:user[0]`, `[-1]`) where a name
+stands for several stretches; without one every stretch is read. A word alone is the name of a column.
 """
 
 import re
@@ -23,13 +24,16 @@ from probekit.inputs.columns import Columns
 from probekit.inputs.text import Prompt
 
 MARKS = ("field", "role", "span")
+DRAWN = 61  # what the draw of tokens is seeded with, beside the example
 _MARK = re.compile(r"(?P<mark>(?:field|role|span):.+?)(?:\[(?P<nth>-?\d+)\])?(?::(?P<which>first|last|all))?")
 Spans = Mapping[str, NDArray[np.int64]]  # name -> first and last-plus-one token of each stretch [m, 2]
 
 
 @dataclass(frozen=True)
 class Place:
-    """One rule. kind: last, all, column, mask or mark; name: the column or the mark; nth: which stretch of several."""
+    """One rule. kind: last, all, sample, column, mask or mark; name: the number, the column or the mark; nth: which
+    stretch of several.
+    """
 
     text: str
     kind: str
@@ -43,6 +47,10 @@ class Place:
         kind, colon, name = text.partition(":")
         if text in ("last", "all"):
             return cls(text, text)
+        if kind == "sample":
+            if not (name.isdecimal() and int(name)):
+                raise BadInput(f"position '{text}' draws no number of tokens: write sample:4, or another one.")
+            return cls(text, kind, name)
         if colon and kind in ("column", "mask", *MARKS):
             found = _MARK.fullmatch(text)
             if not name or (kind in MARKS and found is None):
@@ -55,10 +63,10 @@ class Place:
                 text, "mark", found["mark"], int(found["nth"]) if found["nth"] else None, found["which"] or "last"
             )
         if colon:
-            near = nearest(kind, ("column", "mask", *MARKS))
+            near = nearest(kind, ("sample", "column", "mask", *MARKS))
             raise BadInput(
-                f"position '{text}' is no rule: there is last, all, column:, mask:, field:, role: and span:. Did you "
-                f"mean '{near}:{name}'?"
+                f"position '{text}' is no rule: there is last, all, sample:, column:, mask:, field:, role: and span:. "
+                f"Did you mean '{near}:{name}'?"
             )
         return cls(text, "column", text)
 
@@ -72,6 +80,10 @@ class Place:
                 return [n_kept - 1]
             case "all":
                 return list(range(n_kept))
+            case "sample":
+                # By the example's place in the file alone, so that every model, domain and rerun reads the same ones.
+                drawn = np.random.default_rng([DRAWN, i]).permutation(n_kept)[: int(self.name)]
+                return sorted(drawn.tolist())
             case "column":
                 return self._indices(columns, i, n_tokens, n_kept)
             case "mask":

@@ -13,7 +13,7 @@ from probekit.inputs.columns import Columns, as_list
 from probekit.inputs.filetask import check_rows, domain_names, read_rows, told_of
 from probekit.inputs.folders import width_of
 from probekit.inputs.labels import classes_of
-from probekit.inputs.positions import parse_places
+from probekit.inputs.positions import Place, parse_places
 from probekit.inputs.prompts import plain_prompts
 from probekit.inputs.text import told_time
 from probekit.jobs.costs import EditedRuns, ModelSize, PricedTask, bytes_of, edited_runs, seconds_of
@@ -100,7 +100,7 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
     kinds |= {f"{SAMPLED}{i + 1}": "logit_diff" for i in range(n_drawn)}
     passes = (n_drawn > 0) + spec.wants_twin + (1 + _n_scored(task, columns)) * (1 + len(spec.read.delete))
     whole = len(columns) if tokens is None else tokens
-    rows = sum(whole if "all" in (place.kind, place.which) else len(columns) for place in parse_places(task.position))
+    rows = sum(_rows_at(place, len(columns), whole) for place in parse_places(task.position))
     asked = PricedTask(kinds, _ranks(task, laws), len(set(domain.tolist())), max(1, len(parse_places(task.position))))
     return Forecast(
         len(columns), len(set(group.tolist())), Counter(domain.tolist()),
@@ -110,6 +110,13 @@ def forecast(spec: JobSpec, base: Path, config: Mapping[str, Any], folder: Path 
         None if tokens is None else seconds_of(size, passes * len(columns)),
         bytes_of(spec, config, rows, 1 + spec.wants_twin + len(spec.read.delete)),
     )  # fmt: skip
+
+
+def _rows_at(place: Place, n: int, n_tokens: int) -> int:
+    """How many rows of n examples a rule reads, about: of spans that end in `all` no more than all tokens."""
+    if place.kind == "sample":
+        return min(n * int(place.name), n_tokens)
+    return n_tokens if "all" in (place.kind, place.which) else n
 
 
 def _ranks(task: TaskSpec, laws: Mapping[str, tuple[np.ndarray, list[str]]]) -> dict[str, int]:

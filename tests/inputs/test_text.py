@@ -13,6 +13,7 @@ from tokenizers import processors
 
 import checkpoints
 from probekit.errors import BadInput
+from probekit.inputs.columns import Columns
 from probekit.inputs.filetask import read_file_task
 from probekit.inputs.positions import Place, parse_places
 from probekit.inputs.text import Encoder, Prompt, Template, render_chat
@@ -267,6 +268,27 @@ def test_many_positions_to_a_row_by_index_mask_and_all(tmp_path):
     assert both.audit["n_named_twice"] == 6
 
 
+def test_some_tokens_of_each_text_are_drawn_evenly_and_the_same_ones_again(tmp_path):
+    """Beside the same rows in another order of columns and file; a shorter text is read whole."""
+    lengths = [len(PIECES(row["text"])["input_ids"]) for row in ROWS]
+    some = read(tmp_path, text="text", position="sample:2").positions
+    assert [len(p) for p in some] == [min(2, n) for n in lengths]
+    assert all((np.diff(p) > 0).all() and p[-1] < n for p, n in zip(some, lengths, strict=True))
+    again = read(tmp_path, text="text", position=["last", "sample:2"]).positions
+    assert all(set(p) <= set(q) for p, q in zip(some, again, strict=True))
+    assert [len(p) for p in read(tmp_path, text="text", position="sample:99").positions] == lengths
+    # Evenly: the first two of each, as a slice would have it, are hardly ever drawn from a text of twenty.
+    drawn = [Place.parse("sample:2").at(Columns(tmp_path, {}, []), i, 20, {}, 20) for i in range(400)]
+    counts = np.bincount(np.concatenate(drawn), minlength=20)
+    assert counts.sum() == 800 and counts.min() > 15 and counts.max() < 75
+
+
+@pytest.mark.parametrize("text", ["sample:", "sample:0", "sample:-1", "sample:two"])
+def test_a_draw_says_how_many(text):
+    with pytest.raises(BadInput, match="write sample:4"):
+        Place.parse(text)
+
+
 def test_a_single_label_holds_at_every_position_and_a_list_has_one_for_each(tmp_path):
     rows = [{**row, "at": [1, 2, 0], "each": ["a", "b", "abc"[i % 3]], "p": [0.0, 0.5, 1.0]}
             for i, row in enumerate(ROWS)]  # fmt: skip
@@ -300,7 +322,9 @@ def test_truncation_is_refused_unless_it_is_asked_for_and_then_counted(tmp_path)
     assert max(span.max() for rows in spans.values() for span in rows) == 5
 
 
-@pytest.mark.parametrize("text", ["last", "all", "column:x y", "mask:m", "field:a", "role:user[0]", "span:a b[-2]:all"])
+@pytest.mark.parametrize(
+    "text", ["last", "all", "sample:3", "column:x y", "mask:m", "field:a", "role:user[0]", "span:a b[-2]:all"]
+)
 def test_rules_keep_their_words(text):
     assert parse_places(text) == [Place.parse(text)]
     assert Place.parse(text).text == text
