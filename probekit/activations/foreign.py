@@ -41,7 +41,7 @@ class ForeignAudit:
     """rows: a frame of every row that was looked at: request, layer (hook point), position, verdict, holds, apart.
 
     holds: what the row holds instead. apart: distance from what it should hold, see EXACT. requests: how many were
-    looked at, of how many in the folder. `summary` counts verdicts.
+    looked at, of how many in the folder. guessed: that nobody said which layers these are. `summary` counts verdicts.
 
     >>> import probekit as pk
     >>> found = pk.audit_requests(pk.read_requests("captures"), pk.load_model("othello-6x6"))
@@ -52,6 +52,18 @@ class ForeignAudit:
     rows: pd.DataFrame
     requests: tuple[int, int]
     layers: tuple[str, ...]
+    guessed: bool = False
+
+    @property
+    def hint(self) -> str:
+        """What to do where it is the guess that is wrong, and not the rows; else empty."""
+        if not self.guessed or (self.rows["verdict"] == LAYER).mean() <= 0.5:
+            return ""
+        return (
+            f"Most rows are another layer's: the {len(self.layers)} layers of the files were taken for "
+            f"{self.layers[0]} to {self.layers[-1]}. If they are others, say how many blocks were run before each, as "
+            "--layers 0,1,2."
+        )
 
     @property
     def right(self) -> bool:
@@ -112,7 +124,7 @@ def audit_requests(
     rows = pd.concat(found, ignore_index=True)
     lengths = [head.n_tokens for head in requests.heads]
     Padded(model, hooks, spread, ROUNDING, lengths, way).name(rows, seen, SURE, PADDING)
-    return ForeignAudit(_padded(rows.drop(columns="best")), (len(seen), len(requests)), hooks)
+    return ForeignAudit(_padded(rows.drop(columns="best")), (len(seen), len(requests)), hooks, layers is None)
 
 
 def _forwards(

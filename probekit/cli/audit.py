@@ -38,7 +38,8 @@ def audit(
         with progress() as say:
             told = audit_requests(found, load_model(model, device=device), asked, requests, seed, progress=say)
         if as_json:
-            counts = {"requests": list(told.requests), "layers": list(told.layers), "order": found.order}
+            counts = {"requests": list(told.requests), "layers": list(told.layers), "order": found.order,
+                      "hint": told.hint}  # fmt: skip
             print_json("audit", told.right, rows(told.summary), **counts)
         else:
             looked, of = told.requests
@@ -50,6 +51,8 @@ def audit(
             cells = [[r["verdict"], f"{r['rows']:,}", f"{r['share']:.1%}", r["requests"], r["example"]]
                      for r in rows(told.summary)]  # fmt: skip
             screen.print(plain_table(["rows that are", "rows", "share", "requests", "such as"], cells))
+            if told.hint:
+                screen.print(told.hint)
     if not told.right:
         raise typer.Exit(1)
 

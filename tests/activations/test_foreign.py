@@ -210,7 +210,9 @@ def test_the_command_counts_and_exits(engine, tmp_path, capsys, monkeypatch):
     found = json.loads(told.out)
     assert code == 1 and not found["ok"] and {row["verdict"] for row in found["rows"]} >= {foreign.OTHER}
     code, told = said("good")  # three layers of a model of three are taken for what its blocks give
-    assert code == 1 and "another layer's" in told.out
+    assert code == 1 and "another layer's" in told.out and "--layers 0,1,2" in " ".join(told.out.split())
+    code, told = said("bad", "--layers", "1,2,3")  # who says which layers these are is not told to
+    assert code == 1 and "were taken for" not in told.out
     code, told = said("bad", "--layers", "0,1")
     assert code == 2 and "files of 3 layers" in told.err and "Traceback" not in told.err
     code, told = said("bad", "--layers", "0,x,2")
