@@ -33,7 +33,7 @@ def load_model_of(spec: JobSpec, base: Path, device: str = "cpu") -> Model:
     name = spec.model.name if spec.model else spec.task.testbed
     if name is None:
         raise BadInput("the spec names no model: give [model] name = a local folder, a hub name or a testbed.")
-    asked = spec.model.model_dump(exclude={"name", "twin", "backend"}) if spec.model else {}
+    asked = spec.model.model_dump(exclude={"name", "twin", "backend", "seed"}) if spec.model else {}
     if spec.model and spec.model.adapter:
         asked["adapter"] = beside(spec.model.adapter, base)
     return load_model(beside(name, base), device=device, **asked)

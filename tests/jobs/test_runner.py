@@ -20,7 +20,7 @@ import checkpoints
 import probekit as pk
 from checkpoints import sharpen
 from probekit.errors import BadInput, Interrupted
-from probekit.jobs import job, runner
+from probekit.jobs import captures, job
 from probekit.jobs import work as work_of
 from probekit.records import digest
 
@@ -235,8 +235,8 @@ def test_a_finished_run_returns_at_once_and_another_spec_gets_another_folder(sma
     first = go(path, tmp_path)
     sealed = {file: file.read_bytes() for file in first.path.rglob("*") if file.is_file()}
     counter = Counter(monkeypatch)
-    plain, calls = runner.capture, []
-    monkeypatch.setattr(runner, "capture", lambda *args, **more: calls.append(1) or plain(*args, **more))
+    plain, calls = captures.capture, []
+    monkeypatch.setattr(captures, "capture", lambda *args, **more: calls.append(1) or plain(*args, **more))
     second = go(path, tmp_path)
     assert not counter.cells and not calls
     assert second.path == first.path

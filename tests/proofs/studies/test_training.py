@@ -116,7 +116,7 @@ def test_the_network_of_the_tiny_world_learns_and_answers_with_a_donor_that_thin
     said = {name: last.run(test, last.x[course.edited][torch.from_numpy(course.donors[name])]).numpy() for name in
             ("any", RULE)}  # fmt: skip
     kept = {name: (law.argmax(2) == right[:, None]).mean() for name, law in said.items()}
-    assert kept[RULE] > 0.9 > 0.3 > kept["any"]
+    assert kept[RULE] > 0.8 > 0.3 > kept["any"]
 
 
 @pytest.mark.parametrize(("values", "found"), [
