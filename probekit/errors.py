@@ -103,6 +103,10 @@ class RunError(ProbekitError):
     """
 
 
+class RunOver(RunError):
+    """The run folder is complete, and was not when it was looked at: another process has finished it."""
+
+
 class RunHeld(RunError):
     """Another process is writing to the run folder.
 

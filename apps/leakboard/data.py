@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from probekit.storage.listing import Line, keep_line, kept_line, line_of
-from probekit.storage.runs import Run, is_being_measured, is_run_folder, list_runs, open_run
+from probekit.storage.runs import Run, is_being_measured, list_runs, open_run
 
 MANY = 5_000  # runs whose one line is kept
 AT_LEAST = 12  # lines of a first look, however slow
@@ -32,15 +32,6 @@ def runs(root: Path) -> list[Run]:
 def _runs(path: str, changed: int) -> list[Run]:
     root = Path(path)
     return list_runs(root, lambda folder: _handle(str(folder), _signature(folder), is_being_measured(folder)))
-
-
-def sweeps(root: Path) -> dict[str, int]:
-    """Folders in the folder of runs that hold runs themselves, those of many jobs, and how many each."""
-    if not root.is_dir():
-        return {}
-    folders = [one for one in sorted(root.iterdir()) if one.is_dir() and not is_run_folder(one)]
-    counted = {one.name: sum(is_run_folder(run) for run in one.iterdir()) for one in folders}
-    return {name: n for name, n in counted.items() if n}
 
 
 def opened(run: Run) -> Run:

@@ -22,7 +22,7 @@ from probekit.results import figures, looks, tables
 from probekit.results import selection as selection_of
 from probekit.results import text as text_of
 from probekit.results.headline import finding
-from probekit.storage.runs import Run
+from probekit.storage.runs import Run, list_sweeps
 
 PAGES = {name: f"views/{name}.py" for name in ("runs", "story", "map", "examples", "compare", "trust")}
 TITLES = {"runs": "Runs", "story": "Story", "map": "Map", "examples": "Examples", "compare": "Compare",
@@ -87,7 +87,7 @@ def base() -> Path:
 def folder() -> str:
     """The folder of many jobs that is looked into, by its name; "" for the runs themselves."""
     asked = link.kept().get("folder", "")
-    return asked if asked in data.sweeps(base()) else ""
+    return asked if asked in list_sweeps(base()) else ""
 
 
 def template() -> looks.Template:

@@ -31,8 +31,9 @@ def ls(
 ) -> None:
     """List the runs, the latest first, with how far each has come."""
     with reporting("ls", as_json):
-        from probekit.storage.runs import list_runs
+        from probekit.storage.runs import list_runs, list_sweeps
 
+        sweeps = list_sweeps(root)
         found = [
             {
                 "run": run.name,
@@ -49,10 +50,13 @@ def ls(
             for run in list_runs(root)
         ]
         if as_json:
-            print_json("ls", True, found)
+            print_json("ls", True, found, sweeps=sweeps)
             return
+        for name, n in sweeps.items():
+            typer.echo(f"{name} holds {n} runs of a sweep: `probekit ls {root / name}` lists them.")
         if not found:
-            typer.echo(f"No runs under {root}. Start one with `probekit run SPEC`.")
+            if not sweeps:
+                typer.echo(f"No runs under {root}. Start one with `probekit run SPEC`.")
             return
         lines = []
         for row in found:

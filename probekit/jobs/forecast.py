@@ -182,4 +182,7 @@ def _tokens(spec: JobSpec, columns: Columns, folder: Path | None) -> int | None:
 
     texts = [prompt.text for prompt in plain_prompts(task, columns)]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # What its owner padded or cut when it was saved is in the file, and is not done to the texts that a model gets.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return sum(len(found.ids) for found in tokenizer.encode_batch(texts))

@@ -11,7 +11,17 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from probekit.errors import BadInput, Interrupted, OutOfTime, OverBudget, ProbekitError, RunError, RunHeld, nearest
+from probekit.errors import (
+    BadInput,
+    Interrupted,
+    OutOfTime,
+    OverBudget,
+    ProbekitError,
+    RunError,
+    RunHeld,
+    RunOver,
+    nearest,
+)
 from probekit.jobs.budget import SPENT, TimeLimit, check_together
 from probekit.records import digest
 from probekit.spec import AcrossSpec, BudgetSpec, JobSpec, ModelSpec, read_table, validate
@@ -178,6 +188,7 @@ def run_sweep(
             out.append(outcome)
             if told:
                 told(outcome)
+        out = [_again(one, folder) for one in out]
         if sweep.across:
             from probekit.jobs.carried import carry_over
 
@@ -186,6 +197,14 @@ def run_sweep(
                 if told:
                     told(outcome)
     return out
+
+
+def _again(outcome: SweptJob, folder: Path) -> SweptJob:
+    """Of a job that another process was measuring: done, where it has ended meanwhile."""
+    if outcome.state != "elsewhere":
+        return outcome
+    mine = [run for run in list_runs(folder) if run.name.rpartition("-")[0] == outcome.job and run.state == "complete"]
+    return SweptJob(outcome.job, "done", mine[0].name) if mine else outcome
 
 
 def _captured_ahead(
@@ -234,8 +253,11 @@ def _one(
         if loaded is None or loaded[0] != key:
             loaded = None  # let go of one before the next is loaded
             loaded = key, load_model_of(job, asked["base"], device_here(asked["engine"], asked["device"]))
-        budget = job.budget.model_copy(update={"minutes": minutes})
-        run = run_job(job.model_copy(update={"budget": budget}), model=loaded[1], **asked)
+        left = job.model_copy(update={"budget": job.budget.model_copy(update={"minutes": minutes})})
+        try:
+            run = run_job(left, model=loaded[1], **asked)
+        except RunOver:  # another driver ended it while this one made ready to
+            run = run_job(left, model=loaded[1], **asked)
     except Interrupted:
         raise
     except OverBudget as error:

@@ -427,7 +427,12 @@ def open_runs(
     folders = [folder for path in asked for folder in find_runs(str(path), root)]
     if not folders:
         raise BadInput(f"no runs under {', '.join(map(str, asked)) or 'an empty list'}: `probekit ls` lists the runs.")
-    found = [open_run(folder, partial=unfinished == "drop") for folder in folders]
+    try:
+        found = [open_run(folder, partial=unfinished == "drop") for folder in folders]
+    except RunError as error:
+        if len(folders) == 1:
+            raise
+        raise RunError(f"{error} Of several runs unfinished='drop' reads the others.") from None
     runs, left_out = [run for run in found if not run.problem], {run.name: run.problem for run in found if run.problem}
     if not runs:
         raise RunError(f"none of {len(found)} runs is complete; the first: {found[0].problem}")
@@ -443,7 +448,7 @@ def find_runs(path: str, root: Path | str = "runs") -> list[Path]:
     The folder of a sweep stands for those in it. An empty list where a pattern finds none.
     """
     if not has_magic(path):
-        return _runs_of(find_run(path, root))
+        return _runs_of(_find(path, root))
     both = ([Path(one) for one in sorted(glob(some))] for some in (path, str(Path(root) / path)))
     here, below = ([folder for one in some for folder in _runs_of(one) if is_run_folder(folder)] for some in both)
     return here or below
@@ -478,6 +483,15 @@ def list_runs(root: Path | str = "runs", opened: Callable[[Path], Run] = _opened
     return sorted(runs, key=lambda run: (run.status.get("updated", ""), run.name), reverse=True)
 
 
+def list_sweeps(root: Path | str = "runs") -> dict[str, int]:
+    """Folders in the folder of runs that hold runs themselves, those of many jobs, and how many each."""
+    if not isdir(root):
+        return {}
+    folders = [one for one in sorted(Path(root).iterdir()) if one.is_dir() and not is_run_folder(one)]
+    counted = {one.name: sum(is_run_folder(run) for run in one.iterdir()) for one in folders}
+    return {name: n for name, n in counted.items() if n}
+
+
 def run_before(run: Run) -> Run | None:
     """The latest complete run beside this one that was finished before it, of the same model and task; else None.
 
@@ -500,17 +514,29 @@ def _asked_of(run: Run) -> tuple[str, dict]:
 
 
 def find_run(name: str, root: Path | str = "runs") -> Path:
-    """A run by path, by its name under `root`, or the most recent one for "latest"."""
+    """A run by path, by its name under `root` or in a sweep there, or the most recent one of all for "latest"."""
+    found = _find(name, root)
+    if not is_run_folder(found) and (inside := list_runs(found)):
+        raise RunError(
+            f"{found} is the folder of a sweep of {len(inside)} runs: name one of them, such as {inside[0].name}; "
+            f"`probekit ls {found}` lists them and `probekit compare {found}` tells them together."
+        )
+    return found
+
+
+def _find(name: str, root: Path | str) -> Path:
+    """The same, or the folder of a sweep."""
+    folders = [Path(root), *(Path(root) / sweep for sweep in list_sweeps(root))]
     if name == "latest":
-        runs = list_runs(root)
+        runs = [run for folder in folders for run in list_runs(folder)]
         if not runs:
             raise RunError(f"no runs under {root}; start one with `probekit run SPEC`.")
-        return runs[0].path
-    if RUN_NAME.fullmatch(name) and isdir(Path(root) / name):
-        return Path(root) / name
+        return max(runs, key=lambda run: (run.status.get("updated", ""), run.name)).path
+    if known := [folder / name for folder in folders if RUN_NAME.fullmatch(name) and isdir(folder / name)]:
+        return known[0]
     if isdir(name):
         return Path(name)
-    near = nearest(name, [run.name for run in list_runs(root)], cutoff=0.4)
+    near = nearest(name, [run.name for folder in folders for run in list_runs(folder)], cutoff=0.4)
     hint = f" Did you mean '{near}'?" if near else " `probekit ls` lists the runs."
     raise RunError(f"no run '{name}', neither a folder nor a name under {root}.{hint}")
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from probekit.errors import RunError, RunHeld
+from probekit.errors import RunError, RunHeld, RunOver
 from probekit.records import SCHEMA_VERSION, Losses, Record, digest
 from probekit.storage.files import check_name, inside, plain_json, read_json, sha256_of, sync_folder, take_lock, to_json
 from probekit.storage.lines import (
@@ -264,7 +264,7 @@ class RunWriter:
 
     def _writable(self) -> None:
         if self.complete or (self.path / MANIFEST).exists():
-            raise RunError(f"{self.path} is complete and is never written to again; give the new run another name.")
+            raise RunOver(f"{self.path} is complete and is never written to again; give the new run another name.")
 
     def _side(self, folder: str, name: str, data: bytes) -> None:
         (self.path / folder).mkdir(exist_ok=True)

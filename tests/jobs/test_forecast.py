@@ -2,6 +2,7 @@
 
 import csv
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_it_is_what_the_task_turns_out_to_be(folder):
     assert told.fit_rows == round(np.mean([len(split.fit) for split in splits]))
     assert measurement.unmeasurable("label", "all") == "" and not any("NA" in note for note in told.notes)
     assert "at least" in " ".join(told.notes)  # 32 coordinates, 240 rows
+
+
+def test_padding_that_a_tokenizer_was_saved_with_is_not_counted(folder, tmp_path):
+    """As a training script leaves it; texts reach the model without, and are not cut either."""
+    from tokenizers import Tokenizer
+
+    write(folder, ["yes", "no", "no", "yes"] * 60)
+    shutil.copytree(folder, tmp_path / "saved")
+    file = tmp_path / "saved" / "model" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.enable_padding(length=40)
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(file))
+    assert forecast_of(job(), tmp_path / "saved").tokens == forecast_of(job(), folder).tokens
 
 
 def test_passes_are_those_of_the_twin_and_of_what_is_deleted(folder):

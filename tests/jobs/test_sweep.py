@@ -181,6 +181,26 @@ def test_a_job_that_another_process_measures_is_left_to_it(place, tmp_path, monk
     assert not list((tmp_path / sweep.folder).glob("failed-*"))
 
 
+def test_a_job_that_another_driver_ends_meanwhile_is_done(place, tmp_path, monkeypatch):
+    """While this one makes ready to write, or while it measures the next."""
+    from probekit.errors import RunHeld, RunOver
+    from probekit.jobs import runner
+
+    sweep, plain, raised = pk.Sweep.read_toml(place / "sweep.toml"), runner.run_job, []
+
+    def raced(spec, **asked):
+        found = plain(spec, **asked)
+        if len(raised) < 2 and spec.name not in raised:
+            raised.append(spec.name)
+            raise (RunOver if len(raised) == 1 else RunHeld)("by another")
+        return found
+
+    monkeypatch.setattr(runner, "run_job", raced)
+    found = pk.run_sweep(sweep, place, root=tmp_path, store=place / "store", shard=(0, 4))
+    assert len(raised) == 2 == len(found) and {one.state for one in found} == {"done"} and all(one.run for one in found)
+    assert not list((tmp_path / sweep.folder).glob("failed-*"))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

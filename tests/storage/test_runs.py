@@ -13,7 +13,7 @@ import pytest
 from probekit.errors import BadInput, RunError
 from probekit.records import Losses, Record
 from probekit.results.tables import table
-from probekit.storage.runs import find_run, list_runs, open_run, read_run, read_runs
+from probekit.storage.runs import find_run, find_runs, list_runs, list_sweeps, open_run, read_run, read_runs
 from probekit.storage.runwriter import RunWriter
 
 SPEC = {"name": "demo", "read": {"levels": ["linear"]}}
@@ -312,3 +312,18 @@ def test_a_name_that_no_path_can_have_is_no_run(tmp_path):
         with pytest.raises(RunError, match="no run folder"):
             open_run(name)
         assert list_runs(tmp_path / name) == []
+
+
+def test_runs_of_a_sweep_are_found_by_name_and_as_the_latest(tmp_path):
+    """Beside runs of single jobs; the sweep's folder itself is no run, and says what can be asked of it."""
+    from tests.synthetic_run import BEHAVIOURS, DOMAINS, write_run
+
+    write_run(tmp_path, "alone", 1, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
+    inside = write_run(tmp_path / "many-0a1b", "first-1c2d", 1, domains=DOMAINS[:1], behaviours=BEHAVIOURS[:1])
+    assert list_sweeps(tmp_path) == {"many-0a1b": 1}
+    assert find_run("first-1c2d", tmp_path) == inside == find_run("latest", tmp_path)
+    with pytest.raises(RunError, match="folder of a sweep of 1 runs: name one of them, such as first-1c2d"):
+        find_run("many-0a1b", tmp_path)
+    with pytest.raises(RunError, match="Did you mean 'first-1c2d'"):
+        find_run("first-1c2", tmp_path)
+    assert find_runs("many-0a1b", tmp_path) == [tmp_path / "many-0a1b"]  # no sweep has marked it as its own

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from leakboard import data, link, state
-from probekit.storage.runs import Run
+from probekit.storage.runs import Run, list_sweeps
 
 LIVE = 5  # seconds between looks at runs that are being measured
 AT_ONCE = 1.5  # seconds that the first look at many runs may take; the rest is read while the first are shown
@@ -92,7 +92,7 @@ def whole() -> None:
     """The list. While a run is measured it is drawn again by itself, and then only this part is."""
     if st.session_state.get("_open"):
         st.rerun()
-    if sweeps := data.sweeps(state.base()):
+    if sweeps := list_sweeps(state.base()):
         link.choose("Folder", ["", *sweeps], "folder", width=340,
                     show=lambda name: f"{name} ({sweeps[name]} runs)" if name else "runs of single jobs")  # fmt: skip
     found = data.runs(state.root())
