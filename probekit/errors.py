@@ -8,6 +8,7 @@ ProbekitError
 +-- StoreError      an activation on disk is not what its key says (exit 3)
 +-- RunError        a run folder is missing a part or does not match its manifest (exit 2)
 |   +-- RunHeld         another process is writing to it
+|   +-- RunOver         it is complete, and never written to again
 +-- MissingExtra    an optional dependency is not installed (exit 3)
 +-- FitError        a solver did not reach its certificate (the cell is NA)
 +-- Interrupted     stopped by the user, everything finished so far is kept (exit 130)
@@ -104,7 +105,12 @@ class RunError(ProbekitError):
 
 
 class RunOver(RunError):
-    """The run folder is complete, and was not when it was looked at: another process has finished it."""
+    """The run folder is complete, and is never written to again.
+
+    >>> import probekit as pk
+    >>> issubclass(pk.RunOver, pk.RunError)
+    True
+    """
 
 
 class RunHeld(RunError):
