@@ -117,11 +117,10 @@ def plan_many(sweep: "Sweep", base: Path, runs: Path, probe_on: str | None, as_j
     """What the jobs of a sweep would measure, and which are done. probe_on: the device of a batch of each model."""
     from probekit.jobs.budget import line_of, needs_from, together
     from probekit.jobs.plan import forecast_of, plan_rows
-    from probekit.jobs.sweep import but_for_seeds, model_key
-    from probekit.storage.runs import list_runs
+    from probekit.jobs.sweep import but_for_seeds, model_key, runs_by_job
 
     folder = runs / sweep.folder
-    states = {run.name.rpartition("-")[0]: run.state for run in list_runs(folder)}
+    states = {job: run.state for job, run in runs_by_job(folder).items()}
     rows, known = [], {}
     for job in sweep.jobs:
         key = but_for_seeds(job)

@@ -17,11 +17,10 @@ from probekit.errors import BadInput, ProbekitError, RunError
 from probekit.hookpoint import HookPoint
 from probekit.jobs.across import transfer_across
 from probekit.jobs.job import Job
-from probekit.jobs.sweep import Sweep, SweptJob, model_label
+from probekit.jobs.sweep import Sweep, SweptJob, finished_in, model_label
 from probekit.records import digest
 from probekit.spec import AcrossSpec, JobSpec
 from probekit.storage.files import put
-from probekit.storage.runs import list_runs
 from probekit.task import ALL, Observations
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def carry_over(sweep: Sweep, base: Path, folder: Path, store: Path | str, device
 
     One that cannot be compared costs itself alone.
     """
-    runs = {run.name.rpartition("-")[0]: run.name for run in list_runs(folder) if run.state == "complete"}
+    runs = finished_in(folder)
     assert sweep.across is not None
     for several in _tasks(sweep):
         if any(job.name not in runs for jobs in several.values() for job in jobs):

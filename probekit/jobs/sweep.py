@@ -26,7 +26,7 @@ from probekit.jobs.budget import SPENT, TimeLimit, check_together
 from probekit.records import digest
 from probekit.spec import AcrossSpec, BudgetSpec, JobSpec, ModelSpec, read_table, validate
 from probekit.storage.files import put, to_json
-from probekit.storage.runs import SWEEP, list_runs
+from probekit.storage.runs import SWEEP, Run, list_runs
 
 if TYPE_CHECKING:
     from probekit.jobs.engines import Crew, Progress
@@ -188,7 +188,7 @@ def run_sweep(
             out.append(outcome)
             if told:
                 told(outcome)
-        out = [_again(one, folder) for one in out]
+        out = _again(out, folder)
         if sweep.across:
             from probekit.jobs.carried import carry_over
 
@@ -199,12 +199,25 @@ def run_sweep(
     return out
 
 
-def _again(outcome: SweptJob, folder: Path) -> SweptJob:
-    """Of a job that another process was measuring: done, where it has ended meanwhile."""
-    if outcome.state != "elsewhere":
-        return outcome
-    mine = [run for run in list_runs(folder) if run.name.rpartition("-")[0] == outcome.job and run.state == "complete"]
-    return SweptJob(outcome.job, "done", mine[0].name) if mine else outcome
+def runs_by_job(folder: Path) -> dict[str, Run]:
+    """The runs in the folder of a sweep, by the names of their jobs."""
+    return {run.name.rpartition("-")[0]: run for run in list_runs(folder)}
+
+
+def finished_in(folder: Path) -> dict[str, str]:
+    """Names of the runs that are complete, by those of their jobs."""
+    return {job: run.name for job, run in runs_by_job(folder).items() if run.state == "complete"}
+
+
+def _again(outcomes: list[SweptJob], folder: Path) -> list[SweptJob]:
+    """With jobs that another process was measuring done, where they have ended meanwhile."""
+    if all(one.state != "elsewhere" for one in outcomes):
+        return outcomes
+    done = finished_in(folder)
+    return [
+        SweptJob(one.job, "done", done[one.job]) if one.state == "elsewhere" and one.job in done else one
+        for one in outcomes
+    ]
 
 
 def _captured_ahead(
@@ -213,7 +226,7 @@ def _captured_ahead(
     """What jobs that are not finished read, captured by a crew side by side: name of a job -> why it could not be."""
     from probekit.jobs.captures import Home, captured_by, lost_of
 
-    finished = {run.name.rpartition("-")[0] for run in list_runs(asked["root"]) if run.state == "complete"}
+    finished = finished_in(asked["root"])
     todo = [job for job in jobs if job.name not in finished]
     home = Home(asked["base"], Path(asked["store"]), asked["device"])
     lost = captured_by(crew, todo, home, _within(f"captures for {len(todo)} jobs", progress), limit.left)
