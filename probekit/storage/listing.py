@@ -5,7 +5,6 @@ and the table of records that it was made of, and is made again when either is a
 """
 
 # pyright: reportArgumentType=false
-# (what indexing a frame gives back depends on values, which pandas does not express in types)
 
 import json
 from collections.abc import Mapping

@@ -525,17 +525,21 @@ def find_run(name: str, root: Path | str = "runs") -> Path:
 
 
 def _find(name: str, root: Path | str) -> Path:
-    """The same, or the folder of a sweep."""
+    """The same, or the folder of a sweep. Folders of sweeps are looked into where the name is no path."""
+    plain = RUN_NAME.fullmatch(name)
+    if name != "latest":
+        if plain and isdir(Path(root) / name):
+            return Path(root) / name
+        if isdir(name):
+            return Path(name)
     folders = [Path(root), *(Path(root) / sweep for sweep in list_sweeps(root))]
     if name == "latest":
         runs = [run for folder in folders for run in list_runs(folder)]
         if not runs:
             raise RunError(f"no runs under {root}; start one with `probekit run SPEC`.")
         return max(runs, key=lambda run: (run.status.get("updated", ""), run.name)).path
-    if known := [folder / name for folder in folders if RUN_NAME.fullmatch(name) and isdir(folder / name)]:
-        return known[0]
-    if isdir(name):
-        return Path(name)
+    if inside := [folder / name for folder in folders if plain and isdir(folder / name)]:
+        return inside[0]
     near = nearest(name, [run.name for folder in folders for run in list_runs(folder)], cutoff=0.4)
     hint = f" Did you mean '{near}'?" if near else " `probekit ls` lists the runs."
     raise RunError(f"no run '{name}', neither a folder nor a name under {root}.{hint}")
