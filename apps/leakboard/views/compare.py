@@ -89,9 +89,10 @@ def more(view: state.View, runs: list[Run], against: Run, metric: str) -> None:
     if not names:
         return
     st.subheader("More runs on one axis")
-    # Jobs of a sweep ask of other files, too, what the run looked at does not.
-    alike = {name for name, line in data.lines(runs, 0.5).items() if line.behaviour == view.behaviour}
-    first = [name for name in names if name in alike][: MOST - 2] if state.folder() else []
+    first: list[str] = []
+    if state.folder():  # whose jobs ask of other files, too, what the run looked at does not
+        alike = {name for name, line in data.lines(runs, 0.5).items() if line.behaviour == view.behaviour}
+        first = [name for name in names if name in alike][: MOST - 2]
     picked = link.choose_several("Runs beside A and B", names, "more", default=first)
     if not picked:
         return
